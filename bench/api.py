@@ -1,0 +1,395 @@
+"""The vocabulary and the interfaces of latentbench. Read this file first.
+
+    images    (B, c, H, W) float in [-1, 1]
+    h         (B, T, C * expansion): what a tokenizer's encoder gives, before a regularizer makes a latent of it
+    z         (B, T, C): the latent, T tokens of C channels; with a grid the tokens lie in row order
+    labels    (B,) int64; -1 is "no class" (a dropped label), None is "no class" for all
+    t         time: 0 is noise, 1 is data; x_t = (1 - t) * noise + t * z, velocity = z - noise
+    guidance  w: 1 is none, for every generator
+    nats      the unit of likelihoods and divergences
+
+A cell of the matrix pairs a `Tokenizer`, a `Regularizer` and a `Generator` on a `Dataset`; `Evaluator`s score
+it. Parts own modules and formulas. The loops own optimizers, freezing, autograd switches, adaptive weights,
+precision, EMA and checkpoints. A part is a class under `@register("name")`; its constructor, with annotations
+and defaults, is its schema in a matrix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Unfit(ValueError):
+    """Raised by a part's constructor that cannot work with the spec it is given: the cell is skipped and says why."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The shape of a dataset's images."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """T tokens of C channels; `grid` = (h, w) when the tokens lie on a raster in row order."""
+
+    tokens: int
+    channels: int
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random draws: a function of (seed, stream, step, tag) alone.
+
+    Draws are made in float32 on the CPU for the global batch and sliced to this process's rows, so they depend
+    neither on the device, the precision nor the number of processes. `seed`, the forks and the tag are hashed:
+    two streams with different names are independent, the same stream and tag give the same draw.
+    """
+
+    seed: int
+    stream: tuple[str, ...] = ()
+    rank: int = 0
+    world: int = 1
+
+    def fork(self, name: str | int) -> Noise:
+        """A stream of its own, e.g. `noise.fork(step).fork("latent")`."""
+        return replace(self, stream=(*self.stream, str(name)))
+
+    def normal(self, like: Tensor, tag: str = "") -> Tensor:
+        """Standard normal values of `like`'s shape, device and dtype."""
+        return self._draw(torch.randn, like, tag)
+
+    def uniform(self, like: Tensor, tag: str = "") -> Tensor:
+        """Uniform values in [0, 1) of `like`'s shape, device and dtype; a 0-d `like` is shared by all processes."""
+        return self._draw(torch.rand, like, tag)
+
+    def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
+        text = "\0".join((str(self.seed), *self.stream, "", tag))
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+        generator = torch.Generator().manual_seed(seed)
+        if like.dim() == 0:
+            return sampler((), generator=generator).to(like)
+        rows = like.shape[0]
+        drawn = sampler((rows * self.world, *like.shape[1:]), generator=generator)
+        return drawn[rows * self.rank : rows * (self.rank + 1)].to(like)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Samples of the distribution that a latent should follow, not paired with images.
+
+    `samples` is (M, N, F): M draws of N tokens (N = 1 if unstructured) of F channels; `labels` is (M,) or None.
+    """
+
+    samples: Tensor
+    labels: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def projected(self, spec: LatentSpec) -> Reference:
+        """Into the shape and units of a latent, the same way for every row of a matrix.
+
+        Tokens are average-pooled onto the latent's grid (or, without one, along the raster to its token count).
+        Features are centred and scaled by one scalar to unit mean variance, then multiplied by a fixed random
+        matrix with entries N(0, 1/F) (seed 42), which preserves the variance (Flow Priors, section 3.2).
+        """
+        samples, grid = self.samples.float(), self.grid
+        if samples.shape[1] > 1 and samples.shape[1] != spec.tokens:
+            maps = samples.transpose(1, 2)  # (M, F, N)
+            if grid and spec.grid:
+                pooled = nn.functional.adaptive_avg_pool2d(maps.unflatten(2, grid), spec.grid).flatten(2)
+            else:
+                pooled = nn.functional.adaptive_avg_pool1d(maps, spec.tokens)
+            samples, grid = pooled.transpose(1, 2), spec.grid
+        channels = samples.shape[-1]
+        projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
+        projection = projection.to(samples) / channels**0.5
+        mean = samples.mean((0, 1))
+        scale = (samples - mean).square().mean().sqrt()
+        return Reference((samples - mean) / scale @ projection, self.labels, grid)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the training loop knows when it asks for a loss."""
+
+    index: int  # tokenizer updates so far
+    images: Tensor  # (B, c, H, W) in [-1, 1]
+    labels: Tensor | None  # (B,)
+    noise: Noise
+    decode: Callable[[Tensor], Tensor]  # z -> images, for methods that constrain the decoder too
+    features: Tensor | None = None  # (B, N, F) teacher features, if the constructor names `teacher_spec`
+    reference: Tensor | None = None  # (B, N, F) a draw of what reference() returned, if it names `reference_spec`
+
+
+class Regularizer(nn.Module):
+    """Shapes the latent distribution of a tokenizer; used as it is, it does nothing.
+
+    A constructor that names `classes: int` (0 without labels), `teacher_spec: LatentSpec` or
+    `reference_spec: LatentSpec` (tokens, channels and grid of the teacher features and of the unprojected
+    reference) is given them by the frame; naming one declares that the method needs it.
+    """
+
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
+    expansion: ClassVar[int] = 1  # encoder channels per latent channel
+    critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
+    couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
+    balanced: ClassVar[frozenset[str]] = frozenset()  # terms rescaled by the gradient ratio at the encoder's head
+    prior_options: ClassVar[frozenset[str] | None] = None  # options that reference() and priors() depend on (None: all)
+
+    def __init__(self, spec: LatentSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        """(B, T, C * expansion) -> (B, T, C); without noise, the deterministic latent."""
+        return h
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        """Named, weighted scalars; their gradient reaches the encoder."""
+        return {}
+
+    def reference(self, reference: Reference) -> Reference:
+        """The reference in the latent's shape and units; `Reference.projected` unless a method has its own way."""
+        return reference.projected(self.spec)
+
+    def priors(self) -> dict[str, Generator]:
+        """Generators trained on `reference()` before the tokenizer and frozen then, by name."""
+        return {}
+
+    def begin(self, z: Tensor) -> None:
+        """Called once before optimizers are made (not on resume): priors are loaded, z is the first batch's latent."""
+
+    def critics(self) -> dict[str, nn.Module]:
+        """Networks that learn by `critic_loss` with optimizers of their own."""
+        return {}
+
+    def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
+        """A critic's scalar loss on detached latents z (B, T, C)."""
+        raise NotImplementedError(f"{type(self).__name__} has the critic {name!r} but no critic_loss")
+
+
+class Tokenizer(nn.Module):
+    """An autoencoder: `encoder` and `decoder` together hold every trainable parameter.
+
+    The encoder's output layer is initialised last, so that rows with another `expansion` start from the same
+    weights.
+    """
+
+    version: ClassVar[int] = 1
+    spec: LatentSpec
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self, image: ImageSpec, expansion: int) -> None:
+        super().__init__()
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        """{"encoder": weight of the encoder's last layer, "decoder": weight of the decoder's}."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, c, H, W) in [-1, 1] -> h (B, T, C * expansion)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, T, C) -> (B, c, H, W), not clamped."""
+        raise NotImplementedError
+
+    def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
+        """A loss of its own in place of the matrix's reconstruction losses, or None."""
+        return None
+
+
+class Generator(nn.Module):
+    """A model of latents z (B, T, C), which come normalised by the matrix's rule.
+
+    A generator either descends `loss` or, where there is nothing to descend, overrides `fit`.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __init__(self, spec: LatentSpec, classes: int) -> None:
+        super().__init__()
+        self.spec, self.classes = spec, classes
+
+    def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
+        """Named scalars whose sum is descended. Dropping labels in training is the generator's own business."""
+        raise NotImplementedError
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Estimates the model from one pass over (z, labels), in place of descending a loss."""
+        raise NotImplementedError
+
+    def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
+        """One z (B, T, C) per label (B,); -1 asks for no class. Keyword-only arguments of subclasses are options
+        of the samples stage (`sampler: {...}` in a matrix)."""
+        raise NotImplementedError
+
+
+class Flow(Generator):
+    """A generator with a velocity field."""
+
+    def velocity(
+        self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x (B, T, C), t (B,) -> v (B, T, C), or (v, hidden tokens (B, T, D) after block `tap`)."""
+        raise NotImplementedError
+
+
+class Likelihood(Generator):
+    """A generator with a tractable density."""
+
+    def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B,) in nats, summed over tokens and channels."""
+        raise NotImplementedError
+
+
+Split = Literal["train", "val"]
+
+
+class Dataset:
+    """Labelled images in two disjoint splits."""
+
+    version: ClassVar[int] = 1
+    image: ImageSpec
+    classes: int  # 0 without labels
+
+    def fingerprint(self) -> str | None:
+        """sha256 of the data as it lies on disk and of the options that select from it; None if it isn't there yet."""
+        raise NotImplementedError
+
+    def size(self, split: Split) -> int:
+        """Number of images; known without the data where an option says it."""
+        raise NotImplementedError
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        """index (B,) int64 -> (B, c, H, W) float32 in [-1, 1]."""
+        raise NotImplementedError
+
+    def labels(self, split: Split) -> Tensor | None:
+        """(size,) int64, or None without labels."""
+        raise NotImplementedError
+
+
+class FeatureExtractor:
+    """A frozen network that describes images: one vector for distances, a grid of tokens for teachers."""
+
+    version: ClassVar[int] = 1
+    name: str  # what metric names carry in brackets
+    channels: int  # F of the pooled features
+    spec: LatentSpec  # of the token features
+
+    def fingerprint(self) -> str | None:
+        """sha256 of the weights; None if they aren't there yet."""
+        raise NotImplementedError
+
+    def protocol(self) -> dict[str, Any]:
+        """Everything besides the images that a feature depends on: weights, resolution, resizing, layer."""
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, c, H, W) in [-1, 1] -> pooled (B, F), tokens (B, N, G); rounds to 8 bits first."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means; a leaderboard needs its direction."""
+
+    scope: Literal["tokenizer", "generator"]
+    higher_is_better: bool | None  # None: descriptive
+    unit: str = ""
+    about: str = ""  # one sentence for tables
+    run_dependent: bool = False  # seconds and bytes: filed under `cost`, never compared bit for bit
+
+
+Of = Literal["train", "val", "reconstructions", "samples"]
+
+
+class Subject:
+    """What an evaluator may ask of a cell: computed when asked, and shared between evaluators.
+
+    `scope` is "tokenizer" (samples and generator are None) or "generator". The subject of the `real` row has the
+    held-out images as its samples, `real` set, and neither tokenizer, regularizer nor generator.
+    """
+
+    scope: Literal["tokenizer", "generator"]
+    real: bool
+    dataset: Dataset
+    extractor: FeatureExtractor
+    noise: Noise
+    tokenizer: Tokenizer
+    regularizer: Regularizer
+    generator: Generator | None
+    guidance: float | None
+    samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
+    sample_labels: Tensor | None  # (n,)
+    costs: dict[str, dict[str, float]]  # what each stage behind this subject cost: {"tokenizer": {"seconds": …}, …}
+
+    def images(self, split: Split) -> Tensor:
+        """(n, c, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def labels(self, split: Split) -> Tensor | None:
+        """(n,) int64."""
+        raise NotImplementedError
+
+    def reconstructions(self, deterministic: bool = False) -> Tensor:
+        """Decoded held-out images, clamped to [-1, 1], from latent(h, noise) or, deterministic, latent(h, None)."""
+        raise NotImplementedError
+
+    def latents(self, split: Split) -> Tensor:
+        """(n, T, C), drawn with noise, as the tokenizer gives them (not normalised)."""
+        raise NotImplementedError
+
+    def features(self, of: Of) -> Tensor:
+        """Pooled features (n, F) of an image set, by the matrix's extractor."""
+        raise NotImplementedError
+
+    def reference(self, split: Split, own: bool = False) -> Reference:
+        """The matrix's reference in the latent's space by the base class's projection, or by the row's own
+        `reference()`; "train" is what methods may learn from, "val" are fresh samples of the same distribution."""
+        raise NotImplementedError
+
+
+class Evaluator:
+    """A family of metrics. `metrics` is keyed by base name: what stands before any "[" or "@" of a reported name."""
+
+    version: ClassVar[int] = 1
+    metrics: ClassVar[dict[str, Metric]]
+
+    def run(self, subject: Subject) -> dict[str, float]:
+        """All metrics of the subject's scope, by full name, e.g. {"gFD[effnet_lite0]": 81.2}."""
+        raise NotImplementedError
+
+    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        """Everything that the value under this full name depends on besides the images; always with `n`."""
+        raise NotImplementedError
+
+    @classmethod
+    def scopes(cls) -> set[str]:
+        """The scopes that this evaluator has metrics for."""
+        return {metric.scope for metric in cls.metrics.values()}
+
+
+KINDS: dict[str, type] = {
+    "regularizers": Regularizer,
+    "tokenizers": Tokenizer,
+    "generators": Generator,
+    "evaluators": Evaluator,
+    "datasets": Dataset,
+    "features": FeatureExtractor,
+}
+
+Part = Regularizer | Tokenizer | Generator | Evaluator | Dataset | FeatureExtractor

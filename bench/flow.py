@@ -1,0 +1,42 @@
+"""Linear paths between noise and data (Lipman et al., 2023; Liu et al., 2023): t = 0 is noise, t = 1 is data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def expand_time(t: Tensor, like: Tensor) -> Tensor:
+    """t (B,) or (B, T) with trailing dimensions of size 1, ready to multiply `like` (B, T, C)."""
+    return t.reshape(*t.shape, *(1,) * (like.dim() - t.dim()))
+
+
+def interpolate(z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = (1 - t) * noise + t * z."""
+    t = expand_time(t, z)
+    return (1 - t) * noise + t * z
+
+
+def shift_time(t: Tensor, s: float) -> Tensor:
+    """s t / (1 + (s - 1) t): keeps 0 and 1 fixed; s < 1 puts more steps near noise (LightningDiT)."""
+    return s * t / (1 + (s - 1) * t)
+
+
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Tensor) -> Tensor:
+    """Integrates dx/dt = velocity(x, t) over the grid `times` (K + 1,) with K explicit Euler steps; t is (B,)."""
+    for start, stop in zip(times[:-1], times[1:], strict=True):
+        x = x + (stop - start) * velocity(x, start.expand(x.shape[0]))
+    return x
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, 2022): u + w (c - u); w = 1 is none."""
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def logit_normal(uniform: Tensor) -> Tensor:
+    """sigmoid of a standard normal, from uniform draws (Esser et al., 2024)."""
+    # A draw of exactly 0 would give t = 0 through -inf, which is fine; float32 uniforms never reach 1.
+    return torch.special.ndtri(uniform).sigmoid()
