@@ -1,7 +1,7 @@
 """The vocabulary and the interfaces of latentbench. Read this file first.
 
     images    (B, c, H, W) float in [-1, 1]
-    h         (B, T, C * expansion): what a tokenizer's encoder gives, before a regularizer makes a latent of it
+    h         (B, T, C * expansion): the encoder's output, before a regularizer makes a latent of it
     z         (B, T, C): the latent, T tokens of C channels; with a grid the tokens lie in row order
     labels    (B,) int64; -1 is "no class" (a dropped label), None is "no class" for all
     t         time: 0 is noise, 1 is data; x_t = (1 - t) * noise + t * z, velocity = z - noise
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 
 class Unfit(ValueError):
-    """Raised by a part's constructor that cannot work with the spec it is given: the cell is skipped and says why."""
+    """Raised by a constructor that cannot work with the spec it is given: the cell is skipped and says why."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class LatentSpec:
 class Noise:
     """Random draws: a function of (seed, stream, step, tag) alone.
 
-    Draws are made in float32 on the CPU for the global batch and sliced to this process's rows, so they depend
-    neither on the device, the precision nor the number of processes. `seed`, the forks and the tag are hashed:
-    two streams with different names are independent, the same stream and tag give the same draw.
+    Draws are made in float32 on the CPU for the global batch and sliced to this process's rows, so they
+    depend neither on the device, the precision nor the number of processes. `seed`, the forks and the tag are
+    hashed: streams with different names are independent, the same stream and tag give the same draw.
     """
 
     seed: int
@@ -70,7 +70,7 @@ class Noise:
         return self._draw(torch.randn, like, tag)
 
     def uniform(self, like: Tensor, tag: str = "") -> Tensor:
-        """Uniform values in [0, 1) of `like`'s shape, device and dtype; a 0-d `like` is shared by all processes."""
+        """Uniform values in [0, 1) like `like`; a 0-d `like` is shared by all processes."""
         return self._draw(torch.rand, like, tag)
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
@@ -88,7 +88,7 @@ class Noise:
 class Reference:
     """Samples of the distribution that a latent should follow, not paired with images.
 
-    `samples` is (M, N, F): M draws of N tokens (N = 1 if unstructured) of F channels; `labels` is (M,) or None.
+    `samples` is (M, N, F): M draws of N tokens (1 if unstructured) of F channels; `labels` is (M,) or None.
     """
 
     samples: Tensor
@@ -98,9 +98,9 @@ class Reference:
     def projected(self, spec: LatentSpec) -> Reference:
         """Into the shape and units of a latent, the same way for every row of a matrix.
 
-        Tokens are average-pooled onto the latent's grid (or, without one, along the raster to its token count).
-        Features are centred and scaled by one scalar to unit mean variance, then multiplied by a fixed random
-        matrix with entries N(0, 1/F) (seed 42), which preserves the variance (Flow Priors, section 3.2).
+        Tokens are average-pooled onto the latent's grid (or, without one, along the raster to its token
+        count). Features are centred, scaled by one scalar to unit mean variance, and multiplied by a fixed
+        random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow Priors, section 3.2).
         """
         samples, grid = self.samples.float(), self.grid
         if samples.shape[1] > 1 and samples.shape[1] != spec.tokens:
@@ -127,8 +127,8 @@ class Step:
     labels: Tensor | None  # (B,)
     noise: Noise
     decode: Callable[[Tensor], Tensor]  # z -> images, for methods that constrain the decoder too
-    features: Tensor | None = None  # (B, N, F) teacher features, if the constructor names `teacher_spec`
-    reference: Tensor | None = None  # (B, N, F) a draw of what reference() returned, if it names `reference_spec`
+    features: Tensor | None = None  # (B, N, F) teacher features, for those that name `teacher_spec`
+    reference: Tensor | None = None  # (B, N, F) draws from reference(), for those that name `reference_spec`
 
 
 class Regularizer(nn.Module):
@@ -143,8 +143,9 @@ class Regularizer(nn.Module):
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
-    balanced: ClassVar[frozenset[str]] = frozenset()  # terms rescaled by the gradient ratio at the encoder's head
-    prior_options: ClassVar[frozenset[str] | None] = None  # options that reference() and priors() depend on (None: all)
+    balanced: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # terms scaled by the gradient ratio at the encoder's head
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__()
@@ -159,15 +160,8 @@ class Regularizer(nn.Module):
         return {}
 
     def reference(self, reference: Reference) -> Reference:
-        """The reference in the latent's shape and units; `Reference.projected` unless a method has its own way."""
+        """The reference in the latent's shape and units; a method may have its own way."""
         return reference.projected(self.spec)
-
-    def priors(self) -> dict[str, Generator]:
-        """Generators trained on `reference()` before the tokenizer and frozen then, by name."""
-        return {}
-
-    def begin(self, z: Tensor) -> None:
-        """Called once before optimizers are made (not on resume): priors are loaded, z is the first batch's latent."""
 
     def critics(self) -> dict[str, nn.Module]:
         """Networks that learn by `critic_loss` with optimizers of their own."""
@@ -224,7 +218,7 @@ class Generator(nn.Module):
         self.spec, self.classes = spec, classes
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        """Named scalars whose sum is descended. Dropping labels in training is the generator's own business."""
+        """Named scalars whose sum is descended; dropping labels in training is the generator's business."""
         raise NotImplementedError
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -232,8 +226,10 @@ class Generator(nn.Module):
         raise NotImplementedError
 
     def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
-        """One z (B, T, C) per label (B,); -1 asks for no class. Keyword-only arguments of subclasses are options
-        of the samples stage (`sampler: {...}` in a matrix)."""
+        """One z (B, T, C) per label (B,); -1 asks for no class.
+
+        Keyword-only arguments of subclasses are options of the samples stage (`sampler: {...}` in a matrix).
+        """
         raise NotImplementedError
 
 
@@ -266,7 +262,7 @@ class Dataset:
     classes: int  # 0 without labels
 
     def fingerprint(self) -> str | None:
-        """sha256 of the data as it lies on disk and of the options that select from it; None if it isn't there yet."""
+        """sha256 of the data on disk and of the options that select from it; None if it isn't there yet."""
         raise NotImplementedError
 
     def size(self, split: Split) -> int:
@@ -320,8 +316,8 @@ Of = Literal["train", "val", "reconstructions", "samples"]
 class Subject:
     """What an evaluator may ask of a cell: computed when asked, and shared between evaluators.
 
-    `scope` is "tokenizer" (samples and generator are None) or "generator". The subject of the `real` row has the
-    held-out images as its samples, `real` set, and neither tokenizer, regularizer nor generator.
+    `scope` is "tokenizer" (samples and generator are None) or "generator". The subject of the `real` row has
+    the held-out images as its samples, `real` set, and neither tokenizer, regularizer nor generator.
     """
 
     scope: Literal["tokenizer", "generator"]
@@ -335,7 +331,7 @@ class Subject:
     guidance: float | None
     samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
     sample_labels: Tensor | None  # (n,)
-    costs: dict[str, dict[str, float]]  # what each stage behind this subject cost: {"tokenizer": {"seconds": …}, …}
+    costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
     def images(self, split: Split) -> Tensor:
         """(n, c, H, W) in [-1, 1]."""
@@ -346,7 +342,7 @@ class Subject:
         raise NotImplementedError
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
-        """Decoded held-out images, clamped to [-1, 1], from latent(h, noise) or, deterministic, latent(h, None)."""
+        """Decoded held-out images in [-1, 1], from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError
 
     def latents(self, split: Split) -> Tensor:
@@ -358,13 +354,15 @@ class Subject:
         raise NotImplementedError
 
     def reference(self, split: Split, own: bool = False) -> Reference:
-        """The matrix's reference in the latent's space by the base class's projection, or by the row's own
-        `reference()`; "train" is what methods may learn from, "val" are fresh samples of the same distribution."""
+        """The matrix's reference in the latent's space, by the base class's projection or by the row's own.
+
+        "train" is what methods may learn from, "val" are fresh samples of the same distribution.
+        """
         raise NotImplementedError
 
 
 class Evaluator:
-    """A family of metrics. `metrics` is keyed by base name: what stands before any "[" or "@" of a reported name."""
+    """A family of metrics; `metrics` is keyed by base name: what precedes any "[" or "@" of a full name."""
 
     version: ClassVar[int] = 1
     metrics: ClassVar[dict[str, Metric]]

@@ -1,4 +1,4 @@
-"""Linear paths between noise and data (Lipman et al., 2023; Liu et al., 2023): t = 0 is noise, t = 1 is data."""
+"""Linear paths between noise (t = 0) and data (t = 1) (Lipman et al., 2023; Liu et al., 2023)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shift_time(t: Tensor, s: float) -> Tensor:
 
 
 def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Tensor) -> Tensor:
-    """Integrates dx/dt = velocity(x, t) over the grid `times` (K + 1,) with K explicit Euler steps; t is (B,)."""
+    """Integrates dx/dt = velocity(x, t) over `times` (K + 1,) with K explicit Euler steps; t is (B,)."""
     for start, stop in zip(times[:-1], times[1:], strict=True):
         x = x + (stop - start) * velocity(x, start.expand(x.shape[0]))
     return x

@@ -1,7 +1,7 @@
 """Parts by name: a file in a part folder, a plugin file, or an installed package's entry point.
 
-Names are read from the source (`@register("name")` above a class) without running it; a part's file is imported
-when that part is asked for. So listing is instant, and a part whose import fails hides only itself.
+Names are read from the source (`@register("name")` above a class) without running it; a part's file is
+imported when that part is asked for. So listing is instant, and a part whose import fails hides only itself.
 """
 
 from __future__ import annotations
@@ -69,17 +69,21 @@ C = TypeVar("C", bound=type)
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: makes the class available in matrices under `name`; its kind follows from its base class."""
+    """Class decorator: makes the class a part called `name`; its kind follows from its base class."""
 
     def decorate(cls: C) -> C:
         from .api import KINDS
 
         kind = next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
         if kind is None:
-            raise PartError(f"{cls.__name__} is registered as {name!r} but extends none of {', '.join(BASES)}")
+            raise PartError(
+                f"{cls.__name__} is registered as {name!r} but extends none of {', '.join(BASES)}"
+            )
         taken = _classes.get((kind, name))
         if taken is not None and _origin(taken) != _origin(cls):
-            raise PartError(f"the {SINGULAR[kind]} {name!r} is defined twice: {_origin(taken)} and {_origin(cls)}")
+            raise PartError(
+                f"the {SINGULAR[kind]} {name!r} is defined twice: {_origin(taken)} and {_origin(cls)}"
+            )
         _classes[kind, name] = cls
         return cls
 
@@ -109,7 +113,9 @@ def get(kind: str, name: str) -> type:
         except PartError:
             raise
         except Exception as error:  # a plugin's module may fail in any way; that hides only its own parts
-            raise PartError(f"the {SINGULAR[kind]} {name!r} cannot be used: {_cause(error, source.file)}") from error
+            raise PartError(
+                f"the {SINGULAR[kind]} {name!r} cannot be used: {_cause(error, source.file)}"
+            ) from error
     return _classes[kind, name]
 
 
@@ -122,7 +128,9 @@ def sources(kind: str) -> dict[str, Source]:
     for source in (*_built_in(kind), *_installed(kind), *mine):
         if source.name in found and found[source.name].file != source.file:
             other = found[source.name].file
-            raise PartError(f"the {SINGULAR[kind]} {source.name!r} is defined twice: {other} and {source.file}")
+            raise PartError(
+                f"the {SINGULAR[kind]} {source.name!r} is defined twice: {other} and {source.file}"
+            )
         found[source.name] = source
     return found
 
@@ -175,7 +183,9 @@ def _installed(kind: str) -> Iterator[Source]:
     for point in entry_points(group="latentbench.plugins"):
         spec = importlib.util.find_spec(point.module)
         if spec is None or spec.origin is None:
-            yield Source(kind, point.name, point.module, Path(point.module), problem=f"no module {point.module!r}")
+            yield Source(
+                kind, point.name, point.module, Path(point.module), problem=f"no module {point.module!r}"
+            )
             continue
         found = _scan(Path(spec.origin), point.module, None)
         yield from (source for source in found if source.name == point.name and source.kind == kind)
