@@ -1,0 +1,338 @@
+"""The leaderboard: hand-computed numbers, protocols kept apart, and the same bytes from the same records."""
+
+import io
+import math
+import random
+import re
+
+import pandas as pd
+import pytest
+from latentbench.bench.leaderboard import escape, frame, markdown, number, report, spread, summary, write
+from latentbench.bench.records import Record, RecordError, protocol_id
+from latentbench.bench.records import write as write_record
+
+SCOPES = {
+    "PSNR": ("tokenizer", "higher"),
+    "rFD[net]": ("tokenizer", "lower"),
+    "gFD[net]": ("generator", "lower"),
+    "gFD@360[net]": ("generator", "lower"),
+    "recall[net]": ("generator", "higher"),
+}
+
+
+def metric(name, value, n=1437, **protocol):
+    scope, better = SCOPES[re.sub(r"@[\d.]+$", "", name)]
+    about = {
+        "value": value,
+        "n": n,
+        "protocol": {"extractor": "net", **protocol},
+        "about": f"What {name} is.",
+    }
+    return {**about, "scope": scope, "better": better, "unit": ""}
+
+
+def record(
+    regularizer="kl", generator="mar", seed=0, status="done", reason=None, cost=None, provenance=None, **more
+):
+    cell = {"dataset": "digits", "tokenizer": "vit", "regularizer": regularizer, "generator": generator}
+    cell |= {name: more.pop(name) for name in cell if name in more}
+    metrics = {
+        name: value if isinstance(value, dict) else metric(name, value) for name, value in more.items()
+    }
+    return Record({**cell, "seed": str(seed)}, "k", status, reason, metrics, {}, cost or {}, provenance or {})
+
+
+def real(seed=0, value=40.0):
+    labels = dict.fromkeys(("tokenizer", "regularizer", "generator"), "real")
+    return record(seed=seed, **labels, **{"gFD@360[net]": metric("gFD@360[net]", value, n=360)})
+
+
+def reread(records):
+    return pd.read_csv(io.StringIO(frame(records).to_csv(index=False)))
+
+
+def table(text, heading):
+    """The cells of the first table below a heading, its header first."""
+    body = text.split(f"## {heading}\n\n")[1]
+    lines = body[: body.index("\n\n")].splitlines() if "\n\n" in body else body.splitlines()
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert len({len(row) for row in rows}) == 1
+    return [rows[0], *rows[2:]]
+
+
+def test_seeds_are_aggregated_as_by_hand():
+    rows = reread(
+        [record(seed=s, **{"gFD[net]@1.5": v, "PSNR": 30}) for s, v in enumerate((10.0, 12.0, 17.0))]
+    )
+    (row,) = rows.to_dict("records")
+    assert row["gFD[net]"] == 13.0
+    assert row["gFD[net]_std"] == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+    assert (row["gFD[net]_n"], row["seeds"], row["seeds_done"], row["PSNR_std"]) == (3, 3, 3, 0)
+    assert (row["guidance"], row["status"]) == (1.5, "done")
+
+
+def test_one_seed_has_no_spread():
+    row = reread([record(PSNR=30.5)]).iloc[0]
+    assert row["PSNR"] == 30.5 and math.isnan(row["PSNR_std"]) and row["PSNR_n"] == 1
+    text = markdown([record(PSNR=30.5), record(PSNR=31.5, generator="x")], "t")
+    assert text.count("1 seed: no spread") == 1 and "±" not in text
+
+
+def test_the_csv_has_one_header_line_and_plain_numbers(tmp_path):
+    reason = 'line one\nline two, with | and "quotes"'
+    records = [
+        record(
+            **{"PSNR": 1 / 3, "gFD[net]@1.0": 5.0, "gFD[net]@1.5": 4.0},
+            cost={"sample_seconds@1.5": 2.0, "train": 3},
+        ),
+        record("repa", status="failed", reason=reason),
+        record("lzn", status="skipped", reason="no grid"),
+        real(),
+    ]
+    write(tmp_path, records)
+    lines = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    assert len(lines) == 1 + 5
+    assert lines[0].startswith("dataset,tokenizer,regularizer,generator,guidance,status,")
+    assert lines[0].endswith(",reason")
+    rows = pd.read_csv(tmp_path / "leaderboard.csv")
+    text = {"dataset", "tokenizer", "regularizer", "generator", "status", "reason"}
+    assert all(pd.api.types.is_numeric_dtype(rows[name]) for name in set(rows.columns) - text)
+    assert rows["PSNR"].dropna().tolist() == [1 / 3] * 2
+    assert rows["cost_train"].dropna().tolist() == [3, 3]
+    assert rows.loc[rows["guidance"] == 1.5, "cost_sample_seconds"].tolist() == [2.0]
+    assert rows["cost_sample_seconds"].count() == 1
+    by_status = rows.set_index("regularizer")["status"]
+    assert by_status["repa"] == "failed" and by_status["lzn"] == "skipped"
+    assert rows.set_index("regularizer").loc["repa", "reason"] == reason.replace("\n", " ")
+    assert rows[rows["regularizer"].isin(["repa", "lzn", "real"])]["guidance"].isna().all()
+
+
+def test_each_guidance_is_a_row_with_the_tokenizer_metrics_in_all():
+    rows = reread([record(**{"PSNR": 30, "gFD[net]@1.0": 5, "gFD[net]@1.5": 4, "gFD@360[net]@1.5": 9})])
+    assert rows["guidance"].tolist() == [1.0, 1.5]
+    assert rows["gFD[net]"].tolist() == [5, 4]
+    assert rows["gFD@360[net]"].fillna(-1).tolist() == [-1, 9]
+    assert rows["PSNR"].tolist() == [30, 30]
+
+
+def test_a_seed_that_failed_is_visible():
+    records = [record(seed=0, **{"gFD[net]@1.0": 5.0}), record(seed=1, **{"gFD[net]@1.0": 7.0})]
+    records += [record(seed=2, status="failed", reason="loss is nan at step 3")]
+    row = reread(records).iloc[0]
+    assert (row["seeds_done"], row["seeds"], row["gFD[net]_n"], row["status"]) == (2, 3, 2, "done")
+    assert row["reason"] == "seed 2: loss is nan at step 3"
+    text = markdown(records, "t")
+    header, line = table(text, "Generation")
+    assert line[header.index("seeds")] == "2/3 seeds" and line[-1] == "6.0 ± 1.4"
+    assert table(text, "Failed and skipped")[1][-3:] == ["2", "failed", "loss is nan at step 3"]
+
+
+def test_a_value_that_is_not_finite_is_left_out_of_the_mean_and_shown():
+    values = (4.0, 6.0, math.nan)
+    records = [
+        record(seed=s, **{"gFD[net]@1.0": v, "recall[net]@1.0": math.inf}) for s, v in enumerate(values)
+    ]
+    row = reread(records).iloc[0]
+    assert (row["gFD[net]"], row["gFD[net]_n"], row["recall[net]_n"]) == (5.0, 2, 0)
+    assert math.isnan(row["recall[net]"])
+    assert table(markdown(records, "t"), "Generation")[1][-2:] == ["5.0 ± 1.4 (2 of 3)", "inf"]
+
+
+def test_protocols_never_share_a_column():
+    name = "gFD[net]@1.0"
+    records = [
+        record("a", **{name: metric(name, 5.0, crop="a")}),
+        record("b", **{name: metric(name, 4.0, crop="b")}),
+        record("c", **{name: metric(name, 3.0, n=128, crop="a")}),
+    ]
+    ids = [
+        protocol_id({"n": n, "extractor": "net", "crop": c})
+        for n, c in ((1437, "a"), (1437, "b"), (128, "a"))
+    ]
+    rows = reread(records)
+    assert "gFD[net]" not in rows.columns
+    for id, regularizer, value in zip(ids, "abc", (5.0, 4.0, 3.0), strict=True):
+        column = rows.set_index("regularizer")[f"gFD[net]{{{id}}}"].dropna()
+        assert column.to_dict() == {regularizer: value}
+    text = markdown(records, "t")
+    header, *lines = table(text, "Generation")
+    assert header[4:] == [f"gFD ↓ {id}" for id in sorted(ids)]
+    assert [line[4:].count("") for line in lines] == [2, 2, 2]
+    assert all(text.count(f"- `{id}` gFD[net]: n ") == 1 for id in ids)
+
+
+def test_one_protocol_per_metric_needs_no_suffix_but_its_id_is_shown():
+    records = [record(r, **{"gFD[net]@1.0": 5.0}) for r in "ab"]
+    id = protocol_id({"extractor": "net", "n": 1437})
+    assert "gFD[net]" in frame(records).columns
+    text = markdown(records, "t")
+    assert table(text, "Generation")[0][-1] == f"gFD ↓ {id}"
+    assert f"- `{id}` gFD[net]: n 1437, extractor net" in text
+
+
+def test_generation_rows_are_sorted_by_generator_and_distance_below_the_real_row():
+    at = {"gFD@360[net]@1.0": metric("gFD@360[net]@1.0", 60.0, n=360)}
+    values = {("none", "mar"): 9.0, ("kl", "mar"): 10.0, ("kl", "gaussian"): 8.0, ("none", "gaussian"): 11.0}
+    records = [record(r, g, **{"gFD[net]@1.0": v, **at}) for (r, g), v in values.items()]
+    records += [real(), record("repa", "gaussian", status="skipped", reason="no")]
+    header, *lines = table(markdown(records, "t"), "Generation")
+    assert [line[:3:2] for line in lines] == [
+        ["real", ""],
+        ["gaussian", "kl"],
+        ["gaussian", "none"],
+        ["gaussian", "repa"],
+        ["mar", "none"],
+        ["mar", "kl"],
+    ]
+    assert [name.split()[0] for name in header[4:]] == ["gFD", "gFD@360"]
+    assert lines[0][4:] == ["", "40"] and lines[1][4:] == ["8", "60"] and lines[3][4] == "skipped"
+
+
+def test_where_higher_is_better_the_highest_comes_first():
+    records = [record(r, PSNR=v) for r, v in (("a", 20.0), ("b", 30.0), ("c", 25.0))]
+    lines = table(markdown(records, "t"), "Tokenizers")
+    assert [line[1] for line in lines[1:]] == ["b", "c", "a"]
+    assert lines[0][-1].startswith("PSNR ↑ ")
+
+
+def test_a_tokenizer_is_one_row_and_its_seeds_count_once():
+    records = [record(generator=g, seed=s, PSNR=30.0 + 2 * s) for g in ("mar", "tarflow") for s in (0, 1)]
+    records += [record("repa", seed=0, status="failed", reason="late", PSNR=28.0)]
+    lines = table(markdown(records, "t"), "Tokenizers")
+    assert [line[1:] for line in lines[1:]] == [["kl", "2", "31.0 ± 1.4"], ["repa", "1", "28"]]
+
+
+def test_the_cost_table_means_over_seeds_and_follows_guidance():
+    costs = [
+        {"train_seconds": 10.0 + 2 * s, "sample_seconds@1.0": 1.5, "sample_seconds@2.0": 3.0} for s in (0, 1)
+    ]
+    values = {"gFD[net]@1.0": 5.0, "gFD[net]@2.0": 6.0}
+    header, *lines = table(markdown([record(seed=s, cost=costs[s], **values) for s in (0, 1)], "t"), "Cost")
+    assert header[3:] == ["w", "train seconds", "sample seconds"]
+    assert [line[3:] for line in lines] == [["1", "11", "1.500"], ["2", "11", "3"]]
+
+
+def test_two_datasets_have_tables_of_their_own():
+    text = markdown([record(PSNR=30.0), record(PSNR=20.0, dataset="mnist")], "t")
+    assert len(table(text, "Tokenizers (digits)")) == len(table(text, "Tokenizers (mnist)")) == 2
+
+
+def test_labels_cannot_break_a_table_or_inject_markup():
+    evil = "a|b<script>*x*[y](http://z)\n`c` _d_ \\| $m$"
+    text = markdown(
+        [record(evil, **{"gFD[net]@1.0": 5.0}), record(evil, "x", status="failed", reason=evil)], evil
+    )
+    header, *lines = table(text, "Generation")
+    assert len(lines) == 2 and all(line[2] == escape(evil) for line in lines)
+    assert "<script>" not in text and "\n`c`" not in text and not re.search(r"(?<!\\)\]\(http", text)
+    assert re.search(r"(?<!\\)\$m", text) is None
+    assert (
+        escape("kl[weight=0.01] fixed_variance effnet_lite0") == "kl[weight=0.01] fixed_variance effnet_lite0"
+    )
+
+
+def test_no_winner_is_bold():
+    text = markdown([record(r, **{"gFD[net]@1.0": v}) for r, v in (("a", 5.0), ("b", 6.0))], "t")
+    assert "**" not in text and "__" not in text
+
+
+def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
+    records = [
+        record(
+            r,
+            g,
+            s,
+            **{"gFD[net]@1.0": 5.0, "PSNR": 0.1 + s},
+            cost={"train": 1 / 3},
+            provenance={"matrix": "m"},
+        )
+        for r in ("kl[weight=0.5]", "kl[weight=1.0e-3]", "none")
+        for g in ("mar", "gaussian")
+        for s in (0, 1, 10)
+    ]
+    random.Random(0).shuffle(records)
+    folder = tmp_path / "digits"
+    texts = [path.read_bytes() for path in write(folder, records)]
+    for each in records:
+        write_record(folder, each)
+    assert [path.read_bytes() for path in report([folder], tmp_path / "out")] == texts
+    assert [path.name for path in report([folder], folder)] == ["leaderboard.csv", "leaderboard.md"]
+    assert [path.read_bytes() for path in write(folder, records[::-1])] == texts
+    assert texts[1].startswith(b"# m\n")
+
+
+def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    with pytest.raises(RecordError, match="no records in .*one"):
+        report([one], tmp_path / "out")
+    write_record(one, record(PSNR=30.0, cost={"s": 1}))
+    write_record(one, record("none", status="failed", reason="killed"))
+    write_record(two, record(PSNR=30.0, cost={"s": 2}))
+    write_record(two, record("none", PSNR=29.0))
+    rows = pd.read_csv(report([one, two], tmp_path / "out")[0])
+    assert rows["PSNR"].tolist() == [30.0, 29.0] and set(rows["status"]) == {"done"}
+    write_record(two, record(PSNR=30.1))
+    with pytest.raises(
+        RecordError, match="one and .*two have different numbers for the cell digits/vit/kl/mar/0"
+    ):
+        report([one, two], tmp_path / "out")
+
+
+def test_the_footer_names_every_version_and_the_metrics():
+    provenance = [
+        {"torch": "2.14", "budget": {"steps": 600}, "date": f"2025-01-0{d}", "git_commit": "ab" * 20}
+        for d in (1, 2)
+    ]
+    text = markdown([record(seed=i, PSNR=30.0, provenance=p) for i, p in enumerate(provenance)], "t")
+    for line in (
+        "torch: 2.14",
+        "budget: steps 600",
+        "date: 2025-01-01 to 2025-01-02",
+        "git_commit: " + "ab" * 6,
+    ):
+        assert f"\n- {line}\n" in text + "\n"
+    assert "- cells: 2, seeds 0, 1\n" in text and "- PSNR ↑: What PSNR is." in text
+
+
+def test_a_wide_table_says_what_only_the_csv_has():
+    names = [f"m{i}" for i in range(12)]
+    many = {n: {"value": 1.0, "n": 1, "protocol": {}, "scope": "tokenizer"} for n in names}
+    text = markdown([record(**many)], "t")
+    assert len(table(text, "Tokenizers")[0]) == 2 + 9
+    assert "In leaderboard.csv too: m9, m10, m11." in text
+
+
+def test_the_summary_is_compact_whatever_the_matrix():
+    assert summary([]) == "no cells"
+    assert "30.50" in summary([record(PSNR=30.5)])
+    label = "a_regularizer_with_a_long_name[weight=0.001,other=3]"
+    records = [
+        record(
+            f"{label}{r}", f"generator{g}", s, **{"gFD[net]@1.0": g + r + s / 3, "recall[net]@1.0": 0.1 * s}
+        )
+        for g in range(30)
+        for r in range(4)
+        for s in (0, 1)
+    ]
+    for some in (records, records[:40], records[:8]):
+        lines = summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
+        assert len(lines) <= 25 and max(map(len, lines)) <= 100
+        assert lines[1].startswith("real") and lines[-1] == f"{len(some) + 1} done, 1 failed cells"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(31.2345, "31.23"), (0.5, "0.5000"), (0.0, "0"), (360, "360"), (1437.25, "1437"), (0.000123, "1.23e-04")]
+    + [(999.96, "1000"), (234567, "234567"), (5.23456e8, "523.5 M"), (-2.5, "-2.500"), (1e18, "1.000e+06 T")],
+)
+def test_numbers_have_four_significant_digits(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [(81.2345, 3.41, "81.2 ± 3.4"), (81.2, 12.7, "81 ± 13"), (0.91234, 0.00123, "0.9123 ± 0.0012")]
+    + [(1437, 250, "1437 ± 250"), (5.0, 0.0, "5 ± 0"), (1.2e-5, 3e-6, "1.20e-05 ± 3.0e-06")],
+)
+def test_a_spread_decides_the_digits_of_its_mean(mean, std, text):
+    assert spread(mean, std) == text
