@@ -16,7 +16,6 @@ and defaults, is its schema in a matrix.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -24,9 +23,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .seeds import seed_for
+
 
 class Unfit(ValueError):
-    """Raised by a constructor that cannot work with the spec it is given: the cell is skipped and says why."""
+    """Raised by a constructor that cannot work with the spec it is given; such a cell is skipped."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class Noise:
         return self._draw(torch.rand, like, tag)
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
-        text = "\0".join((str(self.seed), *self.stream, "", tag))
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed_for(self.seed, *self.stream, "", tag))
         if like.dim() == 0:
             return sampler((), generator=generator).to(like)
         rows = like.shape[0]

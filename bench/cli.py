@@ -1,0 +1,364 @@
+"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `clean`.
+
+Exit codes: 0 done; 1 some cells failed (the report is written); 2 usage or matrix error; 130 interrupted.
+Anything that needs torch is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__, registry
+
+if TYPE_CHECKING:
+    from .matrix import Matrix
+    from .plan import Cell, Plan
+    from .store import Store
+
+app = typer.Typer(
+    help="Which latent regularizer gives the best tokenizer for which generator?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+MatrixOption = Annotated[Path, typer.Option("-m", "--matrix", metavar="FILE", help="The matrix to run.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Results folder.  [default: results/NAME]"),
+]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", metavar="P", help="A profile of the matrix, such as smoke.")
+]
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter", "-k", metavar="EXPR", help="Only some cells: 'regularizer=kl*|none,generator=mar'."
+    ),
+]
+SeedsOption = Annotated[
+    int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 … N-1 in place of the matrix's.")
+]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="PATH", help="A Python file with further parts.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="D", help="cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def run(
+    matrix: MatrixOption = Path("matrix.yaml"),
+    output: OutOption = None,
+    profile: ProfileOption = None,
+    filter: FilterOption = None,
+    seeds: SeedsOption = None,
+    jobs: Annotated[
+        str, typer.Option("-j", "--jobs", metavar="N|auto", help="Worker processes; auto is one per core.")
+    ] = "auto",
+    plugin: PluginOption = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")] = False,
+    keep_records: Annotated[
+        bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
+    ] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fail at once if the network is needed.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train and score every cell of a matrix, and write the leaderboard."""
+    workers = _jobs(jobs)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from . import leaderboard
+    from . import run as running
+    from .progress import Display
+
+    loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
+    folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
+    options = running.Options(folder, workers, device, fail_fast, keep_records, rerun)
+    needed = plan.ancestors([one for cell in cells for one in cell.scores.values()])
+    cached = 0 if rerun else sum(store.has(plan.stages[one]) for one in needed)
+    out.print(_headline(loaded, cells, needed, cached, workers), soft_wrap=True)
+    again = _again(sys.argv[1:])
+    display = Display(out, len(needed), cached, quiet)
+    traces: list[str] = []
+
+    def hear(event: Any) -> None:
+        display.hear(event)
+        if event.trace:
+            traces.append(event.trace)
+
+    try:
+        with display:
+            found = running.run(loaded, plan, cells, store, options, hear, display.cell)
+    except running.RunError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    if debug:
+        for trace in traces:
+            err.print(Text(trace))
+    mine = {cell.key for cell in cells}
+    found = [record for record in found if record.key in mine]
+    failed = [record for record in found if record.status == "failed"]
+    print()
+    print(leaderboard.summary(found))
+    print()
+    for record in failed:
+        print(f"failed: {' · '.join(record.cell.values())}: {record.reason}")
+    print(f"leaderboard: {folder / 'leaderboard.md'} and {folder / 'leaderboard.csv'}")
+    print(f"records:     {folder / 'records'}   pictures: {folder / 'samples'}")
+    print(f"next:        bench report {folder}   (rebuilds the tables from the records)")
+    if failed:
+        if not debug:
+            print(f"{len(failed)} of {len(found)} cells failed; --debug shows tracebacks")
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    matrix: MatrixOption = Path("matrix.yaml"),
+    profile: ProfileOption = None,
+    filter: FilterOption = None,
+    seeds: SeedsOption = None,
+    plugin: PluginOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Show cells and stages, what is shared and what is cached; runs nothing."""
+    loaded, made, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
+    needed = [made.stages[one] for one in made.ancestors([s for cell in cells for s in cell.scores.values()])]
+    if as_json:
+        text = {
+            "name": loaded.name,
+            "home": str(store.root),
+            "cells": [
+                {"cell": c.identity, "key": c.key, "skipped": c.skipped, "scores": list(c.scores.values())}
+                for c in cells
+            ],
+            "stages": [
+                {
+                    "kind": s.kind,
+                    "key": s.key,
+                    "label": s.label,
+                    "cached": store.has(s),
+                    "cells": made.uses[s.id],
+                    "parents": s.parents,
+                    "parameters": made.parameters.get(s.id),
+                }
+                for s in needed
+            ],
+        }
+        print(json.dumps(text, indent=1))
+        return
+    table = Table("kind", "stage", "cells", "parameters", "state", box=None, header_style="bold")
+    for s in needed:
+        parameters = made.parameters.get(s.id)
+        state = "cached" if store.has(s) else "to do" if s.known else "data missing"
+        shown = f"{parameters:,}" if parameters is not None else ""
+        table.add_row(s.kind, Text(s.label), str(made.uses[s.id]), shown, state)
+    out.print(table)
+    for cell in cells:
+        if cell.skipped:
+            out.print(Text(f"skipped: {cell.name}: {cell.skipped}"))
+    cached = sum(store.has(s) for s in needed)
+    out.print(_headline(loaded, cells, [s.id for s in needed], cached, None), soft_wrap=True)
+    saved = sum(made.uses[s.id] - 1 for s in needed)
+    out.print(f"sharing saves {saved} stages; artifacts are kept in {store.root}", soft_wrap=True)
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="regularizers, tokenizers, generators, …")] = None,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the parts that a matrix can name."""
+    _plugins(plugin)
+    if kind is not None and kind not in registry.FOLDERS:
+        _fail(registry.unknown("kind of part", kind, list(registry.FOLDERS)), 2)
+    kinds = [kind] if kind else list(registry.FOLDERS)
+    found = {k: [s for _, s in sorted(registry.sources(k).items())] for k in kinds}
+    if as_json:
+        rows = {
+            k: [{"name": s.name, "about": s.about, "problem": s.problem} for s in v] for k, v in found.items()
+        }
+        print(json.dumps(rows, indent=1))
+        return
+    for k, parts in found.items():
+        out.print(f"[bold]{k}[/]")
+        for source in parts:
+            text = source.about if source.problem is None else f"cannot be used: {source.problem}"
+            out.print(Text(f"  {source.name:<16} {text}"), soft_wrap=True)
+
+
+@app.command()
+def info(
+    kind: Annotated[str, typer.Argument(help="regularizers, tokenizers, generators, …")],
+    name: Annotated[str, typer.Argument(help="the part's name")],
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a part is, and its options with defaults and ranges."""
+    import inspect
+
+    _plugins(plugin)
+    kind = next((k for k, one in registry.SINGULAR.items() if kind == one), kind)
+    try:
+        cls = registry.get(kind, name)
+        source = registry.sources(kind)[name]
+    except registry.PartError as error:
+        _fail(str(error), 2)
+    from . import schema
+
+    options = schema.options_of(cls)
+    if as_json:
+        rows = {key: {k: str(v) for k, v in vars(option).items()} for key, option in options.items()}
+        print(json.dumps({"name": name, "kind": kind, "file": str(source.file), "options": rows}, indent=1))
+        return
+    out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
+    out.print(Text(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
+    for key, option in options.items():
+        out.print(Text(f"  {key:<20} {option}"), soft_wrap=True)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    output: OutOption = None,
+) -> None:
+    """Rebuild the tables from records alone."""
+    from . import leaderboard
+    from .records import RecordError
+
+    if len(folders) > 1 and output is None:
+        _fail("several folders need -o DIR", 2)
+    try:
+        written = leaderboard.report(folders, output or folders[0])
+    except (RecordError, OSError) as error:
+        _fail(str(error), 2)
+    for file in written:
+        print(file)
+
+
+@app.command()
+def clean(
+    matrix: MatrixOption = Path("matrix.yaml"),
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,
+) -> None:
+    """Remove a matrix's cached artifacts and checkpoints; results folders stay."""
+    import shutil
+
+    from .store import Store, home
+
+    store = Store(home(matrix))
+    if not store.root.is_dir():
+        print(f"nothing to free: no {store.root}")
+        return
+    size = store.size() / 2**20
+    if not yes:
+        print(f"would free {size:.1f} MiB in {store.root}; bench clean --yes does it")
+        return
+    shutil.rmtree(store.root)
+    print(f"freed {size:.1f} MiB in {store.root}")
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The entry point of `bench`."""
+    app()
+
+
+def _open(
+    file: Path,
+    profile: str | None,
+    filter: str | None,
+    seeds: int | None,
+    plugins: list[Path] | None,
+    device: str,
+) -> tuple[Matrix, Plan, list[Cell], Store]:
+    """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
+    from . import matrix as matrices
+    from . import plan as planning
+    from .store import Store, home
+
+    try:
+        accept = planning.parse_filter(filter)
+        loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
+        made = planning.make(loaded, device=device)
+    except matrices.MatrixError as error:
+        for problem in error.problems:
+            err.print(Text(str(problem)), soft_wrap=True)
+        count = len(error.problems)
+        _fail(f"{count} problem{'s' if count > 1 else ''} in {file}; nothing was run", 2)
+    except (registry.PartError, ValueError) as error:
+        _fail(str(error), 2)
+    for problem in loaded.warnings:
+        err.print(Text(f"warning: {problem}"), soft_wrap=True)
+    cells = [cell for cell in made.cells if cell.tokenizer == "real" or planning.accepts(accept, cell)]
+    if not any(cell.tokenizer != "real" for cell in cells):
+        _fail(f"no cell matches --filter {filter!r}", 2)
+    return loaded, made, cells, Store(home(file))
+
+
+def _headline(matrix: Matrix, cells: list[Cell], needed: list[str], cached: int, jobs: int | None) -> Text:
+    real = [cell for cell in cells if cell.tokenizer != "real"]
+    skipped = sum(cell.skipped is not None for cell in real)
+    text = f"{matrix.name}: {len(real)} cells"
+    text += f" ({skipped} skipped)" if skipped else ""
+    text += f", {len(needed)} stages, {cached} cached"
+    return Text(text + (f"; {jobs} worker{'s' if jobs > 1 else ''}" if jobs else ""))
+
+
+def _jobs(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or int(text) < 1:
+        _fail(f"-j takes a number of workers or auto, not {text!r}", 2)
+    return int(text)
+
+
+def _plugins(paths: list[Path] | None) -> None:
+    for path in paths or ():
+        try:
+            registry.load_plugin(path)
+        except registry.PartError as error:
+            _fail(str(error), 2)
+
+
+def _again(arguments: list[str]) -> str:
+    import shlex
+
+    return shlex.join(["bench", *arguments])
+
+
+def _fail(message: str, code: int) -> Any:
+    err.print(Text(f"error: {message}"), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The local engine: worker processes that take stages as soon as their parents are done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from . import worker
+from .plan import Plan, Stage
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a stage; `what` is started, progress, done, failed or diverged."""
+
+    what: str
+    stage: Stage
+    worker: int = 0
+    step: int = 0
+    total: int = 0
+    text: str = ""
+    trace: str = ""
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    stage: Stage | None = None
+    ready: bool = False
+
+
+class Engine:
+    """Runs the missing stages of a plan on N worker processes.
+
+    A stage that fails takes its descendants with it and nothing else. `failures` maps a stage's id to the
+    reason, for descendants as well.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        jobs: int,
+        threads: int,
+        device: str,
+        precision: str,
+        plugins: list[Path],
+    ) -> None:
+        self.plan, self.store = plan, store
+        self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
+        self.plugins = plugins
+        self.failures: dict[str, str] = {}
+        self.done: set[str] = set()
+
+    def run(self, wanted: list[str], listen: Callable[[Event], None], stop_on_failure: bool = False) -> None:
+        """Makes the wanted stages and what they need; `listen` is called in this process for every event."""
+        waiting = []
+        for one in wanted:
+            stage = self.plan.stages[one]
+            if self.store.has(stage):
+                self._settle(stage, listen, quiet=True)
+            else:
+                waiting.append(stage)
+        waiting = [stage for stage in waiting if not self._doomed(stage, listen)]
+        if not waiting:
+            return
+        workers = [self._start(number) for number in range(min(self.jobs, len(waiting)))]
+        try:
+            while waiting or any(w.stage for w in workers):
+                if stop_on_failure and self.failures:
+                    return
+                for idle in (w for w in workers if w.stage is None and w.ready):
+                    stage = next((s for s in waiting if set(s.parents.values()) <= self.done), None)
+                    if stage is not None:
+                        waiting.remove(stage)
+                        idle.stage = stage
+                        parents = {role: self.plan.stages[p] for role, p in stage.parents.items()}
+                        idle.pipe.send((stage, parents))
+                        listen(Event("started", stage, idle.number))
+                for ready in wait([w.pipe for w in workers], timeout=0.5):
+                    one = next(w for w in workers if w.pipe is ready)
+                    try:
+                        message = one.pipe.recv()
+                    except (EOFError, OSError):
+                        workers[one.number] = self._died(one, listen)
+                        continue
+                    self._take(one, message, listen)
+                waiting = [stage for stage in waiting if not self._doomed(stage, listen)]
+        finally:
+            _stop(workers)
+
+    def _take(self, one: _Worker, message: tuple, listen: Callable[[Event], None]) -> None:
+        if message[0] == "ready":
+            one.ready = True
+            return
+        stage = one.stage
+        assert stage is not None
+        if message[0] == "progress":
+            listen(Event("progress", stage, one.number, *message[2:]))
+            return
+        one.stage = None
+        if message[0] == "failed":
+            self.failures[stage.id] = message[2]
+            listen(Event("failed", stage, one.number, text=message[2], trace=message[3]))
+        elif message[0] == "done":
+            self._settle(stage, listen, number=one.number)
+
+    def _settle(
+        self, stage: Stage, listen: Callable[[Event], None], number: int = 0, quiet: bool = False
+    ) -> None:
+        error = self.store.get(stage).error
+        if error is not None:
+            self.failures[stage.id] = error
+            listen(Event("diverged", stage, number, text=error))
+            return
+        self.done.add(stage.id)
+        if not quiet:
+            listen(Event("done", stage, number))
+
+    def _doomed(self, stage: Stage, listen: Callable[[Event], None]) -> bool:
+        reason = next((self.failures[p] for p in stage.parents.values() if p in self.failures), None)
+        if reason is not None:
+            self.failures[stage.id] = reason
+        return reason is not None
+
+    def _died(self, one: _Worker, listen: Callable[[Event], None]) -> _Worker:
+        one.process.join()
+        stage, code = one.stage, one.process.exitcode or 0
+        reason = (
+            f"the worker was killed by signal {-code}" if code < 0 else f"the worker exited with code {code}"
+        )
+        if code == -9:
+            reason += " (out of memory?)"
+        if stage is None:
+            raise RuntimeError(f"{reason} before it took a stage")
+        self.failures[stage.id] = reason
+        listen(Event("failed", stage, one.number, text=reason))
+        return self._start(one.number)
+
+    def _start(self, number: int) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        arguments = (theirs, self.store.root, self.plugins, self.threads, self.device, self.precision)
+        process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
+        with _environment(worker.environment(self.threads)):
+            process.start()
+        theirs.close()
+        return _Worker(number, process, mine)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """Asks for a last checkpoint, then insists."""
+    for one in workers:
+        one.process.terminate()
+    for one in workers:
+        one.process.join(timeout=5)
+        if one.process.is_alive():
+            one.process.kill()
+            one.process.join()

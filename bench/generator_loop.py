@@ -1,0 +1,79 @@
+"""The one loop that trains generators, whatever they model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .api import Generator, Noise
+from .checkpoint import State
+from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .training import Context, batch_index, run_steps
+
+
+def train_generator(
+    generator: Generator,
+    draw: Callable[[Tensor, Noise, int], Tensor],
+    size: int,
+    labels: Tensor | None,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    optimizer: Mapping[str, Any],
+    context: Context,
+) -> State:
+    """Trains a generator in place and leaves the averaged weights in it.
+
+    Args:
+        draw: (index, noise, step) -> z (B, T, C), normalised; called anew at every step, so that a stochastic
+            latent is never frozen to one draw.
+        size: number of training latents, of which `draw` takes indices.
+        labels: (size,) int64 or None.
+    """
+    accelerator = context.accelerator()
+    device = accelerator.device
+    generator.to(device).train()
+
+    def load(index: Tensor, step: int) -> tuple[Tensor, Tensor | None, Noise]:
+        noise = Noise(seed, ("generator", str(step)))
+        z = draw(index, noise.fork("latent"), step)
+        return z, None if labels is None else labels[index].to(device), noise.fork("loss")
+
+    if type(generator).fit is not Generator.fit:
+
+        def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for step, index in enumerate(torch.arange(size).split(batch)):
+                z, chosen, _ = load(index, step)
+                yield z, chosen
+
+        generator.fit(epoch())
+        generator.eval()
+        return State({"generator": generator}, {}, {})
+
+    settings = group_settings(GENERATOR_DEFAULTS, optimizer)
+    trained = [p for p in generator.parameters() if p.requires_grad]
+    main = accelerator.prepare(adamw([(settings, trained)]))
+    average = Average(generator, settings["ema"])
+    state = State({"generator": generator}, {"main": main}, {"generator": average})
+
+    def update(step: int) -> dict[str, Tensor]:
+        z, chosen, noise = load(batch_index(size, batch, step, seed, "data"), step)
+        main.zero_grad()
+        with accelerator.autocast():
+            losses = generator.loss(z, chosen, noise)
+        accelerator.backward(sum(losses.values()))
+        if settings["clip"]:
+            accelerator.clip_grad_norm_(trained, settings["clip"])
+        set_rates(main, step, steps)
+        main.step()
+        average.update(generator, step)
+        return losses
+
+    run_steps(state, steps, update, context, seed, "generator")
+    generator.load_state_dict(average.weights(generator))
+    generator.eval()
+    return state

@@ -1,0 +1,64 @@
+"""Pictures of what the numbers are about: sample grids, and every row's reconstruction of the same images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+SIDE = 32  # pixels: smaller images are enlarged by a whole factor
+GAP = 2
+
+
+def grid(images: Tensor, columns: int) -> Image:
+    """uint8 images (n, 1 or 3, H, W) in rows of `columns`, on grey."""
+    import numpy as np
+    from PIL import Image
+
+    array = images.permute(0, 2, 3, 1).numpy()
+    factor = max(1, SIDE // max(array.shape[1:3]))
+    array = array.repeat(factor, 1).repeat(factor, 2).repeat(3 // array.shape[3], 3)
+    height, width = array.shape[1] + GAP, array.shape[2] + GAP
+    rows = -(-len(array) // columns)
+    canvas = np.full((rows * height + GAP, columns * width + GAP, 3), 128, dtype=np.uint8)
+    for i, image in enumerate(array):
+        top, left = GAP + i // columns * height, GAP + i % columns * width
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return Image.fromarray(canvas)
+
+
+def write_samples(folder: Path, name: str, images: Tensor, labels: Tensor, rows: int = 8) -> Path:
+    """A PNG with one class a column where there are few classes; samples come with the classes in turn."""
+    classes = int(labels.max()) + 1
+    columns = classes if 1 < classes <= 16 else 16
+    return _save(grid(images[: columns * rows], columns), folder, name)
+
+
+def write_reconstructions(folder: Path, rows: Sequence[tuple[str, Tensor]], columns: int = 16) -> Path:
+    """A PNG with the originals in the first row and a row of each tokenizer's reconstructions below."""
+    import torch
+    from PIL import Image, ImageDraw
+
+    pictures = grid(torch.cat([images[:columns] for _, images in rows]), columns)
+    margin = 8 + 6 * max(len(label) for label, _ in rows)
+    canvas = Image.new("RGB", (pictures.width + margin, pictures.height), (128, 128, 128))
+    canvas.paste(pictures, (margin, 0))
+    pen = ImageDraw.Draw(canvas)
+    height = (pictures.height - GAP) / len(rows)
+    for i, (label, _) in enumerate(rows):
+        pen.text((4, GAP + (i + 0.5) * height - 6), label, fill=(255, 255, 255))
+    return _save(canvas, folder, "reconstructions")
+
+
+def _save(picture: Image, folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{re.sub(r'[^A-Za-z0-9._=@+-]+', '_', name)}.png"
+    temporary = file.with_suffix(".tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(file)
+    return file

@@ -1,0 +1,359 @@
+"""From a matrix to cells and the stages that they share, each with its content-addressed key.
+
+A key is the sha256 of what the stage's numbers depend on: its resolved config, the versions of its parts,
+the hashes of data and weights, threads, precision and device, and its parents' keys. Jobs, time-outs and paths
+are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import build, registry, stages
+from .api import Dataset, Evaluator, FeatureExtractor, Generator, Regularizer, Tokenizer, Unfit
+from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
+from .subject import facts_for
+
+Config = Mapping[str, Any]
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One content-addressed step of work."""
+
+    kind: str
+    label: str
+    config: dict[str, Any] = field(repr=False)
+    parents: dict[str, str] = field(repr=False)  # role -> the parent's id
+    id: str
+    known: bool  # False while data or weights that it needs aren't there
+
+    @property
+    def key(self) -> str:
+        return self.id if self.known else UNKNOWN
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (dataset, tokenizer, regularizer, generator, seed), by labels, with the stages that score it."""
+
+    dataset: str
+    tokenizer: str
+    regularizer: str
+    generator: str
+    seed: str
+    scores: dict[str, str]  # "" (tokenizer scope) or the guidance, as text -> a scores stage's id
+    skipped: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        names = ("dataset", "tokenizer", "regularizer", "generator", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def key(self) -> str:
+        return digest({"cell": self.identity, "scores": self.scores, "skipped": self.skipped})
+
+    @property
+    def name(self) -> str:
+        """As progress lines say it."""
+        return " · ".join((self.tokenizer, self.regularizer, self.generator, f"seed {self.seed}"))
+
+
+@dataclass
+class Plan:
+    """Stages by id in an order that respects their parents, and the cells that need them."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    uses: dict[str, int] = field(default_factory=dict)  # how many cells need a stage
+    parameters: dict[str, int] = field(default_factory=dict)  # of the modules that a stage trains
+
+    def ancestors(self, ids: list[str]) -> list[str]:
+        """These stages and all that they depend on, in plan order."""
+        needed: set[str] = set()
+        waiting = list(ids)
+        while waiting:
+            one = waiting.pop()
+            if one not in needed:
+                needed.add(one)
+                waiting += self.stages[one].parents.values()
+        return [one for one in self.stages if one in needed]
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def make(matrix: Matrix, *, device: str = "cpu") -> Plan:
+    """Cells and stages of a matrix; rows whose parts don't fit each other become skipped cells.
+
+    Raises:
+        MatrixError: with every option that a constructor refuses, at its row.
+    """
+    return _Planner(matrix, device).plan()
+
+
+class _Planner:
+    def __init__(self, matrix: Matrix, device: str) -> None:
+        self.matrix = matrix
+        self.env = {"threads": matrix.threads, "precision": matrix.precision, "device": device}
+        self.result = Plan()
+        self.problems: dict[tuple[Any, str], Problem] = {}
+        self.built: dict[tuple[str, ...], Any] = {}  # modules on the meta device, or why there is none
+
+    def plan(self) -> Plan:
+        m = self.matrix
+        try:
+            dataset: Dataset = self._made(m.dataset, build.dataset)
+            extractor: FeatureExtractor = self._made(m.features, build.extractor)
+            teacher: FeatureExtractor = self._made(m.teacher, build.extractor)
+            for row in m.evaluators:
+                self._made(row, build.evaluator)
+        except _Refused:
+            self._raise()
+        self.dataset, self.facts = dataset, facts_for(dataset, part("features", m.teacher))
+        self.data = part("datasets", m.dataset) | {"fingerprint": dataset.fingerprint()}
+        self.features = self._features(m.features, extractor)
+        self.teacher = self._features(m.teacher, teacher)
+        for tokenizer in m.tokenizers:
+            for regularizer in m.regularizers:
+                for generator in m.generators:
+                    for seed in m.seeds:
+                        self._cell(tokenizer, regularizer, generator, seed)
+        self._raise()
+        if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
+            for seed in m.seeds:
+                self._real(seed)
+        return self.result
+
+    def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
+        labels = {
+            "dataset": self.matrix.dataset.label,
+            "tokenizer": tokenizer.label,
+            "regularizer": regularizer.label,
+            "generator": generator.label,
+            "seed": seed.label,
+        }
+        rows = (self.matrix.dataset, tokenizer, regularizer, generator)
+        why = next((skip.why for skip in self.matrix.skip if skip.matches(*rows)), None)
+        try:
+            trained = self._tokenizer(tokenizer, regularizer, seed)
+            made = self._generator(tokenizer, regularizer, generator, seed, trained)
+        except Unfit as error:
+            why = why or str(error)
+        except _Refused:
+            return
+        if why is not None:
+            self.result.cells.append(Cell(**labels, scores={}, skipped=why))
+            return
+        scores = {"": self._tokenizer_scores(tokenizer, regularizer, seed, trained)}
+        for guidance in generator.guidance:
+            scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed, trained)
+        cell = Cell(**labels, scores={k: v for k, v in scores.items() if v})
+        self.result.cells.append(cell)
+        for one in self.result.ancestors(list(cell.scores.values())):
+            self.result.uses[one] = self.result.uses.get(one, 0) + 1
+
+    def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
+        """The tokenizer and latents stages of a row, as roles for what comes after."""
+        model = self._model(tokenizer, regularizer)
+        m, method = self.matrix, part("regularizers", regularizer)
+        shaped: Regularizer = self._made(
+            regularizer, lambda c: build.regularizer(c, model.spec, self.facts), tokenizer.label
+        )
+        asked = build.facts_of(type(shaped))
+        needs_teacher = "teacher_spec" in asked or "reference_spec" in asked
+        config = {
+            "dataset": self.data,
+            "tokenizer": part("tokenizers", tokenizer),
+            "regularizer": method,
+            "optimizer": [tokenizer.optimizer, regularizer.optimizer],
+            "reconstruction": m.reconstruction,
+            "steps": m.budget.tokenizer_steps,
+            "batch": m.budget.batch,
+            "seed": seed.tokenizer,
+        }
+        if needs_teacher:
+            config["teacher"] = part("features", m.teacher)
+        where = f"{tokenizer.label} · {regularizer.label} · seed {seed.tokenizer}"
+        parents = {"teacher": self.teacher} if needs_teacher else {}
+        trained = self._add("tokenizer", where, config, parents)
+        self.result.parameters[trained] = _parameters(model) + _parameters(shaped)
+        config = {"normalise": m.normalise, "seed": seed.tokenizer}
+        encoded = self._add("latents", where, config, {"tokenizer": trained})
+        return {"tokenizer": trained, "latents": encoded}
+
+    def _generator(
+        self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed, trained: dict[str, str]
+    ) -> tuple[str, str]:
+        spec = self._model(tokenizer, regularizer).spec
+        model: Generator = self._made(
+            generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
+        )
+        config = {
+            "generator": part("generators", generator),
+            "optimizer": generator.optimizer,
+            "steps": self.matrix.budget.generator_steps,
+            "batch": self.matrix.budget.batch,
+            "seed": f"{seed.tokenizer}.{seed.generator}",
+        }
+        where = f"{tokenizer.label} · {regularizer.label} · {generator.label}"
+        where += f" · seed {seed.tokenizer}.{seed.generator}"
+        made = self._add("generator", where, config, trained)
+        self.result.parameters[made] = _parameters(model)
+        return made, where
+
+    def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
+        where = f"{tokenizer.label} · {regularizer.label} · seed {seed.tokenizer}"
+        parents = trained | {"features": self.features, "teacher": self.teacher}
+        return self._scores("tokenizer", where, str(seed.tokenizer), parents)
+
+    def _generator_scores(
+        self, made: str, where: str, generator: Row, guidance: float, seed: Seed, trained: dict[str, str]
+    ) -> str:
+        config = {
+            "guidance": guidance,
+            "sampler": generator.sampler,
+            "samples": self.matrix.samples,
+            "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
+        }
+        where += f".{seed.sampling} · guidance {guidance:g}"
+        parents = trained | {"generator": made}
+        drawn = self._add("samples", where, config, parents)
+        parents |= {"samples": drawn, "features": self.features}
+        return self._scores("generator", where, config["seed"], parents, guidance=guidance)
+
+    def _real(self, seed: Seed) -> None:
+        scores = self._scores(
+            "generator", f"real · seed {seed.label}", seed.label, {"features": self.features}
+        )
+        name = self.matrix.dataset.label
+        self.result.cells.append(Cell(name, "real", "real", "real", seed.label, {"1": scores}))
+        for one in self.result.ancestors([scores]):
+            self.result.uses[one] = self.result.uses.get(one, 0) + 1
+
+    def _scores(self, scope: str, where: str, seed: str, parents: dict[str, str], **extra: Any) -> str:
+        chosen = [row for row in self.matrix.evaluators if scope in self._scopes(row)]
+        if not chosen:
+            return ""
+        config = {
+            "scope": scope,
+            "evaluators": [part("evaluators", row) for row in chosen],
+            "dataset": self.data,
+            "extractor": part("features", self.matrix.features),
+            "seed": seed,
+            **extra,
+        }
+        return self._add("scores", f"{where} · {scope} scope", config, parents)
+
+    def _scopes(self, row: Row) -> set[str]:
+        cls = registry.get("evaluators", row.part)
+        assert issubclass(cls, Evaluator)
+        return cls.scopes()
+
+    def _features(self, row: Row, extractor: FeatureExtractor) -> str:
+        config = {
+            "dataset": self.data,
+            "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},
+        }
+        return self._add("features", f"{row.label} of {self.matrix.dataset.label}", config, {})
+
+    def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
+        """The tokenizer on the meta device, with the expansion that the regularizer asks for."""
+        expansion = build.regularizer_class({"name": regularizer.part}).expansion
+        return self._made(tokenizer, lambda c: build.tokenizer(c, self.dataset, expansion), str(expansion))
+
+    def _made(self, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
+        """The part on the meta device, built once; a problem at its row if the constructor refuses."""
+        name = (str(row.where), row.label, *given)
+        if name not in self.built:
+            try:
+                with torch.device("meta"):
+                    self.built[name] = construct({"name": row.part, "options": row.options})
+            except Unfit as error:
+                self.built[name] = error
+            except (ValueError, registry.PartError) as error:
+                problem = build_problem(row, str(error))
+                self.problems[row.where, problem.message] = problem
+                self.built[name] = _Refused()
+        if isinstance(self.built[name], Exception):
+            raise self.built[name]
+        return self.built[name]
+
+    def _raise(self) -> None:
+        if self.problems:
+            raise MatrixError(sorted(self.problems.values(), key=lambda p: (p.file, p.line, p.column)))
+
+    def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
+        config = {**config, "env": self.env, "frame": stages.VERSION}
+        one = digest({"kind": kind, "config": config, "parents": parents})
+        if one not in self.result.stages:
+            there = all(self.result.stages[parent].known for parent in parents.values())
+            named = [config[name] for name in ("dataset", "extractor") if name in config]
+            there = there and all(item.get("fingerprint", "") is not None for item in named)
+            self.result.stages[one] = Stage(kind, label, config, parents, one, there)
+        return one
+
+
+class _Refused(Exception):
+    """A part could not be built; the problem is noted."""
+
+
+def part(kind: str, row: Row) -> dict[str, Any]:
+    """A part's resolved config: its version and every option, with defaults where the matrix is silent.
+
+    A plugin's source is hashed as well: whoever edits a plugin doesn't think of its version.
+    """
+    cls = registry.get(kind, row.part)
+    signature = inspect.signature(cls)
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    resolved = json.loads(json.dumps({**defaults, **row.options}))
+    config = {"name": row.part, "version": getattr(cls, "version", 1), "options": resolved}
+    file = registry.sources(kind)[row.part].file
+    if not file.is_relative_to(Path(__file__).parent.parent):
+        config["source"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return config
+
+
+def parse_filter(text: str | None) -> dict[str, list[str]]:
+    """`regularizer=kl*|none,generator=mar` -> patterns by axis; all axes must match, any pattern of one."""
+    axes = ("dataset", "tokenizer", "regularizer", "generator", "seed")
+    accept: dict[str, list[str]] = {}
+    for clause in (text or "").split(","):
+        if not clause.strip():
+            continue
+        axis, sign, patterns = clause.strip().partition("=")
+        if not sign or not patterns:
+            raise ValueError(f"--filter takes AXIS=PATTERN[|PATTERN][,AXIS=…], not {clause!r}")
+        if axis not in axes:
+            raise ValueError(registry.unknown("axis in --filter", axis, list(axes)))
+        # Labels carry brackets of their own, which are no character classes here.
+        accept.setdefault(axis, []).extend(p.replace("[", "[[]") for p in patterns.split("|"))
+    return accept
+
+
+def accepts(accept: Mapping[str, list[str]], cell: Cell) -> bool:
+    """Whether a cell passes a parsed filter."""
+    labels = cell.identity
+    return all(any(fnmatchcase(labels[axis], p) for p in patterns) for axis, patterns in accept.items())
+
+
+def _parameters(module: Regularizer | Tokenizer | Generator) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

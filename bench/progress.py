@@ -1,0 +1,92 @@
+"""Live progress: a line per worker on a terminal, one plain line per event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .engine import Event
+from .plan import Cell
+from .records import Record
+
+SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/]"}
+
+
+class Display:
+    """Listens to an engine; a context manager, for it owns the terminal while stages run."""
+
+    def __init__(self, console: Console, total: int, cached: int, quiet: bool = False) -> None:
+        self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
+        self.began: dict[str, float] = {}
+        self.live = console.is_terminal and not quiet
+        self.stages = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.overall = self.stages.add_task("[bold]stages", total=total, completed=cached)
+        self.workers: dict[int, TaskID] = {}
+        self.shown: Live | None = None
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.shown = Live(Group(self.stages), console=self.console, refresh_per_second=5, transient=True)
+            self.shown.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.shown is not None:
+            self.shown.stop()
+
+    def hear(self, event: Event) -> None:
+        """Shows one event of the engine."""
+        stage = event.stage
+        if event.what == "started":
+            self.began[stage.id] = time.monotonic()
+            self._line(f"start  {stage.kind:<9} {stage.label}")
+            self._worker(event, f"{stage.kind} {stage.label}", 0, None)
+        elif event.what == "progress":
+            text = f"{stage.kind} {stage.label} [dim]{escape(event.text)}[/]"
+            self._worker(event, text, event.step, event.total)
+        else:
+            self.finished += 1
+            self.stages.update(self.overall, completed=self.finished)
+            seconds = time.monotonic() - self.began.get(stage.id, time.monotonic())
+            count = f"[{self.finished}/{self.total}]"
+            if event.what == "done":
+                self._line(f"done   {stage.kind:<9} {stage.label}  {seconds:.1f} s  {count}")
+            else:
+                self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
+
+    def cell(self, cell: Cell, record: Record) -> None:
+        """Shows that a cell is finished."""
+        if self.live or record.status != "done":
+            reason = f": {record.reason}" if record.reason else ""
+            if self.live:
+                self.console.print(f"{SYMBOLS[record.status]} {escape(cell.name + reason)}")
+            else:
+                self._line(f"{record.status:<7}cell      {cell.name}{reason}", always=True)
+
+    def _worker(self, event: Event, text: str, step: int, total: int | None) -> None:
+        if not self.live:
+            return
+        if event.worker not in self.workers:
+            self.workers[event.worker] = self.stages.add_task("")
+        task = self.workers[event.worker]
+        if event.what == "started":
+            self.stages.reset(task)
+        self.stages.update(task, description=text, completed=step, total=total)
+
+    def _line(self, text: str, always: bool = False) -> None:
+        if not self.live and (always or not self.quiet):
+            self.console.print(Text(text), soft_wrap=True)

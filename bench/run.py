@@ -1,0 +1,207 @@
+"""A run: makes the stages of a matrix, and writes each cell's record and the leaderboard as it finishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import grids, leaderboard, records
+from .engine import Engine, Event
+from .matrix import Matrix, resolved
+from .plan import Cell, Plan, Stage
+from .provenance import provenance
+from .records import Record
+from .store import Artifact, Store
+
+
+class RunError(Exception):
+    """A run that cannot start; the message is meant for users."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; nothing in it changes a number."""
+
+    out: Path
+    jobs: int
+    device: str = "cpu"
+    fail_fast: bool = False
+    keep_records: bool = False
+    rerun: bool = False
+
+
+def run(
+    matrix: Matrix,
+    plan: Plan,
+    cells: list[Cell],
+    store: Store,
+    options: Options,
+    listen: Callable[[Event], None],
+    announce: Callable[[Cell, Record], None],
+) -> list[Record]:
+    """Makes the chosen cells of a plan and returns the records of the results folder.
+
+    Raises:
+        RunError: nothing has been written, or no stage could start.
+    """
+    prepare(matrix, plan, store, options)
+    book = Book(matrix, plan, store, options)
+    pending = [cell for cell in cells if not (options.keep_records and book.has(cell))]
+    wanted = list(dict.fromkeys(one for cell in pending for one in cell.scores.values()))
+    needed = plan.ancestors(wanted)
+    missing = next((plan.stages[one] for one in needed if not plan.stages[one].known), None)
+    if missing is not None:
+        raise RunError(f"{missing.label}: its data or weights are not on this machine")
+    if options.rerun:
+        for one in needed:
+            shutil.rmtree(store.path(plan.stages[one]), ignore_errors=True)
+            shutil.rmtree(store.root / "work" / one, ignore_errors=True)
+    engine = Engine(
+        plan,
+        store,
+        jobs=options.jobs,
+        threads=matrix.threads,
+        device=options.device,
+        precision=matrix.precision,
+        plugins=list(matrix.plugins),
+    )
+
+    def settle() -> None:
+        for cell in list(pending):
+            if all(one in engine.done or one in engine.failures for one in cell.scores.values()):
+                pending.remove(cell)
+                announce(cell, book.write(cell, engine.failures))
+                book.publish()
+
+    def heard(event: Event) -> None:
+        listen(event)
+        if event.what == "done" and event.stage.kind == "scores":
+            settle()
+
+    settle()  # skipped cells have nothing to wait for
+    engine.run(wanted, heard, options.fail_fast)
+    settle()
+    return book.publish(pictures=True)
+
+
+def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
+    """Fails before any work if a folder cannot be written; sets aside records of another matrix."""
+    for folder in (options.out / "records", store.root / "locks"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise RunError(f"cannot write to {folder}: permission denied")
+    mine = {cell.key for cell in plan.cells}
+    for file in sorted((options.out / "records").glob("*.json")):
+        try:
+            foreign = Record.from_json(file.read_text()).key not in mine
+        except ValueError:
+            foreign = True
+        if foreign:
+            file.rename(file.with_suffix(".json.stale"))
+    text = yaml.safe_dump(resolved(matrix), sort_keys=False, allow_unicode=True)
+    records.replace_text(options.out / "matrix.lock.yaml", text)
+
+
+class Book:
+    """The results folder: records and pictures of cells, and the tables made from all of its records."""
+
+    def __init__(self, matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
+        self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
+        self.folder = options.out
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the folder has a finished record of exactly this cell."""
+        return any(r.key == cell.key and r.status != "failed" for r in records.read(self.folder / "records"))
+
+    def write(self, cell: Cell, failures: dict[str, str]) -> Record:
+        """The record of a cell whose stages are made, failed or skipped."""
+        reason = cell.skipped
+        metrics: dict[str, Any] = {}
+        curves: dict[str, Any] = {}
+        cost: dict[str, Any] = {}
+        for guidance, one in cell.scores.items():
+            if one in failures:
+                reason = reason or failures[one]
+            scores = self._artifact(one)
+            if scores is None or scores.error is not None:
+                continue
+            suffix = f"@{guidance}" if guidance and cell.generator != "real" else ""
+            metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
+            cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
+        for stage in self._ancestors(cell):
+            artifact = self._artifact(stage.id)
+            if artifact is not None and artifact.error is None and artifact.info.get("curves"):
+                curves[stage.kind] = artifact.info["curves"]
+        status = "skipped" if cell.skipped else "failed" if reason else "done"
+        record = Record(
+            cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
+        )
+        records.write(self.folder / "records", record)
+        self._pictures(cell)
+        return record
+
+    def publish(self, pictures: bool = False) -> list[Record]:
+        """The leaderboard of all records in the folder."""
+        found = records.read(self.folder / "records")
+        leaderboard.write(self.folder, found, self.matrix.name)
+        if pictures:
+            self._reconstructions()
+        return found
+
+    def _provenance(self, cell: Cell) -> dict[str, Any]:
+        m = self.matrix
+        return provenance(self.options.device) | {
+            "threads": m.threads,
+            "precision": m.precision,
+            "seed": cell.seed,
+            "budget": vars(m.budget),
+            "samples": m.samples,
+        }
+
+    def _ancestors(self, cell: Cell) -> list[Stage]:
+        return [self.plan.stages[one] for one in self.plan.ancestors(list(cell.scores.values()))]
+
+    def _artifact(self, one: str) -> Artifact | None:
+        stage = self.plan.stages[one]
+        return self.store.get(stage) if self.store.has(stage) else None
+
+    def _pictures(self, cell: Cell) -> None:
+        for stage in self._ancestors(cell):
+            artifact = self._artifact(stage.id) if stage.kind == "samples" else None
+            if artifact is not None and artifact.error is None:
+                name = f"{cell.tokenizer}--{cell.regularizer}--{cell.generator}--{cell.seed}"
+                name += f"@{stage.config['guidance']:g}"
+                images, labels = artifact.tensors["images"], artifact.tensors["labels"]
+                grids.write_samples(self.folder / "samples", name, images, labels)
+
+    def _reconstructions(self) -> None:
+        """The first seed's tokenizers, each decoding the same held-out images."""
+        import torch
+
+        from . import build
+        from .images import to_uint8
+
+        rows = {}
+        for cell in self.plan.cells:
+            for stage in self._ancestors(cell):
+                artifact = self._artifact(stage.id) if stage.kind == "latents" else None
+                if artifact is not None and artifact.error is None:
+                    label = f"{cell.tokenizer} {cell.regularizer}"
+                    rows.setdefault(label, artifact.tensors["preview"])
+        if rows:
+            dataset = build.dataset(
+                {"name": self.matrix.dataset.part, "options": self.matrix.dataset.options}
+            )
+            count = min(64, dataset.size("val"))
+            originals = to_uint8(dataset.images("val", torch.arange(count)))
+            pairs = [("held-out images", originals), *rows.items()]
+            grids.write_reconstructions(self.folder / "samples", pairs)

@@ -1,0 +1,174 @@
+"""The one loop that trains tokenizers, whatever the regularizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
+from .checkpoint import State
+from .optim import DEFAULTS, Average, adamw, group_settings, set_rates
+from .training import Context, batch_index, run_steps
+
+
+def train_tokenizer(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    dataset: Dataset,
+    reconstruction: Mapping[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]],
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    optimizer: Sequence[Mapping[str, Any]],
+    context: Context,
+    features: Tensor | None = None,
+    reference: Reference | None = None,
+) -> State:
+    """Trains both in place for `steps` tokenizer updates and leaves the averaged weights in them.
+
+    Args:
+        reconstruction: weight and function of each reconstruction loss, by name.
+        optimizer: the tokenizer's and the regularizer's settings; the latter apply to its own parameters,
+            and to the groups that they name.
+        features: (n, N, F) teacher features of the training images, for methods that ask for them.
+        reference: in the latent's space, for methods that ask for it.
+    """
+    accelerator = context.accelerator()
+    device = accelerator.device
+    tokenizer.to(device).train()
+    regularizer.to(device).train()
+    critics = regularizer.critics()
+    learned = {name: [p for p in net.parameters() if p.requires_grad] for name, net in critics.items()}
+    of_critics = {id(p) for critic in critics.values() for p in critic.parameters()}
+    main, trained = _optimizer(tokenizer, regularizer, optimizer, of_critics)
+    optimizers: dict[str, torch.optim.Optimizer] = {"main": accelerator.prepare(main)}
+    for name, parameters in learned.items():
+        settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
+        optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
+    top = group_settings(DEFAULTS, optimizer[0])
+    averages = {
+        "tokenizer": Average(tokenizer, top["ema"]),
+        "regularizer": Average(regularizer, top["ema"]),
+    }
+    state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
+    size, labels = dataset.size("train"), dataset.labels("train")
+
+    def load(update: int, position: int, stream: str) -> Step:
+        index = batch_index(size, batch, position, seed, stream)
+        noise = Noise(seed, ("tokenizer", stream, str(position)))
+        drawn = None
+        if reference is not None:
+            chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
+            drawn = reference.samples[chosen].to(device)
+        return Step(
+            update,
+            dataset.images("train", index).to(device),
+            None if labels is None else labels[index].to(device),
+            noise,
+            tokenizer.decode,
+            None if features is None else features[index].to(device),
+            drawn,
+        )
+
+    def encode(step: Step) -> tuple[Tensor, Tensor]:
+        h = tokenizer.encode(step.images)
+        return h, regularizer.latent(h, step.noise.fork("latent"), step.labels)
+
+    def learn_critics(on: bool) -> None:
+        for parameters in learned.values():
+            for parameter in parameters:
+                parameter.requires_grad_(on)
+
+    def update_critic(name: str, z: Tensor, step: Step) -> Tensor:
+        optimizers[name].zero_grad()
+        with accelerator.autocast():
+            loss = regularizer.critic_loss(name, z, step)
+        accelerator.backward(loss)
+        settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
+        if settings["clip"]:
+            accelerator.clip_grad_norm_(learned[name], settings["clip"])
+        set_rates(optimizers[name], step.index, steps)
+        optimizers[name].step()
+        return loss
+
+    def update(index: int) -> dict[str, Tensor]:
+        step = load(index, index, "data")
+        learn_critics(False)
+        optimizers["main"].zero_grad()
+        with accelerator.autocast():
+            h, z = encode(step)
+            terms = tokenizer.loss(step.images, z, step)
+            if terms is None:
+                images = tokenizer.decode(z)
+                terms = {
+                    name: w * function(images, step.images) for name, (w, function) in reconstruction.items()
+                }
+            own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
+            own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"])
+        accelerator.backward(sum((terms | own).values()))
+        if top["clip"]:
+            accelerator.clip_grad_norm_(trained, top["clip"])
+        set_rates(optimizers["main"], index, steps)
+        optimizers["main"].step()
+        averages["tokenizer"].update(tokenizer, index)
+        averages["regularizer"].update(regularizer, index)
+        losses = terms | own
+        learn_critics(True)
+        for turn in range(regularizer.critic_steps if critics else 0):
+            # The first update takes the tokenizer's batch; the others have a stream of their own, so that
+            # every row's tokenizer sees the same images in the same order.
+            if turn:
+                step = load(index, index * (regularizer.critic_steps - 1) + turn - 1, "critic")
+                with torch.no_grad(), accelerator.autocast():
+                    z = encode(step)[1]
+            for name in critics:
+                noise = step.noise.fork("critic").fork(name)
+                losses[name] = update_critic(name, z.detach(), replace(step, noise=noise))
+        return losses
+
+    run_steps(state, steps, update, context, seed, "tokenizer")
+    for name, module in state.modules.items():
+        module.load_state_dict(averages[name].weights(module))
+        module.eval()
+    return state
+
+
+def balance(
+    own: dict[str, Tensor], terms: dict[str, Tensor], names: frozenset[str], head: nn.Parameter
+) -> dict[str, Tensor]:
+    """Scales the named terms by |d reconstruction / d head| / |d term / d head|, detached (VQGAN; VA-VAE)."""
+    if not names:
+        return own
+    target = torch.autograd.grad(sum(terms.values()), head, retain_graph=True)[0].norm()  # type: ignore[arg-type]
+    balanced = {}
+    for name, term in own.items():
+        if name in names:
+            norm = torch.autograd.grad(term, head, retain_graph=True)[0].norm()
+            term = term * (target / (norm + 1e-4)).clamp(0, 1e8).detach()
+        balanced[name] = term
+    return balanced
+
+
+def _optimizer(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    layers: Sequence[Mapping[str, Any]],
+    of_critics: set[int],
+) -> tuple[torch.optim.AdamW, list[nn.Parameter]]:
+    """Parameters fall into groups by facts: a critic's and frozen ones are not trained here."""
+    of_tokenizer, of_regularizer = layers
+    # A regularizer's own keys are for its own parameters; the groups that it names reach the tokenizer's.
+    nested = {key: value for key, value in of_regularizer.items() if key not in DEFAULTS}
+    groups, seen = [], set(of_critics)
+    modules = {"encoder": tokenizer.encoder, "decoder": tokenizer.decoder, "regularizer": regularizer}
+    for name, module in modules.items():
+        parameters = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in parameters}
+        own = of_regularizer if name == "regularizer" else nested
+        groups.append((group_settings(DEFAULTS, of_tokenizer, own, group=name), parameters))
+    return adamw(groups), [p for _, parameters in groups for p in parameters]

@@ -1,0 +1,92 @@
+"""What both training loops share: the order of the data, and the steps between two checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from . import checkpoint
+from .checkpoint import State
+from .seeds import seed_for
+
+
+class Diverged(Exception):
+    """A loss that is not finite. Divergence is a result: it is cached like any other."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; a checkpoint has been written."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision."""
+
+    work: Path
+    device: str = "cpu"
+    precision: str = "fp32"
+    report: Callable[[int, int, str], None] = lambda step, total, text: None
+    stopping: Callable[[], bool] = lambda: False
+    checkpoint_seconds: float = 10.0
+
+    def accelerator(self) -> Accelerator:
+        """Device placement, autocast, gradient scaling and clipping."""
+        precision = {"fp32": "no"}.get(self.precision, self.precision)
+        return Accelerator(cpu=self.device == "cpu", mixed_precision=precision)
+
+
+def batch_index(size: int, batch: int, step: int, *stream: str | int) -> Tensor:
+    """The images of one step: (batch,) indices from a stream of epochs, each a permutation of its own."""
+    parts, start, stop = [], step * batch, (step + 1) * batch
+    while start < stop:
+        epoch, offset = divmod(start, size)
+        part = _permutation(size, seed_for(*stream, "epoch", epoch))[offset : offset + stop - start]
+        parts.append(part)
+        start += len(part)
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+def run_steps(
+    state: State, total: int, update: Callable[[int], dict[str, Tensor]], context: Context, *stream: str | int
+) -> None:
+    """Runs `update(step)` until `total`, from the newest checkpoint if there is one; it returns named losses.
+
+    Before each step torch's global generator is seeded from the stream and the step, so that dropout and a
+    plugin's own draws resume as well. Every step's losses must be finite.
+    """
+    checkpoint.load(context.work, state)
+    every = max(1, total // 100)  # points of a curve
+    began, saved = time.monotonic() - state.seconds, time.monotonic()
+    while state.step < total:
+        torch.manual_seed(seed_for(*stream, "torch", state.step))
+        losses = {name: float(value.detach()) for name, value in update(state.step).items()}
+        state.step += 1
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            raise Diverged(f"the loss {bad[0]!r} is {losses[bad[0]]} at step {state.step}")
+        if state.step % every == 0 or state.step == total:
+            for name, value in {"step": state.step, **losses}.items():
+                state.curves.setdefault(name, []).append(value)
+        if state.step % max(1, every // 4) == 0:
+            context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
+        now = time.monotonic()
+        state.seconds = now - began
+        if context.stopping():
+            checkpoint.save(context.work, state)
+            raise Stopped
+        if now - saved > context.checkpoint_seconds and state.step < total:
+            checkpoint.save(context.work, state)
+            saved = time.monotonic()

@@ -1,0 +1,137 @@
+"""A worker process: single-threaded, it runs one stage at a time and dies with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from .plan import Stage
+from .store import Result, Store
+
+SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What must be set before torch is imported; two OpenMP pools on busy cores slow each other tenfold."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {name: str(threads) for name in names} | {"OMP_WAIT_POLICY": "passive"}
+
+
+def main(
+    pipe: Connection, root: Path, plugins: list[Path], threads: int, device: str, precision: str
+) -> None:
+    """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+    import torch
+
+    from . import registry
+
+    torch.set_num_threads(threads)
+    # LZN's softmax is full of denormals; all workers of all engines must agree, for it changes last bits.
+    torch.set_flush_denormal(True)
+    for plugin in plugins:
+        registry.load_plugin(plugin)
+    store = Store(root)
+    pipe.send(("ready",))
+    while not stopping.is_set():
+        try:
+            if not pipe.poll(0.1):
+                continue
+            stage, parents = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(run_stage(stage, parents, store, device, precision, pipe, stopping))
+
+
+def run_stage(
+    stage: Stage,
+    parents: dict[str, Stage],
+    store: Store,
+    device: str,
+    precision: str,
+    pipe: Connection,
+    stopping: threading.Event,
+) -> tuple[str, ...]:
+    """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason."""
+    from .stages import STAGES
+    from .training import Context, Diverged, Stopped
+
+    latest = [0.0]
+
+    def report(step: int, total: int, text: str) -> None:
+        if time.monotonic() - latest[0] > 0.2 or step == total:
+            latest[0] = time.monotonic()
+            pipe.send(("progress", stage.id, step, total, text))
+
+    with store.lock(stage):
+        if store.has(stage):
+            return ("done", stage.id)
+        _reset_peak_memory(device)
+        began = time.monotonic()
+        context = Context(store.work(stage), device, precision, report, stopping.is_set)
+        inputs = {role: store.get(parent) for role, parent in parents.items()}
+        try:
+            result = STAGES[stage.kind](stage.config, inputs, context)
+        except Stopped:
+            return ("stopped", stage.id)
+        except Diverged as error:
+            result = Result(error=str(error))
+        except Exception as error:
+            return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
+        result.cost.setdefault("seconds", time.monotonic() - began)
+        result.cost["peak_memory_bytes"] = _peak_memory(device)
+        store.put(stage, result)
+        return ("done", stage.id)
+
+
+def _die_with_parent() -> None:
+    """No orphan goes on training: the kernel's signal on Linux, a look at the parent elsewhere."""
+    try:
+        ctypes.CDLL(None).prctl(SIGNAL_ON_PARENT_DEATH, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _reset_peak_memory(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _peak_memory(device: str) -> float:
+    """Bytes of the accelerator's memory at the peak, or of this process's, libraries included."""
+    import torch
+
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated())
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        import resource
+
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
