@@ -18,11 +18,24 @@ from .records import Record, RecordError, comparable, in_order, natural, protoco
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns of a table in this order, by how a metric's name begins; the others follow alphabetically.
+# Columns of a table in this order; other metrics follow alphabetically.
 ORDER = {
-    "generator": ("gfid", "gfd", "gkid", "gkd", "kid", "kd", "is", "precision", "recall", "memor"),
-    "tokenizer": ("psnr", "ssim", "lpips", "rfid", "rfd", "rkid", "rkd", "knn"),
+    "generator": ("gfid", "gfd", "kd", "is", "precision", "recall", "memorisation"),
+    "tokenizer": (
+        "psnr",
+        "ssim",
+        "lpips",
+        "rfid",
+        "rfd",
+        "rkd",
+        "knn_nll",
+        "knn_nll_reverse",
+        "knn_nll_real",
+    ),
 }
+COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong into the cost table
+COST_ORDER = ("seconds", "gflop", "parameters")
+ARROWS = {"higher": "↑", "lower": "↓"}
 IDENTITY = (
     "dataset",
     "tokenizer",
@@ -33,7 +46,7 @@ IDENTITY = (
     "seeds_done",
     "seeds",
 )
-WIDEST = 9  # metrics in a Markdown table; the CSV has all
+WIDEST = 10  # metrics in a Markdown table; the CSV has all
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -109,10 +122,10 @@ def write(folder: str | Path, records: Iterable[Record], title: str | None = Non
 
 
 def report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
-    """Rebuilds the tables in `out` from the records of one or several results folders alone."""
+    """Rebuilds the tables in `out` from FOLDER/records of one or several results folders alone."""
     found: dict[tuple[str, ...], tuple[str | Path, Record]] = {}
     for folder in folders:
-        records = read(folder)
+        records = read(Path(folder) / "records")
         if not records:
             raise RecordError(f"no records in {Path(folder) / 'records'}")
         for record in records:
@@ -354,7 +367,7 @@ def _columns(rows: list[Row]) -> list[Column]:
 
     def place(column: Column) -> tuple[Any, ...]:
         order, base = ORDER[column.scope], column.base.lower()
-        rank = next((i for i, start in enumerate(order) if base.startswith(start)), len(order))
+        rank = order.index(base) if base in order else len(order)
         names = (natural(base), "@" in column.name, natural(column.name))
         return column.scope == "generator", rank, *names, column.protocol
 
@@ -362,15 +375,20 @@ def _columns(rows: list[Row]) -> list[Column]:
 
 
 def _of(rows: list[Row], scope: str, most: int = WIDEST) -> tuple[list[Column], list[str]]:
-    """The columns of the first `most` metrics of a scope, and the names of the others."""
-    columns = [column for column in _columns(rows) if column.scope == scope]
+    """The columns of a scope's first `most` scores, and the names of the others.
+
+    Of the numbers at the `real` row's n only the distances are shown: the others say little more.
+    """
+    columns = [c for c in _columns(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
     names = list(dict.fromkeys(column.name for column in columns))
-    return [column for column in columns if column.name in names[:most]], names[most:]
+    minor = {c.name for c in columns if "@" in c.name and c.base not in ("gFD", "gFID")}
+    shown = [name for name in names if name not in minor][:most]
+    return [c for c in columns if c.name in shown], [name for name in names if name not in shown]
 
 
 def _ranked(rows: list[Row], scope: str) -> list[Row]:
     """The real row, then by generator and the scope's first metric that has a direction, best first."""
-    directed = [c for c in _columns(rows) if c.scope == scope and c.better]
+    directed = [column for column in _of(rows, scope)[0] if column.better]
     first = [column for column in directed if column.name == directed[0].name]  # one per protocol
 
     def place(row: Row) -> tuple[Any, ...]:
@@ -435,15 +453,26 @@ def _tokenizers(rows: list[Row]) -> str:
 
 
 def _cost(rows: list[Row]) -> str:
-    rows = [row for row in rows if row.cost and not row.real]
-    names = _first_seen(row.cost for row in rows)
-    lines = []
-    for row in sorted(rows, key=lambda row: natural(row.generator)):
-        values = [number(row.cost[name]) if name in row.cost else "" for name in names[:WIDEST]]
-        lines.append([*map(escape, (row.generator, row.tokenizer, row.regularizer)), _guidance(row), *values])
+    """Metrics counted in a unit of cost, and what was measured while running."""
+    lines, spent = [], [(row, _spent(row)) for row in rows if not row.real]
+    names = sorted(_first_seen(cost for _, cost in spent), key=_cost_place)
+    for row, cost in sorted(spent, key=lambda pair: natural(pair[0].generator)):
+        values = [number(cost[name]) if name in cost else "" for name in names[:WIDEST]]
+        if cost:
+            labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
+            lines.append([*labels, _guidance(row), *values])
     header = ["generator", "tokenizer", "regularizer", "w"]
     header += [escape(name.replace("_", " ")) for name in names[:WIDEST]]
-    return _table(header, lines, 4) + _others([f"cost_{name}" for name in names[WIDEST:]]) if names else ""
+    return _table(header, lines, 4) + _others(names[WIDEST:]) if names else ""
+
+
+def _spent(row: Row) -> dict[str, float]:
+    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
+    return {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+
+
+def _cost_place(name: str) -> int:
+    return next((i for i, word in enumerate(COST_ORDER) if word in name), len(COST_ORDER))
 
 
 def _missing(records: list[Record]) -> str:

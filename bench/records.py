@@ -83,17 +83,17 @@ class Record:
 
 
 def write(folder: str | Path, record: Record) -> Path:
-    """Stores a record as `folder`/records/CELL.json, whole or not at all; `folder` is results/NAME."""
-    path = Path(folder) / "records" / record.filename
+    """Stores a record as `folder`/CELL.json, whole or not at all; `folder` is results/NAME/records."""
+    path = Path(folder) / record.filename
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, record.to_json())
     return path
 
 
 def read(folder: str | Path) -> list[Record]:
-    """All records of `folder`/records in the order of their cells; none if there is no such folder."""
+    """All records in `folder` in the order of their cells; none if there is no such folder."""
     found: list[Record] = []
-    for path in sorted((Path(folder) / "records").glob("*.json")):
+    for path in sorted(Path(folder).glob("*.json")):
         try:
             found.append(Record.from_json(path.read_text(encoding="utf-8")))
         except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

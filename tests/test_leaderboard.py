@@ -17,6 +17,7 @@ SCOPES = {
     "gFD[net]": ("generator", "lower"),
     "gFD@360[net]": ("generator", "lower"),
     "recall[net]": ("generator", "higher"),
+    "recall@360[net]": ("generator", "higher"),
 }
 
 
@@ -212,6 +213,46 @@ def test_the_cost_table_means_over_seeds_and_follows_guidance():
     assert [line[3:] for line in lines] == [["1", "11", "1.500"], ["2", "11", "3"]]
 
 
+def test_counted_costs_stand_in_the_cost_table_alone():
+    flops = {"value": 2.5, "n": 16, "protocol": {}, "scope": "generator", "better": "lower", "unit": "GFLOP"}
+    scores = {"gFD[net]@1.0": 5.0, "generator_gflop@1.0": flops}
+    text = markdown([record(**scores, cost={"x_peak_mib": 7, "x_seconds": 1.5})], "t")
+    assert table(text, "Cost")[0][4:] == ["x seconds", "generator gflop", "x peak mib"]
+    assert table(text, "Cost")[1][4:] == ["1.500", "2.500", "7"]
+    assert len(table(text, "Generation")[0]) == 4 + 1
+
+
+def test_likelihoods_stand_beside_their_reverse():
+    names = [
+        "kNN_NLL_own",
+        "kNN_NLL_real",
+        "kNN_NLL",
+        "kNN_NLL_reverse",
+        "PSNR_mean",
+        "PSNR",
+        "effective_rank",
+    ]
+    many = {n: {"value": 1.0, "n": 1, "protocol": {}, "scope": "tokenizer"} for n in names}
+    header = table(markdown([record(**many)], "t"), "Tokenizers")[0]
+    order = [
+        "PSNR",
+        "kNN_NLL",
+        "kNN_NLL_reverse",
+        "kNN_NLL_real",
+        "effective_rank",
+        "kNN_NLL_own",
+        "PSNR_mean",
+    ]
+    assert [name.split()[0] for name in header[2:]] == order
+
+
+def test_of_the_numbers_at_the_real_n_only_distances_are_shown():
+    at = {"gFD@360[net]@1": 50.0, "recall@360[net]@1": 0.5, "recall[net]@1": 0.7}
+    text = markdown([record(**at)], "t")
+    assert [name.split()[0] for name in table(text, "Generation")[0][4:]] == ["gFD@360", "recall"]
+    assert "In leaderboard.csv too: recall@360[net]." in text
+
+
 def test_two_datasets_have_tables_of_their_own():
     text = markdown([record(PSNR=30.0), record(PSNR=20.0, dataset="mnist")], "t")
     assert len(table(text, "Tokenizers (digits)")) == len(table(text, "Tokenizers (mnist)")) == 2
@@ -254,7 +295,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     folder = tmp_path / "digits"
     texts = [path.read_bytes() for path in write(folder, records)]
     for each in records:
-        write_record(folder, each)
+        write_record(folder / "records", each)
     assert [path.read_bytes() for path in report([folder], tmp_path / "out")] == texts
     assert [path.name for path in report([folder], folder)] == ["leaderboard.csv", "leaderboard.md"]
     assert [path.read_bytes() for path in write(folder, records[::-1])] == texts
@@ -265,13 +306,13 @@ def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     with pytest.raises(RecordError, match="no records in .*one"):
         report([one], tmp_path / "out")
-    write_record(one, record(PSNR=30.0, cost={"s": 1}))
-    write_record(one, record("none", status="failed", reason="killed"))
-    write_record(two, record(PSNR=30.0, cost={"s": 2}))
-    write_record(two, record("none", PSNR=29.0))
+    write_record(one / "records", record(PSNR=30.0, cost={"s": 1}))
+    write_record(one / "records", record("none", status="failed", reason="killed"))
+    write_record(two / "records", record(PSNR=30.0, cost={"s": 2}))
+    write_record(two / "records", record("none", PSNR=29.0))
     rows = pd.read_csv(report([one, two], tmp_path / "out")[0])
     assert rows["PSNR"].tolist() == [30.0, 29.0] and set(rows["status"]) == {"done"}
-    write_record(two, record(PSNR=30.1))
+    write_record(two / "records", record(PSNR=30.1))
     with pytest.raises(
         RecordError, match="one and .*two have different numbers for the cell digits/vit/kl/mar/0"
     ):
@@ -298,8 +339,8 @@ def test_a_wide_table_says_what_only_the_csv_has():
     names = [f"m{i}" for i in range(12)]
     many = {n: {"value": 1.0, "n": 1, "protocol": {}, "scope": "tokenizer"} for n in names}
     text = markdown([record(**many)], "t")
-    assert len(table(text, "Tokenizers")[0]) == 2 + 9
-    assert "In leaderboard.csv too: m9, m10, m11." in text
+    assert len(table(text, "Tokenizers")[0]) == 2 + 10
+    assert "In leaderboard.csv too: m10, m11." in text
 
 
 def test_the_summary_is_compact_whatever_the_matrix():

@@ -38,7 +38,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
         provenance={"torch": "2.14", "seeds": {"tokenizer": 1}},
     )
     path = write(tmp_path, third)
-    assert path.parent == tmp_path / "records"
+    assert path.parent == tmp_path
     assert read(tmp_path) == [third]
     assert read(tmp_path)[0].metrics["PSNR"]["value"] == 1 / 3
     assert read(tmp_path / "elsewhere") == []
@@ -108,7 +108,7 @@ def test_file_names_are_safe_readable_and_unique(tmp_path):
 def test_writing_again_replaces_the_file_and_leaves_no_other(tmp_path):
     write(tmp_path, record("failed", reason="boom"))
     write(tmp_path, record())
-    assert [path.name for path in (tmp_path / "records").iterdir()] == [record().filename]
+    assert [path.name for path in (tmp_path).iterdir()] == [record().filename]
     assert read(tmp_path)[0].status == "done"
 
 
@@ -141,7 +141,7 @@ GOOD = json.loads(record(metrics={"x": metric(1.0)}).to_json())
 )
 def test_a_broken_record_is_named_with_what_is_wrong(tmp_path, text, says):
     write(tmp_path, record())
-    broken = tmp_path / "records" / "broken.json"
+    broken = tmp_path / "broken.json"
     broken.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RecordError, match=says) as error:
         read(tmp_path)
