@@ -1,10 +1,11 @@
-"""Distances between two sets of features, (n, F) and (m, F), through torch-fidelity, with the names they go by.
+"""Distances between sets of features (n, F) and (m, F), through torch-fidelity, and the names they go by.
 
 torch-fidelity and SciPy take seconds to import: the functions here import them, so that a plan needn't.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -97,9 +98,15 @@ def memorisation(samples: Tensor, heldout: Tensor, train: Tensor) -> float:
     return float(mannwhitneyu(far, near, method="asymptotic").statistic / (len(near) * len(far)))
 
 
-def distance_protocol(base: str, n: int, m: int) -> dict[str, Any]:
+def base_name(name: str) -> str:
+    """`KD@360[effnet_lite0]` -> `KD`."""
+    return re.split(r"[@\[]", name)[0]
+
+
+def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:
     """What a distance depends on besides the features: sizes and settings, for n features against m."""
-    if base == "KD" or base == "rKD":
+    base = base_name(name)
+    if base in ("KD", "rKD"):
         size = kd_subset_size(n, m)
         return {"kernel": "(x.y / F + 1)^3", "subsets": KD_SUBSETS, "subset_size": size, "subset_seed": 2020}
     if base in ("precision", "recall"):

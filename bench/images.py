@@ -34,8 +34,8 @@ def to_rgb(images: Tensor) -> Tensor:
 def resize(levels: Tensor, resolution: int) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 (B, 3, resolution, resolution) in [0, 255], not rounded again.
 
-    clean-fid's "clean" mode: PIL's bicubic filter on floats, which widens when it shrinks an image. A rectangle
-    becomes a square, as there.
+    clean-fid's "clean" mode: PIL's bicubic filter on floats, which widens when it shrinks an image. A
+    rectangle becomes a square, as there.
     """
     from cleanfid.resize import make_resizer
 

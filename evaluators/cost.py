@@ -1,0 +1,174 @@
+"""What a row costs: parameters, floating-point operations of training, wall seconds and peak memory."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..bench.api import Evaluator, Generator, Metric, Noise, Regularizer, Step, Subject, Tokenizer
+from ..bench.registry import register
+
+BATCH = 16  # images or latents that operations are counted on; some losses grow with the square of it
+STAGES = {"tokenizer": ("features", "prior", "tokenizer", "latents"), "generator": ("generator", "samples")}
+
+
+def parameters(*modules: nn.Module) -> float:
+    """In millions, frozen ones included, shared ones once."""
+    unique = {id(p): p.numel() for module in modules for p in module.parameters()}
+    return sum(unique.values()) / 1e6
+
+
+def flops(step: Callable[..., None], *arguments: Any) -> int:
+    """Operations of step(*copies of the arguments) in matrix products, convolutions and attention.
+
+    A multiply-add is two. The copies are on the meta device, which computes nothing, or, where a module can't
+    go on without values, where the originals are.
+    """
+
+    def count(device: str | None) -> int:
+        copies = [_copied(argument, device) for argument in arguments]
+        # Fused attention isn't counted on CPU tensors; as two matrix products it is, everywhere alike.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            step(*copies)
+        return counter.get_total_flops()
+
+    try:
+        return count("meta")
+    except RuntimeError:
+        return count(None)
+
+
+def _copied(value: Any, device: str | None) -> Any:
+    value = copy.deepcopy(value)
+    return value.to(device) if device and isinstance(value, (nn.Module, Tensor)) else value
+
+
+def tokenizer_step(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    images: Tensor,
+    labels: Tensor | None,
+    features: Tensor | None,
+    reference: Tensor | None,
+    regularized: bool,
+) -> None:
+    """One training step, forward and backward; `regularized` with the regularizer's loss and critics."""
+    tokenizer.train().requires_grad_(True)
+    noise = Noise(0, ("cost",))
+    h = tokenizer.encode(images)
+    z = regularizer.latent(h, noise.fork("latent"), labels)
+    step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
+    terms = tokenizer.loss(images, z, step) or {"l2": (tokenizer.decode(z) - images).square().mean()}
+    added = regularizer.loss(z, h, step) if regularized else {}
+    torch.stack([*terms.values(), *added.values()]).sum().backward()
+    for name in regularizer.critics() if regularized else ():
+        for _ in range(regularizer.critic_steps):
+            regularizer.critic_loss(name, z.detach(), step).backward()
+
+
+def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
+    """One training step, forward and backward."""
+    generator.train().requires_grad_(True)
+    terms = generator.loss(z, labels, Noise(0, ("cost",)))
+    torch.stack(list(terms.values())).sum().backward()
+
+
+def stage_costs(costs: dict[str, dict[str, float]], scope: str) -> dict[str, float]:
+    """Seconds and peak memory by stage; of several with the same first word (`prior/…`), sum and maximum."""
+    found: dict[str, float] = {}
+    for label, cost in costs.items():
+        stage = re.split(r"[^a-z]", label)[0]
+        if stage not in STAGES[scope]:
+            continue
+        if "seconds" in cost:
+            found[f"{stage}_seconds"] = found.get(f"{stage}_seconds", 0.0) + cost["seconds"]
+        if "peak_memory_bytes" in cost:
+            peak = cost["peak_memory_bytes"] / 2**20
+            found[f"{stage}_peak_mib"] = max(found.get(f"{stage}_peak_mib", 0.0), peak)
+    return found
+
+
+@register("cost")
+class Cost(Evaluator):
+    """Parameters and operations of each part, seconds and memory of each stage."""
+
+    metrics = {
+        "tokenizer_parameters_million": Metric("tokenizer", False, "M", "Parameters of encoder and decoder."),
+        "regularizer_parameters_million": Metric(
+            "tokenizer", False, "M", "Parameters of the regularizer, its critics and priors."
+        ),
+        "tokenizer_gflop_per_image": Metric(
+            "tokenizer", False, "GFLOP", "Encoding and decoding a training image, forward and backward."
+        ),
+        "regularizer_gflop_per_image": Metric(
+            "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that."
+        ),
+        "generator_parameters_million": Metric("generator", False, "M", "Parameters of the generator."),
+        "generator_gflop_per_latent": Metric(
+            "generator", False, "GFLOP", "Training on one latent, forward and backward."
+        ),
+    } | {
+        f"{stage}_{suffix}": Metric(scope, False, unit, about.format(stage), run_dependent=True)
+        for scope, stages in STAGES.items()
+        for stage in stages
+        for suffix, unit, about in (
+            ("seconds", "s", "Wall time of the {} stage."),
+            ("peak_mib", "MiB", "Peak memory of the {} stage."),
+        )
+    }
+
+    def run(self, subject: Subject) -> dict[str, float]:
+        if subject.real:
+            return {}
+        spent = stage_costs(subject.costs, subject.scope)
+        return spent | (_of_tokenizer(subject) if subject.scope == "tokenizer" else _of_generator(subject))
+
+    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        if self.metrics[name].run_dependent:
+            return {"n": 1, "threads": torch.get_num_threads()}
+        if "gflop" in name:
+            return {"n": BATCH, "multiply_add": 2, "counted": "matrix products, convolutions, attention"}
+        return {"n": 1}
+
+
+def _of_tokenizer(subject: Subject) -> dict[str, float]:
+    tokenizer, regularizer = subject.tokenizer, subject.regularizer
+    wanted = inspect.signature(type(regularizer)).parameters
+    labels = subject.labels("train")
+    batch = (
+        tokenizer,
+        regularizer,
+        subject.images("train")[:BATCH],
+        None if labels is None else labels[:BATCH],
+        subject.extractor(subject.images("train")[:BATCH])[1] if "teacher_spec" in wanted else None,
+        subject.reference("train").samples[:BATCH] if "reference_spec" in wanted else None,
+    )
+    plain = flops(tokenizer_step, *batch, False)
+    found = {
+        "tokenizer_parameters_million": parameters(tokenizer.encoder, tokenizer.decoder),
+        "regularizer_parameters_million": parameters(regularizer),
+        "tokenizer_gflop_per_image": plain / BATCH / 1e9,
+    }
+    try:
+        added = flops(tokenizer_step, *batch, True) - plain
+    except RuntimeError:  # a loss that needs more of a training run than there is here goes without
+        return found
+    return found | {"regularizer_gflop_per_image": added / BATCH / 1e9}
+
+
+def _of_generator(subject: Subject) -> dict[str, float]:
+    generator, labels = subject.generator, subject.labels("train")
+    found = {"generator_parameters_million": parameters(generator)}
+    if type(generator).loss is Generator.loss:  # nothing to descend
+        return found
+    z = subject.latents("train")[:BATCH]
+    counted = flops(generator_step, generator, z, None if labels is None else labels[:BATCH])
+    return found | {"generator_gflop_per_latent": counted / BATCH / 1e9}

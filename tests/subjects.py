@@ -1,0 +1,82 @@
+"""A small cell made of random tensors, for the tests of evaluators."""
+
+import torch
+from latentbench.bench.api import Dataset, FeatureExtractor, ImageSpec, LatentSpec, Noise, Reference, Subject
+
+
+class FakeDataset(Dataset):
+    image, classes = ImageSpec(1, 8, 8), 10
+
+    def __init__(self, train: int, val: int):
+        self.sizes = {"train": train, "val": val}
+
+    def size(self, split):
+        return self.sizes[split]
+
+
+class FakeExtractor(FeatureExtractor):
+    """The pixels themselves, and the four quadrants as tokens."""
+
+    channels, spec = 64, LatentSpec(4, 16, (2, 2))
+
+    def __init__(self, name="pixels"):
+        self.name = name
+
+    def protocol(self):
+        return {"extractor": self.name}
+
+    def __call__(self, images):
+        return images.flatten(1), images.reshape(-1, 4, 16)
+
+
+class FakeSubject(Subject):
+    """Images (train, val, reconstructions, samples) and latents are given, or drawn at random."""
+
+    def __init__(self, train=60, val=20, scope="generator", real=False, extractor="pixels", seed=0, **given):
+        generator = torch.Generator().manual_seed(seed)
+
+        def images(n):
+            return torch.rand(n, 1, 8, 8, generator=generator) * 2 - 1
+
+        self.scope, self.real = scope, real
+        self.dataset, self.extractor, self.noise = (
+            FakeDataset(train, val),
+            FakeExtractor(extractor),
+            Noise(seed),
+        )
+        self.sets = {
+            "train": images(train),
+            "val": images(val),
+            "reconstructions": images(val),
+            "samples": images(train),
+        } | {name: value for name, value in given.items() if name in ("reconstructions", "samples", "val")}
+        self.mean_reconstructions = given.get("mean_reconstructions", self.sets["reconstructions"])
+        self.samples, self.sample_labels = self.sets["samples"], None
+        self.z = given.get("z") or {
+            split: torch.randn(n, 4, 3, generator=generator) for split, n in (("train", train), ("val", val))
+        }
+        self.references = given.get("references") or {
+            split: torch.randn(n, 4, 3, generator=generator) for split, n in (("train", train), ("val", val))
+        }
+        self.tokenizer, self.regularizer = given.get("tokenizer"), given.get("regularizer")
+        self.generator, self.guidance = given.get("generator"), None
+        self.costs = given.get("costs", {})
+
+    def images(self, split):
+        return self.sets[split]
+
+    def labels(self, split):
+        return torch.arange(len(self.sets[split])) % 10
+
+    def reconstructions(self, deterministic=False):
+        return self.mean_reconstructions if deterministic else self.sets["reconstructions"]
+
+    def latents(self, split):
+        return self.z[split]
+
+    def features(self, of):
+        return self.extractor(self.sets[of])[0]
+
+    def reference(self, split, own=False):
+        reference = Reference(self.references[split])
+        return self.regularizer.reference(reference) if own else reference

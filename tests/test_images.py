@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+from latentbench.bench.images import from_uint8, resize, round_to_8_bits, to_rgb, to_uint8
+from PIL import Image
+
+
+def test_every_8_bit_level_survives_the_way_there_and_back():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(levels)), levels)
+
+
+def test_rounding_clamps_and_goes_to_the_nearest_level():
+    images = torch.tensor([-2.0, -1.0, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1, 1.0, 2.0])
+    assert to_uint8(images).tolist() == [0, 0, 0, 1, 255, 255]
+    assert torch.equal(round_to_8_bits(round_to_8_bits(images)), round_to_8_bits(images))
+
+
+def test_grey_images_are_repeated_and_colours_stay():
+    grey, colour = torch.rand(2, 1, 3, 3), torch.rand(2, 3, 3, 3)
+    assert torch.equal(to_rgb(grey), torch.cat([grey] * 3, 1)) and torch.equal(to_rgb(colour), colour)
+    with pytest.raises(ValueError, match="4 channels"):
+        to_rgb(torch.rand(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("side", [8, 32, 100])
+def test_resizing_is_pillows_bicubic_filter_on_floats(side):
+    levels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    expected = [
+        [
+            np.asarray(Image.fromarray(plane.numpy().astype("f4")).resize((32, 32), Image.BICUBIC))
+            for plane in image
+        ]
+        for image in levels
+    ]
+    resized = resize(levels, 32)
+    assert torch.equal(resized, torch.tensor(np.array(expected)).clamp(0, 255))
+    assert resized.shape == (2, 3, 32, 32) and resized.dtype == torch.float32
+
+
+def test_shrinking_averages_a_fine_pattern_away():
+    board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
+    small = resize(board.to(torch.uint8).expand(1, 3, 64, 64), 8)
+    assert (small - 127.5).abs().max() < 1
