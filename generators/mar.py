@@ -1,0 +1,306 @@
+"""Masked autoregression over continuous tokens with a generative head per token (MAR: Li et al., 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from ..bench.api import Generator, LatentSpec, Noise
+from ..bench.blocks import LabelEmbedding, TokenMLP, divide_width, drop_labels, with_unconditional, xavier
+from ..bench.flow import euler, guide, interpolate
+from ..bench.registry import register
+
+DIFFUSION_STEPS = 1000
+
+
+def tokens_per_step(tokens: int, iterations: int) -> list[int]:
+    """How many tokens each iteration predicts; sums to `tokens`.
+
+    After iteration k of K, floor(tokens cos(pi/2 (k+1)/K)) tokens stay masked, but each iteration predicts at
+    least one and one is left for the last. So K >= tokens means one token at a time.
+    """
+    iterations = min(iterations, tokens)
+    masked, counts = tokens, []
+    for k in range(iterations - 1):
+        target = math.floor(tokens * math.cos(math.pi / 2 * (k + 1) / iterations))
+        left = max(1, min(masked - 1, target))
+        counts.append(masked - left)
+        masked = left
+    return [*counts, masked]
+
+
+def mask_ratio(uniform: float, minimum: float) -> float:
+    """A normal of mean 1 and deviation 0.25, truncated to [minimum, 1], from a uniform draw."""
+    normal = NormalDist(1.0, 0.25)
+    low = normal.cdf(minimum)
+    return min(1.0, max(minimum, normal.inv_cdf(low + uniform * (0.5 - low)))) if minimum < 1 else 1.0
+
+
+class FlowHead(nn.Module):
+    """A per-token velocity field (the head that Flow Priors gives MAR)."""
+
+    def __init__(self, channels: int, width: int, depth: int, condition: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.net = TokenMLP(channels, channels, width, depth, condition)
+
+    def loss(self, x: Tensor, condition: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """x (B, N, C), condition (B, N, D)."""
+        t = noise.uniform(x[..., 0], "t")
+        start = noise.normal(x, "noise")
+        predicted = self.net(interpolate(x, start, t), t, condition)
+        return {"velocity": (predicted - (x - start)).square().mean()}
+
+    def sample(
+        self, condition: Tensor, guidance: float | None, noise: Noise, steps: int | None, temperature: float
+    ) -> Tensor:
+        """condition (B, N, D), guided (2B, N, D) -> (B, N, C); temperature scales the initial noise."""
+        batch = condition.shape[0] // (1 if guidance is None else 2)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return _guided(self.net, x, t[:1, None].to(x), condition, guidance, self.channels)
+
+        start = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
+        return euler(field, temperature * start, torch.linspace(0, 1, (steps or 25) + 1))
+
+
+class DiffusionHead(nn.Module):
+    """A per-token DDPM with learned variances (Nichol & Dhariwal, 2021), MAR's original head."""
+
+    def __init__(self, channels: int, width: int, depth: int, condition: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.net = TokenMLP(channels, 2 * channels, width, depth, condition)
+
+    def loss(self, x: Tensor, condition: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """x (B, N, C), condition (B, N, D): the noise's squared error, the bound that trains the variance."""
+        step = (noise.uniform(x[..., 0], "t") * DIFFUSION_STEPS).long()
+        drawn = noise.normal(x, "noise")
+        schedule = Schedule.respaced(DIFFUSION_STEPS).at(step, x)
+        noisy = schedule.alpha_bar.sqrt() * x + (1 - schedule.alpha_bar).sqrt() * drawn
+        # The head sees the step number 0 … 999 as its time, as in MAR.
+        predicted, fraction = self.net(noisy, step.to(x), condition).chunk(2, dim=-1)
+        mean, logvar = schedule.reverse(noisy, predicted.detach(), fraction)
+        true_mean = schedule.posterior_mean(noisy, x)
+        divergence = gaussian_kl(true_mean, schedule.posterior_logvar, mean, logvar)
+        # MAR integrates this density over bins of 8-bit images; latents have no bins.
+        density = 0.5 * (math.log(2 * math.pi) + logvar + (x - mean).square() * (-logvar).exp())
+        bound = torch.where(step[..., None] == 0, density, divergence) / math.log(2)
+        return {"noise": (predicted - drawn).square().mean(), "variance": bound.mean()}
+
+    def sample(
+        self, condition: Tensor, guidance: float | None, noise: Noise, steps: int | None, temperature: float
+    ) -> Tensor:
+        """`FlowHead.sample` by ancestral steps; temperature scales each step's noise, not the initial one."""
+        batch = condition.shape[0] // (1 if guidance is None else 2)
+        x = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
+        schedule = Schedule.respaced(steps or 100)
+        for index in reversed(range(len(schedule.step))):
+            now = schedule.at(torch.tensor([[index]], device=x.device), x)
+            output = _guided(self.net, x, now.step[..., 0], condition, guidance, self.channels)
+            x, logvar = now.reverse(x, *output.chunk(2, dim=-1))
+            if index:
+                x = x + temperature * (0.5 * logvar).exp() * noise.normal(x, f"noise {index}")
+        return x
+
+
+def _guided(
+    net: Callable[..., Tensor], x: Tensor, t: Tensor, condition: Tensor, guidance: float | None, channels: int
+) -> Tensor:
+    """The net's output, guided in its first `channels`; the others (variances) stay conditional."""
+    if guidance is None:
+        return net(x, t, condition)
+    conditional, unconditional = net(x.repeat(2, 1, 1), t, condition).chunk(2)
+    guided = guide(conditional[..., :channels], unconditional[..., :channels], guidance)
+    return torch.cat([guided, conditional[..., channels:]], dim=-1)
+
+
+def gaussian_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
+    """KL(N(mean1, var1) || N(mean2, var2)), elementwise, in nats."""
+    squared = (mean1 - mean2).square() * (-logvar2).exp()
+    return 0.5 * (logvar2 - logvar1 - 1 + (logvar1 - logvar2).exp() + squared)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A discrete diffusion on some of 1000 cosine-scheduled steps; every field has one value per step."""
+
+    step: Tensor  # its number among the 1000
+    alpha_bar: Tensor
+    beta: Tensor
+    posterior_logvar: Tensor
+    clean: Tensor  # the posterior mean is clean * x0 + noisy * x_t
+    noisy: Tensor
+
+    @classmethod
+    def respaced(cls, steps: int) -> Schedule:
+        """`steps` of the 1000, evenly spaced with both ends."""
+        kept = (
+            [round(i * (DIFFUSION_STEPS - 1) / max(1, steps - 1)) for i in range(steps)]
+            if steps > 1
+            else [999]
+        )
+        every = cosine_alpha_bar(DIFFUSION_STEPS)
+        alpha_bar = torch.tensor([every[i] for i in kept], dtype=torch.float64, device="cpu")
+        previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        beta = 1 - alpha_bar / previous
+        variance = beta * (1 - previous) / (1 - alpha_bar)
+        # The first step's variance is 0; its logarithm is clipped to the next one's.
+        logvar = torch.cat([variance[1:2], variance[1:]]).log() if steps > 1 else beta.log()
+        clean = beta * previous.sqrt() / (1 - alpha_bar)
+        noisy = (1 - previous) * (1 - beta).sqrt() / (1 - alpha_bar)
+        return cls(torch.tensor(kept, device="cpu"), alpha_bar, beta, logvar, clean, noisy)
+
+    def at(self, index: Tensor, like: Tensor) -> Schedule:
+        """The values at `index` (B, N), as (B, N, 1) of `like`'s device and dtype."""
+        return Schedule(*(value.to(like)[index][..., None] for value in vars(self).values()))
+
+    def posterior_mean(self, x: Tensor, clean: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0)."""
+        return self.clean * clean + self.noisy * x
+
+    def reverse(self, x: Tensor, noise: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of p(x_{t-1} | x_t); fraction in [-1, 1] moves between the variance's bounds."""
+        clean = (x - (1 - self.alpha_bar).sqrt() * noise) / self.alpha_bar.sqrt()
+        upper = (fraction + 1) / 2
+        return self.posterior_mean(x, clean), upper * self.beta.log() + (1 - upper) * self.posterior_logvar
+
+
+def cosine_alpha_bar(steps: int) -> list[float]:
+    """Products of 1 - beta of the cosine schedule, beta at most 0.999 (Nichol & Dhariwal, 2021)."""
+    curve = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
+    product, products = 1.0, []
+    for now, following in zip(curve[:-1], curve[1:], strict=True):
+        product *= max(following / now, 0.001)
+        products.append(product)
+    return products
+
+
+@register("mar")
+class MAR(Generator):
+    """A masked autoencoder whose decoder conditions a small generative head, token by token."""
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        classes: int,
+        width: Annotated[int, Field(ge=1)] = 64,
+        depth: Annotated[int, Field(ge=1)] = 2,
+        heads: Annotated[int, Field(ge=1)] = 4,
+        head: Literal["flow", "diffusion"] = "flow",
+        head_width: Annotated[int, Field(ge=1)] = 64,
+        head_depth: Annotated[int, Field(ge=1)] = 3,
+        head_draws: Annotated[int, Field(ge=1)] = 4,
+        buffer: Annotated[int, Field(ge=1)] = 4,
+        min_mask: Annotated[float, Field(ge=0, le=1)] = 0.7,
+        qk_norm: bool = False,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        """`depth` blocks in the encoder and as many in the decoder; `buffer` class tokens (MAR: 64 for 256);
+        `head_draws` pairs of time and noise per token and step; `dropout` 0.1 in MAR, whose runs are long."""
+        super().__init__(spec, classes)
+        divide_width(width, heads)
+        self.buffer, self.min_mask = buffer, min_mask
+        self.head_draws, self.label_dropout = head_draws, label_dropout
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        block = partial(
+            Block,
+            width,
+            heads,
+            qkv_bias=True,
+            qk_norm=qk_norm,
+            proj_drop=dropout,
+            attn_drop=dropout,
+            norm_layer=norm,
+        )
+        self.embed = nn.Linear(spec.channels, width)
+        self.label = LabelEmbedding(classes, width)
+        self.embed_norm = norm(width)
+        self.encoder = nn.Sequential(*(block() for _ in range(depth)), norm(width))
+        self.decoder_embed = nn.Linear(width, width)
+        self.mask = nn.Parameter(torch.empty(width))
+        self.decoder = nn.Sequential(*(block() for _ in range(depth)), norm(width))
+        self.encoder_positions = nn.Parameter(torch.empty(buffer + spec.tokens, width))
+        self.decoder_positions = nn.Parameter(torch.empty(buffer + spec.tokens, width))
+        self.head_positions = nn.Parameter(torch.empty(spec.tokens, width))
+        self.apply(xavier)
+        for table in (self.mask, self.encoder_positions, self.decoder_positions, self.head_positions):
+            nn.init.normal_(table, std=0.02)
+        self.head = {"flow": FlowHead, "diffusion": DiffusionHead}[head](
+            spec.channels, head_width, head_depth, width
+        )
+
+    def condition(self, z: Tensor, order: Tensor, labels: Tensor | None, count: int) -> Tensor:
+        """What the head sees of the next `count` tokens.
+
+        `order` (B, T) is a permutation per sample, z (B, K, C) the tokens order[:, :K] -> (B, count, D) for
+        order[:, K : K + count]. Tokens carry their positions, so they stay in this order throughout: neither
+        encoder nor decoder has to put them back on the raster.
+        """
+        known, batch = z.shape[1], len(z)
+        # (B, buffer + T): the buffer's positions, then the tokens' in the sample's order
+        places = torch.cat(
+            [torch.arange(self.buffer).to(order).expand(batch, -1), self.buffer + order], dim=1
+        )
+        buffer = self.label(labels, batch)[:, None].expand(-1, self.buffer, -1)
+        x = torch.cat([buffer, self.embed(z)], dim=1)
+        x = self.embed_norm(x + embedding(places[:, : self.buffer + known], self.encoder_positions))
+        x = self.decoder_embed(self.encoder(x))
+        x = torch.cat([x, self.mask.expand(batch, order.shape[1] - known, -1)], dim=1)
+        x = self.decoder(x + embedding(places, self.decoder_positions))
+        x = x[:, self.buffer + known : self.buffer + known + count]
+        return x + embedding(order[:, known : known + count], self.head_positions)
+
+    def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
+        # One mask ratio for the whole batch, on all processes; read as a number, so drawn on the CPU.
+        ratio = mask_ratio(float(noise.uniform(torch.empty((), device="cpu"), "mask ratio")), self.min_mask)
+        masked = math.ceil(self.spec.tokens * ratio)
+        order = noise.uniform(z[..., 0], "order").argsort(dim=1)
+        shuffled = z.gather(1, order[..., None].expand_as(z))
+        labels = drop_labels(labels, self.label_dropout, noise)
+        condition = self.condition(shuffled[:, :-masked], order, labels, masked)
+        target = shuffled[:, -masked:].repeat(1, self.head_draws, 1)
+        return self.head.loss(target, condition.repeat(1, self.head_draws, 1), noise)
+
+    def sample(
+        self,
+        labels: Tensor,
+        guidance: float,
+        noise: Noise,
+        *,
+        iterations: Annotated[int, Field(ge=1)] | None = None,
+        steps: Annotated[int, Field(ge=1)] | None = None,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        schedule: Literal["linear", "constant"] = "linear",
+    ) -> Tensor:
+        """Predicts tokens in random order, in `iterations` rounds (default: one token each).
+
+        `steps` of the head (default: flow 25, diffusion 100). `schedule` linear raises the guidance with the
+        tokens known after the round, 1 + (w - 1) known / T; constant uses w throughout.
+        """
+        tokens = self.spec.tokens
+        order = noise.uniform(self.head_positions.new_empty(len(labels), tokens), "order").argsort(dim=1)
+        z = self.head_positions.new_empty(len(labels), 0, self.spec.channels)
+        guided = guidance != 1 and self.classes > 0
+        for round_, count in enumerate(tokens_per_step(tokens, iterations or tokens)):
+            share = (z.shape[1] + count) / tokens if schedule == "linear" else 1.0
+            w = 1 + (guidance - 1) * share if guided else None
+            if guided:
+                condition = self.condition(
+                    z.repeat(2, 1, 1), order.repeat(2, 1), with_unconditional(labels), count
+                )
+            else:
+                condition = self.condition(z, order, labels, count)
+            z = torch.cat([z, self.head.sample(condition, w, noise.fork(round_), steps, temperature)], dim=1)
+        return torch.empty_like(z).scatter_(1, order[..., None].expand_as(z), z)
