@@ -6,7 +6,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..bench.api import Evaluator, Generator, Metric, Noise, Regularizer, Step, Subject, Tokenizer
 from ..bench.registry import register
 
+Scope = Literal["tokenizer", "generator"]
 BATCH = 16  # images or latents that operations are counted on; some losses grow with the square of it
-STAGES = {"tokenizer": ("features", "prior", "tokenizer", "latents"), "generator": ("generator", "samples")}
+STAGES: dict[Scope, tuple[str, ...]] = {
+    "tokenizer": ("features", "prior", "tokenizer", "latents"),
+    "generator": ("generator", "samples"),
+}
 
 
 def parameters(*modules: nn.Module) -> float:
@@ -81,7 +85,7 @@ def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> No
     torch.stack(list(terms.values())).sum().backward()
 
 
-def stage_costs(costs: dict[str, dict[str, float]], scope: str) -> dict[str, float]:
+def stage_costs(costs: dict[str, dict[str, float]], scope: Scope) -> dict[str, float]:
     """Seconds and peak memory by stage; of several with the same first word (`prior/…`), sum and maximum."""
     found: dict[str, float] = {}
     for label, cost in costs.items():
@@ -129,7 +133,9 @@ class Cost(Evaluator):
         if subject.real:
             return {}
         spent = stage_costs(subject.costs, subject.scope)
-        return spent | (_of_tokenizer(subject) if subject.scope == "tokenizer" else _of_generator(subject))
+        if subject.generator is None:
+            return spent | _of_tokenizer(subject)
+        return spent | _of_generator(subject.generator, subject)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if self.metrics[name].run_dependent:
@@ -164,8 +170,8 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
     return found | {"regularizer_gflop_per_image": added / BATCH / 1e9}
 
 
-def _of_generator(subject: Subject) -> dict[str, float]:
-    generator, labels = subject.generator, subject.labels("train")
+def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
+    labels = subject.labels("train")
     found = {"generator_parameters_million": parameters(generator)}
     if type(generator).loss is Generator.loss:  # nothing to descend
         return found
