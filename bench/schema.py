@@ -1,0 +1,344 @@
+"""A constructor is a schema: its annotations and defaults are the options of a matrix and their ranges."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from .api import Generator, Regularizer, Tokenizer
+from .registry import PartError, unknown
+from .source import Trail
+
+# What the frame gives a constructor by name, which is no option of a matrix.
+FACTS: dict[type, set[str]] = {
+    Tokenizer: {"image", "expansion"},
+    Regularizer: {"spec", "classes", "teacher_spec", "reference_spec"},
+    Generator: {"spec", "classes"},
+}
+REQUIRED = inspect.Parameter.empty
+SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, Iterable)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+SHOWN = 60  # characters of a value in a message
+
+Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+Fault = tuple[Trail, str]  # where under the options, and what is wrong
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as its annotation describes it."""
+
+    name: str
+    annotation: str  # as in the source, e.g. "tuple[int, ...]"
+    default: Any  # REQUIRED without one
+    choices: str  # in words, e.g. "a number >= 0"
+    is_list: bool = field(repr=False)  # a list can be one value
+    adapter: TypeAdapter[Any] = field(repr=False)
+
+    def read(self, value: Any) -> Any:
+        """The value as the constructor takes it: a tuple for a list, a float for an int where it says float.
+
+        Raises:
+            ValueError: naming the value and the choices.
+        """
+        try:
+            # Strict JSON is what YAML means: no bool for an int, no text for a number, but lists for tuples.
+            read = self.adapter.validate_json(json.dumps(value, default=str), strict=True)
+        except ValidationError as error:
+            own = [item for item in error.errors() if item["type"] == "value_error"]
+            why = f" ({own[0]['ctx']['error']})" if own else ""
+            raise ValueError(f"{self.name} must be {self.choices}, not {shown(value)}{why}") from None
+        if isinstance(value, bool) and not isinstance(read, bool):  # Literal[0, 1] takes True
+            raise ValueError(f"{self.name} must be {self.choices}, not {shown(value)}")
+        return read
+
+    def accepts(self, value: Any) -> bool:
+        try:
+            self.read(value)
+        except ValueError:
+            return False
+        return True
+
+    def is_axis(self, value: Any) -> bool:
+        """A list, unless it is itself a value; where lists are values, a list of lists."""
+        if not isinstance(value, list) or self.accepts(value):
+            return False
+        if not self.is_list:
+            return True
+        return any(isinstance(item, list) for item in value) or all(self.accepts(item) for item in value)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The rows of one entry of a matrix: common options, and axes that multiply each other."""
+
+    options: dict[str, Any]
+    axes: dict[str, tuple[Any, ...]]
+
+    @property
+    def count(self) -> int:
+        return math.prod(len(values) for values in self.axes.values())
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A suffix for the label, such as "[weight=0.01]", and the options; the last axis moves fastest."""
+        for values in product(*self.axes.values()):
+            chosen = dict(zip(self.axes, values, strict=True))
+            suffix = ",".join(f"{name}={label_text(value)}" for name, value in chosen.items())
+            yield f"[{suffix}]" if chosen else "", self.options | chosen
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Updates, and images in each."""
+
+    tokenizer_steps: Count = 600
+    generator_steps: Count = 800
+    batch: Count = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of a matrix that are one value each."""
+
+    samples: Count = 1000
+    normalise: Literal["channel", "scalar", "none"] = "channel"
+    threads: Count = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Optimizer settings of a group of parameters; what isn't given is the loop's default."""
+
+    lr: Annotated[float, Field(gt=0)] | None = None
+    betas: tuple[Decay, Decay] | None = None
+    weight_decay: Scale | None = None
+    warmup: Annotated[int, Field(ge=0)] | None = None  # updates
+    schedule: Literal["constant", "cosine"] | None = None
+
+
+@dataclass(frozen=True)
+class Critic(Group):
+    """Optimizer settings of a critic."""
+
+    clip: Scale | None = None  # of the gradient's norm; 0 is none
+
+
+@dataclass(frozen=True)
+class Optimizer(Critic):
+    """Optimizer settings of a row."""
+
+    ema: Decay | None = None  # decay; 0 is none
+
+
+@cache
+def options_of(target: Callable[..., Any], method: str = "") -> dict[str, Option]:
+    """The options of a part or of any callable; with a method, the keyword-only arguments of that method.
+
+    `**options` are followed up the bases.
+    """
+    facts = next((names for base, names in FACTS.items() if _is(target, base)), set[str]())
+    found: dict[str, Option] = {}
+    for function in _functions(target, method or "__init__"):
+        try:
+            hints, bare = get_type_hints(function, include_extras=True), get_type_hints(function)
+        except (NameError, TypeError) as error:
+            name = getattr(target, "__name__", str(target))
+            raise PartError(f"the annotations of {name} cannot be read: {error}") from error
+        parameters = list(inspect.signature(function).parameters.values())
+        for position, parameter in enumerate(parameters):
+            bound = position == 0 and isinstance(target, type)  # self
+            if bound or parameter.name in facts or parameter.name in found:
+                continue
+            if parameter.kind is parameter.KEYWORD_ONLY or (
+                not method and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            ):
+                guess = _guess(parameter.default)
+                hint, text = (kept.get(parameter.name, guess) for kept in (hints, bare))
+                text = inspect.formatannotation(text)
+                found[parameter.name] = _option(parameter.name, hint, text, parameter.default)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def check(
+    target: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    method: str = "",
+    also: Iterable[str] = (),
+    given: Collection[str] = (),
+    where: str = "",
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Every option with its value, or its default, and what is wrong with those that were given.
+
+    Args:
+        also: further names that a misspelt one may have meant.
+        given: names that are given elsewhere.
+        where: what to look at to learn more, for messages.
+    """
+    known = options_of(target, method)
+    faults: list[Fault] = []
+    clean = {name: option.default for name, option in known.items() if option.default is not REQUIRED}
+    for name, value in options.items():
+        if name not in known:
+            faults.append(((name,), unknown("option", name[:SHOWN], [*known, *also], where)))
+            continue
+        try:
+            clean[name] = known[name].read(value)
+        except ValueError as error:
+            faults.append(((name,), str(error)))
+    for name, option in known.items():
+        if name not in clean and name not in options and name not in given:
+            faults.append(((), f"the option {name!r} is missing; it must be {option.choices}"))
+    return clean, faults
+
+
+def axes(
+    target: Callable[..., Any], options: Mapping[str, Any], *, also: Iterable[str] = (), where: str = ""
+) -> tuple[Variants, list[Fault]]:
+    """Like `check`, with lists as axes; no value is checked twice and nothing is multiplied yet."""
+    known = options_of(target)
+    lists = {name: value for name, value in options.items() if name in known and known[name].is_axis(value)}
+    rest = {name: value for name, value in options.items() if name not in lists}
+    clean, faults = check(target, rest, also=also, given=lists, where=where)
+    read: dict[str, tuple[Any, ...]] = {}
+    for name, values in lists.items():
+        good = []
+        if not values:
+            faults.append(((name,), f"the axis {name!r} is empty; it needs at least one value"))
+        for i, value in enumerate(values):
+            try:
+                good.append(known[name].read(value))
+            except ValueError as error:
+                faults.append(((name, i), str(error)))
+        read[name] = tuple(good)
+    return Variants({name: value for name, value in clean.items() if name not in read}, read), faults
+
+
+def shown(value: Any) -> str:
+    """A value as a matrix has it, cut to a line's length."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer beyond 4,300 digits
+        text = "a very large number"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def label_text(value: Any) -> str:
+    """A value in a row's label: short, on one line and without path separators."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    if isinstance(value, list | tuple):
+        return "x".join(map(label_text, value))
+    if isinstance(value, Mapping):
+        return "+".join(f"{name}:{label_text(item)}" for name, item in value.items())
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in text)
+
+
+def describe(annotation: Any, constraints: Iterable[Any] = ()) -> str:
+    """An annotation in words, with its range: "an integer >= 1", "'a' or 'b'", "a list of 2: …"."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(args[0], [*constraints, *args[1:]])
+    if origin in (Union, types.UnionType):
+        words = [describe(arg, () if arg is type(None) else constraints) for arg in args]
+        return " or ".join(dict.fromkeys(words))
+    if origin is Literal:
+        words = [shown(arg) for arg in args]
+        return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    if origin in (list, set, frozenset, Sequence) or (origin is tuple and args[-1:] == (...,)):
+        return f"a list{_range(constraints)}, each {describe(args[0])}"
+    if origin is tuple:
+        return f"a list of {len(args)}: {', '.join(map(describe, args))}"
+    plain = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        type(None): "null",
+        Any: "a value",
+    }
+    if annotation in plain:
+        return plain[annotation] + _range(constraints)
+    if (origin or annotation) in (dict, Mapping):
+        return "a mapping"
+    if annotation in SEQUENCES:
+        return f"a list{_range(constraints)}"
+    return inspect.formatannotation(annotation)
+
+
+def _range(constraints: Iterable[Any]) -> str:
+    words = {
+        "ge": ">= {}",
+        "gt": "> {}",
+        "le": "<= {}",
+        "lt": "< {}",
+        "multiple_of": "a multiple of {}",
+        "min_length": "with at least {} items",
+        "max_length": "with at most {} items",
+        "pattern": "matching {}",
+    }
+    found = []
+    for constraint in constraints:
+        for item in constraint.metadata if isinstance(constraint, FieldInfo) else [constraint]:
+            limits = ((name, getattr(item, name, None)) for name in words)
+            found += [words[name].format(label_text(limit)) for name, limit in limits if limit is not None]
+    return f" {' and '.join(found)}" if found else ""
+
+
+def _option(name: str, hint: Any, text: str, default: Any) -> Option:
+    try:
+        adapter = TypeAdapter[Any](hint, config=STRICT)
+    except PydanticUserError:  # a dataclass or a model brings its own config
+        adapter = TypeAdapter[Any](hint)
+    option = Option(name, text, default, describe(hint), _takes_lists(hint), adapter)
+    # So that leaving an option out and writing its default give the same config.
+    if default is not REQUIRED and option.accepts(default):
+        return Option(name, text, option.read(default), option.choices, option.is_list, adapter)
+    return option
+
+
+def _guess(default: Any) -> Any:
+    """The annotation of an option that has none: its default's type, if that says something."""
+    guesses: dict[type, Any] = {bool: bool, int: int | float, float: float, str: str}
+    return guesses.get(type(default), Any)
+
+
+def _takes_lists(hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(map(_takes_lists, args))
+    if origin is Annotated:
+        return _takes_lists(args[0])
+    return (origin or hint) in (*SEQUENCES, Any, object)
+
+
+def _is(target: Any, base: type) -> bool:
+    return isinstance(target, type) and issubclass(target, base)
+
+
+def _functions(target: Callable[..., Any], name: str) -> Iterator[Callable[..., Any]]:
+    """The method on a class and on its bases, or the callable itself."""
+    if not isinstance(target, type):
+        yield target
+        return
+    yield from (vars(base)[name] for base in target.__mro__ if name in vars(base) and base is not object)

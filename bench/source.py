@@ -1,0 +1,248 @@
+"""YAML as plain data with the line and column of every key and value.
+
+Stricter than YAML where a matrix would be misread: no aliases, tags or duplicate keys; keys are always text;
+plain scalars follow YAML 1.2 (`no` and `on` are text, `012` is 12), and `1e-3` is a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import registry
+
+Trail = tuple[str | int, ...]  # keys and list indices, from the top
+Mark = tuple[int, int]  # line and column, from 1
+
+MAX_DEPTH = 20
+MAX_BYTES = 1 << 20
+TEXT = "tag:yaml.org,2002:str"
+CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
+INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
+NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+SPECIAL = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """What is wrong, and where; line 0 is for what no line says, such as a flag."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+
+class MatrixError(Exception):
+    """A matrix that cannot be run; `problems` are all that was found, by position."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(dict.fromkeys(problems)))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data, where its keys and values stand, and what could not be read as meant."""
+
+    name: str
+    data: dict[str, Any]
+    keys: dict[Trail, Mark]
+    values: dict[Trail, Mark]
+    problems: tuple[Problem, ...] = ()
+
+    def problem(self, trail: Trail, message: str, on_key: bool = False) -> Problem:
+        """At a value or its key; at what holds it where the document has no such trail."""
+        for size in range(len(trail), -1, -1):
+            first, second = (
+                (self.keys, self.values) if on_key and size == len(trail) else (self.values, self.keys)
+            )
+            mark = first.get(trail[:size]) or second.get(trail[:size])
+            if mark:
+                break
+        return Problem(self.name, *(mark or (1, 1)), message)
+
+
+def find(path: str | Path) -> Path:
+    """The matrix file.
+
+    Raises:
+        MatrixError: if there is none, naming those beside it.
+    """
+    file = Path(path)
+    if file.is_file():
+        return file.resolve()
+    if file.is_dir():
+        raise MatrixError([Problem(str(path), 0, 0, "this is a folder; a matrix is a YAML file")])
+    folder = file.parent
+    there = sorted(item.name for item in folder.glob("*.y*ml")) if folder.is_dir() else []
+    message = registry.unknown("matrix", str(path), [str(folder / name) for name in there])
+    raise MatrixError([Problem(str(path), 0, 0, message)])
+
+
+def read(file: Path, name: str) -> bytes:
+    """A small file's bytes.
+
+    Raises:
+        MatrixError: if it cannot be read, or is too large for a matrix.
+    """
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise MatrixError([Problem(name, 0, 0, f"{size:,} bytes are no matrix; at most {MAX_BYTES:,}")])
+        return file.read_bytes()
+    except OSError as error:
+        raise MatrixError([Problem(name, 0, 0, f"cannot be read: {error.strerror}")]) from error
+
+
+def parse(text: str | bytes, name: str) -> Document:
+    """One mapping at the top, with its places.
+
+    Raises:
+        MatrixError: if the text is no YAML, or not one mapping.
+    """
+    if isinstance(text, bytes):
+        text = _decoded(text, name)
+    control = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if control:
+        message = f"the control character U+{ord(control.group()):04X} does not belong in a text file"
+        raise MatrixError([Problem(name, *_mark_at(text, control.start()), message)])
+    loader = _Loader(text)
+    try:
+        node = loader.get_node() if loader.check_node() else None
+        if loader.check_node():
+            loader.refuse(
+                loader.peek_event().start_mark, "a second document begins here; a matrix is one document"
+            )
+    except yaml.MarkedYAMLError as error:
+        place = error.problem_mark or error.context_mark
+        text = ", ".join(part for part in (error.context, error.problem) if part)
+        loader.refuse(place, text if isinstance(error, _TooDeep) else f"not YAML: {text}")
+        node = None
+    except (ValueError, OverflowError) as error:  # PyYAML on escapes such as "\UFFFFFFFF"
+        loader.refuse(loader.get_mark(), f"not YAML: {error}")
+        node = None
+    if node is None and loader.refused:
+        raise MatrixError(Problem(name, *place) for place in loader.refused)
+    if not isinstance(node, yaml.MappingNode):
+        kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+        found = kinds.get(type(node), "empty")
+        message = f"a matrix is a mapping such as `dataset: {{use: digits}}`; this file is {found}"
+        mark = (node.start_mark.line + 1, node.start_mark.column + 1) if node else (1, 1)
+        raise MatrixError(
+            [Problem(name, *mark, message), *(Problem(name, *place) for place in loader.refused)]
+        )
+    return _document(node, name, loader)
+
+
+class _TooDeep(yaml.MarkedYAMLError):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes and notes what a matrix may not contain."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.refused: list[tuple[int, int, str]] = []
+
+    def refuse(self, mark: Any, message: str) -> None:
+        self.refused.append((mark.line + 1, mark.column + 1, message))
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self.get_event()
+            self.refuse(event.start_mark, f"the alias *{event.anchor} is not supported; write the value out")
+            return yaml.ScalarNode(TEXT, "", event.start_mark, event.end_mark, style="*")
+        if event.anchor is not None:
+            self.refuse(event.start_mark, f"the anchor &{event.anchor} is not supported; write the value out")
+            event.anchor = None
+        if event.tag not in (None, "!"):
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self.refuse(event.start_mark, f"the tag {tag} is not supported; write plain values")
+            event.tag, event.implicit = None, (True, True)
+        if self.depth == MAX_DEPTH:  # Python's own recursion limit is a crash, not an error
+            raise _TooDeep(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _document(top: yaml.MappingNode, name: str, loader: _Loader) -> Document:
+    keys: dict[Trail, Mark] = {}
+    values: dict[Trail, Mark] = {}
+
+    def mark(node: yaml.Node) -> Mark:
+        return node.start_mark.line + 1, node.start_mark.column + 1
+
+    def plain(node: yaml.Node, trail: Trail) -> Any:
+        values[trail] = mark(node)
+        if isinstance(node, yaml.MappingNode):
+            return mapping(node, trail)
+        if isinstance(node, yaml.SequenceNode):
+            return [plain(item, (*trail, i)) for i, item in enumerate(node.value)]
+        if any("\ud800" <= character <= "\udfff" for character in node.value):
+            loader.refuse(node.start_mark, "half of a surrogate pair is no text")
+        return scalar(node.value) if node.style is None else None if node.style == "*" else node.value
+
+    def mapping(node: yaml.MappingNode, trail: Trail) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                loader.refuse(key.start_mark, "a key is text, not a list or a mapping")
+                continue
+            if key.value == "<<" and key.style is None:
+                loader.refuse(key.start_mark, "the merge key << is not supported; write the values out")
+                continue
+            if key.value in found:
+                first = ":".join(map(str, (name, *keys[*trail, key.value])))
+                loader.refuse(key.start_mark, f"duplicate key {key.value!r}; the first is at {first}")
+                continue
+            here = (*trail, key.value)
+            keys[here] = mark(key)
+            found[key.value] = plain(value, here)
+            if found[key.value] is None and not value.value and value.style is None:
+                values[here] = mark(key)  # nothing is written there
+        return found
+
+    data = mapping(top, ())
+    problems = tuple(dict.fromkeys(Problem(name, *place) for place in loader.refused))
+    return Document(name, data, keys, values, problems)
+
+
+def scalar(text: str) -> Any:
+    """A plain scalar's value: null, a boolean, a number or text."""
+    if text.lower() in CONSTANTS and text in (text.lower(), text.upper(), text.capitalize()):
+        return CONSTANTS[text.lower()]
+    if INTEGER.fullmatch(text) and len(text) < 1000:  # Python refuses to read integers beyond 4,300 digits
+        return int(text)
+    if NUMBER.fullmatch(text):
+        return float(text)
+    if SPECIAL.fullmatch(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def _decoded(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8-sig")
+        message = f"byte 0x{raw[error.start]:02x} is not UTF-8; a matrix is a text file"
+        raise MatrixError([Problem(name, *_mark_at(before, len(before)), message)]) from None
+
+
+def _mark_at(text: str, index: int) -> Mark:
+    return text.count("\n", 0, index) + 1, index - (text.rfind("\n", 0, index) + 1) + 1

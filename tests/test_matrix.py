@@ -1,0 +1,599 @@
+"""A matrix file becomes rows, or a list of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from latentbench.bench import registry
+from latentbench.bench.matrix import MatrixError, Row, Seed, Skip, build_problem, load, resolved
+
+PLUGIN = '''
+from __future__ import annotations
+from typing import Annotated, Literal
+from pydantic import Field
+from latentbench.bench.api import Dataset, Evaluator, FeatureExtractor, Generator, ImageSpec, LatentSpec
+from latentbench.bench.api import Regularizer, Tokenizer
+from latentbench.bench.registry import register
+
+Scale = Annotated[float, Field(ge=0)]
+
+@register("mx_data")
+class Data(Dataset):
+    def __init__(self, size: Annotated[int, Field(ge=2)] = 8) -> None: ...
+
+@register("mx_features")
+class Features(FeatureExtractor):
+    def __init__(self, resolution: int = 32) -> None: ...
+
+@register("mx_tokens")
+class Tokens(Tokenizer):
+    def __init__(self, image: ImageSpec, expansion: int, width: int = 64) -> None: ...
+
+@register("mx_none")
+class Nothing(Regularizer):
+    """Used as it is."""
+
+@register("mx_pull")
+class Pull(Regularizer):
+    def __init__(
+        self, spec: LatentSpec, classes: int, weight: Scale = 1e-4, widths: tuple[int, ...] = (8,),
+        mode: Literal["soft", "hard"] = "soft",
+    ) -> None: ...
+
+@register("mx_flow")
+class MyFlow(Generator):
+    def __init__(self, spec: LatentSpec, classes: int, depth: Annotated[int, Field(ge=1)] = 2) -> None: ...
+    def sample(self, labels, guidance, noise, *, steps: Annotated[int, Field(ge=1)] = 30): ...
+
+@register("mx_scores")
+class Scores(Evaluator):
+    metrics = {}
+    def __init__(self, k: int = 5) -> None: ...
+'''
+BASE = """\
+name: small
+dataset: {use: mx_data, size: 16}
+seeds: [0]
+budget: {tokenizer_steps: 6, generator_steps: 8, batch: 4}
+features: mx_features
+tokenizers: {tok: {use: mx_tokens, width: 32}}
+regularizers:
+  mx_none: {}
+  mx_pull: {weight: [1.0e-4, 1e-2]}
+generators: {mx_flow: {guidance: [1.0, 1.5]}}
+evaluators: [mx_scores]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts(tmp_path_factory):
+    """The parts that these tests use, known to the registry only while they run."""
+    before = dict(registry._plugins), dict(registry._classes)
+    file = tmp_path_factory.mktemp("plugin") / "mx.py"
+    file.write_text(PLUGIN)
+    registry.load_plugin(file)
+    yield file
+    for table, old in zip((registry._plugins, registry._classes), before, strict=True):
+        table.clear()
+        table.update(old)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes) -> str:
+        Path("m.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return "m.yaml"
+
+    return write
+
+
+def with_line(key: str, line: str) -> str:
+    """The base matrix with one key's line (or, for a new key, the end) replaced."""
+    lines = BASE.splitlines()
+    if not any(old.startswith(f"{key}:") for old in lines):
+        return BASE + line
+    return "\n".join(line if old.startswith(f"{key}:") else old for old in lines) + "\n"
+
+
+def problems(path: str, **options) -> list[str]:
+    with pytest.raises(MatrixError) as caught:
+        load(path, **options)
+    assert caught.value.problems == tuple(sorted(caught.value.problems))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_matrix_becomes_rows(write):
+    matrix = load(write(BASE))
+    assert matrix.name == "small" and matrix.file == Path("m.yaml").resolve()
+    assert matrix.dataset == Row("mx_data", "mx_data", {"size": 16})
+    assert matrix.features == matrix.teacher == Row("mx_features", "mx_features", {"resolution": 32})
+    assert matrix.tokenizers == (Row("tok", "mx_tokens", {"width": 32}),)
+    assert [row.label for row in matrix.regularizers] == [
+        "mx_none",
+        "mx_pull[weight=0.0001]",
+        "mx_pull[weight=0.01]",
+    ]
+    assert matrix.regularizers[2].options == {"weight": 0.01, "widths": (8,), "mode": "soft"}
+    assert matrix.regularizers[2].where == ("m.yaml", 9, 3)
+    [flow] = matrix.generators
+    assert flow.guidance == (1.0, 1.5) and flow.sampler == {"steps": 30} and flow.options == {"depth": 2}
+    assert matrix.evaluators == (Row("mx_scores", "mx_scores", {"k": 5}),)
+    assert matrix.seeds == (Seed(0, 0, 0, "0"),)
+    assert (matrix.budget.tokenizer_steps, matrix.budget.batch, matrix.samples) == (6, 4, 1000)
+    assert matrix.reference == {"use": "teacher"} and matrix.reconstruction == {"l1": 1.0}
+    assert (matrix.normalise, matrix.threads, matrix.precision) == ("channel", 1, "fp32")
+    assert matrix.warnings == () and matrix.plugins == ()
+
+
+def test_what_a_short_matrix_leaves_out_has_defaults(write):
+    short = "\n".join(
+        line for line in BASE.splitlines() if line.split(":")[0] not in ("name", "seeds", "budget")
+    )
+    matrix = load(write(short))
+    assert matrix.name == "m" and matrix.seeds[0].label == "0"
+    budget = matrix.budget
+    assert (budget.tokenizer_steps, budget.generator_steps, budget.batch) == (600, 800, 64)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "labels"),
+    [
+        ("[0, 7]", ["0", "7"]),
+        ("3", ["0", "1", "2"]),
+        ("{tokenizer: 2, sampling: 2}", ["0.0.0", "0.0.1", "1.0.0", "1.0.1"]),
+        ("{generator: [5]}", ["0.5.0"]),
+    ],
+)
+def test_seeds_are_a_list_a_number_or_a_number_for_each_step(write, seeds, labels):
+    assert [seed.label for seed in load(write(with_line("seeds", f"seeds: {seeds}"))).seeds] == labels
+
+
+def test_seeds_from_the_command_line_replace_the_matrixs(write):
+    assert len(load(write(BASE), seeds=4).seeds) == 4
+    assert [seed.tokenizer for seed in load("m.yaml", seeds=[3, 5]).seeds] == [3, 5]
+    assert problems("m.yaml", seeds=0)[0].startswith("--seeds: seeds must be a number of seeds from 1")
+
+
+def test_axes_multiply_within_their_own_part_in_a_stable_order(write):
+    text = BASE.replace("{weight: [1.0e-4, 1e-2]}", "{mode: [soft, hard], widths: [[8], [8, 16]], weight: 2}")
+    matrix = load(write(text))
+    assert [row.label for row in matrix.regularizers][1:] == [
+        "mx_pull[mode=soft,widths=8]",
+        "mx_pull[mode=soft,widths=8x16]",
+        "mx_pull[mode=hard,widths=8]",
+        "mx_pull[mode=hard,widths=8x16]",
+    ]
+    assert matrix.regularizers[2].options == {"weight": 2.0, "widths": (8, 16), "mode": "soft"}
+    assert len(matrix.tokenizers) == len(matrix.generators) == 1
+
+
+def test_labels_that_look_like_booleans_or_numbers_stay_text(write):
+    text = BASE.replace("  mx_none: {}", "  no: {use: mx_none}\n  on: {use: mx_none}\n  1: {use: mx_none}")
+    assert [row.label for row in load(write(text)).regularizers][:3] == ["no", "on", "1"]
+
+
+def test_optimizers_are_kept_as_given_with_their_groups(write):
+    optimizer = (
+        "{lr: 1e-3, betas: [0.9, 0.99], encoder: {lr: 1e-5}, critics: {fake: {clip: 1, schedule: cosine}}}"
+    )
+    matrix = load(write(BASE.replace("mx_none: {}", f"mx_none: {{optimizer: {optimizer}}}")))
+    assert matrix.regularizers[0].optimizer == {
+        "lr": 1e-3,
+        "betas": (0.9, 0.99),
+        "encoder": {"lr": 1e-5},
+        "critics": {"fake": {"clip": 1.0, "schedule": "cosine"}},
+    }
+
+
+def test_a_profile_is_laid_over_the_matrix(write):
+    profile = """\
+profiles:
+  smoke:
+    budget: {batch: 2}
+    samples: 5
+    regularizers: {mx_none: {}}
+  other: {threads: 2}
+"""
+    smoke = load(write(BASE + profile), profile="smoke")
+    assert (smoke.budget.tokenizer_steps, smoke.budget.batch, smoke.samples) == (6, 2, 5)
+    assert [row.label for row in smoke.regularizers] == ["mx_none"]
+    assert smoke.threads == 1 and load("m.yaml", profile="other").threads == 2
+    assert load("m.yaml") == load(write(BASE))
+
+
+def test_problems_in_a_profile_point_into_it(write):
+    profile = "profiles:\n  smoke:\n    budget: {batch: x}\n    regularizers: {mx_pul: {}}\n    sampels: 3\n"
+    expected = [
+        "m.yaml:14:21: batch must be an integer >= 1, not 'x'",
+        "m.yaml:15:20: unknown regularizer 'mx_pul'; did you mean 'mx_pull'? (bench list regularizers)",
+        "m.yaml:16:5: unknown key of a profile 'sampels'; did you mean 'samples'?",
+    ]
+    found = problems(write(BASE + profile), profile="smoke")
+    assert found == expected
+    # Parts of a profile that isn't chosen may be missing here; its keys are checked all the same.
+    assert problems("m.yaml") == [expected[0], expected[2]]
+    assert problems("m.yaml", profile="smok")[0] == "--profile: unknown profile 'smok'; did you mean 'smoke'?"
+
+
+def test_skips_match_labels_labels_without_axes_and_parts(write):
+    text = with_line("skip", "skip: [{regularizer: mx_pull, generator: 'mx_*', why: slow}]\n")
+    matrix = load(write(text))
+    [skip] = matrix.skip
+    rows = (matrix.dataset, matrix.tokenizers[0])
+    matched = [skip.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers]
+    assert matched == [False, True, True] and skip.why == "slow" and matrix.warnings == ()
+    exact = Skip(why="", regularizer="mx_pull[weight=0.01]")
+    assert [exact.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers] == [
+        False,
+        False,
+        True,
+    ]
+    wild = Skip(why="", tokenizer="mx_tok*", regularizer="mx_pull[weight=0.0*]")
+    assert wild.matches(*rows, matrix.regularizers[1], matrix.generators[0])
+
+
+def test_a_skip_that_matches_nothing_is_a_warning(write):
+    text = with_line("skip", "skip:\n  - {generator: mx_flwo, why: slow}\n")
+    [warning] = load(write(text)).warnings
+    assert str(warning) == "m.yaml:13:17: this skip matches nothing: no generator is called 'mx_flwo'"
+
+
+def test_a_matrix_is_immutable_and_can_be_sent_to_workers(write):
+    matrix = load(write(BASE))
+    with pytest.raises(AttributeError):
+        matrix.samples = 3
+    assert pickle.loads(pickle.dumps(matrix)) == matrix
+
+
+def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
+    text = BASE.replace("mx_none: {}", "mx_none: {optimizer: {lr: 0.1, betas: [0.5, 0.9]}}")
+    text = text.replace("seeds: [0]", "seeds: {tokenizer: 2, generator: [4, 3]}")
+    text += "skip: [{generator: mx_flow, why: slow}]\nprofiles: {a: {samples: 3}}\n"
+    matrix = load(write(text))
+    plain = resolved(matrix)
+    again = load(write(yaml.safe_dump(plain, sort_keys=False)))
+    assert again == matrix
+    assert resolved(again) == plain
+    assert plain["regularizers"]["mx_pull[weight=0.01]"] == {
+        "use": "mx_pull",
+        "weight": 0.01,
+        "widths": [8],
+        "mode": "soft",
+    }
+
+
+def test_what_only_building_finds_is_reported_at_the_row(write):
+    row = load(write(BASE)).regularizers[1]
+    assert str(build_problem(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "expected"),
+    [
+        # top-level keys
+        ("x", "regularisers: {}", "12:1: unknown key 'regularisers'; did you mean 'regularizers'?"),
+        ("x", "probes: {}", "12:1: unknown key 'probes'; "),
+        (
+            "evaluators",
+            "",
+            "1:1: 'evaluators' is missing; write e.g. `evaluators: [reconstruction, generation]`",
+        ),
+        ("features", "features:", "5:1: 'features' is missing; write e.g. `features: effnet_lite0`"),
+        ("tokenizers", "tokenizers: {}", "6:13: tokenizers is empty; write e.g. `tokenizers: {vit: {}}`"),
+        (
+            "tokenizers",
+            "tokenizers: [vit]",
+            "6:13: tokenizers must be a mapping such as `tokenizers: {vit: {}}`",
+        ),
+        ("name", "name: a/b", "1:7: the name 'a/b' must not contain a path"),
+        ("name", "name: [a]", "1:7: the name ['a'] must be text"),
+        ("samples", "samples: many", "12:10: samples must be an integer >= 1, not 'many'"),
+        (
+            "normalise",
+            "normalise: chanel",
+            "12:12: normalise must be 'channel', 'scalar' or 'none', not 'chanel'",
+        ),
+        ("threads", "threads: 0", "12:10: threads must be an integer >= 1, not 0"),
+        ("precision", "precision: 16", "12:12: precision must be 'fp32', 'bf16' or 'fp16', not 16"),
+        ("budget", "budget: {batches: 3}", "4:10: unknown option 'batches'; did you mean 'batch'?"),
+        ("budget", "budget: {batch: 1.5}", "4:17: batch must be an integer >= 1, not 1.5"),
+        ("budget", "budget: 3", "4:9: budget must be a mapping, not 3"),
+        (
+            "reference",
+            "reference: {use: gauss}",
+            "12:12: reference must be `{use: teacher}`, not {'use': 'gauss'}",
+        ),
+        ("reconstruction", "reconstruction: {}", "12:17: reconstruction is empty; "),
+        ("reconstruction", "reconstruction: {l3: 1}", "12:18: unknown reconstruction loss 'l3'; "),
+        ("reconstruction", "reconstruction: {l1: 0}", "12:22: the weight of l1 must be a number > 0, not 0"),
+        # seeds
+        (
+            "seeds",
+            "seeds: []",
+            "3:8: seeds must be a number of seeds from 1 to 100,000 or a list of different",
+        ),
+        ("seeds", "seeds: [0, 0]", "3:8: seeds must be a number of seeds"),
+        ("seeds", "seeds: [-1]", "3:8: seeds must be a number of seeds"),
+        ("seeds", "seeds: [true]", "3:8: seeds must be a number of seeds"),
+        ("seeds", "seeds: 1e9", "3:8: seeds must be a number of seeds"),
+        (
+            "seeds",
+            "seeds: {tokeniser: 1}",
+            "3:9: unknown key of seeds 'tokeniser'; did you mean 'tokenizer'?",
+        ),
+        ("seeds", "seeds: {sampling: x}", "3:19: sampling must be a number of seeds"),
+        # single parts
+        (
+            "dataset",
+            "dataset: mx_dat",
+            "2:10: unknown dataset 'mx_dat'; did you mean 'mx_data'? (bench list datasets)",
+        ),
+        ("dataset", "dataset: {size: 3}", "2:10: dataset needs a `use`, e.g. `dataset: {use: digits}`"),
+        ("dataset", "dataset: [mx_data]", "2:10: dataset must be a name or `{use: name}`, not ['mx_data']"),
+        ("dataset", "dataset: {use: mx_data, size: 1}", "2:31: size must be an integer >= 2, not 1"),
+        (
+            "dataset",
+            "dataset: {use: mx_data, size: [8, 9]}",
+            "2:31: size must be an integer >= 2, not [8, 9]",
+        ),
+        ("features", "features: {use: 3}", "5:17: `use` names a feature extractor; it must be text, not 3"),
+        (
+            "teacher",
+            "teacher: {use: mx_features, resolutn: 3}",
+            "12:29: unknown option 'resolutn'; did you mean 'resolution'?",
+        ),
+        # rows
+        (
+            "tokenizers",
+            "tokenizers: {mx_tok: {}}",
+            "6:14: unknown tokenizer 'mx_tok'; did you mean 'mx_tokens'?",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {a: {use: mx_tok}}",
+            "6:23: unknown tokenizer 'mx_tok'; did you mean 'mx_tokens'?",
+        ),
+        ("tokenizers", "tokenizers: {mx_tokens: 3}", "6:25: mx_tokens must be a mapping of options, not 3"),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {widht: 3}}",
+            "6:26: unknown option 'widht'; did you mean 'width'? (bench info tokenizers mx_tokens)",
+        ),
+        ("tokenizers", "tokenizers: {mx_tokens: {image: 3}}", "6:26: unknown option 'image'; known: "),
+        ("tokenizers", "tokenizers: {mx_tokens: {width: '3'}}", "6:33: width must be an integer, not '3'"),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {width: []}}",
+            "6:33: the axis 'width' is empty; it needs at least one value",
+        ),
+        ("tokenizers", "tokenizers: {mx_tokens: {width: [1, x]}}", "6:37: width must be an integer, not 'x'"),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {width: [1, 1]}}",
+            "6:14: duplicate label 'mx_tokens[width=1]'; the first is at m.yaml:6:14",
+        ),
+        ("tokenizers", "tokenizers: {mx_tokens: {guidance: 1}}", "6:26: unknown option 'guidance'; "),
+        (
+            "tokenizers",
+            "tokenizers: {real: {use: mx_tokens}}",
+            "6:14: the label 'real' is taken by the row of real images",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {../a: {use: mx_tokens}}",
+            "6:14: the label '../a' must not contain a path",
+        ),
+        ("tokenizers", "tokenizers: {'': {use: mx_tokens}}", "6:14: the label '' must not be empty"),
+        (
+            "tokenizers",
+            'tokenizers: {"a\\n": {use: mx_tokens}}',
+            "6:14: the label 'a\\n' must not be empty, nor begin or end",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {}, mx_tokens: {}}",
+            "6:29: duplicate key 'mx_tokens'; the first is at m.yaml:6:14",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: *t}",
+            "6:25: the alias *t is not supported; write the value out",
+        ),
+        # optimizer, guidance, sampler
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {lr: -1}}}",
+            "6:42: lr must be a number > 0 or null, not -1",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {betas: [0.9]}}}",
+            "6:45: betas must be a list of 2: ",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {lr: [0.1, 1]}}}",
+            "6:42: lr must be a number > 0 or null, not [0.1, 1]",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {encodr: {}}}}",
+            "6:38: unknown option 'encodr'; did you mean 'encoder'?",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {encoder: {ema: 0.9}}}}",
+            "6:48: unknown option 'ema'; ",
+        ),
+        (
+            "tokenizers",
+            "tokenizers: {mx_tokens: {optimizer: {critics: {f: {lr: x}}}}}",
+            "6:56: lr must be a number > 0 or null, not 'x'",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {optimizer: {encoder: {}}}}",
+            "10:36: unknown option 'encoder'; ",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {optimizer: adam}}",
+            "10:35: optimizer must be a mapping such as `{lr: 1.0e-3}`, not 'adam'",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {guidance: -1}}",
+            "10:34: guidance must be a number >= 0, or a list of them, not -1",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {guidance: [1, x]}}",
+            "10:38: guidance must be a number >= 0, or a list of them, not 'x'",
+        ),
+        ("generators", "generators: {mx_flow: {guidance: [1, 1.0]}}", "10:38: guidance has 1 twice"),
+        (
+            "generators",
+            "generators: {mx_flow: {guidance: []}}",
+            "10:34: guidance is empty; it needs at least one number",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {sampler: {step: 3}}}",
+            "10:34: unknown option 'step'; did you mean 'steps'?",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {sampler: {steps: 0}}}",
+            "10:41: steps must be an integer >= 1, not 0",
+        ),
+        (
+            "generators",
+            "generators: {mx_flow: {sampler: 3}}",
+            "10:33: sampler must be a mapping of options, not 3",
+        ),
+        # evaluators
+        ("evaluators", "evaluators: mx_scores", "11:13: evaluators must be a list of names such as"),
+        ("evaluators", "evaluators: []", "11:13: evaluators must be a list of names such as"),
+        (
+            "evaluators",
+            "evaluators: [mx_score]",
+            "11:14: unknown evaluator 'mx_score'; did you mean 'mx_scores'?",
+        ),
+        ("evaluators", "evaluators: [{mx_scores: {k: x}}]", "11:30: k must be an integer, not 'x'"),
+        (
+            "evaluators",
+            "evaluators: [mx_scores, mx_scores]",
+            "11:25: the evaluator 'mx_scores' is listed twice",
+        ),
+        ("evaluators", "evaluators: [3]", "11:14: an evaluator is a name or `{name: {option: …}}`, not 3"),
+        # skip, profiles, plugins
+        ("skip", "skip: {generator: a}", "12:7: skip must be a list of `{generator: …, why: …}`"),
+        ("skip", "skip: [mx_flow]", "12:8: a skip is a mapping `{generator: …, why: …}`, not 'mx_flow'"),
+        ("skip", "skip: [{generator: mx_flow}]", "12:8: the option 'why' is missing; it must be text"),
+        ("skip", "skip: [{why: slow}]", "12:8: a skip needs a pattern for one of dataset, tokenizer"),
+        (
+            "skip",
+            "skip: [{generater: a, why: b}]",
+            "12:9: unknown option 'generater'; did you mean 'generator'?",
+        ),
+        ("profiles", "profiles: [smoke]", "12:11: profiles must be a mapping from names to keys of a matrix"),
+        (
+            "profiles",
+            "profiles: {smoke: {budget: {bach: 1}}}",
+            "12:29: unknown option 'bach'; did you mean 'batch'?",
+        ),
+        ("profiles", "profiles: {smoke: {name: x}}", "12:20: unknown key of a profile 'name'; "),
+        ("plugins", "plugins: mine.py", "12:10: plugins must be a list of paths, not 'mine.py'"),
+        ("plugins", "plugins: [mine.py]", "12:11: no plugin file "),
+        ("plugins", "plugins: [3]", "12:11: a plugin is a path, not 3"),
+    ],
+)
+def test_each_mistake_is_named_at_its_place(write, key, line, expected):
+    found = problems(write(with_line(key, line)))
+    assert len(found) == 1, found
+    assert found[0].startswith(f"m.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a\n- b\n", "hello", "a: [1\n", "[" * 3000, b"\xff\xfe", b"\0\1\2"], ids=repr
+)
+def test_a_file_that_is_no_matrix_is_one_problem(write, text):
+    assert len(problems(write(text))) == 1
+
+
+def test_all_mistakes_come_at_once_in_order(write):
+    text = """\
+nmae: x
+dataset: mx_dat
+seeds: [x]
+features: mx_features
+tokenizers: {mx_tokens: {width: wide}, mx_tokens: {}}
+regularizers: {mx_pull: {weight: [-1, 1], mode: medium, wieght: 3}}
+generators: {mx_flow: {depth: 0, guidance: no, sampler: {steps: 0}}}
+samples: 0
+"""
+    places = [re.match(r"m.yaml:(\d+:\d+): ", line)[1] for line in problems(write(text))]
+    assert places == [
+        *("1:1", "1:1", "2:10", "3:8", "5:33", "5:40", "6:35", "6:49", "6:57"),
+        *("7:31", "7:44", "7:65", "8:10"),
+    ]
+
+
+def test_a_misspelt_section_is_not_also_missing(write):
+    assert len(problems(write(BASE.replace("evaluators:", "evaluator:")))) == 1
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["axes of one part", "sections"])
+def test_a_matrix_beyond_all_bounds_is_refused_at_once(write, split):
+    thousand = f"[{', '.join(map(str, range(1000)))}]"
+    if split:
+        weights = f"{{weight: {thousand}, widths: [{', '.join(f'[{i}]' for i in range(1000))}]}}"
+        text = BASE.replace("{weight: [1.0e-4, 1e-2]}", weights)
+    else:
+        text = BASE.replace("[1.0e-4, 1e-2]", thousand).replace("width: 32", f"width: {thousand}")
+        text = text.replace("guidance: [1.0, 1.5]", f"depth: [{', '.join(map(str, range(1, 1001)))}]")
+    started = time.monotonic()
+    [problem] = problems(write(text))
+    assert time.monotonic() - started < 5
+    assert "too many cells: " in problem and problem.endswith("at most 100,000")
+
+
+def test_a_plugin_in_the_matrix_is_found_beside_it(write, tmp_path):
+    plugin = (
+        "from latentbench.bench.api import Regularizer\nfrom latentbench.bench.registry import register\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        plugin + '@register("mx_mine")\nclass Mine(Regularizer):\n    """Mine."""\n'
+    )
+    text = BASE.replace("mx_none: {}", "mx_mine: {}") + "plugins: [mine.py]\n"
+    matrix = load(write(text))
+    assert matrix.regularizers[0].part == "mx_mine"
+    assert matrix.plugins == ((tmp_path / "mine.py").resolve(),)
+    assert resolved(matrix)["plugins"] == ["mine.py"]
+    assert load(write(BASE), plugins=["mine.py"]).plugins == matrix.plugins
+
+
+def test_a_plugin_that_raises_hides_only_itself_and_is_named_when_asked_for(write, tmp_path):
+    plugin = (
+        "from latentbench.bench.api import Regularizer\nfrom latentbench.bench.registry import register\n"
+    )
+    plugin += '@register("mx_bad")\nclass Bad(Regularizer):\n    """Bad."""\n1 / 0\n'
+    (tmp_path / "bad.py").write_text(plugin)
+    [warning] = load(write(BASE + "plugins: [bad.py]\n")).warnings
+    assert str(warning).startswith("m.yaml:12:11: the plugin cannot be used: ")
+    assert str(warning).endswith("bad.py:6: ZeroDivisionError: division by zero")
+    registry._classes.pop(("regularizers", "mx_bad"), None)
+    asked = problems(write(BASE.replace("mx_none: {}", "mx_bad: {}") + "plugins: [bad.py]\n"))
+    assert asked[0].startswith("m.yaml:8:3: the regularizer 'mx_bad' cannot be used: ")
+    assert len(asked) == 2
+
+
+def test_a_missing_plugin_on_the_command_line_is_named(write):
+    assert problems(write(BASE), plugins=["no.py"]) == ["--plugin no.py: no plugin file 'no.py'"]
