@@ -1,0 +1,46 @@
+"""The KL term of a variational autoencoder (Kingma & Welling, 2014)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ..bench.api import LatentSpec, Noise, Regularizer, Step
+from ..bench.registry import register
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Of N(mean, exp(logvar)) from N(0, I): (B, T, C), (B, T, C) -> (B,) in nats, summed over T and C."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def posterior(h: Tensor) -> tuple[Tensor, Tensor]:
+    """h (B, T, 2 C) -> mean and log-variance, each (B, T, C)."""
+    mean, logvar = h.chunk(2, dim=-1)
+    return mean, logvar.clamp(-30, 20)  # the bounds of latent diffusion's code
+
+
+@register("kl")
+class KL(Regularizer):
+    """The KL divergence of a diagonal Gaussian posterior from N(0, I).
+
+    The term is `weight` times the batch's mean of each sample's divergence, summed over tokens and channels
+    as in latent diffusion and SoftVQ, so what a weight means grows with the latent. SoftVQ's 1e-6, beside a
+    reconstruction loss that is a mean over pixels, is 2e-3 per element of its 64 x 32 latent; the default,
+    1e-4, is 1.3e-2 per element of the 16 x 8 latent of an 8 x 8 image. Divide it as the latent grows.
+    """
+
+    expansion = 2
+
+    def __init__(self, spec: LatentSpec, weight: Annotated[float, Field(ge=0)] = 1e-4) -> None:
+        super().__init__(spec)
+        self.weight = weight
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        mean, logvar = posterior(h)
+        return mean if noise is None else mean + (0.5 * logvar).exp() * noise.normal(mean, "posterior")
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"kl": self.weight * kl_divergence(*posterior(h)).mean()}

@@ -1,0 +1,126 @@
+"""A vision-transformer autoencoder, its latents one a patch or learned tokens (SoftVQ; Chen et al., 2024)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.registry import register
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def table(rows: int, width: int, spec: LatentSpec) -> nn.Parameter:
+    """(1, rows, width) learned tokens or positions."""
+    # timm's 0.02 is best with a grid. Latent tokens must find their patches by attention, which positions
+    # that small leave nearly uniform: on 8 x 8 digits they then learn almost nothing in 300 steps.
+    return nn.Parameter(torch.randn(1, rows, width) * (0.02 if spec.grid else 0.5))
+
+
+def trunk(width: int, depth: int, heads: int) -> nn.Sequential:
+    """Pre-norm transformer blocks and a final norm, (B, N, width) -> (B, N, width)."""
+    # Without the LayerScale of DINOv2, from which SoftVQ starts: nothing here is pretrained.
+    return nn.Sequential(
+        *(Block(width, heads, qkv_bias=True) for _ in range(depth)), nn.LayerNorm(width, eps=1e-6)
+    )
+
+
+class Encoder(nn.Module):
+    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+
+    head: nn.Linear
+
+    def __init__(
+        self, image: ImageSpec, spec: LatentSpec, patch: int, width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(image.channels, width, patch, patch)
+        self.positions = table(image.height * image.width // patch**2, width, spec)
+        # SoftVQ adds a latent position to each latent token; the sum of two learned tables is one table.
+        self.latents = None if spec.grid else table(spec.tokens, width, spec)
+        self.trunk = trunk(width, depth, heads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images).flatten(2).transpose(1, 2) + self.positions
+        if self.latents is None:
+            return self.head(self.trunk(x))
+        x = torch.cat((x, self.latents.expand(len(x), -1, -1)), 1)
+        return self.head(self.trunk(x)[:, self.positions.shape[1] :])
+
+
+class Decoder(nn.Module):
+    """z (B, T, C) -> (B, c, H, W)."""
+
+    def __init__(
+        self, image: ImageSpec, spec: LatentSpec, patch: int, width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        patches = image.height * image.width // patch**2
+        self.rows = image.height // patch
+        self.project = nn.Linear(spec.channels, width)
+        self.positions = table(patches, width, spec)
+        # With latent tokens, every patch starts from one mask token, which the positions include.
+        self.latents = None if spec.grid else table(spec.tokens, width, spec)
+        self.trunk = trunk(width, depth, heads)
+        self.head = nn.Linear(width, image.channels * patch**2)
+        self.fold = nn.PixelShuffle(patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(z)
+        if self.latents is None:
+            x = x + self.positions
+        else:
+            x = torch.cat((self.positions.expand(len(z), -1, -1), x + self.latents), 1)
+        x = self.head(self.trunk(x)[:, : self.positions.shape[1]])
+        return self.fold(x.transpose(1, 2).unflatten(2, (self.rows, -1)))
+
+
+@register("vit")
+class ViT(Tokenizer):
+    """A vision-transformer autoencoder with timm's blocks.
+
+    Without `latents` there is one latent token per patch, on the patches' grid. With it, that many learned
+    tokens are appended to the patches and alone pass the bottleneck; they have no grid and learn more slowly.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        expansion: int,
+        width: Positive = 64,
+        depth: Positive = 3,
+        heads: Positive = 4,
+        patch: Positive = 2,
+        channels: Positive = 8,
+        latents: Positive | None = None,
+    ) -> None:
+        super().__init__(image, expansion)
+        if image.height % patch or image.width % patch:
+            raise ValueError(f"patch {patch} does not divide the image size {image.height} x {image.width}")
+        if width % heads:
+            raise ValueError(f"heads {heads} does not divide width {width}")
+        grid = (image.height // patch, image.width // patch)
+        self.spec = (
+            LatentSpec(latents, channels) if latents else LatentSpec(grid[0] * grid[1], channels, grid)
+        )
+        self.encoder = Encoder(image, self.spec, patch, width, depth, heads)
+        self.decoder = Decoder(image, self.spec, patch, width, depth, heads)
+        self.encoder.head = nn.Linear(width, channels * expansion)
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        return {"encoder": self.encoder.head.weight, "decoder": self.decoder.head.weight}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
