@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .schema import Budget, Critic, Group, Optimizer, Settings, Variants, axes, check, shown
+from .schema import Budget, Critic, Group, Optimizer, Settings, Variants, axes, check, options_of, shown
 from .source import Document, MatrixError, Problem, Trail, find, parse, read
 
 __all__ = ["Budget", "Matrix", "MatrixError", "Problem", "Row", "Seed", "Skip"]
@@ -218,9 +218,9 @@ class _Reader:
 
     def overlay(self, name: str, profile: dict[str, Any]) -> None:
         """Budgets are merged key by key, everything else is replaced; places move along."""
-        budgets = [data.get("budget") for data in (self.data, profile)]
-        if all(isinstance(budget, dict) for budget in budgets):
-            profile = profile | {"budget": budgets[0] | budgets[1]}
+        old_budget, budget = self.data.get("budget"), profile.get("budget")
+        if isinstance(old_budget, dict) and isinstance(budget, dict):
+            profile = profile | {"budget": old_budget | budget}
         self.data |= profile
         old, prefix = self.document, ("profiles", name)
         keys = {trail[2:]: mark for trail, mark in old.keys.items() if trail[:2] == prefix and trail[2:]}
@@ -231,16 +231,15 @@ class _Reader:
         """All sections, then the error with all problems if there are any."""
         self.top_level()
         plugins, warnings = self.plugins(file.parent, more_plugins)
-        single = {kind: self.single(key, kind) for key, kind in (("dataset", "datasets"), ("features",) * 2)}
-        teacher = self.single("teacher", "features") if self.data.get("teacher") is not None else None
+        features = self.single("features", "features")
         entries = {kind: self.section(kind) for kind in SECTIONS}
         settings = {f.name: self.data[f.name] for f in fields(Settings) if self.data.get(f.name) is not None}
         read: dict[str, Any] = {
             "name": self.name(file),
-            "dataset": single["datasets"],
+            "dataset": self.single("dataset", "datasets"),
             "budget": Budget(**self.options(Budget, self.mapping(("budget",), "a mapping"), ("budget",))),
-            "features": single["features"],
-            "teacher": teacher or single["features"],
+            "features": features,
+            "teacher": self.single("teacher", "features") or features,
             "reference": self.reference(),
             "reconstruction": self.reconstruction(),
             "evaluators": self.evaluators(),
@@ -322,19 +321,21 @@ class _Reader:
             self.fault(trail, str(error), on_key)
             return None
 
-    def options(self, target: Any, options: Mapping[str, Any], trail: Trail, **more: Any) -> dict[str, Any]:
+    def options(
+        self, target: Any, options: Mapping[str, Any], trail: Trail, method: str = "", **more: Any
+    ) -> dict[str, Any]:
         """Checked options; what is wrong is noted."""
         try:
-            clean, faults = check(target, options, **more)
+            clean, faults = check(target, options, method=method, **more)
         except registry.PartError as error:
             self.fault(trail, str(error))
             return {}
-        self.faults(faults, trail)
+        self.faults(faults, trail, options_of(target, method))
         return clean
 
-    def faults(self, faults: Iterable[tuple[Trail, str]], trail: Trail) -> None:
+    def faults(self, faults: Iterable[tuple[Trail, str]], trail: Trail, known: Collection[Any]) -> None:
         for inner, message in faults:
-            self.fault((*trail, *inner), message, on_key=not inner or message.startswith("unknown option"))
+            self.fault((*trail, *inner), message, on_key=not inner or inner[0] not in known)
 
     def mapping(self, trail: Trail, what: str) -> dict[str, Any]:
         """A top-level mapping, empty if there is none."""
@@ -349,17 +350,16 @@ class _Reader:
     def single(self, key: str, kind: str) -> Row | None:
         """The one part under a key: a name, or `{use: name, option: …}`."""
         given = self.data.get(key)
+        at: Trail = (key, "use")
         if given is None:
             return None
         if isinstance(given, str):
-            given, at = {"use": given}, (key,)
+            given, at = {"use": given}, at[:1]
         elif not self.is_mapping((key,), given, "a name or `{use: name}`"):
             return None
         elif "use" not in given:
             self.fault((key,), f"{key} needs a `use`, e.g. `{EXAMPLES.get(key, EXAMPLES['features'])}`")
             return None
-        else:
-            at = (key, "use")
         cls = self.part(kind, given["use"], at)
         return self.row(kind, cls, given["use"], given, (key,)) if cls else None
 
@@ -411,7 +411,7 @@ class _Reader:
         except registry.PartError as error:
             self.fault(trail, str(error), on_key=True)
             return None
-        self.faults(faults, trail)
+        self.faults(faults, trail, options_of(cls))
         row = Row(label, name, {}, optimizer, where=self.place(trail), **extra)
         return _Entry(row, variants, trail)
 
@@ -448,7 +448,7 @@ class _Reader:
         values = given if isinstance(given, list) else [given]
         if not values:
             self.fault(trail, "guidance is empty; it needs at least one number")
-        good = []
+        good: list[float] = []
         for i, value in enumerate(values):
             at = (*trail, i) if isinstance(given, list) else trail
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -542,7 +542,7 @@ class _Reader:
     def expanded_seeds(self, seeds: tuple[Sequence[int], ...]) -> Iterable[Seed]:
         if len(seeds) == 1:
             return (Seed(seed, seed, seed, str(seed)) for seed in seeds[0])
-        return (Seed(*triple, ".".join(map(str, triple))) for triple in product(*seeds))
+        return (Seed(t, g, s, f"{t}.{g}.{s}") for t, g, s in product(*seeds))
 
     def fits(self, entries: Mapping[str, list[_Entry]], seeds: tuple[Sequence[int], ...]) -> bool:
         """Whether the matrix is small enough to be multiplied out."""

@@ -168,8 +168,7 @@ def options_of(target: Callable[..., Any], method: str = "") -> dict[str, Option
             ):
                 guess = _guess(parameter.default)
                 hint, text = (kept.get(parameter.name, guess) for kept in (hints, bare))
-                text = inspect.formatannotation(text)
-                found[parameter.name] = _option(parameter.name, hint, text, parameter.default)
+                found[parameter.name] = _option(parameter.name, hint, _source(text), parameter.default)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
@@ -321,6 +320,12 @@ def _guess(default: Any) -> Any:
     """The annotation of an option that has none: its default's type, if that says something."""
     guesses: dict[type, Any] = {bool: bool, int: int | float, float: float, str: str}
     return guesses.get(type(default), Any)
+
+
+def _source(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(map(_source, get_args(annotation)))
+    return "None" if annotation is type(None) else inspect.formatannotation(annotation)
 
 
 def _takes_lists(hint: Any) -> bool:

@@ -47,7 +47,10 @@ class MatrixError(Exception):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems)))
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             self.get_event()
             self.refuse(event.start_mark, f"the alias *{event.anchor} is not supported; write the value out")
-            return yaml.ScalarNode(TEXT, "", event.start_mark, event.end_mark, style="*")
+            return yaml.ScalarNode(TEXT, "", event.start_mark, style="*")  # type: ignore[arg-type]
         if event.anchor is not None:
             self.refuse(event.start_mark, f"the anchor &{event.anchor} is not supported; write the value out")
             event.anchor = None
@@ -187,7 +190,7 @@ def _document(top: yaml.MappingNode, name: str, loader: _Loader) -> Document:
     def mark(node: yaml.Node) -> Mark:
         return node.start_mark.line + 1, node.start_mark.column + 1
 
-    def plain(node: yaml.Node, trail: Trail) -> Any:
+    def plain(node: Any, trail: Trail) -> Any:
         values[trail] = mark(node)
         if isinstance(node, yaml.MappingNode):
             return mapping(node, trail)

@@ -550,6 +550,12 @@ def test_a_misspelt_section_is_not_also_missing(write):
     assert len(problems(write(BASE.replace("evaluators:", "evaluator:")))) == 1
 
 
+def test_an_error_survives_the_way_from_a_worker(write):
+    with pytest.raises(MatrixError) as caught:
+        load(write("x: 1"))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
 @pytest.mark.parametrize("split", [True, False], ids=["axes of one part", "sections"])
 def test_a_matrix_beyond_all_bounds_is_refused_at_once(write, split):
     thousand = f"[{', '.join(map(str, range(1000)))}]"

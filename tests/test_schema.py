@@ -25,7 +25,7 @@ class Method(Regularizer):
         widths: tuple[Count, ...] = (32, 64),
         size: int | tuple[int, int] = 8,
         mode: Literal["a", "b"] = "a",
-        limit: int | None = None,
+        limit: Count | None = None,
         flag: bool = False,
         text: str = "x",
         prior: dict[str, Any] | None = None,
@@ -70,7 +70,8 @@ def test_an_option_says_its_annotation_default_and_range():
     assert options["widths"].annotation == "tuple[int, ...]"
     assert options["widths"].choices == "a list, each an integer >= 1"
     assert options["mode"].choices == "'a' or 'b'"
-    assert options["limit"].choices == "an integer or null"
+    assert options["limit"].annotation == "int | None"
+    assert options["limit"].choices == "an integer >= 1 or null"
 
 
 def test_keyword_only_arguments_of_sample_are_the_samplers_options():
@@ -112,7 +113,7 @@ def test_leaving_an_option_out_and_writing_its_default_are_the_same():
         ("widths", [0], "widths must be a list, each an integer >= 1, not [0]"),
         ("size", [1, 2, 3], "size must be an integer or a list of 2: an integer, an integer, not [1, 2, 3]"),
         ("mode", "c", "mode must be 'a' or 'b', not 'c'"),
-        ("limit", 1.5, "limit must be an integer or null, not 1.5"),
+        ("limit", 1.5, "limit must be an integer >= 1 or null, not 1.5"),
         ("flag", "yes", "flag must be true or false, not 'yes'"),
         ("flag", 1, "flag must be true or false, not 1"),
         ("text", 1, "text must be text, not 1"),
