@@ -109,7 +109,7 @@ def test_a_plugin_that_raises_is_listed_with_its_cause_and_hides_only_itself(tmp
     good = load_plugin(plugin(tmp_path, "good"))
     file = plugin(tmp_path, "bad", "raise RuntimeError('no luck')")
     (source,) = load_plugin(file)
-    assert source.name == "bad" and source.problem == f"{file}:9: RuntimeError: no luck"
+    assert source.name == "bad" and source.problem == f"{file}:10: RuntimeError: no luck"
     assert sources("regularizers")["bad"].problem == source.problem
     assert {"good", "kl"} <= set(names("regularizers")) and "bad" not in names("regularizers")
     assert good[0].problem is None
