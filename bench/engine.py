@@ -64,14 +64,7 @@ class Engine:
 
     def run(self, wanted: list[str], listen: Callable[[Event], None], stop_on_failure: bool = False) -> None:
         """Makes the wanted stages and what they need; `listen` is called in this process for every event."""
-        waiting = []
-        for one in wanted:
-            stage = self.plan.stages[one]
-            if self.store.has(stage):
-                self._settle(stage, listen, quiet=True)
-            else:
-                waiting.append(stage)
-        waiting = [stage for stage in waiting if not self._doomed(stage, listen)]
+        waiting = [stage for stage in self._missing(wanted, listen) if not self._doomed(stage)]
         if not waiting:
             return
         workers = [self._start(number) for number in range(min(self.jobs, len(waiting)))]
@@ -87,6 +80,8 @@ class Engine:
                         parents = {role: self.plan.stages[p] for role, p in stage.parents.items()}
                         idle.pipe.send((stage, parents))
                         listen(Event("started", stage, idle.number))
+                if waiting and all(w.ready and w.stage is None for w in workers):
+                    raise RuntimeError(f"no stage can start: {waiting[0].label} waits for itself")
                 for ready in wait([w.pipe for w in workers], timeout=0.5):
                     one = next(w for w in workers if w.pipe is ready)
                     try:
@@ -95,9 +90,22 @@ class Engine:
                         workers[one.number] = self._died(one, listen)
                         continue
                     self._take(one, message, listen)
-                waiting = [stage for stage in waiting if not self._doomed(stage, listen)]
+                waiting = [stage for stage in waiting if not self._doomed(stage)]
         finally:
             _stop(workers)
+
+    def _missing(self, wanted: list[str], listen: Callable[[Event], None]) -> list[Stage]:
+        """The stages to make, in plan order: what lies behind an artifact that is there isn't needed."""
+        missing, seen, look = set(), set(wanted), list(wanted)
+        while look:
+            stage = self.plan.stages[look.pop()]
+            if self.store.has(stage):
+                self._settle(stage, listen, quiet=True)
+                continue
+            missing.add(stage.id)
+            look += [parent for parent in stage.parents.values() if parent not in seen]
+            seen.update(stage.parents.values())
+        return [stage for stage in self.plan.stages.values() if stage.id in missing]
 
     def _take(self, one: _Worker, message: tuple, listen: Callable[[Event], None]) -> None:
         if message[0] == "ready":
@@ -127,7 +135,8 @@ class Engine:
         if not quiet:
             listen(Event("done", stage, number))
 
-    def _doomed(self, stage: Stage, listen: Callable[[Event], None]) -> bool:
+    def _doomed(self, stage: Stage) -> bool:
+        """Whether a parent has failed; the plan's order makes this reach all descendants."""
         reason = next((self.failures[p] for p in stage.parents.values() if p in self.failures), None)
         if reason is not None:
             self.failures[stage.id] = reason

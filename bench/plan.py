@@ -1,8 +1,8 @@
 """From a matrix to cells and the stages that they share, each with its content-addressed key.
 
 A key is the sha256 of what the stage's numbers depend on: its resolved config, the versions of its parts,
-the hashes of data and weights, threads, precision and device, and its parents' keys. Jobs, time-outs and paths
-are not in it.
+the hashes of data and weights, threads, precision and device, and its parents' keys. Jobs, time-outs and
+paths are not in it.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class _Planner:
         where += f".{seed.sampling} · guidance {guidance:g}"
         parents = trained | {"generator": made}
         drawn = self._add("samples", where, config, parents)
-        parents |= {"samples": drawn, "features": self.features}
+        parents = parents | {"samples": drawn, "features": self.features}
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
 
     def _real(self, seed: Seed) -> None:

@@ -18,6 +18,10 @@ from .checkpoint import State
 from .seeds import seed_for
 
 
+CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
+CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
+
+
 class Diverged(Exception):
     """A loss that is not finite. Divergence is a result: it is cached like any other."""
 
@@ -35,7 +39,6 @@ class Context:
     precision: str = "fp32"
     report: Callable[[int, int, str], None] = lambda step, total, text: None
     stopping: Callable[[], bool] = lambda: False
-    checkpoint_seconds: float = 10.0
 
     def accelerator(self) -> Accelerator:
         """Device placement, autocast, gradient scaling and clipping."""
@@ -69,7 +72,7 @@ def run_steps(
     """
     checkpoint.load(context.work, state)
     every = max(1, total // 100)  # points of a curve
-    began, saved = time.monotonic() - state.seconds, time.monotonic()
+    began, due = time.monotonic() - state.seconds, time.monotonic() + CHECKPOINT_SECONDS
     while state.step < total:
         torch.manual_seed(seed_for(*stream, "torch", state.step))
         losses = {name: float(value.detach()) for name, value in update(state.step).items()}
@@ -87,6 +90,7 @@ def run_steps(
         if context.stopping():
             checkpoint.save(context.work, state)
             raise Stopped
-        if now - saved > context.checkpoint_seconds and state.step < total:
+        if now > due and state.step < total:
             checkpoint.save(context.work, state)
-            saved = time.monotonic()
+            took = time.monotonic() - now
+            due = time.monotonic() + max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * took)
