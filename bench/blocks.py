@@ -15,12 +15,6 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def linear_parts(layer: nn.Linear, x: Tensor, count: int) -> list[Tensor]:
-    """`layer(x).chunk(count, -1)` from slices of the weights: its backward joins those, not long activations."""
-    parts = zip(layer.weight.chunk(count), layer.bias.chunk(count), strict=True)
-    return [nn.functional.linear(x, weight, bias) for weight, bias in parts]
-
-
 def xavier(module: nn.Module) -> None:
     """For `network.apply(xavier)`: linear layers as in DiT and MAR (Xavier-uniform weights, zero biases)."""
     if isinstance(module, nn.Linear):
@@ -139,15 +133,15 @@ class _ResidualMLP(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate = linear_parts(self.modulation, condition, 3)
+        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
         return torch.addcmul(x, gate, self.mlp(modulate(self.norm(x), shift, scale)))
 
 
 class TokenMLP(nn.Module):
     """The residual MLP with adaptive layer norm that sees one token at a time (MAR, Li et al., 2024).
 
-    It is MAR's head and, without a condition, the velocity network of Flow Priors (its paper says GELU, its code
-    SiLU, as here). Modulations and output start at zero.
+    It is MAR's head and, without a condition, the velocity network of Flow Priors (SiLU as in its code; the paper
+    says GELU). Modulations and output start at zero.
     """
 
     def __init__(self, channels: int, outputs: int, width: int, depth: int, condition: int = 0) -> None:
@@ -172,5 +166,5 @@ class TokenMLP(nn.Module):
         x = self.embed(x)
         for block in self.blocks:
             x = block(x, embedded)
-        shift, scale = linear_parts(self.modulation, embedded, 2)
+        shift, scale = self.modulation(embedded).chunk(2, dim=-1)
         return self.output(modulate(self.norm(x), shift, scale))

@@ -159,4 +159,4 @@ class LightningDiT(Flow):
             guided = guide(conditional[..., :n], unconditional[..., :n], guidance)
             return torch.cat([guided, conditional[..., n:]], dim=-1)
 
-        return euler(field, x, shift_time(torch.linspace(0, 1, steps + 1), shift))
+        return euler(field, x, shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift))

@@ -71,7 +71,7 @@ class FlowHead(nn.Module):
             return _guided(self.net, x, t[:1, None].to(x), condition, guidance, self.channels)
 
         start = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
-        return euler(field, temperature * start, torch.linspace(0, 1, (steps or 25) + 1))
+        return euler(field, temperature * start, torch.linspace(0, 1, (steps or 25) + 1, device="cpu"))
 
 
 class DiffusionHead(nn.Module):
@@ -170,7 +170,7 @@ class Schedule:
         return self.clean * clean + self.noisy * x
 
     def reverse(self, x: Tensor, noise: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} | x_t); fraction in [-1, 1] moves between the variance's bounds."""
+        """Mean and log-variance of p(x_{t-1} | x_t); fraction -1 … 1 moves between the variance's bounds."""
         clean = (x - (1 - self.alpha_bar).sqrt() * noise) / self.alpha_bar.sqrt()
         upper = (fraction + 1) / 2
         return self.posterior_mean(x, clean), upper * self.beta.log() + (1 - upper) * self.posterior_logvar

@@ -64,7 +64,9 @@ class AutoregressiveBlock(nn.Module):
         self.output = nn.Linear(width, 2 * spec.channels)
         for table in (self.positions, self.labels):
             if table is not None:
-                nn.init.normal_(table, std=0.01)
+                # ml-tarflow: 0.01. At the embedded tokens' scale short runs learn positions and classes: 800
+                # steps on 8x8 digits, and a classifier agrees with 97 % of the samples' labels, not with 42 %.
+                nn.init.normal_(table, std=0.5)
         nn.init.zeros_(self.output.weight)
         # ml-tarflow leaves this bias at its random start; at zero an untrained flow is exactly the identity.
         nn.init.zeros_(self.output.bias)
@@ -129,7 +131,7 @@ class TARFlow(Likelihood):
         noise_std: Annotated[float, Field(ge=0)] = 0.1,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
-        """`layers` per block; `noise_std` of the noise on training latents (the paper: 0.05 to 0.15 on pixels)."""
+        """`layers` per block; `noise_std` of noise on training latents (paper: 0.05 to 0.15 on pixels)."""
         super().__init__(spec, classes)
         divide_width(width, heads)
         if spec.tokens < 2:
