@@ -8,7 +8,6 @@ paths are not in it.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -180,8 +179,8 @@ class _Planner:
             "dataset": self.data,
             "tokenizer": part("tokenizers", tokenizer),
             "regularizer": method,
-            "optimizer": [tokenizer.optimizer, regularizer.optimizer],
-            "reconstruction": m.reconstruction,
+            "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
+            "reconstruction": plain(m.reconstruction),
             "steps": m.budget.tokenizer_steps,
             "batch": m.budget.batch,
             "seed": seed.tokenizer,
@@ -205,7 +204,7 @@ class _Planner:
         )
         config = {
             "generator": part("generators", generator),
-            "optimizer": generator.optimizer,
+            "optimizer": plain(generator.optimizer),
             "steps": self.matrix.budget.generator_steps,
             "batch": self.matrix.budget.batch,
             "seed": f"{seed.tokenizer}.{seed.generator}",
@@ -226,7 +225,7 @@ class _Planner:
     ) -> str:
         config = {
             "guidance": guidance,
-            "sampler": generator.sampler,
+            "sampler": plain(generator.sampler),
             "samples": self.matrix.samples,
             "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
         }
@@ -313,23 +312,23 @@ class _Refused(Exception):
 
 
 def part(kind: str, row: Row) -> dict[str, Any]:
-    """A part's resolved config: its version and every option, with defaults where the matrix is silent.
+    """A part's resolved config: its version and every option.
 
     A plugin's source is hashed as well: whoever edits a plugin doesn't think of its version.
     """
     cls = registry.get(kind, row.part)
-    signature = inspect.signature(cls)
-    defaults = {
-        name: parameter.default
-        for name, parameter in signature.parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    resolved = json.loads(json.dumps({**defaults, **row.options}))
-    config = {"name": row.part, "version": getattr(cls, "version", 1), "options": resolved}
+    config = {"name": row.part, "version": getattr(cls, "version", 1), "options": plain(row.options)}
     file = registry.sources(kind)[row.part].file
     if not file.is_relative_to(Path(__file__).parent.parent):
         config["source"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return config
+
+
+def plain(value: Any) -> Any:
+    """As JSON would have it."""
+    return json.loads(
+        json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item))
+    )
 
 
 def parse_filter(text: str | None) -> dict[str, list[str]]:

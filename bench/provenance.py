@@ -16,10 +16,10 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "torch-fidelity", "cle
 @cache
 def provenance(device: str) -> dict[str, Any]:
     """Package versions, git commit and dirty flag of this code, and the machine."""
-    found = {"python": platform.python_version(), "latentbench": _version("latentbench")}
-    found |= {name: _version(name) for name in PACKAGES}
     return {
-        **found,
+        "latentbench": _version("latentbench"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
         # What a run itself writes doesn't make its code dirty.
         "git_dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")),

@@ -180,15 +180,25 @@ def _built_in(kind: str) -> tuple[Source, ...]:
 
 
 def _installed(kind: str) -> Iterator[Source]:
+    yield from (source for source in _entry_points(tuple(sys.path)) if source.kind == kind)
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> tuple[Source, ...]:
+    """The parts of installed packages; looking for them is slow, and depends on the search path alone."""
+    found: list[Source] = []
     for point in entry_points(group="latentbench.plugins"):
         spec = importlib.util.find_spec(point.module)
         if spec is None or spec.origin is None:
-            yield Source(
-                kind, point.name, point.module, Path(point.module), problem=f"no module {point.module!r}"
-            )
+            problem = f"no module {point.module!r}"
+            found += [
+                Source(kind, point.name, point.module, Path(point.module), problem=problem)
+                for kind in FOLDERS
+            ]
             continue
-        found = _scan(Path(spec.origin), point.module, None)
-        yield from (source for source in found if source.name == point.name and source.kind == kind)
+        parts = _scan(Path(spec.origin), point.module, None)
+        found += [source for source in parts if source.name == point.name]
+    return tuple(found)
 
 
 def _scan(file: Path, module: str, kind: str | None) -> Iterator[Source]:

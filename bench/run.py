@@ -52,7 +52,8 @@ def run(
     """
     prepare(matrix, plan, store, options)
     book = Book(matrix, plan, store, options)
-    pending = [cell for cell in cells if not (options.keep_records and book.has(cell))]
+    kept = book.finished() if options.keep_records else set()
+    pending = [cell for cell in cells if cell.key not in kept]
     wanted = list(dict.fromkeys(one for cell in pending for one in cell.scores.values()))
     needed = plan.ancestors(wanted)
     missing = next((plan.stages[one] for one in needed if not plan.stages[one].known), None)
@@ -118,9 +119,9 @@ class Book:
         self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
         self.folder = options.out
 
-    def has(self, cell: Cell) -> bool:
-        """Whether the folder has a finished record of exactly this cell."""
-        return any(r.key == cell.key and r.status != "failed" for r in records.read(self.folder / "records"))
+    def finished(self) -> set[str]:
+        """The keys of the cells that the folder has finished records of."""
+        return {r.key for r in records.read(self.folder / "records") if r.status != "failed"}
 
     def write(self, cell: Cell, failures: dict[str, str]) -> Record:
         """The record of a cell whose stages are made, failed or skipped."""
@@ -159,13 +160,17 @@ class Book:
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:
         m = self.matrix
-        return provenance(self.options.device) | {
-            "threads": m.threads,
-            "precision": m.precision,
-            "seed": cell.seed,
-            "budget": vars(m.budget),
-            "samples": m.samples,
-        }
+        return (
+            {"matrix": m.name}
+            | provenance(self.options.device)
+            | {
+                "threads": m.threads,
+                "precision": m.precision,
+                "seed": cell.seed,
+                "budget": vars(m.budget),
+                "samples": m.samples,
+            }
+        )
 
     def _ancestors(self, cell: Cell) -> list[Stage]:
         return [self.plan.stages[one] for one in self.plan.ancestors(list(cell.scores.values()))]

@@ -50,7 +50,9 @@ def train_tokenizer(
     for name, parameters in learned.items():
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
         optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
-    top = group_settings(DEFAULTS, optimizer[0])
+    # Clipping and averaging are of all parameters at once: a method that needs its own says so in its row.
+    whole = {key: value for key, value in optimizer[1].items() if key in ("clip", "ema")}
+    top = group_settings(DEFAULTS, optimizer[0], whole)
     averages = {
         "tokenizer": Average(tokenizer, top["ema"]),
         "regularizer": Average(regularizer, top["ema"]),
