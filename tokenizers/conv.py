@@ -135,7 +135,8 @@ class Conv(Tokenizer):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        return {"encoder": self.encoder[-1].weight, "decoder": self.decoder[-1].weight}
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part[-1].get_parameter("weight") for name, part in parts.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         return self.encoder(images).flatten(2).transpose(1, 2)

@@ -117,7 +117,8 @@ class ViT(Tokenizer):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        return {"encoder": self.encoder.head.weight, "decoder": self.decoder.head.weight}
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part.get_parameter("head.weight") for name, part in parts.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         return self.encoder(images)
