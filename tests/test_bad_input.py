@@ -1,4 +1,4 @@
-"""Bad input ends with exit code 2, a sentence with file, line and column, no traceback, and nothing written."""
+"""Bad input ends with exit code 2 and a sentence with file, line and column; nothing is written."""
 
 import os
 import re

@@ -1,0 +1,58 @@
+"""A regularizer's training step over the plain autoencoder's: read the ratios in brackets.
+
+    pytest tests/benchmarks/test_steps.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+"""
+
+import inspect
+
+import pytest
+import torch
+
+from latentbench.bench.api import ImageSpec, LatentSpec
+from latentbench.bench.losses import RECONSTRUCTION
+from latentbench.bench.registry import create, get, names
+from latentbench.bench.tokenizer_loop import train_tokenizer
+from latentbench.bench.training import Context
+
+STEPS, BATCH = 10, 64
+TEACHER = LatentSpec(16, 112, (4, 4))  # effnet_lite0's tokens at 64 px
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return create("datasets", "digits")
+
+
+def built(name):
+    cls = get("regularizers", name)
+    torch.manual_seed(0)
+    tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=cls.expansion)
+    facts = {"classes": 10, "teacher_spec": TEACHER, "reference_spec": TEACHER}
+    asked = {fact: facts[fact] for fact in inspect.signature(cls).parameters if fact in facts}
+    return tokenizer, cls(tokenizer.spec, **asked)
+
+
+@pytest.mark.parametrize("name", sorted(names("regularizers"), key="none".__ne__))
+@pytest.mark.benchmark(group=f"{STEPS} tokenizer steps, batch {BATCH}")
+def test_step(benchmark, name, digits, tmp_path):
+    features = torch.randn(digits.size("train"), TEACHER.tokens, TEACHER.channels)
+
+    def fresh():
+        return built(name), {}
+
+    def steps(tokenizer, regularizer):
+        return train_tokenizer(
+            tokenizer,
+            regularizer,
+            digits,
+            {"l1": (1.0, RECONSTRUCTION["l1"])},
+            steps=STEPS,
+            batch=BATCH,
+            seed=0,
+            optimizer=({}, {}),
+            context=Context(tmp_path),
+            features=features,
+        )
+
+    state = benchmark.pedantic(steps, setup=fresh, rounds=7, warmup_rounds=1)
+    assert state.step == STEPS

@@ -1,0 +1,199 @@
+"""The loops: what they share between rows, what they resume, and who moves."""
+
+import pytest
+import torch
+from torch import nn
+
+from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Regularizer
+from latentbench.bench.checkpoint import State
+from latentbench.bench.generator_loop import train_generator
+from latentbench.bench.losses import RECONSTRUCTION
+from latentbench.bench.optim import DEFAULTS, Average, group_settings, rate
+from latentbench.bench.registry import get
+from latentbench.bench.tokenizer_loop import balance, train_tokenizer
+from latentbench.bench.training import Context, Diverged, Stopped, batch_index, run_steps
+
+
+class Blobs(Dataset):
+    """Forty random images, which remember when they were asked for."""
+
+    image, classes = ImageSpec(1, 8, 8), 4
+
+    def __init__(self):
+        self.data = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.asked = []
+
+    def size(self, split):
+        return len(self.data)
+
+    def images(self, split, index):
+        self.asked.append(index.tolist())
+        return self.data[index]
+
+    def labels(self, split):
+        return torch.arange(40) % 4
+
+
+class Adversary(Regularizer):
+    """Draws its own numbers, has two critics' worth of a critic, and a frozen part."""
+
+    critic_steps = 3
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.critic = nn.Linear(spec.channels, 1)
+        self.frozen = nn.Linear(spec.channels, 1).requires_grad_(False)
+        self.given = []
+
+    def latent(self, h, noise, labels=None):
+        return self.scale * h if noise is None else self.scale * h + 0.1 * noise.normal(h)
+
+    def loss(self, z, h, step):
+        assert not self.critic.weight.requires_grad
+        return {"fool": -self.critic(z).mean() + 0 * torch.rand(())}
+
+    def critics(self):
+        return {"critic": self.critic}
+
+    def critic_loss(self, name, z, step):
+        assert not z.requires_grad and self.critic.weight.requires_grad
+        self.given.append((step.index, step.images.shape[0]))
+        return (self.critic(z) - step.noise.normal(z[..., :1])).square().mean()
+
+
+def parts(regularizer=Regularizer, seed=0):
+    torch.manual_seed(seed)
+    tokenizer = get("tokenizers", "vit")(
+        ImageSpec(1, 8, 8), 1, width=16, depth=1, heads=2, patch=4, channels=4
+    )
+    return tokenizer, regularizer(tokenizer.spec)
+
+
+def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, optimizer=({}, {})):
+    context = Context(tmp_path, stopping=stop or (lambda: False))
+    return train_tokenizer(
+        tokenizer,
+        regularizer,
+        dataset or Blobs(),
+        {"l1": (1.0, RECONSTRUCTION["l1"])},
+        steps=steps,
+        batch=16,
+        seed=0,
+        optimizer=optimizer,
+        context=context,
+    )
+
+
+def weights(*modules):
+    return torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+
+
+def test_every_epoch_shows_every_image_once():
+    order = torch.cat([batch_index(10, 4, step, 0, "data") for step in range(5)])
+    assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
+    assert order[:10].tolist() != order[10:].tolist()
+
+
+def test_every_row_sees_the_same_images_in_the_same_order(tmp_path):
+    plain, adversarial = Blobs(), Blobs()
+    train(tmp_path / "a", *parts(), plain)
+    train(tmp_path / "b", *parts(Adversary), adversarial)
+    assert plain.asked == adversarial.asked[::3]  # the critic's two extra batches have a stream of their own
+
+
+def test_training_stopped_and_gone_on_with_is_the_same_bit_for_bit(tmp_path):
+    straight = parts(Adversary)
+    train(tmp_path / "straight", *straight)
+    (tmp_path / "stopped").mkdir()
+    polled = iter(range(100))
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", *parts(Adversary), stop=lambda: next(polled) == 4)
+    resumed = parts(Adversary, seed=1)  # other weights: all must come from the checkpoint
+    resumed[1].frozen.load_state_dict(straight[1].frozen.state_dict())
+    state = train(tmp_path / "stopped", *resumed)
+    assert torch.equal(weights(*straight), weights(*resumed))
+    assert state.curves["step"] == list(range(1, 13))
+
+
+def test_critics_learn_by_their_own_loss_and_frozen_networks_do_not(tmp_path):
+    tokenizer, regularizer = parts(Adversary)
+    critic, frozen = weights(regularizer.critic), weights(regularizer.frozen)
+    scale = regularizer.scale.clone()
+    train(tmp_path, tokenizer, regularizer, steps=2)
+    assert not torch.equal(weights(regularizer.critic), critic)
+    assert torch.equal(weights(regularizer.frozen), frozen)
+    assert not torch.equal(regularizer.scale, scale)
+    assert regularizer.given == [(0, 16)] * 3 + [(1, 16)] * 3
+
+
+def test_a_group_s_learning_rate_of_zero_keeps_it_still(tmp_path):
+    tokenizer, regularizer = parts(Adversary)
+    encoder, decoder = weights(tokenizer.encoder), weights(tokenizer.decoder)
+    train(tmp_path, tokenizer, regularizer, steps=2, optimizer=({}, {"encoder": {"lr": 0.0}, "lr": 0.5}))
+    assert torch.equal(weights(tokenizer.encoder), encoder)
+    assert not torch.equal(weights(tokenizer.decoder), decoder)
+    assert (weights(tokenizer.decoder) - decoder).abs().max() < 0.01  # 0.5 is for the regularizer's own
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(tmp_path):
+    state = State({}, {}, {})
+    update = lambda step: {"kl": torch.tensor(float("inf") if step == 2 else 1.0)}  # noqa: E731
+    with pytest.raises(Diverged, match="the loss 'kl' is inf at step 3"):
+        run_steps(state, 10, update, Context(tmp_path), 0)
+
+
+def test_balanced_terms_have_the_gradient_of_the_reconstruction_at_the_head():
+    head = nn.Parameter(torch.tensor([1.0, 2.0]))
+    terms = {"l1": (3 * head).sum()}
+    own = {"vf": (0.01 * head).sum(), "other": head.sum()}
+    balanced = balance(own, terms, frozenset({"vf"}), head)
+    pulled = torch.autograd.grad(balanced["vf"], head)[0]
+    assert torch.allclose(pulled.norm(), torch.tensor(3 * 2**0.5), rtol=0.01)
+    assert balanced["other"] is own["other"]
+
+
+def test_settings_of_a_group_win_over_its_row_s_and_those_over_the_defaults():
+    layers = ({"lr": 1.0, "encoder": {"lr": 2.0}}, {"critics": {"fake": {"lr": 3.0}}})
+    assert group_settings(DEFAULTS, *layers)["lr"] == 1.0
+    assert group_settings(DEFAULTS, *layers, group="encoder")["lr"] == 2.0
+    assert group_settings(DEFAULTS, *layers, group="critics.fake")["lr"] == 3.0
+    assert group_settings(DEFAULTS, {}, {}, group="decoder") == DEFAULTS
+
+
+def test_learning_rates_warm_up_and_follow_their_schedule():
+    settings = DEFAULTS | {"lr": 1.0, "warmup": 4}
+    assert [rate(settings, step, 100) for step in (0, 3, 50)] == [0.25, 1.0, 1.0]
+    assert rate(settings | {"schedule": "cosine"}, 50, 100) == pytest.approx(0.5)
+    assert rate(settings | {"schedule": "cosine"}, 100, 100) == pytest.approx(0.0)
+
+
+def test_an_average_of_a_constant_is_that_constant_and_lags_behind_a_jump():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    average = Average(module, 0.9)
+    for step in range(50):
+        average.update(module, step)
+    assert average.weights(module)["weight"].item() == pytest.approx(1.0)
+    nn.init.constant_(module.weight, 2.0)
+    average.update(module, 1000)
+    assert average.weights(module)["weight"].item() == pytest.approx(1.1)
+
+
+class Mean(Generator):
+    """Fits the mean of the latents."""
+
+    def fit(self, batches):
+        self.seen = torch.cat([z for z, _ in batches])
+
+    def sample(self, labels, guidance, noise):
+        return self.seen.mean(0).expand(len(labels), -1, -1)
+
+
+def test_a_generator_that_fits_sees_every_latent_once(tmp_path):
+    z = torch.arange(10.0)[:, None, None]
+    model = Mean(LatentSpec(1, 1), 0)
+    draw = lambda index, noise, step: z[index]  # noqa: E731
+    settings = {"steps": 5, "batch": 4, "seed": "0.0", "optimizer": {}, "context": Context(tmp_path)}
+    train_generator(model, draw, 10, None, **settings)
+    assert torch.equal(model.seen, z)
