@@ -154,6 +154,8 @@ def load_plugin(path: str | Path) -> list[Source]:
         except Exception as error:
             del sys.modules[module]
             problem = _cause(error, file)
+            for part in [part for part, cls in _classes.items() if cls.__module__ == module]:
+                del _classes[part]
     defined = [(kind, name, cls) for (kind, name), cls in _classes.items() if cls.__module__ == module]
     loaded = [Source(kind, name, module, file, _first_line(cls.__doc__)) for kind, name, cls in defined]
     if problem is not None:
@@ -188,16 +190,17 @@ def _entry_points(path: tuple[str, ...]) -> tuple[Source, ...]:
     """The parts of installed packages; looking for them is slow, and depends on the search path alone."""
     found: list[Source] = []
     for point in entry_points(group="latentbench.plugins"):
-        spec = importlib.util.find_spec(point.module)
-        if spec is None or spec.origin is None:
-            problem = f"no module {point.module!r}"
-            found += [
-                Source(kind, point.name, point.module, Path(point.module), problem=problem)
-                for kind in FOLDERS
-            ]
-            continue
-        parts = _scan(Path(spec.origin), point.module, None)
-        found += [source for source in parts if source.name == point.name]
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ImportError:  # of a parent package
+            spec = None
+        file = Path(spec.origin) if spec is not None and spec.origin else Path(point.module)
+        parts = _scan(file, point.module, None) if file.is_file() else ()
+        mine = [source for source in parts if source.name == point.name]
+        problem = f"no part of that name in the module {point.module!r}, which its entry point names"
+        # Where nothing tells the kind, the cause is shown under each.
+        lost = [Source(kind, point.name, point.module, file, problem=problem) for kind in FOLDERS]
+        found += mine or lost
     return tuple(found)
 
 
