@@ -162,7 +162,7 @@ def test_settings_of_a_group_win_over_its_row_s_and_those_over_the_defaults():
 
 
 def test_learning_rates_warm_up_and_follow_their_schedule():
-    settings = DEFAULTS | {"lr": 1.0, "warmup": 4}
+    settings = DEFAULTS | {"lr": 1.0, "warmup": 4, "schedule": "constant"}
     assert [rate(settings, step, 100) for step in (0, 3, 50)] == [0.25, 1.0, 1.0]
     assert rate(settings | {"schedule": "cosine"}, 50, 100) == pytest.approx(0.5)
     assert rate(settings | {"schedule": "cosine"}, 100, 100) == pytest.approx(0.0)
