@@ -7,9 +7,12 @@ import re
 
 import pandas as pd
 import pytest
-from latentbench.bench.leaderboard import escape, frame, markdown, number, report, spread, summary, write
+
+from latentbench.bench.leaderboard import frame, markdown, report, summary, write
+from latentbench.bench.markdown import escape
 from latentbench.bench.records import Record, RecordError, protocol_id
 from latentbench.bench.records import write as write_record
+from latentbench.bench.tables import number, spread
 
 SCOPES = {
     "PSNR": ("tokenizer", "higher"),

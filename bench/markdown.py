@@ -1,0 +1,210 @@
+"""The leaderboard as a page of Markdown, with all that is needed to read its numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from .records import Record, in_order, natural
+from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line, rows_of, tokenizer_rows
+from .tables import (
+    COSTS,
+    WIDEST,
+    cells,
+    columns_of,
+    extractors_of,
+    guidance_of,
+    headers,
+    number,
+    ranked,
+    scored,
+    shown,
+)
+
+COST_ORDER = ("seconds", "gflop", "parameters")
+
+
+def markdown(records: Iterable[Record], title: str) -> str:
+    """The leaderboard as a page of tables, with all that is needed to read its numbers."""
+    records = in_order(records)
+    rows = rows_of(records)
+    parts = [f"# {escape(title)}", _how_to_read(rows)]
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    for dataset in datasets:
+        mine = [row for row in rows if row.dataset == dataset]
+        trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
+        suffix = f" ({escape(dataset)})" if len(datasets) > 1 else ""
+        tables = {"Generation": _generation(mine), "Tokenizers": _tokenizers(trained), "Cost": _cost(mine)}
+        parts += [f"## {heading}{suffix}\n\n{table}" for heading, table in tables.items() if table]
+    sections = {
+        "Failed and skipped": _missing(records),
+        "Protocols": _protocols(columns_of(rows)),
+        "Metrics": _metrics(columns_of(rows)),
+        "Provenance": _provenance(records),
+    }
+    parts += [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from a matrix or a plugin as one line of Markdown that a table cell can hold."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*|$~])", r"\\\1", text)
+    text = re.sub(r"\](?=[(\[:])", r"\]", text)  # a link, not kl[weight=0.01]
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # emphasis, not effnet_lite0
+
+
+def compact(value: Any) -> str:
+    """A protocol or a budget as one line; a checksum by its first twelve digits."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{k} ({compact(v)})" if isinstance(v, dict) else f"{k} {compact(v)}" for k, v in value.items()
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(compact, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1", str(value))
+
+
+def _how_to_read(rows: list[Row]) -> str:
+    single = all(row.seeds == 1 for row in rows)
+    return (
+        "Compare numbers down a column: the arrow says which way is better, the six characters after it name "
+        "the protocol (below), `w` is the guidance (1 is none), and `real` are held-out images at their own "
+        "number. "
+        + ("1 seed: no spread." if single else "Values are mean ± standard deviation over seeds.")
+        + " Every number is in leaderboard.csv."
+    )
+
+
+def _generation(rows: list[Row]) -> str:
+    columns, others = shown(rows, "generator")
+    if not columns:
+        return ""
+    lines = []
+    for row in ranked(rows, "generator"):
+        labels = [row.generator, row.tokenizer, row.regularizer] if not row.real else ["real", "", ""]
+        if not scored(row, "generator"):
+            values = [row.status] + [""] * (len(columns) - 1)
+        else:
+            values = cells(row, columns)
+        lines.append([*map(escape, labels), guidance_of(row), *_seeds(row, rows), *values])
+    header = ["generator", "tokenizer", "regularizer", "w", *_seeds_header(rows)]
+    return _section(header, lines, columns, others)
+
+
+def _tokenizers(rows: list[Row]) -> str:
+    rows = ranked(rows, "tokenizer")
+    columns, others = shown(rows, "tokenizer")
+    lines = []
+    for row in rows:
+        labels = [escape(row.tokenizer), escape(row.regularizer), *_seeds(row, rows)]
+        lines.append([*labels, *cells(row, columns)])
+    header = ["tokenizer", "regularizer", *_seeds_header(rows)]
+    return _section(header, lines, columns, others) if columns else ""
+
+
+def _cost(rows: list[Row]) -> str:
+    """Metrics counted in a unit of cost, and what was measured while running."""
+    lines, spent = [], [(row, _spent(row)) for row in rows if not row.real]
+    names = sorted(first_seen(cost for _, cost in spent), key=_cost_place)
+    for row, cost in sorted(spent, key=lambda pair: natural(pair[0].generator)):
+        values = [number(cost[name]) if name in cost else "" for name in names[:WIDEST]]
+        if cost:
+            labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
+            lines.append([*labels, guidance_of(row), *values])
+    header = ["generator", "tokenizer", "regularizer", "w"]
+    header += [escape(name.replace("_", " ")) for name in names[:WIDEST]]
+    return _table(header, lines, 4) + _others(names[WIDEST:]) if names else ""
+
+
+def _spent(row: Row) -> dict[str, float]:
+    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
+    return {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+
+
+def _cost_place(name: str) -> int:
+    return next((i for i, word in enumerate(COST_ORDER) if word in name), len(COST_ORDER))
+
+
+def _missing(records: list[Record]) -> str:
+    """Seeds of one cell with one reason share a line."""
+    seeds: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        if record.status != "done":
+            labels = [record.cell[name] for name in LABELS]
+            seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+    lines = []
+    for (*labels, status, reason), mine in seeds.items():
+        short = reason if len(reason) <= 300 else reason[:299] + "…"
+        lines.append([escape(text) for text in (*labels, ", ".join(mine), status, short)])
+    header = [*LABELS, "seeds", "status", "reason"]
+    return _table(header, lines, len(header)) if lines else ""
+
+
+def _protocols(columns: list[Column]) -> str:
+    lines = []
+    for id in dict.fromkeys(column.protocol for column in columns):
+        mine = [column for column in columns if column.protocol == id]
+        names = ", ".join(escape(column.name) for column in mine)
+        lines.append(f"- `{id}` {names}: {escape(compact(full_protocol(mine[0].entry)))}")
+    return "\n".join(lines)
+
+
+def _metrics(columns: list[Column]) -> str:
+    lines: dict[str, str] = {}
+    for column in columns:
+        unit, about = column.entry.get("unit") or "", column.entry.get("about") or ""
+        head = " ".join(
+            filter(None, (escape(column.base), column.better, escape(f"({unit})") if unit else ""))
+        )
+        if about:
+            lines.setdefault(column.base, f"- {head}: {escape(about)}")
+    return "\n".join(lines.values())
+
+
+def _provenance(records: list[Record]) -> str:
+    """Each field with all its values: records of one table may come from several machines and days."""
+    seeds = dict.fromkeys(sorted((record.cell["seed"] for record in records), key=natural))
+    lines = [f"- cells: {len(records)}, seeds {escape(', '.join(seeds))}"]
+    for name in first_seen(record.provenance for record in records):
+        texts = dict.fromkeys(compact(r.provenance[name]) for r in records if name in r.provenance)
+        if name == "date" and len(texts) > 1:
+            texts = dict.fromkeys((f"{min(texts)} to {max(texts)}",))
+        more = f"; … ({len(texts)} in all)" if len(texts) > 4 else ""
+        lines.append(f"- {escape(name)}: {escape('; '.join(list(texts)[:4]))}{more}")
+    return "\n".join(lines)
+
+
+def _section(labels: list[str], lines: list[list[str]], columns: list[Column], others: list[str]) -> str:
+    """A table of metrics; what is the same for all rows, the extractor, is said once, below."""
+    table = _table([*labels, *map(escape, headers(columns))], lines, len(labels))
+    extractors = extractors_of(columns)
+    if len(extractors) == 1:
+        full = next(column.name for column in columns if extractors[0] in column.name)
+        table += f"\n\nFeatures: {escape(extractors[0][1:-1])} (the full names are like {escape(full)})."
+    return table + _others(others)
+
+
+def _table(header: list[str], lines: list[list[str]], labels: int) -> str:
+    from tabulate import tabulate
+
+    align = ["left"] * labels + ["right"] * (len(header) - labels)
+    return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _others(names: list[str]) -> str:
+    return f"\n\nIn leaderboard.csv too: {escape(', '.join(names))}." if names else ""
+
+
+def _seeds_header(rows: list[Row]) -> list[str]:
+    return [] if all(row.seeds == 1 for row in rows) else ["seeds"]
+
+
+def _seeds(row: Row, rows: list[Row]) -> list[str]:
+    """No cell where every row has one seed."""
+    text = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done}/{row.seeds} seeds"
+    return [text for _ in _seeds_header(rows)]

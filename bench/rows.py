@@ -1,0 +1,193 @@
+"""Records become rows: the seeds of a cell together, one row per guidance.
+
+A column holds one metric under one protocol, so numbers that cannot be compared never stand in one column.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from .records import Record, protocol_id
+
+LABELS = ("dataset", "tokenizer", "regularizer", "generator")
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol; `entry` is a record's, for what all of them say about the metric."""
+
+    name: str  # without guidance, e.g. "gFD@360[effnet_lite0]"
+    protocol: str  # short id
+    scope: str
+    entry: dict[str, Any] = field(compare=False)
+
+    @property
+    def base(self) -> str:
+        """What precedes any "[" or "@"."""
+        return re.split(r"[\[@]", self.name)[0]
+
+    @property
+    def better(self) -> str:
+        """An arrow."""
+        return ARROWS.get(self.entry.get("better") or "", "")
+
+
+class Value(NamedTuple):
+    """A metric over seeds: mean and standard deviation (ddof = 1) of the finite values, n of them."""
+
+    mean: float | None
+    std: float | None
+    n: int
+    note: str = ""  # of a value that isn't finite: "nan", "inf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: the seeds of one row label, at one guidance."""
+
+    dataset: str
+    tokenizer: str
+    regularizer: str
+    generator: str
+    guidance: float | None
+    status: str
+    seeds_done: int
+    seeds: int
+    reason: str
+    values: dict[Column, Value]
+    cost: dict[str, float]
+
+    @property
+    def real(self) -> bool:
+        """Whether this is the row of the held-out images."""
+        return self.tokenizer == self.regularizer == self.generator == "real"
+
+
+T = TypeVar("T", Record, Row)
+
+
+def rows_of(records: list[Record]) -> list[Row]:
+    """Seeds gathered; one row per guidance. Metrics that a failed cell did get (its tokenizer's) count."""
+    rows = []
+    for (dataset, tokenizer, regularizer, generator), mine in grouped(records, LABELS).items():
+        guidances: list[float | None] = [*sorted({w for record in mine for w in _guidances(record)})]
+        rows += [
+            Row(
+                dataset,
+                tokenizer,
+                regularizer,
+                generator,
+                guidance,
+                status=_status(mine),
+                seeds_done=sum(record.status == "done" for record in mine),
+                seeds=len(mine),
+                reason=_reason(mine),
+                values=_aggregate([_at(record, guidance) for record in mine]),
+                cost=_mean_cost([_cost_at(record, guidance) for record in mine]),
+            )
+            for guidance in guidances or [None]
+        ]
+    return rows
+
+
+def tokenizer_rows(records: list[Record]) -> list[Row]:
+    """One row per tokenizer and regularizer: its cells share the tokenizer of a seed, which counts once."""
+    rows = []
+    trained = [record for record in records if not record.real]
+    for (dataset, tokenizer, regularizer), mine in grouped(trained, LABELS[:3]).items():
+        per_seed: dict[str, dict[Column, dict[str, Any]]] = {}
+        for record in mine:
+            seen = per_seed.setdefault(record.cell["seed"], {})
+            seen.update({column: entry for column, entry in _at(record, None).items() if column not in seen})
+        values, done = _aggregate(per_seed.values()), sum(map(bool, per_seed.values()))
+        if values:
+            labels = (dataset, tokenizer, regularizer, "")
+            rows.append(Row(*labels, None, _status(mine), done, len(per_seed), "", values, {}))
+    return rows
+
+
+def grouped(items: Iterable[T], names: Sequence[str]) -> dict[tuple[str, ...], list[T]]:
+    """Records or rows by some of their labels."""
+    groups: dict[tuple[str, ...], list[T]] = {}
+    for item in items:
+        labels = item.cell if isinstance(item, Record) else vars(item)
+        groups.setdefault(tuple(labels[name] for name in names), []).append(item)
+    return groups
+
+
+def _split(name: str) -> tuple[str, float | None]:
+    """("gFD@360[x]", 1.5) of "gFD@360[x]@1.5"."""
+    found = re.fullmatch(r"(.+)@([-+]?[\d.]+(?:e[-+]?\d+)?)", name)
+    return (found[1], float(found[2])) if found else (name, None)
+
+
+def _guidances(record: Record) -> set[float]:
+    generated = () if record.real else (n for n, m in record.metrics.items() if m["scope"] == "generator")
+    return {w for name in generated if (w := _split(name)[1]) is not None}
+
+
+def _at(record: Record, guidance: float | None) -> dict[Column, dict[str, Any]]:
+    """The record's metrics at one guidance, and those that don't depend on it."""
+    found = {}
+    for name, entry in record.metrics.items():
+        suffixed = entry["scope"] == "generator" and not record.real
+        base, w = _split(name) if suffixed else (name, None)
+        if w is None or w == guidance:
+            found[Column(base, protocol_id(full_protocol(entry)), entry["scope"], entry)] = entry
+    return found
+
+
+def full_protocol(entry: dict[str, Any]) -> dict[str, Any]:
+    """With n: a distance over 128 samples isn't one over 1,437, whether or not the evaluator says so."""
+    return {"n": entry["n"], **entry["protocol"]}
+
+
+def _aggregate(seeds: Iterable[dict[Column, dict[str, Any]]]) -> dict[Column, Value]:
+    gathered: dict[Column, list[dict[str, Any]]] = {}
+    for entries in seeds:
+        for column, entry in entries.items():
+            gathered.setdefault(column, []).append(entry)
+    return {column: _value(entries) for column, entries in gathered.items()}
+
+
+def _value(entries: list[dict[str, Any]]) -> Value:
+    finite = [entry["value"] for entry in entries if entry["value"] is not None]
+    notes = dict.fromkeys(entry.get("note", "nan") for entry in entries if entry["value"] is None)
+    mean = statistics.fmean(finite) if finite else None
+    std = statistics.stdev(finite) if len(finite) > 1 else None
+    return Value(mean, std, len(finite), ", ".join(notes))
+
+
+def _cost_at(record: Record, guidance: float | None) -> dict[str, float]:
+    split = {name: _split(name) for name in record.cost}
+    chosen = {name: base for name, (base, w) in split.items() if w is None or w == guidance}
+    return {base: value for name, base in chosen.items() if (value := record.cost[name]) is not None}
+
+
+def _mean_cost(costs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(c[name] for c in costs if name in c) for name in first_seen(costs)}
+
+
+def _status(records: list[Record]) -> str:
+    statuses = {record.status for record in records}
+    return next(status for status in ("done", "failed", "skipped") if status in statuses)
+
+
+def _reason(records: list[Record]) -> str:
+    lines = {record.cell["seed"]: reason_line(record) for record in records if record.status != "done"}
+    if len(lines) == len(records) and len(set(lines.values())) == 1:
+        return next(iter(lines.values()))
+    return "; ".join(f"seed {seed}: {line}" for seed, line in lines.items())
+
+
+def reason_line(record: Record) -> str:
+    return " ".join((record.reason or "").split())
+
+
+def first_seen(dicts: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for each in dicts for name in each))

@@ -1,0 +1,119 @@
+"""What a table shows: which columns and rows, in which order, and the text of its cells."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from .records import natural
+from .rows import ARROWS, Column, Row, Value
+
+# Columns of a table in this order; other metrics follow alphabetically.
+ORDER = {
+    "generator": ("gfid", "gfd", "kd", "is", "precision", "recall", "memorisation"),
+    "tokenizer": (
+        "psnr",
+        "ssim",
+        "lpips",
+        "rfid",
+        "rfd",
+        "rkd",
+        "knn_nll",
+        "knn_nll_reverse",
+        "knn_nll_real",
+    ),
+}
+COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong into the cost table
+WIDEST = 10  # metrics in a Markdown table; the CSV has all
+
+
+def columns_of(rows: list[Row]) -> list[Column]:
+    """All columns in the order of tables; protocols of one metric by their id."""
+
+    def place(column: Column) -> tuple[Any, ...]:
+        order, base = ORDER[column.scope], column.base.lower()
+        rank = order.index(base) if base in order else len(order)
+        names = (natural(base), "@" in column.name, natural(column.name))
+        return column.scope == "generator", rank, *names, column.protocol
+
+    return sorted({column for row in rows for column in row.values}, key=place)
+
+
+def shown(rows: list[Row], scope: str, most: int = WIDEST) -> tuple[list[Column], list[str]]:
+    """The columns of a scope's first `most` scores, and the names of the others.
+
+    Of the numbers at the `real` row's n only the distances are shown: the others say little more.
+    """
+    columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
+    names = list(dict.fromkeys(column.name for column in columns))
+    minor = {c.name for c in columns if "@" in c.name and c.base not in ("gFD", "gFID")}
+    shown = [name for name in names if name not in minor][:most]
+    return [c for c in columns if c.name in shown], [name for name in names if name not in shown]
+
+
+def ranked(rows: list[Row], scope: str) -> list[Row]:
+    """The real row, then by generator and the scope's first metric that has a direction, best first."""
+    directed = [column for column in shown(rows, scope)[0] if column.better]
+    first = [column for column in directed if column.name == directed[0].name]  # one per protocol
+
+    def place(row: Row) -> tuple[Any, ...]:
+        labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
+        head = (row.dataset, not row.real, natural(row.generator))
+        for i, column in enumerate(first):
+            mean = row.values[column].mean if column in row.values else None
+            if mean is not None:
+                return *head, i, -mean if column.better == ARROWS["higher"] else mean, *labels
+        return *head, len(first), 0.0, *labels
+
+    return sorted(rows, key=place)
+
+
+def scored(row: Row, scope: str) -> bool:
+    return any(column.scope == scope for column in row.values)
+
+
+def headers(columns: list[Column]) -> list[str]:
+    extractors = extractors_of(columns)
+    hidden = extractors[0] if len(extractors) == 1 else ""
+    return [" ".join(filter(None, (c.name.replace(hidden, ""), c.better, c.protocol))) for c in columns]
+
+
+def extractors_of(columns: list[Column]) -> list[str]:
+    return list(dict.fromkeys(part for column in columns for part in re.findall(r"\[.*\]", column.name)))
+
+
+def cells(row: Row, columns: list[Column]) -> list[str]:
+    return [_cell(row.values[column], row.seeds_done) if column in row.values else "" for column in columns]
+
+
+def _cell(value: Value, seeds: int) -> str:
+    if value.mean is None:
+        return value.note
+    text = number(value.mean) if value.std is None else spread(value.mean, value.std)
+    return text if value.n >= seeds else f"{text} ({value.n} of {seeds})"
+
+
+def guidance_of(row: Row) -> str:
+    return "" if row.guidance is None else f"{row.guidance:g}"
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    size = abs(value)
+    if size >= 1e6:
+        exponent = min(4, int(math.log10(size) / 3))
+        return f"{value / 1000**exponent:#.4g}".rstrip(".") + f" {' kMGT'[exponent]}"
+    if size >= 1000 or (float(value).is_integer() and size < 1000):
+        return f"{value:.0f}"
+    return f"{value:.2e}" if size < 1e-3 else f"{value:#.4g}".rstrip(".")
+
+
+def spread(mean: float, std: float) -> str:
+    """Mean ± standard deviation, as many digits as two significant ones of the deviation give."""
+    if std == 0 or std < 1e-6 * abs(mean):
+        return f"{number(mean)} ± {number(std)}"
+    if max(abs(mean), std) < 1e-3:
+        return f"{mean:.2e} ± {std:.1e}"
+    decimals = max(0, 1 - math.floor(math.log10(std)))
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
