@@ -195,7 +195,7 @@ class Book:
         from . import build
         from .images import to_uint8
 
-        rows = {}
+        rows: dict[str, torch.Tensor] = {}
         for cell in self.plan.cells:
             for stage in self._ancestors(cell):
                 artifact = self._artifact(stage.id) if stage.kind == "latents" else None

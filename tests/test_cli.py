@@ -1,0 +1,87 @@
+"""The commands that only look: they start without torch and say what there is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli import TINY
+from typer.testing import CliRunner
+
+from latentbench.bench.cli import app
+from latentbench.bench.registry import FOLDERS, names
+
+
+def said(*arguments):
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
+def test_help_and_list_start_without_torch(arguments):
+    code = (
+        "import sys; from typer.testing import CliRunner; from latentbench.bench.cli import app; "
+        f"result = CliRunner().invoke(app, {arguments}); assert result.exit_code == 0, result.output; "
+        "sys.exit(bool({'torch', 'pandas', 'timm', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_list_names_every_part_with_a_sentence():
+    listed = json.loads(said("list", "--json"))
+    assert set(listed) == set(FOLDERS)
+    for kind, parts in listed.items():
+        assert {part["name"] for part in parts if part["problem"] is None} == set(names(kind))
+        assert all(part["about"] for part in parts)
+    assert "kl" in said("list", "regularizers") and "lightningdit" not in said("list", "regularizers")
+
+
+def test_info_shows_options_with_defaults_and_ranges():
+    text = said("info", "regularizer", "kl")
+    assert "weight" in text and "0.0001" in text and ">= 0" in text
+    assert "expansion" not in text  # facts that the frame gives are no options
+    options = json.loads(said("info", "generators", "mar", "--json"))["options"]
+    assert options["head"]["default"] == "flow"
+
+
+def test_info_of_an_unknown_part_suggests_the_near_one():
+    result = CliRunner().invoke(app, ["info", "regularizers", "kll"])
+    assert result.exit_code == 2 and "did you mean 'kl'?" in result.output
+
+
+def test_a_plan_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "matrix.yaml").write_text(TINY)
+    assert "4 cells, 24 stages, 0 cached" in said("plan")
+    assert [file.name for file in tmp_path.iterdir()] == ["matrix.yaml"]
+
+
+def test_execution_settings_are_not_in_the_keys_and_what_changes_numbers_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def keys(text):
+        (tmp_path / "matrix.yaml").write_text(text)
+        return {(s["kind"], s["label"]): s["key"] for s in json.loads(said("plan", "--json"))["stages"]}
+
+    first = keys(TINY)
+    assert keys(TINY.replace("name: tiny", "name: other")) == first
+    assert keys(TINY.replace("weight: 1.0e-3", "weight: 0.001")) == first
+    changed = keys(TINY.replace("weight: 1.0e-3", "weight: 0.002"))
+    assert {place for place, key in changed.items() if first[place] != key} == {
+        place for place in first if "kl" in place[1]
+    }
+    generators = keys(TINY.replace("generator_steps: 12", "generator_steps: 13"))
+    kinds = {place[0] for place, key in generators.items() if first[place] != key}
+    assert kinds == {"generator", "samples", "scores"}
+    assert not set(keys(TINY + "threads: 2\n").values()) & set(first.values())
+
+
+def test_the_pairs_that_do_not_fit_are_skipped_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace("{width: 16,", "{latents: 5, width: 16,").replace("  none: {}", "  repa: {}")
+    (tmp_path / "matrix.yaml").write_text(text)
+    cells = json.loads(said("plan", "--json"))["cells"]
+    skipped = [cell for cell in cells if cell["skipped"]]
+    assert {cell["cell"]["regularizer"] for cell in skipped} == {"repa"}
+    assert "5 latent tokens" in skipped[0]["skipped"]
