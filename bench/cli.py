@@ -228,15 +228,28 @@ def info(
         _fail(str(error), 2)
     from . import schema
 
-    options = schema.options_of(cls)
+    groups = {"options": schema.options_of(cls)}
+    if kind == "generators":
+        groups["sampler"] = schema.options_of(cls, "sample")
     if as_json:
-        rows = {key: {k: str(v) for k, v in vars(option).items()} for key, option in options.items()}
-        print(json.dumps({"name": name, "kind": kind, "file": str(source.file), "options": rows}, indent=1))
+        shown = {
+            title: {
+                key: {"annotation": o.annotation, "default": str(o.default), "choices": o.choices}
+                for key, o in options.items()
+            }
+            for title, options in groups.items()
+        }
+        print(json.dumps({"name": name, "kind": kind, "file": str(source.file), **shown}, indent=1))
         return
     out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
-    out.print(Text(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
-    for key, option in options.items():
-        out.print(Text(f"  {key:<20} {option}"), soft_wrap=True)
+    for text in (cls.__doc__, cls.__init__.__doc__ if "__init__" in vars(cls) else None):
+        if text:
+            out.print(Text(inspect.cleandoc(text)), soft_wrap=True)
+    for title, options in groups.items():
+        if options:
+            out.print(f"\n[bold]{title}[/]")
+        for key, option in options.items():
+            out.print(Text(f"  {key:<18} {option.default!s:<12} {option.choices}"), soft_wrap=True)
 
 
 @app.command()
