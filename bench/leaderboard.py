@@ -88,10 +88,12 @@ def summary(records: Iterable[Record]) -> str:
     if not rows:
         scope, rows = "tokenizer", tokenizer_rows(records)
     columns, _ = shown(rows, scope, most=3)
-    columns, groups = columns[:4], grouped(ranked(rows, scope), ("dataset", "generator"))
+    groups = grouped(ranked(rows, scope), ("dataset", "generator"))
     each = max(1, min(3, 20 // max(1, len(groups))))
+    leading = [row for group in list(groups.values())[:20] for row in group[:each]]
+    columns = [column for column in columns if any(column in row.values for row in leading)][:4]
     lines = [["dataset", "generator", "regularizer", "tokenizer", "w", *headers(columns)]]
-    lines += [_line(row, columns) for group in list(groups.values())[:20] for row in group[:each]]
+    lines += [_line(row, columns) for row in leading]
     if len({row.dataset for row in rows}) == 1:
         lines = [line[1:] for line in lines]
     widths = [min(22, max(map(len, column))) for column in zip(*lines, strict=True)]

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .records import Record, in_order, natural
+from .records import Record, in_order, natural, protocol_id
 from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line, rows_of, tokenizer_rows
 from .tables import (
     COSTS,
-    WIDEST,
     cells,
     columns_of,
     extractors_of,
@@ -22,7 +21,20 @@ from .tables import (
     shown,
 )
 
-COST_ORDER = ("seconds", "gflop", "parameters")
+COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
+    "tokenizer M": ("tokenizer_parameters_million",),
+    "generator M": ("generator_parameters_million",),
+    "GFLOP/image": ("tokenizer_gflop_per_image", "regularizer_gflop_per_image"),
+    "GFLOP/latent": ("generator_gflop_per_latent",),
+    "tokenizer s": ("tokenizer_seconds",),
+    "generator s": ("generator_seconds",),
+    "sampling s": ("samples_seconds",),
+    "peak MiB": ("peak_mib",),
+}
+COST_ABOUT = (
+    "Parameters in millions; operations of training on one image (the regularizer's included) and on one "
+    "latent; seconds of training and of sampling; peak memory of the largest stage."
+)
 
 
 def markdown(records: Iterable[Record], title: str) -> str:
@@ -35,8 +47,12 @@ def markdown(records: Iterable[Record], title: str) -> str:
         mine = [row for row in rows if row.dataset == dataset]
         trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
         suffix = f" ({escape(dataset)})" if len(datasets) > 1 else ""
-        tables = {"Generation": _generation(mine), "Tokenizers": _tokenizers(trained), "Cost": _cost(mine)}
-        parts += [f"## {heading}{suffix}\n\n{table}" for heading, table in tables.items() if table]
+        tables = {
+            "Generation": _generation(mine),
+            "Tokenizers": _tokenizers(trained),
+            "Cost": _cost([row for row in mine if not row.real]),
+        }
+        parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
     sections = {
         "Failed and skipped": _missing(records),
         "Protocols": _protocols(columns_of(rows)),
@@ -97,7 +113,6 @@ def _generation(rows: list[Row]) -> str:
 
 
 def _tokenizers(rows: list[Row]) -> str:
-    rows = ranked(rows, "tokenizer")
     columns, others = shown(rows, "tokenizer")
     lines = []
     for row in rows:
@@ -108,26 +123,34 @@ def _tokenizers(rows: list[Row]) -> str:
 
 
 def _cost(rows: list[Row]) -> str:
-    """Metrics counted in a unit of cost, and what was measured while running."""
-    lines, spent = [], [(row, _spent(row)) for row in rows if not row.real]
-    names = sorted(first_seen(cost for _, cost in spent), key=_cost_place)
-    for row, cost in sorted(spent, key=lambda pair: natural(pair[0].generator)):
-        values = [number(cost[name]) if name in cost else "" for name in names[:WIDEST]]
-        if cost:
+    """What a row takes to train and to sample; the CSV has each stage, and what else was counted."""
+    spent = [(row, _spent(row)) for row in sorted(rows, key=lambda row: natural(row.generator))]
+    texts = [[_sum(cost, names) for names in COST_COLUMNS.values()] for _, cost in spent]
+    used = [i for i in range(len(COST_COLUMNS)) if any(line[i] for line in texts)]
+    lines = []
+    for (row, _), line in zip(spent, texts, strict=True):
+        if any(line):
             labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
-            lines.append([*labels, guidance_of(row), *values])
-    header = ["generator", "tokenizer", "regularizer", "w"]
-    header += [escape(name.replace("_", " ")) for name in names[:WIDEST]]
-    return _table(header, lines, 4) + _others(names[WIDEST:]) if names else ""
+            lines.append([*labels, guidance_of(row), *(line[i] for i in used)])
+    header = ["generator", "tokenizer", "regularizer", "w", *(list(COST_COLUMNS)[i] for i in used)]
+    measured = {name for row in rows for name in row.cost}
+    alone = {names[0] for names in COST_COLUMNS.values() if len(names) == 1}
+    rest = [name for name in first_seen(cost for _, cost in spent) if name not in alone]
+    others = _others([f"cost_{name}" if name in measured else name for name in rest])
+    return (_table(header, lines, 4) + f"\n\n{COST_ABOUT}" if lines else "") + others
 
 
 def _spent(row: Row) -> dict[str, float]:
+    """Metrics counted in a unit of cost, what was measured while running, and the largest peak of memory."""
     counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
-    return {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+    spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+    peaks = [value for name, value in spent.items() if name.endswith("_peak_mib")]
+    return spent | ({"peak_mib": max(peaks)} if peaks else {})
 
 
-def _cost_place(name: str) -> int:
-    return next((i for i, word in enumerate(COST_ORDER) if word in name), len(COST_ORDER))
+def _sum(cost: dict[str, float], names: tuple[str, ...]) -> str:
+    """Empty where one is not known."""
+    return number(sum(cost[name] for name in names)) if cost.keys() >= set(names) else ""
 
 
 def _missing(records: list[Record]) -> str:
@@ -146,12 +169,18 @@ def _missing(records: list[Record]) -> str:
 
 
 def _protocols(columns: list[Column]) -> str:
-    lines = []
+    """One line each; what is nested in one, the features, is often shared and has a line of its own."""
+    shared, lines = [], []
     for id in dict.fromkeys(column.protocol for column in columns):
         mine = [column for column in columns if column.protocol == id]
         names = ", ".join(escape(column.name) for column in mine)
-        lines.append(f"- `{id}` {names}: {escape(compact(full_protocol(mine[0].entry)))}")
-    return "\n".join(lines)
+        protocol = full_protocol(mine[0].entry)
+        for key, part in protocol.items():
+            if isinstance(part, dict):
+                protocol[key] = protocol_id(part)
+                shared.append(f"- `{protocol[key]}` {escape(key)}: {escape(compact(part))}")
+        lines.append(f"- `{id}` {names}: {escape(compact(protocol))}")
+    return "\n".join([*dict.fromkeys(shared), *lines])
 
 
 def _metrics(columns: list[Column]) -> str:
@@ -171,6 +200,8 @@ def _provenance(records: list[Record]) -> str:
     seeds = dict.fromkeys(sorted((record.cell["seed"] for record in records), key=natural))
     lines = [f"- cells: {len(records)}, seeds {escape(', '.join(seeds))}"]
     for name in first_seen(record.provenance for record in records):
+        if name == "seed":
+            continue  # all of them stand in the line above
         texts = dict.fromkeys(compact(r.provenance[name]) for r in records if name in r.provenance)
         if name == "date" and len(texts) > 1:
             texts = dict.fromkeys((f"{min(texts)} to {max(texts)}",))

@@ -193,10 +193,17 @@ def test_generation_rows_are_sorted_by_generator_and_distance_below_the_real_row
 
 
 def test_where_higher_is_better_the_highest_comes_first():
-    records = [record(r, PSNR=v) for r, v in (("a", 20.0), ("b", 30.0), ("c", 25.0))]
+    records = [record(r, **{"recall[net]@1": v}) for r, v in (("a", 0.2), ("b", 0.9), ("c", 0.5))]
+    lines = table(markdown(records, "t"), "Generation")
+    assert [line[2] for line in lines[1:]] == ["b", "c", "a"]
+    assert lines[0][-1].startswith("recall ↑ ")
+
+
+def test_tokenizers_are_sorted_by_label_and_numbers_in_labels_by_value():
+    labels = ["none", "kl[weight=0.5]", "kl[weight=0.01]", "kl[weight=1.0e-3]"]
+    records = [record(r, PSNR=float(i)) for i, r in enumerate(labels)]
     lines = table(markdown(records, "t"), "Tokenizers")
-    assert [line[1] for line in lines[1:]] == ["b", "c", "a"]
-    assert lines[0][-1].startswith("PSNR ↑ ")
+    assert [line[1] for line in lines[1:]] == labels[:0:-1] + labels[:1]
 
 
 def test_a_tokenizer_is_one_row_and_its_seeds_count_once():
@@ -208,21 +215,45 @@ def test_a_tokenizer_is_one_row_and_its_seeds_count_once():
 
 def test_the_cost_table_means_over_seeds_and_follows_guidance():
     costs = [
-        {"train_seconds": 10.0 + 2 * s, "sample_seconds@1.0": 1.5, "sample_seconds@2.0": 3.0} for s in (0, 1)
+        {"generator_seconds": 10.0 + 2 * s, "samples_seconds@1.0": 1.5, "samples_seconds@2.0": 3.0}
+        for s in (0, 1)
     ]
     values = {"gFD[net]@1.0": 5.0, "gFD[net]@2.0": 6.0}
     header, *lines = table(markdown([record(seed=s, cost=costs[s], **values) for s in (0, 1)], "t"), "Cost")
-    assert header[3:] == ["w", "train seconds", "sample seconds"]
+    assert header[3:] == ["w", "generator s", "sampling s"]
     assert [line[3:] for line in lines] == [["1", "11", "1.500"], ["2", "11", "3"]]
 
 
 def test_counted_costs_stand_in_the_cost_table_alone():
     flops = {"value": 2.5, "n": 16, "protocol": {}, "scope": "generator", "better": "lower", "unit": "GFLOP"}
-    scores = {"gFD[net]@1.0": 5.0, "generator_gflop@1.0": flops}
-    text = markdown([record(**scores, cost={"x_peak_mib": 7, "x_seconds": 1.5})], "t")
-    assert table(text, "Cost")[0][4:] == ["x seconds", "generator gflop", "x peak mib"]
-    assert table(text, "Cost")[1][4:] == ["1.500", "2.500", "7"]
+    scores = {"gFD[net]@1.0": 5.0, "generator_gflop_per_latent@1.0": flops}
+    cost = {"x_peak_mib": 7, "y_peak_mib": 6, "tokenizer_seconds": 1.5, "x_seconds": 3}
+    text = markdown([record(**scores, cost=cost)], "t")
+    assert table(text, "Cost")[0][4:] == ["GFLOP/latent", "tokenizer s", "peak MiB"]
+    assert [line[4:] for line in table(text, "Cost")[1:]] == [["2.500", "1.500", "7"]]
+    assert "In leaderboard.csv too: cost_x_peak_mib, cost_y_peak_mib, cost_x_seconds." in text
     assert len(table(text, "Generation")[0]) == 4 + 1
+
+
+def test_operations_per_image_are_those_of_the_tokenizer_and_the_regularizer_or_none():
+    def count(value):
+        return {"value": value, "n": 16, "protocol": {}, "scope": "tokenizer", "unit": "GFLOP"}
+
+    both = {"tokenizer_gflop_per_image": count(2.5), "regularizer_gflop_per_image": count(0.75)}
+    records = [record("a", **both), record("b", tokenizer_gflop_per_image=count(2.5))]
+    header, *lines = table(markdown(records, "t"), "Cost")
+    assert header[4:] == ["GFLOP/image"] and [line[2:] for line in lines] == [["a", "", "3.250"]]
+    assert "## Cost\n\nIn leaderboard.csv too: tok" in markdown(records[1:], "t")
+
+
+def test_what_protocols_have_nested_is_said_once():
+    features = {"network": "x", "weights_sha256": "ab" * 32}
+    names = ("gFD[net]@1.0", "recall[net]@1.0")
+    scores = {name: metric(name, 5.0, k=k, features=features) for k, name in enumerate(names)}
+    text = markdown([record(**scores)], "t").split("## Protocols\n\n")[1]
+    id = protocol_id(features)
+    assert text.startswith(f"- `{id}` features: network x, weights_sha256 {'ab' * 6}\n")
+    assert text.count("network x") == 1 and text.count(f"features {id}\n") == 2
 
 
 def test_likelihoods_stand_beside_their_reverse():
@@ -324,18 +355,25 @@ def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
 
 def test_the_footer_names_every_version_and_the_metrics():
     provenance = [
-        {"torch": "2.14", "budget": {"steps": 600}, "date": f"2025-01-0{d}", "git_commit": "ab" * 20}
+        {
+            "packages": {"torch": "2.14", "timm": "1.0"},
+            "budget": {"steps": 600},
+            "date": f"2025-01-0{d}",
+            "git_commit": "ab" * 20,
+            "seed": str(d - 1),
+        }
         for d in (1, 2)
     ]
     text = markdown([record(seed=i, PSNR=30.0, provenance=p) for i, p in enumerate(provenance)], "t")
     for line in (
-        "torch: 2.14",
+        "packages: torch 2.14, timm 1.0",
         "budget: steps 600",
         "date: 2025-01-01 to 2025-01-02",
         "git_commit: " + "ab" * 6,
     ):
         assert f"\n- {line}\n" in text + "\n"
     assert "- cells: 2, seeds 0, 1\n" in text and "- PSNR ↑: What PSNR is." in text
+    assert "- seed:" not in text  # of a single cell: all of them are listed above
 
 
 def test_a_wide_table_says_what_only_the_csv_has():
@@ -362,6 +400,12 @@ def test_the_summary_is_compact_whatever_the_matrix():
         lines = summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
         assert len(lines) <= 25 and max(map(len, lines)) <= 100
         assert lines[1].startswith("real") and lines[-1] == f"{len(some) + 1} done, 1 failed cells"
+
+
+def test_the_summary_has_no_column_that_is_empty_in_its_lines():
+    records = [record(r, **{"gFD[net]@1.0": v}) for r, v in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
+    records.append(record("d", **{"gFD[net]@1.0": 4.0, "recall[net]@1.0": 0.5}))
+    assert "recall" not in summary(records) and "recall" in summary(records[1:])
 
 
 @pytest.mark.parametrize(
