@@ -47,21 +47,23 @@ def environment(home=None):
     return env
 
 
-def killed_after(seconds, *arguments, cwd, home=None):
-    """Starts `bench ARGUMENTS`, kills it with SIGKILL after some seconds; True if it was still running."""
+def killed_at_work(seconds, *arguments, cwd, home=None):
+    """Starts `bench ARGUMENTS` and kills it with SIGKILL some seconds into its first stage.
+
+    True if it was still running then.
+    """
     process = subprocess.Popen(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command(*arguments), cwd=cwd, env=environment(home), stdout=subprocess.PIPE, text=True
     )
+    for line in process.stdout:
+        if line.startswith("start"):
+            break
     try:
-        process.wait(timeout=seconds)
+        process.communicate(timeout=seconds)
         return False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         return True
 
 
