@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from latentbench.bench import registry
 from latentbench.bench.matrix import MatrixError, Row, Seed, Skip, build_problem, load, resolved
 

@@ -1,0 +1,85 @@
+"""What a matrix chooses, checked: parts with all their options, seeds, and cells that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from .schema import Budget
+from .source import Problem
+
+SECTIONS = ("tokenizers", "regularizers", "generators")
+PATTERNS = ("dataset", "tokenizer", "regularizer", "generator")
+Place = tuple[str, int, int]  # file, line, column
+
+
+@dataclass(frozen=True)
+class Row:
+    """A part with every option that its constructor takes, defaults included."""
+
+    label: str
+    part: str
+    options: Mapping[str, Any]
+    optimizer: Mapping[str, Any] = field(default_factory=dict)  # as given; the loops have the defaults
+    guidance: tuple[float, ...] = (1.0,)
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    where: Place = field(default=("", 0, 0), compare=False)
+
+    def fits(self, pattern: str) -> bool:
+        """On the label, the label without axes, or the part; a label's brackets are no character class."""
+        names = (self.label, self.label.partition("[")[0], self.part)
+        return pattern in names or any(fnmatchcase(name, pattern.replace("[", "[[]")) for name in names)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed for each step; a sampling seed's cells share its generator's, and so on."""
+
+    tokenizer: int
+    generator: int
+    sampling: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Cells that are not run, by patterns on the labels or the parts of their rows."""
+
+    why: str
+    dataset: str = "*"
+    tokenizer: str = "*"
+    regularizer: str = "*"
+    generator: str = "*"
+
+    def matches(self, dataset: Row, tokenizer: Row, regularizer: Row, generator: Row) -> bool:
+        rows = zip(PATTERNS, (dataset, tokenizer, regularizer, generator), strict=True)
+        return all(row.fits(getattr(self, name)) for name, row in rows)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Everything that a run depends on."""
+
+    name: str
+    file: Path
+    dataset: Row
+    seeds: tuple[Seed, ...]
+    budget: Budget
+    features: Row
+    teacher: Row
+    reference: Mapping[str, Any]
+    reconstruction: Mapping[str, float]
+    samples: int
+    tokenizers: tuple[Row, ...]
+    regularizers: tuple[Row, ...]
+    generators: tuple[Row, ...]
+    evaluators: tuple[Row, ...]
+    skip: tuple[Skip, ...]
+    normalise: str
+    threads: int
+    precision: str
+    plugins: tuple[Path, ...]
+    warnings: tuple[Problem, ...] = field(compare=False)

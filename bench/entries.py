@@ -1,0 +1,208 @@
+"""Rows from the sections of a matrix: each names a part, its options, and axes to multiply out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import registry
+from .choices import Row
+from .reader import Reader
+from .schema import Critic, Group, Optimizer, Variants, axes, options_of, shown
+from .source import Trail
+
+EXAMPLES = {
+    "dataset": "dataset: {use: digits}",
+    "features": "features: effnet_lite0",
+    "tokenizers": "tokenizers: {vit: {}}",
+    "regularizers": "regularizers: {none: {}, kl: {weight: 1.0e-4}}",
+    "generators": "generators: {lightningdit: {}}",
+    "evaluators": "evaluators: [reconstruction, generation]",
+}
+FRAME = {  # what any part of a section takes beside its own options
+    "tokenizers": ("use", "optimizer"),
+    "regularizers": ("use", "optimizer"),
+    "generators": ("use", "optimizer", "guidance", "sampler"),
+}
+MODULES = ("encoder", "decoder", "regularizer", "critics")
+GROUPS: dict[str, tuple[str, ...]] = {"tokenizers": MODULES, "regularizers": MODULES, "generators": ()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a section before its axes are multiplied out."""
+
+    row: Row
+    variants: Variants
+    trail: Trail
+
+
+def section(reader: Reader, kind: str) -> list[Entry]:
+    """The entries of the tokenizers, regularizers or generators, without those that cannot be read."""
+    found = reader.mapping((kind,), f"a mapping such as `{EXAMPLES[kind]}`")
+    if reader.data.get(kind) == {}:
+        reader.fault((kind,), f"{kind} is empty; write e.g. `{EXAMPLES[kind]}`")
+    entries = (_entry(reader, kind, label, given) for label, given in found.items())
+    return [entry for entry in entries if entry is not None]
+
+
+def rows(reader: Reader, entries: list[Entry]) -> tuple[Row, ...]:
+    """The entries with their axes multiplied out."""
+    found: dict[str, Row] = {}
+    for entry in entries:
+        for suffix, options in entry.variants.rows():
+            base = entry.row
+            label = base.label + suffix
+            if label in found:
+                first = ":".join(map(str, found[label].where))
+                reader.fault(entry.trail, f"duplicate label {label!r}; the first is at {first}", on_key=True)
+                continue
+            found[label] = replace(base, label=label, options=options)
+    return tuple(found.values())
+
+
+def single(reader: Reader, key: str, kind: str) -> Row | None:
+    """The one part under a key: a name, or `{use: name, option: …}`."""
+    given = reader.data.get(key)
+    at: Trail = (key, "use")
+    if given is None:
+        return None
+    if isinstance(given, str):
+        given, at = {"use": given}, at[:1]
+    elif not reader.is_mapping((key,), given, "a name or `{use: name}`"):
+        return None
+    elif "use" not in given:
+        reader.fault((key,), f"{key} needs a `use`, e.g. `{EXAMPLES.get(key, EXAMPLES['features'])}`")
+        return None
+    cls = reader.part(kind, given["use"], at)
+    return _row(reader, kind, cls, given["use"], given, (key,)) if cls else None
+
+
+def evaluators(reader: Reader) -> tuple[Row, ...]:
+    """From a list of names and of `{name: {option: …}}`."""
+    given = reader.data.get("evaluators")
+    if given is None:
+        return ()
+    if not isinstance(given, list) or not given:
+        message = f"evaluators must be a list of names such as `{EXAMPLES['evaluators']}`"
+        reader.fault(("evaluators",), f"{message}, not {shown(given)}")
+        return ()
+    found: dict[str, Row] = {}
+    for i, item in enumerate(given):
+        trail: Trail = ("evaluators", i)
+        if isinstance(item, str):
+            _evaluator(reader, item, {}, trail, found)
+            continue
+        if not isinstance(item, dict):
+            reader.fault(trail, f"an evaluator is a name or `{{name: {{option: …}}}}`, not {shown(item)}")
+            continue
+        for name, options in item.items():
+            _evaluator(reader, name, {} if options is None else options, (*trail, name), found)
+    return tuple(found.values())
+
+
+def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
+    trail = (kind, label)
+    problem = label_problem(label)
+    if problem:
+        reader.fault(trail, f"the label {shown(label)} {problem}", on_key=True)
+    given = {} if given is None else given
+    if not reader.is_mapping(trail, given, "a mapping of options"):
+        return None
+    at = (*trail, "use") if "use" in given else trail
+    name = given.get("use", label)
+    cls = reader.part(kind, name, at, on_key=at == trail)
+    optimizer = _optimizer(reader, given.get("optimizer"), (*trail, "optimizer"), GROUPS[kind])
+    extra: dict[str, Any] = {}
+    if kind == "generators":
+        extra["guidance"] = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
+    if cls is None:
+        return None
+    where = f"bench info {kind} {name}"
+    if kind == "generators":
+        sampler = given.get("sampler")
+        sampler = {} if sampler is None else sampler
+        if reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options"):
+            extra["sampler"] = reader.options(cls, sampler, (*trail, "sampler"), method="sample", where=where)
+    options = {key: value for key, value in given.items() if key not in FRAME[kind]}
+    try:
+        variants, faults = axes(cls, options, also=FRAME[kind], where=where)
+    except registry.PartError as error:
+        reader.fault(trail, str(error), on_key=True)
+        return None
+    reader.faults(faults, trail, options_of(cls))
+    row = Row(label, name, {}, optimizer, where=reader.place(trail), **extra)
+    return Entry(row, variants, trail)
+
+
+def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:
+    """A row without axes."""
+    options = {key: value for key, value in given.items() if key != "use"}
+    clean = reader.options(cls, options, trail, where=f"bench info {kind} {name}")
+    return Row(name, name, clean, where=reader.place(trail))
+
+
+def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...]) -> dict[str, Any]:
+    """Settings as given, checked; of a row, and of its groups of parameters."""
+    if given is None or not reader.is_mapping(trail, given, "a mapping such as `{lr: 1.0e-3}`"):
+        return {}
+    groups = {name: given[name] for name in names if given.get(name) is not None}
+    own = {key: value for key, value in given.items() if key not in names}
+    found = reader.given(Optimizer, own, trail, also=names)
+    for name, settings in groups.items():
+        at = (*trail, name)
+        if not reader.is_mapping(at, settings, "a mapping of settings"):
+            continue
+        if name != "critics":
+            found[name] = reader.given(Group, settings, at)
+            continue
+        found[name] = {
+            critic: reader.given(Critic, its, (*at, critic))
+            for critic, its in settings.items()
+            if reader.is_mapping((*at, critic), its, "a mapping of settings")
+        }
+    return found
+
+
+def _guidance(reader: Reader, given: Any, trail: Trail) -> tuple[float, ...]:
+    if given is None:
+        return (1.0,)
+    values = given if isinstance(given, list) else [given]
+    if not values:
+        reader.fault(trail, "guidance is empty; it needs at least one number")
+    good: list[float] = []
+    for i, value in enumerate(values):
+        at = (*trail, i) if isinstance(given, list) else trail
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            reader.fault(at, f"guidance must be a number >= 0, or a list of them, not {shown(value)}")
+        elif any(f"{value:g}" == f"{other:g}" for other in good):
+            reader.fault(at, f"guidance has {value:g} twice")  # metrics are named by this text
+        else:
+            good.append(float(value))
+    return tuple(good)
+
+
+def _evaluator(reader: Reader, label: str, given: Any, trail: Trail, found: dict[str, Row]) -> None:
+    if label in found:
+        reader.fault(trail, f"the evaluator {label!r} is listed twice", on_key=True)
+    elif reader.is_mapping(trail, given, "a mapping of options"):
+        at = (*trail, "use") if "use" in given else trail
+        name = given.get("use", label)
+        cls = reader.part("evaluators", name, at, on_key=at == trail)
+        if cls is not None:
+            found[label] = replace(_row(reader, "evaluators", cls, name, given, trail), label=label)
+
+
+def label_problem(label: str) -> str | None:
+    """What keeps a text from being a label, or a matrix's name."""
+    if not label or label != label.strip():
+        return "must not be empty, nor begin or end with a space"
+    if not label.isprintable() or len(label) > 100:
+        return "must be printable text of at most 100 characters"
+    if any(part in label for part in ("/", "\\", "..")) or label == ".":
+        return "must not contain a path: it becomes a part of file names"
+    if label == "real":
+        return "is taken by the row of real images"
+    return None
