@@ -56,8 +56,9 @@ class LabelEmbedding(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.classes = classes
+        # Rows start as standard normals. The 0.02 of DiT and MAR suits widths of about 1000: at width 64,
+        # after 600 steps on latents of 8x8 digits, a classifier agrees with 16 % of a DiT's labels, not 97 %.
         self.table = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, labels: Tensor | None, batch: int) -> Tensor:
         """labels (B,) or None -> (B, width)."""
@@ -79,13 +80,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
-        self.reset()
-
-    def reset(self) -> None:
-        """The initialisation of DiT, to be repeated after a network-wide `apply(xavier)`."""
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        self.apply(xavier)  # DiT: normal, 0.02; see LabelEmbedding
 
     def forward(self, t: Tensor) -> Tensor:
         """(...) -> (..., width)."""
@@ -140,8 +135,8 @@ class _ResidualMLP(nn.Module):
 class TokenMLP(nn.Module):
     """The residual MLP with adaptive layer norm that sees one token at a time (MAR, Li et al., 2024).
 
-    It is MAR's head and, without a condition, the velocity network of Flow Priors (SiLU as in its code; the paper
-    says GELU). Modulations and output start at zero.
+    It is MAR's head and, without a condition, the velocity network of Flow Priors (its code has SiLU, as here,
+    its paper GELU). Modulations and output start at zero.
     """
 
     def __init__(self, channels: int, outputs: int, width: int, depth: int, condition: int = 0) -> None:
@@ -154,7 +149,6 @@ class TokenMLP(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, outputs)
         self.apply(xavier)
-        self.time.reset()
         zero(self.modulation, self.output, *(block.modulation for block in self.blocks))
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -97,7 +97,6 @@ class LightningDiT(Flow):
         self.register_buffer("positions", position_table(spec, width), persistent=False)
         self.register_buffer("rotary", rotary_table(spec, head_width), persistent=False)
         self.apply(xavier)
-        self.time.reset()
         zero(self.modulation, self.output, *(block.modulation for block in self.blocks))
 
     def velocity(

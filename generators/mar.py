@@ -235,8 +235,9 @@ class MAR(Generator):
         self.decoder_positions = nn.Parameter(torch.empty(buffer + spec.tokens, width))
         self.head_positions = nn.Parameter(torch.empty(spec.tokens, width))
         self.apply(xavier)
-        for table in (self.mask, self.encoder_positions, self.decoder_positions, self.head_positions):
-            nn.init.normal_(table, std=0.02)
+        nn.init.normal_(self.mask, std=0.02)
+        for table in (self.encoder_positions, self.decoder_positions, self.head_positions):
+            nn.init.normal_(table, std=0.5)  # MAR: 0.02, too small for short runs at small widths
         self.head = {"flow": FlowHead, "diffusion": DiffusionHead}[head](
             spec.channels, head_width, head_depth, width
         )

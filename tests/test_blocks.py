@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.blocks import (
     LabelEmbedding,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import Noise
 from latentbench.bench.flow import euler, expand_time, guide, interpolate, logit_normal, shift_time
 

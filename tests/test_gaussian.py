@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
+
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.generators.gaussian import JOINT, Gaussian, cholesky
-from scipy.stats import multivariate_normal
 
 SPEC = LatentSpec(3, 2)
 

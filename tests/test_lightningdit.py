@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.flow import euler, guide, shift_time
 from latentbench.generators.lightningdit import LightningDiT

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise, Unfit
 from latentbench.generators.tarflow import TARFlow
 

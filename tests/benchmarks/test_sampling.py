@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.registry import create, names
 from latentbench.generators.tarflow import TARFlow
