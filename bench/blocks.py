@@ -135,8 +135,8 @@ class _ResidualMLP(nn.Module):
 class TokenMLP(nn.Module):
     """The residual MLP with adaptive layer norm that sees one token at a time (MAR, Li et al., 2024).
 
-    It is MAR's head and, without a condition, the velocity network of Flow Priors (its code has SiLU, as here,
-    its paper GELU). Modulations and output start at zero.
+    It is MAR's head and, without a condition, Flow Priors' velocity network (whose paper says GELU where
+    the code has SiLU). Modulations and output start at zero.
     """
 
     def __init__(self, channels: int, outputs: int, width: int, depth: int, condition: int = 0) -> None:
@@ -144,12 +144,13 @@ class TokenMLP(nn.Module):
         self.embed = nn.Linear(channels, width)
         self.time = TimeEmbedding(width)
         self.condition = nn.Linear(condition, width) if condition else None
-        self.blocks = nn.ModuleList(_ResidualMLP(width) for _ in range(depth))
+        blocks = [_ResidualMLP(width) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, outputs)
         self.apply(xavier)
-        zero(self.modulation, self.output, *(block.modulation for block in self.blocks))
+        zero(self.modulation, self.output, *(block.modulation for block in blocks))
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (..., channels), t broadcastable to x's leading axes, condition (..., D) -> (..., outputs)."""

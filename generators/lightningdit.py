@@ -90,14 +90,15 @@ class LightningDiT(Flow):
         self.embed = nn.Linear(spec.channels, width)
         self.time = TimeEmbedding(width)
         self.label = LabelEmbedding(classes, width)
-        self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth))
+        blocks = [Block(width, heads, qk_norm) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, spec.channels)
         self.register_buffer("positions", position_table(spec, width), persistent=False)
         self.register_buffer("rotary", rotary_table(spec, head_width), persistent=False)
         self.apply(xavier)
-        zero(self.modulation, self.output, *(block.modulation for block in self.blocks))
+        zero(self.modulation, self.output, *(block.modulation for block in blocks))
 
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None

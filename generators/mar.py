@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -213,7 +213,7 @@ class MAR(Generator):
         divide_width(width, heads)
         self.buffer, self.min_mask = buffer, min_mask
         self.head_draws, self.label_dropout = head_draws, label_dropout
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         block = partial(
             Block,
             width,
@@ -238,9 +238,8 @@ class MAR(Generator):
         nn.init.normal_(self.mask, std=0.02)
         for table in (self.encoder_positions, self.decoder_positions, self.head_positions):
             nn.init.normal_(table, std=0.5)  # MAR: 0.02, too small for short runs at small widths
-        self.head = {"flow": FlowHead, "diffusion": DiffusionHead}[head](
-            spec.channels, head_width, head_depth, width
-        )
+        sizes = (spec.channels, head_width, head_depth, width)
+        self.head: FlowHead | DiffusionHead = FlowHead(*sizes) if head == "flow" else DiffusionHead(*sizes)
 
     def condition(self, z: Tensor, order: Tensor, labels: Tensor | None, count: int) -> Tensor:
         """What the head sees of the next `count` tokens.

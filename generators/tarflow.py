@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -29,25 +29,19 @@ class CausalLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        q, k, v = self._qkv(x)
-        return self._rest(x, scaled_dot_product_attention(q, k, v, is_causal=True))
-
-    def step(self, x: Tensor, cache: Tensor, index: int, sharpen: Tensor | None) -> Tensor:
-        """Token `index` alone, (B, 1, D); `cache` (2, B, heads, T, D / heads) holds keys and values so far.
+    def forward(
+        self, x: Tensor, cache: Tensor | None = None, index: int = 0, sharpen: Tensor | None = None
+    ) -> Tensor:
+        """All tokens (B, T, D); with a cache of keys and values (2, B, heads, T, D / heads), only token `index`.
 
         `sharpen` (B, 1, 1, 1) multiplies the attention logits: the inverse of a temperature.
         """
-        q, cache[0, :, :, index : index + 1], cache[1, :, :, index : index + 1] = self._qkv(x)
-        k, v = cache[:, :, :, : index + 1]
-        return self._rest(x, scaled_dot_product_attention(q if sharpen is None else q * sharpen, k, v))
-
-    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        if cache is not None:
+            cache[0, :, :, index : index + 1], cache[1, :, :, index : index + 1] = k, v
+            k, v = cache[:, :, :, : index + 1]
+        q = q if sharpen is None else q * sharpen
+        attended = scaled_dot_product_attention(q, k, v, is_causal=cache is None)
         x = x + self.output(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
@@ -57,6 +51,7 @@ class AutoregressiveBlock(nn.Module):
 
     def __init__(self, spec: LatentSpec, classes: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.embed = nn.Linear(spec.channels, width)
         self.positions = nn.Parameter(torch.empty(spec.tokens, width))
         self.labels = nn.Parameter(torch.empty(classes, width)) if classes else None
@@ -96,8 +91,9 @@ class AutoregressiveBlock(nn.Module):
         x, tokens = z.clone(), z.shape[1]
         copies = 1 if labels is None else len(labels) // len(z)
         width = self.positions.shape[1]
-        heads = self.layers[0].heads
-        caches = z.new_empty(len(self.layers), 2, copies * len(z), heads, tokens - 1, width // heads)
+        caches = z.new_empty(
+            len(self.layers), 2, copies * len(z), self.heads, tokens - 1, width // self.heads
+        )
         sharpen = None
         if copies == 2 and temperature != 1:  # only the unconditional branch has a temperature
             sharpen = torch.cat([torch.ones_like(z[:, 0, 0]), torch.full_like(z[:, 0, 0], 1 / temperature)])
@@ -106,11 +102,12 @@ class AutoregressiveBlock(nn.Module):
         for i in range(tokens - 1):
             hidden = self.embed(x[:, i : i + 1]).repeat(copies, 1, 1) + self.positions[i] + label
             for layer, cache in zip(self.layers, caches, strict=True):
-                hidden = layer.step(hidden, cache, i, sharpen)
+                hidden = layer(hidden, cache, i, sharpen)
             output = self.output(hidden)[:, 0]
             if copies == 2:
                 w = 1 + (guidance - 1) * (i + 1) / (tokens - 1) if anneal else guidance
-                output = guide(*output.chunk(2), w)
+                conditional, unconditional = output.chunk(2)
+                output = guide(conditional, unconditional, w)
             a, b = output.chunk(2, dim=-1)
             x[:, i + 1] = z[:, i + 1] * a.exp() + b
         return x
@@ -167,7 +164,8 @@ class TARFlow(Likelihood):
         """
         if labels is not None and guidance != 1 and self.classes:
             labels = with_unconditional(labels)
-        for index, block in reversed(list(enumerate(self.blocks))):
+        for index, module in reversed(list(enumerate(self.blocks))):
+            block = cast(AutoregressiveBlock, module)
             noise = _turn(block.inverse(_turn(noise, index), labels, guidance, anneal, temperature), index)
         return noise
 
@@ -199,7 +197,7 @@ class TARFlow(Likelihood):
         temperature: Annotated[float, Field(gt=0)] = 1.0,
     ) -> Tensor:
         """`denoise` removes the noise that training added; `anneal` and `temperature` as in `inverse`."""
-        start = self.blocks[0].positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
+        start = next(self.parameters()).new_empty(len(labels), self.spec.tokens, self.spec.channels)
         z = self.inverse(
             noise.normal(start, "noise"), labels, guidance, anneal=anneal, temperature=temperature
         )

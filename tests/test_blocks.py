@@ -38,15 +38,15 @@ def test_modulation_is_an_affine_map():
 
 @pytest.mark.parametrize("spec", [GRID, ROW])
 def test_rotary_attention_depends_on_relative_positions_only(spec):
-    table = rotary_table(spec, 8).double()
-    query, key = torch.randn(2, 8, dtype=torch.float64)
+    table = rotary_table(spec, 8)
+    query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     logits = rotate(query.expand(12, -1), table) @ rotate(key.expand(12, -1), table).T
     if spec.grid:
         logits = logits.reshape(3, 4, 3, 4)
-        torch.testing.assert_close(logits[0, 0, 1, 2], logits[1, 1, 2, 3])
+        torch.testing.assert_close(logits[0, 0, 1, 2], logits[1, 1, 2, 3], rtol=1e-4, atol=1e-4)
         assert not torch.isclose(logits[0, 0, 1, 2], logits[0, 0, 2, 1])
     else:
-        torch.testing.assert_close(logits[0, 3], logits[8, 11])
+        torch.testing.assert_close(logits[0, 3], logits[8, 11], rtol=1e-4, atol=1e-4)
         assert not torch.isclose(logits[0, 3], logits[3, 0])
 
 
