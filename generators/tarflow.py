@@ -32,7 +32,7 @@ class CausalLayer(nn.Module):
     def forward(
         self, x: Tensor, cache: Tensor | None = None, index: int = 0, sharpen: Tensor | None = None
     ) -> Tensor:
-        """All tokens (B, T, D); with a cache of keys and values (2, B, heads, T, D / heads), only token `index`.
+        """All tokens (B, T, D), or with a cache of keys and values (2, B, heads, T, D / heads) one.
 
         `sharpen` (B, 1, 1, 1) multiplies the attention logits: the inverse of a temperature.
         """
