@@ -32,9 +32,9 @@ class CausalLayer(nn.Module):
     def forward(
         self, x: Tensor, cache: Tensor | None = None, index: int = 0, sharpen: Tensor | None = None
     ) -> Tensor:
-        """All tokens (B, T, D), or with a cache of keys and values (2, B, heads, T, D / heads) one.
+        """All tokens (B, T, D), or with a cache (2, B, heads, T, D / heads) of keys and values one, `index`.
 
-        `sharpen` (B, 1, 1, 1) multiplies the attention logits: the inverse of a temperature.
+        `sharpen` (B, 1, 1, 1) multiplies the attention logits: an inverse temperature.
         """
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if cache is not None:
