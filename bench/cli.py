@@ -242,7 +242,7 @@ def info(
         print(json.dumps({"name": name, "kind": kind, "file": str(source.file), **shown}, indent=1))
         return
     out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
-    for text in (cls.__doc__, cls.__init__.__doc__ if "__init__" in vars(cls) else None):
+    for text in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
         if text:
             out.print(Text(inspect.cleandoc(text)), soft_wrap=True)
     for title, options in groups.items():

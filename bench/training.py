@@ -17,7 +17,6 @@ from . import checkpoint
 from .checkpoint import State
 from .seeds import seed_for
 
-
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
 

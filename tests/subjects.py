@@ -1,6 +1,7 @@
 """A small cell made of random tensors, for the tests of evaluators."""
 
 import torch
+
 from latentbench.bench.api import Dataset, FeatureExtractor, ImageSpec, LatentSpec, Noise, Reference, Subject
 
 

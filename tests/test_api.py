@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise, Reference
 
 LIKE = torch.empty(6, 3, 2)

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import safetensors.torch
 import torch
+
 from latentbench.bench.api import (
     Flow,
     Generator,

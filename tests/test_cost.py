@@ -1,10 +1,11 @@
 import pytest
 import torch
+from subjects import FakeSubject
+from torch import nn
+
 from latentbench.bench.api import Generator, ImageSpec, LatentSpec, Regularizer, Tokenizer
 from latentbench.bench.registry import create
 from latentbench.evaluators.cost import flops, parameters, stage_costs
-from subjects import FakeSubject
-from torch import nn
 
 
 class Linear(Tokenizer):

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from subjects import FakeSubject
+
 from latentbench.bench.api import LatentSpec, Reference, Regularizer
 from latentbench.bench.registry import create
 from latentbench.evaluators.density import knn_nll, neighbour_distances
-from subjects import FakeSubject
 
 
 class Halving(Regularizer):

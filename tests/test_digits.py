@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import torch
-from latentbench.bench.registry import create
 from sklearn.datasets import load_digits
+
+from latentbench.bench.registry import create
 
 
 def everything(split_seed=0):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from latentbench.bench.registry import create
 from sklearn.datasets import load_sample_image
+
+from latentbench.bench.registry import create
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise, Unfit
 from latentbench.regularizers.fixed_variance import FixedVariance
 

@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
+from scipy.linalg import sqrtm
+from subjects import FakeSubject
+from torch.utils.data import TensorDataset
+from torch_fidelity import FeatureExtractorBase
+
 from latentbench.bench.distances import (
     frechet_distance,
     kernel_distance,
@@ -12,10 +17,6 @@ from latentbench.bench.distances import (
     precision_recall,
 )
 from latentbench.bench.registry import create
-from scipy.linalg import sqrtm
-from subjects import FakeSubject
-from torch.utils.data import TensorDataset
-from torch_fidelity import FeatureExtractorBase
 
 
 def features(n, seed=0, width=12, shift=0.0):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from latentbench.bench.images import from_uint8, resize, round_to_8_bits, to_rgb, to_uint8
 from PIL import Image
+
+from latentbench.bench.images import from_uint8, resize, round_to_8_bits, to_rgb, to_uint8
 
 
 def test_every_8_bit_level_survives_the_way_there_and_back():

@@ -1,10 +1,11 @@
 """The KL regularizer against closed forms and torch.distributions."""
 
 import torch
-from latentbench.bench.api import LatentSpec, Noise, Step
-from latentbench.regularizers.kl import KL, kl_divergence
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact
+
+from latentbench.bench.api import LatentSpec, Noise, Step
+from latentbench.regularizers.kl import KL, kl_divergence
 
 
 def test_kl_is_zero_at_the_standard_normal():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.losses import RECONSTRUCTION
 
 

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from latentbench.bench.distances import frechet_distance
-from latentbench.bench.registry import create
-from latentbench.evaluators.reconstruction import psnr, ssim, ssim_window
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.stats import special_ortho_group
 from skimage.metrics import peak_signal_noise_ratio
 from subjects import FakeSubject
+
+from latentbench.bench.distances import frechet_distance
+from latentbench.bench.registry import create
+from latentbench.evaluators.reconstruction import psnr, ssim, ssim_window
 
 
 def pair(side, channels=1, n=3):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from latentbench.bench import registry
 from latentbench.bench.api import KINDS, Regularizer
 from latentbench.bench.registry import PartError, create, get, load_plugin, names, register, sources

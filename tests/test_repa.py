@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
 from latentbench.regularizers.repa import REPA, cosine_loss, regrid
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
+
 from latentbench.bench.api import Dataset, Generator, LatentSpec, Regularizer
 from latentbench.bench.registry import PartError
 from latentbench.bench.schema import REQUIRED, axes, check, label_text, options_of
-from pydantic import Field
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from latentbench.bench.api import ImageSpec, LatentSpec
 from latentbench.bench.registry import create
 from latentbench.tokenizers.conv import Attention, Conv, norm
