@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .api import Dataset, Noise, Regularizer, Split, Tokenizer
 
-CHUNK = 256  # images at a time, everywhere outside training; part of the protocol
+CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
 DRAWS = 4  # cached draws of a latent that depends on its minibatch
 
 

@@ -13,7 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,
     "betas": (0.9, 0.95),
     "weight_decay": 0.0,
-    "warmup": 20,
+    "warmup": 50,
     "schedule": "cosine",  # short budgets gain most: 600 steps of `vit` on digits end at 50 dB, not 34
     "clip": 1.0,
     "ema": 0.0,
@@ -58,7 +58,8 @@ def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.
             {"params": parameters, "settings": settings, **_arguments(settings)}
             for settings, parameters in groups
             if parameters
-        ]
+        ],
+        fused=True,  # many small tensors: one pass over each instead of a dozen
     )
 
 
