@@ -306,7 +306,7 @@ class Metric:
     higher_is_better: bool | None  # None: descriptive
     unit: str = ""
     about: str = ""  # one sentence for tables
-    run_dependent: bool = False  # seconds and bytes: filed under `cost`, never compared bit for bit
+    cost: bool = False  # seconds, bytes, parameters, operations: filed under `cost`, not a score
 
 
 Of = Literal["train", "val", "reconstructions", "samples"]
@@ -330,6 +330,7 @@ class Subject:
     guidance: float | None
     samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
     sample_labels: Tensor | None  # (n,)
+    reference_protocol: dict[str, Any]  # what reference() depends on besides the latent's shape
     costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
     def images(self, split: Split) -> Tensor:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +56,7 @@ SeedsOption = Annotated[
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="PATH", help="A Python file with further parts.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="D", help="cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -89,29 +92,26 @@ def run(
     from . import run as running
     from .progress import Display
 
-    loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
-    folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
-    options = running.Options(folder, workers, device, fail_fast, keep_records, rerun)
-    needed = plan.ancestors([one for cell in cells for one in cell.scores.values()])
-    cached = 0 if rerun else sum(store.has(plan.stages[one]) for one in needed)
-    out.print(_headline(loaded, cells, needed, cached, workers), soft_wrap=True)
-    again = _again(sys.argv[1:])
-    display = Display(out, len(needed), cached, quiet)
     traces: list[str] = []
+    with _resumable():
+        loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
+        folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
+        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun)
+        needed = plan.needed(cells)
+        cached = 0 if rerun else sum(store.has(stage) for stage in needed)
+        out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)
+        display = Display(out, len(needed), cached, quiet)
 
-    def hear(event: Any) -> None:
-        display.hear(event)
-        if event.trace:
-            traces.append(event.trace)
+        def hear(event: Any) -> None:
+            display.hear(event)
+            if event.trace:
+                traces.append(event.trace)
 
-    try:
-        with display:
-            found = running.run(loaded, plan, cells, store, options, hear, display.cell)
-    except running.RunError as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
-        raise typer.Exit(130) from None
+        try:
+            with display:
+                found = running.run(loaded, plan, cells, store, options, hear, display.cell)
+        except running.RunError as error:
+            _fail(str(error), 2)
     if debug:
         for trace in traces:
             err.print(Text(trace))
@@ -144,7 +144,7 @@ def plan(
 ) -> None:
     """Show cells and stages, what is shared and what is cached; runs nothing."""
     loaded, made, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
-    needed = [made.stages[one] for one in made.ancestors([s for cell in cells for s in cell.scores.values()])]
+    needed = made.needed(cells)
     if as_json:
         text = {
             "name": loaded.name,
@@ -179,7 +179,7 @@ def plan(
         if cell.skipped:
             out.print(Text(f"skipped: {cell.name}: {cell.skipped}"))
     cached = sum(store.has(s) for s in needed)
-    out.print(_headline(loaded, cells, [s.id for s in needed], cached, None), soft_wrap=True)
+    out.print(_headline(loaded, cells, len(needed), cached, None), soft_wrap=True)
     saved = sum(made.uses[s.id] - 1 for s in needed)
     out.print(f"sharing saves {saved} stages; artifacts are kept in {store.root}", soft_wrap=True)
 
@@ -276,9 +276,7 @@ def clean(
     matrix: MatrixOption = Path("matrix.yaml"),
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,
 ) -> None:
-    """Remove a matrix's cached artifacts and checkpoints; results folders stay."""
-    import shutil
-
+    """Remove the artifacts and checkpoints beside a matrix (or in $LATENTBENCH_HOME); results stay."""
     from .store import Store, home
 
     store = Store(home(matrix))
@@ -289,7 +287,7 @@ def clean(
     if not yes:
         print(f"would free {size:.1f} MiB in {store.root}; bench clean --yes does it")
         return
-    shutil.rmtree(store.root)
+    store.clear()
     print(f"freed {size:.1f} MiB in {store.root}")
 
 
@@ -318,6 +316,7 @@ def _open(
     from . import plan as planning
     from .store import Store, home
 
+    _check_device(device)
     try:
         accept = planning.parse_filter(filter)
         loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
@@ -337,13 +336,23 @@ def _open(
     return loaded, made, cells, Store(home(file))
 
 
-def _headline(matrix: Matrix, cells: list[Cell], needed: list[str], cached: int, jobs: int | None) -> Text:
+def _headline(matrix: Matrix, cells: list[Cell], needed: int, cached: int, jobs: int | None) -> Text:
     real = [cell for cell in cells if cell.tokenizer != "real"]
     skipped = sum(cell.skipped is not None for cell in real)
     text = f"{matrix.name}: {len(real)} cells"
     text += f" ({skipped} skipped)" if skipped else ""
-    text += f", {len(needed)} stages, {cached} cached"
+    text += f", {needed} stages, {cached} cached"
     return Text(text + (f"; {jobs} worker{'s' if jobs > 1 else ''}" if jobs else ""))
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        _fail(f"--device takes cpu or cuda, not {device!r}", 2)
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            _fail("--device cuda: torch finds no CUDA device here", 2)
 
 
 def _jobs(text: str) -> int:
@@ -362,10 +371,15 @@ def _plugins(paths: list[Path] | None) -> None:
             _fail(str(error), 2)
 
 
-def _again(arguments: list[str]) -> str:
-    import shlex
-
-    return shlex.join(["bench", *arguments])
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C ends with exit code 130 and the command to go on with, which must not undo what is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--rerun")])
+        out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _fail(message: str, code: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 from . import worker
 from .plan import Plan, Stage
 from .store import Store
+
+IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class _Worker:
     pipe: Connection
     stage: Stage | None = None
     ready: bool = False
+
+
+class EngineError(Exception):
+    """Workers that cannot start; the message is meant for users."""
 
 
 class Engine:
@@ -61,27 +68,24 @@ class Engine:
         self.plugins = plugins
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
+        self.idle_deaths = 0
 
     def run(self, wanted: list[str], listen: Callable[[Event], None], stop_on_failure: bool = False) -> None:
         """Makes the wanted stages and what they need; `listen` is called in this process for every event."""
         waiting = [stage for stage in self._missing(wanted, listen) if not self._doomed(stage)]
         if not waiting:
             return
-        workers = [self._start(number) for number in range(min(self.jobs, len(waiting)))]
+        workers: list[_Worker] = []
         try:
+            for number in range(min(self.jobs, len(waiting))):
+                workers.append(self._start(number))
             while waiting or any(w.stage for w in workers):
                 if stop_on_failure and self.failures:
-                    return
+                    break
                 for idle in (w for w in workers if w.stage is None and w.ready):
                     stage = next((s for s in waiting if set(s.parents.values()) <= self.done), None)
-                    if stage is not None:
+                    if stage is not None and self._give(idle, stage, listen):
                         waiting.remove(stage)
-                        idle.stage = stage
-                        parents = {role: self.plan.stages[p] for role, p in stage.parents.items()}
-                        idle.pipe.send((stage, parents))
-                        listen(Event("started", stage, idle.number))
-                if waiting and all(w.ready and w.stage is None for w in workers):
-                    raise RuntimeError(f"no stage can start: {waiting[0].label} waits for itself")
                 for ready in wait([w.pipe for w in workers], timeout=0.5):
                     one = next(w for w in workers if w.pipe is ready)
                     try:
@@ -89,10 +93,15 @@ class Engine:
                     except (EOFError, OSError):
                         workers[one.number] = self._died(one, listen)
                         continue
+                    if message[0] == "stopped" and one.stage is not None:  # somebody else's SIGTERM
+                        waiting.insert(0, one.stage)
+                        one.stage = None
                     self._take(one, message, listen)
                 waiting = [stage for stage in waiting if not self._doomed(stage)]
         finally:
             _stop(workers)
+        for stage in self.plan.stages.values():
+            self._doomed(stage)
 
     def _missing(self, wanted: list[str], listen: Callable[[Event], None]) -> list[Stage]:
         """The stages to make, in plan order: what lies behind an artifact that is there isn't needed."""
@@ -107,12 +116,24 @@ class Engine:
             seen.update(stage.parents.values())
         return [stage for stage in self.plan.stages.values() if stage.id in missing]
 
+    def _give(self, one: _Worker, stage: Stage, listen: Callable[[Event], None]) -> bool:
+        parents = {role: self.plan.stages[parent] for role, parent in stage.parents.items()}
+        try:
+            one.pipe.send((stage, parents))
+        except OSError:  # it has just died, which the loop is about to see
+            one.ready = False
+            return False
+        one.stage = stage
+        listen(Event("started", stage, one.number))
+        return True
+
     def _take(self, one: _Worker, message: tuple, listen: Callable[[Event], None]) -> None:
         if message[0] == "ready":
             one.ready = True
             return
         stage = one.stage
-        assert stage is not None
+        if stage is None:
+            return
         if message[0] == "progress":
             listen(Event("progress", stage, one.number, *message[2:]))
             return
@@ -151,7 +172,10 @@ class Engine:
         if code == -9:
             reason += " (out of memory?)"
         if stage is None:
-            raise RuntimeError(f"{reason} before it took a stage")
+            self.idle_deaths += 1
+            if self.idle_deaths > IDLE_DEATHS:
+                raise EngineError(f"workers don't stay alive: {reason}")
+            return self._start(one.number)
         self.failures[stage.id] = reason
         listen(Event("failed", stage, one.number, text=reason))
         return self._start(one.number)
@@ -185,8 +209,9 @@ def _stop(workers: list[_Worker]) -> None:
     """Asks for a last checkpoint, then insists."""
     for one in workers:
         one.process.terminate()
+    end = time.monotonic() + 5
     for one in workers:
-        one.process.join(timeout=5)
+        one.process.join(timeout=max(0.0, end - time.monotonic()))
         if one.process.is_alive():
             one.process.kill()
             one.process.join()

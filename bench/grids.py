@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def write_reconstructions(folder: Path, rows: Sequence[tuple[str, Tensor]], colu
 def _save(picture: Image, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{re.sub(r'[^A-Za-z0-9._=@+-]+', '_', name)}.png"
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     picture.save(temporary, format="PNG")
     temporary.replace(file)
     return file

@@ -54,14 +54,18 @@ def encode(tokenizer: Tokenizer, data: Dataset, split: Split, device: torch.devi
 
 
 def draw(
-    regularizer: Regularizer, h: Tensor, labels: Tensor | None, noise: Noise | None, batch: int
+    regularizer: Regularizer,
+    h: Tensor,
+    labels: Tensor | None,
+    noise: Noise | None,
+    batch: int,
+    device: torch.device | str,
 ) -> Tensor:
     """z (n, T, C) of encoded images, on the CPU, with noise keyed by chunk.
 
     A latent that depends on its minibatch is drawn in the fixed order and batch size of training; the last
     batch is filled from the start of the split and the surplus is dropped.
     """
-    device = next(iter(regularizer.parameters()), torch.empty(0)).device
     count, coupled = len(h), regularizer.couples == "latent"
 
     def one(index: Tensor, chunk: int) -> Tensor:

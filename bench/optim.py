@@ -95,7 +95,7 @@ class Average:
         if not self.decay:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        learned = dict(module.named_parameters())
+        learned = dict(module.named_parameters(remove_duplicate=False))
         averaged = [name for name in self.shadow if name in learned]
         shadows = [self.shadow[name] for name in averaged]
         torch._foreach_lerp_(shadows, [learned[name].detach() for name in averaged], weight)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +89,11 @@ class Plan:
                 waiting += self.stages[one].parents.values()
         return [one for one in self.stages if one in needed]
 
+    def needed(self, cells: Iterable[Cell]) -> list[Stage]:
+        """The stages behind these cells, in plan order."""
+        ends = [one for cell in cells for one in cell.scores.values()]
+        return [self.stages[one] for one in self.ancestors(ends)]
+
 
 def digest(value: Any) -> str:
     """sha256 of plain data."""
@@ -116,11 +120,11 @@ class _Planner:
     def plan(self) -> Plan:
         m = self.matrix
         try:
-            dataset: Dataset = self._made(m.dataset, build.dataset)
-            extractor: FeatureExtractor = self._made(m.features, build.extractor)
-            teacher: FeatureExtractor = self._made(m.teacher, build.extractor)
+            dataset: Dataset = self._made("datasets", m.dataset, build.dataset)
+            extractor: FeatureExtractor = self._made("features", m.features, build.extractor)
+            teacher: FeatureExtractor = self._made("features", m.teacher, build.extractor)
             for row in m.evaluators:
-                self._made(row, build.evaluator)
+                self._made("evaluators", row, build.evaluator)
         except _Refused:
             self._raise()
         self.dataset, self.facts = dataset, facts_for(dataset, part("features", m.teacher))
@@ -134,8 +138,7 @@ class _Planner:
                         self._cell(tokenizer, regularizer, generator, seed)
         self._raise()
         if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
-            for seed in m.seeds:
-                self._real(seed)
+            self._real()
         return self.result
 
     def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
@@ -171,7 +174,10 @@ class _Planner:
         model = self._model(tokenizer, regularizer)
         m, method = self.matrix, part("regularizers", regularizer)
         shaped: Regularizer = self._made(
-            regularizer, lambda c: build.regularizer(c, model.spec, self.facts), tokenizer.label
+            "regularizers",
+            regularizer,
+            lambda c: build.regularizer(c, model.spec, self.facts),
+            tokenizer.label,
         )
         asked = build.facts_of(type(shaped))
         needs_teacher = "teacher_spec" in asked or "reference_spec" in asked
@@ -200,7 +206,7 @@ class _Planner:
     ) -> tuple[str, str]:
         spec = self._model(tokenizer, regularizer).spec
         model: Generator = self._made(
-            generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
+            "generators", generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
         )
         config = {
             "generator": part("generators", generator),
@@ -218,7 +224,9 @@ class _Planner:
     def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
         where = f"{tokenizer.label} · {regularizer.label} · seed {seed.tokenizer}"
         parents = trained | {"features": self.features, "teacher": self.teacher}
-        return self._scores("tokenizer", where, str(seed.tokenizer), parents)
+        coupled = build.regularizer_class({"name": regularizer.part}).couples == "latent"
+        extra = {"couples": self.matrix.budget.batch} if coupled else {}
+        return self._scores("tokenizer", where, str(seed.tokenizer), parents, **extra)
 
     def _generator_scores(
         self, made: str, where: str, generator: Row, guidance: float, seed: Seed, trained: dict[str, str]
@@ -235,12 +243,11 @@ class _Planner:
         parents = parents | {"samples": drawn, "features": self.features}
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
 
-    def _real(self, seed: Seed) -> None:
-        scores = self._scores(
-            "generator", f"real · seed {seed.label}", seed.label, {"features": self.features}
-        )
+    def _real(self) -> None:
+        """The row of the held-out images, which no seed changes."""
+        scores = self._scores("generator", "held-out images", "0", {"features": self.features})
         name = self.matrix.dataset.label
-        self.result.cells.append(Cell(name, "real", "real", "real", seed.label, {"1": scores}))
+        self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
         for one in self.result.ancestors([scores]):
             self.result.uses[one] = self.result.uses.get(one, 0) + 1
 
@@ -273,9 +280,11 @@ class _Planner:
     def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
         """The tokenizer on the meta device, with the expansion that the regularizer asks for."""
         expansion = build.regularizer_class({"name": regularizer.part}).expansion
-        return self._made(tokenizer, lambda c: build.tokenizer(c, self.dataset, expansion), str(expansion))
+        return self._made(
+            "tokenizers", tokenizer, lambda c: build.tokenizer(c, self.dataset, expansion), str(expansion)
+        )
 
-    def _made(self, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
+    def _made(self, kind: str, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
         """The part on the meta device, built once; a problem at its row if the constructor refuses."""
         name = (str(row.where), row.label, *given)
         if name not in self.built:
@@ -285,12 +294,18 @@ class _Planner:
             except Unfit as error:
                 self.built[name] = error
             except (ValueError, registry.PartError) as error:
-                problem = build_problem(row, str(error))
-                self.problems[row.where, problem.message] = problem
-                self.built[name] = _Refused()
+                self.built[name] = self._refuse(row, str(error))
+            except Exception as error:  # a plugin's constructor may fail in any way
+                file = registry.sources(kind)[row.part].file
+                self.built[name] = self._refuse(row, f"cannot be built: {registry.cause(error, file)}")
         if isinstance(self.built[name], Exception):
             raise self.built[name]
         return self.built[name]
+
+    def _refuse(self, row: Row, message: str) -> _Refused:
+        problem = build_problem(row, message)
+        self.problems[row.where, problem.message] = problem
+        return _Refused()
 
     def _raise(self) -> None:
         if self.problems:
@@ -318,9 +333,9 @@ def part(kind: str, row: Row) -> dict[str, Any]:
     """
     cls = registry.get(kind, row.part)
     config = {"name": row.part, "version": getattr(cls, "version", 1), "options": plain(row.options)}
-    file = registry.sources(kind)[row.part].file
-    if not file.is_relative_to(Path(__file__).parent.parent):
-        config["source"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    source = registry.sources(kind)[row.part]
+    if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
+        config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()
     return config
 
 

@@ -54,9 +54,9 @@ class Display:
         if event.what == "started":
             self.began[stage.id] = time.monotonic()
             self._line(f"start  {stage.kind:<9} {stage.label}")
-            self._worker(event, f"{stage.kind} {stage.label}", 0, None)
+            self._worker(event, escape(f"{stage.kind} {stage.label}"), 0, None)
         elif event.what == "progress":
-            text = f"{stage.kind} {stage.label} [dim]{escape(event.text)}[/]"
+            text = f"{escape(f'{stage.kind} {stage.label}')} [dim]{escape(event.text)}[/]"
             self._worker(event, text, event.step, event.total)
         else:
             self.finished += 1

@@ -114,7 +114,7 @@ def get(kind: str, name: str) -> type:
             raise
         except Exception as error:  # a plugin's module may fail in any way; that hides only its own parts
             raise PartError(
-                f"the {SINGULAR[kind]} {name!r} cannot be used: {_cause(error, source.file)}"
+                f"the {SINGULAR[kind]} {name!r} cannot be used: {cause(error, source.file)}"
             ) from error
     return _classes[kind, name]
 
@@ -153,7 +153,7 @@ def load_plugin(path: str | Path) -> list[Source]:
             raise
         except Exception as error:
             del sys.modules[module]
-            problem = _cause(error, file)
+            problem = cause(error, file)
             for part in [part for part, cls in _classes.items() if cls.__module__ == module]:
                 del _classes[part]
     defined = [(kind, name, cls) for (kind, name), cls in _classes.items() if cls.__module__ == module]
@@ -209,7 +209,7 @@ def _scan(file: Path, module: str, kind: str | None) -> Iterator[Source]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        yield Source(kind or "regularizers", file.stem, module, file, problem=_cause(error, file))
+        yield Source(kind or "regularizers", file.stem, module, file, problem=cause(error, file))
         return
     missing = [name for name in _imported(tree) if not _available(name)]
     problem = f"it needs the package {missing[0]!r}, which is not installed" if missing else None
@@ -245,7 +245,7 @@ def _origin(cls: type) -> str:
     return str(getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__))
 
 
-def _cause(error: BaseException, file: Path) -> str:
+def cause(error: BaseException, file: Path) -> str:
     """One line: what went wrong, and where in the part's own file."""
     line = getattr(error, "lineno", None)
     trace = error.__traceback__

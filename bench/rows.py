@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -87,7 +87,7 @@ def rows_of(records: list[Record]) -> list[Row]:
                 seeds_done=sum(record.status == "done" for record in mine),
                 seeds=len(mine),
                 reason=_reason(mine),
-                values=_aggregate([_at(record, guidance) for record in mine]),
+                values=_aggregate(_independent(mine, guidance)),
                 cost=_mean_cost([_cost_at(record, guidance) for record in mine]),
             )
             for guidance in guidances or [None]
@@ -96,13 +96,13 @@ def rows_of(records: list[Record]) -> list[Row]:
 
 
 def tokenizer_rows(records: list[Record]) -> list[Row]:
-    """One row per tokenizer and regularizer: its cells share the tokenizer of a seed, which counts once."""
+    """One row per tokenizer and regularizer: cells share a tokenizer, which counts once."""
     rows = []
     trained = [record for record in records if not record.real]
     for (dataset, tokenizer, regularizer), mine in grouped(trained, LABELS[:3]).items():
         per_seed: dict[str, dict[Column, dict[str, Any]]] = {}
         for record in mine:
-            seen = per_seed.setdefault(record.cell["seed"], {})
+            seen = per_seed.setdefault(_tokenizer_seed(record), {})
             seen.update({column: entry for column, entry in _at(record, None).items() if column not in seen})
         values, done = _aggregate(per_seed.values()), sum(map(bool, per_seed.values()))
         if values:
@@ -145,6 +145,21 @@ def _at(record: Record, guidance: float | None) -> dict[Column, dict[str, Any]]:
 def full_protocol(entry: dict[str, Any]) -> dict[str, Any]:
     """With n: a distance over 128 samples isn't one over 1,437, whether or not the evaluator says so."""
     return {"n": entry["n"], **entry["protocol"]}
+
+
+def _tokenizer_seed(record: Record) -> str:
+    """The first of a nested seed's parts, "tokenizer.generator.sampling"."""
+    return record.cell["seed"].split(".")[0]
+
+
+def _independent(records: Iterable[Record], guidance: float | None) -> Iterator[dict[Column, dict[str, Any]]]:
+    """The records' metrics; those of a tokenizer once, however many generators and samples share it."""
+    seen: set[tuple[str, Column]] = set()
+    for record in records:
+        entries = _at(record, guidance)
+        known = {(_tokenizer_seed(record), column) for column in entries if column.scope == "tokenizer"}
+        yield {column: e for column, e in entries.items() if (_tokenizer_seed(record), column) not in seen}
+        seen |= known
 
 
 def _aggregate(seeds: Iterable[dict[Column, dict[str, Any]]]) -> dict[Column, Value]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from . import grids, leaderboard, records
-from .engine import Engine, Event
+from .engine import Engine, EngineError, Event
 from .matrix import Matrix, resolved
 from .plan import Cell, Plan, Stage
 from .provenance import provenance
@@ -50,19 +49,17 @@ def run(
     Raises:
         RunError: nothing has been written, or no stage could start.
     """
+    missing = next((stage for stage in plan.needed(cells) if not stage.known), None)
+    if missing is not None:
+        raise RunError(f"{missing.label}: its data or weights are not on this machine")
     prepare(matrix, plan, store, options)
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
     pending = [cell for cell in cells if cell.key not in kept]
     wanted = list(dict.fromkeys(one for cell in pending for one in cell.scores.values()))
-    needed = plan.ancestors(wanted)
-    missing = next((plan.stages[one] for one in needed if not plan.stages[one].known), None)
-    if missing is not None:
-        raise RunError(f"{missing.label}: its data or weights are not on this machine")
     if options.rerun:
-        for one in needed:
-            shutil.rmtree(store.path(plan.stages[one]), ignore_errors=True)
-            shutil.rmtree(store.root / "work" / one, ignore_errors=True)
+        for stage in plan.needed(pending):
+            store.discard(stage)
     engine = Engine(
         plan,
         store,
@@ -73,9 +70,11 @@ def run(
         plugins=list(matrix.plugins),
     )
 
-    def settle() -> None:
+    def settle(final: bool = False) -> None:
         for cell in list(pending):
-            if all(one in engine.done or one in engine.failures for one in cell.scores.values()):
+            ends = cell.scores.values()
+            stopped = final and any(one in engine.failures for one in ends)
+            if stopped or all(one in engine.done or one in engine.failures for one in ends):
                 pending.remove(cell)
                 announce(cell, book.write(cell, engine.failures))
                 book.publish()
@@ -86,8 +85,11 @@ def run(
             settle()
 
     settle()  # skipped cells have nothing to wait for
-    engine.run(wanted, heard, options.fail_fast)
-    settle()
+    try:
+        engine.run(wanted, heard, options.fail_fast)
+    except EngineError as error:
+        raise RunError(str(error)) from error
+    settle(final=True)
     return book.publish(pictures=True)
 
 
@@ -118,10 +120,11 @@ class Book:
     def __init__(self, matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
         self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
         self.folder = options.out
+        self.records = {record.key: record for record in records.read(self.folder / "records")}
 
     def finished(self) -> set[str]:
         """The keys of the cells that the folder has finished records of."""
-        return {r.key for r in records.read(self.folder / "records") if r.status != "failed"}
+        return {key for key, record in self.records.items() if record.status != "failed"}
 
     def write(self, cell: Cell, failures: dict[str, str]) -> Record:
         """The record of a cell whose stages are made, failed or skipped."""
@@ -135,7 +138,7 @@ class Book:
             scores = self._artifact(one)
             if scores is None or scores.error is not None:
                 continue
-            suffix = f"@{guidance}" if guidance and cell.generator != "real" else ""
+            suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
         for stage in self._ancestors(cell):
@@ -147,12 +150,13 @@ class Book:
             cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
         )
         records.write(self.folder / "records", record)
+        self.records[record.key] = record
         self._pictures(cell)
         return record
 
     def publish(self, pictures: bool = False) -> list[Record]:
         """The leaderboard of all records in the folder."""
-        found = records.read(self.folder / "records")
+        found = records.in_order(self.records.values())
         leaderboard.write(self.folder, found, self.matrix.name)
         if pictures:
             self._reconstructions()
@@ -197,11 +201,11 @@ class Book:
 
         rows: dict[str, torch.Tensor] = {}
         for cell in self.plan.cells:
-            for stage in self._ancestors(cell):
+            label = f"{cell.tokenizer} {cell.regularizer}"
+            for stage in self._ancestors(cell) if label not in rows else ():
                 artifact = self._artifact(stage.id) if stage.kind == "latents" else None
                 if artifact is not None and artifact.error is None:
-                    label = f"{cell.tokenizer} {cell.regularizer}"
-                    rows.setdefault(label, artifact.tensors["preview"])
+                    rows[label] = artifact.tensor("preview")
         if rows:
             dataset = build.dataset(
                 {"name": self.matrix.dataset.part, "options": self.matrix.dataset.options}

@@ -116,7 +116,7 @@ class Settings:
     samples: Count = 1000
     normalise: Literal["channel", "scalar", "none"] = "channel"
     threads: Count = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)

@@ -92,14 +92,21 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     noise = Noise(config["seed"], ("latents",))
     batch = cell.config["batch"]
     draws = [
-        draw(regularizer, tensors["h/train"], dataset.labels("train"), noise.fork("train").fork(k), batch)
+        draw(
+            regularizer,
+            tensors["h/train"],
+            dataset.labels("train"),
+            noise.fork("train").fork(k),
+            batch,
+            context.device,
+        )
         for k in range(DRAWS if regularizer.couples == "latent" else 1)
     ]
     rule = normalisation(draws[0], config["normalise"])
     tensors |= {"mean": rule.mean, "std": rule.std}
     if regularizer.couples == "latent":
         tensors["draws"] = torch.stack(draws)
-    z = draw(regularizer, tensors["h/val"], dataset.labels("val"), noise.fork("val"), batch)
+    z = draw(regularizer, tensors["h/val"], dataset.labels("val"), noise.fork("val"), batch, context.device)
     straight, there_and_back = (decode(model, v, context.device) for v in (z, rule.inverse(rule(z))))
     gap = float((straight - there_and_back).abs().max())
     if not gap < 1e-3:
@@ -180,7 +187,7 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
         evaluator = build.evaluator(part)
         for name, value in evaluator.run(subject).items():
             meaning = evaluator.metrics[base_name(name)]
-            if meaning.run_dependent:
+            if meaning.cost:
                 cost[name] = value
             else:
                 metrics[name] = entry(value, meaning, evaluator.protocol(name, subject), config)
@@ -207,9 +214,14 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
     """A value with all that is needed to read and to compare it."""
     direction = {True: "higher", False: "lower", None: None}[meaning.higher_is_better]
     own = {key: item for key, item in protocol.items() if key != "n"}
-    shared = {"dataset": config["dataset"]["name"], "chunk": CHUNK} | {
-        key: config["env"][key] for key in ("precision",)
+    data, env = config["dataset"], config["env"]
+    shared = {
+        "data": f"{data['name']} {data['fingerprint'][:12]}",
+        "chunk": CHUNK,
+        "precision": env["precision"],
     }
+    if "couples" in config:  # such a latent depends on the batch that it is encoded in
+        shared["latent_batch"] = config["couples"]
     return {
         "value": float(value) if math.isfinite(value) else None,
         "n": int(protocol["n"]),

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .plan import Stage
 
 
+PARTS = ("artifacts", "work", "locks")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """What a stage left: `info` (plain data), `cost`, tensors, or the `error` that is its result."""
@@ -54,6 +57,13 @@ class Artifact:
         from safetensors.torch import load_file
 
         return load_file(self.path / "tensors.safetensors")
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, without reading the others."""
+        from safetensors import safe_open
+
+        with safe_open(self.path / "tensors.safetensors", framework="pt") as file:
+            return file.get_tensor(name)
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors saved under `prefix/`, such as the state dict of one module."""
@@ -110,7 +120,9 @@ class Store:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         if result.tensors:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in result.tensors.items()}
+            tensors = {
+                name: tensor.detach().cpu().clone().contiguous() for name, tensor in result.tensors.items()
+            }
             save_file(tensors, temporary / "tensors.safetensors")
         meta = {
             "kind": stage.kind,
@@ -126,13 +138,38 @@ class Store:
         for file in temporary.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
+        self._remove(final)  # what a killed removal may have left
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(final)
         shutil.rmtree(self.root / "work" / stage.key, ignore_errors=True)
 
+    def discard(self, stage: Stage) -> None:
+        """Removes an artifact and its checkpoints, once nobody works on it."""
+        with self.lock(stage):
+            self._remove(self.path(stage))
+            self._remove(self.root / "work" / stage.key)
+
+    def _remove(self, folder: Path) -> None:
+        """Away by one rename, for a half-removed artifact must not look like one."""
+        if folder.exists():
+            trash = self.root / "trash" / f"{folder.name}.{os.getpid()}"
+            trash.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(trash)
+            shutil.rmtree(trash)
+
+    def clear(self) -> None:
+        """Removes all artifacts and checkpoints, and nothing else that lies in the folder."""
+        for name in PARTS:
+            if (self.root / name).is_dir():
+                self._remove(self.root / name)
+                shutil.rmtree(self.root / "trash", ignore_errors=True)
+        if self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
+
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
+        files = (file for name in PARTS for file in (self.root / name).rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in files)
 
 
 def home(matrix_file: Path) -> Path:

@@ -72,7 +72,7 @@ class Cell:
         h = self.inputs["latents"].tensors[f"h/{split}"]
         batch = self.config["batch"]
         stream = None if noise is None else noise.fork(split)
-        return draw(self.regularizer, h, self.dataset.labels(split), stream, batch)
+        return draw(self.regularizer, h, self.dataset.labels(split), stream, batch, self.device)
 
 
 def facts_for(dataset: Dataset, teacher: dict[str, Any] | None) -> dict[str, Any]:
@@ -98,6 +98,7 @@ class Subject(SubjectInterface):
         self.real = "tokenizer" not in inputs
         self.dataset, self.extractor, self.noise, self.guidance = dataset, extractor, noise, guidance
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
+        self.reference_protocol = inputs["teacher"].info["protocol"] if "teacher" in inputs else {}
         self.samples = self.sample_labels = None
         if self.real:
             self.samples, self.sample_labels = self.images("val"), self.labels("val")
@@ -135,10 +136,9 @@ class Subject(SubjectInterface):
 
     def reference(self, split: Split, own: bool = False) -> Reference:
         teacher = self._inputs["teacher"]
-        if own:
-            return self.regularizer.reference(reference_of(teacher, self.dataset, split))
         # Both splits are projected as one set, so that centre and scale are the same.
-        both = reference_of(teacher, self.dataset).projected(self.tokenizer.spec)
+        both = reference_of(teacher, self.dataset)
+        both = self.regularizer.reference(both) if own else both.projected(self.tokenizer.spec)
         train = self.dataset.size("train")
         rows = slice(0, train) if split == "train" else slice(train, None)
         return Reference(both.samples[rows], None if both.labels is None else both.labels[rows], both.grid)

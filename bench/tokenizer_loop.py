@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,14 +112,14 @@ def train_tokenizer(
                 }
             own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
             own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"])
-        accelerator.backward(sum((terms | own).values()))
+        losses = named_once(terms, own, critics)
+        accelerator.backward(sum(losses.values()))
         if top["clip"]:
             accelerator.clip_grad_norm_(trained, top["clip"])
         set_rates(optimizers["main"], index, steps)
         optimizers["main"].step()
         averages["tokenizer"].update(tokenizer, index)
         averages["regularizer"].update(regularizer, index)
-        losses = terms | own
         learn_critics(True)
         for turn in range(regularizer.critic_steps if critics else 0):
             # The first update takes the tokenizer's batch; the others have a stream of their own, so that
@@ -138,6 +138,16 @@ def train_tokenizer(
         module.load_state_dict(averages[name].weights(module))
         module.eval()
     return state
+
+
+def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterable[str]) -> dict[str, Tensor]:
+    """The losses of a step together; a name that stands for two of them would hide one."""
+    taken = {**dict.fromkeys(terms, "a reconstruction loss"), **dict.fromkeys(critics, "a critic")}
+    taken["step"] = "the curves' axis"
+    for name in own:
+        if name in taken:
+            raise ValueError(f"the regularizer calls a loss {name!r}, which is the name of {taken[name]}")
+    return terms | own
 
 
 def balance(

@@ -82,13 +82,13 @@ def run_steps(
         if state.step % every == 0 or state.step == total:
             for name, value in {"step": state.step, **losses}.items():
                 state.curves.setdefault(name, []).append(value)
-        if state.step % max(1, every // 4) == 0:
-            context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
         now = time.monotonic()
         state.seconds = now - began
         if context.stopping():
             checkpoint.save(context.work, state)
             raise Stopped
+        if state.step % max(1, every // 4) == 0:
+            context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
         if now > due and state.step < total:
             checkpoint.save(context.work, state)
             took = time.monotonic() - now

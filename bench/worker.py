@@ -69,29 +69,32 @@ def run_stage(
     latest = [0.0]
 
     def report(step: int, total: int, text: str) -> None:
+        if stopping.is_set():
+            raise Stopped
         if time.monotonic() - latest[0] > 0.2 or step == total:
             latest[0] = time.monotonic()
             pipe.send(("progress", stage.id, step, total, text))
 
-    with store.lock(stage):
-        if store.has(stage):
+    try:
+        with store.lock(stage):
+            if store.has(stage):
+                return ("done", stage.id)
+            _reset_peak_memory(device)
+            began = time.monotonic()
+            context = Context(store.work(stage), device, precision, report, stopping.is_set)
+            inputs = {role: store.get(parent) for role, parent in parents.items()}
+            try:
+                result = STAGES[stage.kind](stage.config, inputs, context)
+            except Diverged as error:
+                result = Result(error=str(error))
+            result.cost.setdefault("seconds", time.monotonic() - began)
+            result.cost["peak_memory_bytes"] = _peak_memory(device)
+            store.put(stage, result)
             return ("done", stage.id)
-        _reset_peak_memory(device)
-        began = time.monotonic()
-        context = Context(store.work(stage), device, precision, report, stopping.is_set)
-        inputs = {role: store.get(parent) for role, parent in parents.items()}
-        try:
-            result = STAGES[stage.kind](stage.config, inputs, context)
-        except Stopped:
-            return ("stopped", stage.id)
-        except Diverged as error:
-            result = Result(error=str(error))
-        except Exception as error:
-            return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
-        result.cost.setdefault("seconds", time.monotonic() - began)
-        result.cost["peak_memory_bytes"] = _peak_memory(device)
-        store.put(stage, result)
-        return ("done", stage.id)
+    except Stopped:
+        return ("stopped", stage.id)
+    except Exception as error:
+        return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _die_with_parent() -> None:

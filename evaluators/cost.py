@@ -105,22 +105,30 @@ class Cost(Evaluator):
     """Parameters and operations of each part, seconds and memory of each stage."""
 
     metrics = {
-        "tokenizer_parameters_million": Metric("tokenizer", False, "M", "Parameters of encoder and decoder."),
+        "tokenizer_parameters_million": Metric(
+            "tokenizer", False, "M", "Parameters of encoder and decoder.", cost=True
+        ),
         "regularizer_parameters_million": Metric(
-            "tokenizer", False, "M", "Parameters of the regularizer, its critics and priors."
+            "tokenizer", False, "M", "Parameters of the regularizer, its critics and priors.", cost=True
         ),
         "tokenizer_gflop_per_image": Metric(
-            "tokenizer", False, "GFLOP", "Encoding and decoding a training image, forward and backward."
+            "tokenizer",
+            False,
+            "GFLOP",
+            "Encoding and decoding a training image, forward and backward.",
+            cost=True,
         ),
         "regularizer_gflop_per_image": Metric(
-            "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that."
+            "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that.", cost=True
         ),
-        "generator_parameters_million": Metric("generator", False, "M", "Parameters of the generator."),
+        "generator_parameters_million": Metric(
+            "generator", False, "M", "Parameters of the generator.", cost=True
+        ),
         "generator_gflop_per_latent": Metric(
-            "generator", False, "GFLOP", "Training on one latent, forward and backward."
+            "generator", False, "GFLOP", "Training on one latent, forward and backward.", cost=True
         ),
     } | {
-        f"{stage}_{suffix}": Metric(scope, False, unit, about.format(stage), run_dependent=True)
+        f"{stage}_{suffix}": Metric(scope, False, unit, about.format(stage), cost=True)
         for scope, stages in STAGES.items()
         for stage in stages
         for suffix, unit, about in (
@@ -138,7 +146,7 @@ class Cost(Evaluator):
         return spent | _of_generator(subject.generator, subject)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        if self.metrics[name].run_dependent:
+        if name.endswith(("_seconds", "_mib")):
             return {"n": 1, "threads": torch.get_num_threads()}
         if "gflop" in name:
             return {"n": BATCH, "multiply_add": 2, "counted": "matrix products, convolutions, attention"}

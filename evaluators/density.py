@@ -93,6 +93,7 @@ class Density(Evaluator):
             "n": queries,
             "bank": bank,
             "k": self.k,
+            "reference": subject.reference_protocol,
             "search": "faiss IndexFlatL2, float32",
             "space": "the regularizer's own" if own else "pooled tokens, random projection (seed 42)",
             "queries_from": "latents of val"

@@ -91,6 +91,14 @@ def workers_of(pid):
     return found
 
 
+def cmdline(pid):
+    """The command line of a process, or nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
 def gone_within(seconds, pids):
     """Whether all of these processes are gone, or zombies, within some seconds."""
     end = time.monotonic() + seconds

@@ -61,6 +61,7 @@ class FakeSubject(Subject):
         }
         self.tokenizer, self.regularizer = given.get("tokenizer"), given.get("regularizer")
         self.generator, self.guidance = given.get("generator"), None
+        self.reference_protocol = {"extractor": extractor}
         self.costs = given.get("costs", {})
 
     def images(self, split):

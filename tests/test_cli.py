@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from cli import TINY
+from cli import TINY, bench
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
@@ -85,3 +86,54 @@ def test_the_pairs_that_do_not_fit_are_skipped_with_the_reason(tmp_path, monkeyp
     skipped = [cell for cell in cells if cell["skipped"]]
     assert {cell["cell"]["regularizer"] for cell in skipped} == {"repa"}
     assert "5 latent tokens" in skipped[0]["skipped"]
+
+
+PLUGIN = """
+import torch
+from latentbench.bench.api import LatentSpec, Regularizer
+from latentbench.bench.registry import register
+
+@register("mine")
+class Mine(Regularizer):
+    def __init__(self, spec: LatentSpec, weight: float = 1.0) -> None:
+        super().__init__(spec)
+"""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_edited_plugin_has_other_keys_wherever_it_lies(inside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(__file__).resolve().parent.parent / ".bench" / "test" if inside else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    plugin = folder / "edited_plugin.py"
+    (tmp_path / "matrix.yaml").write_text(TINY.replace("  none: {}", "  mine: {}"))
+    keys = []
+    try:
+        for text in (PLUGIN, PLUGIN + "# edited\n"):
+            plugin.write_text(text)
+            run = bench("plan", "--json", "--plugin", plugin, cwd=tmp_path)
+            assert run.returncode == 0, run.stderr
+            stages = json.loads(run.stdout)["stages"]
+            keys.append({s["label"]: s["key"] for s in stages if s["kind"] == "tokenizer"})
+    finally:
+        plugin.unlink()
+    first, second = keys
+    assert {label for label in first if first[label] != second[label]} == {"vit · mine · seed 0"}
+
+
+def test_a_constructor_that_fails_in_its_own_way_is_a_problem_at_its_row(tmp_path):
+    text = PLUGIN + "        self.sizes = [float(x) for x in torch.linspace(0, 1, 3)]\n"
+    (tmp_path / "plugin.py").write_text(text)
+    (tmp_path / "matrix.yaml").write_text(TINY.replace("  none: {}", "  mine: {}"))
+    run = bench("plan", "--plugin", "plugin.py", cwd=tmp_path)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert "matrix.yaml:12:3" in run.stderr and "plugin.py:10: RuntimeError" in run.stderr
+
+
+def test_clean_leaves_what_is_not_its_own(tmp_path):
+    (tmp_path / "matrix.yaml").write_text(TINY)
+    home = tmp_path / "home"
+    (home / "artifacts/x").mkdir(parents=True)
+    (home / "thesis.txt").write_text("years of work")
+    assert bench("clean", "--yes", cwd=tmp_path, home=home).returncode == 0
+    assert [file.name for file in home.iterdir()] == ["thesis.txt"]

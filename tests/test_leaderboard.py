@@ -424,3 +424,17 @@ def test_numbers_have_four_significant_digits(value, text):
 )
 def test_a_spread_decides_the_digits_of_its_mean(mean, std, text):
     assert spread(mean, std) == text
+
+
+def test_a_tokenizer_counts_once_however_many_samples_are_drawn_from_its_latents():
+    psnr = {"0": 30.0, "1": 34.0}
+    records = [
+        record(seed=f"{t}.0.{s}", **{"PSNR": psnr[t], "gFD[net]@1": 100.0 + 10 * int(t) + int(s)})
+        for t in "01"
+        for s in "012"
+    ]
+    row = reread(records).iloc[0]
+    assert (row["PSNR"], row["PSNR_n"]) == (32.0, 2)
+    assert row["PSNR_std"] == pytest.approx(math.sqrt(8))
+    assert row["gFD[net]_n"] == 6
+    assert "32.0 ± 2.8" in markdown(records, "t")

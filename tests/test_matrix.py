@@ -302,7 +302,7 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
             "12:12: normalise must be 'channel', 'scalar' or 'none', not 'chanel'",
         ),
         ("threads", "threads: 0", "12:10: threads must be an integer >= 1, not 0"),
-        ("precision", "precision: 16", "12:12: precision must be 'fp32', 'bf16' or 'fp16', not 16"),
+        ("precision", "precision: 16", "12:12: precision must be 'fp32' or 'bf16', not 16"),
         ("budget", "budget: {batches: 3}", "4:10: unknown option 'batches'; did you mean 'batch'?"),
         ("budget", "budget: {batch: 1.5}", "4:17: batch must be an integer >= 1, not 1.5"),
         ("budget", "budget: 3", "4:9: budget must be a mapping, not 3"),

@@ -1,6 +1,7 @@
 """`bench run` from end to end: cached, killed, parallel, and with parts that fail."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from cli import TINY, bench, command, environment, gone_within, killed_at_work, results, workers_of
+from cli import TINY, bench, cmdline, command, environment, gone_within, killed_at_work, results, workers_of
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +170,53 @@ def test_clean_says_what_it_would_free_before_it_does(tmp_path):
     assert (folder / ".bench").is_dir()
     assert "freed 1.0 MiB" in bench("clean", "--yes", cwd=folder).stdout
     assert not (folder / ".bench").exists()
+
+
+CLASHING = BROKEN.replace("diverging", "clashing").replace('"penalty"', '"l1"')
+
+
+def test_a_loss_that_would_hide_another_is_refused_and_fail_fast_says_so_with_exit_1(tmp_path):
+    folder = matrix(tmp_path, TINY.replace("  none: {}\n", "  clashing: {}\n") + "plugins: [clashing.py]\n")
+    (folder / "clashing.py").write_text(CLASHING)
+    done = bench("run", "--fail-fast", "--filter", "regularizer=clashing", cwd=folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "'l1', which is the name of a reconstruction loss" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_worker_that_dies_costs_its_stage_and_nothing_else(tmp_path):
+    folder = matrix(tmp_path, re.sub(r"tokenizer_steps: 12", "tokenizer_steps: 3000", TINY))
+    process = subprocess.Popen(
+        command("run", "-j", 2), cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("start  tokenizer"):
+            break
+    time.sleep(1)
+    workers = [pid for pid in workers_of(process.pid) if "spawn_main" in cmdline(pid)]
+    os.kill(workers[-1], signal.SIGKILL)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "killed by signal 9 (out of memory?)" in said and "Traceback" not in said
+    statuses = {json.loads(f.read_text())["status"] for f in (folder / "results/tiny/records").glob("*")}
+    assert "failed" in statuses
+    assert bench("run", cwd=folder).returncode == 0  # tried again
+
+
+def test_two_runs_on_one_cache_make_each_stage_once(undisturbed, tmp_path):
+    folder = matrix(tmp_path)
+    both = [
+        subprocess.Popen(
+            command("run", "-j", 1, "-o", f"out{i}"),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    truth = results(undisturbed / "results/tiny")
+    assert results(folder / "out0") == results(folder / "out1") == truth
