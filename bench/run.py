@@ -71,13 +71,17 @@ def run(
     )
 
     def settle(final: bool = False) -> None:
-        for cell in list(pending):
+        decided = []
+        for cell in pending:
             ends = cell.scores.values()
             stopped = final and any(one in engine.failures for one in ends)
             if stopped or all(one in engine.done or one in engine.failures for one in ends):
-                pending.remove(cell)
-                announce(cell, book.write(cell, engine.failures))
-                book.publish()
+                decided.append(cell)
+        for cell in decided:
+            pending.remove(cell)
+            announce(cell, book.write(cell, engine.failures))
+        if decided:
+            book.publish()
 
     def heard(event: Event) -> None:
         listen(event)
