@@ -75,7 +75,7 @@ class Display:
             if self.live:
                 self.console.print(f"{SYMBOLS[record.status]} {escape(cell.name + reason)}")
             else:
-                self._line(f"{record.status:<7}cell      {cell.name}{reason}", always=True)
+                self._line(f"{record.status:<8}cell      {cell.name}{reason}", always=True)
 
     def _worker(self, event: Event, text: str, step: int, total: int | None) -> None:
         if not self.live:
