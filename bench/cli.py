@@ -96,7 +96,7 @@ def run(
     with _resumable():
         loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
         folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
-        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun)
+        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun, profile)
         needed = plan.needed(cells)
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
         out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)

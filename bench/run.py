@@ -33,6 +33,7 @@ class Options:
     fail_fast: bool = False
     keep_records: bool = False
     rerun: bool = False
+    profile: str | None = None  # of the matrix; tables say it
 
 
 def run(
@@ -124,6 +125,7 @@ class Book:
     def __init__(self, matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
         self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
         self.folder = options.out
+        self.title = matrix.name + (f", profile {options.profile}" if options.profile else "")
         self.records = {record.key: record for record in records.read(self.folder / "records")}
 
     def finished(self) -> set[str]:
@@ -161,7 +163,7 @@ class Book:
     def publish(self, pictures: bool = False) -> list[Record]:
         """The leaderboard of all records in the folder."""
         found = records.in_order(self.records.values())
-        leaderboard.write(self.folder, found, self.matrix.name)
+        leaderboard.write(self.folder, found, self.title)
         if pictures:
             self._reconstructions()
         return found
@@ -169,7 +171,7 @@ class Book:
     def _provenance(self, cell: Cell) -> dict[str, Any]:
         m = self.matrix
         return (
-            {"matrix": m.name}
+            {"matrix": self.title}
             | provenance(self.options.device)
             | {
                 "threads": m.threads,
