@@ -5,11 +5,12 @@ torch-fidelity and SciPy take seconds to import: the functions here import them,
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .records import base_name
 
 KD_SUBSETS = 100  # torch-fidelity's default
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
@@ -96,11 +97,6 @@ def memorisation(samples: Tensor, heldout: Tensor, train: Tensor) -> float:
 
     near, far = (nearest(features, train).cpu().numpy() for features in (samples, heldout))
     return float(mannwhitneyu(far, near, method="asymptotic").statistic / (len(near) * len(far)))
-
-
-def base_name(name: str) -> str:
-    """`KD@360[effnet_lite0]` -> `KD`."""
-    return re.split(r"[@\[]", name)[0]
 
 
 def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -139,6 +140,7 @@ class _Planner:
         self._raise()
         if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
             self._real()
+        self.result.uses = Counter(s.id for cell in self.result.cells for s in self.result.needed([cell]))
         return self.result
 
     def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
@@ -164,10 +166,7 @@ class _Planner:
         scores = {"": self._tokenizer_scores(tokenizer, regularizer, seed, trained)}
         for guidance in generator.guidance:
             scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed, trained)
-        cell = Cell(**labels, scores={k: v for k, v in scores.items() if v})
-        self.result.cells.append(cell)
-        for one in self.result.ancestors(list(cell.scores.values())):
-            self.result.uses[one] = self.result.uses.get(one, 0) + 1
+        self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
         """The tokenizer and latents stages of a row, as roles for what comes after."""
@@ -248,8 +247,6 @@ class _Planner:
         scores = self._scores("generator", "held-out images", "0", {"features": self.features})
         name = self.matrix.dataset.label
         self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
-        for one in self.result.ancestors([scores]):
-            self.result.uses[one] = self.result.uses.get(one, 0) + 1
 
     def _scores(self, scope: str, where: str, seed: str, parents: dict[str, str], **extra: Any) -> str:
         chosen = [row for row in self.matrix.evaluators if scope in self._scopes(row)]

@@ -117,6 +117,11 @@ def comparable(record: Record) -> dict[str, Any]:
     return {name: value for name, value in _items(record) if name not in ("cost", "provenance")}
 
 
+def base_name(name: str) -> str:
+    """A metric without its number and extractor: `gFD` of `gFD@360[effnet_lite0]`."""
+    return re.split(r"[@\[]", name)[0]
+
+
 def protocol_id(protocol: dict[str, Any]) -> str:
     """Six hex digits that stand for a protocol; the order of its keys doesn't matter."""
     return _digest(protocol, 6)

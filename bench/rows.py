@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from .records import Record, protocol_id
+from .records import Record, base_name, protocol_id
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -29,7 +29,7 @@ class Column:
     @property
     def base(self) -> str:
         """What precedes any "[" or "@"."""
-        return re.split(r"[\[@]", self.name)[0]
+        return base_name(self.name)
 
     @property
     def better(self) -> str:

@@ -13,7 +13,7 @@ import yaml
 from . import grids, leaderboard, records
 from .engine import Engine, EngineError, Event
 from .matrix import Matrix, resolved
-from .plan import Cell, Plan, Stage
+from .plan import Cell, Plan
 from .provenance import provenance
 from .records import Record
 from .store import Artifact, Store
@@ -147,7 +147,7 @@ class Book:
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
-        for stage in self._ancestors(cell):
+        for stage in self.plan.needed([cell]):
             artifact = self._artifact(stage.id)
             if artifact is not None and artifact.error is None and artifact.info.get("curves"):
                 curves[stage.kind] = artifact.info["curves"]
@@ -182,15 +182,12 @@ class Book:
             }
         )
 
-    def _ancestors(self, cell: Cell) -> list[Stage]:
-        return [self.plan.stages[one] for one in self.plan.ancestors(list(cell.scores.values()))]
-
     def _artifact(self, one: str) -> Artifact | None:
         stage = self.plan.stages[one]
         return self.store.get(stage) if self.store.has(stage) else None
 
     def _pictures(self, cell: Cell) -> None:
-        for stage in self._ancestors(cell):
+        for stage in self.plan.needed([cell]):
             artifact = self._artifact(stage.id) if stage.kind == "samples" else None
             if artifact is not None and artifact.error is None:
                 name = f"{cell.tokenizer}--{cell.regularizer}--{cell.generator}--{cell.seed}"
@@ -208,7 +205,7 @@ class Book:
         rows: dict[str, torch.Tensor] = {}
         for cell in self.plan.cells:
             label = f"{cell.tokenizer} {cell.regularizer}"
-            for stage in self._ancestors(cell) if label not in rows else ():
+            for stage in self.plan.needed([cell]) if label not in rows else ():
                 artifact = self._artifact(stage.id) if stage.kind == "latents" else None
                 if artifact is not None and artifact.error is None:
                     rows[label] = artifact.tensor("preview")

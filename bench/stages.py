@@ -7,7 +7,6 @@ could read changes a number.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from .generator_loop import train_generator
 from .images import to_uint8
 from .latents import CHUNK, DRAWS, chunked, decode, draw, encode, normalisation
 from .losses import RECONSTRUCTION
+from .records import base_name
 from .seeds import seed_for
 from .store import Artifact, Result
 from .subject import Cell, Subject, facts_for, reference_of
@@ -203,11 +203,6 @@ STAGES: dict[str, Callable[[Config, Inputs, Context], Result]] = {
     "samples": samples,
     "scores": scores,
 }
-
-
-def base_name(name: str) -> str:
-    """`gFD` of `gFD@360[effnet_lite0]`."""
-    return re.split(r"[\[@]", name)[0]
 
 
 def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:

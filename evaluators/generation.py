@@ -7,7 +7,6 @@ from typing import Any
 
 from ..bench.api import Evaluator, Metric, Subject
 from ..bench.distances import (
-    base_name,
     distance_protocol,
     frechet_distance,
     kernel_distance,
@@ -15,6 +14,7 @@ from ..bench.distances import (
     metric_name,
     precision_recall,
 )
+from ..bench.records import base_name
 from ..bench.registry import register
 
 
