@@ -18,16 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .seeds import seed_for
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Unfit(ValueError):
     """Raised by a constructor that cannot work with the spec it is given; such a cell is skipped."""
+
+
+class Diverged(Exception):
+    """A training that went wrong by itself: a loss that is not finite, a latent that collapsed.
+
+    It is a result, cached like any other; the row is reported as failed with this reason.
+    """
 
 
 @dataclass(frozen=True)
@@ -133,18 +143,24 @@ class Step:
 class Regularizer(nn.Module):
     """Shapes the latent distribution of a tokenizer; used as it is, it does nothing.
 
-    A constructor that names `classes: int` (0 without labels), `teacher_spec: LatentSpec` or
-    `reference_spec: LatentSpec` (tokens, channels and grid of the teacher features and of the unprojected
-    reference) is given them by the frame; naming one declares that the method needs it.
+    A constructor that names `classes: int` (0 without labels), `teacher_spec: LatentSpec`, `reference_spec:
+    LatentSpec` (tokens, channels and grid of the teacher features and of the unprojected reference) or
+    `reference_classes: int` (0 if the reference has no labels) is given them by the frame; naming one
+    declares that the method needs it. Other parts are options, `prior: Annotated[Use, Flow] = "tarflow"`,
+    which `registry.use` builds.
+
+    Parameters fall into groups by facts: those of `critics()` have optimizers of their own, those of
+    `priors()` and whatever doesn't require a gradient are frozen, the rest is trained with the tokenizer.
     """
 
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
-    balanced: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # terms scaled by the gradient ratio at the encoder's head
+    # Terms scaled by the gradient ratio at the encoder's head.
+    balanced: ClassVar[frozenset[str]] = frozenset()
+    # Options that reference() and priors() depend on (None: all); the others don't train a prior anew.
+    prior_options: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, spec: LatentSpec) -> None:
         super().__init__()
@@ -162,6 +178,24 @@ class Regularizer(nn.Module):
         """The reference in the latent's shape and units; a method may have its own way."""
         return reference.projected(self.spec)
 
+    def priors(self) -> dict[str, Generator]:
+        """Submodules that are trained on `reference()` before the tokenizer, then frozen, in eval mode.
+
+        Each is a `prior` stage of its own: the generator loop, on the reference as it is (not normalised),
+        with its labels if it has any; the average of its weights is what is kept.
+        """
+        return {}
+
+    def begin(self, z: Tensor) -> None:
+        """Called once before the first update, not on resume: priors are loaded, z (B, T, C) are latents."""
+
+    def generator(self) -> Generator | None:
+        """Its own sampler of latents, as the tokenizer gives them (not normalised), if it has one.
+
+        A matrix samples it by the generator `use: joint`, and goes on training it by `init: joint`.
+        """
+        return None
+
     def critics(self) -> dict[str, nn.Module]:
         """Networks that learn by `critic_loss` with optimizers of their own."""
         return {}
@@ -173,6 +207,8 @@ class Regularizer(nn.Module):
 
 class Tokenizer(nn.Module):
     """An autoencoder: `encoder` and `decoder` together hold every trainable parameter.
+
+    A constructor that names `dataset: Dataset` is given it by the frame.
 
     The encoder's output layer is initialised last, so that rows with another `expansion` start from the same
     weights.
@@ -309,6 +345,24 @@ class Metric:
     cost: bool = False  # seconds, bytes, parameters, operations: filed under `cost`, not a score
 
 
+class ReferenceSource:
+    """Where a reference distribution comes from: `reference: {use: gaussian}` of a matrix or of a method.
+
+    A constructor that names `teacher_spec: LatentSpec` or `image: ImageSpec` is given them by the frame.
+    """
+
+    version: ClassVar[int] = 1
+    spec: LatentSpec  # of the samples, before any projection
+    labelled: ClassVar[bool] = False  # whether samples come with the dataset's classes
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
+
+        "train" is what methods may learn from, "val" are fresh samples of the same distribution.
+        """
+        raise NotImplementedError
+
+
 Of = Literal["train", "val", "reconstructions", "samples"]
 
 
@@ -349,6 +403,13 @@ class Subject:
         """(n, T, C), drawn with noise, as the tokenizer gives them (not normalised)."""
         raise NotImplementedError
 
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        """Training steps (P,) and the latents (P, n, T, C) of the first n training images at each.
+
+        As the matrix's `probes: {every: 100}` has them; P = 0 without.
+        """
+        raise NotImplementedError
+
     def features(self, of: Of) -> Tensor:
         """Pooled features (n, F) of an image set, by the matrix's extractor."""
         raise NotImplementedError
@@ -375,6 +436,10 @@ class Evaluator:
         """Everything that the value under this full name depends on besides the images; always with `n`."""
         raise NotImplementedError
 
+    def figures(self, subject: Subject) -> dict[str, Figure]:
+        """Pictures by name, made with matplotlib's `Figure` (not pyplot); a run saves them as PNG."""
+        return {}
+
     @classmethod
     def scopes(cls) -> set[str]:
         """The scopes that this evaluator has metrics for."""
@@ -388,6 +453,7 @@ KINDS: dict[str, type] = {
     "evaluators": Evaluator,
     "datasets": Dataset,
     "features": FeatureExtractor,
+    "references": ReferenceSource,
 }
 
-Part = Regularizer | Tokenizer | Generator | Evaluator | Dataset | FeatureExtractor
+Part = Regularizer | Tokenizer | Generator | Evaluator | Dataset | FeatureExtractor | ReferenceSource

@@ -154,12 +154,17 @@ class TokenMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (..., channels), t broadcastable to x's leading axes, condition (..., D) -> (..., outputs)."""
+        return self.tapped(x, t, condition, len(self.blocks))[0]
+
+    def tapped(self, x: Tensor, t: Tensor, condition: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
+        """The output, and the hidden values (..., width) after block `tap`, counted from 1."""
         embedded = self.time(t)
         if self.condition is not None:
             embedded = embedded + self.condition(condition)
         embedded = nn.functional.silu(embedded)
-        x = self.embed(x)
-        for block in self.blocks:
+        x = hidden = self.embed(x)
+        for index, block in enumerate(self.blocks, start=1):
             x = block(x, embedded)
+            hidden = x if index == tap else hidden
         shift, scale = self.modulation(embedded).chunk(2, dim=-1)
-        return self.output(modulate(self.norm(x), shift, scale))
+        return self.output(modulate(self.norm(x), shift, scale)), hidden

@@ -10,7 +10,7 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -25,6 +25,7 @@ FOLDERS = {
     "evaluators": "latentbench.evaluators",
     "datasets": "latentbench.bench.datasets",
     "features": "latentbench.bench.features",
+    "references": "latentbench.bench.references",
 }
 SINGULAR = {
     "regularizers": "regularizer",
@@ -33,6 +34,7 @@ SINGULAR = {
     "evaluators": "evaluator",
     "datasets": "dataset",
     "features": "feature extractor",
+    "references": "reference",
 }
 # The kind follows from the base class; a plugin's is read from the source by these names.
 BASES = {
@@ -44,6 +46,7 @@ BASES = {
     "Evaluator": "evaluators",
     "Dataset": "datasets",
     "FeatureExtractor": "features",
+    "ReferenceSource": "references",
 }
 
 
@@ -66,19 +69,23 @@ class Source:
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], Source] = {}
 C = TypeVar("C", bound=type)
+P = TypeVar("P")
+
+# An option that names a part, annotated with what it must be: `prior: Annotated[Use, Flow] = "tarflow"`.
+# In a matrix `prior: tarflow` or `prior: {use: tarflow, width: 64}`; the rest has that part's defaults.
+Use = str | Mapping[str, Any]
 
 
 def register(name: str) -> Callable[[C], C]:
     """Class decorator: makes the class a part called `name`; its kind follows from its base class."""
 
     def decorate(cls: C) -> C:
-        from .api import KINDS
-
-        kind = next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
-        if kind is None:
+        try:
+            kind = kind_of(cls)
+        except PartError as error:
             raise PartError(
-                f"{cls.__name__} is registered as {name!r} but extends none of {', '.join(BASES)}"
-            )
+                f"{cls.__name__} is registered as {name!r} but {str(error).partition(' ')[2]}"
+            ) from None
         taken = _classes.get((kind, name))
         if taken is not None and _origin(taken) != _origin(cls):
             raise PartError(
@@ -98,6 +105,22 @@ def names(kind: str) -> list[str]:
 def create(kind: str, name: str, **kwargs: Any) -> Any:
     """A new part: `get(kind, name)(**kwargs)`."""
     return get(kind, name)(**kwargs)
+
+
+def use(base: type[P], choice: Use, **facts: Any) -> P:
+    """The part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
+    options = {"use": choice} if isinstance(choice, str) else dict(choice)
+    return create(kind_of(base), options.pop("use"), **facts, **options)
+
+
+def kind_of(cls: type) -> str:
+    """The kind of a part's class, or of an interface's."""
+    from .api import KINDS
+
+    kind = next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
+    if kind is None:
+        raise PartError(f"{cls.__name__} extends none of {', '.join(BASES)}")
+    return kind
 
 
 def get(kind: str, name: str) -> type:
@@ -176,7 +199,7 @@ def unknown(what: str, value: str, known: list[str], where: str = "") -> str:
 @cache
 def _built_in(kind: str) -> tuple[Source, ...]:
     root = Path(__file__).parent
-    folder = root / kind if kind in ("datasets", "features") else root.parent / kind
+    folder = root / kind if kind in ("datasets", "features", "references") else root.parent / kind
     files = sorted(folder.glob("*.py"))
     return tuple(source for file in files for source in _scan(file, f"{FOLDERS[kind]}.{file.stem}", kind))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import build
-from .api import Metric, Noise
+from .api import Diverged, Metric, Noise
 from .generator_loop import train_generator
 from .images import to_uint8
 from .latents import CHUNK, DRAWS, chunked, decode, draw, encode, normalisation
@@ -25,7 +25,7 @@ from .seeds import seed_for
 from .store import Artifact, Result
 from .subject import Cell, Subject, facts_for, reference_of
 from .tokenizer_loop import train_tokenizer
-from .training import Context, Diverged
+from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]

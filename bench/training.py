@@ -14,15 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from . import checkpoint
+from .api import Diverged
 from .checkpoint import State
 from .seeds import seed_for
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
-
-
-class Diverged(Exception):
-    """A loss that is not finite. Divergence is a result: it is cached like any other."""
 
 
 class Stopped(Exception):

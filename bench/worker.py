@@ -63,8 +63,9 @@ def run_stage(
     stopping: threading.Event,
 ) -> tuple[str, ...]:
     """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason."""
+    from .api import Diverged
     from .stages import STAGES
-    from .training import Context, Diverged, Stopped
+    from .training import Context, Stopped
 
     latest = [0.0]
 

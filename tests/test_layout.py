@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ["regularizers", "tokenizers", "generators", "evaluators", "bench/datasets", "bench/features"]
+PARTS = [
+    "regularizers",
+    "tokenizers",
+    "generators",
+    "evaluators",
+    "bench/datasets",
+    "bench/features",
+    "bench/references",
+]
 
 
 def imported(file, top_level_only=False):

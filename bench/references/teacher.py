@@ -1,0 +1,27 @@
+"""The teacher's features of the images themselves (Flow Priors; DMVAE): the default reference."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..registry import register
+
+
+@register("teacher")
+class Teacher(ReferenceSource):
+    """Of the split's images: all `tokens` on the teacher's grid, or their mean, `pooled`, an image each."""
+
+    labelled = True
+
+    def __init__(self, teacher_spec: LatentSpec, features: Literal["tokens", "pooled"] = "tokens") -> None:
+        self.features = features
+        self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        labels = dataset.labels(split)
+        if self.features == "tokens":
+            return Reference(tokens, labels, self.spec.grid)
+        return Reference(tokens.mean(1, keepdim=True), labels)
