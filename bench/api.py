@@ -98,33 +98,49 @@ class Reference:
     """Samples of the distribution that a latent should follow, not paired with images.
 
     `samples` is (M, N, F): M draws of N tokens (1 if unstructured) of F channels; `labels` is (M,) or None.
+    Statistics for centring, scaling or a PCA are those of the first `fit` samples (None: of all): the frame
+    passes train and val as one, so that both are mapped alike and nothing is learned from val.
     """
 
     samples: Tensor
     labels: Tensor | None = None
     grid: tuple[int, int] | None = None
+    fit: int | None = None
 
     def projected(self, spec: LatentSpec) -> Reference:
         """Into the shape and units of a latent, the same way for every row of a matrix.
 
-        Tokens are average-pooled onto the latent's grid (or, without one, along the raster to its token
-        count). Features are centred, scaled by one scalar to unit mean variance, and multiplied by a fixed
-        random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow Priors, section 3.2).
+        Tokens are pooled (see `pooled`), features standardised, and, unless the latent has as many channels,
+        multiplied by a fixed random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow
+        Priors, section 3.2).
         """
-        samples, grid = self.samples.float(), self.grid
-        if samples.shape[1] > 1 and samples.shape[1] != spec.tokens:
-            maps = samples.transpose(1, 2)  # (M, F, N)
-            if grid and spec.grid:
-                pooled = nn.functional.adaptive_avg_pool2d(maps.unflatten(2, grid), spec.grid).flatten(2)
-            else:
-                pooled = nn.functional.adaptive_avg_pool1d(maps, spec.tokens)
-            samples, grid = pooled.transpose(1, 2), spec.grid
-        channels = samples.shape[-1]
+        own = self.pooled(spec).standardised()
+        channels = own.samples.shape[-1]
+        if channels == spec.channels:
+            return own
         projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
-        projection = projection.to(samples) / channels**0.5
-        mean = samples.mean((0, 1))
-        scale = (samples - mean).square().mean().sqrt()
-        return Reference((samples - mean) / scale @ projection, self.labels, grid)
+        return replace(own, samples=own.samples @ (projection.to(own.samples) / channels**0.5))
+
+    def pooled(self, spec: LatentSpec) -> Reference:
+        """Tokens average-pooled onto the latent's grid or, without one, along the raster to its token count.
+
+        A single token stays single: it says nothing of positions.
+        """
+        samples = self.samples.float()
+        if samples.shape[1] in (1, spec.tokens):
+            return replace(self, samples=samples)
+        maps = samples.transpose(1, 2)  # (M, F, N)
+        if self.grid and spec.grid:
+            maps = nn.functional.adaptive_avg_pool2d(maps.unflatten(2, self.grid), spec.grid).flatten(2)
+        else:
+            maps = nn.functional.adaptive_avg_pool1d(maps, spec.tokens)
+        return replace(self, samples=maps.transpose(1, 2), grid=spec.grid)
+
+    def standardised(self) -> Reference:
+        """Features centred, and divided by one scalar so that their mean variance is 1."""
+        mean = self.samples[: self.fit].mean((0, 1))
+        scale = (self.samples[: self.fit] - mean).square().mean().sqrt()
+        return replace(self, samples=(self.samples - mean) / scale)
 
 
 @dataclass(frozen=True)
