@@ -16,7 +16,7 @@ and defaults, is its schema in a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -173,8 +173,9 @@ class Regularizer(nn.Module):
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
-    # Terms scaled by the gradient ratio at the encoder's head.
-    balanced: ClassVar[frozenset[str]] = frozenset()
+    # Terms that loss() returns unweighted, and the size of each one's gradient at the encoder's head as a share
+    # of the reconstruction's: the loop scales them so.
+    balanced: Mapping[str, float] = {}
     # Options that reference() and priors() depend on (None: all); the others don't train a prior anew.
     prior_options: ClassVar[frozenset[str] | None] = None
 

@@ -151,18 +151,16 @@ def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterab
 
 
 def balance(
-    own: dict[str, Tensor], terms: dict[str, Tensor], names: frozenset[str], head: nn.Parameter
+    own: dict[str, Tensor], terms: dict[str, Tensor], shares: Mapping[str, float], head: nn.Parameter
 ) -> dict[str, Tensor]:
-    """Scales the named terms by |d reconstruction / d head| / |d term / d head|, detached (VQGAN; VA-VAE)."""
-    if not names:
+    """Scales terms by share * |d reconstruction / d head| / |d term / d head|, detached (VQGAN; VA-VAE)."""
+    if not shares:
         return own
     target = torch.autograd.grad(sum(terms.values()), head, retain_graph=True)[0].norm()  # type: ignore[arg-type]
-    balanced = {}
-    for name, term in own.items():
-        if name in names:
-            norm = torch.autograd.grad(term, head, retain_graph=True)[0].norm()
-            term = term * (target / (norm + 1e-4)).clamp(0, 1e8).detach()
-        balanced[name] = term
+    balanced = dict(own)
+    for name, share in shares.items():
+        norm = torch.autograd.grad(own[name], head, retain_graph=True)[0].norm()
+        balanced[name] = own[name] * (share * (target / (norm + 1e-4)).clamp(0, 1e8).detach())
     return balanced
 
 

@@ -143,14 +143,26 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(tmp_path):
         run_steps(state, 10, update, Context(tmp_path), 0)
 
 
-def test_balanced_terms_have_the_gradient_of_the_reconstruction_at_the_head():
+def test_balanced_terms_have_their_share_of_the_reconstruction_s_gradient_at_the_head():
     head = nn.Parameter(torch.tensor([1.0, 2.0]))
     terms = {"l1": (3 * head).sum()}
-    own = {"vf": (0.01 * head).sum(), "other": head.sum()}
-    balanced = balance(own, terms, frozenset({"vf"}), head)
-    pulled = torch.autograd.grad(balanced["vf"], head)[0]
-    assert torch.allclose(pulled.norm(), torch.tensor(3 * 2**0.5), rtol=0.01)
-    assert balanced["other"] is own["other"]
+    for scale in (0.1, 10.0):  # however large the term itself is
+        own = {"vf": (scale * head).sum(), "other": head.sum()}
+        balanced = balance(own, terms, {"vf": 0.2}, head)
+        pulled = torch.autograd.grad(balanced["vf"], head)[0]
+        assert torch.allclose(pulled, torch.full((2,), 0.2 * 3), rtol=0.01)
+        assert balanced["other"] is own["other"]
+
+
+def test_the_scale_of_a_balanced_term_is_detached_and_bounded():
+    head = nn.Parameter(torch.tensor([1.0, 2.0]))
+    own = {"vf": head.square().sum()}
+    scaled = balance(own, {"l1": (1e9 * head).square().sum()}, {"vf": 1.0}, head)["vf"]
+    # The ratio of the gradients is 1e18, and itself a function of the head.
+    assert scaled.item() == pytest.approx(1e8 * 5, rel=1e-5)
+    assert torch.allclose(torch.autograd.grad(scaled, head)[0], 1e8 * 2 * head, rtol=1e-5)
+    still = {"vf": 0 * head.sum()}
+    assert balance(still, {"l1": head.sum()}, {"vf": 1.0}, head)["vf"].item() == 0
 
 
 def test_settings_of_a_group_win_over_its_row_s_and_those_over_the_defaults():
