@@ -1,20 +1,38 @@
-"""Cosine alignment of latents with a frozen teacher's features (REPA, Yu et al., 2025; DMVAE, eq. 2)."""
+"""Alignment of latents with a frozen teacher's features: REPA's loss, VA-VAE's, SoftVQ's and REPA-E's."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bench.api import LatentSpec, Regularizer, Step, Unfit
-from ..bench.registry import register
+from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.blocks import drop_labels
+from ..bench.flow import interpolate
+from ..bench.registry import Use, register, use
+
+Weight = Annotated[float, Field(ge=0)]
+Width = Annotated[int, Field(ge=1)]
 
 
 def cosine_loss(projected: Tensor, features: Tensor) -> Tensor:
     """Minus the cosine similarity, averaged over tokens and batch, in [-1, 1]: (B, N, F), (B, N, F) -> ()."""
     return -F.cosine_similarity(projected, features, dim=-1).mean()
+
+
+def vf_loss(z: Tensor, f: Tensor, cos_margin: float, dist_margin: float) -> tuple[Tensor, Tensor]:
+    """VA-VAE's two terms, each a mean and at least 0: z (B, N, F), f (B, N, F) -> (), ().
+
+    The first asks that each token's cosine similarity with the teacher's exceed 1 - cos_margin, the second
+    that those of an image's pairs of tokens differ by at most dist_margin from those of the teacher's pairs.
+    """
+    z, f = F.normalize(z, dim=-1), F.normalize(f, dim=-1)
+    apart = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
+    return F.relu(1 - cos_margin - (z * f).sum(-1)).mean(), F.relu(apart - dist_margin).mean()
 
 
 def regrid(features: Tensor, grid: tuple[int, int], onto: tuple[int, int]) -> Tensor:
@@ -23,42 +41,240 @@ def regrid(features: Tensor, grid: tuple[int, int], onto: tuple[int, int]) -> Te
     return F.adaptive_avg_pool2d(maps, onto).flatten(2).transpose(1, 2)
 
 
+def check_pairs(spec: LatentSpec, teacher: LatentSpec) -> None:
+    """Raises `Unfit` where a latent token has no teacher token at its place."""
+    if spec.tokens != teacher.tokens and not (spec.grid and teacher.grid):
+        lacks = "the latent" if spec.grid is None else "the teacher"
+        raise Unfit(
+            f"{spec.tokens} latent tokens cannot be aligned with {teacher.tokens} teacher tokens: "
+            f"{lacks} has no grid"
+        )
+
+
+def paired(step: Step, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
+    """The teacher's token at the place of each latent token: (B, T, F).
+
+    Where the latent's grid is not the teacher's, the teacher's tokens are pooled onto it; without grids
+    tokens are paired in order.
+    """
+    assert step.features is not None
+    if spec.grid and teacher.grid and spec.grid != teacher.grid:
+        return regrid(step.features, teacher.grid, spec.grid)
+    return step.features
+
+
+def projector(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """Three linear layers with SiLU on each token, as in REPA and SoftVQ (there 1,024 to 2,048 wide)."""
+    return nn.Sequential(
+        nn.Linear(inputs, width),
+        nn.SiLU(),
+        nn.Linear(width, width),
+        nn.SiLU(),
+        nn.Linear(width, outputs),
+    )
+
+
 @register("repa")
 class REPA(Regularizer):
-    """Cosine similarity of projected latents to a frozen teacher's tokens.
+    """Cosine similarity of projected latents to a frozen teacher's tokens (Yu et al., 2025; DMVAE, eq. 2).
 
-    The projector is an MLP of three linear layers with SiLU on each token, as in REPA and SoftVQ (there
-    1,024 to 2,048 wide). Where the latent's grid is not the teacher's, the teacher's tokens are pooled onto
-    it; without grids there must be as many latents as teacher tokens, paired in order. SoftVQ's weight.
+    The weight is SoftVQ's.
+    """
+
+    def __init__(
+        self, spec: LatentSpec, teacher_spec: LatentSpec, weight: Weight = 0.1, width: Width = 256
+    ) -> None:
+        super().__init__(spec)
+        check_pairs(spec, teacher_spec)
+        self.weight, self.teacher = weight, teacher_spec
+        self.projector = projector(spec.channels, width, teacher_spec.channels)
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"repa": self.weight * cosine_loss(self.projector(z), paired(step, self.teacher, self.spec))}
+
+
+@register("vf")
+class VF(Regularizer):
+    """VA-VAE's margin losses on linearly projected latents and on their similarities (Yao et al., 2025).
+
+    `weight` is the size of the term's gradient at the encoder's last layer, as a share of the
+    reconstruction's. VA-VAE has a KL term of 1e-6 and an adversarial loss beside it.
     """
 
     def __init__(
         self,
         spec: LatentSpec,
         teacher_spec: LatentSpec,
-        weight: Annotated[float, Field(ge=0)] = 0.1,
-        width: Annotated[int, Field(ge=1)] = 256,
+        weight: Weight = 0.1,
+        cos_margin: Annotated[float, Field(ge=0, le=2)] = 0.5,
+        dist_margin: Annotated[float, Field(ge=0, le=2)] = 0.25,
     ) -> None:
         super().__init__(spec)
-        paired = spec.tokens == teacher_spec.tokens
-        if not paired and not (spec.grid and teacher_spec.grid):
-            lacks = "the latent" if spec.grid is None else "the teacher"
+        check_pairs(spec, teacher_spec)
+        self.balanced, self.teacher = {"vf": weight}, teacher_spec
+        self.cos_margin, self.dist_margin = cos_margin, dist_margin
+        self.projector = nn.Linear(spec.channels, teacher_spec.channels, bias=False)
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        features = paired(step, self.teacher, self.spec)
+        cos, dist = vf_loss(self.projector(z), features, self.cos_margin, self.dist_margin)
+        return {"vf": cos + dist}
+
+
+@register("softvq_align")
+class SoftVQAlign(Regularizer):
+    """SoftVQ's alignment of latent tokens without a grid to more teacher tokens (Chen et al., 2025).
+
+    `repeat`: each projected token stands for an equal share of the teacher's, consecutive in raster order, so
+    a strip of a row. `average`: the teacher's tokens are pooled along the raster to the latent's count.
+    `global`: means over tokens on both sides.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        teacher_spec: LatentSpec,
+        mode: Literal["repeat", "average", "global"] = "repeat",
+        weight: Weight = 0.1,
+        width: Width = 256,
+    ) -> None:
+        super().__init__(spec)
+        self.share, rest = divmod(teacher_spec.tokens, spec.tokens)
+        if mode == "repeat" and rest:
             raise Unfit(
-                f"{spec.tokens} latent tokens cannot be aligned with {teacher_spec.tokens} teacher tokens: "
-                f"{lacks} has no grid"
+                f"{spec.tokens} latent tokens cannot be repeated to {teacher_spec.tokens} teacher tokens: "
+                "take the mode 'average' or 'global'"
             )
-        self.weight, self.teacher = weight, teacher_spec
-        self.projector = nn.Sequential(
-            nn.Linear(spec.channels, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, teacher_spec.channels),
-        )
+        self.mode, self.weight = mode, weight
+        self.projector = projector(spec.channels, width, teacher_spec.channels)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         assert step.features is not None
         features = step.features
-        if self.spec.grid and self.teacher.grid and self.spec.grid != self.teacher.grid:
-            features = regrid(features, self.teacher.grid, self.spec.grid)
-        return {"repa": self.weight * cosine_loss(self.projector(z), features)}
+        if self.mode == "global":
+            z, features = z.mean(1), features.mean(1)
+        elif self.mode == "average":
+            features = F.adaptive_avg_pool1d(features.mT, self.spec.tokens).mT
+        projected = self.projector(z)
+        if self.mode == "repeat":
+            projected = projected.repeat_interleave(self.share, dim=1)
+        return {"softvq_align": self.weight * cosine_loss(projected, features)}
+
+
+class Whitening(nn.Module):
+    """A batch norm over channels without an affine map, whose running statistics also undo it.
+
+    In training it takes the batch's own statistics and tracks them, as `nn.BatchNorm2d` does.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-4, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return F.batch_norm(
+            z.mT, self.mean, self.var, training=self.training, momentum=self.momentum, eps=self.eps
+        ).mT
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """By the running statistics; REPA-E leaves out eps here, and so is off by 5e-5 where var = 1."""
+        return x * (self.var + self.eps).sqrt() + self.mean
+
+    @torch.no_grad()
+    def start(self, z: Tensor) -> None:
+        """Takes the statistics of latents (B, T, C) for the running ones."""
+        self.var.copy_(z.flatten(0, 1).var(0))
+        self.mean.copy_(z.mean((0, 1)))
+
+
+class Joint(Generator):
+    """A flow on whitened latents, with the projector that aligns its hidden tokens after block `tap`."""
+
+    def __init__(
+        self, spec: LatentSpec, classes: int, prior: Use, tap: int, width: int, outputs: int, dropout: float
+    ) -> None:
+        super().__init__(spec, classes)
+        self.tap, self.dropout = tap, dropout
+        self.flow = use(Flow, prior, spec=spec, classes=classes)
+        with torch.device("meta"):  # how wide its hidden tokens are, and whether it has the block, for free
+            like = use(Flow, prior, spec=spec, classes=classes)
+            hidden = like.velocity(torch.empty(1, spec.tokens, spec.channels), torch.empty(1), None, tap)[1]
+        self.whitening = Whitening(spec.channels)
+        self.projector = projector(hidden.shape[-1], width, outputs)
+
+    def forward(self, z: Tensor, labels: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
+        """z (B, T, C) -> the denoising loss (), and the projected hidden tokens (B, T, F).
+
+        Uniform times and the mean squared error of the velocity, whatever the flow's own loss.
+        """
+        z = self.whitening(z)
+        t, start = noise.uniform(z[:, 0, 0], "t"), noise.normal(z, "noise")
+        if self.training:
+            labels = drop_labels(labels, self.dropout, noise)
+        predicted, hidden = self.flow.velocity(interpolate(z, start, t), t, labels, self.tap)
+        return (predicted - (z - start)).square().mean(), self.projector(hidden)
+
+    def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
+        """Trained on alone, it has no teacher."""
+        return {"velocity": self(z, labels, noise)[0]}
+
+    def sample(self, labels: Tensor, guidance: float, noise: Noise, **sampler: Any) -> Tensor:
+        """The flow's own sampler, in the tokenizer's units."""
+        return self.whitening.inverse(self.flow.sample(labels, guidance, noise, **sampler))
+
+
+@register("repa_e")
+class REPAE(Regularizer):
+    """A generator trained along, through whose hidden tokens the latents are aligned (Leng et al., 2025).
+
+    The generator learns on detached latents to denoise them and to be aligned (times `generator_weight`). The
+    encoder learns from the alignment alone (times `weight`), through the frozen generator: with the denoising
+    loss it would make its latents vanish. Both see the same times and noise. REPA-E tunes a pretrained VAE,
+    beside its KL term (1e-6), LPIPS and adversarial loss.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        classes: int,
+        teacher_spec: LatentSpec,
+        prior: Annotated[Use, Flow] = "lightningdit",
+        weight: Weight = 1.5,
+        generator_weight: Weight = 0.5,
+        tap: Annotated[int, Field(ge=1)] = 2,
+        width: Width = 256,
+        label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__(spec)
+        check_pairs(spec, teacher_spec)
+        self.weight, self.generator_weight, self.teacher = weight, generator_weight, teacher_spec
+        self.joint = Joint(spec, classes, prior, tap, width, teacher_spec.channels, label_dropout)
+
+    def begin(self, z: Tensor) -> None:
+        self.joint.whitening.start(z)  # REPA-E: of the whole data set, by the VAE that it starts from
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        self.joint.eval()  # running statistics, which stay as they are, and no label dropped
+        hidden = self.joint(z, step.labels, self._noise(step))[1]
+        return {"repa_e": self.weight * cosine_loss(hidden, paired(step, self.teacher, self.spec))}
+
+    def critics(self) -> dict[str, nn.Module]:
+        return {"generator": self.joint}
+
+    def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
+        self.joint.train()
+        denoising, hidden = self.joint(z, step.labels, self._noise(step))
+        return denoising + self.generator_weight * cosine_loss(hidden, paired(step, self.teacher, self.spec))
+
+    def generator(self) -> Generator:
+        return self.joint
+
+    def _noise(self, step: Step) -> Noise:
+        """One stream for both losses of an update, which the loop gives streams of their own."""
+        return replace(step.noise, stream=("repa_e", str(step.index)))
