@@ -1,0 +1,81 @@
+"""A discriminator that tells latents from a prior's draws (adversarial autoencoders, Makhzani et al., 2016)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ..bench.api import LatentSpec, Regularizer, Step
+from ..bench.registry import register
+
+Objective = Literal["logistic", "hinge"]
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective) -> Tensor:
+    """Logits of prior draws and of latents, any shapes -> (); at real = fake = 0 it is 2 log 2, or 2."""
+    if objective == "hinge":
+        return relu(1 - real).mean() + relu(1 + fake).mean()
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def encoder_loss(fake: Tensor, objective: Objective) -> Tensor:
+    """Logits of latents -> (). Not saturating: -log D(z) where the minimax game has log(1 - D(z))."""
+    return -fake.mean() if objective == "hinge" else softplus(-fake).mean()
+
+
+def gradient_penalty(discriminator: nn.Module, z: Tensor) -> Tensor:
+    """R1 (Mescheder et al., 2018): half the mean squared norm of each token's gradient, z (..., C) -> ()."""
+    z = z.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(z).sum(), z, create_graph=True)
+    return 0.5 * gradient.square().sum(-1).mean()
+
+
+@register("aae")
+class AAE(Regularizer):
+    """Latent tokens are made to look like those of the reference, or of N(0, I), to a small network.
+
+    It sees one token at a time, whatever its position and image: three linear layers with leaky ReLU and
+    spectral norm. The encoder's term grows linearly over the first `warmup` updates. There is no reference
+    code; networks, objective and weight are those of later adversarial losses.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        reference_spec: LatentSpec,
+        target: Literal["reference", "gaussian"] = "reference",
+        weight: Annotated[float, Field(ge=0)] = 0.1,
+        warmup: Annotated[int, Field(ge=0)] = 100,
+        objective: Objective = "logistic",
+        r1: Annotated[float, Field(ge=0)] = 0.0,
+        width: Annotated[int, Field(ge=1)] = 512,
+    ) -> None:
+        super().__init__(spec)
+        self.target, self.weight, self.warmup, self.objective, self.r1 = target, weight, warmup, objective, r1
+        self.discriminator = nn.Sequential(
+            spectral_norm(nn.Linear(spec.channels, width)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Linear(width, width)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Linear(width, 1)),
+        )
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        self.discriminator.eval()  # its estimates of singular values move by its own updates alone
+        ramp = min(1.0, (step.index + 1) / max(1, self.warmup))
+        return {"aae": self.weight * ramp * encoder_loss(self.discriminator(z), self.objective)}
+
+    def critics(self) -> dict[str, nn.Module]:
+        return {"discriminator": self.discriminator}
+
+    def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
+        self.discriminator.train()
+        drawn = step.noise.normal(z, "prior") if self.target == "gaussian" else step.reference
+        assert drawn is not None
+        loss = discriminator_loss(self.discriminator(drawn), self.discriminator(z), self.objective)
+        return loss + self.r1 * gradient_penalty(self.discriminator, drawn) if self.r1 else loss

@@ -1,0 +1,106 @@
+"""The maximum mean discrepancy between latents and draws of a prior (WAE-MMD: Tolstikhin et al., 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.registry import register
+
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+Kernel = Callable[[Tensor], Tensor]  # squared distances -> values, elementwise
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(n, D), (m, D) -> (n, m)."""
+    squares = x.square().sum(1)[:, None] + y.square().sum(1)
+    return (squares - 2 * x @ y.mT).clamp_min(0)
+
+
+def imq(channels: int) -> Kernel:
+    """The sum over scales of C / (C + d^2), C = scale * 2 D: 2 D is the mean d^2 between draws of N(0, I)."""
+    return lambda d2: sum((c / (c + d2) for c in (s * 2 * channels for s in SCALES)), d2.new_zeros(()))
+
+
+def rbf(variance: Tensor) -> Kernel:
+    """exp(-d^2 / (2 sigma^2))."""
+    return lambda d2: (-d2 / (2 * variance)).exp()
+
+
+def between_rows(values: Tensor, rows: int) -> Tensor:
+    """The mean of a kernel's values (rows K, rows K) over the pairs that are of different rows."""
+    blocks = values.unflatten(0, (rows, -1)).unflatten(2, (rows, -1)).sum((1, 3))  # (rows, rows)
+    count = values.numel() * (rows - 1) / rows
+    return (blocks.sum() - blocks.diagonal().sum()) / count
+
+
+def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    """Unbiased estimate of the squared discrepancy: x (B, K, D), y (M, N, D) -> (), below 0 by chance.
+
+    Rows are independent draws, the vectors within one need not be: they make no pairs with each other. With
+    K = N = 1 that is the usual U-statistic.
+    """
+    u, v = x.flatten(0, 1), y.flatten(0, 1)
+    xx, yy, xy = (kernel(squared_distances(a, b)) for a, b in ((u, u), (v, v), (u, v)))
+    return between_rows(xx, len(x)) + between_rows(yy, len(y)) - 2 * xy.mean()
+
+
+def median_variance(x: Tensor, y: Tensor) -> Tensor:
+    """The released code's sigma^2: median d^2 between x and y plus that within x, here without a gradient."""
+    u, v = x.detach().flatten(0, 1), y.flatten(0, 1)
+    return squared_distances(u, v).median() + squared_distances(u, u).median()
+
+
+def some_tokens(z: Tensor, count: int, noise: Noise) -> Tensor:
+    """`count` tokens of each row, drawn without replacement: (B, T, C) -> (B, min(count, T), C)."""
+    if count >= z.shape[1]:
+        return z
+    chosen = noise.uniform(z[..., 0], "tokens").topk(count, dim=1).indices
+    return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2]))
+
+
+@register("mmd")
+class MMD(Regularizer):
+    """The distribution of latents is pulled to that of the reference, or to N(0, I), by a kernel's mean.
+
+    `samples: token` compares tokens whatever their position, `tokens` of each image (the cost is quadratic in
+    their number times the batch); `image` compares images, all tokens as one vector. Kernels: inverse
+    multiquadratics at seven scales, or a Gaussian with the median heuristic.
+    """
+
+    couples = "loss"
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        reference_spec: LatentSpec,
+        target: Literal["reference", "gaussian"] = "reference",
+        weight: Annotated[float, Field(ge=0)] = 1.0,
+        samples: Literal["token", "image"] = "token",
+        kernel: Literal["imq", "rbf"] = "imq",
+        tokens: Annotated[int, Field(ge=1)] = 16,
+    ) -> None:
+        super().__init__(spec)
+        if samples == "image" and target == "reference" and reference_spec.tokens == 1 < spec.tokens:
+            raise Unfit(
+                f"a reference of single tokens says nothing of whole latents of {spec.tokens}: "
+                "take samples 'token'"
+            )
+        self.target, self.weight, self.samples, self.kernel = target, weight, samples, kernel
+        self.tokens = tokens
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        drawn = step.noise.normal(z, "prior") if self.target == "gaussian" else step.reference
+        assert drawn is not None
+        if self.samples == "image":
+            x, y = z.flatten(1)[:, None], drawn.flatten(1)[:, None]
+        else:
+            x = some_tokens(z, self.tokens, step.noise)
+            y = some_tokens(drawn, self.tokens, step.noise.fork("prior"))
+        kernel = imq(x.shape[2]) if self.kernel == "imq" else rbf(median_variance(x, y))
+        return {"mmd": self.weight * mmd(x, y, kernel)}
