@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,6 +22,8 @@ class VelocityMLP(Flow):
     independent (time, noise) pairs per token and step, there 4. `conditional` adds classes, which the paper
     doesn't have.
     """
+
+    per_token: ClassVar[bool] = True  # tokens don't see each other, and t may be (B, T)
 
     def __init__(
         self,
@@ -51,9 +53,8 @@ class VelocityMLP(Flow):
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """The mean over elements of |v(x_t, t) - (z - noise)|^2, uniform in time."""
-        drawn = z[:, None].expand(
-            -1, self.draws, -1, -1
-        )  # (B, draws, T, C): noise keeps a row's draws together
+        # (B, draws, T, C): noise keeps a row's draws together.
+        drawn = z[:, None].expand(-1, self.draws, -1, -1)
         t = noise.uniform(drawn[..., 0], "t").flatten(0, 1)
         start, z = noise.normal(drawn, "noise").flatten(0, 1), drawn.flatten(0, 1)
         if self.label is not None and labels is not None:
