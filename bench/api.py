@@ -173,7 +173,7 @@ class Regularizer(nn.Module):
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
-    # Terms that loss() returns unweighted, and the size of each one's gradient at the encoder's head as a share
+    # Terms that loss() returns unweighted, and the size of their gradients at the encoder's head as shares
     # of the reconstruction's: the loop scales them so.
     balanced: Mapping[str, float] = {}
     # Options that reference() and priors() depend on (None: all); the others don't train a prior anew.
@@ -401,7 +401,8 @@ class Subject:
     guidance: float | None
     samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
     sample_labels: Tensor | None  # (n,)
-    reference_protocol: dict[str, Any]  # what reference() depends on besides the latent's shape
+    facts: dict[str, Any]  # what the regularizer's constructor was given by name
+    own_reference: bool  # whether the row has a reference of its own, in the latent's space
     costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
     def images(self, split: Split) -> Tensor:
@@ -436,6 +437,10 @@ class Subject:
 
         "train" is what methods may learn from, "val" are fresh samples of the same distribution.
         """
+        raise NotImplementedError
+
+    def reference_protocol(self, own: bool = False) -> dict[str, Any]:
+        """What reference() depends on besides the latent's shape."""
         raise NotImplementedError
 
 

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from . import registry
-from .api import Dataset, Evaluator, FeatureExtractor, Generator, LatentSpec, Regularizer, Tokenizer
+from .api import (
+    Dataset,
+    Evaluator,
+    FeatureExtractor,
+    Generator,
+    LatentSpec,
+    ReferenceSource,
+    Regularizer,
+    Tokenizer,
+)
 
 Config = Mapping[str, Any]
 
@@ -25,8 +34,12 @@ def evaluator(config: Config) -> Evaluator:
 
 
 def tokenizer(config: Config, data: Dataset, expansion: int) -> Tokenizer:
-    options = _options(config)
-    return registry.create("tokenizers", config["name"], image=data.image, expansion=expansion, **options)
+    facts = {"image": data.image, "expansion": expansion, "dataset": data}
+    return _create("tokenizers", config, facts)
+
+
+def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSource:
+    return _create("references", config, {"image": data.image, "teacher_spec": teacher})
 
 
 def regularizer_class(config: Config) -> type[Regularizer]:
@@ -34,20 +47,25 @@ def regularizer_class(config: Config) -> type[Regularizer]:
 
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:
-    """With the facts that its constructor names: `classes`, `teacher_spec`, `reference_spec`."""
-    cls = regularizer_class(config)
-    asked = {name: facts[name] for name in facts_of(cls)}
-    return cls(spec, **asked, **_options(config))
+    """With the facts that its constructor names: `classes`, `teacher_spec`, `reference_spec`, …"""
+    return _create("regularizers", config, {**facts, "spec": spec})
 
 
-def facts_of(cls: type[Regularizer]) -> list[str]:
-    """The facts that a regularizer's constructor asks the frame for."""
-    known = ("classes", "teacher_spec", "reference_spec")
-    return [name for name in inspect.signature(cls).parameters if name in known]
+def facts_of(cls: type[Regularizer]) -> set[str]:
+    """The facts that a regularizer's constructor asks the frame for, beside its spec."""
+    known = {"classes", "teacher_spec", "reference_spec", "reference_classes"}
+    return known & set(inspect.signature(cls).parameters)
 
 
 def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:
     return registry.create("generators", config["name"], spec=spec, classes=classes, **_options(config))
+
+
+def _create(kind: str, config: Config, facts: Mapping[str, Any]) -> Any:
+    """The part, given the facts that its constructor names."""
+    asked = inspect.signature(registry.get(kind, config["name"])).parameters
+    named = {name: fact for name, fact in facts.items() if name in asked}
+    return registry.create(kind, config["name"], **named, **_options(config))
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -56,4 +74,6 @@ def _options(config: Config) -> dict[str, Any]:
 
 def _tuples(value: Any) -> Any:
     """JSON knows no tuples; constructors are annotated with them."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(item) for name, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .optim import Average
 
+FILE = "checkpoint.safetensors"
+
 
 @dataclass
 class State:
@@ -25,6 +27,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     curves: dict[str, list[float]] = field(default_factory=dict)
+    probes: dict[int, Tensor] = field(default_factory=dict)  # latents by step
 
 
 def save(folder: Path, state: State) -> None:
@@ -37,6 +40,7 @@ def save(folder: Path, state: State) -> None:
         tensors |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
     for name, average in state.averages.items():
         tensors |= {f"average/{name}/{key}": tensor for key, tensor in average.shadow.items()}
+    tensors |= {f"probe/{step}": z for step, z in state.probes.items()}
     for name, optimizer in state.optimizers.items():
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(v) for key, v in values.items()}
@@ -45,14 +49,18 @@ def save(folder: Path, state: State) -> None:
     save_file(copies, temporary, metadata={"state": json.dumps(plain)})
     with open(temporary, "rb") as handle:
         os.fsync(handle.fileno())
-    temporary.rename(folder / "checkpoint.safetensors")
+    temporary.rename(folder / FILE)
+
+
+def exists(folder: Path) -> bool:
+    return (folder / FILE).is_file()
 
 
 def load(folder: Path, state: State) -> bool:
     """Restores the newest checkpoint in place; False if there is none."""
     from safetensors import safe_open
 
-    file = folder / "checkpoint.safetensors"
+    file = folder / FILE
     if not file.is_file():
         return False
     with safe_open(file, framework="pt") as handle:
@@ -70,6 +78,7 @@ def load(folder: Path, state: State) -> bool:
             loaded.setdefault(int(index), {})[field_name] = tensor
         groups = optimizer.state_dict()["param_groups"]  # settings come from the matrix, rates from the step
         optimizer.load_state_dict({"state": loaded, "param_groups": groups})
+    state.probes = {int(step): z for step, z in _under(tensors, "probe/").items()}
     state.step, state.seconds, state.curves = plain["step"], plain["seconds"], plain["curves"]
     return True
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .schema import Budget
+from .schema import Budget, Probes
 from .source import Problem
 
 SECTIONS = ("tokenizers", "regularizers", "generators")
@@ -26,6 +26,9 @@ class Row:
     optimizer: Mapping[str, Any] = field(default_factory=dict)  # as given; the loops have the defaults
     guidance: tuple[float, ...] = (1.0,)
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "fresh"  # of a generator; "joint": from the regularizer's own
+    reference: Row | None = None  # of a regularizer, in place of the matrix's
+    teacher: Row | None = None
     where: Place = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:
@@ -65,12 +68,12 @@ class Matrix:
 
     name: str
     file: Path
-    dataset: Row
+    datasets: tuple[Row, ...]
     seeds: tuple[Seed, ...]
     budget: Budget
     features: Row
     teacher: Row
-    reference: Mapping[str, Any]
+    reference: Row
     reconstruction: Mapping[str, float]
     samples: int
     tokenizers: tuple[Row, ...]
@@ -78,6 +81,7 @@ class Matrix:
     generators: tuple[Row, ...]
     evaluators: tuple[Row, ...]
     skip: tuple[Skip, ...]
+    probes: Probes | None
     normalise: str
     threads: int
     precision: str

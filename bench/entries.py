@@ -15,6 +15,7 @@ from .source import Trail
 
 EXAMPLES = {
     "dataset": "dataset: {use: digits}",
+    "reference": "reference: {use: teacher}",
     "features": "features: effnet_lite0",
     "tokenizers": "tokenizers: {vit: {}}",
     "regularizers": "regularizers: {none: {}, kl: {weight: 1.0e-4}}",
@@ -23,11 +24,13 @@ EXAMPLES = {
 }
 FRAME = {  # what any part of a section takes beside its own options
     "tokenizers": ("use", "optimizer"),
-    "regularizers": ("use", "optimizer"),
-    "generators": ("use", "optimizer", "guidance", "sampler"),
+    "regularizers": ("use", "optimizer", "reference", "teacher"),
+    "generators": ("use", "init", "optimizer", "guidance", "sampler"),
 }
-MODULES = ("encoder", "decoder", "regularizer", "critics")
+NAMED = ("critics", "priors")  # groups of parameters with names of their own
+MODULES = ("encoder", "decoder", "regularizer", *NAMED)
 GROUPS: dict[str, tuple[str, ...]] = {"tokenizers": MODULES, "regularizers": MODULES, "generators": ()}
+JOINT = "joint"  # in place of a generator: the regularizer's own
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,39 @@ def rows(reader: Reader, entries: list[Entry]) -> tuple[Row, ...]:
     return tuple(found.values())
 
 
-def single(reader: Reader, key: str, kind: str) -> Row | None:
-    """The one part under a key: a name, or `{use: name, option: …}`."""
-    given = reader.data.get(key)
-    at: Trail = (key, "use")
+def single(reader: Reader, given: Any, kind: str, trail: Trail) -> Row | None:
+    """The one part at a place: a name, or `{use: name, option: …}`."""
+    at: Trail = (*trail, "use")
     if given is None:
         return None
     if isinstance(given, str):
-        given, at = {"use": given}, at[:1]
-    elif not reader.is_mapping((key,), given, "a name or `{use: name}`"):
+        given, at = {"use": given}, trail
+    elif not reader.is_mapping(trail, given, "a name or `{use: name}`"):
         return None
     elif "use" not in given:
-        reader.fault((key,), f"{key} needs a `use`, e.g. `{EXAMPLES.get(key, EXAMPLES['features'])}`")
+        key = next(key for key in reversed(trail) if isinstance(key, str))
+        reader.fault(trail, f"{key} needs a `use`, e.g. `{EXAMPLES.get(key, EXAMPLES['features'])}`")
         return None
     cls = reader.part(kind, given["use"], at)
-    return _row(reader, kind, cls, given["use"], given, (key,)) if cls else None
+    return _row(reader, kind, cls, given["use"], given, trail) if cls else None
+
+
+def datasets(reader: Reader) -> tuple[Row, ...]:
+    """The dataset, or a list of them."""
+    given = reader.data.get("dataset")
+    if not isinstance(given, list):
+        row = single(reader, given, "datasets", ("dataset",))
+        return (row,) if row else ()
+    if not given:
+        reader.fault(("dataset",), f"the list of datasets is empty; write e.g. `{EXAMPLES['dataset']}`")
+    found: dict[str, Row] = {}
+    for i, item in enumerate(given):
+        row = single(reader, item, "datasets", ("dataset", i))
+        if row and row.label in found:
+            reader.fault(("dataset", i), f"the dataset {row.label!r} is listed twice")
+        elif row:
+            found[row.label] = row
+    return tuple(found.values())
 
 
 def evaluators(reader: Reader) -> tuple[Row, ...]:
@@ -113,11 +134,19 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         return None
     at = (*trail, "use") if "use" in given else trail
     name = given.get("use", label)
+    if kind == "generators" and name == JOINT:
+        return _joint(reader, label, given, trail)
     cls = reader.part(kind, name, at, on_key=at == trail)
     optimizer = _optimizer(reader, given.get("optimizer"), (*trail, "optimizer"), GROUPS[kind])
     extra: dict[str, Any] = {}
     if kind == "generators":
         extra["guidance"] = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
+        extra["init"] = given.get("init", "fresh")
+        if extra["init"] not in ("fresh", JOINT):
+            reader.fault((*trail, "init"), f"init must be 'fresh' or 'joint', not {shown(extra['init'])}")
+    if kind == "regularizers":
+        extra["reference"] = single(reader, given.get("reference"), "references", (*trail, "reference"))
+        extra["teacher"] = single(reader, given.get("teacher"), "features", (*trail, "teacher"))
     if cls is None:
         return None
     where = f"bench info {kind} {name}"
@@ -135,6 +164,21 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
     reader.faults(faults, trail, options_of(cls))
     row = Row(label, name, {}, optimizer, where=reader.place(trail), **extra)
     return Entry(row, variants, trail)
+
+
+def _joint(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
+    """The regularizer's own generator, sampled as it is; what its sampler takes is known with the pair."""
+    known = ("use", "guidance", "sampler")
+    for key in given:
+        if key not in known:
+            message = registry.unknown("option of `use: joint`", str(key)[:60], list(known))
+            reader.fault((*trail, key), message, on_key=True)
+    sampler = {} if given.get("sampler") is None else given["sampler"]
+    if not reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options"):
+        sampler = {}
+    guidance = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
+    row = Row(label, JOINT, {}, guidance=guidance, sampler=sampler, init=JOINT, where=reader.place(trail))
+    return Entry(row, Variants({}, {}), trail)
 
 
 def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:
@@ -155,13 +199,13 @@ def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...])
         at = (*trail, name)
         if not reader.is_mapping(at, settings, "a mapping of settings"):
             continue
-        if name != "critics":
+        if name not in NAMED:
             found[name] = reader.given(Group, settings, at)
             continue
         found[name] = {
-            critic: reader.given(Critic, its, (*at, critic))
-            for critic, its in settings.items()
-            if reader.is_mapping((*at, critic), its, "a mapping of settings")
+            one: reader.given(Optimizer if name == "priors" else Critic, its, (*at, one))
+            for one, its in settings.items()
+            if reader.is_mapping((*at, one), its, "a mapping of settings")
         }
     return found
 

@@ -40,7 +40,16 @@ def write_samples(folder: Path, name: str, images: Tensor, labels: Tensor, rows:
     return _save(grid(images[: columns * rows], columns), folder, name)
 
 
-def write_reconstructions(folder: Path, rows: Sequence[tuple[str, Tensor]], columns: int = 16) -> Path:
+def write_figure(folder: Path, name: str, pixels: Tensor) -> Path:
+    """A PNG of uint8 pixels (H, W, 3)."""
+    from PIL import Image
+
+    return _save(Image.fromarray(pixels.numpy()), folder, name)
+
+
+def write_reconstructions(
+    folder: Path, rows: Sequence[tuple[str, Tensor]], name: str = "reconstructions", columns: int = 16
+) -> Path:
     """A PNG with the originals in the first row and a row of each tokenizer's reconstructions below."""
     import torch
     from PIL import Image, ImageDraw
@@ -53,7 +62,7 @@ def write_reconstructions(folder: Path, rows: Sequence[tuple[str, Tensor]], colu
     height = (pictures.height - GAP) / len(rows)
     for i, (label, _) in enumerate(rows):
         pen.text((4, GAP + (i + 0.5) * height - 6), label, fill=(255, 255, 255))
-    return _save(canvas, folder, "reconstructions")
+    return _save(canvas, folder, name)
 
 
 def _save(picture: Image, folder: Path, name: str) -> Path:

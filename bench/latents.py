@@ -28,6 +28,9 @@ class Normalisation:
         return z * self.std.to(z) + self.mean.to(z)
 
 
+IDENTITY = Normalisation(torch.zeros(()), torch.ones(()))
+
+
 def normalisation(z: Tensor, rule: str) -> Normalisation:
     """Statistics of z (n, T, C) by the matrix's rule: per channel, one scalar pair, or none."""
     channels = z.shape[-1]

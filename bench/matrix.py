@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .choices import SECTIONS, Matrix, Row, Seed, Skip
+from .entries import JOINT
 from .reader import Reader
 from .schema import Budget
 from .sections import read_matrix
@@ -59,16 +60,17 @@ def resolved(matrix: Matrix) -> dict[str, Any]:
     folder = matrix.file.parent
     return {
         "name": matrix.name,
-        "dataset": _plain_row(matrix.dataset),
+        "dataset": [_plain_row(row) for row in matrix.datasets],
         "seeds": nested if split else [seed.tokenizer for seed in matrix.seeds],
         "budget": asdict(matrix.budget),
         "features": _plain_row(matrix.features),
         "teacher": _plain_row(matrix.teacher),
-        "reference": dict(matrix.reference),
+        "reference": _plain_row(matrix.reference),
         "reconstruction": dict(matrix.reconstruction),
         "samples": matrix.samples,
         **{kind: {row.label: _plain_row(row) for row in getattr(matrix, kind)} for kind in SECTIONS},
         "evaluators": [{row.label: _plain_row(row)} for row in matrix.evaluators],
+        "probes": asdict(matrix.probes) if matrix.probes else None,
         "skip": [asdict(skip) for skip in matrix.skip],
         "plugins": [Path(os.path.relpath(plugin, folder)).as_posix() for plugin in matrix.plugins],
         "normalise": matrix.normalise,
@@ -84,6 +86,11 @@ def _plain_row(row: Row) -> dict[str, Any]:
             plain[key] = _plain(getattr(row, key))
     if row.guidance != (1.0,):
         plain["guidance"] = list(row.guidance)
+    if row.init != "fresh" and row.part != JOINT:
+        plain["init"] = row.init
+    for key, other in (("reference", row.reference), ("teacher", row.teacher)):
+        if other is not None:
+            plain[key] = _plain_row(other)
     return plain
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,9 +18,19 @@ from typing import Any
 import torch
 
 from . import build, registry, stages
-from .api import Dataset, Evaluator, FeatureExtractor, Generator, Regularizer, Tokenizer, Unfit
+from .api import (
+    Dataset,
+    Evaluator,
+    FeatureExtractor,
+    Generator,
+    LatentSpec,
+    ReferenceSource,
+    Regularizer,
+    Tokenizer,
+    Unfit,
+)
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
-from .subject import facts_for
+from .schema import check, options_of
 
 Config = Mapping[str, Any]
 
@@ -120,38 +130,40 @@ class _Planner:
 
     def plan(self) -> Plan:
         m = self.matrix
-        try:
-            dataset: Dataset = self._made("datasets", m.dataset, build.dataset)
-            extractor: FeatureExtractor = self._made("features", m.features, build.extractor)
-            teacher: FeatureExtractor = self._made("features", m.teacher, build.extractor)
-            for row in m.evaluators:
-                self._made("evaluators", row, build.evaluator)
-        except _Refused:
-            self._raise()
-        self.dataset, self.facts = dataset, facts_for(dataset, part("features", m.teacher))
-        self.data = part("datasets", m.dataset) | {"fingerprint": dataset.fingerprint()}
-        self.features = self._features(m.features, extractor)
-        self.teacher = self._features(m.teacher, teacher)
-        for tokenizer in m.tokenizers:
-            for regularizer in m.regularizers:
-                for generator in m.generators:
-                    for seed in m.seeds:
-                        self._cell(tokenizer, regularizer, generator, seed)
+        for dataset in m.datasets:
+            try:
+                self._use(dataset)
+            except _Refused:
+                continue
+            for tokenizer in m.tokenizers:
+                for regularizer in m.regularizers:
+                    for generator in m.generators:
+                        for seed in m.seeds:
+                            self._cell(tokenizer, regularizer, generator, seed)
+            if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
+                self._real()
         self._raise()
-        if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
-            self._real()
         self.result.uses = Counter(s.id for cell in self.result.cells for s in self.result.needed([cell]))
         return self.result
 
+    def _use(self, row: Row) -> None:
+        """Turns to a dataset: what its cells share."""
+        m, self.dataset_row = self.matrix, row
+        for evaluator in m.evaluators:
+            self._made("evaluators", evaluator, build.evaluator)
+        self.dataset: Dataset = self._made("datasets", row, build.dataset)
+        self.data = part("datasets", row) | {"fingerprint": self.dataset.fingerprint()}
+        self.features = self._features(m.features)
+
     def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
         labels = {
-            "dataset": self.matrix.dataset.label,
+            "dataset": self.dataset_row.label,
             "tokenizer": tokenizer.label,
             "regularizer": regularizer.label,
             "generator": generator.label,
             "seed": seed.label,
         }
-        rows = (self.matrix.dataset, tokenizer, regularizer, generator)
+        rows = (self.dataset_row, tokenizer, regularizer, generator)
         why = next((skip.why for skip in self.matrix.skip if skip.matches(*rows)), None)
         try:
             trained = self._tokenizer(tokenizer, regularizer, seed)
@@ -165,70 +177,156 @@ class _Planner:
             return
         scores = {"": self._tokenizer_scores(tokenizer, regularizer, seed, trained)}
         for guidance in generator.guidance:
-            scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed, trained)
+            scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed)
         self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
         """The tokenizer and latents stages of a row, as roles for what comes after."""
-        model = self._model(tokenizer, regularizer)
-        m, method = self.matrix, part("regularizers", regularizer)
-        shaped: Regularizer = self._made(
-            "regularizers",
-            regularizer,
-            lambda c: build.regularizer(c, model.spec, self.facts),
-            tokenizer.label,
-        )
+        m, spec = self.matrix, self._model(tokenizer, regularizer).spec
+        shaped = self._shaped(tokenizer, regularizer)
         asked = build.facts_of(type(shaped))
-        needs_teacher = "teacher_spec" in asked or "reference_spec" in asked
+        priors = shaped.priors()
+        parents: dict[str, str] = {}
+        if "teacher_spec" in asked:
+            parents["teacher"] = self._features(regularizer.teacher or m.teacher)
+        if priors or asked & {"reference_spec", "reference_classes"}:
+            parents["reference"] = self._reference(regularizer, seed)
+        where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
+        facts = plain(vars_of(self._facts(regularizer, asked)))
+        for name, prior in priors.items():
+            parents[f"prior/{name}"] = self._prior(
+                name, prior, spec, regularizer, facts, seed, parents, where
+            )
         config = {
             "dataset": self.data,
             "tokenizer": part("tokenizers", tokenizer),
-            "regularizer": method,
+            "regularizer": part("regularizers", regularizer),
+            "facts": facts,
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": plain(m.reconstruction),
             "steps": m.budget.tokenizer_steps,
+            "refine_steps": m.budget.refine_steps,
             "batch": m.budget.batch,
+            "probes": None if m.probes is None else vars(m.probes),
             "seed": seed.tokenizer,
         }
-        if needs_teacher:
-            config["teacher"] = part("features", m.teacher)
-        where = f"{tokenizer.label} · {regularizer.label} · seed {seed.tokenizer}"
-        parents = {"teacher": self.teacher} if needs_teacher else {}
         trained = self._add("tokenizer", where, config, parents)
-        self.result.parameters[trained] = _parameters(model) + _parameters(shaped)
+        frozen = sum(_parameters(prior) for prior in priors.values())
+        model = self._model(tokenizer, regularizer)
+        self.result.parameters[trained] = _parameters(model) + _parameters(shaped) - frozen
         config = {"normalise": m.normalise, "seed": seed.tokenizer}
         encoded = self._add("latents", where, config, {"tokenizer": trained})
         return {"tokenizer": trained, "latents": encoded}
 
+    def _prior(
+        self,
+        name: str,
+        prior: Generator,
+        spec: LatentSpec,
+        regularizer: Row,
+        facts: dict[str, Any],
+        seed: Seed,
+        parents: dict[str, str],
+        where: str,
+    ) -> str:
+        """The stage that trains one prior; what it doesn't depend on is not in its key."""
+        method = part("regularizers", regularizer)
+        matter = build.regularizer_class(method).prior_options
+        if matter is not None:
+            method |= {"options": {k: v for k, v in method["options"].items() if k in matter}}
+        config = {
+            "regularizer": method,
+            "facts": facts,
+            "spec": vars(spec),
+            "prior": name,
+            "optimizer": plain(regularizer.optimizer.get("priors", {}).get(name, {})),
+            "steps": self.matrix.budget.prior_steps or self.matrix.budget.generator_steps,
+            "batch": self.matrix.budget.batch,
+            "seed": seed.tokenizer,
+        }
+        made = self._add("prior", f"{where} · {name}", config, {"reference": parents["reference"]})
+        self.result.parameters[made] = _parameters(prior)
+        return made
+
+    def _reference(self, regularizer: Row | None, seed: Seed) -> str:
+        """The stage that draws the reference of a method, or of the matrix."""
+        m = self.matrix
+        own = regularizer and regularizer.reference
+        row = own or m.reference
+        parents = {"features": self._features((regularizer and regularizer.teacher) or m.teacher)}
+        if row.part == "latents":
+            parents = self._tokenizer(*_other_rows(row), seed)
+        config = {"dataset": self.data, "reference": part("references", row)}
+        return self._add("reference", f"{row.label} of {self.dataset_row.label}", config, parents)
+
+    def _facts(self, regularizer: Row, asked: Collection[str]) -> dict[str, Any]:
+        """What a regularizer's constructor asks for by name."""
+        m = self.matrix
+        teacher: FeatureExtractor = self._made("features", regularizer.teacher or m.teacher, build.extractor)
+        facts: dict[str, Any] = {"classes": self.dataset.classes, "teacher_spec": teacher.spec}
+        if {"reference_spec", "reference_classes"} & set(asked):
+            row = regularizer.reference or m.reference
+            spec = self._model(*_other_rows(row)).spec if row.part == "latents" else teacher.spec
+            source: ReferenceSource = self._made(
+                "references", row, lambda c: build.reference(c, self.dataset, spec), str(spec)
+            )
+            facts |= {
+                "reference_spec": source.spec,
+                "reference_classes": self.dataset.classes if source.labelled else 0,
+            }
+        return {name: facts[name] for name in asked}
+
+    def _shaped(self, tokenizer: Row, regularizer: Row) -> Regularizer:
+        """The regularizer on the meta device."""
+        spec = self._model(tokenizer, regularizer).spec
+        asked = build.facts_of(build.regularizer_class({"name": regularizer.part}))
+        facts = self._facts(regularizer, asked)
+        return self._made(
+            "regularizers", regularizer, lambda c: build.regularizer(c, spec, facts), tokenizer.label
+        )
+
     def _generator(
         self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed, trained: dict[str, str]
-    ) -> tuple[str, str]:
+    ) -> tuple[dict[str, str], str]:
+        """The roles that samples are drawn from, and where."""
+        where = self._where(tokenizer, regularizer, generator, f"seed {seed.tokenizer}.{seed.generator}")
+        own = self._shaped(tokenizer, regularizer).generator() if generator.init == "joint" else None
+        if generator.init == "joint" and own is None:
+            raise Unfit(f"{regularizer.label} has no generator of its own")
+        if own is not None and generator.part == "joint":
+            _, faults = check(type(own), generator.sampler, method="sample")
+            if faults:
+                raise Unfit(f"the generator of {regularizer.label}: {faults[0][1]}")
+            return trained, where
         spec = self._model(tokenizer, regularizer).spec
         model: Generator = self._made(
             "generators", generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
         )
+        if own is not None and shapes(own) != shapes(model):
+            raise Unfit(f"the generator of {regularizer.label} is another network: it cannot start this one")
         config = {
             "generator": part("generators", generator),
+            "init": generator.init,
             "optimizer": plain(generator.optimizer),
             "steps": self.matrix.budget.generator_steps,
             "batch": self.matrix.budget.batch,
             "seed": f"{seed.tokenizer}.{seed.generator}",
         }
-        where = f"{tokenizer.label} · {regularizer.label} · {generator.label}"
-        where += f" · seed {seed.tokenizer}.{seed.generator}"
         made = self._add("generator", where, config, trained)
         self.result.parameters[made] = _parameters(model)
-        return made, where
+        return trained | {"generator": made}, where
 
     def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
-        where = f"{tokenizer.label} · {regularizer.label} · seed {seed.tokenizer}"
-        parents = trained | {"features": self.features, "teacher": self.teacher}
+        where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
+        parents = trained | {"features": self.features, "reference": self._reference(None, seed)}
+        if regularizer.reference or regularizer.teacher:
+            parents["own_reference"] = self._reference(regularizer, seed)
         coupled = build.regularizer_class({"name": regularizer.part}).couples == "latent"
         extra = {"couples": self.matrix.budget.batch} if coupled else {}
         return self._scores("tokenizer", where, str(seed.tokenizer), parents, **extra)
 
     def _generator_scores(
-        self, made: str, where: str, generator: Row, guidance: float, seed: Seed, trained: dict[str, str]
+        self, parents: dict[str, str], where: str, generator: Row, guidance: float, seed: Seed
     ) -> str:
         config = {
             "guidance": guidance,
@@ -237,7 +335,6 @@ class _Planner:
             "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
         }
         where += f".{seed.sampling} · guidance {guidance:g}"
-        parents = trained | {"generator": made}
         drawn = self._add("samples", where, config, parents)
         parents = parents | {"samples": drawn, "features": self.features}
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
@@ -245,7 +342,7 @@ class _Planner:
     def _real(self) -> None:
         """The row of the held-out images, which no seed changes."""
         scores = self._scores("generator", "held-out images", "0", {"features": self.features})
-        name = self.matrix.dataset.label
+        name = self.dataset_row.label
         self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
 
     def _scores(self, scope: str, where: str, seed: str, parents: dict[str, str], **extra: Any) -> str:
@@ -262,17 +359,22 @@ class _Planner:
         }
         return self._add("scores", f"{where} · {scope} scope", config, parents)
 
+    def _where(self, *names: Row | str) -> str:
+        several = [self.dataset_row] if len(self.matrix.datasets) > 1 else []
+        return " · ".join(name if isinstance(name, str) else name.label for name in (*several, *names))
+
     def _scopes(self, row: Row) -> set[str]:
         cls = registry.get("evaluators", row.part)
         assert issubclass(cls, Evaluator)
         return cls.scopes()
 
-    def _features(self, row: Row, extractor: FeatureExtractor) -> str:
+    def _features(self, row: Row) -> str:
+        extractor: FeatureExtractor = self._made("features", row, build.extractor)
         config = {
             "dataset": self.data,
             "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},
         }
-        return self._add("features", f"{row.label} of {self.matrix.dataset.label}", config, {})
+        return self._add("features", f"{row.label} of {self.dataset_row.label}", config, {})
 
     def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
         """The tokenizer on the meta device, with the expansion that the regularizer asks for."""
@@ -283,7 +385,7 @@ class _Planner:
 
     def _made(self, kind: str, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
         """The part on the meta device, built once; a problem at its row if the constructor refuses."""
-        name = (str(row.where), row.label, *given)
+        name = (kind, str(row.where), row.label, self.dataset_row.label, *given)
         if name not in self.built:
             try:
                 with torch.device("meta"):
@@ -328,12 +430,43 @@ def part(kind: str, row: Row) -> dict[str, Any]:
 
     A plugin's source is hashed as well: whoever edits a plugin doesn't think of its version.
     """
-    cls = registry.get(kind, row.part)
-    config = {"name": row.part, "version": getattr(cls, "version", 1), "options": plain(row.options)}
-    source = registry.sources(kind)[row.part]
+    return _part(kind, row.part, row.options)
+
+
+def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    cls = registry.get(kind, name)
+    config = {"name": name, "version": getattr(cls, "version", 1), "options": plain(options)}
+    source = registry.sources(kind)[name]
     if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
         config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()
+    # A part's number changes with the parts that it is made of.
+    for option in options_of(cls).values():
+        chosen = options.get(option.name)
+        if option.needs and chosen:
+            inner = {key: value for key, value in chosen.items() if key != "use"}
+            used = _part(registry.kind_of(option.needs[0]), chosen["use"], inner)
+            config.setdefault("uses", {})[option.name] = {k: v for k, v in used.items() if k != "options"}
     return config
+
+
+def _other_rows(reference: Row) -> tuple[Row, Row]:
+    """The tokenizer and the regularizer whose latents are the reference."""
+    rows = []
+    for name in ("tokenizer", "regularizer"):
+        options = dict(reference.options[name])
+        use = options.pop("use")
+        rows.append(Row(f"reference's {use}", use, options, where=reference.where))
+    return rows[0], rows[1]
+
+
+def vars_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts as plain data: a LatentSpec by its fields."""
+    return {k: vars(v) if isinstance(v, LatentSpec) else v for k, v in sorted(facts.items())}
+
+
+def shapes(module: Generator) -> dict[str, tuple[int, ...]]:
+    """What must agree for one network's weights to start another's."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def plain(value: Any) -> Any:

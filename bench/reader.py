@@ -12,7 +12,7 @@ from .source import Document, MatrixError, Problem, Trail
 
 KEYS = (
     *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),
-    *(*SECTIONS, "evaluators", "skip", "profiles", "plugins", "normalise", "threads", "precision"),
+    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "normalise", "threads", "precision"),
 )
 
 
@@ -59,7 +59,8 @@ class Reader:
 
     def is_mapping(self, trail: Trail, value: Any, what: str) -> bool:
         if not isinstance(value, dict):
-            self.fault(trail, f"{trail[-1]} must be {what}, not {shown(value)}")
+            key = next(key for key in reversed(trail) if isinstance(key, str))
+            self.fault(trail, f"{key} must be {what}, not {shown(value)}")
         return isinstance(value, dict)
 
     def part(self, kind: str, name: Any, trail: Trail, on_key: bool = False) -> type | None:

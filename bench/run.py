@@ -187,13 +187,21 @@ class Book:
         return self.store.get(stage) if self.store.has(stage) else None
 
     def _pictures(self, cell: Cell) -> None:
+        """Samples, and the figures that evaluators made of the first seed."""
+        several = [cell.dataset] if len(self.matrix.datasets) > 1 else []
+        name = "--".join([*several, cell.tokenizer, cell.regularizer])
+        first = cell.seed == self.matrix.seeds[0].label
         for stage in self.plan.needed([cell]):
-            artifact = self._artifact(stage.id) if stage.kind == "samples" else None
-            if artifact is not None and artifact.error is None:
-                name = f"{cell.tokenizer}--{cell.regularizer}--{cell.generator}--{cell.seed}"
-                name += f"@{stage.config['guidance']:g}"
+            artifact = self._artifact(stage.id) if stage.kind in ("samples", "scores") else None
+            if artifact is None or artifact.error is not None:
+                continue
+            if stage.kind == "samples":
                 images, labels = artifact.tensors["images"], artifact.tensors["labels"]
-                grids.write_samples(self.folder / "samples", name, images, labels)
+                full = f"{name}--{cell.generator}--{cell.seed}@{stage.config['guidance']:g}"
+                grids.write_samples(self.folder / "samples", full, images, labels)
+            for key, pixels in artifact.group("figure").items() if first else ():
+                owner = "" if stage.config["scope"] == "tokenizer" else f"--{cell.generator}"
+                grids.write_figure(self.folder / "figures", f"{name}{owner}--{key}", pixels)
 
     def _reconstructions(self) -> None:
         """The first seed's tokenizers, each decoding the same held-out images."""
@@ -202,18 +210,21 @@ class Book:
         from . import build
         from .images import to_uint8
 
-        rows: dict[str, torch.Tensor] = {}
-        for cell in self.plan.cells:
-            label = f"{cell.tokenizer} {cell.regularizer}"
-            for stage in self.plan.needed([cell]) if label not in rows else ():
-                artifact = self._artifact(stage.id) if stage.kind == "latents" else None
-                if artifact is not None and artifact.error is None:
-                    rows[label] = artifact.tensor("preview")
-        if rows:
-            dataset = build.dataset(
-                {"name": self.matrix.dataset.part, "options": self.matrix.dataset.options}
-            )
+        for row in self.matrix.datasets:
+            rows: dict[str, torch.Tensor] = {}
+            for cell in self.plan.cells:
+                label = f"{cell.tokenizer} {cell.regularizer}"
+                if cell.dataset != row.label or label in rows:
+                    continue
+                for stage in self.plan.needed([cell]):
+                    artifact = self._artifact(stage.id) if stage.kind == "latents" else None
+                    if artifact is not None and artifact.error is None:
+                        rows[label] = artifact.tensor("preview")
+            dataset = build.dataset({"name": row.part, "options": row.options})
+            if not rows or dataset.image.height < 2:  # a point is no picture
+                continue
             count = min(64, dataset.size("val"))
             originals = to_uint8(dataset.images("val", torch.arange(count)))
             pairs = [("held-out images", originals), *rows.items()]
-            grids.write_reconstructions(self.folder / "samples", pairs)
+            suffix = f"--{row.label}" if len(self.matrix.datasets) > 1 else ""
+            grids.write_reconstructions(self.folder / "samples", pairs, f"reconstructions{suffix}")

@@ -15,15 +15,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from .api import Generator, Regularizer, Tokenizer
-from .registry import PartError, unknown
+from . import registry
+from .api import Generator, ReferenceSource, Regularizer, Tokenizer
+from .registry import PartError, Use, unknown
 from .source import Trail
 
 # What the frame gives a constructor by name, which is no option of a matrix.
 FACTS: dict[type, set[str]] = {
-    Tokenizer: {"image", "expansion"},
-    Regularizer: {"spec", "classes", "teacher_spec", "reference_spec"},
+    Tokenizer: {"image", "expansion", "dataset"},
+    Regularizer: {"spec", "classes", "teacher_spec", "reference_spec", "reference_classes"},
     Generator: {"spec", "classes"},
+    ReferenceSource: {"image", "teacher_spec"},
 }
 REQUIRED = inspect.Parameter.empty
 SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, Iterable)
@@ -37,6 +39,14 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Fault = tuple[Trail, str]  # where under the options, and what is wrong
 
 
+class Faults(ValueError):
+    """What is wrong inside one option."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("; ".join(message for _, message in faults))
+        self.faults = faults
+
+
 @dataclass(frozen=True)
 class Option:
     """One option as its annotation describes it."""
@@ -47,13 +57,16 @@ class Option:
     choices: str  # in words, e.g. "a number >= 0"
     is_list: bool = field(repr=False)  # a list can be one value
     adapter: TypeAdapter[Any] = field(repr=False)
+    needs: tuple[type, ...] = field(default=(), repr=False)  # the interfaces of a part that it names
 
     def read(self, value: Any) -> Any:
         """The value as the constructor takes it: a tuple for a list, a float for an int where it says float.
 
         Raises:
-            ValueError: naming the value and the choices.
+            ValueError: naming the value and the choices; `Faults` with places inside the value.
         """
+        if self.needs and not value is self.default is None:
+            return self._part(value)
         try:
             # Strict JSON is what YAML means: no bool for an int, no text for a number, but lists for tuples.
             read = self.adapter.validate_json(json.dumps(value, default=str), strict=True)
@@ -64,6 +77,41 @@ class Option:
         if isinstance(value, bool) and not isinstance(read, bool):  # Literal[0, 1] takes True
             raise ValueError(f"{self.name} must be {self.choices}, not {shown(value)}")
         return read
+
+    @property
+    def filled(self) -> Any:
+        """The default as `read` gives it, with every option of a part."""
+        return self.read(self.default) if self.needs else self.default
+
+    def _part(self, value: Any) -> dict[str, Any]:
+        """`tarflow` or `{use: tarflow, width: 64}` as `{"use": "tarflow", …}` with every option of that part.
+
+        Of the option's own default, what is left out stays as it is there: `{width: 64}` is enough.
+        """
+        default, given = ({"use": v} if isinstance(v, str) else v for v in (self.default, value))
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{self.name} must be {self.choices}, not {shown(value)}")
+        if isinstance(default, Mapping) and given.get("use", default["use"]) == default["use"]:
+            given = {**default, **given}
+        name = given.get("use")
+        if not isinstance(name, str):
+            raise Faults([(("use",), f"{self.name} needs a `use`: {self.choices}")])
+        kind = registry.kind_of(self.needs[0])
+        try:
+            cls = registry.get(kind, name)
+        except PartError as error:
+            raise Faults([(("use",), str(error))]) from None
+        if not issubclass(cls, self.needs):
+            fit = [
+                other for other in registry.names(kind) if issubclass(registry.get(kind, other), self.needs)
+            ]
+            message = f"{self.name} must be {self.choices}, and {name!r} is none; {', '.join(fit)} are"
+            raise Faults([(("use",), message)])
+        options = {key: item for key, item in given.items() if key != "use"}
+        clean, faults = check(cls, options, where=f"bench info {kind} {name}")
+        if faults:
+            raise Faults(faults)
+        return {"use": name, **clean}
 
     def accepts(self, value: Any) -> bool:
         try:
@@ -86,7 +134,7 @@ class Variants:
     """The rows of one entry of a matrix: common options, and axes that multiply each other."""
 
     options: dict[str, Any]
-    axes: dict[str, tuple[Any, ...]]
+    axes: dict[str, tuple[tuple[str, Any], ...]]  # each value with its text in labels
 
     @property
     def count(self) -> int:
@@ -96,8 +144,9 @@ class Variants:
         """A suffix for the label, such as "[weight=0.01]", and the options; the last axis moves fastest."""
         for values in product(*self.axes.values()):
             chosen = dict(zip(self.axes, values, strict=True))
-            suffix = ",".join(f"{name}={label_text(value)}" for name, value in chosen.items())
-            yield f"[{suffix}]" if chosen else "", self.options | chosen
+            suffix = ",".join(f"{name}={text}" for name, (text, _) in chosen.items())
+            options = self.options | {name: value for name, (_, value) in chosen.items()}
+            yield f"[{suffix}]" if chosen else "", options
 
 
 @dataclass(frozen=True)
@@ -107,6 +156,16 @@ class Budget:
     tokenizer_steps: Count = 600
     generator_steps: Count = 800
     batch: Count = 64
+    prior_steps: Count | None = None  # of a regularizer's prior before the tokenizer; None: generator_steps
+    refine_steps: Annotated[int, Field(ge=0)] = 0  # of the decoder alone, after the others
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Latents along training, for evaluators that follow it."""
+
+    every: Count  # updates
+    images: Count = 1024  # the first so many of the training images
 
 
 @dataclass(frozen=True)
@@ -192,7 +251,7 @@ def check(
     """
     known = options_of(target, method)
     faults: list[Fault] = []
-    clean = {name: option.default for name, option in known.items() if option.default is not REQUIRED}
+    clean = {name: option.filled for name, option in known.items() if option.default is not REQUIRED}
     for name, value in options.items():
         if name not in known:
             faults.append(((name,), unknown("option", name[:SHOWN], [*known, *also], where)))
@@ -200,7 +259,7 @@ def check(
         try:
             clean[name] = known[name].read(value)
         except ValueError as error:
-            faults.append(((name,), str(error)))
+            faults += _placed(error, (name,))
     for name, option in known.items():
         if name not in clean and name not in options and name not in given:
             faults.append(((), f"the option {name!r} is missing; it must be {option.choices}"))
@@ -215,18 +274,27 @@ def axes(
     lists = {name: value for name, value in options.items() if name in known and known[name].is_axis(value)}
     rest = {name: value for name, value in options.items() if name not in lists}
     clean, faults = check(target, rest, also=also, given=lists, where=where)
-    read: dict[str, tuple[Any, ...]] = {}
+    read: dict[str, tuple[tuple[str, Any], ...]] = {}
     for name, values in lists.items():
         good = []
         if not values:
             faults.append(((name,), f"the axis {name!r} is empty; it needs at least one value"))
         for i, value in enumerate(values):
             try:
-                good.append(known[name].read(value))
+                # A part is labelled by what was written, not by all that it was filled up with.
+                item = known[name].read(value)
+                good.append((label_text(value if known[name].needs else item), item))
             except ValueError as error:
-                faults.append(((name, i), str(error)))
+                faults += _placed(error, (name, i))
         read[name] = tuple(good)
     return Variants({name: value for name, value in clean.items() if name not in read}, read), faults
+
+
+def _placed(error: ValueError, trail: Trail) -> list[Fault]:
+    """What a refused value is wrong in, under the option's own place."""
+    if isinstance(error, Faults):
+        return [((*trail, *inner), message) for inner, message in error.faults]
+    return [(trail, str(error))]
 
 
 def shown(value: Any) -> str:
@@ -248,7 +316,8 @@ def label_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(label_text, value))
     if isinstance(value, Mapping):
-        return "+".join(f"{name}:{label_text(item)}" for name, item in value.items())
+        inner = [f"{name}:{label_text(item)}" for name, item in value.items() if name != "use"]
+        return "+".join(([str(value["use"])] if "use" in value else []) + inner)
     text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
     return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in text)
 
@@ -305,6 +374,11 @@ def _range(constraints: Iterable[Any]) -> str:
 
 
 def _option(name: str, hint: Any, text: str, default: Any) -> Option:
+    needs = _needs(hint)
+    if needs:
+        text = " | ".join(cls.__name__ for cls in needs)
+        choices = f"the name of a {text.replace(' | ', ' or ')}, or `{{use: name, …}}`"
+        return Option(name, text, default, choices, False, TypeAdapter[Any](None), needs)
     try:
         adapter = TypeAdapter[Any](hint, config=STRICT)
     except PydanticUserError:  # a dataclass or a model brings its own config
@@ -314,6 +388,16 @@ def _option(name: str, hint: Any, text: str, default: Any) -> Option:
     if default is not REQUIRED and option.accepts(default):
         return Option(name, text, option.read(default), option.choices, option.is_list, adapter)
     return option
+
+
+def _needs(hint: Any) -> tuple[type, ...]:
+    """The interfaces that an option's part must have: of `Annotated[Use, Flow]`, or of a tuple of them."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(filter(None, map(_needs, get_args(hint))), ())
+    if get_origin(hint) is not Annotated or get_args(hint)[0] != Use:
+        return ()
+    needs = get_args(hint)[1]
+    return needs if isinstance(needs, tuple) else (needs,)
 
 
 def _guess(default: Any) -> Any:

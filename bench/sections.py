@@ -12,9 +12,9 @@ from typing import Any
 
 from . import registry
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
-from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, single
+from .entries import EXAMPLES, Entry, datasets, evaluators, label_problem, rows, section, single
 from .reader import KEYS, Reader
-from .schema import Budget, Settings, shown
+from .schema import Budget, Probes, Settings, shown
 from .source import Problem, Trail
 
 MAX_CELLS = 100_000
@@ -24,18 +24,19 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
     """All sections, then the error with all problems if there are any."""
     _top_level(reader)
     plugins, warnings = _plugins(reader, file.parent, more_plugins)
-    features = single(reader, "features", "features")
+    features = single(reader, reader.data.get("features"), "features", ("features",))
     entries = {kind: section(reader, kind) for kind in SECTIONS}
     settings = {f.name: reader.data[f.name] for f in fields(Settings) if reader.data.get(f.name) is not None}
     read: dict[str, Any] = {
         "name": _name(reader, file),
-        "dataset": single(reader, "dataset", "datasets"),
+        "datasets": datasets(reader),
         "budget": Budget(**reader.options(Budget, reader.mapping(("budget",), "a mapping"), ("budget",))),
         "features": features,
-        "teacher": single(reader, "teacher", "features") or features,
-        "reference": _reference(reader),
+        "teacher": single(reader, reader.data.get("teacher"), "features", ("teacher",)) or features,
+        "reference": single(reader, reader.data.get("reference") or "teacher", "references", ("reference",)),
         "reconstruction": _reconstruction(reader),
         "evaluators": evaluators(reader),
+        "probes": _probes(reader),
         **reader.options(Settings, settings, ()),
     }
     seeds = _seeds(reader)
@@ -56,7 +57,7 @@ def _top_level(reader: Reader) -> None:
             reader.fault((key,), registry.unknown("key", key, list(KEYS)), on_key=True)
             meant += get_close_matches(key, KEYS, n=1, cutoff=0.6)
     for key, example in EXAMPLES.items():
-        if reader.data.get(key) is None and key not in meant:
+        if key != "reference" and reader.data.get(key) is None and key not in meant:
             reader.fault((key,) if key in reader.data else (), f"{key!r} is missing; write e.g. `{example}`")
 
 
@@ -101,11 +102,13 @@ def _plugins(
     return tuple(loaded), tuple(warnings)
 
 
-def _reference(reader: Reader) -> dict[str, Any]:
-    given = reader.data.get("reference")
-    if given not in (None, "teacher", {"use": "teacher"}):
-        reader.fault(("reference",), f"reference must be `{{use: teacher}}`, not {shown(given)}")
-    return {"use": "teacher"}
+def _probes(reader: Reader) -> Probes | None:
+    if reader.data.get("probes") is None:
+        return None
+    clean = reader.options(
+        Probes, reader.mapping(("probes",), "a mapping such as `{every: 100}`"), ("probes",)
+    )
+    return Probes(**clean) if "every" in clean else None
 
 
 def _reconstruction(reader: Reader) -> dict[str, float]:
@@ -166,6 +169,8 @@ def _small_enough(
     """Whether the matrix is small enough to be multiplied out."""
     counts = {kind: sum(entry.variants.count for entry in entries[kind]) for kind in SECTIONS}
     counts["seeds"] = math.prod(map(len, seeds))
+    given = reader.data.get("dataset")
+    counts["datasets"] = len(given) if isinstance(given, list) else 1
     # A section with errors may count no rows; the others' size matters all the same.
     cells = math.prod(max(1, count) for count in counts.values())
     if cells > MAX_CELLS:
@@ -196,7 +201,7 @@ def _skips(reader: Reader) -> dict[int, Skip]:
 
 
 def _unmatched(reader: Reader, skips: Mapping[int, Skip], matrix: Matrix) -> Iterable[Problem]:
-    sections = ((matrix.dataset,), matrix.tokenizers, matrix.regularizers, matrix.generators)
+    sections = (matrix.datasets, matrix.tokenizers, matrix.regularizers, matrix.generators)
     for i, skip in skips.items():
         for name, mine in zip(PATTERNS, sections, strict=True):
             pattern = getattr(skip, name)

@@ -1,4 +1,4 @@
-"""What each kind of stage does: features, tokenizer, latents, generator, samples, scores.
+"""What each kind of stage does: features, reference, prior, tokenizer, latents, generator, samples, scores.
 
 A stage is a function of its config and its parents' artifacts and returns a `Result`; nothing else that it
 could read changes a number.
@@ -16,20 +16,21 @@ from torch import Tensor
 
 from . import build
 from .api import Diverged, Metric, Noise
+from .figures import rendered
 from .generator_loop import train_generator
 from .images import to_uint8
-from .latents import CHUNK, DRAWS, chunked, decode, draw, encode, normalisation
+from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode, draw, encode, normalisation
 from .losses import RECONSTRUCTION
 from .records import base_name
 from .seeds import seed_for
 from .store import Artifact, Result
-from .subject import Cell, Subject, facts_for, reference_of
+from .subject import SPLITS, Cell, Subject, facts_from, reference_of, spec_from, train_rows
 from .tokenizer_loop import train_tokenizer
 from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
-VERSION = 1  # of the frame's own arithmetic; part of every key: raise it when numbers change
+VERSION = 2  # of the frame's own arithmetic; part of every key: raise it when numbers change
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -49,6 +50,54 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 
 
+def reference(config: Config, inputs: Inputs, context: Context) -> Result:
+    """Samples of the reference distribution for both splits, before any projection."""
+    dataset = build.dataset(config["dataset"])
+    if "features" in inputs:
+        features = inputs["features"]
+        spec, basis = spec_from(features.info["spec"]), {"features": features.info["protocol"]}
+        given = {
+            split: [features.tensors[f"{what}/{split}"] for what in ("tokens", "pooled")] for split in SPLITS
+        }
+    else:  # another tokenizer's latents
+        cell = Cell(inputs, context.device)
+        spec, noise = cell.tokenizer.spec, Noise(cell.config["seed"], ("reference",))
+        basis = {"steps": cell.config["steps"], "seed": cell.config["seed"]}
+        given = {split: [z := cell.latents(split, noise), z.mean(1)] for split in SPLITS}
+    source = build.reference(config["reference"], dataset, spec)
+    tensors: dict[str, Tensor] = {}
+    for split in SPLITS:
+        drawn = source.draw(split, dataset, *given[split])
+        tensors[f"samples/{split}"] = drawn.samples
+        if drawn.labels is not None:
+            tensors[f"labels/{split}"] = drawn.labels
+    chosen = config["reference"]
+    protocol = {"use": chosen["name"], **chosen["options"], **basis}
+    return Result({"spec": vars(source.spec), "protocol": protocol}, tensors)
+
+
+def prior(config: Config, inputs: Inputs, context: Context) -> Result:
+    """One of a regularizer's priors, trained on the reference as it is."""
+    spec = spec_from(config["spec"])
+    with seeded(config["seed"], "init", "prior", config["prior"]):
+        regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
+    target = train_rows(regularizer.reference(reference_of(inputs["reference"])))
+    model = regularizer.priors()[config["prior"]]
+    state = train_generator(
+        model,
+        lambda index, noise, step: target.samples[index].to(context.device),
+        len(target.samples),
+        target.labels,
+        steps=config["steps"],
+        batch=config["batch"],
+        seed=config["seed"],
+        optimizer=config["optimizer"],
+        context=context,
+    )
+    tensors = {f"prior/{name}": tensor for name, tensor in model.state_dict().items()}
+    return Result({"curves": state.curves}, tensors, cost={"seconds": state.seconds, "steps": state.step})
+
+
 def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     """A trained tokenizer with its regularizer."""
     dataset, seed = build.dataset(config["dataset"]), config["seed"]
@@ -56,32 +105,32 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(seed, "init", "tokenizer"):
         model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
     with seeded(seed, "init", "regularizer"):
-        regularizer = build.regularizer(
-            config["regularizer"], model.spec, facts_for(dataset, config.get("teacher"))
-        )
-    asked = build.facts_of(method)
-    teacher = inputs.get("teacher")
-    reference = None
-    if teacher is not None and "reference_spec" in asked:
-        reference = regularizer.reference(reference_of(teacher, dataset, "train"))
+        regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
+    for name, module in regularizer.priors().items():
+        module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
+    teacher, target = inputs.get("teacher"), inputs.get("reference")
     state = train_tokenizer(
         model,
         regularizer,
         dataset,
         {name: (weight, RECONSTRUCTION[name]) for name, weight in config["reconstruction"].items()},
         steps=config["steps"],
+        refine_steps=config["refine_steps"],
         batch=config["batch"],
         seed=seed,
         optimizer=config["optimizer"],
         context=context,
-        features=teacher.tensors["tokens/train"] if teacher is not None and "teacher_spec" in asked else None,
-        reference=reference,
+        features=None if teacher is None else teacher.tensors["tokens/train"],
+        reference=None if target is None else train_rows(regularizer.reference(reference_of(target))),
+        probes=config["probes"],
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"regularizer/{name}": tensor for name, tensor in regularizer.state_dict().items()}
-    return Result(
-        {"curves": state.curves}, tensors, cost={"seconds": state.seconds, "steps": config["steps"]}
-    )
+    if state.probes:
+        tensors["probes/step"] = torch.tensor(sorted(state.probes))
+        tensors["probes/z"] = torch.stack([state.probes[step] for step in sorted(state.probes)])
+    steps = config["steps"] + config["refine_steps"]
+    return Result({"curves": state.curves}, tensors, cost={"seconds": state.seconds, "steps": steps})
 
 
 def latents(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -129,13 +178,19 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
         model = build.generator(config["generator"], cell.tokenizer.spec, cell.dataset.classes)
     h, labels = cell.inputs["latents"].tensors["h/train"].to(context.device), cell.dataset.labels("train")
     cached = cell.inputs["latents"].tensors.get("draws")
+    joint = config["init"] == "joint"
+    rule = IDENTITY if joint else cell.normalisation
+    if joint:
+        own = cell.regularizer.generator()
+        assert own is not None
+        model.load_state_dict(own.state_dict())
 
     @torch.no_grad()
     def sample(index: Tensor, noise: Noise, step: int) -> Tensor:
         if cached is not None:
-            return cell.normalisation(cached[step % len(cached), index].to(context.device))
+            return rule(cached[step % len(cached), index].to(context.device))
         chosen = None if labels is None else labels[index].to(context.device)
-        return cell.normalisation(cell.regularizer.latent(h[index], noise, chosen))
+        return rule(cell.regularizer.latent(h[index], noise, chosen))
 
     state = train_generator(
         model,
@@ -166,7 +221,7 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
         context.report(int(index[-1]) + 1, count, "images")
         return z.cpu()
 
-    z = cell.normalisation.inverse(chunked(one, count))
+    z = cell.sampled_normalisation.inverse(chunked(one, count))
     if not z.isfinite().all():
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
@@ -183,6 +238,7 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     )
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}
+    pictures: dict[str, Tensor] = {}
     for position, part in enumerate(config["evaluators"]):
         evaluator = build.evaluator(part)
         for name, value in evaluator.run(subject).items():
@@ -191,12 +247,16 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
                 cost[name] = value
             else:
                 metrics[name] = entry(value, meaning, evaluator.protocol(name, subject), config)
+        for name, figure in evaluator.figures(subject).items():
+            pictures[f"figure/{name}"] = rendered(figure)
         context.report(position + 1, len(config["evaluators"]), part["name"])
-    return Result({"metrics": metrics, "cost": cost})
+    return Result({"metrics": metrics, "cost": cost}, pictures)
 
 
 STAGES: dict[str, Callable[[Config, Inputs, Context], Result]] = {
     "features": features,
+    "reference": reference,
+    "prior": prior,
     "tokenizer": tokenizer,
     "latents": latents,
     "generator": generator,

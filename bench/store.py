@@ -56,7 +56,8 @@ class Artifact:
     def tensors(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(self.path / "tensors.safetensors")
+        file = self.path / "tensors.safetensors"
+        return load_file(file) if file.is_file() else {}
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, without reading the others."""

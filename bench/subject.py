@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -23,8 +25,10 @@ from .api import (
 )
 from .api import Subject as SubjectInterface
 from .images import from_uint8
-from .latents import Normalisation, decode, draw
+from .latents import IDENTITY, Normalisation, decode, draw
 from .store import Artifact
+
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class Cell:
@@ -50,13 +54,20 @@ class Cell:
 
     @cached_property
     def regularizer(self) -> Regularizer:
-        facts = facts_for(self.dataset, self.config.get("teacher"))
+        facts = facts_from(self.config["facts"])
         regularizer = build.regularizer(self.config["regularizer"], self.tokenizer.spec, facts)
         regularizer.load_state_dict(self.inputs["tokenizer"].group("regularizer"))
+        for prior in regularizer.priors().values():
+            prior.requires_grad_(False)
         return regularizer.to(self.device).eval()
 
     @cached_property
     def generator(self) -> Generator:
+        """The trained one, or, where none was, the regularizer's own."""
+        if "generator" not in self.inputs:
+            own = self.regularizer.generator()
+            assert own is not None
+            return own.to(self.device).eval()
         config = self.inputs["generator"].meta["config"]["generator"]
         generator = build.generator(config, self.tokenizer.spec, self.dataset.classes)
         generator.load_state_dict(self.inputs["generator"].group("generator"))
@@ -67,6 +78,13 @@ class Cell:
         tensors = self.inputs["latents"].tensors
         return Normalisation(tensors["mean"], tensors["std"])
 
+    @property
+    def sampled_normalisation(self) -> Normalisation:
+        """The rule under which the generator models latents: a regularizer's own one knows no other."""
+        trained = self.inputs.get("generator")
+        joint = trained is None or trained.meta["config"]["init"] == "joint"
+        return IDENTITY if joint else self.normalisation
+
     def latents(self, split: Split, noise: Noise | None) -> Tensor:
         """z (n, T, C) of a split, not normalised."""
         h = self.inputs["latents"].tensors[f"h/{split}"]
@@ -75,10 +93,15 @@ class Cell:
         return draw(self.regularizer, h, self.dataset.labels(split), stream, batch, self.device)
 
 
-def facts_for(dataset: Dataset, teacher: dict[str, Any] | None) -> dict[str, Any]:
-    """What a regularizer's constructor may ask for by name."""
-    spec: LatentSpec | None = None if teacher is None else build.extractor(teacher).spec
-    return {"classes": dataset.classes, "teacher_spec": spec, "reference_spec": spec}
+def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
+    """A spec from an artifact's or a config's plain data."""
+    grid = plain["grid"]
+    return LatentSpec(plain["tokens"], plain["channels"], tuple(grid) if grid else None)
+
+
+def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What a regularizer's constructor asks for by name."""
+    return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
 
 
 class Subject(SubjectInterface):
@@ -98,14 +121,14 @@ class Subject(SubjectInterface):
         self.real = "tokenizer" not in inputs
         self.dataset, self.extractor, self.noise, self.guidance = dataset, extractor, noise, guidance
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
-        self.reference_protocol = inputs["teacher"].info["protocol"] if "teacher" in inputs else {}
         self.samples = self.sample_labels = None
         if self.real:
             self.samples, self.sample_labels = self.images("val"), self.labels("val")
         else:
             self._cell = Cell(inputs, device)
             self.tokenizer, self.regularizer = self._cell.tokenizer, self._cell.regularizer
-            self.generator = self._cell.generator if "generator" in inputs else None
+            self.facts = facts_from(self._cell.config["facts"])
+            self.generator = self._cell.generator if scope == "generator" else None
         if "samples" in inputs:
             self.samples = from_uint8(inputs["samples"].tensors["images"])
             self.sample_labels = inputs["samples"].tensors["labels"]
@@ -134,21 +157,48 @@ class Subject(SubjectInterface):
         assert images is not None
         return self.extractor(images)[0]
 
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        tensors = self._inputs["tokenizer"].tensors
+        if "probes/z" not in tensors:
+            spec = self.tokenizer.spec
+            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, spec.tokens, spec.channels)
+        return tensors["probes/step"], tensors["probes/z"]
+
+    @property
+    def own_reference(self) -> bool:
+        overrides = type(self.regularizer).reference is not Regularizer.reference
+        if not overrides and "own_reference" not in self._inputs:
+            return False
+        drawn = self.regularizer.reference(self._references(own=True))
+        return drawn.samples.shape[-1] == self.tokenizer.spec.channels
+
     def reference(self, split: Split, own: bool = False) -> Reference:
-        teacher = self._inputs["teacher"]
-        # Both splits are projected as one set, so that centre and scale are the same.
-        both = reference_of(teacher, self.dataset)
-        both = self.regularizer.reference(both) if own else both.projected(self.tokenizer.spec)
-        train = self.dataset.size("train")
-        rows = slice(0, train) if split == "train" else slice(train, None)
-        return Reference(both.samples[rows], None if both.labels is None else both.labels[rows], both.grid)
+        drawn = self._references(own)
+        drawn = self.regularizer.reference(drawn) if own else drawn.projected(self.tokenizer.spec)
+        return train_rows(drawn, split)
+
+    def reference_protocol(self, own: bool = False) -> dict[str, Any]:
+        return self._reference_stage(own).info["protocol"]
+
+    def _reference_stage(self, own: bool) -> Artifact:
+        return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]
+
+    def _references(self, own: bool) -> Reference:
+        return reference_of(self._reference_stage(own))
 
 
-def reference_of(features: Artifact, dataset: Dataset, split: Split | None = None) -> Reference:
-    """Teacher features as the matrix's reference, of one split or of both in order."""
-    splits: tuple[Split, ...] = ("train", "val") if split is None else (split,)
-    samples = torch.cat([features.tensors[f"tokens/{name}"] for name in splits])
-    labels = [dataset.labels(name) for name in splits]
-    joined = None if labels[0] is None else torch.cat([part for part in labels if part is not None])
-    grid = features.info["spec"]["grid"]
-    return Reference(samples, joined, tuple(grid) if grid else None)
+def reference_of(drawn: Artifact) -> Reference:
+    """The samples of a reference stage, train before val; statistics are to be train's."""
+    samples, labels = (
+        [drawn.tensors[f"{what}/{split}"] for split in SPLITS if f"{what}/{split}" in drawn.tensors]
+        for what in ("samples", "labels")
+    )
+    grid = spec_from(drawn.info["spec"]).grid
+    return Reference(torch.cat(samples), torch.cat(labels) if labels else None, grid, len(samples[0]))
+
+
+def train_rows(reference: Reference, split: Split = "train") -> Reference:
+    """The rows of one split of a reference whose first `fit` samples are train's."""
+    rows = slice(0, reference.fit) if split == "train" else slice(reference.fit, None)
+    labels = None if reference.labels is None else reference.labels[rows]
+    return replace(reference, samples=reference.samples[rows], labels=labels)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import checkpoint
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
 from .checkpoint import State
+from .latents import chunked, draw
 from .optim import DEFAULTS, Average, adamw, group_settings, set_rates
 from .training import Context, batch_index, run_steps
 
@@ -28,11 +30,15 @@ def train_tokenizer(
     context: Context,
     features: Tensor | None = None,
     reference: Reference | None = None,
+    refine_steps: int = 0,
+    probes: Mapping[str, int] | None = None,
 ) -> State:
     """Trains both in place for `steps` tokenizer updates and leaves the averaged weights in them.
 
     Args:
         reconstruction: weight and function of each reconstruction loss, by name.
+        refine_steps: further updates of the decoder alone.
+        probes: {"every": updates, "images": n}: keeps the latents of the first n images along training.
         optimizer: the tokenizer's and the regularizer's settings; the latter apply to its own parameters,
             and to the groups that they name.
         features: (n, N, F) teacher features of the training images, for methods that ask for them.
@@ -40,13 +46,27 @@ def train_tokenizer(
     """
     accelerator = context.accelerator()
     device = accelerator.device
-    tokenizer.to(device).train()
-    regularizer.to(device).train()
+    size, labels = dataset.size("train"), dataset.labels("train")
+    modes(tokenizer.to(device), regularizer.to(device), training=True)
+    for module in regularizer.priors().values():
+        module.requires_grad_(False)
+    begins = type(regularizer).begin is not Regularizer.begin
+    if begins and not checkpoint.exists(context.work):  # what it changes is in the checkpoint
+        with torch.no_grad():
+            first = batch_index(size, batch, 0, seed, "data")
+            h = tokenizer.encode(dataset.images("train", first).to(device))
+            known = None if labels is None else labels[first].to(device)
+            of_first = Noise(seed, ("tokenizer", "begin"))
+            regularizer.begin(regularizer.latent(h, of_first, known))
     critics = regularizer.critics()
     learned = {name: [p for p in net.parameters() if p.requires_grad] for name, net in critics.items()}
     of_critics = {id(p) for critic in critics.values() for p in critic.parameters()}
     main, trained = _optimizer(tokenizer, regularizer, optimizer, of_critics)
     optimizers: dict[str, torch.optim.Optimizer] = {"main": accelerator.prepare(main)}
+    decoder = [p for p in tokenizer.decoder.parameters() if p.requires_grad]
+    if refine_steps:
+        settings = group_settings(DEFAULTS, optimizer[0], group="decoder")
+        optimizers["refine"] = accelerator.prepare(adamw([(settings, decoder)]))
     for name, parameters in learned.items():
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
         optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
@@ -58,7 +78,6 @@ def train_tokenizer(
         "regularizer": Average(regularizer, top["ema"]),
     }
     state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
-    size, labels = dataset.size("train"), dataset.labels("train")
 
     def load(update: int, position: int, stream: str) -> Step:
         index = batch_index(size, batch, position, seed, stream)
@@ -98,18 +117,58 @@ def train_tokenizer(
         optimizers[name].step()
         return loss
 
+    def reconstructed(z: Tensor, step: Step) -> dict[str, Tensor]:
+        own = tokenizer.loss(step.images, z, step)
+        if own is not None:
+            return own
+        images = tokenizer.decode(z)
+        return {name: w * function(images, step.images) for name, (w, function) in reconstruction.items()}
+
+    def refine(index: int) -> dict[str, Tensor]:
+        """The decoder learns the latents that it will be given: those of the finished encoder."""
+        if index == steps:
+            average_all()
+        modes(tokenizer, regularizer, training=False)
+        tokenizer.decoder.train()
+        step = load(index, index, "data")
+        optimizers["refine"].zero_grad()
+        with accelerator.autocast():
+            with torch.no_grad():
+                z = encode(step)[1]
+            terms = reconstructed(z, step)
+        accelerator.backward(sum(terms.values()))
+        if top["clip"]:
+            accelerator.clip_grad_norm_(decoder, top["clip"])
+        set_rates(optimizers["refine"], index - steps, refine_steps)
+        optimizers["refine"].step()
+        averages["tokenizer"].update(tokenizer, index)
+        return terms
+
+    def average_all() -> None:
+        for name, module in state.modules.items():
+            module.load_state_dict(averages[name].weights(module))
+
+    def probe() -> None:
+        assert probes is not None
+        modes(tokenizer, regularizer, training=False)
+        chosen = torch.arange(min(size, probes["images"]))
+        known = None if labels is None else labels[chosen]
+        h = chunked(lambda i, _: tokenizer.encode(dataset.images("train", i).to(device)).cpu(), len(chosen))
+        z = draw(regularizer, h, known, Noise(seed, ("probe",)), batch, device)
+        state.probes[state.step] = z
+        modes(tokenizer, regularizer, training=True)
+
     def update(index: int) -> dict[str, Tensor]:
+        if probes is not None and index <= steps and index % probes["every"] == 0:
+            probe()
+        if index >= steps:
+            return refine(index)
         step = load(index, index, "data")
         learn_critics(False)
         optimizers["main"].zero_grad()
         with accelerator.autocast():
             h, z = encode(step)
-            terms = tokenizer.loss(step.images, z, step)
-            if terms is None:
-                images = tokenizer.decode(z)
-                terms = {
-                    name: w * function(images, step.images) for name, (w, function) in reconstruction.items()
-                }
+            terms = reconstructed(z, step)
             own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
             own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"])
         losses = named_once(terms, own, critics)
@@ -133,11 +192,20 @@ def train_tokenizer(
                 losses[name] = update_critic(name, z.detach(), replace(step, noise=noise))
         return losses
 
-    run_steps(state, steps, update, context, seed, "tokenizer")
-    for name, module in state.modules.items():
-        module.load_state_dict(averages[name].weights(module))
-        module.eval()
+    run_steps(state, steps + refine_steps, update, context, seed, "tokenizer")
+    average_all()
+    if probes is not None:
+        probe()
+    modes(tokenizer, regularizer, training=False)
     return state
+
+
+def modes(tokenizer: Tokenizer, regularizer: Regularizer, training: bool) -> None:
+    """Both in training or in evaluation mode; priors are always in the latter."""
+    tokenizer.train(training)
+    regularizer.train(training)
+    for module in regularizer.priors().values():
+        module.eval()
 
 
 def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterable[str]) -> dict[str, Tensor]:

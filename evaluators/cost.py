@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from ..bench.registry import register
 Scope = Literal["tokenizer", "generator"]
 BATCH = 16  # images or latents that operations are counted on; some losses grow with the square of it
 STAGES: dict[Scope, tuple[str, ...]] = {
-    "tokenizer": ("features", "prior", "tokenizer", "latents"),
+    "tokenizer": ("features", "reference", "prior", "tokenizer", "latents"),
     "generator": ("generator", "samples"),
 }
 
@@ -66,6 +65,10 @@ def tokenizer_step(
 ) -> None:
     """One training step, forward and backward; `regularized` with the regularizer's loss and critics."""
     tokenizer.train().requires_grad_(True)
+    critics = regularizer.critics()
+    regularizer.requires_grad_(True)
+    for frozen in (*regularizer.priors().values(), *critics.values()):
+        frozen.requires_grad_(False)
     noise = Noise(0, ("cost",))
     h = tokenizer.encode(images)
     z = regularizer.latent(h, noise.fork("latent"), labels)
@@ -73,7 +76,8 @@ def tokenizer_step(
     terms = tokenizer.loss(images, z, step) or {"l2": (tokenizer.decode(z) - images).square().mean()}
     added = regularizer.loss(z, h, step) if regularized else {}
     torch.stack([*terms.values(), *added.values()]).sum().backward()
-    for name in regularizer.critics() if regularized else ():
+    for name, critic in critics.items() if regularized else ():
+        critic.requires_grad_(True)
         for _ in range(regularizer.critic_steps):
             regularizer.critic_loss(name, z.detach(), step).backward()
 
@@ -155,15 +159,15 @@ class Cost(Evaluator):
 
 def _of_tokenizer(subject: Subject) -> dict[str, float]:
     tokenizer, regularizer = subject.tokenizer, subject.regularizer
-    wanted = inspect.signature(type(regularizer)).parameters
+    teacher = subject.facts.get("teacher_spec")
     labels = subject.labels("train")
     batch = (
         tokenizer,
         regularizer,
         subject.images("train")[:BATCH],
         None if labels is None else labels[:BATCH],
-        subject.extractor(subject.images("train")[:BATCH])[1] if "teacher_spec" in wanted else None,
-        subject.reference("train").samples[:BATCH] if "reference_spec" in wanted else None,
+        torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None,
+        subject.reference("train", own=True).samples[:BATCH] if "reference_spec" in subject.facts else None,
     )
     plain = flops(tokenizer_step, *batch, False)
     found = {

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Regularizer, Subject
+from ..bench.api import Evaluator, Metric, Subject
 from ..bench.registry import register
 
 
@@ -81,8 +81,7 @@ class Density(Evaluator):
 
     def run(self, subject: Subject) -> dict[str, float]:
         found = self._score(subject, own=False)
-        # In a space of its own only where the method overrides the base class's projection.
-        if type(subject.regularizer).reference is not Regularizer.reference:
+        if subject.own_reference:
             found |= {f"{name}_own": value for name, value in self._score(subject, own=True).items()}
         return found
 
@@ -93,7 +92,7 @@ class Density(Evaluator):
             "n": queries,
             "bank": bank,
             "k": self.k,
-            "reference": subject.reference_protocol,
+            "reference": subject.reference_protocol(own),
             "search": "faiss IndexFlatL2, float32",
             "space": "the regularizer's own" if own else "pooled tokens, random projection (seed 42)",
             "queries_from": "latents of val"

@@ -2,7 +2,16 @@
 
 import torch
 
-from latentbench.bench.api import Dataset, FeatureExtractor, ImageSpec, LatentSpec, Noise, Reference, Subject
+from latentbench.bench.api import (
+    Dataset,
+    FeatureExtractor,
+    ImageSpec,
+    LatentSpec,
+    Noise,
+    Reference,
+    Regularizer,
+    Subject,
+)
 
 
 class FakeDataset(Dataset):
@@ -61,7 +70,7 @@ class FakeSubject(Subject):
         }
         self.tokenizer, self.regularizer = given.get("tokenizer"), given.get("regularizer")
         self.generator, self.guidance = given.get("generator"), None
-        self.reference_protocol = {"extractor": extractor}
+        self.facts = given.get("facts", {})
         self.costs = given.get("costs", {})
 
     def images(self, split):
@@ -78,6 +87,16 @@ class FakeSubject(Subject):
 
     def features(self, of):
         return self.extractor(self.sets[of])[0]
+
+    def reference_protocol(self, own=False):
+        return {"extractor": self.extractor.name}
+
+    @property
+    def own_reference(self):
+        return type(self.regularizer).reference is not Regularizer.reference
+
+    def trajectory(self):
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, 4, 3)
 
     def reference(self, split, own=False):
         reference = Reference(self.references[split])

@@ -74,14 +74,13 @@ evaluators: [mx_scores]
 @pytest.fixture(scope="module", autouse=True)
 def parts(tmp_path_factory):
     """The parts that these tests use, known to the registry only while they run."""
-    before = dict(registry._plugins), dict(registry._classes)
     file = tmp_path_factory.mktemp("plugin") / "mx.py"
     file.write_text(PLUGIN)
     registry.load_plugin(file)
     yield file
-    for table, old in zip((registry._plugins, registry._classes), before, strict=True):
-        table.clear()
-        table.update(old)
+    for table in (registry._plugins, registry._classes):
+        for kind, name in [key for key in table if key[1].startswith("mx_")]:
+            del table[kind, name]
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def problems(path: str, **options) -> list[str]:
 def test_a_matrix_becomes_rows(write):
     matrix = load(write(BASE))
     assert matrix.name == "small" and matrix.file == Path("m.yaml").resolve()
-    assert matrix.dataset == Row("mx_data", "mx_data", {"size": 16})
+    assert matrix.datasets == (Row("mx_data", "mx_data", {"size": 16}),)
     assert matrix.features == matrix.teacher == Row("mx_features", "mx_features", {"resolution": 32})
     assert matrix.tokenizers == (Row("tok", "mx_tokens", {"width": 32}),)
     assert [row.label for row in matrix.regularizers] == [
@@ -128,7 +127,8 @@ def test_a_matrix_becomes_rows(write):
     assert matrix.evaluators == (Row("mx_scores", "mx_scores", {"k": 5}),)
     assert matrix.seeds == (Seed(0, 0, 0, "0"),)
     assert (matrix.budget.tokenizer_steps, matrix.budget.batch, matrix.samples) == (6, 4, 1000)
-    assert matrix.reference == {"use": "teacher"} and matrix.reconstruction == {"l1": 1.0}
+    assert matrix.reference.part == "teacher" and matrix.reference.options == {"features": "tokens"}
+    assert matrix.probes is None and matrix.reconstruction == {"l1": 1.0}
     assert (matrix.normalise, matrix.threads, matrix.precision) == ("channel", 1, "fp32")
     assert matrix.warnings == () and matrix.plugins == ()
 
@@ -227,7 +227,7 @@ def test_skips_match_labels_labels_without_axes_and_parts(write):
     text = with_line("skip", "skip: [{regularizer: mx_pull, generator: 'mx_*', why: slow}]\n")
     matrix = load(write(text))
     [skip] = matrix.skip
-    rows = (matrix.dataset, matrix.tokenizers[0])
+    rows = (matrix.datasets[0], matrix.tokenizers[0])
     matched = [skip.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers]
     assert matched == [False, True, True] and skip.why == "slow" and matrix.warnings == ()
     exact = Skip(why="", regularizer="mx_pull[weight=0.01]")
@@ -280,7 +280,8 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
     [
         # top-level keys
         ("x", "regularisers: {}", "12:1: unknown key 'regularisers'; did you mean 'regularizers'?"),
-        ("x", "probes: {}", "12:1: unknown key 'probes'; "),
+        ("probes", "probes: {every: 3, image: 3}", "12:20: unknown option 'image'; did you mean 'images'?"),
+        ("probes", "probes: {}", "12:1: the option 'every' is missing; it must be an integer >= 1"),
         (
             "evaluators",
             "",
@@ -309,7 +310,7 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         (
             "reference",
             "reference: {use: gauss}",
-            "12:12: reference must be `{use: teacher}`, not {'use': 'gauss'}",
+            "12:18: unknown reference 'gauss'; did you mean 'gaussian'? (bench list references)",
         ),
         ("reconstruction", "reconstruction: {}", "12:17: reconstruction is empty; "),
         ("reconstruction", "reconstruction: {l3: 1}", "12:18: unknown reconstruction loss 'l3'; "),
@@ -337,7 +338,13 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
             "2:10: unknown dataset 'mx_dat'; did you mean 'mx_data'? (bench list datasets)",
         ),
         ("dataset", "dataset: {size: 3}", "2:10: dataset needs a `use`, e.g. `dataset: {use: digits}`"),
-        ("dataset", "dataset: [mx_data]", "2:10: dataset must be a name or `{use: name}`, not ['mx_data']"),
+        ("dataset", "dataset: [mx_data, mx_data]", "2:20: the dataset 'mx_data' is listed twice"),
+        (
+            "dataset",
+            "dataset: []",
+            "2:10: the list of datasets is empty; write e.g. `dataset: {use: digits}`",
+        ),
+        ("dataset", "dataset: [3]", "2:11: dataset must be a name or `{use: name}`, not 3"),
         ("dataset", "dataset: {use: mx_data, size: 1}", "2:31: size must be an integer >= 2, not 1"),
         (
             "dataset",

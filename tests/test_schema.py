@@ -193,7 +193,7 @@ def test_a_product_of_axes_is_counted_without_being_made():
         (None, "null"),
         ((8, 16), "8x16"),
         ("a/b\\c\nd", "a_b_c_d"),
-        ({"use": "tarflow", "width": 64}, "use:tarflow+width:64"),
+        ({"use": "tarflow", "width": 64}, "tarflow+width:64"),
     ],
 )
 def test_values_in_labels_are_short_and_unambiguous(value, text):

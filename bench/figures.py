@@ -1,0 +1,20 @@
+"""Figures of evaluators as pixels: what an artifact holds and a results folder shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def rendered(figure: Figure) -> Tensor:
+    """A figure as uint8 (H, W, 3), drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.tensor(memoryview(canvas.buffer_rgba()))[..., :3].clone()
