@@ -1,0 +1,49 @@
+"""Another reference at an intermediate time of a diffusion path (DMVAE, section 4)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split
+from ..flow import interpolate
+from ..registry import Use, get, kind_of, register, use
+from ..seeds import seed_for
+
+
+def source(choice: Use, **facts: ImageSpec | LatentSpec) -> ReferenceSource:
+    """The reference that an option names, given the facts that its constructor asks for."""
+    name = choice if isinstance(choice, str) else choice["use"]
+    asked = inspect.signature(get(kind_of(ReferenceSource), name)).parameters
+    return use(ReferenceSource, choice, **{key: fact for key, fact in facts.items() if key in asked})
+
+
+@register("diffusion")
+class Diffusion(ReferenceSource):
+    """x_t = (1 - t) noise + t x, at t = `time`, of the samples x of another reference.
+
+    x is first divided by one scalar, the split's own standard deviation, as latent diffusion does: a draw
+    sees no other split. Where DMVAE stops along the path is lost from its text.
+    """
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        teacher_spec: LatentSpec,
+        of: Annotated[Use, ReferenceSource] = "teacher",
+        time: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+    ) -> None:
+        self.of, self.time = source(of, image=image, teacher_spec=teacher_spec), time
+        self.spec = self.of.spec
+        self.labelled = self.of.labelled  # type: ignore[misc]  # its own, not the class's
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        clean = self.of.draw(split, dataset, tokens, pooled)
+        x = clean.samples / (clean.samples - clean.samples.mean((0, 1))).square().mean().sqrt()
+        generator = torch.Generator().manual_seed(seed_for("reference", "diffusion", split))
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return Reference(interpolate(x, noise, x.new_full((len(x),), self.time)), clean.labels, clean.grid)

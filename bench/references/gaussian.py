@@ -1,0 +1,32 @@
+"""The standard normal as a reference (Kingma & Welling, 2014; DMVAE, section 4)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..registry import register
+from ..seeds import seed_for
+
+
+@register("gaussian")
+class Gaussian(ReferenceSource):
+    """N(0, I), as many samples as the split has images.
+
+    `channels` should be the latent's: otherwise samples pass the random projection W, and N(0, I) becomes
+    N(0, W'W), whose variances differ by a factor of 3 for 112 -> 8 channels.
+    """
+
+    def __init__(
+        self, tokens: Annotated[int, Field(ge=1)] = 1, channels: Annotated[int, Field(ge=1)] = 8
+    ) -> None:
+        self.spec = LatentSpec(tokens, channels)
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        generator = torch.Generator().manual_seed(seed_for("reference", "gaussian", split))
+        shape = (dataset.size(split), self.spec.tokens, self.spec.channels)
+        return Reference(torch.randn(shape, generator=generator))

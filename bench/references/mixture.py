@@ -1,0 +1,50 @@
+"""A mixture of Gaussians as a reference (DMVAE, section 4; Flow Priors, section 5.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..registry import register
+from ..seeds import seed_for
+
+
+def mixture_means(components: int, size: int, std: float, seed: int) -> Tensor:
+    """(components, size): random directions, centred, so that mean^2 + std^2 is 1 on average over entries."""
+    generator = torch.Generator().manual_seed(seed_for("reference", "mixture", "means", seed))
+    means = torch.randn(components, size, generator=generator)
+    means = means - means.mean(0)
+    return means * ((1 - std**2) / means.square().mean()).sqrt()
+
+
+@register("mixture")
+class Mixture(ReferenceSource):
+    """Equally likely isotropic components of standard deviation `std`, around means that `seed` draws.
+
+    The whole has mean 0 and mean variance 1. DMVAE says no more than 10 components. The component is chosen
+    once for a sample, whose tokens then have means of their own. `channels` should be the latent's, or the
+    components are stretched by the random projection.
+    """
+
+    def __init__(
+        self,
+        components: Annotated[int, Field(ge=2)] = 10,
+        std: Annotated[float, Field(gt=0, lt=1)] = 0.3,
+        tokens: Annotated[int, Field(ge=1)] = 1,
+        channels: Annotated[int, Field(ge=1)] = 8,
+        seed: Annotated[int, Field(ge=0)] = 0,
+    ) -> None:
+        self.components, self.std, self.seed = components, std, seed
+        self.spec = LatentSpec(tokens, channels)
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        generator = torch.Generator().manual_seed(seed_for("reference", "mixture", split, self.seed))
+        size = self.spec.tokens * self.spec.channels
+        means = mixture_means(self.components, size, self.std, self.seed)
+        chosen = torch.randint(self.components, (dataset.size(split),), generator=generator)
+        samples = means[chosen] + self.std * torch.randn(len(chosen), size, generator=generator)
+        return Reference(samples.unflatten(1, (self.spec.tokens, self.spec.channels)))
