@@ -47,9 +47,12 @@ class VelocityMLP(Flow):
         depth = len(self.network.blocks)
         if tap is not None and not 1 <= tap <= depth:
             raise ValueError(f"tap = {tap} is none of velocity_mlp's blocks 1 to {depth}")
-        condition = None if self.label is None else self.label(labels, len(x))[:, None]
-        v, hidden = self.network.tapped(x, t if t.dim() == 2 else t[:, None], condition, tap or depth)
+        v, hidden = self._run(x, t, labels, tap or depth)
         return v if tap is None else (v, hidden)
+
+    def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
+        condition = None if self.label is None else self.label(labels, len(x))[:, None]
+        return self.network.tapped(x, t if t.dim() == 2 else t[:, None], condition, tap)
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """The mean over elements of |v(x_t, t) - (z - noise)|^2, uniform in time."""
@@ -57,9 +60,10 @@ class VelocityMLP(Flow):
         drawn = z[:, None].expand(-1, self.draws, -1, -1)
         t = noise.uniform(drawn[..., 0], "t").flatten(0, 1)
         start, z = noise.normal(drawn, "noise").flatten(0, 1), drawn.flatten(0, 1)
-        if self.label is not None and labels is not None:
-            labels = drop_labels(labels, self.label_dropout, noise).repeat_interleave(self.draws)
-        predicted = self.velocity(interpolate(z, start, t), t, labels)
+        if self.label is not None:
+            labels = drop_labels(labels, self.label_dropout, noise)
+            labels = None if labels is None else labels.repeat_interleave(self.draws)
+        predicted, _ = self._run(interpolate(z, start, t), t, labels, 0)
         return {"velocity": (predicted - (z - start)).square().mean()}
 
     def sample(
@@ -72,8 +76,9 @@ class VelocityMLP(Flow):
         def field(x: Tensor, t: Tensor) -> Tensor:
             t = t.to(x)
             if guidance == 1 or self.label is None:
-                return self.velocity(x, t, labels)
-            both = self.velocity(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels))
-            return guide(*both.chunk(2), guidance)
+                return self._run(x, t, labels, 0)[0]
+            both, _ = self._run(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels), 0)
+            conditional, unconditional = both.chunk(2)
+            return guide(conditional, unconditional, guidance)
 
         return euler(field, x, torch.linspace(0, 1, steps + 1, device="cpu"))
