@@ -26,6 +26,12 @@ IMAGES = [ImageSpec(1, 8, 8), ImageSpec(3, 32, 32)]
 SPECS = [LatentSpec(16, 8, (4, 4)), LatentSpec(6, 4)]
 TEACHER, REFERENCE = LatentSpec(16, 12, (4, 4)), LatentSpec(16, 10, (4, 4))
 BATCH, CLASSES = 6, 10
+FACTS = {
+    "classes": CLASSES,
+    "teacher_spec": TEACHER,
+    "reference_spec": REFERENCE,
+    "reference_classes": CLASSES,
+}
 
 every_image = pytest.mark.parametrize("image", IMAGES, ids=lambda i: f"{i.channels}x{i.height}x{i.width}")
 every_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.tokens}x{s.channels}")
@@ -48,8 +54,7 @@ def build(kind, name, seed=0, **facts):
 
 
 def build_regularizer(name, spec, seed=0):
-    facts = {"spec": spec, "classes": CLASSES, "teacher_spec": TEACHER, "reference_spec": REFERENCE}
-    return build("regularizers", name, seed, **facts)
+    return build("regularizers", name, seed, spec=spec, **FACTS)
 
 
 def randn(*shape, seed=0):
@@ -117,13 +122,7 @@ def same_shapes(real, meta):
     [
         ("tokenizers", [{"image": image, "expansion": 1} for image in IMAGES]),
         ("generators", [{"spec": spec, "classes": CLASSES} for spec in SPECS]),
-        (
-            "regularizers",
-            [
-                {"spec": spec, "classes": CLASSES, "teacher_spec": TEACHER, "reference_spec": REFERENCE}
-                for spec in SPECS
-            ],
-        ),
+        ("regularizers", [{"spec": spec, **FACTS} for spec in SPECS]),
     ],
 )
 def test_every_part_fits_at_least_one_of_the_specs_tested_here(kind, facts):
@@ -229,6 +228,10 @@ class Scene:
 
     def __init__(self, name, spec):
         self.regularizer = build_regularizer(name, spec)
+        for prior in self.regularizer.priors().values():
+            # As if trained: networks whose output starts at zero would say nothing of a latent.
+            for index, p in enumerate(prior.requires_grad_(False).eval().parameters()):
+                p.add_(0.1 * randn(*p.shape, seed=index))
         self.spec = spec
         self.noise = Noise(7).fork("test")
         self.h = randn(BATCH, spec.tokens, spec.channels * self.regularizer.expansion).requires_grad_()

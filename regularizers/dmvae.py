@@ -1,0 +1,292 @@
+"""Matching the distribution of latents to a reference by two score networks (DMVAE, 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit
+from ..bench.blocks import position_table, with_unconditional
+from ..bench.flow import expand_time, guide, interpolate
+from ..bench.registry import Use, register, use
+from ..bench.seeds import seed_for
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # x (B, T, C), t (B,) -> v (B, T, C)
+
+Objective = Literal[
+    "matching",
+    "matching_unweighted",
+    "real_score_input",
+    "real_score_target",
+    "real_score_both",
+    "real_score_ascent",
+    "fake_score_input",
+    "fake_score_target",
+    "fake_score_both",
+    "fake_score_ascent",
+    "fake_score_descent",
+    "score_difference_real",
+    "score_difference_fake",
+    "score_difference_both",
+    "loss_difference",
+]
+
+# As the released code trains its networks: queries and keys normalised, times uniform, no cosine term.
+SCORE: Mapping[str, Any] = {"use": "lightningdit", "qk_norm": True, "time": "uniform", "cosine": False}
+
+
+def matching_direction(v_real: Tensor, v_fake: Tensor, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """G = (1 - t) (v_fake - v_real) / a, which z should go against.
+
+    All (B, T, C) but t (B,); the velocities are values at x_t = (1 - t) noise + t z. In terms of scores it is
+    (1 - t)^2 / t (s_fake - s_real) / a. a is each sample's mean |z - predicted data of the real score|; the
+    paper has no such weight, the released train_dmd.py has, without an epsilon.
+    """
+    left = expand_time(1 - t, z)
+    error = z - (interpolate(z, noise, t) + left * v_real)
+    weight = error.abs().flatten(1).mean(1)
+    return torch.nan_to_num(left * (v_fake - v_real) / expand_time(weight, z))
+
+
+def descent(z: Tensor, direction: Tensor) -> Tensor:
+    """0.5 mean(direction^2), whose gradient with respect to z is direction / z.numel()."""
+    return 0.5 * (z - (z - direction).detach()).square().mean()
+
+
+def matching_loss(
+    real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor, weighted: bool = True
+) -> Tensor:
+    """Descends `matching_direction`; unweighted (a = 1) as in the paper's equation and its toy's code."""
+    x = interpolate(z, noise, t)
+    with torch.no_grad():
+        v_real, v_fake = real(x, t), fake(x, t)
+        if weighted:
+            direction = matching_direction(v_real, v_fake, z, noise, t)
+        else:
+            direction = torch.nan_to_num(expand_time(1 - t, z) * (v_fake - v_real))
+    return descent(z, direction)
+
+
+def flow_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, path: str) -> Tensor:
+    """0.5 mean (v(x_t, t) - u)^2 with u = z - noise; the gradient reaches z by `path`.
+
+    "input": through the network's input, 0.5 mean (v(x_t) - sg(u))^2; "target": 0.5 mean (sg(v(x_t)) - u)^2;
+    "both": half of Flow Priors' alignment loss.
+    """
+    x, u = interpolate(z, noise, t), z - noise
+    if path == "target":
+        with torch.no_grad():
+            predicted = v(x, t)
+    else:
+        predicted = v(x, t)
+    return 0.5 * (predicted - (u.detach() if path == "input" else u)).square().mean()
+
+
+def score_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, sign: float) -> Tensor:
+    """0.5 mean (z - sg(z + sign s))^2, s = (t v - x_t) / (1 - t): its gradient goes up (1) or down (-1) s."""
+    x = interpolate(z, noise, t)
+    with torch.no_grad():
+        score = (expand_time(t, z) * v(x, t) - x) / expand_time(1 - t, z)
+    return descent(z, torch.nan_to_num(-sign * score))
+
+
+def score_difference(
+    real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor, path: str
+) -> Tensor:
+    """Mean (v_real(x_t) - v_fake(x_t))^2; the gradient passes through the "real", the "fake" or "both"."""
+    x = interpolate(z, noise, t)
+    v_real = real(x.detach() if path == "fake" else x, t)
+    v_fake = fake(x.detach() if path == "real" else x, t)
+    return (v_real - v_fake).square().mean()
+
+
+def loss_difference(real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """The real network's flow loss minus the fake's, both by their inputs alone, as in the toy's code."""
+    return flow_loss(real, z, noise, t, "input") - flow_loss(fake, z, noise, t, "input")
+
+
+def objective_loss(
+    objective: Objective, real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor
+) -> Tensor:
+    """The loss on latents that a name stands for; nothing else than it calls the networks."""
+    signs = {"ascent": 1.0, "descent": -1.0}
+    match objective.split("_"):
+        case ["matching", *unweighted]:
+            return matching_loss(real, fake, z, noise, t, weighted=not unweighted)
+        case ["score", "difference", path]:
+            return score_difference(real, fake, z, noise, t, path)
+        case [whose, "score", how]:
+            v = real if whose == "real" else fake
+            return score_loss(v, z, noise, t, signs[how]) if how in signs else flow_loss(v, z, noise, t, how)
+    return loss_difference(real, fake, z, noise, t)
+
+
+def independent_tokens(reference: Reference, tokens: int) -> Reference:
+    """(M, 1, F) -> (M, tokens, F): each sample is joined by others of its split and its label."""
+    samples, size = reference.samples[:, 0], len(reference.samples)
+    group = torch.zeros(size, dtype=torch.float64) if reference.labels is None else reference.labels.double()
+    if reference.fit is not None:
+        group[reference.fit :] += group.max() + 1
+    generator = torch.Generator().manual_seed(seed_for("dmvae", "independent tokens"))
+    home, index = group.argsort(stable=True), torch.arange(size).repeat(tokens, 1)
+    for column in index[1:]:
+        # Sorted by group and at random within: a permutation inside each group.
+        column[home] = (group + torch.rand(size, generator=generator, dtype=torch.float64)).argsort()
+    return replace(reference, samples=samples[index.T])
+
+
+class QueryHead(nn.Module):
+    """Two layers of a transformer decoder whose learnable queries look at the latent's tokens."""
+
+    positions: Tensor
+
+    def __init__(self, spec: LatentSpec, space: LatentSpec, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(spec.channels, width)
+        self.register_buffer("positions", position_table(spec, width), persistent=False)
+        self.queries = nn.Parameter(torch.randn(space.tokens, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+        self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, space.channels))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, T, C) -> (B, N, F)."""
+        memory, x = self.embed(z) + self.positions, self.queries.expand(len(z), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory)
+        return self.output(x)
+
+
+@register("dmvae")
+class DMVAE(Regularizer):
+    """Pulls latents along the difference of two scores: a frozen teacher's of the reference, their own.
+
+    `score` is the network of both; `velocity_mlp` is the cheap choice, a distribution per token. The teacher
+    is a prior, trained on the reference with its labels. The fake starts as its copy and is a critic: it
+    learns the latents' distribution by the network's own loss, `critic_steps` times per tokenizer update.
+    `guidance` is of both networks, in the loss on latents alone. Times are uniform in the range `times`.
+
+    Where the reference's dimensions aren't the latent's, either the reference is projected (`head: none`) or
+    the latent is, by a head that only this loss trains: a two-layer `mlp` per token where tokens are aligned,
+    a `transformer` otherwise. The released code has no head. It normalises latents by a fixed scalar mean and
+    deviation of the teacher's; here the reference is standardised by a scalar, and latents are taken as are.
+
+    `objective` is what latents descend: the method, `matching` (train_dmd.py), or one of section 3.3's, as in
+    the toy's code. With u = z - noise and velocities v, scores s at x_t = (1 - t) noise + t z:
+
+        matching               0.5 |z - sg(z - G)|^2, G = (1 - t) (v_fake - v_real) / mean|z - prediction|
+        matching_unweighted    the same without the division
+        real_score_input       0.5 |v_real(x_t) - sg(u)|^2
+        real_score_target      0.5 |sg(v_real(x_t)) - u|^2
+        real_score_both        0.5 |v_real(x_t) - u|^2
+        real_score_ascent      0.5 |z - sg(z + s_real)|^2
+        fake_score_*           the same four with the fake, and `descent`, 0.5 |z - sg(z - s_fake)|^2
+        score_difference_real  |v_real(x_t) - sg(v_fake(x_t))|^2; or `fake`, or `both` have the gradient
+        loss_difference        0.5 |v_real(x_t) - sg(u)|^2 - 0.5 |v_fake(x_t) - sg(u)|^2
+
+    All are means over elements.
+    """
+
+    prior_options = frozenset({"score", "head"})
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        reference_spec: LatentSpec,
+        reference_classes: int,
+        weight: Annotated[float, Field(ge=0)] = 10.0,
+        objective: Objective = "matching",
+        score: Annotated[Use, Flow] = SCORE,
+        critic_steps: Annotated[int, Field(ge=1)] = 5,
+        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        times: tuple[float, float] = (0.0, 1.0),
+        head: Literal["none", "mlp", "transformer"] = "none",
+        head_width: Annotated[int, Field(ge=4, multiple_of=4)] = 256,
+    ) -> None:
+        super().__init__(spec)
+        if not 0 <= times[0] < times[1] <= 1:
+            raise ValueError(f"times = {list(times)} must be [low, high] with 0 <= low < high <= 1")
+        if guidance != 1 and reference_classes == 0:
+            raise Unfit(f"guidance = {guidance} needs a reference with labels; this one has none")
+        if head == "mlp" and reference_spec.tokens == 1 and spec.tokens > 1:
+            raise Unfit(
+                f"head = 'mlp' maps token to token, but the reference has one and the latent {spec.tokens}; "
+                "'none' or 'transformer' fit"
+            )
+        self.weight, self.objective, self.guidance, self.times = weight, objective, guidance, times
+        self.critic_steps, self.labelled = critic_steps, reference_classes > 0  # type: ignore[misc]
+        aligned = replace(spec, channels=reference_spec.channels)
+        # What the teacher learns. Both networks are made before the head: it must not change their start.
+        self.space = {"none": spec, "mlp": aligned, "transformer": reference_spec}[head]
+        self.teacher = use(Flow, score, spec=self.space, classes=reference_classes)
+        # Maximising the real score doesn't ask the fake, so it isn't trained (the toy's code trains it).
+        alone = objective.startswith("real_score")
+        self.fake = None if alone else use(Flow, score, spec=self.space, classes=reference_classes)
+        self.head: nn.Module = nn.Identity()
+        if head == "mlp":
+            wide = nn.Linear(spec.channels, head_width)
+            self.head = nn.Sequential(wide, nn.SiLU(), nn.Linear(head_width, self.space.channels))
+        elif head == "transformer":
+            self.head = QueryHead(spec, self.space, head_width)
+
+    def reference(self, reference: Reference) -> Reference:
+        """In the space of the head's output; single tokens become as many independent ones as needed."""
+        if isinstance(self.head, nn.Identity):
+            own = reference.projected(self.spec)
+        elif isinstance(self.head, QueryHead):
+            own = replace(reference, samples=reference.samples.float()).standardised()
+        else:
+            own = reference.pooled(self.spec).standardised()
+        if own.samples.shape[1] < self.space.tokens:
+            own = independent_tokens(own, self.space.tokens)
+        return own
+
+    def priors(self) -> dict[str, Generator]:
+        return {"teacher": self.teacher}
+
+    def begin(self, z: Tensor) -> None:
+        if self.fake is not None:
+            self.fake.load_state_dict(self.teacher.state_dict())
+
+    def critics(self) -> dict[str, nn.Module]:
+        return {} if self.fake is None else {"fake": self.fake}
+
+    def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
+        assert self.fake is not None
+        with torch.no_grad():
+            z = self.head(z)
+        terms = self.fake.loss(z, step.labels if self.labelled else None, step.noise)
+        return sum(terms.values(), z.new_zeros(()))
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        z = self.head(z)
+        low, high = self.times
+        t = low + (high - low) * step.noise.uniform(z[:, 0, 0], "t")
+        noise = step.noise.normal(z, "noise")
+        labels = step.labels if self.labelled else None
+        real = self._guided(self.teacher, labels)
+        fake = real if self.fake is None else self._guided(self.fake, labels)
+        return {"match": self.weight * objective_loss(self.objective, real, fake, z, noise, t)}
+
+    def _guided(self, network: Flow, labels: Tensor | None) -> Velocity:
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if self.guidance == 1 or labels is None:
+                return _plain(network, x, t, labels)
+            both = _plain(network, x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels))
+            conditional, unconditional = both.chunk(2)
+            return guide(conditional, unconditional, self.guidance)
+
+        return velocity
+
+
+def _plain(network: Flow, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    v = network.velocity(x, t, labels)
+    assert isinstance(v, Tensor)  # no tap was asked for
+    return v
