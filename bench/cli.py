@@ -177,7 +177,7 @@ def plan(
     out.print(table)
     for cell in cells:
         if cell.skipped:
-            out.print(Text(f"skipped: {cell.name}: {cell.skipped}"))
+            out.print(Text(f"skipped: {cell.name}: {cell.skipped}"), soft_wrap=True)
     cached = sum(store.has(s) for s in needed)
     out.print(_headline(loaded, cells, len(needed), cached, None), soft_wrap=True)
     saved = sum(made.uses[s.id] - 1 for s in needed)
@@ -192,14 +192,19 @@ def list_parts(
 ) -> None:
     """List the parts that a matrix can name."""
     _plugins(plugin)
-    if kind is not None and kind not in registry.FOLDERS:
-        _fail(registry.unknown("kind of part", kind, list(registry.FOLDERS)), 2)
-    kinds = [kind] if kind else list(registry.FOLDERS)
+    from .source import packaged
+
+    if kind is not None and kind not in (*registry.FOLDERS, "matrices"):
+        _fail(registry.unknown("kind of part", kind, [*registry.FOLDERS, "matrices"]), 2)
+    kinds = [kind] if kind in registry.FOLDERS else [] if kind else list(registry.FOLDERS)
     found = {k: [s for _, s in sorted(registry.sources(k).items())] for k in kinds}
+    matrices = packaged() if kind in (None, "matrices") else {}
     if as_json:
         rows = {
             k: [{"name": s.name, "about": s.about, "problem": s.problem} for s in v] for k, v in found.items()
         }
+        if matrices:
+            rows["matrices"] = [{"name": m, "about": about, "problem": None} for m, about in matrices.items()]
         print(json.dumps(rows, indent=1))
         return
     for k, parts in found.items():
@@ -207,6 +212,10 @@ def list_parts(
         for source in parts:
             text = source.about if source.problem is None else f"cannot be used: {source.problem}"
             out.print(Text(f"  {source.name:<16} {text}"), soft_wrap=True)
+    if matrices:
+        out.print("[bold]matrices[/] (bench run --matrix NAME)")
+    for name, about in matrices.items():
+        out.print(Text(f"  {name:<16} {about}"), soft_wrap=True)
 
 
 @app.command()
@@ -330,7 +339,7 @@ def _open(
         _fail(str(error), 2)
     for problem in loaded.warnings:
         err.print(Text(f"warning: {problem}"), soft_wrap=True)
-    cells = [cell for cell in made.cells if cell.tokenizer == "real" or planning.accepts(accept, cell)]
+    cells = [cell for cell in made.cells if planning.accepts(accept, cell)]
     if not any(cell.tokenizer != "real" for cell in cells):
         _fail(f"no cell matches --filter {filter!r}", 2)
     return loaded, made, cells, Store(home(file))

@@ -494,8 +494,10 @@ def parse_filter(text: str | None) -> dict[str, list[str]]:
 
 
 def accepts(accept: Mapping[str, list[str]], cell: Cell) -> bool:
-    """Whether a cell passes a parsed filter."""
+    """Whether a cell passes a parsed filter; the row of real images only has its dataset to be asked for."""
     labels = cell.identity
+    if cell.tokenizer == "real":
+        accept = {axis: patterns for axis, patterns in accept.items() if axis == "dataset"}
     return all(any(fnmatchcase(labels[axis], p) for p in patterns) for axis, patterns in accept.items())
 
 

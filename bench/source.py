@@ -75,8 +75,17 @@ class Document:
         return Problem(self.name, *(mark or (1, 1)), message)
 
 
+PACKAGED = Path(__file__).parent / "matrices"
+
+
+def packaged() -> dict[str, str]:
+    """The names of the matrices that come with the suite, each with the first line of its comment."""
+    files = sorted(PACKAGED.glob("*.yaml"))
+    return {file.stem: file.read_text(encoding="utf-8").split("\n")[0].lstrip("# ") for file in files}
+
+
 def find(path: str | Path) -> Path:
-    """The matrix file.
+    """The matrix file, or the packaged matrix of that name.
 
     Raises:
         MatrixError: if there is none, naming those beside it.
@@ -84,11 +93,13 @@ def find(path: str | Path) -> Path:
     file = Path(path)
     if file.is_file():
         return file.resolve()
+    if str(path) in packaged():
+        return PACKAGED / f"{path}.yaml"
     if file.is_dir():
         raise MatrixError([Problem(str(path), 0, 0, "this is a folder; a matrix is a YAML file")])
     folder = file.parent
     there = sorted(item.name for item in folder.glob("*.y*ml")) if folder.is_dir() else []
-    message = registry.unknown("matrix", str(path), [str(folder / name) for name in there])
+    message = registry.unknown("matrix", str(path), [*(str(folder / name) for name in there), *packaged()])
     raise MatrixError([Problem(str(path), 0, 0, message)])
 
 

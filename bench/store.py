@@ -174,5 +174,9 @@ class Store:
 
 
 def home(matrix_file: Path) -> Path:
-    """Where a matrix keeps its artifacts: $LATENTBENCH_HOME, or `.bench` beside the file."""
-    return Path(os.environ.get("LATENTBENCH_HOME") or matrix_file.resolve().parent / ".bench")
+    """Where a matrix keeps its artifacts: $LATENTBENCH_HOME, or `.bench` beside the file.
+
+    A packaged matrix, which is no file of the user's, keeps them in the working directory.
+    """
+    beside = matrix_file.resolve().parent if matrix_file.is_file() else Path.cwd()
+    return Path(os.environ.get("LATENTBENCH_HOME") or beside / ".bench")

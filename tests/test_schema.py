@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from latentbench.bench.api import Dataset, Generator, LatentSpec, Regularizer
-from latentbench.bench.registry import PartError
+from latentbench.bench.api import Dataset, Flow, Generator, LatentSpec, Likelihood, Regularizer
+from latentbench.bench.registry import PartError, Use, use
 from latentbench.bench.schema import REQUIRED, axes, check, label_text, options_of
 
 Count = Annotated[int, Field(ge=1)]
@@ -213,3 +213,57 @@ def test_without_an_annotation_the_default_says_the_type():
     assert options["a"].read(2) == 2 and options["a"].read(0.5) == 0.5 and options["a"].is_axis([1, 2])
     assert options["b"].choices == "a number" and options["c"].choices == "text"
     assert options["d"].read([1, "x"]) == [1, "x"]
+
+
+class Paired(Regularizer):
+    """Takes other parts as options."""
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        prior: Annotated[Use, Likelihood] = {"use": "tarflow", "width": 32},  # noqa: B006
+        score: Annotated[Use, (Flow, Likelihood)] = "lightningdit",
+        other: Annotated[Use, Flow] | None = None,
+    ) -> None:
+        super().__init__(spec)
+
+
+def test_an_option_that_names_a_part_is_filled_up_with_that_parts_defaults():
+    clean, wrong = check(Paired, {})
+    assert not wrong and clean["other"] is None
+    assert clean["prior"]["use"] == "tarflow" and clean["prior"]["width"] == 32
+    assert clean["prior"]["blocks"] == options_of(type_of("tarflow"))["blocks"].default
+    named, _ = check(Paired, {"score": "tarflow", "other": {"use": "velocity_mlp", "depth": 2}})
+    assert named["score"]["use"] == "tarflow" and named["other"]["depth"] == 2
+    built = use(Likelihood, named["score"], spec=LatentSpec(4, 4), classes=0)
+    assert type(built) is type_of("tarflow")
+
+
+def test_what_is_left_out_of_a_default_part_stays_as_the_option_has_it():
+    for value in ({"blocks": 2}, {"use": "tarflow", "blocks": 2}):
+        clean, wrong = check(Paired, {"prior": value})
+        assert not wrong and (clean["prior"]["width"], clean["prior"]["blocks"]) == (32, 2)
+
+
+def test_a_part_that_does_not_fit_or_is_misspelt_is_named_at_its_place():
+    _, wrong = check(Paired, {"prior": {"use": "lightningdit"}, "score": {"wdth": 3}, "other": "tarflwo"})
+    messages = dict(wrong)
+    assert "must be the name of a Likelihood" in messages["prior", "use"]
+    assert "gaussian, tarflow are" in messages["prior", "use"]
+    assert "did you mean 'width'?" in messages["score", "wdth"]
+    assert "unknown generator 'tarflwo'; did you mean 'tarflow'?" in messages["other", "use"]
+    assert "not 3" in dict(check(Paired, {"prior": 3})[1])["prior",]
+    assert "not null" in dict(check(Paired, {"prior": None})[1])["prior",]
+
+
+def test_an_axis_over_parts_is_labelled_by_what_was_written():
+    variants, wrong = axes(Paired, {"prior": ["gaussian", {"use": "tarflow", "width": 8}, {"blocks": 1}]})
+    labels = [suffix for suffix, _ in variants.rows()]
+    assert not wrong and labels == ["[prior=gaussian]", "[prior=tarflow+width:8]", "[prior=blocks:1]"]
+    assert [options["prior"]["use"] for _, options in variants.rows()] == ["gaussian", "tarflow", "tarflow"]
+
+
+def type_of(name: str) -> type:
+    from latentbench.bench.registry import get
+
+    return get("generators", name)

@@ -70,7 +70,22 @@ def parts(regularizer=Regularizer, seed=0):
     return tokenizer, regularizer(tokenizer.spec)
 
 
-def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, optimizer=({}, {})):
+class Begun(Adversary):
+    """Has a prior beside, from which its critic begins."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.prior = get("generators", "velocity_mlp")(spec, 0, width=8, depth=1)
+
+    def priors(self):
+        return {"flow": self.prior}
+
+    def begin(self, z):
+        assert z.shape == (16, 4, 4) and not z.requires_grad and not self.prior.training
+        nn.init.constant_(self.critic.weight, 0.5)
+
+
+def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, optimizer=({}, {}), **more):
     context = Context(tmp_path, stopping=stop or (lambda: False))
     return train_tokenizer(
         tokenizer,
@@ -82,6 +97,7 @@ def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, o
         seed=0,
         optimizer=optimizer,
         context=context,
+        **more,
     )
 
 
@@ -114,6 +130,60 @@ def test_training_stopped_and_gone_on_with_is_the_same_bit_for_bit(tmp_path):
     state = train(tmp_path / "stopped", *resumed)
     assert torch.equal(weights(*straight), weights(*resumed))
     assert state.curves["step"] == list(range(1, 13))
+
+
+def test_begin_comes_once_and_a_prior_stays_as_it_is(tmp_path):
+    straight, resumed = parts(Begun), parts(Begun)
+    prior = weights(straight[1].prior)
+    train(tmp_path / "straight", *straight)
+    assert torch.equal(weights(straight[1].prior), prior)
+    (tmp_path / "stopped").mkdir()
+    polled = iter(range(100))
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", *resumed, stop=lambda: next(polled) == 4)
+    fresh = parts(Begun)
+    fresh[1].begin = lambda z: pytest.fail("a resumed run began again")
+    train(tmp_path / "stopped", *fresh)
+    assert torch.equal(weights(*straight), weights(*fresh))
+
+
+def test_refining_moves_the_decoder_alone_and_resumes_bit_for_bit(tmp_path):
+    plain, straight, resumed = (parts(Adversary) for _ in range(3))
+    optimizer = ({"ema": 0.9}, {})
+    train(tmp_path / "plain", *plain, optimizer=optimizer)
+    state = train(tmp_path / "straight", *straight, refine_steps=6, optimizer=optimizer)
+    assert state.step == 18 and set(state.curves["l1"]) and len(state.curves["fool"]) == 12
+    assert torch.equal(weights(plain[0].encoder, plain[1]), weights(straight[0].encoder, straight[1]))
+    assert not torch.equal(weights(plain[0].decoder), weights(straight[0].decoder))
+    (tmp_path / "stopped").mkdir()
+    polled = iter(range(100))
+    with pytest.raises(Stopped):
+        train(
+            tmp_path / "stopped",
+            *resumed,
+            refine_steps=6,
+            optimizer=optimizer,
+            stop=lambda: next(polled) == 14,
+        )
+    train(tmp_path / "stopped", *resumed, refine_steps=6, optimizer=optimizer)
+    assert torch.equal(weights(*straight), weights(*resumed))
+
+
+def test_probes_keep_latents_along_training_and_change_nothing(tmp_path):
+    plain, probed = parts(Adversary), parts(Adversary)
+    train(tmp_path / "plain", *plain)
+    probes = {"every": 5, "images": 7}
+    state = train(tmp_path / "probed", *probed, probes=probes)
+    assert torch.equal(weights(*plain), weights(*probed))
+    assert sorted(state.probes) == [0, 5, 10, 12]
+    assert all(z.shape == (7, 4, 4) for z in state.probes.values())
+    assert not torch.equal(state.probes[0], state.probes[12])
+    (tmp_path / "stopped").mkdir()
+    polled = iter(range(100))
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", *parts(Adversary), probes=probes, stop=lambda: next(polled) == 7)
+    resumed = train(tmp_path / "stopped", *parts(Adversary), probes=probes)
+    assert all(torch.equal(resumed.probes[step], z) for step, z in state.probes.items())
 
 
 def test_critics_learn_by_their_own_loss_and_frozen_networks_do_not(tmp_path):

@@ -1,0 +1,32 @@
+"""The latents of another tokenizer, trained by this suite (Flow Priors' VAE prior; DMVAE's `VAE`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor
+
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Regularizer, Split, Tokenizer
+from ..registry import Use, register
+
+
+@register("latents")
+class Latents(ReferenceSource):
+    """What a tokenizer with a regularizer makes of the split's images; both are trained as rows are.
+
+    The frame trains them under the matrix's budget (a stage that a row with the same options shares), and
+    gives their latents in place of a teacher's tokens.
+    """
+
+    labelled = True
+
+    def __init__(
+        self,
+        teacher_spec: LatentSpec,
+        tokenizer: Annotated[Use, Tokenizer] = "vit",
+        regularizer: Annotated[Use, Regularizer] = "kl",
+    ) -> None:
+        self.spec = teacher_spec
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        return Reference(tokens, dataset.labels(split), self.spec.grid)

@@ -1,0 +1,174 @@
+"""Priors as stages, and regularizers that bring their own generator, through the command line."""
+
+import json
+
+import pytest
+import torch
+from cli import bench
+from safetensors.torch import load_file
+
+PLUGIN = '''\
+"""A joint flow, a prior that is trained before, and a pull towards what it knows."""
+
+from typing import Annotated
+
+from torch import Tensor
+
+from latentbench.bench.api import Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step
+from latentbench.bench.registry import Use, register, use
+
+
+@register("guided")
+class Guided(Regularizer):
+    """Has it all."""
+
+    prior_options = frozenset({"prior"})
+
+    def __init__(
+        self, spec: LatentSpec, classes: int, reference_spec: LatentSpec, weight: float = 0.1,
+        prior: Annotated[Use, Flow] = "velocity_mlp",
+        joint: Annotated[Use, Likelihood] = {"use": "tarflow", "width": 16, "blocks": 2, "heads": 2},
+    ) -> None:
+        super().__init__(spec)
+        self.weight = weight
+        self.prior = use(Flow, prior, spec=spec, classes=0)
+        self.joint = use(Likelihood, joint, spec=spec, classes=classes)
+
+    def priors(self) -> dict[str, Generator]:
+        return {"flow": self.prior}
+
+    def generator(self) -> Generator:
+        return self.joint
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        t = step.noise.uniform(z[:, 0, 0], "t")
+        v = self.prior.velocity(z, t, None)
+        return {"pull": self.weight * v.square().mean()} | self.joint.loss(z, step.labels, step.noise)
+'''
+MATRIX = """\
+name: priors
+dataset: {use: digits}
+budget: {tokenizer_steps: 6, generator_steps: 5, prior_steps: 7, batch: 16}
+features: {use: effnet_lite0, resolution: 32}
+samples: 32
+probes: {every: 4, images: 20}
+tokenizers:
+  vit: {width: 16, depth: 1, heads: 2, patch: 4, channels: 4}
+regularizers:
+  none: {}
+  guided: {weight: [0.1, 1.0], prior: {width: 8, depth: 1}, optimizer: {priors: {flow: {lr: 2.0e-3}}}}
+  elsewhere: {use: guided, prior: {width: 8, depth: 1}, reference: gaussian}
+generators:
+  joint: {guidance: [1.0, 1.5]}
+  tarflow: {width: 16, blocks: 2, heads: 2, init: joint}
+  wider: {use: tarflow, width: 32, blocks: 2, heads: 2, init: joint}
+evaluators: [reconstruction, density, cost, generation]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("priors")
+    (folder / "matrix.yaml").write_text(MATRIX)
+    (folder / "guided.py").write_text(PLUGIN)
+    done = bench("run", "--plugin", "guided.py", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def artifacts(folder, kind):
+    return {
+        file.parent.name: json.loads(file.read_text())
+        for file in (folder / ".bench/artifacts" / kind).glob("*/stage.json")
+    }
+
+
+def records(folder):
+    read = [json.loads(file.read_text()) for file in (folder / "results/priors/records").glob("*.json")]
+    return {(r["cell"]["regularizer"], r["cell"]["generator"]): r for r in read}
+
+
+def test_a_prior_is_trained_once_for_all_strengths(made):
+    assert len(artifacts(made, "tokenizer")) == 3  # two weights, another reference
+    assert len(artifacts(made, "prior")) == 2  # per reference; the weight is not in its key
+
+
+def test_a_tokenizer_holds_its_prior_unchanged(made):
+    priors = [load_file(file) for file in (made / ".bench/artifacts/prior").glob("*/tensors.safetensors")]
+    for file in (made / ".bench/artifacts/tokenizer").glob("*/tensors.safetensors"):
+        tensors = load_file(file)
+        mine = {
+            k.removeprefix("regularizer/prior."): v
+            for k, v in tensors.items()
+            if ".prior." in k or "/prior." in k
+        }
+        if mine:
+            assert any(
+                all(torch.equal(mine[k.removeprefix("prior/")], v) for k, v in prior.items())
+                for prior in priors
+            )
+
+
+def test_a_plan_lists_the_stages_that_a_run_leaves(made):
+    plan = json.loads(bench("plan", "--json", "--plugin", "guided.py", cwd=made).stdout)
+    left = {path.name for path in (made / ".bench/artifacts").glob("*/*")}
+    assert {stage["key"] for stage in plan["stages"]} == left and all(s["cached"] for s in plan["stages"])
+
+
+def test_a_regularizers_own_generator_is_sampled_as_it_is_or_trained_on(made):
+    found = records(made)
+    for label in ("guided[weight=0.1]", "elsewhere"):
+        assert found[label, "joint"]["status"] == "done"
+        assert "gFD[effnet_lite0:32]@1.5" in found[label, "joint"]["metrics"]
+        assert found[label, "tarflow"]["status"] == "done"
+    # One of another width cannot start from it, and `none` has none.
+    assert "another network" in found["guided[weight=0.1]", "wider"]["reason"]
+    assert found["none", "joint"]["reason"] == "none has no generator of its own"
+
+
+def test_what_joint_starts_from_is_the_regularizers_generator(made):
+    stages = artifacts(made, "generator")
+    joint = next(stage for stage in stages.values() if stage["config"]["generator"]["options"]["width"] == 16)
+    assert joint["config"]["init"] == "joint" and len(stages) == 3
+
+
+def test_an_own_reference_is_scored_beside_the_matrixs(made):
+    found = records(made)
+    assert "kNN_NLL_own" in found["elsewhere", "joint"]["metrics"]
+    assert "kNN_NLL_own" not in found["guided[weight=0.1]", "joint"]["metrics"]  # it uses the matrix's
+    protocol = found["elsewhere", "joint"]["metrics"]["kNN_NLL_own"]["protocol"]["reference"]
+    assert protocol["use"] == "gaussian"
+
+
+def test_probes_are_kept_with_the_tokenizer(made):
+    file = next((made / ".bench/artifacts/tokenizer").glob("*/tensors.safetensors"))
+    tensors = load_file(file)
+    assert tensors["probes/step"].tolist() == [0, 4, 6] and tensors["probes/z"].shape == (3, 20, 4, 4)
+
+
+def test_another_networks_sampler_options_make_a_skipped_cell(made):
+    text = MATRIX.replace("joint: {guidance: [1.0, 1.5]}", "joint: {sampler: {denoise: true, stps: 3}}")
+    (made / "other.yaml").write_text(text)
+    done = bench("plan", "-m", "other.yaml", "--plugin", "guided.py", cwd=made)
+    assert done.returncode == 0
+    assert "the generator of guided[weight=0.1]: unknown option 'stps'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            "prior: {width: 8, depth: 1}, reference",
+            "prior: {use: mar}, reference",
+            "12:41: prior must be the name",
+        ),
+        ("reference: gaussian", "reference: gausian", "did you mean 'gaussian'?"),
+        ("init: joint}\n  wider", "init: jont}\n  wider", "init must be 'fresh' or 'joint', not 'jont'"),
+        ("joint: {guidance: [1.0, 1.5]}", "joint: {width: 3}", "unknown option of `use: joint` 'width'"),
+        ("priors: {flow: {lr: 2.0e-3}}", "priors: {flow: {rl: 2.0e-3}}", "unknown option 'rl'"),
+    ],
+)
+def test_mistakes_about_them_are_named_at_their_line(made, old, new, message):
+    (made / "bad.yaml").write_text(MATRIX.replace(old, new))
+    refused = bench("plan", "-m", "bad.yaml", "--plugin", "guided.py", cwd=made)
+    assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
