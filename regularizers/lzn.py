@@ -1,0 +1,356 @@
+"""Latent zones: a minibatch divides N(0, I) among its images (Latent Zoning Networks, Lin et al., 2025)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step
+from ..bench.flow import euler
+from ..bench.registry import register
+
+Solver = Literal["euler", "dpm"]
+Form = Literal["probability", "log"]
+# From this kappa = t / (1 - t) on, `zones` works in float64: logits are differences of numbers of the size
+# kappa^2 |a|^2, of which float32 keeps 7 digits.
+NEAR = 10.0
+
+
+def posterior(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | None = None) -> Tensor:
+    """log P(anchor | s_t), the softmax of log pi_j - |s - t a_j|^2 / (2 (1 - t)^2); section 2.2.2.
+
+    Args:
+        s: (n, q) states at time t.
+        t: one number, or (n,), in [0, 1); 0 is the Gaussian, 1 the anchors.
+        anchors: (m, q).
+        weights: (m,) masses of the anchors, alike without; one that weighs nothing is never assigned.
+
+    Returns:
+        (n, m) in float64, whose products keep their digits near t = 1.
+    """
+    s, anchors = s.double(), anchors.double()
+    t = torch.as_tensor(t, dtype=s.dtype, device=s.device).reshape(-1, 1)
+    # By matrix products; an (n, m, q) tensor of differences, as in the released code, isn't needed.
+    logits = (t * s @ anchors.mT - t.square() / 2 * anchors.square().sum(1)) / (1 - t).square()
+    if weights is not None:
+        logits = logits + weights.to(logits).log()
+    return logits.log_softmax(1)
+
+
+def velocity(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | None = None) -> Tensor:
+    """V(s, t) = (E[anchor | s_t] - s) / (1 - t), (n, q): arguments as in `posterior`, section 2.2.1.
+
+    The paper's time: the released code's runs from the anchors, and its velocity is -V.
+    """
+    mean = posterior(s, t, anchors, weights).exp() @ anchors.double()
+    remaining = 1 - torch.as_tensor(t, dtype=mean.dtype, device=s.device).reshape(-1, 1)
+    return ((mean - s.double()) / remaining).to(s.dtype)
+
+
+def transport(
+    latents: Tensor, anchors: Tensor, steps: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """From t = 0 to 1 by Euler's method: where each latent arrives, and log P at the start of each step.
+
+    Args:
+        latents: (n, q).
+        anchors: (m, q), with weights (m,).
+
+    Returns:
+        (n, q), and (steps, n, m) from t = 0 upward; both in float64.
+    """
+    s, anchors, assigned = latents.double(), anchors.double(), []
+    for step in range(steps):
+        assigned.append(posterior(s, step / steps, anchors, weights))
+        # s + V / steps, with 1 - t = (steps - step) / steps
+        s = s + (assigned[-1].exp() @ anchors - s) / (steps - step)
+    return s, torch.stack(assigned)
+
+
+def assignment(latents: Tensor, anchors: Tensor, steps: int, weights: Tensor | None = None) -> Tensor:
+    """(steps, n, m): probabilities of each anchor at each Euler step's start, from t = 0 upward."""
+    return transport(latents, anchors, steps, weights)[1].exp().to(latents.dtype)
+
+
+def alignment_loss(
+    log_assigned: Tensor, labels: Tensor, form: Form = "probability", skip: float = 0.2
+) -> Tensor:
+    """Minus the mean over latents of the largest P (or log P) of the own label along the way; eq. 2 and 5.
+
+    Args:
+        log_assigned: (steps, n, m) from `transport`.
+        labels: (n,), each the index of an anchor.
+        skip: the share of steps at the start that are left out, where every label is as probable.
+    """
+    own = log_assigned[int(skip * len(log_assigned)) :, torch.arange(len(labels)), labels].amax(0)
+    return -(own if form == "log" else own.exp()).mean()
+
+
+def frequencies(labels: Tensor, classes: int) -> Tensor:
+    """(n,) -> (classes,): the share of each class; 0 for the absent ones."""
+    return torch.bincount(labels, minlength=classes) / len(labels)
+
+
+def decode_labels(s: Tensor, anchors: Tensor) -> Tensor:
+    """s (n, q) at t = 1 -> (n,): the nearest anchor, as in the code; the paper's has the largest product."""
+    return torch.cdist(s, anchors.to(s)).argmin(1)
+
+
+def zones(
+    anchors: Tensor,
+    noise: Tensor,
+    g: float,
+    steps: int,
+    *,
+    solver: Solver = "euler",
+    recompute: bool = True,
+) -> Tensor:
+    """z_i: the flow of `anchors`, back from (1 - g) a_i + g noise_i at t = 1 - g to t = 0; eq. 1.
+
+    In the coordinates u_i = (s_i - t a_i) / (1 - t) and kappa = t / (1 - t) the flow is
+
+        du_i / dkappa = sum_j w_ij (a_j - a_i),    w_ij ~ exp(-|u_i + kappa (a_i - a_j)|^2 / 2),
+
+    u starts as the noise itself and ends as z, and Euler's method in t is Euler's method in kappa. So
+    nothing is lost to s = a + 1e-4 noise, and what an anchor adds to itself, 0, is left out exactly.
+
+    Args:
+        anchors: (n, q).
+        noise: (n, q), already scaled by alpha; 0 gives the centres of the zones.
+        solver: `euler`, uniform in t from 1 - g down to 0, or `dpm`, the released code's for encoders:
+            DPM-Solver++ multistep of order 3, uniform in t down to 1e-3, where it stops.
+        recompute: keep only the states, (steps, n, q), and compute weights anew in the backward pass.
+
+    Returns:
+        (n, q)
+    """
+    stop = 0.0 if solver == "euler" else 1e-3
+    times = [1 - g + (stop - 1 + g) * step / steps for step in range(steps + 1)]
+    kappas = [t / (1 - t) for t in times]
+    weights = _multistep(kappas, 1 if solver == "euler" else 3)
+    with torch.autocast(anchors.device.type, enabled=False):
+        a, u = anchors.to(noise), noise
+        # Zones depend on differences alone; small anchors keep more digits of them.
+        a = a - a.detach().mean(0)
+        u = _Zones.apply(a, u, kappas, weights) if recompute else _integrate(a, u, kappas, weights)[0][-1]
+    return stop * anchors + (1 - stop) * u
+
+
+def _multistep(kappas: list[float], order: int) -> list[list[float]]:
+    """u' = u + sum_l weights[step][l] pull[step - l], for each step.
+
+    DPM-Solver++ (Lu et al., 2022) integrates the data prediction over kappa = alpha / sigma exactly, as a
+    polynomial in log kappa; at order 1 that is Euler's method. Few steps end on lower orders.
+    """
+    rows, last = [], len(kappas) - 1
+    for step in range(last):
+        now, then = kappas[step : step + 2]
+        whole = then - now
+        use = min(order, step + 1, last - step if last < 10 else order)
+        if use == 1:
+            rows.append([whole])
+            continue
+        h = math.log(then / now)
+        r0 = math.log(now / kappas[step - 1]) / h
+        if use == 2:
+            rows.append([whole * (1 + 0.5 / r0), -whole * 0.5 / r0])
+            continue
+        r1 = math.log(kappas[step - 1] / kappas[step - 2]) / h
+        first = then * (math.expm1(-h) / h + 1)  # of the first derivative
+        second = (first - then / 2 * h) / h  # and of half the second
+        near = first * (1 + r0 / (r0 + r1)) - second / (r0 + r1)
+        far = second / (r0 + r1) - first * r0 / (r0 + r1)
+        rows.append([whole + near / r0, far / r1 - near / r0, -far / r1])
+    return rows
+
+
+def _gaps(anchors: Tensor) -> Tensor:
+    """(n, n): squared distances, in float64."""
+    a = anchors.double()
+    squares = a.square().sum(1)
+    return (squares[:, None] + squares - 2 * a @ a.mT).clamp_min(0).fill_diagonal_(0)
+
+
+def _others(u: Tensor, anchors: Tensor, gaps: Tensor, kappa: float) -> Tensor:
+    """w_ij of `zones`, (n, n), with zeros on the diagonal."""
+    logits = torch.addmm(gaps, u, anchors.mT, beta=-(kappa**2) / 2, alpha=kappa)
+    # Below this, 1e-19 in float32, a product of two weights is denormal, and with denormals matrix products
+    # crawl on some processors. What is left out, even times kappa^2 = 1e8, is no digit of a result.
+    tiny = torch.finfo(logits.dtype).tiny ** 0.5
+    return F.threshold(logits.softmax(1), tiny, 0.0).fill_diagonal_(0)
+
+
+def _pull(u: Tensor, anchors: Tensor, gaps: Tensor, kappa: float) -> Tensor | None:
+    """sum_j w_ij (a_j - a_i), (n, q); None where no other anchor is in sight, as in most steps near t = 1."""
+    w = _others(u, anchors, gaps, kappa)
+    return w @ anchors - w.sum(1, keepdim=True) * anchors if w.any() else None
+
+
+def _pull_back(g: Tensor, u: Tensor, a: Tensor, gaps: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """The gradients of u and a (n, q) from that of `_pull`, g."""
+    w = _others(u, a, gaps, kappa)
+    r = w * (g @ a.mT - (g * a).sum(1, keepdim=True))
+    r -= w * r.sum(1, keepdim=True)  # of the logits, but for the diagonal, which makes rows sum to 0
+    rows, columns, ra = r.sum(1, keepdim=True), r.sum(0)[:, None], r @ a
+    of_a = w.mT @ g - w.sum(1, keepdim=True) * g
+    of_a += kappa * (r.mT @ (u + kappa * a) + kappa * (ra - (rows + columns) * a) - rows * u)
+    return kappa * (ra - rows * a), of_a
+
+
+def _wide(kappa: float, *tensors: Tensor) -> list[Tensor]:
+    """In float64 near the anchors, else in the type of the first."""
+    return [x.to(torch.float64 if kappa > NEAR else tensors[0].dtype) for x in tensors]
+
+
+def _integrate(
+    anchors: Tensor, u: Tensor, kappas: list[float], weights: list[list[float]]
+) -> tuple[list[Tensor], list[bool]]:
+    """The states u (n, q) at each kappa, and which steps had a pull."""
+    gaps, states, pulls, active = _gaps(anchors), [u], list[Tensor | None](), list[bool]()
+    for kappa, row in zip(kappas, weights, strict=False):
+        pull = _pull(*_wide(kappa, states[-1], anchors, gaps), kappa)
+        active.append(pull is not None)
+        pulls = [None if pull is None else pull.to(u), *pulls[:2]]
+        moved = [c * pull for c, pull in zip(row, pulls, strict=False) if pull is not None]
+        states.append(sum(moved, states[-1]))
+    return states, active
+
+
+class _Zones(torch.autograd.Function):
+    """`_integrate` with a backward pass from the states alone: 2 matrix products a step forth, 5 back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, u: Tensor, kappas: list[float], weights: list[list[float]]
+    ) -> Tensor:
+        (*states, last), active = _integrate(anchors, u, kappas, weights)
+        ctx.save_for_backward(anchors, *states)
+        ctx.grid = kappas, weights, active
+        return last
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        anchors, *states = ctx.saved_tensors
+        kappas, weights, active = ctx.grid
+        gaps, of_anchors = _gaps(anchors), torch.zeros_like(anchors)
+        later = list[tuple[Tensor, list[float]]]()  # gradients of the states that a pull enters
+        for step in reversed(range(len(states))):
+            later = [(g, weights[step]), *later[:2]]
+            if not active[step]:
+                continue
+            entered = [row[lag] * state for lag, (state, row) in enumerate(later) if lag < len(row)]
+            inputs = _wide(kappas[step], states[step], sum(entered), anchors, gaps)
+            of_u, of_a = _pull_back(inputs[1], inputs[0], *inputs[2:], kappas[step])
+            g, of_anchors = g + of_u.to(g), of_anchors + of_a.to(g)
+        return of_anchors, g, None, None
+
+
+class ZoneSampler(Generator):
+    """Plain N(0, I), which the latents of every minibatch fill; for a label, a draw from its zone.
+
+    There is nothing to train. A zone is what the labels' anchors, all alike in mass, make of N(0, I); zones
+    are disjoint, so there is nothing for guidance to lean away from either, and it is ignored.
+    """
+
+    def __init__(self, spec: LatentSpec, classes: int, anchors: nn.Parameter | None, g: float) -> None:
+        super().__init__(spec, classes)
+        self.anchors, self.g = anchors, g
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Nothing is estimated."""
+
+    def sample(
+        self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 100
+    ) -> Tensor:
+        """Euler's method from the label's anchor to t = 0, as in the released code."""
+        shape = len(labels), self.spec.tokens, self.spec.channels
+        e = noise.normal(torch.empty(shape, device=labels.device), "noise").flatten(1)
+        if self.anchors is None:
+            return e.view(shape)
+        anchors, times = self.anchors.double(), torch.linspace(1 - self.g, 0, steps + 1, dtype=torch.float64)
+        s = (1 - self.g) * anchors[labels.clamp_min(0)] + self.g * e
+        zone = euler(lambda s, t: velocity(s, t, anchors), s, times).to(e)
+        return torch.where(labels[:, None] < 0, e, zone).view(shape)
+
+
+@register("lzn")
+class LZN(Regularizer):
+    """Latents are draws from zones: disjoint regions that together make up N(0, I), one for each anchor.
+
+    What the encoder gives are the anchors, as they are: the released encoders of images end in linear layers
+    too. Nothing but the reconstruction's gradient, through the flow, trains them.
+
+    `anchors` says what has a zone: `image`, as published, all tokens as one vector of T C numbers among the B
+    of the minibatch; or `token`, each token among the B T of it, which leaves a latent far more room.
+    `alpha` concentrates latents about the centres of their zones (0: the centres, as without noise).
+    `g` is 1e-4 in the code's Euler and 1e-3 in its DPM-Solver.
+
+    `align` weighs the alignment with the zones of labels, which has anchors of its own: a latent, all tokens
+    as one vector, is to be carried to its label's. It gives `classify` and sampling by label. The paper's
+    weight is 1, with `align_steps` Euler steps. Classes weigh as often as they are in the minibatch.
+
+    The paper's encoder learns at 1/40 to 1/100 of the decoder's rate: `optimizer: {encoder: {lr: 2.5e-5}}`.
+    """
+
+    couples = "latent"
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        classes: int,
+        anchors: Literal["image", "token"] = "image",
+        steps: Annotated[int, Field(ge=1)] = 20,
+        g: Annotated[float, Field(gt=0, lt=1)] = 1e-4,
+        alpha: Annotated[float, Field(ge=0)] = 1.0,
+        solver: Solver = "euler",
+        align: Annotated[float, Field(ge=0)] = 0.0,
+        align_form: Form = "probability",
+        align_steps: Annotated[int, Field(ge=1)] = 100,
+        align_skip: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    ) -> None:
+        super().__init__(spec)
+        self.classes, self.per_token = classes, anchors == "token"
+        self.steps, self.g, self.alpha, self.solver = steps, g, alpha, solver
+        self.align, self.align_form, self.align_steps, self.align_skip = (
+            align,
+            align_form,
+            align_steps,
+            align_skip,
+        )
+        width = spec.tokens * spec.channels
+        self.labels = nn.Parameter(torch.randn(classes, width)) if align and classes else None
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        h = h.double() if h.dtype == torch.float64 else h.float()
+        e = torch.zeros_like(h) if noise is None else self.alpha * noise.normal(h, "zone")
+        a, e = (x.flatten(0, 1) if self.per_token else x.flatten(1) for x in (h, e))
+        return zones(a, e, self.g, self.steps, solver=self.solver).view_as(h)
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        if self.labels is None or step.labels is None:
+            return {}
+        known = step.labels >= 0
+        if not known.any():
+            return {"align": 0 * z.sum()}
+        labels = step.labels[known]
+        weights = frequencies(labels, self.classes)
+        assigned = transport(z[known].flatten(1), self.labels, self.align_steps, weights)[1]
+        term = alignment_loss(assigned, labels, self.align_form, self.align_skip)
+        return {"align": self.align * term.to(z.dtype)}
+
+    @torch.no_grad()
+    def classify(self, z: Tensor) -> Tensor:
+        """z (B, T, C) -> (B,): the label in whose zone each latent is, classes weighing alike."""
+        if self.labels is None:
+            raise ValueError("labels have no zones with align = 0, or without classes")
+        return decode_labels(transport(z.flatten(1), self.labels, self.align_steps)[0], self.labels)
+
+    def generator(self) -> Generator:
+        return ZoneSampler(self.spec, self.classes, self.labels, self.g)
