@@ -1,0 +1,100 @@
+"""A table of free points in place of an encoder: the laboratory of Flow Priors (5.1) and DMVAE (figure 3)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..bench.api import Dataset, ImageSpec, LatentSpec, Step, Tokenizer, Unfit
+from ..bench.registry import register
+
+POINT = ImageSpec(channels=1, height=1, width=2)
+
+
+class Table(nn.Module):
+    """A linear layer on one-hot rows: (B,) row numbers -> (B, 1, 2 * expansion)."""
+
+    def __init__(self, count: int, expansion: int, init: str) -> None:
+        super().__init__()
+        points = torch.randn(2, count) if init == "normal" else 3 * torch.rand(2, count) - 1.5
+        # What a posterior has beside its mean starts at 0: log-variances of 0, in a KL's case.
+        self.weight = nn.Parameter(torch.cat([points, torch.zeros(2 * (expansion - 1), count)]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.weight[:, rows].T[:, None]
+
+
+@register("points")
+class Points(Tokenizer):
+    """`count` learnable points, each the latent of every `count`-th image; a regularizer alone moves them.
+
+    Images are known by their bits; one that isn't in the dataset has the latent of the nearest that is. They
+    start as N(0, I) (Flow Priors) or uniform in [-1.5, 1.5] (DMVAE). The decoder, which is fixed, gives a
+    latent the units of the dataset.
+    """
+
+    encoder: Table
+    decoder: nn.Linear
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        expansion: int,
+        dataset: Dataset,
+        count: Annotated[int, Field(ge=1)] = 1024,
+        init: Literal["normal", "uniform"] = "normal",
+    ) -> None:
+        super().__init__(image, expansion)
+        if image != POINT:
+            size = f"{image.channels} x {image.height} x {image.width}"
+            raise Unfit(f"points need a dataset of points, images of 1 x 1 x 2, not of {size}")
+        self.spec = LatentSpec(tokens=1, channels=2)
+        self.dataset, self.count = dataset, count
+        self.decoder = nn.Linear(2, 2).requires_grad_(False)
+        nn.init.zeros_(self.decoder.bias)
+        with torch.no_grad():
+            self.decoder.weight.copy_(torch.eye(2) * getattr(dataset, "scale", 1.0))
+        self.encoder = Table(count, expansion, init)
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        return {"encoder": self.encoder.weight, "decoder": self.decoder.weight}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(self.positions(images) % self.count)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)[:, None]
+
+    def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor]:
+        """Nothing is reconstructed; without a regularizer's loss the points stay where they are."""
+        return {"still": 0 * z.sum()}
+
+    def positions(self, images: Tensor) -> Tensor:
+        """(B, 1, 1, 2) -> (B,) positions among the train, then the val images."""
+        if images.is_meta:
+            return torch.zeros(len(images), dtype=torch.long, device=images.device)
+        known, bits, order = self._known
+        given = images.detach().float().cpu().reshape(-1, 2)
+        place = torch.searchsorted(bits, _bits(given)).clamp(max=len(bits) - 1)
+        found = order[place]
+        strange = bits[place] != _bits(given)
+        if strange.any():
+            found[strange] = torch.cdist(given[strange], known).argmin(1)
+        return found.to(images.device)
+
+    @cached_property
+    def _known(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All images (n, 2), their bits in ascending order, and where each of these stands."""
+        splits = [self.dataset.images(s, torch.arange(self.dataset.size(s))) for s in ("train", "val")]
+        known = torch.cat(splits).reshape(-1, 2)
+        return known, *_bits(known).sort()
+
+
+def _bits(points: Tensor) -> Tensor:
+    """(n, 2) float32 -> (n,) int64 with the same 64 bits."""
+    return points.contiguous().view(torch.int64).flatten()
