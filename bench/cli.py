@@ -235,7 +235,7 @@ def info(
         source = registry.sources(kind)[name]
     except registry.PartError as error:
         _fail(str(error), 2)
-    from . import schema
+    from . import entries, schema
 
     groups = {"options": schema.options_of(cls)}
     if kind == "generators":
@@ -259,6 +259,9 @@ def info(
             out.print(f"\n[bold]{title}[/]")
         for key, option in options.items():
             out.print(Text(f"  {key:<18} {option.default!s:<12} {option.choices}"), soft_wrap=True)
+    beside = entries.FRAME.get(kind, ())
+    if beside:
+        out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
 
 
 @app.command()

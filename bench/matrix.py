@@ -52,12 +52,11 @@ def build_problem(row: Row, message: str) -> Problem:
     return Problem(*row.where, message)
 
 
-def resolved(matrix: Matrix) -> dict[str, Any]:
-    """The matrix as plain data with every default filled in; a matrix itself, with one row a label."""
+def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
+    """The matrix as plain data with every default filled in; in this folder a matrix itself, a row a label."""
     split = any(seed.tokenizer != seed.generator or seed.tokenizer != seed.sampling for seed in matrix.seeds)
     steps = ("tokenizer", "generator", "sampling")
     nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in steps}
-    folder = matrix.file.parent
     return {
         "name": matrix.name,
         "dataset": [_plain_row(row) for row in matrix.datasets],
@@ -72,7 +71,7 @@ def resolved(matrix: Matrix) -> dict[str, Any]:
         "evaluators": [{row.label: _plain_row(row)} for row in matrix.evaluators],
         "probes": asdict(matrix.probes) if matrix.probes else None,
         "skip": [asdict(skip) for skip in matrix.skip],
-        "plugins": [Path(os.path.relpath(plugin, folder)).as_posix() for plugin in matrix.plugins],
+        "plugins": [Path(os.path.relpath(plugin, folder.resolve())).as_posix() for plugin in matrix.plugins],
         "normalise": matrix.normalise,
         "threads": matrix.threads,
         "precision": matrix.precision,

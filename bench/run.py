@@ -115,7 +115,7 @@ def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
             foreign = True
         if foreign:
             file.rename(file.with_suffix(".json.stale"))
-    text = yaml.safe_dump(resolved(matrix), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(resolved(matrix, options.out), sort_keys=False, allow_unicode=True)
     records.replace_text(options.out / "matrix.lock.yaml", text)
 
 

@@ -172,7 +172,7 @@ class Probes:
 class Settings:
     """The keys of a matrix that are one value each."""
 
-    samples: Count = 1000
+    samples: Annotated[int, Field(ge=4)] = 1000  # fewer have no distances
     normalise: Literal["channel", "scalar", "none"] = "channel"
     threads: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"

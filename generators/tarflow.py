@@ -1,113 +1,185 @@
-"""A normalizing flow made of causal transformers (TARFlow: Zhai et al., 2024)."""
+"""A normalizing flow made of causal transformers (TARFlow: Zhai et al., 2024; STARFlow, SimFlow: 2025)."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, cast
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
 
 from ..bench.api import LatentSpec, Likelihood, Noise, Unfit
-from ..bench.blocks import divide_width, drop_labels, with_unconditional
+from ..bench.blocks import divide_width, drop_labels, modulate, with_unconditional, zero
 from ..bench.flow import guide
 from ..bench.registry import register
 
 
-class CausalLayer(nn.Module):
-    """A pre-norm transformer layer that looks only backward."""
+def starflow_guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Guided (a, b) of N(b, e^2a): the Gaussian p_c^w / p_u^(w - 1) (STARFlow; its w is ours - 1).
 
-    def __init__(self, width: int, heads: int) -> None:
+    Arguments are (..., 2C): a, then b. A conditional wider than the unconditional counts as equally wide.
+    """
+    (a, b), (a_u, b_u) = conditional.chunk(2, -1), unconditional.chunk(2, -1)
+    s = (2 * (a - a_u).clamp(max=0)).exp()  # (sigma_c / sigma_u)^2, at most 1
+    precision = guidance + (1 - guidance) * s  # in units of the conditional's
+    return torch.cat([a - 0.5 * precision.log(), (guidance * b + (1 - guidance) * s * b_u) / precision], -1)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a block makes one (a, b) of its conditional and its unconditional; see `TARFlow.inverse`."""
+
+    w: float
+    rule: Literal["linear", "starflow"]
+    anneal: bool
+    temperature: float
+
+    def __call__(self, output: Tensor, progress: float) -> Tensor:
+        """Both branches' (a, b) (2B, 2C) -> (B, 2C); `progress` in (0, 1] is how far the block is."""
+        conditional, unconditional = output.chunk(2)
+        if self.rule == "starflow":
+            # The released code computes annealed weights and does not use them.
+            return starflow_guide(conditional, unconditional, self.w)
+        return guide(conditional, unconditional, 1 + (self.w - 1) * progress if self.anneal else self.w)
+
+
+def _norm(width: int, adaptive: bool) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) if adaptive else nn.LayerNorm(width)
+
+
+class CausalLayer(nn.Module):
+    """A pre-norm transformer layer that looks only backward; `adaptive`, an adaLN-Zero layer as in DiT."""
+
+    def __init__(self, width: int, heads: int, adaptive: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = _norm(width, adaptive)
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = _norm(width, adaptive)
         self.mlp = Mlp(width, 4 * width)
+        self.modulation = nn.Linear(width, 6 * width) if adaptive else None
 
     def forward(
-        self, x: Tensor, cache: Tensor | None = None, index: int = 0, sharpen: Tensor | None = None
+        self,
+        x: Tensor,
+        modulation: Tensor | None = None,
+        cache: Tensor | None = None,
+        index: int = 0,
+        sharpen: Tensor | None = None,
     ) -> Tensor:
         """All tokens (B, T, D), or with a cache (2, B, heads, T, D / heads) of keys and values one, `index`.
 
-        `sharpen` (B, 1, 1, 1) multiplies the attention logits: an inverse temperature.
+        `modulation` (..., 6D) is what the layer's own gives for a condition; `sharpen` (B, 1, 1, 1)
+        multiplies the attention logits: an inverse temperature.
         """
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if modulation is None:
+            x = x + self.attend(self.norm1(x), cache, index, sharpen)
+            return x + self.mlp(self.norm2(x))
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        attended = self.attend(modulate(self.norm1(x), shift1, scale1), cache, index, sharpen)
+        x = torch.addcmul(x, gate1, attended)
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+    def attend(self, x: Tensor, cache: Tensor | None, index: int, sharpen: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if cache is not None:
             cache[0, :, :, index : index + 1], cache[1, :, :, index : index + 1] = k, v
             k, v = cache[:, :, :, : index + 1]
         q = q if sharpen is None else q * sharpen
         attended = scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        x = x + self.output(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        return self.output(attended.transpose(1, 2).flatten(2))
 
 
 class AutoregressiveBlock(nn.Module):
-    """z_i = (x_i - b_i) exp(-a_i) with (a_i, b_i) from the tokens before i; the first token is unchanged."""
+    """z_i = (x_i - b_i) exp(-a_i) with (a_i, b_i) from the tokens before i; the first token is unchanged.
 
-    def __init__(self, spec: LatentSpec, classes: int, width: int, layers: int, heads: int) -> None:
+    The class is added to every embedded token or, `adaptive`, modulates the layers and the output.
+    """
+
+    def __init__(
+        self, spec: LatentSpec, classes: int, width: int, layers: int, heads: int, adaptive: bool = False
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.classes = heads, classes
         self.embed = nn.Linear(spec.channels, width)
         self.positions = nn.Parameter(torch.empty(spec.tokens, width))
-        self.labels = nn.Parameter(torch.empty(classes, width)) if classes else None
-        self.layers = nn.ModuleList(CausalLayer(width, heads) for _ in range(layers))
+        rows = max(classes, 1) if adaptive else classes  # without classes one row is the condition
+        self.labels = nn.Parameter(torch.empty(rows, width)) if rows else None
+        self.layers = nn.ModuleList(CausalLayer(width, heads, adaptive) for _ in range(layers))
+        self.norm = _norm(width, adaptive) if adaptive else None
+        self.modulation = nn.Linear(width, 2 * width) if adaptive else None
         self.output = nn.Linear(width, 2 * spec.channels)
         for table in (self.positions, self.labels):
             if table is not None:
                 # ml-tarflow: 0.01. At the embedded tokens' scale short runs learn positions and classes too:
                 # after 800 steps on 8x8 digits a classifier agrees with 97 % of the labels, not with 42 %.
                 nn.init.normal_(table, std=0.5)
-        nn.init.zeros_(self.output.weight)
         # ml-tarflow leaves this bias at its random start; at zero an untrained flow is exactly the identity.
-        nn.init.zeros_(self.output.bias)
+        zero(self.output, *(m.modulation for m in (self, *self.layers) if m.modulation is not None))
 
     def label(self, labels: Tensor | None) -> Tensor | float:
         """(B, 1, width), or what broadcasts to it; "no class" is the mean of all classes."""
         if self.labels is None:
             return 0.0
         mean = self.labels.mean(0)
-        if labels is None:
+        if labels is None or not self.classes:
             return mean
         return torch.where(labels[:, None] < 0, mean, self.labels[labels.clamp_min(0)])[:, None]
 
+    def condition(self, labels: Tensor | None) -> tuple[Tensor | float, list[Tensor | None]]:
+        """What is added to embedded tokens, and the modulation of each layer and, last, of the output."""
+        label = self.label(labels)
+        if self.modulation is None:
+            return label, [None] * (len(self.layers) + 1)
+        own = [cast(CausalLayer, layer).modulation for layer in self.layers]
+        return 0.0, [cast(nn.Linear, m)(silu(cast(Tensor, label))) for m in (*own, self.modulation)]
+
+    def head(self, hidden: Tensor, modulation: Tensor | None) -> Tensor:
+        """(B, n, width) -> (B, n, 2C): a and b of the token after each."""
+        if self.norm is not None and modulation is not None:
+            hidden = modulate(self.norm(hidden), *modulation.chunk(2, dim=-1))
+        return self.output(hidden)
+
+    def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """a and b (B, T, C) of every token; token 0 has zeros."""
+        label, modulations = self.condition(labels)
+        hidden = self.embed(x) + self.positions + label
+        for layer, modulation in zip(self.layers, modulations[:-1], strict=True):
+            hidden = layer(hidden, modulation)
+        # What token i - 1 has gathered transforms token i; zeros leave token 0 as it is.
+        a, b = pad(self.head(hidden, modulations[-1])[:, :-1], (0, 0, 1, 0)).chunk(2, dim=-1)
+        return a, b
+
     def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, C) -> the same shape, and the log-determinant (B,)."""
-        hidden = self.embed(x) + self.positions + self.label(labels)
-        for layer in self.layers:
-            hidden = layer(hidden)
-        # What token i - 1 has gathered transforms token i; zeros leave token 0 as it is.
-        a, b = pad(self.output(hidden)[:, :-1], (0, 0, 1, 0)).chunk(2, dim=-1)
+        a, b = self.affine(x, labels)
         return (x - b) * (-a).exp(), -a.sum((1, 2))
 
-    def inverse(
-        self, z: Tensor, labels: Tensor | None, guidance: float, anneal: bool, temperature: float
-    ) -> Tensor:
+    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
         """Token by token with cached keys and values; guided, labels are (2B,): see `with_unconditional`."""
         x, tokens = z.clone(), z.shape[1]
-        copies = 1 if labels is None else len(labels) // len(z)
+        copies = 1 if guidance is None else 2
         width = self.positions.shape[1]
         caches = z.new_empty(
             len(self.layers), 2, copies * len(z), self.heads, tokens - 1, width // self.heads
         )
         sharpen = None
-        if copies == 2 and temperature != 1:  # only the unconditional branch has a temperature
-            sharpen = torch.cat([torch.ones_like(z[:, 0, 0]), torch.full_like(z[:, 0, 0], 1 / temperature)])
+        if guidance is not None and guidance.temperature != 1:  # only of the unconditional branch
+            sharpen = torch.ones_like(z[:, 0, 0]).repeat(2)
+            sharpen[len(z) :] = 1 / guidance.temperature
             sharpen = sharpen[:, None, None, None]
-        label = self.label(labels)
+        label, modulations = self.condition(labels)
         for i in range(tokens - 1):
             hidden = self.embed(x[:, i : i + 1]).repeat(copies, 1, 1) + self.positions[i] + label
-            for layer, cache in zip(self.layers, caches, strict=True):
-                hidden = layer(hidden, cache, i, sharpen)
-            output = self.output(hidden)[:, 0]
-            if copies == 2:
-                w = 1 + (guidance - 1) * (i + 1) / (tokens - 1) if anneal else guidance
-                conditional, unconditional = output.chunk(2)
-                output = guide(conditional, unconditional, w)
+            for layer, modulation, cache in zip(self.layers, modulations[:-1], caches, strict=True):
+                hidden = layer(hidden, modulation, cache, i, sharpen)
+            output = self.head(hidden, modulations[-1])[:, 0]
+            output = output if guidance is None else guidance(output, (i + 1) / (tokens - 1))
             a, b = output.chunk(2, dim=-1)
             x[:, i + 1] = z[:, i + 1] * a.exp() + b
         return x
@@ -115,7 +187,11 @@ class AutoregressiveBlock(nn.Module):
 
 @register("tarflow")
 class TARFlow(Likelihood):
-    """Autoregressive blocks in alternating token order, trained by likelihood on noised latents."""
+    """Autoregressive blocks in alternating token order, trained by likelihood on noised latents.
+
+    SimFlow's XXL is `blocks: 6, layers: 2, deep: 46, width: 1152, heads: 16, conditioning: adaln` with
+    noise_std 0: 1,364,643,840 parameters for 256 tokens of 64 channels (Table 8's 36 layers: 1.13 B).
+    """
 
     def __init__(
         self,
@@ -127,8 +203,15 @@ class TARFlow(Likelihood):
         heads: Annotated[int, Field(ge=1)] = 4,
         noise_std: Annotated[float, Field(ge=0)] = 0.3,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        deep: Annotated[int, Field(ge=0)] = 0,
+        conditioning: Literal["embedding", "adaln"] = "embedding",
     ) -> None:
-        """`layers` per block; `noise_std` of noise on training latents (paper: up to 0.15; STARFlow: 0.3)."""
+        """`noise_std` is of noise on training latents (paper: up to 0.15; STARFlow: 0.3).
+
+        Args:
+            layers: per block; the last one, which comes first in sampling, has `deep` if that isn't 0.
+            conditioning: classes added to embedded tokens, or by adaptive layer norms (SimFlow).
+        """
         super().__init__(spec, classes)
         divide_width(width, heads)
         if spec.tokens < 2:
@@ -137,7 +220,8 @@ class TARFlow(Likelihood):
             )
         self.noise_std, self.label_dropout = noise_std, label_dropout
         self.blocks = nn.ModuleList(
-            AutoregressiveBlock(spec, classes, width, layers, heads) for _ in range(blocks)
+            AutoregressiveBlock(spec, classes, width, depth, heads, conditioning == "adaln")
+            for depth in [layers] * (blocks - 1) + [deep or layers]
         )
 
     def forward(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -156,17 +240,25 @@ class TARFlow(Likelihood):
         *,
         anneal: bool = True,
         temperature: float = 1.0,
+        guidance_rule: Literal["linear", "starflow"] = "linear",
     ) -> Tensor:
-        """noise (B, T, C) -> z; guided, (a, b) of every block are u + w (c - u) (the paper's w is ours - 1).
+        """noise (B, T, C) -> z; the papers' w is ours - 1.
 
-        `anneal` raises w linearly from 1 over the tokens of each block, as evaluate_fid.py always does;
-        `temperature` divides the attention logits of the unconditional branch.
+        The linear rule (TARFlow) makes (a, b) of every block u + w (c - u); `anneal` raises w linearly from 1
+        over the tokens of each block, as evaluate_fid.py always does. STARFlow's rule, which SimFlow keeps,
+        is a product of Gaussians, for the last block alone; the others stay conditional. `temperature`
+        divides the attention logits of the unconditional branch.
         """
-        if labels is not None and guidance != 1 and self.classes:
-            labels = with_unconditional(labels)
+        rule = Guidance(guidance, guidance_rule, anneal, temperature)
+        last = len(self.blocks) - 1
         for index, module in reversed(list(enumerate(self.blocks))):
-            block = cast(AutoregressiveBlock, module)
-            noise = _turn(block.inverse(_turn(noise, index), labels, guidance, anneal, temperature), index)
+            block, turned = cast(AutoregressiveBlock, module), _turn(noise, index)
+            guided = guidance_rule == "linear" or index == last
+            if labels is None or guidance == 1 or not self.classes or not guided:
+                noise = block.inverse(turned, labels)
+            else:
+                noise = block.inverse(turned, with_unconditional(labels), rule)
+            noise = _turn(noise, index)
         return noise
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -179,12 +271,15 @@ class TARFlow(Likelihood):
         log_prob = self.log_prob(noised, drop_labels(labels, self.label_dropout, noise))
         return {"nll": -log_prob.mean() / z[0].numel()}
 
-    def denoise(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """One step along the score, z + noise_std^2 grad log p(z): the mean of the clean latent (Tweedie)."""
+    def score(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """(B, T, C): the gradient of log p(z) with respect to z, also where autograd is off."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            (score,) = torch.autograd.grad(self.log_prob(z, labels).sum(), z)
-        return z.detach() + self.noise_std**2 * score
+            return torch.autograd.grad(self.log_prob(z, labels).sum(), z)[0]
+
+    def denoise(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """One step along the score, z + noise_std^2 grad log p(z): the mean of the clean latent (Tweedie)."""
+        return z + self.noise_std**2 * self.score(z, labels)
 
     def sample(
         self,
@@ -195,12 +290,25 @@ class TARFlow(Likelihood):
         denoise: bool = True,
         anneal: bool = True,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
+        guidance_rule: Literal["linear", "starflow"] = "linear",
+        score_step: Annotated[float, Field(ge=0)] = 0.0,
     ) -> Tensor:
-        """`denoise` removes the noise that training added; `anneal` and `temperature` as in `inverse`."""
+        """Guided by the rules of `inverse`, then by SimFlow's equation 6, then rid of training's noise.
+
+        `score_step` (the paper's gamma, 0.25) moves z by gamma (grad log p(z | c) - grad log p(z)), of the
+        likelihood summed over all elements; there is none at guidance = 1, which is no guidance.
+        """
         start = next(self.parameters()).new_empty(len(labels), self.spec.tokens, self.spec.channels)
         z = self.inverse(
-            noise.normal(start, "noise"), labels, guidance, anneal=anneal, temperature=temperature
+            noise.normal(start, "noise"),
+            labels,
+            guidance,
+            anneal=anneal,
+            temperature=temperature,
+            guidance_rule=guidance_rule,
         )
+        if score_step and guidance != 1 and self.classes:
+            z = z + score_step * (self.score(z, labels) - self.score(z, None))
         return self.denoise(z, labels) if denoise and self.noise_std else z
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise, Unfit
-from latentbench.regularizers.fixed_variance import FixedVariance
+from latentbench.regularizers.simflow import FixedVariance
 
 
 def test_the_noise_around_the_mean_has_standard_deviation_sigma():

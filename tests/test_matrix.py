@@ -258,10 +258,10 @@ def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
     text = text.replace("seeds: [0]", "seeds: {tokenizer: 2, generator: [4, 3]}")
     text += "skip: [{generator: mx_flow, why: slow}]\nprofiles: {a: {samples: 3}}\n"
     matrix = load(write(text))
-    plain = resolved(matrix)
+    plain = resolved(matrix, Path())
     again = load(write(yaml.safe_dump(plain, sort_keys=False)))
     assert again == matrix
-    assert resolved(again) == plain
+    assert resolved(again, Path()) == plain
     assert plain["regularizers"]["mx_pull[weight=0.01]"] == {
         "use": "mx_pull",
         "weight": 0.01,
@@ -296,7 +296,7 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         ),
         ("name", "name: a/b", "1:7: the name 'a/b' must not contain a path"),
         ("name", "name: [a]", "1:7: the name ['a'] must be text"),
-        ("samples", "samples: many", "12:10: samples must be an integer >= 1, not 'many'"),
+        ("samples", "samples: many", "12:10: samples must be an integer >= 4, not 'many'"),
         (
             "normalise",
             "normalise: chanel",
@@ -590,7 +590,8 @@ def test_a_plugin_in_the_matrix_is_found_beside_it(write, tmp_path):
     matrix = load(write(text))
     assert matrix.regularizers[0].part == "mx_mine"
     assert matrix.plugins == ((tmp_path / "mine.py").resolve(),)
-    assert resolved(matrix)["plugins"] == ["mine.py"]
+    assert resolved(matrix, Path())["plugins"] == ["mine.py"]
+    assert resolved(matrix, Path("results/x"))["plugins"] == ["../../mine.py"]
     assert load(write(BASE), plugins=["mine.py"]).plugins == matrix.plugins
 
 
