@@ -288,6 +288,8 @@ class Generator(nn.Module):
 class Flow(Generator):
     """A generator with a velocity field."""
 
+    per_token: ClassVar[bool] = False  # whether a token's velocity depends on that token alone
+
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -370,7 +372,7 @@ class ReferenceSource:
 
     version: ClassVar[int] = 1
     spec: LatentSpec  # of the samples, before any projection
-    labelled: ClassVar[bool] = False  # whether samples come with the dataset's classes
+    labelled: bool = False  # whether samples come with the dataset's classes
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
@@ -402,7 +404,6 @@ class Subject:
     samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
     sample_labels: Tensor | None  # (n,)
     facts: dict[str, Any]  # what the regularizer's constructor was given by name
-    own_reference: bool  # whether the row has a reference of its own, in the latent's space
     costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
     def images(self, split: Split) -> Tensor:
@@ -437,6 +438,11 @@ class Subject:
 
         "train" is what methods may learn from, "val" are fresh samples of the same distribution.
         """
+        raise NotImplementedError
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether the row has a reference of its own in the latent's space, other than the matrix's."""
         raise NotImplementedError
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:

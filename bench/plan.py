@@ -254,8 +254,9 @@ class _Planner:
         own = regularizer and regularizer.reference
         row = own or m.reference
         parents = {"features": self._features((regularizer and regularizer.teacher) or m.teacher)}
-        if row.part == "latents":
-            parents = self._tokenizer(*_other_rows(row), seed)
+        trained = _trained_rows(row)
+        if trained is not None:
+            parents = self._tokenizer(*trained, seed)
         config = {"dataset": self.data, "reference": part("references", row)}
         return self._add("reference", f"{row.label} of {self.dataset_row.label}", config, parents)
 
@@ -266,7 +267,8 @@ class _Planner:
         facts: dict[str, Any] = {"classes": self.dataset.classes, "teacher_spec": teacher.spec}
         if {"reference_spec", "reference_classes"} & set(asked):
             row = regularizer.reference or m.reference
-            spec = self._model(*_other_rows(row)).spec if row.part == "latents" else teacher.spec
+            trained = _trained_rows(row)
+            spec = teacher.spec if trained is None else self._model(*trained).spec
             source: ReferenceSource = self._made(
                 "references", row, lambda c: build.reference(c, self.dataset, spec), str(spec)
             )
@@ -449,12 +451,17 @@ def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _other_rows(reference: Row) -> tuple[Row, Row]:
-    """The tokenizer and the regularizer whose latents are the reference."""
+def _trained_rows(reference: Row) -> tuple[Row, Row] | None:
+    """The tokenizer and the regularizer whose latents a reference is made of, if it is."""
+    chosen: Mapping[str, Any] | None = {"use": reference.part, **reference.options}
+    while chosen is not None and chosen["use"] != "latents":
+        chosen = chosen.get("of")  # a reference that is made of another
+    if chosen is None:
+        return None
     rows = []
     for name in ("tokenizer", "regularizer"):
-        options = dict(reference.options[name])
-        use = options.pop("use")
+        options = {key: value for key, value in chosen[name].items() if key != "use"}
+        use = chosen[name]["use"]
         rows.append(Row(f"reference's {use}", use, options, where=reference.where))
     return rows[0], rows[1]
 

@@ -166,11 +166,8 @@ class Subject(SubjectInterface):
 
     @property
     def own_reference(self) -> bool:
-        overrides = type(self.regularizer).reference is not Regularizer.reference
-        if not overrides and "own_reference" not in self._inputs:
-            return False
-        drawn = self.regularizer.reference(self._references(own=True))
-        return drawn.samples.shape[-1] == self.tokenizer.spec.channels
+        own, common = (self.reference("train", own).samples for own in (True, False))
+        return own.shape[-1] == common.shape[-1] and not torch.equal(own, common)
 
     def reference(self, split: Split, own: bool = False) -> Reference:
         drawn = self._references(own)

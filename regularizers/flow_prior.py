@@ -82,7 +82,7 @@ class FlowPrior(Regularizer):
         self.detach_velocity = detach_velocity
         single = reference_spec.tokens == 1
         self.prior = use(Flow, prior, spec=LatentSpec(1, spec.channels) if single else spec, classes=0)
-        self.per_token = single or getattr(self.prior, "per_token", False)
+        self.per_token = single or self.prior.per_token
 
     def priors(self) -> dict[str, Generator]:
         return {"flow": self.prior}

@@ -1,4 +1,4 @@
-"""Distributions in the plane, a point as an image of 1 x 1 x 2 (Flow Priors, appendix C.1; DMVAE, figure 3)."""
+"""Distributions in the plane, points as images of 1 x 1 x 2 (Flow Priors, appendix C.1; DMVAE, figure 3)."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class SwissRoll(PointSet):
 
 @register("s_curve")
 class SCurve(PointSet):
-    """DMVAE's letter S: `std` (thickness) across the curve, and a diffusion that grows to 0.03 at its ends."""
+    """DMVAE's letter S: `std` (thickness) across the curve, and a diffusion, up to 0.03 at its ends."""
 
     noise = 0.06
 

@@ -39,7 +39,7 @@ class Diffusion(ReferenceSource):
     ) -> None:
         self.of, self.time = source(of, image=image, teacher_spec=teacher_spec), time
         self.spec = self.of.spec
-        self.labelled = self.of.labelled  # type: ignore[misc]  # its own, not the class's
+        self.labelled = self.of.labelled  # its own, not the class's
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         clean = self.of.draw(split, dataset, tokens, pooled)
