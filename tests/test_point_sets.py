@@ -1,4 +1,4 @@
-"""Point sets: what is drawn has the density that is said, in the units of the frame's standardised reference."""
+"""Point sets: what is drawn has the density that they say, in the units of the frame's reference."""
 
 import numpy as np
 import pytest
