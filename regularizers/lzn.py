@@ -177,7 +177,7 @@ def _gaps(anchors: Tensor) -> Tensor:
     return (squares[:, None] + squares - 2 * a @ a.mT).clamp_min(0).fill_diagonal_(0)
 
 
-def _others(u: Tensor, anchors: Tensor, gaps: Tensor, kappa: float) -> Tensor:
+def _others(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor:
     """w_ij of `zones`, (n, n), with zeros on the diagonal."""
     logits = torch.addmm(gaps, u, anchors.mT, beta=-(kappa**2) / 2, alpha=kappa)
     # Below this, 1e-19 in float32, a product of two weights is denormal, and with denormals matrix products
@@ -186,15 +186,15 @@ def _others(u: Tensor, anchors: Tensor, gaps: Tensor, kappa: float) -> Tensor:
     return F.threshold(logits.softmax(1), tiny, 0.0).fill_diagonal_(0)
 
 
-def _pull(u: Tensor, anchors: Tensor, gaps: Tensor, kappa: float) -> Tensor | None:
+def _pull(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor | None:
     """sum_j w_ij (a_j - a_i), (n, q); None where no other anchor is in sight, as in most steps near t = 1."""
-    w = _others(u, anchors, gaps, kappa)
+    w = _others(kappa, u, anchors, gaps)
     return w @ anchors - w.sum(1, keepdim=True) * anchors if w.any() else None
 
 
-def _pull_back(g: Tensor, u: Tensor, a: Tensor, gaps: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+def _pull_back(kappa: float, g: Tensor, u: Tensor, a: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of u and a (n, q) from that of `_pull`, g."""
-    w = _others(u, a, gaps, kappa)
+    w = _others(kappa, u, a, gaps)
     r = w * (g @ a.mT - (g * a).sum(1, keepdim=True))
     r -= w * r.sum(1, keepdim=True)  # of the logits, but for the diagonal, which makes rows sum to 0
     rows, columns, ra = r.sum(1, keepdim=True), r.sum(0)[:, None], r @ a
@@ -214,7 +214,7 @@ def _integrate(
     """The states u (n, q) at each kappa, and which steps had a pull."""
     gaps, states, pulls, active = _gaps(anchors), [u], list[Tensor | None](), list[bool]()
     for kappa, row in zip(kappas, weights, strict=False):
-        pull = _pull(*_wide(kappa, states[-1], anchors, gaps), kappa)
+        pull = _pull(kappa, *_wide(kappa, states[-1], anchors, gaps))
         active.append(pull is not None)
         pulls = [None if pull is None else pull.to(u), *pulls[:2]]
         moved = [c * pull for c, pull in zip(row, pulls, strict=False) if pull is not None]
@@ -246,8 +246,8 @@ class _Zones(torch.autograd.Function):
             if not active[step]:
                 continue
             entered = [row[lag] * state for lag, (state, row) in enumerate(later) if lag < len(row)]
-            inputs = _wide(kappas[step], states[step], sum(entered), anchors, gaps)
-            of_u, of_a = _pull_back(inputs[1], inputs[0], *inputs[2:], kappas[step])
+            inputs = _wide(kappas[step], torch.stack(entered).sum(0), states[step], anchors, gaps)
+            of_u, of_a = _pull_back(kappas[step], *inputs)
             g, of_anchors = g + of_u.to(g), of_anchors + of_a.to(g)
         return of_anchors, g, None, None
 
