@@ -1,0 +1,172 @@
+"""A posterior of fixed variance, and the flow that is trained on it jointly (SimFlow: Zhao et al., 2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..bench.api import Diverged, Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step, Unfit
+from ..bench.blocks import drop_labels
+from ..bench.registry import Use, register, use
+
+Perturbation = Literal["additive", "linear", "slerp", "none"]
+
+# The posterior's noise is all that the flow is trained with, and none is taken off its samples.
+PRIOR: dict[str, object] = {"use": "tarflow", "noise_std": 0.0}
+
+# Nats per element: 128 elements that tell no more leave 13 images apart, 16,384 are worth 59 bytes. On digits
+# the loss ends 0.06 above its floor at weight 1 and 0.25 at 0.1; without a reconstruction loss, below 0.01.
+MARGIN = 0.02
+MEMORY = 0.98  # of the average: 200 updates at the floor bring it from one nat above to the margin
+ROUNDING = 1 / 127.5  # of an 8-bit image in [-1, 1]
+NORMAL = 0.5 * math.log(2 * math.pi)  # the normal density's constant, which the paper leaves out of the loss
+
+
+def perturb(mean: Tensor, noise: Tensor, t: Tensor, kind: Perturbation) -> Tensor:
+    """SimFlow's Table 6; mean and noise (B, T, C), t (B, 1, 1) in [0, 1], which "additive" has no use for."""
+    if kind == "linear":
+        return t * mean + (1 - t) * noise
+    if kind == "slerp":
+        return t * mean + (1 - t.square()).sqrt() * noise
+    return mean + noise if kind == "additive" else mean
+
+
+def entropy(sigma: float, elements: int) -> float:
+    """Nats of a posterior of so many elements (equation 34): the ELBO's constant term."""
+    return elements * (NORMAL + math.log(sigma) + 0.5)
+
+
+def capacity(mean: Tensor, sigma: float) -> Tensor:
+    """mean (B, T, C) -> a bound, in nats per element, on what mean + sigma * noise tells about the image.
+
+    That of Gaussian channels whose signals have the variances of the means over the batch.
+    """
+    return 0.5 * torch.log1p(mean.var(0, correction=0) / sigma**2).mean()
+
+
+@register("fixed_variance")
+class FixedVariance(Regularizer):
+    """Latents z = mu + sigma * noise; `layer_norm` gives each token of mu zero mean and unit variance.
+
+    sigma is a standard deviation: the variance "0.5" of the abstract is 0.5 squared in section 5.3. SimFlow's
+    flow keeps mu from outgrowing the noise; without it only the layer norm does, so it is on. The norm has no
+    affine parameters (the paper doesn't say): with them mu could grow again.
+    """
+
+    def __init__(
+        self, spec: LatentSpec, sigma: Annotated[float, Field(ge=0)] = 0.5, layer_norm: bool = True
+    ) -> None:
+        super().__init__(spec)
+        if layer_norm and spec.channels < 3:
+            raise Unfit(
+                f"layer_norm over {spec.channels} channels leaves nothing but a sign; 3 or more are needed"
+            )
+        self.sigma, self.layer_norm = sigma, layer_norm
+
+    def mean(self, h: Tensor) -> Tensor:
+        """h (B, T, C) -> mu (B, T, C)."""
+        return F.layer_norm(h, h.shape[-1:]) if self.layer_norm else h
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        mean = self.mean(h)
+        return mean if noise is None else mean + self.sigma * noise.normal(mean, "posterior")
+
+
+@register("simflow")
+class SimFlow(FixedVariance):
+    """`fixed_variance` with a prior that is trained on the latents jointly, and shapes them by its loss.
+
+    `prior` is a likelihood, whose negative logarithm is descended, or a flow, with its own loss (the paper's
+    diffusion variant); it is the sampler of `use: joint`. Nothing stops a gradient.
+    """
+
+    surplus: Tensor
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        classes: int,
+        sigma: Annotated[float, Field(gt=0)] = 0.5,
+        weight: Annotated[float, Field(ge=0)] = 1.0,
+        prior: Annotated[Use, (Likelihood, Flow)] = PRIOR,
+        perturbation: Perturbation = "additive",
+        layer_norm: bool = True,
+    ) -> None:
+        """`perturbation` is one of Table 6, with e = sigma * noise.
+
+        The paper does not say which t its "linear" and "slerp" have: here it is uniform in [0, 1], one per
+        image, so that the latents are noise at worst and the bare means at best.
+        """
+        super().__init__(spec, sigma, layer_norm)
+        self.weight, self.perturbation = weight, perturbation
+        options = {"use": prior} if isinstance(prior, str) else dict(prior)
+        options = {**PRIOR, **options} if options["use"] == PRIOR["use"] else options
+        if options.get("noise_std"):
+            raise ValueError(
+                f"noise_std = {options['noise_std']} of the prior is noise on top of sigma; it must be 0 here"
+            )
+        self.prior = use(Generator, options, spec=spec, classes=classes)
+        # A nat per element to begin with: only a run that stays at the floor comes down to the margin.
+        self.register_buffer("surplus", torch.ones(()))
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        mean = self.mean(h)
+        if noise is None:
+            return mean
+        t = noise.uniform(mean[:, :1, :1], "t")
+        return perturb(mean, self.sigma * noise.normal(mean, "posterior"), t, self.perturbation)
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        if not isinstance(self.prior, Likelihood):
+            losses = self.prior.loss(z, step.labels, step.noise)
+            return {"prior": self.weight * sum(losses.values(), z.new_zeros(()))}
+        labels = drop_labels(step.labels, getattr(self.prior, "label_dropout", 0.0), step.noise)
+        # Equation 36: mean(noise^2) / 2 + sum of log alpha, per element.
+        value = -self.prior.log_prob(z, labels).mean() / z[0].numel() - NORMAL
+        if self.training:
+            self._watch(value.detach(), h.detach())
+        return {"prior": self.weight * value}
+
+    def generator(self) -> Generator:
+        return self.prior
+
+    def floor(self) -> float | None:
+        """What the likelihood's loss cannot go below, in nats per element: the posterior's own entropy.
+
+        0.5 + log(sigma), reached when all means coincide and the prior is perfect. Bare means ("none") have
+        none: there it is what a prior gets that knows them to within the rounding of pixels. The floors of
+        "linear" and "slerp" depend on how well the prior guesses t: None, nothing is watched.
+        """
+        sigma = {"additive": self.sigma, "none": ROUNDING}.get(self.perturbation)
+        return None if sigma is None else entropy(sigma, 1) - NORMAL
+
+    @torch.no_grad()
+    def _watch(self, value: Tensor, h: Tensor) -> None:
+        """Raises Diverged when the loss has stayed at its floor and the means tell nothing about images.
+
+        The loss alone wouldn't do: a prior that knows few images by heart comes as near (four digits: 0.03).
+        By the second condition no latent that tells more than `MARGIN` is ever called collapsed.
+        """
+        floor = self.floor()
+        if floor is None:
+            return
+        # A bad batch counts as no more than a nat.
+        self.surplus.lerp_((value.to(self.surplus) - floor).clamp(max=1), 1 - MEMORY)
+        if not self.surplus < MARGIN:  # nor if it isn't a number, which is the loop's affair
+            return
+        reached = f"collapsed: the prior's loss has come to {self.surplus + floor:.3f} nats per element"
+        if self.perturbation == "none":
+            raise Diverged(
+                f"{reached}, that of latents known to within {ROUNDING:.4f}; bare means have no floor"
+            )
+        told = capacity(self.mean(h), self.sigma)
+        if told < MARGIN:
+            raise Diverged(
+                f"{reached}, its floor being 0.5 + log({self.sigma:g}) = {floor:.3f}, and latents tell at"
+                f" most {told:.4f} nats per element about their images"
+            )
