@@ -1,4 +1,4 @@
-"""TARFlow against autograd's Jacobian, an uncached inverse and closed forms."""
+"""TARFlow, and its layouts and guidance of STARFlow and SimFlow, against autograd and closed forms."""
 
 import math
 
@@ -6,19 +6,27 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise, Unfit
-from latentbench.generators.tarflow import TARFlow
+from latentbench.generators.tarflow import CausalLayer, TARFlow, starflow_guide
 
 SPEC = LatentSpec(4, 3)
 LABELS = torch.tensor([0, 1, 2, -1])
+LAYOUTS = [
+    {},
+    {"deep": 3},
+    {"conditioning": "adaln"},
+    {"deep": 3, "conditioning": "adaln"},
+    {"conditioning": "adaln", "classes": 0},
+]
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
 
 def make(classes=3, randomise=True, **options):
     torch.manual_seed(0)
     model = TARFlow(SPEC, classes, width=8, blocks=3, layers=2, heads=2, **options).double().eval()
     if randomise:
-        for block in model.blocks:
-            torch.nn.init.normal_(block.output.weight, std=0.1)
-            torch.nn.init.normal_(block.output.bias, std=0.1)
+        for name, parameter in model.named_parameters():
+            if "blocks" in name and name.split(".")[2] == "output" or "modulation" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
     return model
 
 
@@ -32,12 +40,7 @@ def uncached_inverse(model, noise, labels):
         target = noise.flip(1) if index % 2 else noise
         x = target
         for _ in range(SPEC.tokens):
-            z, _ = block(x, labels)
-            hidden = block.embed(x) + block.positions + block.label(labels)
-            for layer in block.layers:
-                hidden = layer(hidden)
-            a = torch.nn.functional.pad(block.output(hidden)[:, :-1], (0, 0, 1, 0)).chunk(2, -1)[0]
-            x = x + (target - z) * a.exp()
+            x = x + (target - block(x, labels)[0]) * block.affine(x, labels)[0].exp()
         noise = x.flip(1) if index % 2 else x
     return noise
 
@@ -48,8 +51,39 @@ def test_conditional_imagenet_64_has_its_parameter_count():
     assert sum(p.numel() for p in model.parameters()) == 466_286_784
 
 
-def test_the_log_determinant_is_that_of_autograd_s_jacobian():
-    model, z = make(), latents()
+@pytest.mark.parametrize(
+    "width, heads, deep, count",
+    [
+        (384, 6, 2, 37_032_960),
+        (768, 12, 2, 141_305_088),
+        (1024, 16, 14, 474_852_096),
+        (1152, 16, 18, 695_299_584),
+        (1152, 16, 46, 1_364_643_840),
+    ],
+    ids="S B L XL XXL".split(),
+)
+def test_simflow_s_flows_have_their_parameter_counts(width, heads, deep, count):
+    with torch.device("meta"):
+        model = TARFlow(
+            LatentSpec(256, 64, (16, 16)),
+            1000,
+            width=width,
+            blocks=6,
+            layers=2,
+            heads=heads,
+            deep=deep,
+            conditioning="adaln",
+        )
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_the_deep_block_is_the_last_towards_noise():
+    assert [len(block.layers) for block in make(deep=3).blocks] == [2, 2, 3]
+
+
+@every_layout
+def test_the_log_determinant_is_that_of_autograd_s_jacobian(layout):
+    model, z = make(**layout), latents()
     _, logdet = model(z, LABELS)
     for i in range(4):
         one = lambda flat, i=i: model(flat.reshape(1, 4, 3), LABELS[i : i + 1])[0].flatten()  # noqa: E731
@@ -59,21 +93,24 @@ def test_the_log_determinant_is_that_of_autograd_s_jacobian():
 
 @torch.no_grad()
 @pytest.mark.parametrize("labels", [LABELS, None])
-def test_the_cached_inverse_undoes_the_forward_pass(labels):
-    model, z = make(), latents()
+@every_layout
+def test_the_cached_inverse_undoes_the_forward_pass(labels, layout):
+    model, z = make(**layout), latents()
     noise, _ = model(z, labels)
     assert not torch.allclose(noise, z, atol=0.1)
     torch.testing.assert_close(model.inverse(noise, labels), z, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
-def test_the_cached_inverse_equals_the_uncached_one():
-    model, noise = make(), latents()
+@every_layout
+def test_the_cached_inverse_equals_the_uncached_one(layout):
+    model, noise = make(**layout), latents()
     torch.testing.assert_close(model.inverse(noise, LABELS), uncached_inverse(model, noise, LABELS))
 
 
-def test_an_untrained_flow_is_the_identity_with_a_standard_normal_density():
-    model, z = make(randomise=False), latents()
+@every_layout
+def test_an_untrained_flow_is_the_identity_with_a_standard_normal_density(layout):
+    model, z = make(randomise=False, **layout), latents()
     noise, logdet = model(z, LABELS)
     assert torch.equal(noise, z) and not logdet.any()
     expected = -0.5 * z.square().sum((1, 2)) - 6 * math.log(2 * math.pi)
@@ -92,8 +129,9 @@ def test_the_density_integrates_to_one():
     assert total.item() == pytest.approx(1, abs=1e-3)
 
 
-def test_a_block_leaves_its_first_token_and_looks_only_backward():
-    block, z = make().blocks[0], latents()
+@every_layout
+def test_a_block_leaves_its_first_token_and_looks_only_backward(layout):
+    block, z = make(**layout).blocks[0], latents()
     out, _ = block(z, LABELS)
     assert torch.equal(out[:, 0], z[:, 0])
     other = z.clone()
@@ -102,8 +140,9 @@ def test_a_block_leaves_its_first_token_and_looks_only_backward():
     assert changed.tolist() == [False, False, True, True]
 
 
-def test_no_class_is_the_mean_of_all_classes():
-    model, z = make(), latents()
+@pytest.mark.parametrize("conditioning", ["embedding", "adaln"])
+def test_no_class_is_the_mean_of_all_classes(conditioning):
+    model, z = make(conditioning=conditioning), latents()
     none = model.log_prob(z, None)
     torch.testing.assert_close(model.log_prob(z, torch.full((4,), -1)), none)
     assert not torch.isclose(model.log_prob(z, LABELS)[:3], none[:3]).any()
@@ -111,6 +150,17 @@ def test_no_class_is_the_mean_of_all_classes():
         for block in model.blocks:
             block.labels.copy_(block.labels.mean(0).expand(3, -1))
     torch.testing.assert_close(model.log_prob(z, LABELS), none)
+
+
+def test_adaptive_layers_start_as_the_identity_and_learn_with_and_without_classes():
+    x = torch.randn(2, 4, 8)
+    layer = CausalLayer(8, 2, adaptive=True)
+    torch.nn.init.zeros_(layer.modulation.weight), torch.nn.init.zeros_(layer.modulation.bias)
+    assert torch.equal(layer(x, layer.modulation(x)), x)
+    for classes in (3, 0):
+        model = make(classes, conditioning="adaln", noise_std=0.0)
+        model.loss(latents(), LABELS if classes else None, Noise(0))["nll"].backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 @torch.no_grad()
@@ -143,6 +193,61 @@ def test_temperature_touches_only_the_unconditional_branch():
     assert not torch.equal(
         model.inverse(noise, LABELS, 2.0, temperature=2.0), model.inverse(noise, LABELS, 2.0)
     )
+
+
+def gaussian_product(a, b, a_u, b_u, w):
+    """a and b of the Gaussian with density ~ p_c^w / p_u^(w - 1), by adding precisions."""
+    precision = w * (-2 * a).exp() - (w - 1) * (-2 * a_u).exp()
+    return -0.5 * precision.log(), (w * b * (-2 * a).exp() - (w - 1) * b_u * (-2 * a_u).exp()) / precision
+
+
+def test_starflow_s_guidance_is_a_product_of_gaussians_where_the_conditional_is_the_narrower():
+    a, b, b_u, gap = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    c, u = torch.cat([a, b], -1), torch.cat([a + gap.abs(), b_u], -1)
+    for w in (0.0, 0.5, 1.0, 1.5, 4.0):
+        expected = torch.cat(gaussian_product(a, b, a + gap.abs(), b_u, w), -1)
+        torch.testing.assert_close(starflow_guide(c, u, w), expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(starflow_guide(c, u, 1.0), c, atol=1e-15, rtol=0)
+    # Where it is the wider, dividing could leave nothing to normalise; widths count as equal.
+    wide = starflow_guide(c, torch.cat([a - gap.abs(), b_u], -1), 3.0)
+    torch.testing.assert_close(wide, torch.cat([a, b + 2 * (b - b_u)], -1))
+
+
+@torch.no_grad()
+@every_layout
+def test_starflow_s_guidance_is_for_the_last_block_and_the_others_stay_conditional(layout):
+    model, noise = make(**layout), latents()
+    z = model.inverse(noise, LABELS, 2.0, guidance_rule="starflow")
+    if not model.classes:
+        assert torch.equal(z, model.inverse(noise, LABELS))
+        return
+    for index, block in enumerate(model.blocks[:-1]):
+        z = block(z.flip(1) if index % 2 else z, LABELS)[0]
+        z = z.flip(1) if index % 2 else z
+    last = model.blocks[-1]  # of three: reads tokens forward
+    (a, b), (a_u, b_u) = last.affine(z, LABELS), last.affine(z, None)
+    a, b = gaussian_product(a, b, torch.maximum(a, a_u), b_u, 2.0)
+    torch.testing.assert_close((z - b) * (-a).exp(), noise)
+
+
+@torch.no_grad()
+def test_the_score_step_adds_gamma_times_the_difference_of_scores():
+    model = make(noise_std=0.0)
+    plain, stepped = (model.sample(LABELS, 1.5, Noise(0), score_step=gamma) for gamma in (0.0, 0.25))
+    with torch.enable_grad():
+        z = plain.clone().requires_grad_()
+        (model.log_prob(z, LABELS) - model.log_prob(z, None)).sum().backward()
+    torch.testing.assert_close(stepped - plain, 0.25 * z.grad)
+    assert torch.equal(stepped[3], plain[3]) and not torch.equal(stepped[:3], plain[:3])  # label 3 is none
+    unguided = [model.sample(LABELS, 1.0, Noise(0), score_step=gamma) for gamma in (0.0, 0.25)]
+    assert torch.equal(*unguided)
+
+
+@torch.no_grad()
+def test_without_training_noise_there_is_nothing_to_denoise():
+    model = make(noise_std=0.0)
+    one, two = (model.sample(LABELS, 1.0, Noise(0), denoise=denoise) for denoise in (True, False))
+    assert torch.equal(one, two)
 
 
 def test_denoising_an_untrained_flow_is_gaussian_shrinkage_also_without_autograd():
