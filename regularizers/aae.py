@@ -52,7 +52,7 @@ class AAE(Regularizer):
         weight: Annotated[float, Field(ge=0)] = 0.1,
         warmup: Annotated[int, Field(ge=0)] = 100,
         objective: Objective = "logistic",
-        r1: Annotated[float, Field(ge=0)] = 0.0,
+        r1: Annotated[float, Field(ge=0)] = 1.0,
         width: Annotated[int, Field(ge=1)] = 512,
     ) -> None:
         super().__init__(spec)

@@ -80,10 +80,10 @@ class MMD(Regularizer):
         spec: LatentSpec,
         reference_spec: LatentSpec,
         target: Literal["reference", "gaussian"] = "reference",
-        weight: Annotated[float, Field(ge=0)] = 1.0,
+        weight: Annotated[float, Field(ge=0)] = 0.1,
         samples: Literal["token", "image"] = "token",
         kernel: Literal["imq", "rbf"] = "imq",
-        tokens: Annotated[int, Field(ge=1)] = 16,
+        tokens: Annotated[int, Field(ge=1)] = 4,
     ) -> None:
         super().__init__(spec)
         if samples == "image" and target == "reference" and reference_spec.tokens == 1 < spec.tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -224,9 +224,11 @@ class Joint(Generator):
         """Trained on alone, it has no teacher."""
         return {"velocity": self(z, labels, noise)[0]}
 
-    def sample(self, labels: Tensor, guidance: float, noise: Noise, **sampler: Any) -> Tensor:
+    def sample(
+        self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
+    ) -> Tensor:
         """The flow's own sampler, in the tokenizer's units."""
-        return self.whitening.inverse(self.flow.sample(labels, guidance, noise, **sampler))
+        return self.whitening.inverse(self.flow.sample(labels, guidance, noise, steps=steps))
 
 
 @register("repa_e")

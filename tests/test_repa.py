@@ -1,10 +1,12 @@
-"""The cosine alignment: its range and invariances, and which tokens meet which."""
+"""Alignments with a teacher: their ranges, margins and invariances, and which tokens meet which."""
+
+import math
 
 import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
-from latentbench.regularizers.repa import REPA, cosine_loss, regrid
+from latentbench.regularizers.repa import REPA, VF, SoftVQAlign, cosine_loss, regrid, vf_loss
 
 
 def step_with(features):
@@ -62,3 +64,91 @@ def test_training_the_encoder_alone_aligns_it():
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < losses[0] - 0.2
+
+
+def test_both_vf_terms_are_zero_for_positive_multiples_of_the_teacher_s_tokens():
+    f = torch.randn(3, 5, 7, dtype=torch.float64)
+    scales = torch.rand(3, 5, 1, dtype=torch.float64) + 0.1
+    cos, dist = vf_loss(scales * f, f, 0.0, 0.0)
+    assert abs(cos) < 1e-12 and abs(dist) < 1e-12
+    cos, dist = vf_loss(-f, f, 0.0, 0.0)  # the pairs' similarities stay as they are
+    assert cos.item() == pytest.approx(2) and abs(dist) < 1e-12
+
+
+@pytest.mark.parametrize("degrees", [20, 59, 61, 120])
+def test_the_vf_margins_forgive_up_to_their_threshold(degrees):
+    turn = math.radians(degrees)
+    east, north, turned = (
+        torch.tensor(v, dtype=torch.float64) for v in ([1, 0], [0, 1], [math.cos(turn), math.sin(turn)])
+    )
+    cos, _ = vf_loss(5 * turned.reshape(1, 1, 2), east.reshape(1, 1, 2), 0.5, 0.25)
+    assert cos.item() == pytest.approx(max(0, 0.5 - math.cos(turn)), abs=1e-12)  # forgives up to 60 degrees
+    _, dist = vf_loss(torch.stack((east, turned))[None], torch.stack((east, north))[None], 0.5, 0.25)
+    # Of the four pairs two are a token with itself.
+    assert dist.item() == pytest.approx(max(0, abs(math.cos(turn)) - 0.25) / 2, abs=1e-12)
+
+
+def test_the_vf_terms_are_what_loops_over_tokens_and_pairs_say():
+    z, f = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+
+    def cosine(a, b):
+        return (a @ b / (a.norm() * b.norm())).item()
+
+    near = [max(0, 1 - 0.3 - cosine(z[b, i], f[b, i])) for b in range(3) for i in range(4)]
+    apart = [
+        max(0, abs(cosine(z[b, i], z[b, j]) - cosine(f[b, i], f[b, j])) - 0.2)
+        for b in range(3)
+        for i in range(4)
+        for j in range(4)
+    ]
+    cos, dist = vf_loss(z, f, 0.3, 0.2)
+    assert cos.item() == pytest.approx(sum(near) / 12, abs=1e-12)
+    assert dist.item() == pytest.approx(sum(apart) / 48, abs=1e-12)
+
+
+def test_vf_leaves_its_weight_to_the_balance():
+    losses = []
+    for weight in (0.1, 5.0):
+        torch.manual_seed(0)
+        regularizer = VF(LatentSpec(4, 3, (2, 2)), LatentSpec(4, 5, (2, 2)), weight=weight)
+        assert regularizer.balanced == {"vf": weight} and regularizer.projector.bias is None
+        losses.append(regularizer.loss(torch.randn(2, 4, 3), None, step_with(torch.randn(2, 4, 5)))["vf"])
+    assert losses[0].item() == losses[1].item() > 0
+
+
+def softvq(tokens, teacher, mode):
+    """With the identity for its projector."""
+    regularizer = SoftVQAlign(LatentSpec(tokens, 5), LatentSpec(teacher, 5), mode=mode, weight=1.0)
+    regularizer.projector = torch.nn.Identity()
+    return lambda z, f: regularizer.loss(z, z, step_with(f))["softvq_align"]
+
+
+def test_a_repeated_token_meets_the_teacher_s_next_four_in_raster_order():
+    loss, f = softvq(3, 12, "repeat"), torch.randn(2, 12, 5, dtype=torch.float64)
+    z = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert loss(f[:, ::4], f[:, ::4].repeat_interleave(4, 1)).item() == pytest.approx(-1)
+    # A token's loss is that of its own four alone.
+    (whole,) = torch.autograd.grad(loss(z, f), z)
+    for token in range(3):
+        (part,) = torch.autograd.grad(softvq(1, 4, "repeat")(z[:, [token]], f[:, 4 * token :][:, :4]), z)
+        assert torch.allclose(part[:, token] / 3, whole[:, token], atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["repeat", "average", "global"])
+def test_softvq_s_alignment_does_not_depend_on_scale(mode):
+    z, f = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 12, 5, dtype=torch.float64)
+    loss = softvq(3, 12, mode)
+    assert loss(7 * z, 0.2 * f).item() == pytest.approx(loss(z, f).item(), abs=1e-12)
+
+
+def test_softvq_s_other_modes_compare_means():
+    z, f = torch.randn(2, 3, 5), torch.randn(2, 12, 5)
+    means = torch.stack([f[:, 4 * i : 4 * i + 4].mean(1) for i in range(3)], 1)
+    torch.testing.assert_close(softvq(3, 12, "average")(z, f), cosine_loss(z, means))
+    torch.testing.assert_close(softvq(3, 12, "global")(z, f), cosine_loss(z.mean(1), f.mean(1)))
+
+
+def test_tokens_that_do_not_divide_the_teacher_s_cannot_be_repeated():
+    with pytest.raises(Unfit, match="5 latent tokens cannot be repeated to 12 teacher tokens"):
+        SoftVQAlign(LatentSpec(5, 3), LatentSpec(12, 5))
+    SoftVQAlign(LatentSpec(5, 3), LatentSpec(12, 5), mode="average")
