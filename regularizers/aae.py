@@ -1,4 +1,4 @@
-"""A discriminator that tells latents from a prior's draws (adversarial autoencoder: Makhzani et al., 2016)."""
+"""A discriminator that tells latents from draws of a prior (AAE: Makhzani et al., 2016)."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import drop_labels
-from ..bench.flow import interpolate
+from ..bench.blocks import drop_labels, with_unconditional
+from ..bench.flow import euler, guide, interpolate
 from ..bench.registry import Use, register, use
 
 Weight = Annotated[float, Field(ge=0)]
@@ -227,8 +227,20 @@ class Joint(Generator):
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
     ) -> Tensor:
-        """The flow's own sampler, in the tokenizer's units."""
-        return self.whitening.inverse(self.flow.sample(labels, guidance, noise, steps=steps))
+        """Euler's method, guided in all channels; in the tokenizer's units."""
+        like = self.whitening.mean.new_empty(len(labels), self.spec.tokens, self.spec.channels)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            t = t.to(x)
+            if guidance == 1 or self.classes == 0:
+                return self.flow.velocity(x, t, labels, self.tap)[0]
+            pairs = with_unconditional(labels)
+            v = self.flow.velocity(x.repeat(2, 1, 1), t.repeat(2), pairs, self.tap)[0]
+            conditional, unconditional = v.chunk(2)
+            return guide(conditional, unconditional, guidance)
+
+        times = torch.linspace(0, 1, steps + 1, device="cpu")
+        return self.whitening.inverse(euler(field, noise.normal(like, "noise"), times))
 
 
 @register("repa_e")

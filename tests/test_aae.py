@@ -103,12 +103,16 @@ def test_the_encoder_s_loss_leaves_the_spectral_norms_alone_and_the_discriminato
 
 
 def test_with_the_gaussian_target_the_reference_is_not_looked_at():
-    regularizer, z = build(target="gaussian").eval(), cloud([1.0, 0.0, 0.0], 0)
-    with torch.no_grad():
-        logits = regularizer.discriminator(step().noise.normal(z, "prior")), regularizer.discriminator(z)
-        expected = discriminator_loss(*logits, "logistic")
-        assert regularizer.critic_loss("discriminator", z, step()).item() == pytest.approx(
-            expected.item(), rel=0.01
-        )
-        with pytest.raises(AssertionError):
-            build().critic_loss("discriminator", z, step())
+    regularizer, z = build(target="gaussian", r1=0.0), cloud([1.0, 0.0, 0.0], 0)
+    losses = [regularizer.critic_loss("discriminator", z, step(0, r)) for r in (None, 100 * z)]
+    regularizer.discriminator.eval()
+    logits = regularizer.discriminator(step().noise.normal(z, "prior")), regularizer.discriminator(z)
+    expected = discriminator_loss(*logits, "logistic").item()
+    assert [loss.item() for loss in losses] == pytest.approx([expected] * 2, rel=0.01)
+
+
+def test_the_discriminator_s_loss_has_the_gradient_penalty_on_the_prior_s_draws():
+    z, drawn = cloud([1.0, 0.0, 0.0], 0), cloud([0.0, 0.0, 0.0], 1)
+    losses = [build(r1=r1).critic_loss("discriminator", z, step(0, drawn)).item() for r1 in (0.0, 2.0)]
+    penalty = gradient_penalty(build().discriminator, drawn).item()
+    assert losses[1] - losses[0] == pytest.approx(2 * penalty, rel=0.05)
