@@ -191,7 +191,9 @@ class DMVAE(Regularizer):
         score_difference_real  |v_real(x_t) - sg(v_fake(x_t))|^2; or `fake`, or `both` have the gradient
         loss_difference        0.5 |v_real(x_t) - sg(u)|^2 - 0.5 |v_fake(x_t) - sg(u)|^2
 
-    All are means over elements.
+    All are means over elements. The released weight is 10, beside L1, LPIPS and an adversarial loss. On 8x8
+    digits, beside L1 alone, 400 steps at 1 bring the nearest-neighbour distances, both ways, to those of
+    fresh samples at 40 dB (none: 48); 10 brings them no nearer, at 26 dB.
     """
 
     prior_options = frozenset({"score", "head"})
@@ -201,7 +203,7 @@ class DMVAE(Regularizer):
         spec: LatentSpec,
         reference_spec: LatentSpec,
         reference_classes: int,
-        weight: Annotated[float, Field(ge=0)] = 10.0,
+        weight: Annotated[float, Field(ge=0)] = 1.0,
         objective: Objective = "matching",
         score: Annotated[Use, Flow] = SCORE,
         critic_steps: Annotated[int, Field(ge=1)] = 5,
