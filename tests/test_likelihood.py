@@ -170,3 +170,16 @@ def test_references_are_used_in_the_units_of_the_frame():
     assert LatentLikelihood(**SMALL).run(subject)["NLL_real"] == pytest.approx(
         -subject.dataset.log_prob(subject.references["val"][:, 0].double()).mean().item()
     )
+
+
+def test_a_loss_that_cannot_be_batched_has_the_same_landscape():
+    class Branching(OfLikelihood):
+        def loss(self, z, h, step):
+            return super().loss(z, h, step) if z.sum().item() < 1e9 else {}
+
+    dataset = create("datasets", "ring", count=20, val=20)
+    points = torch.randn(40, 2)
+    one, two = (
+        landscape(cls(dataset, noise=1.0), points, 4, Noise(0), 0) for cls in (OfLikelihood, Branching)
+    )
+    torch.testing.assert_close(one, two)
