@@ -40,12 +40,12 @@ class AAE(Regularizer):
     """Latent tokens are made to look like those of the reference, or of N(0, I), to a small network.
 
     It sees one token at a time, whatever its position and image: three linear layers with leaky ReLU and
-    spectral norm; `r1` weighs the gradient penalty on the prior's draws. The encoder's term grows linearly over
-    the first `warmup` updates. There is no reference code; norms, penalty and weight are later work's.
+    spectral norm; `r1` weighs the gradient penalty on the prior's draws. The encoder's term grows linearly
+    over the first `warmup` updates. No code was released; norms, penalty and weight are later work's.
 
-    The discriminator must keep up with the encoder. On digits, 300 steps at the loop's learning rate, it falls
-    to chance far from the reference without `r1`, with the hinge loss, or at weight 1; at weight 1 it does not
-    with `optimizer: {critics: {discriminator: {lr: 5e-3, betas: [0, 0.99]}}}`.
+    The discriminator must keep up with the encoder. On digits, in 300 steps at the loop's learning rate, it
+    falls to chance far from the reference without `r1`, with the hinge loss, or at weight 1; at weight 1 it
+    keeps up with `optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}`.
     """
 
     def __init__(
