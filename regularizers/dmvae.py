@@ -193,7 +193,7 @@ class DMVAE(Regularizer):
 
     All are means over elements. The released weight is 10, beside L1, LPIPS and an adversarial loss. On 8x8
     digits beside L1 alone (400 steps, `velocity_mlp`, 2 critic steps, one seed) weights 0, 1, 10 end at a
-    mean log distance to the 5th neighbour of 0.73, -0.19, -0.08 (fresh samples: -0.08), the other way of 1.30,
+    mean log distance to the 5th neighbour of 0.73, -0.19, -0.08 (fresh samples: -0.08), the other way 1.30,
     0.36, 0.36, and at 48, 40, 26 dB.
     """
 
