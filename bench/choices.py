@@ -32,9 +32,13 @@ class Row:
     where: Place = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:
-        """On the label, the label without axes, or the part; a label's brackets are no character class."""
+        """On the label, the label without axes, or the part; `a|b` is either.
+
+        A label's brackets are no character class.
+        """
         names = (self.label, self.label.partition("[")[0], self.part)
-        return pattern in names or any(fnmatchcase(name, pattern.replace("[", "[[]")) for name in names)
+        patterns = [each.strip().replace("[", "[[]") for each in pattern.split("|")]
+        return pattern in names or any(fnmatchcase(name, each) for name in names for each in patterns)
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,8 @@ def test_skips_match_labels_labels_without_axes_and_parts(write):
     rows = (matrix.datasets[0], matrix.tokenizers[0])
     matched = [skip.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers]
     assert matched == [False, True, True] and skip.why == "slow" and matrix.warnings == ()
+    either = Skip(why="", dataset="none|mx_data", regularizer="mx_none|mx_pull")
+    assert all(either.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers)
     exact = Skip(why="", regularizer="mx_pull[weight=0.01]")
     assert [exact.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers] == [
         False,

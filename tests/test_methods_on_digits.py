@@ -37,7 +37,7 @@ regularizers:
   vf: {weight: [0.1, 1.0]}
   softvq_align: {mode: average, weight: [0.1, 1.0]}
   repa_e: {prior: {width: 32}, weight: [1.5, 15.0]}
-  aae: {weight: [0.1, 1.0]}
+  aae: {weight: [0.1, 1.0], optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}}
   mmd: {weight: [0.1, 1.0]}
 generators: {gaussian: {}}
 evaluators: [reconstruction, density, coverage]

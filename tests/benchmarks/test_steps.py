@@ -8,7 +8,7 @@ import inspect
 import pytest
 import torch
 
-from latentbench.bench.api import ImageSpec, LatentSpec
+from latentbench.bench.api import ImageSpec, LatentSpec, Reference
 from latentbench.bench.losses import RECONSTRUCTION
 from latentbench.bench.registry import create, get, names
 from latentbench.bench.tokenizer_loop import train_tokenizer
@@ -27,7 +27,7 @@ def built(name):
     cls = get("regularizers", name)
     torch.manual_seed(0)
     tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=cls.expansion)
-    facts = {"classes": 10, "teacher_spec": TEACHER, "reference_spec": TEACHER}
+    facts = {"classes": 10, "teacher_spec": TEACHER, "reference_spec": TEACHER, "reference_classes": 10}
     asked = {fact: facts[fact] for fact in inspect.signature(cls).parameters if fact in facts}
     return tokenizer, cls(tokenizer.spec, **asked)
 
@@ -36,6 +36,8 @@ def built(name):
 @pytest.mark.benchmark(group=f"{STEPS} tokenizer steps, batch {BATCH}")
 def test_step(benchmark, name, digits, tmp_path):
     features = torch.randn(digits.size("train"), TEACHER.tokens, TEACHER.channels)
+    source = Reference(features, digits.labels("train"), TEACHER.grid)
+    reference = built(name)[1].reference(source)
 
     def fresh():
         return built(name), {}
@@ -52,6 +54,7 @@ def test_step(benchmark, name, digits, tmp_path):
             optimizer=({}, {}),
             context=Context(tmp_path),
             features=features,
+            reference=reference,
         )
 
     state = benchmark.pedantic(steps, setup=fresh, rounds=7, warmup_rounds=1)
