@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -214,8 +214,8 @@ class LatentLikelihood(Evaluator):
                 ).mean()
                 for batch in probes
             ]
-        return Measured(
-            *list(vars(found).values())[:7],
+        return replace(
+            found,
             loss_steps=torch.stack(along).cpu() if along else torch.zeros(0),
             loss_plane=losses(plane),
             loss_data=losses(data[: self.support]),
@@ -229,6 +229,7 @@ def _repeats(latents: int) -> int:
 def drawing(found: Measured, title: str) -> Figure:
     """The NLL with the latents on it, the loss with the data, and both along training."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = ["nll"] + ["loss"] * (found.loss_plane is not None) + ["curves"] * (len(found.steps) > 1)
     figure = Figure(figsize=(4.2 * len(panels), 4.0), dpi=100, layout="constrained")
@@ -241,14 +242,13 @@ def drawing(found: Measured, title: str) -> Figure:
         plane = found.nll_plane if panel == "nll" else found.loss_plane
         assert plane is not None
         values = plane.double().reshape(side, side).T.numpy()  # rows are y
-        # Colours up to the median: far away the values grow without bound and say nothing.
+        # Colours for the lower 60 %: far away the values grow without bound and say nothing.
         top = np.quantile(values, 0.6)
         ticks = np.linspace(-REACH, REACH, side)
         shade = axis.contourf(
             ticks, ticks, values, np.linspace(values.min(), top, 25), cmap="viridis_r", extend="max"
         )
-        bar = figure.colorbar(shade, ax=axis, shrink=0.8, pad=0.02)
-        bar.ax.locator_params(nbins=5)
+        figure.colorbar(shade, ax=axis, shrink=0.8, pad=0.02, ticks=MaxNLocator(5), format="%g")
         dots, colour, what = (
             (found.latents, RED, "latents at the end")
             if panel == "nll"

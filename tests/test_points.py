@@ -1,10 +1,16 @@
 """The tokenizer `points`: images find their row of the table, and only what is asked for moves."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from latentbench.bench import matrix
 from latentbench.bench.api import ImageSpec, Noise, Step, Unfit
+from latentbench.bench.matrix import load
 from latentbench.bench.registry import create
+
+MATRICES = Path(matrix.__file__).parent / "matrices"
 
 POINT = ImageSpec(1, 1, 2)
 
@@ -81,3 +87,9 @@ def test_pictures_do_not_fit():
     dataset = create("datasets", "ring", count=20, val=20)
     with pytest.raises(Unfit, match="1 x 8 x 8"):
         create("tokenizers", "points", image=ImageSpec(1, 8, 8), expansion=1, dataset=dataset)
+
+
+def test_the_laboratorys_matrix_reads_and_every_skip_matches():
+    read = load(MATRICES / "lab2d.yaml")
+    assert not read.warnings and len(read.datasets) == 7 and len(read.seeds) == 3
+    assert len(load(MATRICES / "lab2d.yaml", profile="smoke").seeds) == 1

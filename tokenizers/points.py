@@ -62,7 +62,8 @@ class Points(Tokenizer):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        return {"encoder": self.encoder.weight, "decoder": self.decoder.weight}
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part.get_parameter("weight") for name, part in parts.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         return self.encoder(self.positions(images) % self.count)
