@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,4 +18,4 @@ def rendered(figure: Figure) -> Tensor:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return torch.tensor(memoryview(canvas.buffer_rgba()))[..., :3].clone()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -77,7 +77,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As progress lines say it."""
-        return " · ".join((self.tokenizer, self.regularizer, self.generator, f"seed {self.seed}"))
+        return " · ".join([*list(self.identity.values())[:4], f"seed {self.seed}"])
 
 
 @dataclass
