@@ -275,12 +275,14 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
         "chunk": CHUNK,
         "precision": env["precision"],
     }
-    if "couples" in config:  # such a latent depends on the batch that it is encoded in
-        shared["latent_batch"] = config["couples"]
+    # A latent that depends on the batch that it is encoded in. That is the row's doing, as its losses are:
+    # in the protocol it would keep such a row out of every column.
+    coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
     return {
         "value": float(value) if math.isfinite(value) else None,
         "n": int(protocol["n"]),
         "protocol": own | shared,
+        **coupled,
         "scope": meaning.scope,
         "better": direction,
         "unit": meaning.unit,
