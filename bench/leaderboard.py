@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .markdown import markdown
 from .records import Record, RecordError, comparable, in_order, read, replace_text
-from .rows import LABELS, Column, Row, Value, first_seen, grouped, rows_of, tokenizer_rows
+from .rows import LABELS, Column, Row, Value, first_seen, grouped, joined, rows_of, tokenizer_rows
 from .tables import cells, columns_of, guidance_of, headers, ranked, scored, shown
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per (dataset, tokenizer, regularizer, generator, guidance), over seeds; all plain numbers.
 
     A metric's columns are NAME, NAME_std (empty for one seed) and NAME_n, the seeds that the mean is over. A
-    name with several protocols is followed by {id}. `guidance` is empty for the `real` row and for cells
-    without generation metrics.
+    name with several protocols in a dataset is followed by {id}. `guidance` is empty for the `real` row and
+    for cells without generation metrics.
     """
     import pandas as pd
 
-    rows = rows_of(in_order(records))
+    rows = joined(rows_of(in_order(records)))
     columns = columns_of(rows)
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
@@ -84,9 +84,9 @@ def summary(records: Iterable[Record]) -> str:
     """For the terminal: the leading rows of each generator, at most 25 lines of 100 columns."""
     records = in_order(records)
     scope = "generator"
-    rows = [row for row in rows_of(records) if scored(row, scope)]
+    rows = [row for row in joined(rows_of(records)) if scored(row, scope)]
     if not rows:
-        scope, rows = "tokenizer", tokenizer_rows(records)
+        scope, rows = "tokenizer", joined(tokenizer_rows(records))
     columns, _ = shown(rows, scope, most=3)
     groups = grouped(ranked(rows, scope), ("dataset", "generator"))
     each = max(1, min(3, 20 // max(1, len(groups))))

@@ -254,7 +254,7 @@ class _Planner:
         own = regularizer and regularizer.reference
         row = own or m.reference
         parents = {"features": self._features((regularizer and regularizer.teacher) or m.teacher)}
-        trained = _trained_rows(row)
+        trained = self._trained_rows(row)
         if trained is not None:
             parents = self._tokenizer(*trained, seed)
         config = {"dataset": self.data, "reference": part("references", row)}
@@ -267,7 +267,7 @@ class _Planner:
         facts: dict[str, Any] = {"classes": self.dataset.classes, "teacher_spec": teacher.spec}
         if {"reference_spec", "reference_classes"} & set(asked):
             row = regularizer.reference or m.reference
-            trained = _trained_rows(row)
+            trained = self._trained_rows(row)
             spec = teacher.spec if trained is None else self._model(*trained).spec
             source: ReferenceSource = self._made(
                 "references", row, lambda c: build.reference(c, self.dataset, spec), str(spec)
@@ -277,6 +277,25 @@ class _Planner:
                 "reference_classes": self.dataset.classes if source.labelled else 0,
             }
         return {name: facts[name] for name in asked}
+
+    def _trained_rows(self, reference: Row) -> tuple[Row, Row] | None:
+        """The tokenizer and the regularizer whose latents a reference is made of, if it is."""
+        chosen: Mapping[str, Any] | None = {"use": reference.part, **reference.options}
+        while chosen is not None and chosen["use"] != "latents":
+            chosen = chosen.get("of")  # a reference that is made of another
+        if chosen is None:
+            return None
+        rows = []
+        for name in ("tokenizer", "regularizer"):
+            options = {key: value for key, value in chosen[name].items() if key != "use"}
+            use = chosen[name]["use"]
+            rows.append(Row(f"reference's {use}", use, options, where=reference.where))
+        asked = build.facts_of(build.regularizer_class({"name": rows[1].part}))
+        if asked & {"reference_spec", "reference_classes"}:
+            raise self._refuse(
+                reference, f"a reference cannot be made by {rows[1].part}, which needs one itself"
+            )
+        return rows[0], rows[1]
 
     def _shaped(self, tokenizer: Row, regularizer: Row) -> Regularizer:
         """The regularizer on the meta device."""
@@ -343,7 +362,8 @@ class _Planner:
 
     def _real(self) -> None:
         """The row of the held-out images, which no seed changes."""
-        scores = self._scores("generator", "held-out images", "0", {"features": self.features})
+        where = self._where("held-out images")
+        scores = self._scores("generator", where, "0", {"features": self.features})
         name = self.dataset_row.label
         self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
 
@@ -449,21 +469,6 @@ def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             used = _part(registry.kind_of(option.needs[0]), chosen["use"], inner)
             config.setdefault("uses", {})[option.name] = {k: v for k, v in used.items() if k != "options"}
     return config
-
-
-def _trained_rows(reference: Row) -> tuple[Row, Row] | None:
-    """The tokenizer and the regularizer whose latents a reference is made of, if it is."""
-    chosen: Mapping[str, Any] | None = {"use": reference.part, **reference.options}
-    while chosen is not None and chosen["use"] != "latents":
-        chosen = chosen.get("of")  # a reference that is made of another
-    if chosen is None:
-        return None
-    rows = []
-    for name in ("tokenizer", "regularizer"):
-        options = {key: value for key, value in chosen[name].items() if key != "use"}
-        use = chosen[name]["use"]
-        rows.append(Row(f"reference's {use}", use, options, where=reference.where))
-    return rows[0], rows[1]
 
 
 def vars_of(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from .records import Record, base_name, protocol_id
@@ -109,6 +109,28 @@ def tokenizer_rows(records: list[Record]) -> list[Row]:
             labels = (dataset, tokenizer, regularizer, "")
             rows.append(Row(*labels, None, _status(mine), done, len(per_seed), "", values, {}))
     return rows
+
+
+def joined(rows: list[Row]) -> list[Row]:
+    """Rows of several datasets with a column for each metric that has one protocol a dataset, and no id.
+
+    Numbers of two datasets are never to be compared; a table that names the dataset in each row may still
+    have them in one column.
+    """
+    by_name: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        for column in row.values:
+            by_name.setdefault(column.name, {}).setdefault(row.dataset, set()).add(column.protocol)
+    several = {
+        name
+        for name, datasets in by_name.items()
+        if len(set().union(*datasets.values())) > 1 and all(len(ids) == 1 for ids in datasets.values())
+    }
+
+    def without_id(column: Column) -> Column:
+        return replace(column, protocol="") if column.name in several else column
+
+    return [replace(row, values={without_id(c): v for c, v in row.values.items()}) for row in rows]
 
 
 def grouped(items: Iterable[T], names: Sequence[str]) -> dict[tuple[str, ...], list[T]]:

@@ -22,6 +22,17 @@ ORDER = {
         "knn_nll",
         "knn_nll_reverse",
         "knn_nll_real",
+        "nll",
+        "nll_real",
+        "swd",
+        "swd_real",
+        "latent_recall",
+        "latent_recall_real",
+        "nll_correlation_plane",
+        "nll_correlation_training",
+        "nll_correlation_support",
+        "zone_ks",
+        "misassignment_error",
     ),
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong into the cost table

@@ -438,3 +438,16 @@ def test_a_tokenizer_counts_once_however_many_samples_are_drawn_from_its_latents
     assert row["PSNR_std"] == pytest.approx(math.sqrt(8))
     assert row["gFD[net]_n"] == 6
     assert "32.0 ± 2.8" in markdown(records, "t")
+
+
+def test_datasets_share_a_column_where_each_has_one_protocol_of_its_own():
+    def record(dataset, regularizer, score, **protocol):
+        entry = {"value": score, "n": 4, "scope": "tokenizer", "protocol": {"data": dataset, **protocol}}
+        labels = {"dataset": dataset, "tokenizer": "t", "regularizer": regularizer, "generator": "g"}
+        return Record({**labels, "seed": "0"}, f"{dataset}{regularizer}", "done", metrics={"A": entry})
+
+    both = frame([record("ring", "x", 1.0), record("grid", "x", 2.0)])
+    assert dict(zip(both.dataset, both.A, strict=True)) == {"grid": 2.0, "ring": 1.0}
+    # Two protocols within a dataset stay apart.
+    three = [record("ring", "x", 1.0), record("ring", "y", 3.0, k=5), record("grid", "x", 2.0)]
+    assert "A" not in frame(three) and sum(c.endswith("}") for c in frame(three)) == 3

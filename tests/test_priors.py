@@ -165,6 +165,11 @@ def test_another_networks_sampler_options_make_a_skipped_cell(made):
         ("reference: gaussian", "reference: gausian", "did you mean 'gaussian'?"),
         ("init: joint}\n  wider", "init: jont}\n  wider", "init must be 'fresh' or 'joint', not 'jont'"),
         ("joint: {guidance: [1.0, 1.5]}", "joint: {width: 3}", "unknown option of `use: joint` 'width'"),
+        (
+            "reference: gaussian",
+            "reference: {use: latents, regularizer: mmd}",
+            "bad.yaml:13:77: a reference cannot be made by mmd, which needs one itself",
+        ),
         ("priors: {flow: {lr: 2.0e-3}}", "priors: {flow: {rl: 2.0e-3}}", "unknown option 'rl'"),
     ],
 )
