@@ -192,8 +192,12 @@ class Regularizer(nn.Module):
         return {}
 
     def reference(self, reference: Reference) -> Reference:
-        """The reference in the latent's shape and units; a method may have its own way."""
+        """The reference in the latent's shape and units, sample by sample; a method may have its own way."""
         return reference.projected(self.spec)
+
+    def aligned(self, z: Tensor) -> Tensor:
+        """Latents (B, T, C) where `reference()` is: as they are, but for methods that put a head on them."""
+        return z
 
     def priors(self) -> dict[str, Generator]:
         """Submodules that are trained on `reference()` before the tokenizer, then frozen, in eval mode.
@@ -374,6 +378,10 @@ class ReferenceSource:
     spec: LatentSpec  # of the samples, before any projection
     labelled: bool = False  # whether samples come with the dataset's classes
 
+    def fingerprint(self) -> str | None:
+        """sha256 of the files that samples are made of, beside the dataset's; None if they aren't there."""
+        return ""
+
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
 
@@ -442,7 +450,7 @@ class Subject:
 
     @property
     def own_reference(self) -> bool:
-        """Whether the row has a reference of its own in the latent's space, other than the matrix's."""
+        """Whether the row has a reference of its own, other than the matrix's or in another space."""
         raise NotImplementedError
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:

@@ -54,16 +54,28 @@ def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> R
 def facts_of(cls: type[Regularizer]) -> set[str]:
     """The facts that a regularizer's constructor asks the frame for, beside its spec."""
     known = {"classes", "teacher_spec", "reference_spec", "reference_classes"}
-    return known & set(inspect.signature(cls).parameters)
+    return known & parameters_of(cls)
 
 
 def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:
     return registry.create("generators", config["name"], spec=spec, classes=classes, **_options(config))
 
 
+def parameters_of(cls: type) -> set[str]:
+    """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            found |= set(parameters)
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                break
+    return found
+
+
 def _create(kind: str, config: Config, facts: Mapping[str, Any]) -> Any:
     """The part, given the facts that its constructor names."""
-    asked = inspect.signature(registry.get(kind, config["name"])).parameters
+    asked = parameters_of(registry.get(kind, config["name"]))
     named = {name: fact for name, fact in facts.items() if name in asked}
     return registry.create(kind, config["name"], **named, **_options(config))
 

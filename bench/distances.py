@@ -5,6 +5,7 @@ torch-fidelity and SciPy take seconds to import: the functions here import them,
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from .records import base_name
 
 KD_SUBSETS = 100  # torch-fidelity's default
+KS_PROJECTIONS = 20
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
 
 
@@ -97,6 +99,23 @@ def memorisation(samples: Tensor, heldout: Tensor, train: Tensor) -> float:
 
     near, far = (nearest(features, train).cpu().numpy() for features in (samples, heldout))
     return float(mannwhitneyu(far, near, method="asymptotic").statistic / (len(near) * len(far)))
+
+
+def directions(channels: int, count: int) -> Tensor:
+    """(count, channels) float64 unit vectors, always the same: evenly spread in the plane, else random."""
+    if channels == 2:
+        angles = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+    drawn = torch.randn(count, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.nn.functional.normalize(drawn, dim=1)
+
+
+def distance_to_normal(z: Tensor) -> float:
+    """(n, C) -> the largest Kolmogorov-Smirnov distance to N(0, 1) over 20 directions."""
+    from scipy.stats import kstest
+
+    along = directions(z.shape[1], KS_PROJECTIONS).T
+    return max(float(kstest(one, "norm").statistic) for one in (z.double().cpu() @ along).T.numpy())
 
 
 def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:

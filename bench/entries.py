@@ -29,7 +29,7 @@ FRAME = {  # what any part of a section takes beside its own options
 }
 NAMED = ("critics", "priors")  # groups of parameters with names of their own
 MODULES = ("encoder", "decoder", "regularizer", *NAMED)
-GROUPS: dict[str, tuple[str, ...]] = {"tokenizers": MODULES, "regularizers": MODULES, "generators": ()}
+GROUPS: dict[str, tuple[str, ...]] = {"tokenizers": MODULES[:-1], "regularizers": MODULES, "generators": ()}
 JOINT = "joint"  # in place of a generator: the regularizer's own
 
 
@@ -156,6 +156,9 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         if reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options"):
             extra["sampler"] = reader.options(cls, sampler, (*trail, "sampler"), method="sample", where=where)
     options = {key: value for key, value in given.items() if key not in FRAME[kind]}
+    if options and extra.get("init") == JOINT:
+        message = "`init: joint` goes on with the regularizer's generator as it is: it takes no options"
+        reader.fault((*trail, next(iter(options))), message, on_key=True)
     try:
         variants, faults = axes(cls, options, also=FRAME[kind], where=where)
     except registry.PartError as error:

@@ -30,7 +30,7 @@ from .api import (
     Unfit,
 )
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
-from .schema import check, options_of
+from .schema import REQUIRED, check, options_of
 
 Config = Mapping[str, Any]
 
@@ -168,6 +168,7 @@ class _Planner:
         try:
             trained = self._tokenizer(tokenizer, regularizer, seed)
             made = self._generator(tokenizer, regularizer, generator, seed, trained)
+            own = self._tokenizer_scores(tokenizer, regularizer, seed, trained)
         except Unfit as error:
             why = why or str(error)
         except _Refused:
@@ -175,7 +176,7 @@ class _Planner:
         if why is not None:
             self.result.cells.append(Cell(**labels, scores={}, skipped=why))
             return
-        scores = {"": self._tokenizer_scores(tokenizer, regularizer, seed, trained)}
+        scores = {"": own}
         for guidance in generator.guidance:
             scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed)
         self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
@@ -186,11 +187,16 @@ class _Planner:
         shaped = self._shaped(tokenizer, regularizer)
         asked = build.facts_of(type(shaped))
         priors = shaped.priors()
+        for group, named in (("critics", shaped.critics()), ("priors", priors)):
+            for name in regularizer.optimizer.get(group, {}):
+                if name not in named:
+                    message = registry.unknown(f"name in optimizer.{group}", name, list(named))
+                    raise self._refuse(regularizer, message)
         parents: dict[str, str] = {}
         if "teacher_spec" in asked:
             parents["teacher"] = self._features(regularizer.teacher or m.teacher)
         if priors or asked & {"reference_spec", "reference_classes"}:
-            parents["reference"] = self._reference(regularizer, seed)
+            parents["reference"] = self._reference(regularizer)
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
         facts = plain(vars_of(self._facts(regularizer, asked)))
         for name, prior in priors.items():
@@ -231,16 +237,20 @@ class _Planner:
     ) -> str:
         """The stage that trains one prior; what it doesn't depend on is not in its key."""
         method = part("regularizers", regularizer)
-        matter = build.regularizer_class(method).prior_options
-        if matter is not None:
-            method |= {"options": {k: v for k, v in method["options"].items() if k in matter}}
+        cls = build.regularizer_class(method)
+        if cls.prior_options is not None:
+            required = {name for name, option in options_of(cls).items() if option.default is REQUIRED}
+            matter = cls.prior_options | required
+            for group in ("options", "uses"):
+                if group in method:
+                    method[group] = {k: v for k, v in method[group].items() if k in matter}
         config = {
             "regularizer": method,
             "facts": facts,
             "spec": vars(spec),
             "prior": name,
             "optimizer": plain(regularizer.optimizer.get("priors", {}).get(name, {})),
-            "steps": self.matrix.budget.prior_steps or self.matrix.budget.generator_steps,
+            "steps": self.matrix.budget.prior_steps,
             "batch": self.matrix.budget.batch,
             "seed": seed.tokenizer,
         }
@@ -248,16 +258,18 @@ class _Planner:
         self.result.parameters[made] = _parameters(prior)
         return made
 
-    def _reference(self, regularizer: Row | None, seed: Seed) -> str:
-        """The stage that draws the reference of a method, or of the matrix."""
+    def _reference(self, regularizer: Row | None) -> str:
+        """The stage that draws the reference of a method, or of the matrix: one for all seeds."""
         m = self.matrix
-        own = regularizer and regularizer.reference
-        row = own or m.reference
+        row, source = self._source(regularizer)
         parents = {"features": self._features((regularizer and regularizer.teacher) or m.teacher)}
         trained = self._trained_rows(row)
         if trained is not None:
-            parents = self._tokenizer(*trained, seed)
-        config = {"dataset": self.data, "reference": part("references", row)}
+            parents = self._tokenizer(*trained, m.seeds[0])
+        config = {
+            "dataset": self.data,
+            "reference": part("references", row) | {"fingerprint": source.fingerprint()},
+        }
         return self._add("reference", f"{row.label} of {self.dataset_row.label}", config, parents)
 
     def _facts(self, regularizer: Row, asked: Collection[str]) -> dict[str, Any]:
@@ -266,17 +278,31 @@ class _Planner:
         teacher: FeatureExtractor = self._made("features", regularizer.teacher or m.teacher, build.extractor)
         facts: dict[str, Any] = {"classes": self.dataset.classes, "teacher_spec": teacher.spec}
         if {"reference_spec", "reference_classes"} & set(asked):
-            row = regularizer.reference or m.reference
-            trained = self._trained_rows(row)
-            spec = teacher.spec if trained is None else self._model(*trained).spec
-            source: ReferenceSource = self._made(
-                "references", row, lambda c: build.reference(c, self.dataset, spec), str(spec)
-            )
+            _, source = self._source(regularizer)
             facts |= {
                 "reference_spec": source.spec,
                 "reference_classes": self.dataset.classes if source.labelled else 0,
             }
         return {name: facts[name] for name in asked}
+
+    def _source(self, regularizer: Row | None) -> tuple[Row, ReferenceSource]:
+        """The reference of a method, or of the matrix."""
+        m = self.matrix
+        row = (regularizer and regularizer.reference) or m.reference
+        teacher: FeatureExtractor = self._made(
+            "features", (regularizer and regularizer.teacher) or m.teacher, build.extractor
+        )
+        try:
+            trained = self._trained_rows(row)
+            spec = teacher.spec if trained is None else self._model(*trained).spec
+            if trained is not None:
+                self._shaped(*trained)
+            source = self._made(
+                "references", row, lambda c: build.reference(c, self.dataset, spec), str(spec)
+            )
+        except Unfit as error:
+            raise self._refuse(row, f"the reference cannot be made: {error}") from error
+        return row, source
 
     def _trained_rows(self, reference: Row) -> tuple[Row, Row] | None:
         """The tokenizer and the regularizer whose latents a reference is made of, if it is."""
@@ -290,8 +316,9 @@ class _Planner:
             options = {key: value for key, value in chosen[name].items() if key != "use"}
             use = chosen[name]["use"]
             rows.append(Row(f"reference's {use}", use, options, where=reference.where))
-        asked = build.facts_of(build.regularizer_class({"name": rows[1].part}))
-        if asked & {"reference_spec", "reference_classes"}:
+        cls = build.regularizer_class({"name": rows[1].part})
+        has_priors = cls.priors is not Regularizer.priors
+        if has_priors or build.facts_of(cls) & {"reference_spec", "reference_classes"}:
             raise self._refuse(
                 reference, f"a reference cannot be made by {rows[1].part}, which needs one itself"
             )
@@ -320,11 +347,11 @@ class _Planner:
                 raise Unfit(f"the generator of {regularizer.label}: {faults[0][1]}")
             return trained, where
         spec = self._model(tokenizer, regularizer).spec
-        model: Generator = self._made(
+        if own is not None and type(own) is not registry.get("generators", generator.part):
+            raise Unfit(f"the generator of {regularizer.label} is no {generator.part}")
+        model: Generator = own or self._made(
             "generators", generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
         )
-        if own is not None and shapes(own) != shapes(model):
-            raise Unfit(f"the generator of {regularizer.label} is another network: it cannot start this one")
         config = {
             "generator": part("generators", generator),
             "init": generator.init,
@@ -339,9 +366,12 @@ class _Planner:
 
     def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
-        parents = trained | {"features": self.features, "reference": self._reference(None, seed)}
+        parents = trained | {"features": self.features, "reference": self._reference(None)}
         if regularizer.reference or regularizer.teacher:
-            parents["own_reference"] = self._reference(regularizer, seed)
+            parents["own_reference"] = self._reference(regularizer)
+        # For what they cost.
+        before = self.result.stages[trained["tokenizer"]].parents
+        parents |= {role: one for role, one in before.items() if role.startswith("prior/")}
         coupled = build.regularizer_class({"name": regularizer.part}).couples == "latent"
         extra = {"couples": self.matrix.budget.batch} if coupled else {}
         return self._scores("tokenizer", where, str(seed.tokenizer), parents, **extra)
@@ -437,7 +467,7 @@ class _Planner:
         one = digest({"kind": kind, "config": config, "parents": parents})
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())
-            named = [config[name] for name in ("dataset", "extractor") if name in config]
+            named = [config[name] for name in ("dataset", "extractor", "reference") if name in config]
             there = there and all(item.get("fingerprint", "") is not None for item in named)
             self.result.stages[one] = Stage(kind, label, config, parents, one, there)
         return one
@@ -474,11 +504,6 @@ def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def vars_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as plain data: a LatentSpec by its fields."""
     return {k: vars(v) if isinstance(v, LatentSpec) else v for k, v in sorted(facts.items())}
-
-
-def shapes(module: Generator) -> dict[str, tuple[int, ...]]:
-    """What must agree for one network's weights to start another's."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def plain(value: Any) -> Any:

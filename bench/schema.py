@@ -156,7 +156,7 @@ class Budget:
     tokenizer_steps: Count = 600
     generator_steps: Count = 800
     batch: Count = 64
-    prior_steps: Count | None = None  # of a regularizer's prior before the tokenizer; None: generator_steps
+    prior_steps: Count = 1000  # of a regularizer's prior, before the tokenizer
     refine_steps: Annotated[int, Field(ge=0)] = 0  # of the decoder alone, after the others
 
 

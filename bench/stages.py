@@ -24,13 +24,13 @@ from .losses import RECONSTRUCTION
 from .records import base_name
 from .seeds import seed_for
 from .store import Artifact, Result
-from .subject import SPLITS, Cell, Subject, facts_from, reference_of, spec_from, train_rows
+from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, spec_from
 from .tokenizer_loop import train_tokenizer
 from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
-VERSION = 2  # of the frame's own arithmetic; part of every key: raise it when numbers change
+VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when numbers change
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -81,7 +81,7 @@ def prior(config: Config, inputs: Inputs, context: Context) -> Result:
     spec = spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
-    target = train_rows(regularizer.reference(reference_of(inputs["reference"])))
+    target = in_its_space(regularizer, reference_of(inputs["reference"]), "train")
     model = regularizer.priors()[config["prior"]]
     state = train_generator(
         model,
@@ -121,7 +121,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         optimizer=config["optimizer"],
         context=context,
         features=None if teacher is None else teacher.tensors["tokens/train"],
-        reference=None if target is None else train_rows(regularizer.reference(reference_of(target))),
+        reference=None if target is None else in_its_space(regularizer, reference_of(target), "train"),
         probes=config["probes"],
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -174,16 +174,12 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
 def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     """A generator trained on normalised latents that are drawn anew at every step."""
     cell = Cell(inputs, context.device)
+    joint = config["init"] == "joint"
     with seeded(config["seed"], "init", "generator"):
-        model = build.generator(config["generator"], cell.tokenizer.spec, cell.dataset.classes)
+        model = cell.joint() if joint else cell.fresh(config["generator"])
     h, labels = cell.inputs["latents"].tensors["h/train"].to(context.device), cell.dataset.labels("train")
     cached = cell.inputs["latents"].tensors.get("draws")
-    joint = config["init"] == "joint"
     rule = IDENTITY if joint else cell.normalisation
-    if joint:
-        own = cell.regularizer.generator()
-        assert own is not None
-        model.load_state_dict(own.state_dict())
 
     @torch.no_grad()
     def sample(index: Tensor, noise: Noise, step: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, cached_property
@@ -65,11 +66,9 @@ class Cell:
     def generator(self) -> Generator:
         """The trained one, or, where none was, the regularizer's own."""
         if "generator" not in self.inputs:
-            own = self.regularizer.generator()
-            assert own is not None
-            return own.to(self.device).eval()
-        config = self.inputs["generator"].meta["config"]["generator"]
-        generator = build.generator(config, self.tokenizer.spec, self.dataset.classes)
+            return self.joint().to(self.device).eval()
+        config = self.inputs["generator"].meta["config"]
+        generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
         generator.load_state_dict(self.inputs["generator"].group("generator"))
         return generator.to(self.device).eval()
 
@@ -77,6 +76,15 @@ class Cell:
     def normalisation(self) -> Normalisation:
         tensors = self.inputs["latents"].tensors
         return Normalisation(tensors["mean"], tensors["std"])
+
+    def fresh(self, config: dict[str, Any]) -> Generator:
+        return build.generator(config, self.tokenizer.spec, self.dataset.classes)
+
+    def joint(self) -> Generator:
+        """A copy of the regularizer's own generator, as it is."""
+        own = self.regularizer.generator()
+        assert own is not None
+        return copy.deepcopy(own)
 
     @property
     def sampled_normalisation(self) -> Normalisation:
@@ -167,21 +175,19 @@ class Subject(SubjectInterface):
     @property
     def own_reference(self) -> bool:
         own, common = (self.reference("train", own).samples for own in (True, False))
-        return own.shape[-1] == common.shape[-1] and not torch.equal(own, common)
+        return not torch.equal(own, common)
 
     def reference(self, split: Split, own: bool = False) -> Reference:
-        drawn = self._references(own)
-        drawn = self.regularizer.reference(drawn) if own else drawn.projected(self.tokenizer.spec)
-        return train_rows(drawn, split)
+        drawn = reference_of(self._reference_stage(own))
+        if own:
+            return in_its_space(self.regularizer, drawn, split)
+        return rows_of(drawn.projected(self.tokenizer.spec), split)
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:
         return self._reference_stage(own).info["protocol"]
 
     def _reference_stage(self, own: bool) -> Artifact:
         return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]
-
-    def _references(self, own: bool) -> Reference:
-        return reference_of(self._reference_stage(own))
 
 
 def reference_of(drawn: Artifact) -> Reference:
@@ -194,7 +200,16 @@ def reference_of(drawn: Artifact) -> Reference:
     return Reference(torch.cat(samples), torch.cat(labels) if labels else None, grid, len(samples[0]))
 
 
-def train_rows(reference: Reference, split: Split = "train") -> Reference:
+def in_its_space(regularizer: Regularizer, reference: Reference, split: Split) -> Reference:
+    """One split of a reference as the regularizer has it."""
+    made = regularizer.reference(reference)
+    if len(made.samples) != len(reference.samples):
+        name = type(regularizer).__name__
+        raise ValueError(f"{name}.reference() makes {len(made.samples)} of {len(reference.samples)} samples")
+    return rows_of(replace(made, fit=reference.fit), split)
+
+
+def rows_of(reference: Reference, split: Split) -> Reference:
     """The rows of one split of a reference whose first `fit` samples are train's."""
     rows = slice(0, reference.fit) if split == "train" else slice(reference.fit, None)
     labels = None if reference.labels is None else reference.labels[rows]

@@ -13,7 +13,8 @@ from . import checkpoint
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
 from .checkpoint import State
 from .latents import chunked, draw
-from .optim import DEFAULTS, Average, adamw, group_settings, set_rates
+from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .seeds import seed_for
 from .training import Context, batch_index, run_steps
 
 
@@ -52,6 +53,7 @@ def train_tokenizer(
         module.requires_grad_(False)
     begins = type(regularizer).begin is not Regularizer.begin
     if begins and not checkpoint.exists(context.work):  # what it changes is in the checkpoint
+        torch.manual_seed(seed_for(seed, "tokenizer", "begin"))
         with torch.no_grad():
             first = batch_index(size, batch, 0, seed, "data")
             h = tokenizer.encode(dataset.images("train", first).to(device))
@@ -64,18 +66,22 @@ def train_tokenizer(
     main, trained = _optimizer(tokenizer, regularizer, optimizer, of_critics)
     optimizers: dict[str, torch.optim.Optimizer] = {"main": accelerator.prepare(main)}
     decoder = [p for p in tokenizer.decoder.parameters() if p.requires_grad]
+    if not decoder:  # nothing that could be refined
+        refine_steps = 0
     if refine_steps:
         settings = group_settings(DEFAULTS, optimizer[0], group="decoder")
         optimizers["refine"] = accelerator.prepare(adamw([(settings, decoder)]))
     for name, parameters in learned.items():
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
         optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
-    # Clipping and averaging are of all parameters at once: a method that needs its own says so in its row.
-    whole = {key: value for key, value in optimizer[1].items() if key in ("clip", "ema")}
+    # Clipping is of all parameters at once: a method that needs its own says so in its row.
+    whole = {key: value for key, value in optimizer[1].items() if key == "clip"}
     top = group_settings(DEFAULTS, optimizer[0], whole)
+    # A generator that is trained along is averaged as those are that are trained afterwards.
+    joint = GENERATOR_DEFAULTS["ema"] if regularizer.generator() is not None else top["ema"]
     averages = {
         "tokenizer": Average(tokenizer, top["ema"]),
-        "regularizer": Average(regularizer, top["ema"]),
+        "regularizer": Average(regularizer, optimizer[1].get("ema", joint)),
     }
     state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
 

@@ -159,15 +159,20 @@ class Cost(Evaluator):
 
 def _of_tokenizer(subject: Subject) -> dict[str, float]:
     tokenizer, regularizer = subject.tokenizer, subject.regularizer
-    teacher = subject.facts.get("teacher_spec")
+    teacher, device = subject.facts.get("teacher_spec"), next(tokenizer.parameters()).device
     labels = subject.labels("train")
     batch = (
         tokenizer,
         regularizer,
-        subject.images("train")[:BATCH],
-        None if labels is None else labels[:BATCH],
-        torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None,
-        subject.reference("train", own=True).samples[:BATCH] if "reference_spec" in subject.facts else None,
+        *(
+            None if value is None else value[:BATCH].to(device)
+            for value in (
+                subject.images("train"),
+                labels,
+                torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None,
+                subject.reference("train", own=True).samples if "reference_spec" in subject.facts else None,
+            )
+        ),
     )
     plain = flops(tokenizer_step, *batch, False)
     found = {
@@ -187,6 +192,8 @@ def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
     found = {"generator_parameters_million": parameters(generator)}
     if type(generator).loss is Generator.loss:  # nothing to descend
         return found
-    z = subject.latents("train")[:BATCH]
-    counted = flops(generator_step, generator, z, None if labels is None else labels[:BATCH])
+    device = next(generator.parameters()).device
+    z = subject.latents("train")[:BATCH].to(device)
+    known = None if labels is None else labels[:BATCH].to(device)
+    counted = flops(generator_step, generator, z, known)
     return found | {"generator_gflop_per_latent": counted / BATCH / 1e9}

@@ -10,25 +10,21 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
-from ..bench.distances import NEIGHBORHOOD, precision_recall
+from ..bench.distances import (
+    KS_PROJECTIONS,
+    NEIGHBORHOOD,
+    directions,
+    distance_to_normal,
+    precision_recall,
+)
 from ..bench.registry import register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROJECTIONS = 64  # directions of the sliced Wasserstein distance
-KS_PROJECTIONS = 20
 PANELS = 6
 BLUE, RED = "#2f6db5", "#d1495b"
-
-
-def directions(channels: int, count: int) -> Tensor:
-    """(count, channels) float64 unit vectors, always the same: evenly spread in the plane, else random."""
-    if channels == 2:
-        angles = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        return torch.stack([angles.cos(), angles.sin()], dim=1)
-    drawn = torch.randn(count, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.nn.functional.normalize(drawn, dim=1)
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> float:
@@ -38,14 +34,6 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> 
     along = directions(a.shape[1], projections).T
     pairs = zip((a.double() @ along).T, (b.double() @ along).T, strict=True)
     return sum(float(wasserstein_distance(one, two)) for one, two in pairs) / projections
-
-
-def distance_to_normal(z: Tensor, projections: int = KS_PROJECTIONS) -> float:
-    """(n, C) -> the largest Kolmogorov-Smirnov distance to N(0, 1) over directions."""
-    from scipy.stats import kstest
-
-    along = directions(z.shape[1], projections).T
-    return max(float(kstest(one, "norm").statistic) for one in (z.double() @ along).T.numpy())
 
 
 @register("coverage")

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Subject
+from ..bench.api import Evaluator, Metric, Split, Subject
 from ..bench.registry import register
 
 
@@ -117,10 +117,16 @@ class Density(Evaluator):
 
     def _tokens(self, subject: Subject, own: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents and reference of val, latents and reference of train, each as single tokens (n, C)."""
+
+        def latents(split: Split) -> Tensor:
+            z = subject.latents(split)
+            with torch.no_grad():
+                return subject.regularizer.aligned(z) if own else z
+
         return (
-            subject.latents("val").flatten(0, 1),
+            latents("val").flatten(0, 1),
             subject.reference("val", own).samples.flatten(0, 1),
-            subject.latents("train").flatten(0, 1),
+            latents("train").flatten(0, 1),
             subject.reference("train", own).samples.flatten(0, 1),
         )
 

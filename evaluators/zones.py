@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Subject
+from ..bench.distances import KS_PROJECTIONS, distance_to_normal
 from ..bench.registry import register
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Zones = Callable[[Tensor, Tensor, float, int], Tensor]  # anchors and noise (n, q), g, steps -> (n, q)
 
 STARTS = (0.9, 0.75, 0.5, 0.35, 0.25)
-PROJECTIONS = 20
 COPIES = 64  # of both anchors in a minibatch: zones are those of the two, and 128 latents come at once
 
 
@@ -38,16 +38,6 @@ def misassigned(zones: Zones, g: float, steps: int, draws: int, noise: Noise) ->
         zones(anchors, noise.fork(i).normal(anchors, "zone"), g, steps) * anchors < 0 for i in range(rounds)
     ]
     return torch.cat(wrong).double().mean().item()
-
-
-def distance_to_normal(z: Tensor) -> float:
-    """(n, q) -> the largest Kolmogorov-Smirnov distance to N(0, 1) over 20 fixed random directions."""
-    from scipy.stats import kstest
-
-    generator = torch.Generator().manual_seed(0)
-    along = torch.randn(z.shape[1], PROJECTIONS, generator=generator, dtype=torch.float64)
-    projected = z.double().cpu() @ (along / along.norm(dim=0))
-    return max(float(kstest(one, "norm").statistic) for one in projected.T.numpy())
 
 
 @register("zones")
@@ -96,7 +86,9 @@ class LatentZones(Evaluator):
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name == "zone_KS":
             size = min(self.points, subject.dataset.size("train"))
-            return {"n": size, "minibatch": size, "steps": self.steps, "projections": PROJECTIONS}
+            of = "tokens" if _per_token(subject) else "images"
+            common = {"anchors": of, "minibatch": size, "steps": self.steps}
+            return {"n": size, **common, "projections": KS_PROJECTIONS}
         return {"n": math.ceil(self.draws / (2 * COPIES)) * 2 * COPIES, "steps": self.steps}
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
@@ -111,11 +103,17 @@ class LatentZones(Evaluator):
             shares = {g: misassigned(zones, g, self.steps, self.draws, noise.fork(str(g))) for g in STARTS}
             index = torch.arange(min(self.points, subject.dataset.size("train")))
             like = next(subject.tokenizer.parameters())
-            anchors = subject.tokenizer.encode(subject.dataset.images("train", index).to(like)).flatten(1)
+            encoded = subject.tokenizer.encode(subject.dataset.images("train", index).to(like))
+            # Anchors as the row has them: of whole images, or of tokens, and then of fewer images.
+            anchors = encoded.flatten(0, 1)[: self.points] if _per_token(subject) else encoded.flatten(1)
             start = float(getattr(subject.regularizer, "g", 1e-4))
             z = zones(anchors, noise.normal(anchors, "zone"), start, self.steps)
             self._last = subject, shares, anchors.cpu(), z.cpu()
         return self._last[1:]
+
+
+def _per_token(subject: Subject) -> bool:
+    return bool(getattr(subject.regularizer, "per_token", False))
 
 
 def zones_of(subject: Subject) -> Zones | None:

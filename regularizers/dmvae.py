@@ -254,6 +254,9 @@ class DMVAE(Regularizer):
     def priors(self) -> dict[str, Generator]:
         return {"teacher": self.teacher}
 
+    def aligned(self, z: Tensor) -> Tensor:
+        return self.head(z)
+
     def begin(self, z: Tensor) -> None:
         if self.fake is not None:
             self.fake.load_state_dict(self.teacher.state_dict())
@@ -263,8 +266,7 @@ class DMVAE(Regularizer):
 
     def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
         assert self.fake is not None
-        with torch.no_grad():
-            z = self.head(z)
+        z = self.head(z).detach()
         terms = self.fake.loss(z, step.labels if self.labelled else None, step.noise)
         return sum(terms.values(), z.new_zeros(()))
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step
+from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.flow import euler
 from ..bench.registry import register
 
@@ -328,12 +328,14 @@ class LZN(Regularizer):
         align_skip: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     ) -> None:
         super().__init__(spec)
+        if align and not classes:
+            raise Unfit(f"align = {align} needs labels, and the dataset has none")
         self.classes, self.per_token = classes, anchors == "token"
         self.steps, self.g, self.alpha, self.solver = steps, g, alpha, solver
         self.align, self.align_form = align, align_form
         self.align_steps, self.align_skip = align_steps, align_skip
         width = spec.tokens * spec.channels
-        self.labels = nn.Parameter(torch.randn(classes, width)) if align and classes else None
+        self.labels = nn.Parameter(torch.randn(classes, width)) if align else None
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
         h = h.double() if h.dtype == torch.float64 else h.float()

