@@ -237,10 +237,10 @@ class _Planner:
     ) -> str:
         """The stage that trains one prior; what it doesn't depend on is not in its key."""
         method = part("regularizers", regularizer)
-        cls = build.regularizer_class(method)
-        if cls.prior_options is not None:
-            required = {name for name, option in options_of(cls).items() if option.default is REQUIRED}
-            matter = cls.prior_options | required
+        asked = build.regularizer_class(method).prior_options
+        if asked is not None:
+            options = options_of(registry.get("regularizers", regularizer.part))
+            matter = asked | {name for name, option in options.items() if option.default is REQUIRED}
             for group in ("options", "uses"):
                 if group in method:
                     method[group] = {k: v for k, v in method[group].items() if k in matter}
