@@ -92,13 +92,14 @@ class Average:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Takes in the parameters after update `step`; buffers are copied."""
-        if not self.decay:
+        if not self.shadow:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         learned = dict(module.named_parameters(remove_duplicate=False))
         averaged = [name for name in self.shadow if name in learned]
         shadows = [self.shadow[name] for name in averaged]
-        torch._foreach_lerp_(shadows, [learned[name].detach() for name in averaged], weight)
+        if shadows:  # there may be buffers alone
+            torch._foreach_lerp_(shadows, [learned[name].detach() for name in averaged], weight)
         for name, tensor in module.state_dict().items():
             if name not in learned:
                 self.shadow[name].copy_(tensor)

@@ -132,6 +132,33 @@ def test_training_stopped_and_gone_on_with_is_the_same_bit_for_bit(tmp_path):
     assert state.curves["step"] == list(range(1, 13))
 
 
+def test_a_generator_that_is_trained_along_is_averaged_and_one_without_parameters_may_be(tmp_path):
+    class Along(Regularizer):
+        def __init__(self, spec, empty=False):
+            super().__init__(spec)
+            self.flow = get("generators", "gaussian" if empty else "velocity_mlp")(spec, 0)
+
+        def generator(self):
+            return self.flow
+
+        def loss(self, z, h, step):
+            terms = {} if not list(self.flow.parameters()) else self.flow.loss(z, None, step.noise)
+            return {name: term.mean() for name, term in terms.items()}
+
+    runs = {}
+    for ema in (0.0, 0.999):
+        (tmp_path / str(ema)).mkdir()
+        runs[ema] = parts(Along)
+        train(tmp_path / str(ema), *runs[ema], optimizer=({}, {"ema": ema}))
+    default = parts(Along)
+    train(tmp_path, *default)
+    assert torch.equal(weights(default[1]), weights(runs[0.999][1]))
+    assert not torch.equal(weights(default[1]), weights(runs[0.0][1]))
+    assert torch.equal(weights(default[0]), weights(runs[0.0][0]))  # the tokenizer isn't, like all rows'
+    (tmp_path / "empty").mkdir()
+    train(tmp_path / "empty", *parts(lambda spec: Along(spec, empty=True)))
+
+
 def test_begin_comes_once_and_a_prior_stays_as_it_is(tmp_path):
     straight, resumed = parts(Begun), parts(Begun)
     prior = weights(straight[1].prior)
