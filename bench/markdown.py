@@ -23,17 +23,20 @@ from .tables import (
 
 COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
     "tokenizer M": ("tokenizer_parameters_million",),
+    "regularizer M": ("regularizer_parameters_million",),
     "generator M": ("generator_parameters_million",),
     "GFLOP/image": ("tokenizer_gflop_per_image", "regularizer_gflop_per_image"),
     "GFLOP/latent": ("generator_gflop_per_latent",),
+    "prior s": ("prior_seconds",),
     "tokenizer s": ("tokenizer_seconds",),
     "generator s": ("generator_seconds",),
     "sampling s": ("samples_seconds",),
     "peak MiB": ("peak_mib",),
 }
 COST_ABOUT = (
-    "Parameters in millions; operations of training on one image (the regularizer's included) and on one "
-    "latent; seconds of training and of sampling; peak memory of the largest stage."
+    "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
+    "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
+    "of the largest stage."
 )
 
 
