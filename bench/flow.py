@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .blocks import with_unconditional
+
 
 def expand_time(t: Tensor, like: Tensor) -> Tensor:
     """t (B,) or (B, T) with trailing dimensions of size 1, ready to multiply `like` (B, T, C)."""
@@ -34,6 +36,18 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Tensor
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
     """Classifier-free guidance (Ho & Salimans, 2022): u + w (c - u); w = 1 is none."""
     return unconditional + guidance * (conditional - unconditional)
+
+
+def guided(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    t: Tensor,
+    labels: Tensor,
+    guidance: float,
+) -> Tensor:
+    """velocity(x, t, labels) with guidance, both branches in one pass: x (B, T, C), t (B,), labels (B,)."""
+    both = velocity(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels))
+    return guide(*both.chunk(2), guidance)
 
 
 def logit_normal(uniform: Tensor) -> Tensor:

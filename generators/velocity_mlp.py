@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Flow, LatentSpec, Noise
-from ..bench.blocks import LabelEmbedding, TokenMLP, drop_labels, with_unconditional
-from ..bench.flow import euler, guide, interpolate
+from ..bench.blocks import LabelEmbedding, TokenMLP, drop_labels
+from ..bench.flow import euler, guided, interpolate
 from ..bench.registry import register
 
 
@@ -77,8 +77,6 @@ class VelocityMLP(Flow):
             t = t.to(x)
             if guidance == 1 or self.label is None:
                 return self._run(x, t, labels, 0)[0]
-            both, _ = self._run(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels), 0)
-            conditional, unconditional = both.chunk(2)
-            return guide(conditional, unconditional, guidance)
+            return guided(lambda x, t, y: self._run(x, t, y, 0)[0], x, t, labels, guidance)
 
         return euler(field, x, torch.linspace(0, 1, steps + 1, device="cpu"))

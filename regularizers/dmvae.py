@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit
-from ..bench.blocks import position_table, with_unconditional
-from ..bench.flow import expand_time, guide, interpolate
+from ..bench.blocks import position_table
+from ..bench.flow import expand_time, guided, interpolate
 from ..bench.registry import Use, register, use
 from ..bench.seeds import seed_for
 
@@ -284,9 +284,7 @@ class DMVAE(Regularizer):
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             if self.guidance == 1 or labels is None:
                 return _plain(network, x, t, labels)
-            both = _plain(network, x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels))
-            conditional, unconditional = both.chunk(2)
-            return guide(conditional, unconditional, self.guidance)
+            return guided(lambda x, t, y: _plain(network, x, t, y), x, t, labels, self.guidance)
 
         return velocity
 

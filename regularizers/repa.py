@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import drop_labels, with_unconditional
-from ..bench.flow import euler, guide, interpolate
+from ..bench.blocks import drop_labels
+from ..bench.flow import euler, guided, interpolate
 from ..bench.registry import Use, register, use
 
 Weight = Annotated[float, Field(ge=0)]
@@ -234,10 +234,7 @@ class Joint(Generator):
             t = t.to(x)
             if guidance == 1 or self.classes == 0:
                 return self.flow.velocity(x, t, labels, self.tap)[0]
-            pairs = with_unconditional(labels)
-            v = self.flow.velocity(x.repeat(2, 1, 1), t.repeat(2), pairs, self.tap)[0]
-            conditional, unconditional = v.chunk(2)
-            return guide(conditional, unconditional, guidance)
+            return guided(lambda x, t, y: self.flow.velocity(x, t, y, self.tap)[0], x, t, labels, guidance)
 
         times = torch.linspace(0, 1, steps + 1, device="cpu")
         return self.whitening.inverse(euler(field, noise.normal(like, "noise"), times))
