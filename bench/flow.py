@@ -47,7 +47,8 @@ def guided(
 ) -> Tensor:
     """velocity(x, t, labels) with guidance, both branches in one pass: x (B, T, C), t (B,), labels (B,)."""
     both = velocity(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels))
-    return guide(*both.chunk(2), guidance)
+    conditional, unconditional = both.chunk(2)
+    return guide(conditional, unconditional, guidance)
 
 
 def logit_normal(uniform: Tensor) -> Tensor:
