@@ -124,7 +124,8 @@ def run(
     for record in failed:
         print(f"failed: {' · '.join(record.cell.values())}: {record.reason}")
     print(f"leaderboard: {folder / 'leaderboard.md'} and {folder / 'leaderboard.csv'}")
-    print(f"records:     {folder / 'records'}   pictures: {folder / 'samples'}")
+    pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
+    print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
     print(f"next:        bench report {folder}   (rebuilds the tables from the records)")
     if failed:
         if not debug:
