@@ -176,9 +176,10 @@ def plan(
         shown = f"{parameters:,}" if parameters is not None else ""
         table.add_row(s.kind, Text(s.label), str(made.uses[s.id]), shown, state)
     out.print(table)
-    for cell in cells:
-        if cell.skipped:
-            out.print(Text(f"skipped: {cell.name}: {cell.skipped}"), soft_wrap=True)
+    for reason in dict.fromkeys(cell.skipped for cell in cells if cell.skipped):
+        first, *others = (cell for cell in cells if cell.skipped == reason)
+        more = f" and {len(others)} more" if others else ""
+        out.print(Text(f"skipped: {first.name}{more}: {reason}"), soft_wrap=True)
     cached = sum(store.has(s) for s in needed)
     out.print(_headline(loaded, cells, len(needed), cached, None), soft_wrap=True)
     saved = sum(made.uses[s.id] - 1 for s in needed)

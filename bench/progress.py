@@ -24,6 +24,7 @@ class Display:
     def __init__(self, console: Console, total: int, cached: int, quiet: bool = False) -> None:
         self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
         self.began: dict[str, float] = {}
+        self.skipped: set[str | None] = set()  # reasons
         self.live = console.is_terminal and not quiet
         self.stages = Progress(
             TextColumn("{task.description}"),
@@ -69,7 +70,11 @@ class Display:
                 self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
 
     def cell(self, cell: Cell, record: Record) -> None:
-        """Shows that a cell is finished."""
+        """Shows that a cell is finished; of cells that a matrix skips for one reason, the first."""
+        if record.status == "skipped":
+            if record.reason in self.skipped:
+                return
+            self.skipped.add(record.reason)
         if self.live or record.status != "done":
             reason = f": {record.reason}" if record.reason else ""
             if self.live:
