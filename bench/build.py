@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -35,11 +34,12 @@ def evaluator(config: Config) -> Evaluator:
 
 def tokenizer(config: Config, data: Dataset, expansion: int) -> Tokenizer:
     facts = {"image": data.image, "expansion": expansion, "dataset": data}
-    return _create("tokenizers", config, facts)
+    return registry.given("tokenizers", config["name"], facts, _options(config))
 
 
 def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSource:
-    return _create("references", config, {"image": data.image, "teacher_spec": teacher})
+    facts = {"image": data.image, "teacher_spec": teacher}
+    return registry.given("references", config["name"], facts, _options(config))
 
 
 def regularizer_class(config: Config) -> type[Regularizer]:
@@ -48,36 +48,17 @@ def regularizer_class(config: Config) -> type[Regularizer]:
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:
     """With the facts that its constructor names: `classes`, `teacher_spec`, `reference_spec`, …"""
-    return _create("regularizers", config, {**facts, "spec": spec})
+    return registry.given("regularizers", config["name"], {**facts, "spec": spec}, _options(config))
 
 
 def facts_of(cls: type[Regularizer]) -> set[str]:
     """The facts that a regularizer's constructor asks the frame for, beside its spec."""
     known = {"classes", "teacher_spec", "reference_spec", "reference_classes"}
-    return known & parameters_of(cls)
+    return known & registry.parameters_of(cls)
 
 
 def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:
     return registry.create("generators", config["name"], spec=spec, classes=classes, **_options(config))
-
-
-def parameters_of(cls: type) -> set[str]:
-    """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
-    found: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters
-            found |= set(parameters)
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-                break
-    return found
-
-
-def _create(kind: str, config: Config, facts: Mapping[str, Any]) -> Any:
-    """The part, given the facts that its constructor names."""
-    asked = parameters_of(registry.get(kind, config["name"]))
-    named = {name: fact for name, fact in facts.items() if name in asked}
-    return registry.create(kind, config["name"], **named, **_options(config))
 
 
 def _options(config: Config) -> dict[str, Any]:

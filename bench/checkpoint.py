@@ -60,10 +60,9 @@ def load(folder: Path, state: State) -> bool:
     """Restores the newest checkpoint in place; False if there is none."""
     from safetensors import safe_open
 
-    file = folder / FILE
-    if not file.is_file():
+    if not exists(folder):
         return False
-    with safe_open(file, framework="pt") as handle:
+    with safe_open(folder / FILE, framework="pt") as handle:
         plain = json.loads(handle.metadata()["state"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     for name, module in state.modules.items():

@@ -151,10 +151,8 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         return None
     where = f"bench info {kind} {name}"
     if kind == "generators":
-        sampler = given.get("sampler")
-        sampler = {} if sampler is None else sampler
-        if reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options"):
-            extra["sampler"] = reader.options(cls, sampler, (*trail, "sampler"), method="sample", where=where)
+        sampler = _sampler(reader, given, trail)
+        extra["sampler"] = reader.options(cls, sampler, (*trail, "sampler"), method="sample", where=where)
     options = {key: value for key, value in given.items() if key not in FRAME[kind]}
     if options and extra.get("init") == JOINT:
         message = "`init: joint` goes on with the regularizer's generator as it is: it takes no options"
@@ -176,12 +174,15 @@ def _joint(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -
         if key not in known:
             message = registry.unknown("option of `use: joint`", str(key)[:60], list(known))
             reader.fault((*trail, key), message, on_key=True)
-    sampler = {} if given.get("sampler") is None else given["sampler"]
-    if not reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options"):
-        sampler = {}
+    sampler = _sampler(reader, given, trail)
     guidance = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
     row = Row(label, JOINT, {}, guidance=guidance, sampler=sampler, init=JOINT, where=reader.place(trail))
     return Entry(row, Variants({}, {}), trail)
+
+
+def _sampler(reader: Reader, given: Mapping[str, Any], trail: Trail) -> Mapping[str, Any]:
+    sampler = {} if given.get("sampler") is None else given["sampler"]
+    return sampler if reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options") else {}
 
 
 def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:

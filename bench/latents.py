@@ -49,11 +49,19 @@ def chunked(function: Callable[..., Tensor], count: int, chunk: int = CHUNK) -> 
     return torch.cat([function(index, i) for i, index in enumerate(torch.arange(count).split(chunk))])
 
 
-def encode(tokenizer: Tokenizer, data: Dataset, split: Split, device: torch.device | str) -> Tensor:
-    """h (n, T, C * expansion) of a whole split, on the CPU."""
-    return chunked(
-        lambda index, _: tokenizer.encode(data.images(split, index).to(device)).cpu(), data.size(split)
-    )
+def encode(
+    tokenizer: Tokenizer,
+    data: Dataset,
+    split: Split,
+    device: torch.device | str,
+    count: int | None = None,
+) -> Tensor:
+    """h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
+
+    def one(index: Tensor, chunk: int) -> Tensor:
+        return tokenizer.encode(data.images(split, index).to(device)).cpu()
+
+    return chunked(one, data.size(split) if count is None else count)
 
 
 def draw(

@@ -127,6 +127,7 @@ class _Planner:
         self.result = Plan()
         self.problems: dict[tuple[Any, str], Problem] = {}
         self.built: dict[tuple[str, ...], Any] = {}  # modules on the meta device, or why there is none
+        self.references: dict[tuple[str, ...], str] = {}  # stages: a fingerprint may be of a large file
 
     def plan(self) -> Plan:
         m = self.matrix
@@ -261,16 +262,22 @@ class _Planner:
     def _reference(self, regularizer: Row | None) -> str:
         """The stage that draws the reference of a method, or of the matrix: one for all seeds."""
         m = self.matrix
-        row, source = self._source(regularizer)
-        parents = {"features": self._features((regularizer and regularizer.teacher) or m.teacher)}
-        trained = self._trained_rows(row)
-        if trained is not None:
+        row, source, trained = self._source(regularizer)
+        teacher = (regularizer and regularizer.teacher) or m.teacher
+        name = (self.dataset_row.label, str(row.where), str(teacher.where))
+        if name in self.references:
+            return self.references[name]
+        if trained is None:
+            parents = {"features": self._features(teacher)}
+        else:
             parents = self._tokenizer(*trained, m.seeds[0])
         config = {
             "dataset": self.data,
             "reference": part("references", row) | {"fingerprint": source.fingerprint()},
         }
-        return self._add("reference", f"{row.label} of {self.dataset_row.label}", config, parents)
+        label = f"{row.label} of {self.dataset_row.label}"
+        self.references[name] = self._add("reference", label, config, parents)
+        return self.references[name]
 
     def _facts(self, regularizer: Row, asked: Collection[str]) -> dict[str, Any]:
         """What a regularizer's constructor asks for by name."""
@@ -278,15 +285,15 @@ class _Planner:
         teacher: FeatureExtractor = self._made("features", regularizer.teacher or m.teacher, build.extractor)
         facts: dict[str, Any] = {"classes": self.dataset.classes, "teacher_spec": teacher.spec}
         if {"reference_spec", "reference_classes"} & set(asked):
-            _, source = self._source(regularizer)
+            _, source, _ = self._source(regularizer)
             facts |= {
                 "reference_spec": source.spec,
                 "reference_classes": self.dataset.classes if source.labelled else 0,
             }
         return {name: facts[name] for name in asked}
 
-    def _source(self, regularizer: Row | None) -> tuple[Row, ReferenceSource]:
-        """The reference of a method, or of the matrix."""
+    def _source(self, regularizer: Row | None) -> tuple[Row, ReferenceSource, tuple[Row, Row] | None]:
+        """The reference of a method, or of the matrix, and the rows whose latents it is made of, if it is."""
         m = self.matrix
         row = (regularizer and regularizer.reference) or m.reference
         teacher: FeatureExtractor = self._made(
@@ -302,7 +309,7 @@ class _Planner:
             )
         except Unfit as error:
             raise self._refuse(row, f"the reference cannot be made: {error}") from error
-        return row, source
+        return row, source, trained
 
     def _trained_rows(self, reference: Row) -> tuple[Row, Row] | None:
         """The tokenizer and the regularizer whose latents a reference is made of, if it is."""

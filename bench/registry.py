@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -110,7 +111,26 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
 def use(base: type[P], choice: Use, **facts: Any) -> P:
     """The part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
-    return create(kind_of(base), options.pop("use"), **facts, **options)
+    return given(kind_of(base), options.pop("use"), facts, options)
+
+
+def given(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """A new part with its options, and those of the facts that its constructor names."""
+    asked = parameters_of(get(kind, name))
+    named = {fact: value for fact, value in facts.items() if fact in asked}
+    return create(kind, name, **named, **options)
+
+
+def parameters_of(cls: type) -> set[str]:
+    """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            found |= set(parameters)
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                break
+    return found
 
 
 def kind_of(cls: type) -> str:

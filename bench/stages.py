@@ -24,7 +24,7 @@ from .losses import RECONSTRUCTION
 from .records import base_name
 from .seeds import seed_for
 from .store import Artifact, Result
-from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, spec_from
+from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, rows_of, spec_from
 from .tokenizer_loop import train_tokenizer
 from .training import Context
 
@@ -81,7 +81,7 @@ def prior(config: Config, inputs: Inputs, context: Context) -> Result:
     spec = spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
-    target = in_its_space(regularizer, reference_of(inputs["reference"]), "train")
+    target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
     model = regularizer.priors()[config["prior"]]
     state = train_generator(
         model,
@@ -108,7 +108,9 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
     for name, module in regularizer.priors().items():
         module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
-    teacher, target = inputs.get("teacher"), inputs.get("reference")
+    teacher, target = inputs.get("teacher"), None
+    if "reference" in inputs:
+        target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
     state = train_tokenizer(
         model,
         regularizer,
@@ -121,7 +123,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         optimizer=config["optimizer"],
         context=context,
         features=None if teacher is None else teacher.tensors["tokens/train"],
-        reference=None if target is None else in_its_space(regularizer, reference_of(target), "train"),
+        reference=target,
         probes=config["probes"],
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}

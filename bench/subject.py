@@ -142,7 +142,7 @@ class Subject(SubjectInterface):
             self.sample_labels = inputs["samples"].tensors["labels"]
         self._inputs, self._device = inputs, device
         # Kept per subject: an instance must not be held by a cache of its class.
-        for name in ("images", "labels", "reconstructions", "latents", "features", "reference"):
+        for name in ("images", "labels", "reconstructions", "latents", "features", "_mapped"):
             setattr(self, name, cache(getattr(self, name)))
 
     def images(self, split: Split) -> Tensor:
@@ -174,17 +174,17 @@ class Subject(SubjectInterface):
 
     @property
     def own_reference(self) -> bool:
-        own, common = (self.reference("train", own).samples for own in (True, False))
-        return not torch.equal(own, common)
+        return not torch.equal(self._mapped(True).samples, self._mapped(False).samples)
 
     def reference(self, split: Split, own: bool = False) -> Reference:
-        drawn = reference_of(self._reference_stage(own))
-        if own:
-            return in_its_space(self.regularizer, drawn, split)
-        return rows_of(drawn.projected(self.tokenizer.spec), split)
+        return rows_of(self._mapped(own), split)
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:
         return self._reference_stage(own).info["protocol"]
+
+    def _mapped(self, own: bool) -> Reference:
+        drawn = reference_of(self._reference_stage(own))
+        return in_its_space(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
 
     def _reference_stage(self, own: bool) -> Artifact:
         return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]
@@ -200,13 +200,13 @@ def reference_of(drawn: Artifact) -> Reference:
     return Reference(torch.cat(samples), torch.cat(labels) if labels else None, grid, len(samples[0]))
 
 
-def in_its_space(regularizer: Regularizer, reference: Reference, split: Split) -> Reference:
-    """One split of a reference as the regularizer has it."""
+def in_its_space(regularizer: Regularizer, reference: Reference) -> Reference:
+    """A reference as the regularizer has it, with the splits as they were."""
     made = regularizer.reference(reference)
     if len(made.samples) != len(reference.samples):
         name = type(regularizer).__name__
         raise ValueError(f"{name}.reference() makes {len(made.samples)} of {len(reference.samples)} samples")
-    return rows_of(replace(made, fit=reference.fit), split)
+    return replace(made, fit=reference.fit)
 
 
 def rows_of(reference: Reference, split: Split) -> Reference:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, latents
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
 from .checkpoint import State
-from .latents import chunked, draw
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
 from .seeds import seed_for
 from .training import Context, batch_index, run_steps
@@ -157,11 +156,10 @@ def train_tokenizer(
     def probe() -> None:
         assert probes is not None
         modes(tokenizer, regularizer, training=False)
-        chosen = torch.arange(min(size, probes["images"]))
-        known = None if labels is None else labels[chosen]
-        h = chunked(lambda i, _: tokenizer.encode(dataset.images("train", i).to(device)).cpu(), len(chosen))
-        z = draw(regularizer, h, known, Noise(seed, ("probe",)), batch, device)
-        state.probes[state.step] = z
+        count = min(size, probes["images"])
+        h = latents.encode(tokenizer, dataset, "train", device, count)
+        known = None if labels is None else labels[:count]
+        state.probes[state.step] = latents.draw(regularizer, h, known, Noise(seed, ("probe",)), batch, device)
         modes(tokenizer, regularizer, training=True)
 
     def update(index: int) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Regularizer, Step, Subject
-from ..bench.registry import register
+from ..bench.registry import parameters_of, register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,11 +36,10 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
     surrogate, as DMVAE's, has a value that means nothing: along its gradient it doesn't rise by the
     gradient's length.
     """
-    named = inspect.signature(type(regularizer)).parameters
+    named = parameters_of(type(regularizer))
     draws = "reference_spec" in named and not regularizer.priors()  # from the reference, at every step
-    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or "teacher_spec" in named:
-        return False
-    if draws:
+    asks = draws or "teacher_spec" in named
+    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or asks:
         return False
     z = z.detach().requires_grad_()
     with torch.enable_grad():

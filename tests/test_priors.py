@@ -199,8 +199,8 @@ def test_mistakes_about_them_are_named_at_their_line(made, old, new, message):
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_a_plugin_that_reads_a_file_says_which_and_val_stays_out_of_train(tmp_path):
-    """A reference of a method's own need not pass on what the frame noted on it."""
+def test_a_reference_of_a_methods_own_keeps_val_out_of_train(tmp_path):
+    # It need not pass on what the frame noted on the reference that it was given.
     (tmp_path / "matrix.yaml").write_text(MATRIX)
     scaled = "\n    def reference(self, reference):\n        from latentbench.bench.api import Reference\n"
     scaled += "        r = super().reference(reference)\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated
 
 import torch
@@ -11,15 +10,8 @@ from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split
 from ..flow import interpolate
-from ..registry import Use, get, kind_of, register, use
+from ..registry import Use, register, use
 from ..seeds import seed_for
-
-
-def source(choice: Use, **facts: ImageSpec | LatentSpec) -> ReferenceSource:
-    """The reference that an option names, given the facts that its constructor asks for."""
-    name = choice if isinstance(choice, str) else choice["use"]
-    asked = inspect.signature(get(kind_of(ReferenceSource), name)).parameters
-    return use(ReferenceSource, choice, **{key: fact for key, fact in facts.items() if key in asked})
 
 
 @register("diffusion")
@@ -37,7 +29,7 @@ class Diffusion(ReferenceSource):
         of: Annotated[Use, ReferenceSource] = "teacher",
         time: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ) -> None:
-        self.of, self.time = source(of, image=image, teacher_spec=teacher_spec), time
+        self.of, self.time = use(ReferenceSource, of, image=image, teacher_spec=teacher_spec), time
         self.spec = self.of.spec
         self.labelled = self.of.labelled  # its own, not the class's
 
