@@ -16,7 +16,7 @@ and defaults, is its schema in a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -217,6 +217,10 @@ class Regularizer(nn.Module):
         """
         return None
 
+    def classify(self, z: Tensor) -> Tensor | None:
+        """z (B, T, C) -> the class of each (B,), for methods whose latents say it (LZN); None for others."""
+        return None
+
     def critics(self) -> dict[str, nn.Module]:
         """Networks that learn by `critic_loss` with optimizers of their own."""
         return {}
@@ -337,10 +341,16 @@ class Dataset:
 
 
 class FeatureExtractor:
-    """A frozen network that describes images: one vector for distances, a grid of tokens for teachers."""
+    """A frozen network that describes images: one vector for distances, a grid of tokens for teachers.
+
+    `outputs` names what `describe` can give: "pooled" (B, F), "tokens" (B, N, G), "logits" (B, K) of a
+    classifier, which the inception score needs, and "spatial" (B, S), a flattened map, for sFD.
+    """
 
     version: ClassVar[int] = 1
-    name: str  # what metric names carry in brackets
+    outputs: ClassVar[tuple[str, ...]] = ("pooled", "tokens")
+    cmmd: ClassVar[bool] = False  # images are compared by CMMD's kernel in place of FD, KD and the rest
+    name: str  # what metric names carry in brackets, unless the weights are those that define a metric
     channels: int  # F of the pooled features
     spec: LatentSpec  # of the token features
 
@@ -355,6 +365,11 @@ class FeatureExtractor:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, c, H, W) in [-1, 1] -> pooled (B, F), tokens (B, N, G); rounds to 8 bits first."""
         raise NotImplementedError
+
+    def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """(B, c, H, W) in [-1, 1] -> the outputs asked for, in one pass through the network."""
+        found = dict(zip(("pooled", "tokens"), self(images), strict=True))
+        return {name: found[name] for name in outputs}
 
 
 @dataclass(frozen=True)
@@ -390,6 +405,29 @@ class ReferenceSource:
         raise NotImplementedError
 
 
+class Estimate(float):
+    """A metric's value with what is known of its uncertainty; a plain float has neither.
+
+    `replicates` are its values on `resampling.REPLICATES` resamples of the images (or tokens) that it is
+    over, whose indices depend on the metric's name and the replicate alone (`resampling.counts`): differences
+    between two rows' replicates are paired. `classes` are its values by class.
+    """
+
+    replicates: Sequence[float] | None
+    classes: Mapping[str, float] | None
+
+    def __new__(
+        cls,
+        value: float,
+        replicates: Sequence[float] | Tensor | None = None,
+        classes: Mapping[str, float] | None = None,
+    ) -> Estimate:
+        self = super().__new__(cls, value)
+        self.replicates = replicates.tolist() if isinstance(replicates, Tensor) else replicates
+        self.classes = classes
+        return self
+
+
 Of = Literal["train", "val", "reconstructions", "samples"]
 
 
@@ -403,7 +441,7 @@ class Subject:
     scope: Literal["tokenizer", "generator"]
     real: bool
     dataset: Dataset
-    extractor: FeatureExtractor
+    extractors: tuple[FeatureExtractor, ...]  # those of the matrix; metrics over features are made for each
     noise: Noise
     tokenizer: Tokenizer
     regularizer: Regularizer
@@ -437,8 +475,11 @@ class Subject:
         """
         raise NotImplementedError
 
-    def features(self, of: Of) -> Tensor:
-        """Pooled features (n, F) of an image set, by the matrix's extractor."""
+    def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
+        """Pooled features (n, F), or another output, of an image set by an extractor (None: the first).
+
+        The first extractor has "tokens" of "train" and "val" alone.
+        """
         raise NotImplementedError
 
     def reference(self, split: Split, own: bool = False) -> Reference:
@@ -465,15 +506,15 @@ class Evaluator:
     metrics: ClassVar[dict[str, Metric]]
 
     def run(self, subject: Subject) -> dict[str, float]:
-        """All metrics of the subject's scope, by full name, e.g. {"gFD[effnet_lite0]": 81.2}."""
+        """All metrics of the subject's scope, by full name, e.g. {"gFD[effnet_lite0]": Estimate(81.2, …)}."""
         raise NotImplementedError
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         """Everything that the value under this full name depends on besides the images; always with `n`."""
         raise NotImplementedError
 
-    def figures(self, subject: Subject) -> dict[str, Figure]:
-        """Pictures by name, made with matplotlib's `Figure` (not pyplot); a run saves them as PNG."""
+    def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
+        """Pictures by name, saved as PNG: matplotlib's `Figure` (not pyplot), or pixels, uint8 (H, W, 3)."""
         return {}
 
     @classmethod

@@ -28,6 +28,7 @@ class State:
     seconds: float = 0.0
     curves: dict[str, list[float]] = field(default_factory=dict)
     probes: dict[int, Tensor] = field(default_factory=dict)  # latents by step
+    snapshots: dict[str, Tensor] = field(default_factory=dict)  # weights on the way, by STEP/name
 
 
 def save(folder: Path, state: State) -> None:
@@ -41,6 +42,7 @@ def save(folder: Path, state: State) -> None:
     for name, average in state.averages.items():
         tensors |= {f"average/{name}/{key}": tensor for key, tensor in average.shadow.items()}
     tensors |= {f"probe/{step}": z for step, z in state.probes.items()}
+    tensors |= {f"snapshot/{name}": tensor for name, tensor in state.snapshots.items()}
     for name, optimizer in state.optimizers.items():
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(v) for key, v in values.items()}
@@ -78,6 +80,7 @@ def load(folder: Path, state: State) -> bool:
         groups = optimizer.state_dict()["param_groups"]  # settings come from the matrix, rates from the step
         optimizer.load_state_dict({"state": loaded, "param_groups": groups})
     state.probes = {int(step): z for step, z in _under(tensors, "probe/").items()}
+    state.snapshots = _under(tensors, "snapshot/")
     state.step, state.seconds, state.curves = plain["step"], plain["seconds"], plain["curves"]
     return True
 

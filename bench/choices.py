@@ -75,7 +75,7 @@ class Matrix:
     datasets: tuple[Row, ...]
     seeds: tuple[Seed, ...]
     budget: Budget
-    features: Row
+    features: tuple[Row, ...]  # the first is the teacher, unless another is named
     teacher: Row
     reference: Row
     reconstruction: Mapping[str, float]

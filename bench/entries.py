@@ -13,6 +13,7 @@ from .reader import Reader
 from .schema import Critic, Group, Optimizer, Variants, axes, options_of, shown
 from .source import Trail
 
+KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
 EXAMPLES = {
     "dataset": "dataset: {use: digits}",
     "reference": "reference: {use: teacher}",
@@ -72,7 +73,8 @@ def single(reader: Reader, given: Any, kind: str, trail: Trail) -> Row | None:
     if given is None:
         return None
     if isinstance(given, str):
-        given, at = {"use": given}, trail
+        name, _, model = given.partition(":")  # `timm:resnet50`
+        given, at = {"use": name, **({"model": model} if model else {})}, trail
     elif not reader.is_mapping(trail, given, "a name or `{use: name}`"):
         return None
     elif "use" not in given:
@@ -83,22 +85,24 @@ def single(reader: Reader, given: Any, kind: str, trail: Trail) -> Row | None:
     return _row(reader, kind, cls, given["use"], given, trail) if cls else None
 
 
-def datasets(reader: Reader) -> tuple[Row, ...]:
-    """The dataset, or a list of them."""
-    given = reader.data.get("dataset")
+def several(reader: Reader, key: str) -> tuple[Row, ...]:
+    """One part, or a list of different ones, under a top-level key: datasets, feature extractors."""
+    given, kind = reader.data.get(key), KINDS_OF[key]
     if not isinstance(given, list):
-        row = single(reader, given, "datasets", ("dataset",))
+        row = single(reader, given, kind, (key,))
         return (row,) if row else ()
     if not given:
-        reader.fault(("dataset",), f"the list of datasets is empty; write e.g. `{EXAMPLES['dataset']}`")
-    found: dict[str, Row] = {}
+        reader.fault((key,), f"the list {key!r} is empty; write e.g. `{EXAMPLES[key]}`")
+    found: list[Row] = []
     for i, item in enumerate(given):
-        row = single(reader, item, "datasets", ("dataset", i))
-        if row and row.label in found:
-            reader.fault(("dataset", i), f"the dataset {row.label!r} is listed twice")
+        row = single(reader, item, kind, (key, i))
+        # Datasets name the rows of tables; of extractors there may be two by one part, with other options.
+        alike = [other for other in found if row and other.label == row.label]
+        if row and any(key == "dataset" or other.options == row.options for other in alike):
+            reader.fault((key, i), f"the {registry.SINGULAR[kind]} {row.label!r} is listed twice")
         elif row:
-            found[row.label] = row
-    return tuple(found.values())
+            found.append(row)
+    return tuple(found)
 
 
 def evaluators(reader: Reader) -> tuple[Row, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ def train_generator(
     seed: int,
     optimizer: Mapping[str, Any],
     context: Context,
+    snapshots: Collection[int] = (),
 ) -> State:
     """Trains a generator in place and leaves the averaged weights in it.
 
@@ -33,6 +34,7 @@ def train_generator(
             latent is never frozen to one draw.
         size: number of training latents, of which `draw` takes indices.
         labels: (size,) int64 or None.
+        snapshots: updates after which the averaged weights are kept in the state, beside the final ones.
     """
     accelerator = context.accelerator()
     device = accelerator.device
@@ -71,6 +73,9 @@ def train_generator(
         set_rates(main, step, steps)
         main.step()
         average.update(generator, step)
+        if step + 1 in snapshots:
+            weights = average.weights(generator)
+            state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
     run_steps(state, steps, update, context, seed, "generator")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,18 @@ def write_samples(folder: Path, name: str, images: Tensor, labels: Tensor, rows:
     return _save(grid(images[: columns * rows], columns), folder, name)
 
 
-def write_figure(folder: Path, name: str, pixels: Tensor) -> Path:
+def picture_name(cell: Mapping[str, str], suffix: str) -> str:
+    """`digits--vit--kl--mar@1.5`: of a cell's labels, one that is empty left out, whatever its seed."""
+    labels = (cell[name] for name in ("dataset", "tokenizer", "regularizer", "generator"))
+    return "--".join(filter(None, labels)) + suffix
+
+
+def file_name(name: str) -> str:
+    """The file that a picture of this name is saved in."""
+    return f"{re.sub(r'[^A-Za-z0-9._=@+-]+', '_', name)}.png"
+
+
+def write_pixels(folder: Path, name: str, pixels: Tensor) -> Path:
     """A PNG of uint8 pixels (H, W, 3)."""
     from PIL import Image
 
@@ -67,7 +78,7 @@ def write_reconstructions(
 
 def _save(picture: Image, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{re.sub(r'[^A-Za-z0-9._=@+-]+', '_', name)}.png"
+    file = folder / file_name(name)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     picture.save(temporary, format="PNG")
     temporary.replace(file)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,10 +31,12 @@ from .api import (
 )
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
+from .subject import features_role
 
 Config = Mapping[str, Any]
 
 UNKNOWN = "unknown"
+PROBE = "step="
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Cell:
     regularizer: str
     generator: str
     seed: str
-    scores: dict[str, str]  # "" (tokenizer scope) or the guidance, as text -> a scores stage's id
+    # "" (tokenizer scope), the guidance as text, or PROBE and a generator's step -> a scores stage's id
+    scores: dict[str, str]
     skipped: str | None = None
 
     @property
@@ -154,7 +157,7 @@ class _Planner:
             self._made("evaluators", evaluator, build.evaluator)
         self.dataset: Dataset = self._made("datasets", row, build.dataset)
         self.data = part("datasets", row) | {"fingerprint": self.dataset.fingerprint()}
-        self.features = self._features(m.features)
+        self.features = self._metric_features()
 
     def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
         labels = {
@@ -180,6 +183,10 @@ class _Planner:
         scores = {"": own}
         for guidance in generator.guidance:
             scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed)
+        trained_by = self.result.stages.get(made[0].get("generator", ""))
+        for step in trained_by.config.get("snapshots", ()) if trained_by else ():
+            last = generator.guidance[-1]
+            scores[f"{PROBE}{step}"] = self._generator_scores(*made, generator, last, seed, step)
         self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
@@ -214,7 +221,7 @@ class _Planner:
             "steps": m.budget.tokenizer_steps,
             "refine_steps": m.budget.refine_steps,
             "batch": m.budget.batch,
-            "probes": None if m.probes is None else vars(m.probes),
+            "probes": m.probes.latents if m.probes else None,
             "seed": seed.tokenizer,
         }
         trained = self._add("tokenizer", where, config, parents)
@@ -367,13 +374,15 @@ class _Planner:
             "batch": self.matrix.budget.batch,
             "seed": f"{seed.tokenizer}.{seed.generator}",
         }
+        if type(model).fit is Generator.fit and self._snapshots():
+            config["snapshots"] = self._snapshots()
         made = self._add("generator", where, config, trained)
         self.result.parameters[made] = _parameters(model)
         return trained | {"generator": made}, where
 
     def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
-        parents = trained | {"features": self.features, "reference": self._reference(None)}
+        parents = trained | self.features | {"reference": self._reference(None)}
         if regularizer.reference or regularizer.teacher:
             parents["own_reference"] = self._reference(regularizer)
         # For what they cost.
@@ -383,24 +392,39 @@ class _Planner:
         extra = {"couples": self.matrix.budget.batch} if coupled else {}
         return self._scores("tokenizer", where, str(seed.tokenizer), parents, **extra)
 
+    def _snapshots(self) -> list[int]:
+        """The updates after which a generator's samples are scored: its last one among them, if any are."""
+        steps, probes = self.matrix.budget.generator_steps, self.matrix.probes
+        asked = probes.generator if probes else ()
+        return [*sorted(step for step in set(asked) if step < steps), steps] if asked else []
+
     def _generator_scores(
-        self, parents: dict[str, str], where: str, generator: Row, guidance: float, seed: Seed
+        self,
+        parents: dict[str, str],
+        where: str,
+        generator: Row,
+        guidance: float,
+        seed: Seed,
+        snapshot: int | None = None,
     ) -> str:
-        config = {
+        config: dict[str, Any] = {
             "guidance": guidance,
             "sampler": plain(generator.sampler),
             "samples": self.matrix.samples,
             "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
         }
         where += f".{seed.sampling} · guidance {guidance:g}"
+        if snapshot is not None and self.matrix.probes:
+            config |= {"snapshot": snapshot, "samples": self.matrix.probes.samples}
+            where += f" · step {snapshot}"
         drawn = self._add("samples", where, config, parents)
-        parents = parents | {"samples": drawn, "features": self.features}
+        parents = parents | {"samples": drawn} | self.features
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
 
     def _real(self) -> None:
         """The row of the held-out images, which no seed changes."""
         where = self._where("held-out images")
-        scores = self._scores("generator", where, "0", {"features": self.features})
+        scores = self._scores("generator", where, "0", self.features)
         name = self.dataset_row.label
         self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
 
@@ -412,7 +436,7 @@ class _Planner:
             "scope": scope,
             "evaluators": [part("evaluators", row) for row in chosen],
             "dataset": self.data,
-            "extractor": part("features", self.matrix.features),
+            "extractors": [part("features", row) for row in self.matrix.features],
             "seed": seed,
             **extra,
         }
@@ -427,13 +451,31 @@ class _Planner:
         assert issubclass(cls, Evaluator)
         return cls.scopes()
 
-    def _features(self, row: Row) -> str:
+    def _features(self, row: Row, outputs: Sequence[str] = ()) -> str:
+        """The stage with the pooled features and tokens of a dataset, or with other outputs."""
         extractor: FeatureExtractor = self._made("features", row, build.extractor)
         config = {
             "dataset": self.data,
             "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},
         }
-        return self._add("features", f"{row.label} of {self.dataset_row.label}", config, {})
+        label = f"{row.label} of {self.dataset_row.label}"
+        if outputs:
+            label += f" ({', '.join(outputs)})"
+            config["outputs"] = list(outputs)
+        return self._add("features", label, config, {})
+
+    def _metric_features(self) -> dict[str, str]:
+        """The stages that metrics take the features of the data from, by role."""
+        found = {}
+        for place, row in enumerate(self.matrix.features):
+            extractor: FeatureExtractor = self._made("features", row, build.extractor)
+            by_role: dict[str, list[str]] = {}
+            for output in extractor.outputs:
+                if output != "tokens":
+                    by_role.setdefault(features_role(place, output), []).append(output)
+            for role, outputs in by_role.items():
+                found[role] = self._features(row, () if role == "features" else outputs)
+        return found
 
     def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
         """The tokenizer on the meta device, with the expansion that the regularizer asks for."""

@@ -13,7 +13,7 @@ import yaml
 from . import grids, leaderboard, records
 from .engine import Engine, EngineError, Event
 from .matrix import Matrix, resolved
-from .plan import Cell, Plan
+from .plan import PROBE, Cell, Plan
 from .provenance import provenance
 from .records import Record
 from .store import Artifact, Store
@@ -137,12 +137,18 @@ class Book:
         reason = cell.skipped
         metrics: dict[str, Any] = {}
         curves: dict[str, Any] = {}
+        quality: dict[str, list[Any]] = {}
         cost: dict[str, Any] = {}
         for guidance, one in cell.scores.items():
             if one in failures:
                 reason = reason or failures[one]
             scores = self._artifact(one)
             if scores is None or scores.error is not None:
+                continue
+            if guidance.startswith(PROBE):
+                along = {name: entry["value"] for name, entry in scores.info["metrics"].items()}
+                for name, value in {"step": int(guidance.removeprefix(PROBE)), **along}.items():
+                    quality.setdefault(name, []).append(value)
                 continue
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
@@ -151,6 +157,8 @@ class Book:
             artifact = self._artifact(stage.id)
             if artifact is not None and artifact.error is None and artifact.info.get("curves"):
                 curves[stage.kind] = artifact.info["curves"]
+        if quality:
+            curves["quality"] = quality
         status = "skipped" if cell.skipped else "failed" if reason else "done"
         record = Record(
             cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
@@ -187,21 +195,22 @@ class Book:
         return self.store.get(stage) if self.store.has(stage) else None
 
     def _pictures(self, cell: Cell) -> None:
-        """Samples, and the figures that evaluators made of the first seed."""
-        several = [cell.dataset] if len(self.matrix.datasets) > 1 else []
-        name = "--".join([*several, cell.tokenizer, cell.regularizer])
-        first = cell.seed == self.matrix.seeds[0].label
+        """Of the first seed: samples, and what evaluators drew."""
+        if cell.seed != self.matrix.seeds[0].label:
+            return
         for stage in self.plan.needed([cell]):
             artifact = self._artifact(stage.id) if stage.kind in ("samples", "scores") else None
-            if artifact is None or artifact.error is not None:
+            if artifact is None or artifact.error is not None or "snapshot" in stage.config:
                 continue
             if stage.kind == "samples":
                 images, labels = artifact.tensors["images"], artifact.tensors["labels"]
-                full = f"{name}--{cell.generator}--{cell.seed}@{stage.config['guidance']:g}"
-                grids.write_samples(self.folder / "samples", full, images, labels)
-            for key, pixels in artifact.group("figure").items() if first else ():
-                owner = "" if stage.config["scope"] == "tokenizer" else f"--{cell.generator}"
-                grids.write_figure(self.folder / "figures", f"{name}{owner}--{key}", pixels)
+                name = grids.picture_name(cell.identity, f"@{stage.config['guidance']:g}")
+                grids.write_samples(self.folder / "samples", name, images, labels)
+                continue
+            trained = cell.identity | ({"generator": ""} if stage.config["scope"] == "tokenizer" else {})
+            for folder, group in (("figures", "figure"), ("samples", "picture")):
+                for key, pixels in artifact.group(group).items():
+                    grids.write_pixels(self.folder / folder, grids.picture_name(trained, f"--{key}"), pixels)
 
     def _reconstructions(self) -> None:
         """The first seed's tokenizers, each decoding the same held-out images."""
@@ -226,5 +235,4 @@ class Book:
             count = min(64, dataset.size("val"))
             originals = to_uint8(dataset.images("val", torch.arange(count)))
             pairs = [("held-out images", originals), *rows.items()]
-            suffix = f"--{row.label}" if len(self.matrix.datasets) > 1 else ""
-            grids.write_reconstructions(self.folder / "samples", pairs, f"reconstructions{suffix}")
+            grids.write_reconstructions(self.folder / "samples", pairs, f"{row.label}--reconstructions")

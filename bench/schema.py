@@ -162,10 +162,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Probes:
-    """Latents along training, for evaluators that follow it."""
+    """What is kept and scored along training."""
 
-    every: Count  # updates
-    images: Count = 1024  # the first so many of the training images
+    every: Count | None = None  # tokenizer updates between two looks at the latents, for evaluators
+    images: Count = 1024  # the first so many of the training images, of whose latents
+    generator: tuple[Count, ...] = ()  # generator updates after which samples are scored
+    samples: Annotated[int, Field(ge=4)] = 500  # of those
+
+    @property
+    def latents(self) -> dict[str, int] | None:
+        """What the tokenizer's loop is to keep."""
+        return None if self.every is None else {"every": self.every, "images": self.images}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import registry
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
-from .entries import EXAMPLES, Entry, datasets, evaluators, label_problem, rows, section, single
+from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single
 from .reader import KEYS, Reader
 from .schema import Budget, Probes, Settings, shown
 from .source import Problem, Trail
@@ -24,15 +24,16 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
     """All sections, then the error with all problems if there are any."""
     _top_level(reader)
     plugins, warnings = _plugins(reader, file.parent, more_plugins)
-    features = single(reader, reader.data.get("features"), "features", ("features",))
+    features = several(reader, "features")
+    first = features[0] if features else None
     entries = {kind: section(reader, kind) for kind in SECTIONS}
     settings = {f.name: reader.data[f.name] for f in fields(Settings) if reader.data.get(f.name) is not None}
     read: dict[str, Any] = {
         "name": _name(reader, file),
-        "datasets": datasets(reader),
+        "datasets": several(reader, "dataset"),
         "budget": Budget(**reader.options(Budget, reader.mapping(("budget",), "a mapping"), ("budget",))),
         "features": features,
-        "teacher": single(reader, reader.data.get("teacher"), "features", ("teacher",)) or features,
+        "teacher": single(reader, reader.data.get("teacher"), "features", ("teacher",)) or first,
         "reference": single(reader, reader.data.get("reference") or "teacher", "references", ("reference",)),
         "reconstruction": _reconstruction(reader),
         "evaluators": evaluators(reader),
@@ -105,10 +106,13 @@ def _plugins(
 def _probes(reader: Reader) -> Probes | None:
     if reader.data.get("probes") is None:
         return None
+    before = len(reader.problems)
     clean = reader.options(
         Probes, reader.mapping(("probes",), "a mapping such as `{every: 100}`"), ("probes",)
     )
-    return Probes(**clean) if "every" in clean else None
+    if not (clean.get("every") or clean.get("generator")) and len(reader.problems) == before:
+        reader.fault(("probes",), "probes are empty; write e.g. `{every: 100}`")
+    return Probes(**clean)
 
 
 def _reconstruction(reader: Reader) -> dict[str, float]:

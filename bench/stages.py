@@ -34,19 +34,19 @@ VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when n
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
-    """Pooled and token features of both splits."""
+    """Pooled and token features of both splits, or other outputs of an extractor."""
     dataset, extractor = build.dataset(config["dataset"]), build.extractor(config["extractor"])
+    outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
     total = dataset.size("train") + dataset.size("val")
     done = 0
-    for split in ("train", "val"):
+    for split in SPLITS:
         parts = []
         for index in torch.arange(dataset.size(split)).split(CHUNK):
-            parts.append(extractor(dataset.images(split, index)))
+            parts.append(extractor.describe(dataset.images(split, index), outputs))
             done += len(index)
             context.report(done, total, "images")
-        tensors[f"pooled/{split}"] = torch.cat([pooled for pooled, _ in parts])
-        tensors[f"tokens/{split}"] = torch.cat([tokens for _, tokens in parts])
+        tensors |= {f"{name}/{split}": torch.cat([part[name] for part in parts]) for name in outputs}
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 
 
@@ -200,15 +200,17 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
         seed=config["seed"],
         optimizer=config["optimizer"],
         context=context,
+        snapshots=config.get("snapshots", ()),
     )
     tensors = {f"generator/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"snapshot/{name}": tensor for name, tensor in state.snapshots.items()}
     cost = {"seconds": state.seconds, "steps": state.step} if state.step else {}
     return Result({"curves": state.curves}, tensors, cost=cost)
 
 
 def samples(config: Config, inputs: Inputs, context: Context) -> Result:
     """Decoded 8-bit samples with their labels, classes in turn."""
-    cell = Cell(inputs, context.device)
+    cell = Cell(inputs, context.device, config.get("snapshot"))
     count, classes, spec = config["samples"], cell.dataset.classes, cell.tokenizer.spec
     labels = torch.arange(count) % classes if classes else torch.full((count,), -1)
     noise = Noise(config["seed"], ("samples",))
@@ -229,10 +231,10 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
 
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     """Every metric of one scope, each with its protocol and n."""
-    dataset, extractor = build.dataset(config["dataset"]), build.extractor(config["extractor"])
+    dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
     noise = Noise(config["seed"], ("evaluate",))
     subject = Subject(
-        config["scope"], inputs, dataset, extractor, noise, context.device, config.get("guidance")
+        config["scope"], inputs, dataset, extractors, noise, context.device, config.get("guidance")
     )
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}
@@ -246,7 +248,10 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
             else:
                 metrics[name] = entry(value, meaning, evaluator.protocol(name, subject), config)
         for name, figure in evaluator.figures(subject).items():
-            pictures[f"figure/{name}"] = rendered(figure)
+            if isinstance(figure, Tensor):
+                pictures[f"picture/{name}"] = figure
+            else:
+                pictures[f"figure/{name}"] = rendered(figure)
         context.report(position + 1, len(config["evaluators"]), part["name"])
     return Result({"metrics": metrics, "cost": cost}, pictures)
 
@@ -276,6 +281,7 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
     # A latent that depends on the batch that it is encoded in. That is the row's doing, as its losses are:
     # in the protocol it would keep such a row out of every column.
     coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
+    known = {name: getattr(value, name, None) for name in ("replicates", "classes")}
     return {
         "value": float(value) if math.isfinite(value) else None,
         "n": int(protocol["n"]),
@@ -285,6 +291,7 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
         "better": direction,
         "unit": meaning.unit,
         "about": meaning.about,
+        **{name: list(item) if name == "replicates" else dict(item) for name, item in known.items() if item},
     }
 
 

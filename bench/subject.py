@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from .api import (
 )
 from .api import Subject as SubjectInterface
 from .images import from_uint8
-from .latents import IDENTITY, Normalisation, decode, draw
+from .latents import CHUNK, IDENTITY, Normalisation, decode, draw
 from .store import Artifact
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -35,8 +35,8 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class Cell:
     """The trained parts behind an artifact chain, rebuilt from the stored configs and weights."""
 
-    def __init__(self, inputs: dict[str, Artifact], device: str) -> None:
-        self.inputs, self.device = inputs, device
+    def __init__(self, inputs: dict[str, Artifact], device: str, snapshot: int | None = None) -> None:
+        self.inputs, self.device, self.snapshot = inputs, device, snapshot
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -64,12 +64,13 @@ class Cell:
 
     @cached_property
     def generator(self) -> Generator:
-        """The trained one, or, where none was, the regularizer's own."""
+        """The trained one, at a snapshot if one is given, or, where none was, the regularizer's own."""
         if "generator" not in self.inputs:
             return self.joint().to(self.device).eval()
         config = self.inputs["generator"].meta["config"]
         generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
-        generator.load_state_dict(self.inputs["generator"].group("generator"))
+        kept = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
+        generator.load_state_dict(self.inputs["generator"].group(kept))
         return generator.to(self.device).eval()
 
     @cached_property
@@ -101,6 +102,15 @@ class Cell:
         return draw(self.regularizer, h, self.dataset.labels(split), stream, batch, self.device)
 
 
+def features_role(place: int, output: str) -> str:
+    """The parent of a scores stage that has an output of the matrix's extractor at `place`.
+
+    The first one's stage is the teacher's, with pooled features and tokens; what else metrics need of the
+    data is in a stage of its own.
+    """
+    return "features" if place == 0 and output in ("pooled", "tokens") else f"features/{place}"
+
+
 def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
     """A spec from an artifact's or a config's plain data."""
     grid = plain["grid"]
@@ -120,14 +130,14 @@ class Subject(SubjectInterface):
         scope: str,
         inputs: dict[str, Artifact],
         dataset: Dataset,
-        extractor: FeatureExtractor,
+        extractors: Sequence[FeatureExtractor],
         noise: Noise,
         device: str,
         guidance: float | None = None,
     ) -> None:
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
-        self.dataset, self.extractor, self.noise, self.guidance = dataset, extractor, noise, guidance
+        self.dataset, self.extractors, self.noise, self.guidance = dataset, tuple(extractors), noise, guidance
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
         self.samples = self.sample_labels = None
         if self.real:
@@ -142,7 +152,7 @@ class Subject(SubjectInterface):
             self.sample_labels = inputs["samples"].tensors["labels"]
         self._inputs, self._device = inputs, device
         # Kept per subject: an instance must not be held by a cache of its class.
-        for name in ("images", "labels", "reconstructions", "latents", "features", "_mapped"):
+        for name in ("images", "labels", "reconstructions", "latents", "_described", "_mapped"):
             setattr(self, name, cache(getattr(self, name)))
 
     def images(self, split: Split) -> Tensor:
@@ -158,12 +168,21 @@ class Subject(SubjectInterface):
     def latents(self, split: Split) -> Tensor:
         return self._cell.latents(split, self.noise.fork("latents"))
 
-    def features(self, of: Of) -> Tensor:
+    def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
+        place = 0 if extractor is None else self.extractors.index(extractor)
         if of in ("train", "val"):
-            return self._inputs["features"].tensors[f"pooled/{of}"]
+            role = features_role(place, output)
+            return self._inputs[role].tensors[f"{output}/{of}"]
+        return self._described(place, of)[output]
+
+    def _described(self, place: int, of: Of) -> dict[str, Tensor]:
+        """All that metrics ask for, in one pass."""
         images = self.samples if of == "samples" else self.reconstructions()
         assert images is not None
-        return self.extractor(images)[0]
+        extractor = self.extractors[place]
+        wanted = [name for name in extractor.outputs if name != "tokens"]
+        parts = [extractor.describe(chunk.to(self._device), wanted) for chunk in images.split(CHUNK)]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
         tensors = self._inputs["tokenizer"].tensors

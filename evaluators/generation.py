@@ -44,7 +44,7 @@ class Generation(Evaluator):
 
     def run(self, subject: Subject) -> dict[str, float]:
         samples, train = subject.features("samples"), subject.features("train")
-        name, heldout = subject.extractor.name, subject.dataset.size("val")
+        name, heldout = subject.extractors[0].name, subject.dataset.size("val")
         counts: list[int | None] = [] if subject.real else [None]
         if subject.real or len(samples) >= heldout:
             counts.append(len(samples) if subject.real else heldout)
@@ -64,7 +64,12 @@ class Generation(Evaluator):
         at = re.search(r"@(\d+)", name)
         n = int(at[1]) if at else len(subject.features("samples"))
         m = len(subject.features("train"))
-        common = {"n": n, "reference": "train", "reference_n": m, "features": subject.extractor.protocol()}
+        common = {
+            "n": n,
+            "reference": "train",
+            "reference_n": m,
+            "features": subject.extractors[0].protocol(),
+        }
         if base_name(name) == "memorisation":
             return {**common, "heldout_n": len(subject.features("val")), "ties": "half"}
         return {**common, **distance_protocol(name, n, m)}

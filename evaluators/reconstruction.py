@@ -77,7 +77,7 @@ class Reconstruction(Evaluator):
         if ssim_window(*images.shape[-2:]):
             found["SSIM"] = ssim(drawn, images).mean().item()
         features = subject.features("reconstructions"), subject.features("val")
-        name = subject.extractor.name
+        name = subject.extractors[0].name
         found[metric_name("rFD", name)] = frechet_distance(*features)
         found[metric_name("rKD", name)] = kernel_distance(*features)
         return found
@@ -92,4 +92,4 @@ class Reconstruction(Evaluator):
         if name == "SSIM":
             return {**common, "latent": "drawn", "data_range": 255, **(ssim_window(*images.shape[-2:]) or {})}
         extras = distance_protocol(name, n, n)
-        return {**common, "latent": "drawn", "features": subject.extractor.protocol(), **extras}
+        return {**common, "latent": "drawn", "features": subject.extractors[0].protocol(), **extras}

@@ -356,10 +356,13 @@ class LZN(Regularizer):
         return {"align": self.align * term.to(z.dtype)}
 
     @torch.no_grad()
-    def classify(self, z: Tensor) -> Tensor:
-        """z (B, T, C) -> (B,): the label in whose zone each latent is, classes weighing alike."""
+    def classify(self, z: Tensor) -> Tensor | None:
+        """z (B, T, C) -> (B,): the label in whose zone each latent is, classes weighing alike.
+
+        None with align = 0: labels have no zones then.
+        """
         if self.labels is None:
-            raise ValueError("labels have no zones with align = 0, or without classes")
+            return None
         return decode_labels(transport(z.flatten(1), self.labels, self.align_steps)[0], self.labels)
 
     def generator(self) -> Generator:

@@ -49,11 +49,8 @@ class FakeSubject(Subject):
             return torch.rand(n, 1, 8, 8, generator=generator) * 2 - 1
 
         self.scope, self.real = scope, real
-        self.dataset, self.extractor, self.noise = (
-            FakeDataset(train, val),
-            FakeExtractor(extractor),
-            Noise(seed),
-        )
+        self.dataset, self.noise = FakeDataset(train, val), Noise(seed)
+        self.extractors = tuple(map(FakeExtractor, [extractor] if isinstance(extractor, str) else extractor))
         self.sets = {
             "train": images(train),
             "val": images(val),
@@ -85,11 +82,11 @@ class FakeSubject(Subject):
     def latents(self, split):
         return self.z[split]
 
-    def features(self, of):
-        return self.extractor(self.sets[of])[0]
+    def features(self, of, output="pooled", extractor=None):
+        return (extractor or self.extractors[0]).describe(self.sets[of], [output])[output]
 
     def reference_protocol(self, own=False):
-        return {"extractor": self.extractor.name}
+        return {"extractor": self.extractors[0].name}
 
     @property
     def own_reference(self):

@@ -113,7 +113,8 @@ def test_a_matrix_becomes_rows(write):
     matrix = load(write(BASE))
     assert matrix.name == "small" and matrix.file == Path("m.yaml").resolve()
     assert matrix.datasets == (Row("mx_data", "mx_data", {"size": 16}),)
-    assert matrix.features == matrix.teacher == Row("mx_features", "mx_features", {"resolution": 32})
+    assert matrix.features == (matrix.teacher,)
+    assert matrix.teacher == Row("mx_features", "mx_features", {"resolution": 32})
     assert matrix.tokenizers == (Row("tok", "mx_tokens", {"width": 32}),)
     assert [row.label for row in matrix.regularizers] == [
         "mx_none",
@@ -283,7 +284,11 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         # top-level keys
         ("x", "regularisers: {}", "12:1: unknown key 'regularisers'; did you mean 'regularizers'?"),
         ("probes", "probes: {every: 3, image: 3}", "12:20: unknown option 'image'; did you mean 'images'?"),
-        ("probes", "probes: {}", "12:1: the option 'every' is missing; it must be an integer >= 1"),
+        (
+            "probes",
+            "probes: {}",
+            "12:1: probes are empty; write e.g. `{every: 100}`",
+        ),
         (
             "evaluators",
             "",
@@ -344,7 +349,7 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         (
             "dataset",
             "dataset: []",
-            "2:10: the list of datasets is empty; write e.g. `dataset: {use: digits}`",
+            "2:10: the list 'dataset' is empty; write e.g. `dataset: {use: digits}`",
         ),
         ("dataset", "dataset: [3]", "2:11: dataset must be a name or `{use: name}`, not 3"),
         ("dataset", "dataset: {use: mx_data, size: 1}", "2:31: size must be an integer >= 2, not 1"),

@@ -46,7 +46,7 @@ def test_every_pair_is_a_row_of_the_leaderboard(undisturbed):
 
 def test_pictures_of_samples_and_reconstructions_are_written(undisturbed):
     pictures = {file.name for file in (undisturbed / "results/tiny/samples").glob("*.png")}
-    assert "reconstructions.png" in pictures
+    assert "digits--reconstructions.png" in pictures
     assert any("lightningdit" in name and "@1.5" in name for name in pictures)
 
 
