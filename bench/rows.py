@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from .records import Record, base_name, protocol_id
+from .statistics import Observation
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -38,12 +39,17 @@ class Column:
 
 
 class Value(NamedTuple):
-    """A metric over seeds: mean and standard deviation (ddof = 1) of the finite values, n of them."""
+    """A metric over seeds: mean and standard deviation (ddof = 1) of the finite values, n of them.
+
+    The interval is the mean's, at 95 %; it includes training variance where there are several seeds.
+    """
 
     mean: float | None
     std: float | None
     n: int
     note: str = ""  # of a value that isn't finite: "nan", "inf"
+    interval: tuple[float, float] | None = None
+    observations: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,5 @@ def _real(dataset):
     rng = random.Random("real")
     cell = {"dataset": dataset} | dict.fromkeys(("tokenizer", "regularizer", "generator"), "real")
     value = metric(48.0, "generator", "lower", 360, 1.0, rng, features=DISTANCE)
-    return Record(
-        {**cell, "seed": "0"}, f"{dataset}real", "done", None, {"gFD@360[net]": value}, {}, {}, PROVENANCE
-    )
+    metrics = {"gFD@360[net]": value}
+    return Record({**cell, "seed": "0"}, f"{dataset}real", "done", None, metrics, {}, {}, PROVENANCE)

@@ -287,7 +287,7 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         (
             "probes",
             "probes: {}",
-            "12:1: probes are empty; write e.g. `{every: 100}`",
+            "12:9: probes are empty; write e.g. `{every: 100}`",
         ),
         (
             "evaluators",
