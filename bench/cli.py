@@ -188,16 +188,21 @@ def plan(
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help="regularizers, tokenizers, generators, …")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="regularizers, tokenizers, generators, … matrices or published")
+    ] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the parts that a matrix can name."""
+    """List the parts that a matrix can name, packaged matrices, or the papers' published numbers."""
+    if kind == "published":
+        return _published(as_json)
     _plugins(plugin)
     from .source import packaged
 
-    if kind is not None and kind not in (*registry.FOLDERS, "matrices"):
-        _fail(registry.unknown("kind of part", kind, [*registry.FOLDERS, "matrices"]), 2)
+    known = [*registry.FOLDERS, "matrices", "published"]
+    if kind is not None and kind not in known:
+        _fail(registry.unknown("kind of part", kind, known), 2)
     kinds = [kind] if kind in registry.FOLDERS else [] if kind else list(registry.FOLDERS)
     found = {k: [s for _, s in sorted(registry.sources(k).items())] for k in kinds}
     matrices = packaged() if kind in (None, "matrices") else {}
@@ -375,6 +380,22 @@ def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         _fail(f"-j takes a number of workers or auto, not {text!r}", 2)
     return int(text)
+
+
+def _published(as_json: bool) -> None:
+    """Every figure of the papers, a line for each setting of a table."""
+    from itertools import groupby
+
+    from .published import figures
+
+    if as_json:
+        print(json.dumps({"published": [figure._asdict() for figure in figures()]}, indent=1))
+        return
+    for (paper, table, data), group in groupby(figures(), lambda f: (f.paper, f.table, f.data)):
+        out.print(f"[bold]{paper}, table {table}[/] ({data})")
+        for (setting, generator), mine in groupby(group, lambda f: (f.setting, f.generator)):
+            values = [f"{f.metric}{' guided' if f.guided else ''} {f.value:g}" for f in mine]
+            out.print(Text(f"  {setting:<28} {', '.join(values)}  [{generator}]"), soft_wrap=True)
 
 
 def _plugins(paths: list[Path] | None) -> None:

@@ -1,0 +1,90 @@
+"""Published numbers: all there, as printed, and never passed off as comparable."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fabricated import records
+
+from latentbench.bench import registry
+from latentbench.bench.published import figures, table
+
+
+def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):
+    (one,) = (
+        f
+        for f in figures()
+        if f.paper.startswith(paper) and (f.table, f.setting, f.metric) == (number, setting, metric)
+        if f.guided == guided and f.data.startswith(data)
+    )
+    return one
+
+
+@pytest.mark.parametrize(
+    ("expected", "where"),
+    [
+        (4.87, ("Aligning", "1", "DINO prior", "gFID", True)),
+        (102.23, ("Aligning", "1", "Qwen prior", "IS")),
+        (13.67, ("Aligning", "2b", "weight 0.01", "gFID")),
+        (37.9, ("Distribution", "1", "a part of DINO", "gFID")),
+        (1.64, ("Distribution", "3", "DMVAE 800 epochs", "gFID")),
+        (0.3376, ("Latent Zoning", "1", "RF + LZN", "CMMD", False, "AFHQ-Cat")),
+        (94.47, ("Latent Zoning", "3", "RF + LZN", "zone_accuracy", False, "CIFAR-10")),
+        (2.15, ("SimFlow", "1", "SimFlow 160 epochs", "gFID", True)),
+        (9.72, ("SimFlow", "5", "B", "gFID", True)),
+        (84.44, ("SimFlow", "10", "frozen, learnable variance", "gFID")),
+        (1.35, ("READMEs", "LightningDiT", "VA-VAE 800 epochs", "gFID", True)),
+    ],
+)
+def test_numbers_are_the_printed_ones(expected, where):
+    assert value(*where).value == expected
+
+
+def test_every_figure_of_the_methods_reference_is_in_the_table():
+    assert len(figures()) > 300
+    assert len({f[:9] for f in figures()}) == len(figures()), "a number stands twice"
+
+
+def test_regularizers_are_parts_of_the_suite():
+    assert {f.regularizer for f in figures()} - {""} <= set(registry.names("regularizers"))
+
+
+def test_five_thousand_samples_are_not_fifty_thousand():
+    assert value("Distribution", "1", "DINO", "gFID").n == 5000
+    assert value("Distribution", "3", "DMVAE 64 epochs", "gFID").n == 50_000
+    assert value("Distribution", "1", "DINO", "PSNR").n is None
+
+
+def test_numbers_of_digits_are_never_comparable_and_say_why():
+    found = table(records())
+    assert not found.comparable.any() and found.why.str.len().gt(0).all()
+    beside = found[(found.regularizer == "kl") & (found.metric == "rFID")]
+    assert beside.ours.str.contains(r"rFD\[net\] \(kl\[").any()
+    assert beside.why.iloc[0] == "digits is not ImageNet-256"
+
+
+def test_a_number_compares_with_the_same_data_metric_and_n_alone():
+    def verdict(**changes):
+        """Ours of MAR on kl without guidance, as if it had been measured on ImageNet."""
+        some = records(regularizers=("kl",), generators=("mar",), guidances=(1.0,), dataset="imagenet256")
+        some = [r for r in some if not r.real]
+        for one in some:
+            one.metrics["IS@1"] = {**one.metrics["gFD[net]@1"], **changes}
+        found = table(some)
+        (row,) = found[(found.metric == "IS") & (found.setting == "KL") & ~found.guided].to_dict("records")
+        return row["comparable"], row["why"]
+
+    assert verdict(n=50_000)[0]
+    assert verdict(n=1437) == (False, "n = 1,437, there 50,000")
+
+
+def test_the_command_lists_them():
+    command = [sys.executable, "-m", "latentbench.bench.cli", "list", "published"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"DINO prior.*4\.87", shown.stdout)
+    rows = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True).stdout)
+    assert rows["published"][0]["metric"] == "rFID"
