@@ -464,8 +464,8 @@ class Subject:
         """Decoded held-out images in [-1, 1], from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError
 
-    def latents(self, split: Split) -> Tensor:
-        """(n, T, C), drawn with noise, as the tokenizer gives them (not normalised)."""
+    def latents(self, split: Split, deterministic: bool = False) -> Tensor:
+        """(n, T, C), drawn with noise or without, as the tokenizer gives them (not normalised)."""
         raise NotImplementedError
 
     def trajectory(self) -> tuple[Tensor, Tensor]:

@@ -165,8 +165,8 @@ class Subject(SubjectInterface):
         z = self._cell.latents("val", None) if deterministic else self.latents("val")
         return decode(self.tokenizer, z, self._device)
 
-    def latents(self, split: Split) -> Tensor:
-        return self._cell.latents(split, self.noise.fork("latents"))
+    def latents(self, split: Split, deterministic: bool = False) -> Tensor:
+        return self._cell.latents(split, None if deterministic else self.noise.fork("latents"))
 
     def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
         place = 0 if extractor is None else self.extractors.index(extractor)

@@ -62,6 +62,7 @@ class FakeSubject(Subject):
         self.z = given.get("z") or {
             split: torch.randn(n, 4, 3, generator=generator) for split, n in (("train", train), ("val", val))
         }
+        self.mean_z = given.get("mean_z", self.z)
         self.references = given.get("references") or {
             split: torch.randn(n, 4, 3, generator=generator) for split, n in (("train", train), ("val", val))
         }
@@ -79,8 +80,8 @@ class FakeSubject(Subject):
     def reconstructions(self, deterministic=False):
         return self.mean_reconstructions if deterministic else self.sets["reconstructions"]
 
-    def latents(self, split):
-        return self.z[split]
+    def latents(self, split, deterministic=False):
+        return self.mean_z[split] if deterministic else self.z[split]
 
     def features(self, of, output="pooled", extractor=None):
         return (extractor or self.extractors[0]).describe(self.sets[of], [output])[output]
