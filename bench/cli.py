@@ -333,11 +333,12 @@ def _open(
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
     from . import matrix as matrices
     from . import plan as planning
+    from .selection import parse_filter, selects
     from .store import Store, home
 
     _check_device(device)
     try:
-        accept = planning.parse_filter(filter)
+        accept = parse_filter(filter)
         loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
         made = planning.make(loaded, device=device)
     except matrices.MatrixError as error:
@@ -349,7 +350,7 @@ def _open(
         _fail(str(error), 2)
     for problem in loaded.warnings:
         err.print(Text(f"warning: {problem}"), soft_wrap=True)
-    cells = [cell for cell in made.cells if planning.accepts(accept, cell)]
+    cells = [cell for cell in made.cells if selects(accept, cell.identity)]
     if not any(cell.tokenizer != "real" for cell in cells):
         _fail(f"no cell matches --filter {filter!r}", 2)
     return loaded, made, cells, Store(home(file))

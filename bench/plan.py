@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -560,31 +559,6 @@ def plain(value: Any) -> Any:
     return json.loads(
         json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item))
     )
-
-
-def parse_filter(text: str | None) -> dict[str, list[str]]:
-    """`regularizer=kl*|none,generator=mar` -> patterns by axis; all axes must match, any pattern of one."""
-    axes = ("dataset", "tokenizer", "regularizer", "generator", "seed")
-    accept: dict[str, list[str]] = {}
-    for clause in (text or "").split(","):
-        if not clause.strip():
-            continue
-        axis, sign, patterns = clause.strip().partition("=")
-        if not sign or not patterns:
-            raise ValueError(f"--filter takes AXIS=PATTERN[|PATTERN][,AXIS=…], not {clause!r}")
-        if axis not in axes:
-            raise ValueError(registry.unknown("axis in --filter", axis, list(axes)))
-        # Labels carry brackets of their own, which are no character classes here.
-        accept.setdefault(axis, []).extend(p.replace("[", "[[]") for p in patterns.split("|"))
-    return accept
-
-
-def accepts(accept: Mapping[str, list[str]], cell: Cell) -> bool:
-    """Whether a cell passes a parsed filter; the row of real images only has its dataset to be asked for."""
-    labels = cell.identity
-    if cell.tokenizer == "real":
-        accept = {axis: patterns for axis, patterns in accept.items() if axis == "dataset"}
-    return all(any(fnmatchcase(labels[axis], p) for p in patterns) for axis, patterns in accept.items())
 
 
 def _parameters(module: Regularizer | Tokenizer | Generator) -> int:
