@@ -1,4 +1,4 @@
-"""Distances between sets of features (n, F) and (m, F), through torch-fidelity, and the names they go by.
+"""Distances between sets of features (n, F) and (m, F), through torch-fidelity.
 
 torch-fidelity and SciPy take seconds to import: the functions here import them, so that a plan needn't.
 """
@@ -16,17 +16,6 @@ from .records import base_name
 KD_SUBSETS = 100  # torch-fidelity's default
 KS_PROJECTIONS = 20
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
-
-
-def metric_name(base: str, extractor: str, at: int | None = None) -> str:
-    """The full name of a metric: `gFD[effnet_lite0]`, `KD@360[effnet_lite0]`, `gFID`.
-
-    A Frechet distance is called FID only on the features of the Inception network that defines it.
-    """
-    count = "" if at is None else f"@{at}"
-    if base.endswith("FD") and extractor == "inception":
-        return base.removesuffix("FD") + "FID" + count
-    return f"{base}{count}[{extractor}]"
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

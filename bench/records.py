@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .naming import check_name
+
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")
 # How many levels of each field are spread over lines: one line per metric, per curve, per cost.
@@ -177,6 +179,7 @@ def _check(record: Record) -> None:
             raise ValueError(f"the metric {name!r} has scope {entry['scope']!r}; known: tokenizer, generator")
         if isinstance(entry["value"], str) or not isinstance(entry["protocol"], dict):
             raise ValueError(f"the metric {name!r} has a value or a protocol of the wrong type")
+        check_name(name, entry["protocol"])
 
 
 def _items(record: Record) -> list[tuple[str, Any]]:

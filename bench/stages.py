@@ -21,6 +21,7 @@ from .generator_loop import train_generator
 from .images import to_uint8
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode, draw, encode, normalisation
 from .losses import RECONSTRUCTION
+from .naming import check_name
 from .records import base_name
 from .seeds import seed_for
 from .store import Artifact, Result
@@ -246,7 +247,9 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
             if meaning.cost:
                 cost[name] = value
             else:
-                metrics[name] = entry(value, meaning, evaluator.protocol(name, subject), config)
+                protocol = evaluator.protocol(name, subject)
+                check_name(name, protocol)
+                metrics[name] = entry(value, meaning, protocol, config)
         for name, figure in evaluator.figures(subject).items():
             if isinstance(figure, Tensor):
                 pictures[f"picture/{name}"] = figure

@@ -11,9 +11,9 @@ from ..bench.distances import (
     frechet_distance,
     kernel_distance,
     memorisation,
-    metric_name,
     precision_recall,
 )
+from ..bench.naming import metric_name
 from ..bench.records import base_name
 from ..bench.registry import register
 
@@ -44,7 +44,7 @@ class Generation(Evaluator):
 
     def run(self, subject: Subject) -> dict[str, float]:
         samples, train = subject.features("samples"), subject.features("train")
-        name, heldout = subject.extractors[0].name, subject.dataset.size("val")
+        extractor, heldout = subject.extractors[0], subject.dataset.size("val")
         counts: list[int | None] = [] if subject.real else [None]
         if subject.real or len(samples) >= heldout:
             counts.append(len(samples) if subject.real else heldout)
@@ -52,12 +52,14 @@ class Generation(Evaluator):
         for at in counts:
             some = samples[:at]
             precision, recall = precision_recall(some, train)
-            found[metric_name("gFD", name, at)] = frechet_distance(some, train)
-            found[metric_name("KD", name, at)] = kernel_distance(some, train)
-            found[metric_name("precision", name, at)] = precision
-            found[metric_name("recall", name, at)] = recall
+            found[metric_name("gFD", extractor, at)] = frechet_distance(some, train)
+            found[metric_name("KD", extractor, at)] = kernel_distance(some, train)
+            found[metric_name("precision", extractor, at)] = precision
+            found[metric_name("recall", extractor, at)] = recall
         if not subject.real:
-            found[metric_name("memorisation", name)] = memorisation(samples, subject.features("val"), train)
+            found[metric_name("memorisation", extractor)] = memorisation(
+                samples, subject.features("val"), train
+            )
         return found
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
-from ..bench.distances import distance_protocol, frechet_distance, kernel_distance, metric_name
+from ..bench.distances import distance_protocol, frechet_distance, kernel_distance
 from ..bench.images import to_uint8
+from ..bench.naming import metric_name
 from ..bench.registry import register
 
 
@@ -77,9 +78,9 @@ class Reconstruction(Evaluator):
         if ssim_window(*images.shape[-2:]):
             found["SSIM"] = ssim(drawn, images).mean().item()
         features = subject.features("reconstructions"), subject.features("val")
-        name = subject.extractors[0].name
-        found[metric_name("rFD", name)] = frechet_distance(*features)
-        found[metric_name("rKD", name)] = kernel_distance(*features)
+        extractor = subject.extractors[0]
+        found[metric_name("rFD", extractor)] = frechet_distance(*features)
+        found[metric_name("rKD", extractor)] = kernel_distance(*features)
         return found
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from latentbench.bench.distances import (
     frechet_distance,
     kernel_distance,
     memorisation,
-    metric_name,
     precision_recall,
 )
 from latentbench.bench.registry import create
@@ -107,14 +106,6 @@ def test_memorisation_counts_pairs_and_half_of_ties():
     train = torch.zeros(1, 1)
     samples, heldout = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0]])
     assert memorisation(samples, heldout, train) == pytest.approx((4 + 0.5) / 6)  # 1<2 1<4 2=2 2<4 3>2 3<4
-
-
-def test_only_inception_may_be_called_fid():
-    assert metric_name("gFD", "effnet_lite0") == "gFD[effnet_lite0]"
-    assert metric_name("gFD", "effnet_lite0:96", 360) == "gFD@360[effnet_lite0:96]"
-    assert metric_name("gFD", "inception", 360) == "gFID@360" and metric_name("rFD", "inception") == "rFID"
-    assert metric_name("KD", "inception") == "KD[inception]"
-    assert "gFID" in create("evaluators", "generation").run(FakeSubject(extractor="inception"))
 
 
 def test_samples_are_scored_in_full_and_at_the_number_of_held_out_images():

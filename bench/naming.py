@@ -1,0 +1,90 @@
+"""The names of metrics over features: a published name only with the weights that define it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # records are read without PyTorch
+    from .api import FeatureExtractor
+
+# sha256 of the weights that define a metric, as its authors' or its usual code downloads them.
+# torch-fidelity's and pytorch-fid's pt_inception-2015-12-05 are one file.
+INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+CLIP = "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"  # OpenAI's ViT-L/14@336px
+VGG = (  # LPIPS 0.1: the linear heads, and torchvision's network under them
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+)
+ALEX = (
+    "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+)
+
+# What a metric is called with those weights; the others keep the extractor's name in brackets.
+PUBLISHED = {
+    "gFD": "gFID",
+    "rFD": "rFID",
+    "sFD": "sFID",
+    "KD": "KID",
+    "rKD": "rKID",
+    "IS": "IS",
+    "CMMD": "CMMD",
+}
+FID = re.compile(r"(^|[\W_])[a-z]{0,2}(FID|KID)($|[\W_\d])", re.IGNORECASE)  # never with other weights
+BRACKETED = {  # without a bracket only with one of these sets of weights
+    "IS": (frozenset({INCEPTION}),),
+    "CMMD": (frozenset({CLIP}),),
+    "LPIPS": (frozenset(VGG), frozenset(ALEX)),
+}
+
+
+def metric_name(base: str, extractor: FeatureExtractor, at: int | None = None) -> str:
+    """The full name of a metric: `gFD[effnet_lite0]`, `KD@360[effnet_lite0]`, `gFID`.
+
+    A Frechet distance is called FID only if the extractor's protocol has the sha256 of the Inception weights
+    that define FID; so are the others of `PUBLISHED`.
+    """
+    count = "" if at is None else f"@{at}"
+    if base in PUBLISHED and defines(PUBLISHED[base], extractor.protocol()):
+        return PUBLISHED[base] + count
+    return f"{base}{count}[{extractor.name}]"
+
+
+def check_name(name: str, protocol: dict[str, Any]) -> None:
+    """Refuses a published name on other weights than those that define it.
+
+    Raises:
+        ValueError: naming the metric, and the weights that its protocol has.
+    """
+    if not defines(name, protocol):
+        found = ", ".join(sorted(weights(protocol))) or "none"
+        raise ValueError(
+            f"the metric {name!r} has the name of a published one, but not its weights: the sha256 in its "
+            f"protocol is {found}"
+        )
+
+
+def defines(name: str, protocol: dict[str, Any]) -> bool:
+    """Whether the weights of a protocol are those that the metric's name promises, if it promises any."""
+    base = re.split(r"[@\[]", name)[0]
+    if FID.search(base):
+        return weights(protocol) == {INCEPTION}
+    if base.upper() in BRACKETED and "[" not in name:
+        return weights(protocol) in BRACKETED[base.upper()]
+    return True
+
+
+def weights(protocol: dict[str, Any]) -> set[str]:
+    """Every sha256 of weights in a protocol, at any depth: the values of keys that end in weights_sha256."""
+
+    def found(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if str(key).endswith("weights_sha256"):
+                    yield from item.values() if isinstance(item, dict) else [str(item)]
+                else:
+                    yield from found(item)
+
+    return set(found(protocol))
