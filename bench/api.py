@@ -513,6 +513,10 @@ class Evaluator:
         """Everything that the value under this full name depends on besides the images; always with `n`."""
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """Stands for the files that numbers depend on beside the subject, as far as they are there."""
+        return ""
+
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
         """Pictures by name, saved as PNG: matplotlib's `Figure` (not pyplot), or pixels, uint8 (H, W, 3)."""
         return {}

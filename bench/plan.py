@@ -433,13 +433,18 @@ class _Planner:
             return ""
         config = {
             "scope": scope,
-            "evaluators": [part("evaluators", row) for row in chosen],
+            "evaluators": [self._evaluator(row) for row in chosen],
             "dataset": self.data,
             "extractors": [part("features", row) for row in self.matrix.features],
             "seed": seed,
             **extra,
         }
         return self._add("scores", f"{where} · {scope} scope", config, parents)
+
+    def _evaluator(self, row: Row) -> dict[str, Any]:
+        """Its config, with what of its files is here, if it has any."""
+        found = self._made("evaluators", row, build.evaluator).fingerprint()
+        return part("evaluators", row) | ({"fingerprint": found} if found else {})
 
     def _where(self, *names: Row | str) -> str:
         several = [self.dataset_row] if len(self.matrix.datasets) > 1 else []
