@@ -1,4 +1,4 @@
-"""Image sets: 8-bit rounding, grey to colour, and clean-fid's anti-aliased resizing (Parmar et al., 2022)."""
+"""Image sets: 8-bit rounding, PSNR, grey to colour, clean-fid's anti-aliased resizing (Parmar et al., 2022)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def from_uint8(levels: Tensor) -> Tensor:
 def round_to_8_bits(images: Tensor) -> Tensor:
     """What is left of images (..., H, W) in [-1, 1] once they are written to an 8-bit file and read back."""
     return from_uint8(to_uint8(images))
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """uint8 (B, c, H, W) twice -> (B,) decibels of a peak of 255.
+
+    An exact image counts as one level off in one value, the smallest error that 8 bits can show, so that it
+    doesn't make the mean infinite.
+    """
+    error = (a.double() - b.double()).square().flatten(1)
+    return 10 * torch.log10(255**2 / error.mean(1).clamp(min=1 / error.shape[1]))
 
 
 def to_rgb(images: Tensor) -> Tensor:

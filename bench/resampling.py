@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .api import Estimate
+from .api import Estimate
 from .seeds import seed_for
 
 REPLICATES = 100
@@ -29,3 +31,24 @@ def counts(metric: str, n: int) -> Tensor:
 def means(metric: str, values: Tensor) -> Tensor:
     """(n,) values of single items -> (REPLICATES,) their means over the resamples."""
     return counts(metric, len(values)) @ values.double().cpu() / len(values)
+
+
+def mean_estimate(metric: str, values: Tensor, labels: Tensor | None = None) -> Estimate:
+    """The mean of (n,) values of single items, with its replicates and, by labels (n,), its classes."""
+    return Estimate(values.double().mean().item(), means(metric, values), class_means(values, labels))
+
+
+def class_means(values: Tensor, labels: Tensor | None) -> dict[str, float] | None:
+    """(n,) values and labels -> the mean of each class; None without labels, -1 is "no class"."""
+    if labels is None:
+        return None
+    classes = labels[labels >= 0].unique().tolist()
+    return {str(label): values[labels == label].double().mean().item() for label in classes}
+
+
+def mean(metric: str, values: Tensor, labels: Tensor | None = None) -> Estimate:
+    """The mean of single items' values (n,), with its replicates and, by labels (n,), that of each class."""
+    values = values.double().cpu()
+    classes = {} if labels is None else {int(c): values[labels.cpu() == c].mean() for c in labels.unique()}
+    by_class = {str(label): value.item() for label, value in classes.items()}
+    return Estimate(values.mean().item(), means(metric, values), by_class or None)
