@@ -41,14 +41,50 @@ def to_rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def resize(levels: Tensor, resolution: int) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 (B, 3, resolution, resolution) in [0, 255], not rounded again.
+RESIZINGS = {  # what protocols call them
+    "clean": "clean-fid: PIL bicubic, float",
+    "clean_rounded": "PIL bicubic, rounded to 8 bits",
+    "legacy": "PyTorch bilinear, not anti-aliased",
+}
 
-    clean-fid's "clean" mode: PIL's bicubic filter on floats, which widens when it shrinks an image. A
-    rectangle becomes a square, as there.
+
+def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
+    """(B, 3, H, W) in [0, 255] -> float32 (B, 3, resolution, resolution) in [0, 255].
+
+    "clean" is clean-fid's mode: PIL's bicubic filter on floats, which widens when it shrinks an image, not
+    rounded again. The others are what papers have used beside it (see `bench audit`). A rectangle becomes a
+    square, as there.
     """
     from cleanfid.resize import make_resizer
 
+    if how == "legacy":
+        size = (resolution, resolution)
+        return torch.nn.functional.interpolate(levels.float(), size, mode="bilinear", align_corners=False)
     resizer = make_resizer("PIL", False, "bicubic", (resolution, resolution))
     resized = np.stack([resizer(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()])
+    resized = resized.round() if how == "clean_rounded" else resized
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(levels.device)
+
+
+def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, c) -> (side, c): ADM's: halved by box filters, bicubic to the shorter side, then cropped."""
+    from PIL import Image
+
+    height, width = side
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    while picture.width >= 2 * width and picture.height >= 2 * height:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = max(width / picture.width, height / picture.height)
+    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    array = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+    top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
+    return array[top : top + height, left : left + width].reshape(height, width, image.shape[2])
+
+
+def squash(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, c) -> (side, c) by PIL's bicubic filter, whatever the proportions."""
+    from PIL import Image
+
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    array = np.asarray(picture.resize(side[::-1], Image.Resampling.BICUBIC))
+    return array.reshape(*side, image.shape[2])
