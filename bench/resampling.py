@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .api import Estimate
-from .api import Estimate
 from .seeds import seed_for
 
 REPLICATES = 100
@@ -44,11 +43,3 @@ def class_means(values: Tensor, labels: Tensor | None) -> dict[str, float] | Non
         return None
     classes = labels[labels >= 0].unique().tolist()
     return {str(label): values[labels == label].double().mean().item() for label in classes}
-
-
-def mean(metric: str, values: Tensor, labels: Tensor | None = None) -> Estimate:
-    """The mean of single items' values (n,), with its replicates and, by labels (n,), that of each class."""
-    values = values.double().cpu()
-    classes = {} if labels is None else {int(c): values[labels.cpu() == c].mean() for c in labels.unique()}
-    by_class = {str(label): value.item() for label, value in classes.items()}
-    return Estimate(values.mean().item(), means(metric, values), by_class or None)
