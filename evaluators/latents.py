@@ -1,0 +1,160 @@
+"""What latents look like by themselves: spectrum, smoothness, rank and spread (SimFlow, figure 4).
+
+The paper names its statistics but gives no formulas. Here latents (n, T, C) of the held-out images are taken
+about their channels' means; where nothing varies, every ratio is 0 and the rank 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject
+from ..bench.distances import KS_PROJECTIONS, distance_to_normal
+from ..bench.latents import CHUNK
+from ..bench.registry import register
+from ..bench.resampling import counts
+
+CUTOFF = 0.25  # cycles per token, half of what a grid can hold
+ACTIVE = 0.01  # variance of Burda et al. (2016), section 2; it supposes latents of the size of N(0, 1)
+TINY = 1e-20  # no variance: far below what float32 latents can have
+
+# A statistic is a function (R, S) -> (R,) of means over images of some numbers, (b, T, C) -> (b, S). So it is
+# known on a resample of the images as soon as those means are.
+Statistic = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+
+
+def resampled(name: str, z: Tensor, centre: Tensor, statistic: Statistic) -> Estimate:
+    """The statistic of latents (n, T, C) about `centre`, which isn't resampled: that changes it by 1 / n."""
+    numbers, combined = statistic
+    weights = torch.cat([torch.ones(1, len(z)).double(), counts(name, len(z))]) / len(z)
+    parts = zip(z.split(CHUNK), weights.split(CHUNK, dim=1), strict=True)
+    values = combined(torch.stack([w @ numbers(some.double() - centre) for some, w in parts]).sum(0))
+    return Estimate(values[0].item(), values[1:])
+
+
+def shares(values: Tensor) -> Tensor:
+    """(R, S) -> (R, S) divided by their sum."""
+    return values / values.sum(1, keepdim=True).clamp(min=TINY)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """(R, S) -> (R,) in nats."""
+    return -torch.xlogy(p, p).sum(1)
+
+
+def power(z: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(b, T, C) -> (b, T - 1): |FFT|^2 over the grid, summed over channels, but for the mean."""
+    maps = z.transpose(1, 2).unflatten(2, grid)  # (b, C, h, w)
+    return torch.fft.fft2(maps).abs().square().sum(1).flatten(1)[:, 1:]
+
+
+def is_high(grid: tuple[int, int]) -> Tensor:
+    """(T - 1,): which of those frequencies have a length above the cutoff."""
+    down, right = (torch.fft.fftfreq(side, dtype=torch.float64) for side in grid)
+    return torch.hypot(down[:, None], right).flatten()[1:] > CUTOFF + 1e-9
+
+
+def differences(z: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(b, T, C) -> (b, 2): mean |difference| of tokens below plus of those beside each other; mean square."""
+    maps = z.unflatten(1, grid)
+    steps = (maps.diff(dim=axis).abs().flatten(1).mean(1) for axis in (1, 2))
+    return torch.stack([sum(steps), z.square().flatten(1).mean(1)], dim=1)
+
+
+def products(z: Tensor) -> Tensor:
+    """(b, T, C) -> (b, T): mean product of two tokens at lag 0, 1, … of the raster."""
+    tokens, channels = z.shape[1:]
+    spectrum = torch.fft.rfft(z, n=2 * tokens, dim=1).abs().square().sum(2)  # padded: nothing wraps around
+    return torch.fft.irfft(spectrum, n=2 * tokens)[:, :tokens] / channels / torch.arange(tokens, 0, -1)
+
+
+def rank(moments: Tensor) -> Tensor:
+    """(R, C * C) covariances -> (R,): exp of the entropy of the singular values (Roy & Vetterli, 2007)."""
+    channels = round(moments.shape[1] ** 0.5)
+    squares = torch.linalg.eigvalsh(moments.unflatten(1, (channels, channels)))
+    return entropy(shares(torch.nn.functional.threshold(squares, TINY, 0).sqrt())).exp()
+
+
+def statistics(spec: LatentSpec) -> dict[str, Statistic]:
+    """By name, those that latents of this shape have."""
+    found: dict[str, Statistic] = {
+        "latent_std": (lambda z: z.square().mean((1, 2))[:, None], lambda means: means[:, 0].sqrt()),
+        "effective_rank": (lambda z: (z.mT @ z / spec.tokens).flatten(1), rank),
+    }
+    if spec.tokens > 1:
+        found["autocorrelation"] = products, lambda p: (p[:, 1:] / p[:, :1].clamp(min=TINY)).mean(1)
+        found["autocorrelation_1"] = products, lambda p: p[:, 1] / p[:, 0].clamp(min=TINY)
+    if spec.grid and min(spec.grid) > 1:
+        bins, high = torch.tensor(spec.tokens - 1.0).double(), is_high(spec.grid)
+        spectrum = partial(power, grid=spec.grid)
+        found["spectral_entropy"] = spectrum, lambda p: entropy(shares(p)) / bins.log()
+        found["high_frequency_ratio"] = spectrum, lambda p: shares(p)[:, high].sum(1)
+        found["total_variation"] = (
+            partial(differences, grid=spec.grid),
+            lambda d: d[:, 0] / d[:, 1].clamp(min=TINY).sqrt(),
+        )
+    return found
+
+
+ABOUT = {
+    "latent_std": "Root mean square of latents about their channels' means.",
+    "effective_rank": "Directions that tokens spread over: exp of the entropy of their singular values.",
+    "autocorrelation": "Correlation of tokens along the raster, mean over all lags.",
+    "autocorrelation_1": "Correlation of each token with the next.",
+    "spectral_entropy": "How evenly a latent's power is spread over spatial frequencies; 1 is white noise.",
+    "high_frequency_ratio": "Share of a latent's power above half of the highest spatial frequency.",
+    "total_variation": "Mean difference of neighbouring tokens over the latent's std; 2.26 is white noise.",
+}
+
+
+@register("latents")
+class LatentStatistics(Evaluator):
+    """Statistics of held-out latents as they are drawn and, with `_mean`, without noise.
+
+    Distances to N(0, I) are of the latents as they are, not standardised: scale and offset count.
+    """
+
+    metrics = {
+        name + suffix: Metric("tokenizer", None, "", about + ("" if not suffix else " Without noise."))
+        for suffix in ("", "_mean")
+        for name, about in ABOUT.items()
+    } | {
+        "active_channels": Metric(
+            "tokenizer", None, "", "Channels whose latents without noise vary between images by over 0.01."
+        ),
+        "KS_tokens": Metric(
+            "tokenizer", None, "", "Largest Kolmogorov-Smirnov distance of tokens to N(0, I), 20 directions."
+        ),
+    }
+
+    def run(self, subject: Subject) -> dict[str, float]:
+        drawn, mean = subject.latents("val"), subject.latents("val", deterministic=True)
+        # About the mean image: a channel that knows nothing but a token's position isn't active.
+        active: Statistic = lambda z: z.square().mean(1), lambda means: (means > ACTIVE).double().sum(1)
+        found: dict[str, float] = {
+            "KS_tokens": distance_to_normal(drawn.flatten(0, 1)),
+            "active_channels": resampled("active_channels", mean, mean.double().mean(0), active),
+        }
+        for suffix, z in (("", drawn), ("_mean", mean)):
+            centre = z.double().mean((0, 1))
+            for name, statistic in statistics(subject.tokenizer.spec).items():
+                found[name + suffix] = resampled(name + suffix, z, centre, statistic)
+        return found
+
+    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        noiseless = name.endswith("_mean") or name == "active_channels"
+        common = {
+            "n": subject.dataset.size("val"),
+            "latents": f"of val, {'deterministic' if noiseless else 'drawn'}",
+        }
+        if name == "KS_tokens":
+            return common | {"projections": KS_PROJECTIONS, "standardised": False}
+        if name == "active_channels":
+            return common | {"variance": ACTIVE, "about": "the mean of each token and channel"}
+        extra = {"cutoff": CUTOFF} if name.startswith("high") else {}
+        return common | {"about": "the mean of each channel"} | extra
