@@ -350,6 +350,9 @@ class FeatureExtractor:
     version: ClassVar[int] = 1
     outputs: ClassVar[tuple[str, ...]] = ("pooled", "tokens")
     cmmd: ClassVar[bool] = False  # images are compared by CMMD's kernel in place of FD, KD and the rest
+    # How images come to the network; other than these only in an audit, which changes an instance's.
+    resizing: str = "clean"  # one of images.RESIZINGS
+    rounds: bool = True  # to 8 bits
     name: str  # what metric names carry in brackets, unless the weights are those that define a metric
     channels: int  # F of the pooled features
     spec: LatentSpec  # of the token features

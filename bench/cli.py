@@ -291,6 +291,82 @@ def report(
 
 
 @app.command()
+def audit(
+    images: Annotated[
+        Path, typer.Argument(help="a folder of images, an .npz or .npy, or a samples artifact")
+    ],
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference", "-r", metavar="NAME|PATH", help="A dataset, or images.  [default: digits]"
+        ),
+    ] = None,
+    features: Annotated[
+        str, typer.Option("--features", metavar="NAME", help="effnet_lite0, inception, timm:MODEL, …")
+    ] = "effnet_lite0",
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score one image set under several protocols, and show how far they disagree."""
+    _plugins(plugin)
+    from . import audit as auditing
+    from .tables import number
+
+    try:
+        part, _, model = features.partition(":")
+        extractor = registry.create("features", part, **({"model": model} if model else {}))
+        references = []
+        for name in reference or ["digits"]:
+            if name in registry.names("datasets"):
+                references += auditing.of_dataset(registry.create("datasets", name), name)
+            elif Path(name).exists():
+                references.append(auditing.read(Path(name)))
+            else:
+                known = ", ".join(registry.names("datasets"))
+                _fail(f"--reference {name!r} is neither a path nor a dataset ({known})", 2)
+        table = auditing.audit(auditing.read(images), references, extractor)
+    except (ValueError, OSError, registry.PartError) as error:
+        _fail(str(error), 2)
+    if as_json:
+        print(json.dumps(table.to_dict("records"), indent=1))
+        return
+    shown = Table(*table.columns[:8], box=None, header_style="bold")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(number(v) if isinstance(v, float) else str(v) for v in row[:8]))
+    out.print(shown)
+    distance = table.columns[2]
+    low, high = table[distance].min(), table[distance].max()
+    out.print(
+        f"the same images score {distance} {number(low)} to {number(high)}: compare under one protocol only",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def doctor(
+    cache: Annotated[bool, typer.Option("--cache", help="Check every artifact of a matrix instead.")] = False,
+    matrix: MatrixOption = Path("matrix.yaml"),
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Check this installation, and that nothing changes a number that must not."""
+    from . import doctor as doctoring
+    from .store import Store, home
+
+    _check_device(device)
+    found = []
+    for check in doctoring.cache(Store(home(matrix))) if cache else doctoring.checks(device):
+        found.append(check)
+        if not as_json:
+            mark = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "note"}[check.ok]
+            out.print(mark, Text(f"{check.name}: {check.found}"), soft_wrap=True)
+    if as_json:
+        print(json.dumps([vars(check) for check in found], indent=1))
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def clean(
     matrix: MatrixOption = Path("matrix.yaml"),
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,

@@ -1,0 +1,63 @@
+"""`bench doctor`: batches, workers and processes change no number; a broken cache is found."""
+
+import json
+
+import torch
+from cli import bench
+
+from latentbench.bench import doctor
+from latentbench.bench.doctor import Check
+
+
+def test_nothing_that_must_not_changes_a_number(tmp_path):
+    done = bench("doctor", "--json", cwd=tmp_path)
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    for name in (
+        "FD[effnet_lite0:32] by batch size",
+        "FD[effnet_lite0:32] by process count",
+        "reconstruction error by chunk size",
+        "noise by process count",
+        "records by worker count",
+        "exact count",
+    ):
+        assert found[name]["ok"] is True, found[name]
+
+
+def test_a_distance_that_depends_on_the_batch_is_shown_and_fails(monkeypatch):
+    class Normalised:
+        """Features centred by their batch: what an evaluation in training mode would do."""
+
+        name = "careless"
+
+        def describe(self, images, outputs):
+            features = images.flatten(1)
+            return {"pooled": features - features.mean(0)}
+
+    monkeypatch.setattr(doctor, "_extractor", Normalised)
+    _, check = doctor.features_ignore_batches("cpu")
+    assert check.ok is False and "largest difference" in check.found
+
+
+def test_artifacts_that_were_tampered_with_are_found(tmp_path):
+    (tmp_path / "m.yaml").write_text(doctor.MATRIX)
+    assert bench("run", "-m", "m.yaml", "-j", "1", cwd=tmp_path).returncode == 0
+    assert bench("doctor", "--cache", "-m", "m.yaml", cwd=tmp_path).returncode == 0
+    artifacts = tmp_path / ".bench/artifacts"
+    samples = sorted(artifacts.glob("samples/*/stage.json"))[0]
+    (samples.parent / "tensors.safetensors").write_bytes(b"broken")
+    trained = sorted(artifacts.glob("tokenizer/*/stage.json"))[0]
+    meta = json.loads(trained.read_text())
+    meta["config"]["steps"] = 400
+    trained.write_text(json.dumps(meta))
+    done = bench("doctor", "--cache", "-m", "m.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot be read" in done.stdout and "was made by another config" in done.stdout
+
+
+def test_values_that_agree_to_rounding_pass():
+    assert doctor._alike("x", {1: 100.0, 2: 100.001}) == Check(
+        "x", True, "1: 100, 2: 100.001; largest difference 1.0e-05"
+    )
+    assert doctor._alike("x", {1: 100.0, 2: 101.0}).ok is False
+    assert not doctor._finite(torch.tensor([0.0, float("nan")]))
