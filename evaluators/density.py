@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import faiss
@@ -10,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Split, Subject
+from ..bench.api import Estimate, Evaluator, Metric, Split, Subject
 from ..bench.registry import register
+from ..bench.resampling import counts
 
 
 def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -32,18 +34,35 @@ def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     return (queries[:, None] - neighbours).norm(dim=2).amax(1)
 
 
-def knn_nll(queries: Tensor, bank: Tensor, k: int, floor: float) -> float:
-    """Mean log distance to the k-th neighbour; times C, a negative log-likelihood in nats up to a constant.
+def log_distances(queries: Tensor, bank: Tensor, k: int, floor: float) -> Tensor:
+    """(n,) logs of the distance to the k-th neighbour; times C, NLLs in nats up to a constant.
 
     Distances below `floor` count as `floor`: duplicates lie at distance 0 and would make the mean infinite.
     """
-    return neighbour_distances(queries, bank, k).clamp(min=floor).log().mean().item()
+    return neighbour_distances(queries, bank, k).clamp(min=floor).log()
 
 
-def drawn(tokens: Tensor, count: int) -> Tensor:
-    """`count` rows without replacement, the same for every set of this size."""
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens (n, C) and the images (n,) that they are of."""
+
+    values: Tensor
+    images: Tensor
+
+
+def drawn(sets: Tensor, count: int) -> Tokens:
+    """`count` tokens of (N, T, C) without replacement, the same for every set of this size."""
+    tokens = sets.flatten(0, 1)
     chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:count]
-    return tokens[chosen.to(tokens.device)]
+    return Tokens(tokens[chosen.to(tokens.device)], chosen // sets.shape[1])
+
+
+def mean_over_images(metric: str, values: Tensor, images: Tensor) -> Estimate:
+    """The mean of (n,) values; resamples are of the images, as the tokens of one are alike."""
+    _, image = images.unique(return_inverse=True)
+    sums, sizes = (image.bincount(weights) for weights in (values.cpu(), torch.ones(len(values)).double()))
+    times = counts(metric, len(sums))
+    return Estimate(values.mean().item(), (times @ sums) / (times @ sizes))
 
 
 @register("density")
@@ -80,14 +99,13 @@ class Density(Evaluator):
         self.k, self.queries, self.bank = k, queries, bank
 
     def run(self, subject: Subject) -> dict[str, float]:
-        found = self._score(subject, own=False)
-        if subject.own_reference:
-            found |= {f"{name}_own": value for name, value in self._score(subject, own=True).items()}
-        return found
+        return self._score(subject, own=False) | (
+            self._score(subject, own=True) if subject.own_reference else {}
+        )
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         own = name.endswith("_own")
-        queries, bank = self._sizes(*self._tokens(subject, own))
+        queries, bank = self._sizes(*self._sets(subject, own))
         return {
             "n": queries,
             "bank": bank,
@@ -103,20 +121,26 @@ class Density(Evaluator):
         }
 
     def _score(self, subject: Subject, own: bool) -> dict[str, float]:
-        tokens = self._tokens(subject, own)
-        queries, bank = self._sizes(*tokens)
-        z, reference = (drawn(some, queries) for some in tokens[:2])
-        z_bank, reference_bank = (drawn(some, bank) for some in tokens[2:])
+        sets = self._sets(subject, own)
+        queries, bank = self._sizes(*sets)
+        z, reference = (drawn(some, queries) for some in sets[:2])
+        z_bank, reference_bank = (drawn(some, bank).values for some in sets[2:])
         spread = reference_bank.double() - reference_bank.double().mean(0)
         floor = 1e-6 * spread.square().sum(1).mean().sqrt().item()
-        return {
-            "kNN_NLL": knn_nll(z, reference_bank, self.k, floor),
-            "kNN_NLL_reverse": knn_nll(reference, z_bank, self.k, floor),
-            "kNN_NLL_real": knn_nll(reference, reference_bank, self.k, floor),
+        pairs = {
+            "kNN_NLL": (z, reference_bank),
+            "kNN_NLL_reverse": (reference, z_bank),
+            "kNN_NLL_real": (reference, reference_bank),
         }
+        found: dict[str, float] = {}
+        for base, (asking, among) in pairs.items():
+            name = f"{base}_own" if own else base
+            logs = log_distances(asking.values, among, self.k, floor)
+            found[name] = mean_over_images(name, logs, asking.images)
+        return found
 
-    def _tokens(self, subject: Subject, own: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents and reference of val, latents and reference of train, each as single tokens (n, C)."""
+    def _sets(self, subject: Subject, own: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents and reference of val, latents and reference of train, each (n, T, C)."""
 
         def latents(split: Split) -> Tensor:
             z = subject.latents(split)
@@ -124,12 +148,13 @@ class Density(Evaluator):
                 return subject.regularizer.aligned(z) if own else z
 
         return (
-            latents("val").flatten(0, 1),
-            subject.reference("val", own).samples.flatten(0, 1),
-            latents("train").flatten(0, 1),
-            subject.reference("train", own).samples.flatten(0, 1),
+            latents("val"),
+            subject.reference("val", own).samples,
+            latents("train"),
+            subject.reference("train", own).samples,
         )
 
     def _sizes(self, z: Tensor, reference: Tensor, z_bank: Tensor, reference_bank: Tensor) -> tuple[int, int]:
         """Equal numbers of queries and equal banks in both directions: log r_k falls as a bank grows."""
-        return min(self.queries, len(z), len(reference)), min(self.bank, len(z_bank), len(reference_bank))
+        tokens = [some.shape[0] * some.shape[1] for some in (z, reference, z_bank, reference_bank)]
+        return min(self.queries, *tokens[:2]), min(self.bank, *tokens[2:])

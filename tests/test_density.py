@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from subjects import FakeSubject
 
 from latentbench.bench.api import LatentSpec, Reference, Regularizer
 from latentbench.bench.registry import create
-from latentbench.evaluators.density import knn_nll, neighbour_distances
+from latentbench.bench.resampling import REPLICATES, counts
+from latentbench.evaluators.density import log_distances, neighbour_distances
 
 
 class Halving(Regularizer):
@@ -39,9 +41,9 @@ def test_distances_are_those_of_a_brute_force_loop(k):
 def test_the_nll_has_the_slope_of_a_density():
     """Scaled by s, all distances grow by s; a Gaussian's bank of 2^C times the size has them halved."""
     queries, bank = tokens(500), tokens(32_000, seed=1)
-    at = knn_nll(queries, bank, 5, 0.0)
-    assert knn_nll(queries * 3, bank * 3, 5, 0.0) == pytest.approx(at + math.log(3))
-    assert knn_nll(queries, bank[:4000], 5, 0.0) - at == pytest.approx(math.log(2), abs=0.05)
+    at = log_distances(queries, bank, 5, 0.0).mean()
+    assert log_distances(queries * 3, bank * 3, 5, 0.0).mean() == pytest.approx(at + math.log(3))
+    assert log_distances(queries, bank[:4000], 5, 0.0).mean() - at == pytest.approx(math.log(2), abs=0.05)
 
 
 def test_latents_that_follow_the_reference_score_as_the_reference_does():
@@ -99,3 +101,26 @@ def test_banks_are_as_large_as_the_smaller_side():
     cell = subject(z=latents(tokens(120), tokens(40)))
     protocol = create("evaluators", "density").protocol("kNN_NLL", cell)
     assert (protocol["n"], protocol["bank"]) == (40, 120)
+
+
+def test_replicates_are_means_over_resampled_images_by_a_loop():
+    evaluator, cell = create("evaluators", "density", queries=50), subject()
+    found = evaluator.run(cell)["kNN_NLL"]
+    chosen = torch.randperm(80, generator=torch.Generator().manual_seed(0))[:50].tolist()
+    queries, bank = cell.latents("val").flatten(0, 1), cell.reference("train").samples.flatten(0, 1)
+    logs = neighbour_distances(queries[chosen], bank, 5).log().tolist()
+    images = sorted({token // 4 for token in chosen})
+    assert len(found.replicates) == REPLICATES and found == pytest.approx(sum(logs) / 50)
+    for replicate, times in zip(found.replicates, counts("kNN_NLL", len(images)).tolist(), strict=True):
+        times = [times[images.index(token // 4)] for token in chosen]
+        expected = sum(n * log for n, log in zip(times, logs, strict=True)) / sum(times)
+        assert replicate == pytest.approx(expected)
+
+
+def test_tokens_that_agree_within_images_are_as_uncertain_as_images_are():
+    """Every image's tokens are one token four times: n tokens know no more than n / 4."""
+    single = torch.randn(300, 1, 3, generator=torch.Generator().manual_seed(0))
+    cell = subject(z={"train": single, "val": single.expand(-1, 4, -1)}, train=600, val=300)
+    estimate = create("evaluators", "density", queries=1200).run(cell)["kNN_NLL"]
+    logs = neighbour_distances(single[:, 0], cell.reference("train").samples[:75].flatten(0, 1), 5).log()
+    assert statistics.stdev(estimate.replicates) == pytest.approx(logs.std().item() / 300**0.5, rel=0.25)
