@@ -1,0 +1,134 @@
+"""Training curves as small multiples: lines of each regularizer, thinned, in SVG coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..records import Record, natural
+from ..tables import number
+
+WIDTH, HEIGHT = 300, 170  # of a panel's drawing area, in SVG units
+POINTS = 80  # a line has at most so many
+FEW = 3  # ticks
+DECADE = 12  # a loss that falls by this factor is drawn on a logarithmic axis
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One regularizer's curve; `path` is the d of an SVG path."""
+
+    regularizer: str
+    path: str
+    last: str  # its last value as text
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity against training steps, for one tokenizer or generator."""
+
+    title: str
+    stage: str  # "tokenizer", "generator", "quality": a record's
+    generator: str  # empty for tokenizers
+    lines: list[Line]
+    across: list[tuple[float, str]]  # ticks: place, text
+    up: list[tuple[float, str]]
+
+
+def panels(records: Sequence[Record]) -> list[Panel]:
+    """Panels of one dataset's records: what they trained on, stage by stage; lines are means over seeds."""
+    gathered: dict[tuple[str, ...], dict[str, list[Points]]] = {}
+    seen = set()
+    for record in records:
+        for stage, curve in record.curves.items():
+            cell = record.cell
+            # A prior belongs to its tokenizer, and a tokenizer is in the records of all its generators.
+            generator = cell["generator"] if stage in ("generator", "quality") else ""
+            owner = (stage, cell["tokenizer"], cell["regularizer"], generator, cell["seed"])
+            if owner in seen or "step" not in curve:
+                continue
+            seen.add(owner)
+            for name, values in curve.items():
+                place = (stage, generator, cell["tokenizer"], name)
+                points = [(x, y) for x, y in zip(curve["step"], values, strict=True) if _finite(x, y)]
+                if name != "step" and points:
+                    gathered.setdefault(place, {}).setdefault(cell["regularizer"], []).append(points)
+    several = len({place[2] for place in gathered}) > 1
+    return [
+        _panel(place, lines, several)
+        for place, lines in sorted(gathered.items(), key=lambda item: _place(item[0], item[1]))
+    ]
+
+
+def _place(place: tuple[str, ...], lines: Mapping[str, list[Points]]) -> tuple:
+    """Tokenizers first; what most regularizers have before the terms that are one's own."""
+    stage, generator, tokenizer, name = place
+    order = ("prior", "tokenizer", "generator", "quality")
+    rank = order.index(stage) if stage in order else 0
+    return rank, natural(generator), natural(tokenizer), -len(lines), natural(name)
+
+
+def _panel(place: tuple[str, ...], lines: Mapping[str, list[Points]], several: bool) -> Panel:
+    stage, generator, tokenizer, name = place
+    means = {regularizer: thinned(_mean(seeds)) for regularizer, seeds in lines.items()}
+    xs = [x for points in means.values() for x, _ in points]
+    ys = [y for points in means.values() for _, y in points]
+    log = min(ys) > 0 and max(ys) > DECADE * min(ys)
+    low, high = _bounds(map(math.log10, ys)) if log else _bounds(ys)
+    left, right = min(xs), max(xs)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        height = ((math.log10(y) if log else y) - low) / (high - low)
+        return WIDTH * (x - left) / ((right - left) or 1), HEIGHT * (1 - height)
+
+    drawn = [
+        Line(regularizer, _path(at(x, y) for x, y in points), number(points[-1][1]))
+        for regularizer, points in means.items()
+    ]
+    levels = [low + (high - low) * i / (FEW - 1) for i in range(FEW)]
+    up = [
+        (HEIGHT * (1 - i / (FEW - 1)), _tick(10**level if log else level)) for i, level in enumerate(levels)
+    ]
+    across = [(0.0, f"{left:g}"), (float(WIDTH), f"{right:g} steps")]
+    owner = generator or ("prior" if stage == "prior" else "tokenizer")
+    title = f"{owner}: {name}" + (f" ({tokenizer})" if several else "") + (", log scale" if log else "")
+    return Panel(title, stage, generator, drawn, across, up)
+
+
+def thinned(points: Points) -> Points:
+    """Means of equal runs of points, so that a long curve keeps its shape and its last step."""
+    size = math.ceil(len(points) / POINTS)
+    runs = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def _mean(seeds: list[Points]) -> Points:
+    """Over the seeds that got to a step; they log the same steps."""
+    at: dict[float, list[float]] = {}
+    for points in seeds:
+        for x, y in points:
+            at.setdefault(x, []).append(y)
+    return [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
+
+
+def _finite(*values: float | None) -> bool:
+    return all(value is not None and math.isfinite(value) for value in values)
+
+
+def _bounds(values: Iterable[float]) -> tuple[float, float]:
+    values = list(values)
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _tick(value: float) -> str:
+    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    """A path; a curve of one point is a dot, which a round line cap shows."""
+    text = [f"{x:.1f} {y:.1f}" for x, y in points]
+    return "M" + "L".join(text if len(text) > 1 else text * 2)

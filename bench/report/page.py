@@ -1,0 +1,217 @@
+"""The leaderboard as one self-contained page of HTML: it loads nothing, and needs no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..analysis import drawing
+from ..findings import Finding
+from ..markdown import COST_ABOUT, compact
+from ..records import Record, in_order, natural, replace_text
+from ..rows import Column, Row, first_seen, full_protocol, rows_of, tokenizer_rows
+from ..tables import columns_of, number
+from . import pictures, sheets
+from .curves import HEIGHT, WIDTH, Panel, panels
+from .pictures import Picture
+from .sheets import Sheet
+from .verdict import Verdict, verdicts
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+FOLDER = Path(__file__).parent
+DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "6 3 1.5 3"}  # matplotlib's names -> SVG's
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures from the same noise and classes, one a regularizer."""
+
+    generator: str
+    guidance: str
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows of one dataset."""
+
+    dataset: str
+    verdicts: list[Verdict]
+    generation: Sheet | None
+    tokenizers: Sheet | None
+    cost: Sheet | None
+    classes: dict[str, Sheet]
+    panels: list[Panel]
+    samples: list[Samples]
+    reconstructions: list[Picture]
+    drawn: dict[str, list[Picture]]  # by evaluators, under their names
+
+
+def write(
+    folder: Path,
+    records: Sequence[Record],
+    findings: Sequence[Finding],
+    title: str,
+    folders: Sequence[Path],
+) -> Path:
+    """Writes `folder`/leaderboard.html; samples/ and figures/ are looked for in `folders`."""
+    path = Path(folder) / "leaderboard.html"
+    replace_text(path, html(records, findings, title, folders))
+    return path
+
+
+def html(
+    records: Sequence[Record],
+    findings: Sequence[Finding],
+    title: str,
+    folders: Sequence[Path] = (),
+) -> str:
+    """The page as text; labels, reasons and all else that comes with records is escaped by the template."""
+    from ..leaderboard import frame
+
+    records = in_order(records)
+    datasets = list(dict.fromkeys(record.cell["dataset"] for record in records))
+    by_dataset = {name: [r for r in records if r.cell["dataset"] == name] for name in datasets}
+    rows = {name: rows_of(mine) for name, mine in by_dataset.items()}
+    columns = columns_of([row for mine in rows.values() for row in mine])
+    trained = [record for record in records if not record.real]
+    script = (FOLDER / "page.js").read_text()
+    return _template().render(
+        title=title,
+        style=(FOLDER / "page.css").read_text(),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        parts=[_part(name, mine, rows[name], folders) for name, mine in by_dataset.items()],
+        regularizers=_labels(trained, "regularizer"),
+        generators=_labels(trained, "generator"),
+        tally=_tally(trained),
+        looks=_looks(trained),
+        findings=[
+            (finding, _figure(finding, i), sheets.plain(finding.table)) for i, finding in enumerate(findings)
+        ],
+        failed=sheets.failed(records),
+        published=sheets.published(records),
+        protocols=_protocols(columns),
+        metrics={column.base: column for column in reversed(columns)},
+        provenance=_provenance(records),
+        cost_about=COST_ABOUT,
+        width=WIDTH,
+        height=HEIGHT,
+        csv=_address(frame(records).to_csv(index=False, lineterminator="\n")),
+        csv_of=lambda finding: _address(finding.table.to_csv(index=False, lineterminator="\n")),
+    )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("page.html")
+
+
+def _part(dataset: str, records: list[Record], rows: list[Row], folders: Sequence[Path]) -> Part:
+    trained = tokenizer_rows(records)
+    budget = next(
+        (r.provenance["budget"] for r in records if isinstance(r.provenance.get("budget"), dict)), {}
+    )
+    shown = pictures.found(folders, records)
+    return Part(
+        dataset,
+        verdicts(rows, trained, budget),
+        sheets.generation(rows),
+        sheets.tokenizers(trained),
+        sheets.cost(rows),
+        sheets.classes(records),
+        panels(records),
+        _samples(shown),
+        [one for one in shown if one.name == "--reconstructions" and not one.labels["tokenizer"]],
+        _drawn([*shown, *pictures.found(folders, records, "figures")]),
+    )
+
+
+def _samples(found: list[Picture]) -> list[Samples]:
+    """By generator and guidance, both in the order of numbers."""
+    groups: dict[tuple[str, str], list[Picture]] = {}
+    for one in found:
+        if one.name.startswith("@") and one.labels["generator"]:
+            groups.setdefault((one.labels["generator"], one.name[1:]), []).append(one)
+    return [Samples(*place, groups[place]) for place in sorted(groups, key=lambda p: list(map(natural, p)))]
+
+
+def _drawn(found: list[Picture]) -> dict[str, list[Picture]]:
+    groups: dict[str, list[Picture]] = {}
+    for one in found:
+        if one.name.startswith("--") and one.labels["tokenizer"]:
+            groups.setdefault(one.name[2:].replace("_", " "), []).append(one)
+    return groups
+
+
+def _labels(records: list[Record], name: str) -> list[str]:
+    return list(dict.fromkeys(record.cell[name] for record in records))
+
+
+def _looks(records: list[Record]) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of each regularizer's lines, as in the figures of the analyses."""
+    regularizers = _labels(records, "regularizer")
+    styles, dashes = drawing.styles(regularizers), drawing.dashes(regularizers)
+    own = {drawing.FAINT: "var(--faint)"}
+    colours = {name: styles[drawing.family(name)].colour for name in regularizers}
+    return {name: (own.get(colours[name], colours[name]), DASHES[dashes[name]]) for name in regularizers}
+
+
+def _tally(records: list[Record]) -> str:
+    """`45 cells: 5 regularizers × 3 generators × 3 seeds`, and how many of them have no end."""
+    counts = {
+        name: len(_labels(records, name))
+        for name in ("dataset", "tokenizer", "regularizer", "generator", "seed")
+    }
+    said = [
+        f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items() if n > 1 or name in ("regularizer", "seed")
+    ]
+    ends = {status: sum(record.status == status for record in records) for status in ("failed", "skipped")}
+    missing = "".join(f", {n} {status}" for status, n in ends.items() if n)
+    return f"{len(records)} cell{'s' * (len(records) != 1)}: {' × '.join(said)}{missing}"
+
+
+def _figure(finding: Finding, place: int) -> str:
+    return pictures.svg(finding.figure, f"finding{place}") if finding.figure else ""
+
+
+def _protocols(columns: list[Column]) -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """{id: (metrics, everything that it stands for)}."""
+    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for column in columns:
+        names, _ = found.setdefault(column.protocol, ([], full_protocol(column.entry)))
+        names.append(column.name)
+    return found
+
+
+def _provenance(records: list[Record]) -> dict[str, list[str]]:
+    """Each field with all its values: records of one page may come from several machines and days."""
+    seeds = sorted({record.cell["seed"] for record in records}, key=natural)
+    found = {"seeds": [", ".join(seeds)]}
+    for name in first_seen(record.provenance for record in records):
+        if name != "seed":
+            found[name] = sorted({compact(r.provenance[name]) for r in records if name in r.provenance})
+    if len(found.get("date", ())) > 1:
+        found["date"] = [f"{found['date'][0]} to {found['date'][-1]}"]
+    return found
+
+
+def _address(text: str) -> str:
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode('utf-8', 'replace')).decode()}"

@@ -1,0 +1,315 @@
+"""Tables as a page shows them: a cell's text, its place in its group, and what a tooltip says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .. import published as papers
+from ..markdown import COST_COLUMNS
+from ..records import Record, natural, protocol_id
+from ..rows import LABELS, Column, Row, Value, full_protocol, reason_line
+from ..standings import Contest, contests, rank_texts
+from ..statistics import Rank
+from ..tables import (
+    COSTS,
+    cells,
+    columns_of,
+    first_score,
+    guidance_of,
+    headers,
+    number,
+    ranked,
+    scored,
+    shown,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's header."""
+
+    text: str
+    tip: str = ""
+    arrow: str = ""
+    protocol: str = ""  # the id, a link to its description
+    numeric: bool = True
+    more: bool = False  # whether it is one of those that are shown on demand
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell; `heat` is 0 for the worst and 1 for the best of its group."""
+
+    text: str
+    key: float | None = None  # what it is sorted by; None: its text
+    tip: str = ""
+    heat: float | None = None
+    mark: str = ""  # "best": separable from all others of its group; "tied": not separable from the best
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A table's row; its labels are what filters choose by."""
+
+    cells: list[Cell]
+    regularizer: str = ""
+    generator: str = ""
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table; its first column stays in view."""
+
+    heads: list[Head]
+    lines: list[Line]
+
+
+def generation(rows: list[Row]) -> Sheet | None:
+    """Every row with samples, at each guidance, ranked within its generator; those that failed say so."""
+    rows = [row for row in ranked(rows, "generator") if scored(row, "generator")]
+    labels = {
+        "regularizer": lambda row: _label("real images" if row.real else row.regularizer),
+        "generator": lambda row: _label("" if row.real else row.generator),
+        "tokenizer": lambda row: _label("" if row.real else row.tokenizer),
+        "w": lambda row: Cell(guidance_of(row), row.guidance),
+    }
+    return _metrics(rows, "generator", labels)
+
+
+def tokenizers(rows: list[Row]) -> Sheet | None:
+    """Every tokenizer and regularizer."""
+    labels = {
+        "regularizer": lambda row: _label(row.regularizer),
+        "tokenizer": lambda row: _label(row.tokenizer),
+    }
+    return _metrics(ranked(rows, "tokenizer"), "tokenizer", labels)
+
+
+def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], Cell]]) -> Sheet | None:
+    columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
+    if not columns:
+        return None
+    few, _ = shown(rows, scope)
+    columns = [*few, *(column for column in columns if column not in few)]
+    heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in labels]
+    first = first_score(rows, scope)
+    heads += [Head("rank", _rank_tip(first[0]))] if first else []
+    heads += [Head("seeds", "Seeds that finished, and what numbers are means over.")]
+    for column, text in zip(columns, headers(columns), strict=True):
+        name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
+        heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
+    held = contests(rows, columns)
+    places, standing = _places(rows, held), rank_texts(rows, held, first)
+    lines = []
+    for i, row in enumerate(rows):
+        line = [cell(row) for cell in labels.values()]
+        if first:
+            line.append(
+                Cell(standing[i], next((places[i, c].rank.low for c in first if (i, c) in places), None))
+            )
+        done = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done} of {row.seeds}"
+        line.append(Cell(done, row.seeds_done))
+        for column, text in zip(columns, cells(row, columns), strict=True):
+            line.append(_cell(text, row.values.get(column), column, places.get((i, column))))
+        lines.append(Line(line, row.regularizer, row.generator, row.real))
+    return Sheet(heads, lines)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands among those it is compared with, by one column."""
+
+    heat: float
+    rank: Rank
+    of: int
+    mark: str
+
+
+def _places(rows: list[Row], held: Sequence[Contest]) -> dict[tuple[int, Column], Place]:
+    found = {}
+    for contest in held:
+        means = [rows[i].values[contest.column].mean or 0.0 for i in contest.places]
+        best, worst = means[0], means[-1]  # places come best first
+        for i, mean, rank, mark in zip(contest.places, means, contest.ranks, contest.marks, strict=True):
+            heat = (mean - worst) / (best - worst) if best != worst else 0.0
+            found[i, contest.column] = Place(heat, rank, len(means), mark)
+    return found
+
+
+def _cell(text: str, value: Value | None, column: Column, place: Place | None) -> Cell:
+    if value is None:
+        return Cell(text)
+    said = [f"{text} over {value.n} seed{'s' * (value.n != 1)}"]
+    if value.interval:
+        said.append(f"95 % interval {number(value.interval[0])} to {number(value.interval[1])}")
+    if place:
+        low, high = place.rank.low, place.rank.high
+        said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
+        said += ["not separable from the best"] * (place.mark == "tied")
+        said += ["from one seed's images alone"] * (place.rank.basis == "resamples")
+    return Cell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
+
+
+def about(column: Column) -> str:
+    """What a header's tooltip says."""
+    entry = column.entry
+    better = {"higher": "Higher is better.", "lower": "Lower is better."}.get(entry.get("better") or "", "")
+    unit = f"Unit: {entry['unit']}." if entry.get("unit") else ""
+    said = [column.name, entry.get("about") or "", better, unit, f"n = {entry['n']:,}"]
+    return "\n".join(filter(None, [*said, f"Protocol {column.protocol}"]))
+
+
+def _rank_tip(first: Column) -> str:
+    return (
+        f"By {first.name}, within the generator: the interval of ranks that a row can have, given the "
+        "differences that are significant at 95 % after correction for how many are made."
+    )
+
+
+def cost(rows: list[Row]) -> Sheet | None:
+    """What rows take to train and to sample."""
+    rows = sorted((row for row in rows if not row.real), key=lambda row: natural(row.generator))
+    spent = [spending(row) for row in rows]
+    used = [
+        name
+        for name, parts in COST_COLUMNS.items()
+        if any(all(part in one for part in parts) for one in spent)
+    ]
+    if not used:
+        return None
+    lines = []
+    for row, one in zip(rows, spent, strict=True):
+        sums = [
+            sum(one[part] for part in parts) if all(part in one for part in parts) else None
+            for parts in (COST_COLUMNS[name] for name in used)
+        ]
+        labels = [
+            _label(row.regularizer),
+            _label(row.generator),
+            _label(row.tokenizer),
+            Cell(guidance_of(row), row.guidance),
+        ]
+        if any(value is not None for value in sums):
+            numbers = [Cell("" if value is None else number(value), value) for value in sums]
+            lines.append(Line([*labels, *numbers], row.regularizer, row.generator))
+    heads = [Head(name, numeric=name == "w") for name in ("regularizer", "generator", "tokenizer", "w")]
+    return Sheet([*heads, *map(Head, used)], lines)
+
+
+def spending(row: Row) -> dict[str, float]:
+    """Seconds, memory, parameters and operations: measured while running, or counted by metrics."""
+    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
+    spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+    peaks = [value for name, value in spent.items() if name.endswith("_peak_mib")]
+    return spent | ({"peak_mib": max(peaks)} if peaks else {})
+
+
+def classes(records: Sequence[Record]) -> dict[str, Sheet]:
+    """{metric: table} of all metrics with values by class: a row per cell, means over seeds."""
+    gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[float]]]] = {}
+    seen = set()
+    for record in records:
+        for name, entry in record.metrics.items():
+            tokenizer = entry["scope"] == "tokenizer"
+            labels = (record.cell["regularizer"], "" if tokenizer else record.cell["generator"])
+            labels = (*labels, record.cell["tokenizer"])
+            once = (name, *labels, record.cell["seed"])
+            if not entry.get("classes") or once in seen:
+                continue
+            seen.add(once)
+            protocol = protocol_id(full_protocol(entry))
+            of = gathered.setdefault((name, protocol), {}).setdefault(labels, {})
+            for label, value in entry["classes"].items():
+                if value is not None:
+                    of.setdefault(label, []).append(value)
+    names = [name for name, _ in gathered]
+    return {
+        name if names.count(name) == 1 else f"{name} {protocol}": _by_class(lines)
+        for (name, protocol), lines in gathered.items()
+    }
+
+
+def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> Sheet:
+    labels = sorted({label for line in lines.values() for label in line}, key=natural)
+    several = any(generator for _, generator, _ in lines)
+    heads = [Head("regularizer", numeric=False)] + [Head("generator", numeric=False)] * several
+    body = []
+    for (regularizer, generator, _), line in lines.items():
+        means = [sum(line[label]) / len(line[label]) if label in line else None for label in labels]
+        texts = [Cell("" if mean is None else number(mean), mean) for mean in means]
+        first = [_label(regularizer)] + [_label(generator)] * several
+        body.append(Line([*first, *texts], regularizer, generator))
+    return Sheet([*heads, *map(Head, labels)], body)
+
+
+def failed(records: Iterable[Record]) -> Sheet | None:
+    """Cells without an end, and why; seeds of one cell with one reason share a line."""
+    seeds: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        if record.status != "done":
+            labels = [record.cell[name] for name in LABELS]
+            seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+    names = ("regularizer", "generator", "tokenizer", "dataset", "seeds", "status", "reason")
+    lines = [
+        Line(
+            list(map(_label, (regularizer, generator, tokenizer, dataset, ", ".join(mine), status, reason))),
+            regularizer,
+            generator,
+        )
+        for (dataset, tokenizer, regularizer, generator, status, reason), mine in seeds.items()
+    ]
+    return Sheet([Head(name, numeric=False) for name in names], lines) if lines else None
+
+
+def plain(table: pd.DataFrame) -> Sheet:
+    """Any table of numbers and text; a column `url` becomes the first column's link."""
+    names = [str(name) for name in table.columns if name != "url"]
+    columns = {name: list(table[name]) for name in table.columns}
+    links = [str(link) for link in columns.get("url", [""] * len(table))]
+    lines = []
+    for i, link in enumerate(links):
+        line = [_value(columns[name][i]) for name in table.columns if name != "url"]
+        safe = (
+            link if link.startswith(("https://arxiv.org/", "https://doi.org/", "https://github.com/")) else ""
+        )
+        lines.append(Line([Cell(line[0].text, line[0].key, link=safe), *line[1:]]))
+    numeric = [any(line.cells[j].key is not None for line in lines) for j in range(len(names))]
+    return Sheet([Head(name, numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines)
+
+
+def published(records: Sequence[Record]) -> Sheet:
+    """The papers' numbers beside ours; those that something stands beside come first."""
+    table = papers.table(records)
+    names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
+    order = sorted(range(len(table)), key=lambda i: (not table["comparable"][i], not table["ours"][i]))
+    rest = [name for name in table.columns if name not in names]
+    sheet = plain(table[[*names, *rest]].iloc[order].reset_index(drop=True))
+    return replace(sheet, heads=[replace(head, more=head.text in rest) for head in sheet.heads])
+
+
+def _value(value: Any) -> Cell:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return Cell("")
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool has no number either
+        return Cell("yes" if value else "no")
+    try:
+        plain = float(value)
+    except (TypeError, ValueError):
+        return Cell("" if str(value) in ("nan", "<NA>", "None") else str(value))
+    return Cell(str(value)) if isinstance(value, str) else Cell(number(plain), plain)
+
+
+def _label(text: str) -> Cell:
+    return Cell(text)
+
+
+def _same(rows: list[Row]) -> bool:
+    return len({row.tokenizer for row in rows if not row.real}) < 2
