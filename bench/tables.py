@@ -11,17 +11,35 @@ from .rows import ARROWS, Column, Row, Value
 
 # Columns of a table in this order; other metrics follow alphabetically.
 ORDER = {
-    "generator": ("gfid", "gfd", "kd", "is", "precision", "recall", "memorisation"),
+    "generator": (
+        "gfid",
+        "gfd",
+        "cmmd",
+        "kid",
+        "kd",
+        "is",
+        "precision",
+        "recall",
+        "coverage",
+        "label_agreement",
+        "memorisation",
+        "sfid",
+        "sfd",
+        "density",
+    ),
     "tokenizer": (
         "psnr",
         "ssim",
         "lpips",
         "rfid",
         "rfd",
-        "rkd",
+        "noise_tolerance",
         "knn_nll",
         "knn_nll_reverse",
         "knn_nll_real",
+        "probe_accuracy",
+        "zone_accuracy",
+        "effective_rank",
         "nll",
         "nll_real",
         "swd",
@@ -33,6 +51,8 @@ ORDER = {
         "nll_correlation_support",
         "zone_ks",
         "misassignment_error",
+        "rkid",
+        "rkd",
     ),
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong into the cost table
@@ -65,8 +85,7 @@ def shown(rows: list[Row], scope: str, most: int = WIDEST) -> tuple[list[Column]
 
 def ranked(rows: list[Row], scope: str) -> list[Row]:
     """The real row, then by generator and the scope's first metric that has a direction, best first."""
-    directed = [column for column in shown(rows, scope)[0] if column.better]
-    first = [column for column in directed if column.name == directed[0].name]  # one per protocol
+    first = first_score(rows, scope)
 
     def place(row: Row) -> tuple[Any, ...]:
         labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
@@ -78,6 +97,12 @@ def ranked(rows: list[Row], scope: str) -> list[Row]:
         return *head, len(first), 0.0, *labels
 
     return sorted(rows, key=place)
+
+
+def first_score(rows: list[Row], scope: str) -> list[Column]:
+    """The first metric that has a direction, which rows are ranked by: a column per protocol."""
+    directed = [column for column in shown(rows, scope)[0] if column.better]
+    return [column for column in directed if column.name == directed[0].name]
 
 
 def scored(row: Row, scope: str) -> bool:

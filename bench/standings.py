@@ -1,0 +1,121 @@
+"""How the rows of a table stand to each other: ranks as intervals, ties, and what would tell two rows apart.
+
+Only rows of one dataset and, for metrics of generators, one generator are set against each other, each metric
+under one protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from . import statistics
+from .rows import ARROWS, Column, Row
+from .statistics import Observation, Rank
+
+LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are set against each other
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Rows that are ranked by one column: their places in a table, best first, each with its rank."""
+
+    generator: str  # "" for metrics of tokenizers
+    column: Column
+    places: list[int]
+    ranks: list[Rank]
+    observations: list[tuple[Observation, ...]]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows and seeds are scored on the same images."""
+        return on_shared_images(self.column)
+
+    @property
+    def basis(self) -> str:
+        """The weakest that a rank rests on; a row with one seed has "resamples" of its images alone."""
+        return next((rank.basis for rank in self.ranks if rank.basis != "seeds"), "seeds")
+
+    @property
+    def marks(self) -> list[str]:
+        """Of each row: "best" if seeds separate it from all others, "tied" if it shares the first place."""
+        alone = sum(rank.tied for rank in self.ranks) == 1
+        mark = "tied" if not alone else "best" if self.basis == "seeds" else ""
+        return [mark if rank.tied else "" for rank in self.ranks]
+
+    @property
+    def detectable(self) -> float | None:
+        """The difference of two rows that these seeds would show with 80 % power."""
+        return statistics.detectable(self.observations, self.shared)
+
+
+def on_shared_images(column: Column) -> bool:
+    """Tokenizers are all scored on the held-out images, generators on samples of their own."""
+    return column.scope == "tokenizer"
+
+
+def contests(rows: Sequence[Row], columns: Sequence[Column]) -> list[Contest]:
+    """By column and generator, without the real row; two rows have a value at least, and a known error."""
+    found = []
+    for column in columns:
+        groups: dict[tuple[str, str], list[int]] = {}
+        for place, row in enumerate(rows):
+            if column.better and not row.real and column in row.values and row.values[column].observations:
+                generator = row.generator if column.scope == "generator" else ""
+                groups.setdefault((row.dataset, generator), []).append(place)
+        for (_, generator), places in groups.items():
+            if len(places) > 1:
+                found.append(_contest(rows, column, generator, places))
+    return [contest for contest in found if contest.basis != "none"]
+
+
+def rank_texts(rows: Sequence[Row], held: Sequence[Contest], columns: Sequence[Column]) -> list[str]:
+    """Like 1–3, by the first of the columns that has the row; with the protocol if there are several."""
+    texts = [""] * len(rows)
+    for contest in (each for column in reversed(columns) for each in held if each.column == column):
+        suffix = f" ({contest.column.protocol})" if len(columns) > 1 else ""
+        for place, rank in zip(contest.places, contest.ranks, strict=True):
+            same = rank.low == rank.high
+            texts[place] = (f"{rank.low}" if same else f"{rank.low}–{rank.high}") + suffix
+    return texts
+
+
+def marks(held: Sequence[Contest]) -> dict[tuple[int, Column], str]:
+    """By a row's place and column."""
+    return {
+        (place, contest.column): mark
+        for contest in held
+        for place, mark in zip(contest.places, contest.marks, strict=True)
+    }
+
+
+def seeds_to_separate(rows: Sequence[Row], contest: Contest) -> tuple[Row, int | None] | None:
+    """The nearest rival of the best row, and the number of seeds that would tell the two apart.
+
+    The rival is of another tokenizer or regularizer. None if there is no such tie; the number is None if more
+    than a thousand seeds would be needed.
+    """
+    first = rows[contest.places[0]]
+    for place, rank, theirs in zip(contest.places, contest.ranks, contest.observations, strict=True):
+        row = rows[place]
+        if (row.tokenizer, row.regularizer) != (first.tokenizer, first.regularizer):
+            mine, everyone = contest.observations[0], contest.observations
+            return (
+                (row, statistics.seeds_needed(mine, theirs, contest.shared, everyone)) if rank.tied else None
+            )
+    return None
+
+
+def mean_shares(contest: Contest) -> dict[str, float] | None:
+    """The part of the variance that is the tokenizer's, the generator's, …: a mean over rows."""
+    known = [s for mine in contest.observations if (s := statistics.variance_shares(mine)) is not None]
+    return {name: fmean(shares[name] for shares in known) for name in known[0]} if known else None
+
+
+def _contest(rows: Sequence[Row], column: Column, generator: str, places: list[int]) -> Contest:
+    higher = column.better == ARROWS["higher"]
+    places = sorted(places, key=lambda i: (rows[i].values[column].mean or 0.0) * (-1 if higher else 1))
+    observations = [rows[i].values[column].observations for i in places]
+    ranks = statistics.ranks(observations, higher, on_shared_images(column), LEVEL)
+    return Contest(generator, column, places, ranks, observations)
