@@ -1,27 +1,23 @@
-"""What a tokenizer keeps of an image: PSNR, SSIM (Wang et al., 2004), feature distances to the originals."""
+"""What a tokenizer keeps of an image: PSNR, SSIM (Wang et al., 2004), LPIPS, distances of features."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Subject
-from ..bench.distances import distance_protocol, frechet_distance, kernel_distance
-from ..bench.images import to_uint8
+from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.distances import distance_protocol, frechet_estimate, kernel_estimate
+from ..bench.grids import grid
+from ..bench.images import psnr, to_uint8
+from ..bench.lpips import Lpips
 from ..bench.naming import metric_name
 from ..bench.registry import register
+from ..bench.resampling import mean_estimate
 
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """uint8 (B, c, H, W) twice -> (B,) decibels of a peak of 255.
-
-    An exact image counts as one level off in one value, the smallest error that 8 bits can show, so that it
-    doesn't make the mean infinite.
-    """
-    error = (a.double() - b.double()).square().flatten(1)
-    return 10 * torch.log10(255**2 / error.mean(1).clamp(min=1 / error.shape[1]))
+WORST = 16  # shown
 
 
 def ssim_window(height: int, width: int) -> dict[str, Any] | None:
@@ -47,7 +43,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 @register("reconstruction")
 class Reconstruction(Evaluator):
-    """Reconstructions of the held-out images against those images: PSNR, SSIM, rFD, rKD."""
+    """Reconstructions of the held-out images against those images: PSNR, SSIM, LPIPS, rFD, rKD."""
 
     metrics = {
         "PSNR": Metric(
@@ -57,6 +53,7 @@ class Reconstruction(Evaluator):
         "SSIM": Metric(
             "tokenizer", True, "", "Similarity of local means, contrasts and structures; 1 is equal."
         ),
+        "LPIPS": Metric("tokenizer", False, "", "Distance of deep features, weighted as people judge."),
         "rFD": Metric(
             "tokenizer", False, "", "Frechet distance of features, reconstructions to held-out images."
         ),
@@ -64,24 +61,44 @@ class Reconstruction(Evaluator):
         "rKD": Metric(
             "tokenizer", False, "", "Squared kernel MMD of features; unbiased, so it may be negative."
         ),
+        "rKID": Metric("tokenizer", False, "", "rKD on the features of Inception-v3."),
     }
 
+    def __init__(
+        self, lpips: Literal["auto", "alex", "vgg", "none"] = "auto", lpips_weights: str | None = None
+    ) -> None:
+        """
+        Args:
+            lpips: its backbone, downloaded if need be; "auto" is AlexNet, if its weights are here or named.
+            lpips_weights: torchvision's file, or "random"; null is torch.hub's cache.
+        """
+        chosen = Lpips("vgg" if lpips == "vgg" else "alex", lpips_weights)
+        wanted = chosen.here or lpips_weights is not None if lpips == "auto" else lpips != "none"
+        self.lpips = chosen if wanted else None
+
+    def fingerprint(self) -> str:
+        return "" if self.lpips is None else str(self.lpips.protocol())
+
     def run(self, subject: Subject) -> dict[str, float]:
-        images = to_uint8(subject.images("val")).cpu()
+        images, labels = to_uint8(subject.images("val")).cpu(), subject.labels("val")
         drawn = to_uint8(subject.reconstructions()).cpu()
         found = {
-            "PSNR": psnr(drawn, images).mean().item(),
-            "PSNR_mean": psnr(to_uint8(subject.reconstructions(deterministic=True)).cpu(), images)
-            .mean()
-            .item(),
+            "PSNR": psnr(drawn, images),
+            "PSNR_mean": psnr(to_uint8(subject.reconstructions(deterministic=True)).cpu(), images),
         }
-        if ssim_window(*images.shape[-2:]):
-            found["SSIM"] = ssim(drawn, images).mean().item()
-        features = subject.features("reconstructions"), subject.features("val")
-        extractor = subject.extractors[0]
-        found[metric_name("rFD", extractor)] = frechet_distance(*features)
-        found[metric_name("rKD", extractor)] = kernel_distance(*features)
-        return found
+        if ssim_window(*images.shape[-2:]):  # else they are points
+            found["SSIM"] = ssim(drawn, images)
+            if self.lpips is not None:
+                found[self.lpips.name] = self.lpips(drawn, images)
+        scores: dict[str, float] = {
+            name: mean_estimate(name, values, labels) for name, values in found.items()
+        }
+        for extractor in compared(subject):
+            pair = [subject.features(of, extractor=extractor) for of in ("reconstructions", "val")]
+            for base, estimate in (("rFD", frechet_estimate), ("rKD", kernel_estimate)):
+                name = metric_name(base, extractor)
+                scores[name] = estimate(name, *pair, paired=True)
+        return scores
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         images = subject.images("val")
@@ -92,5 +109,22 @@ class Reconstruction(Evaluator):
             return {**common, "latent": latent, "exact_image": "one level off in one value"}
         if name == "SSIM":
             return {**common, "latent": "drawn", "data_range": 255, **(ssim_window(*images.shape[-2:]) or {})}
+        if self.lpips is not None and name == self.lpips.name:
+            return {**common, "latent": "drawn", **self.lpips.protocol()}
+        names = {metric_name(base, one): one for base in ("rFD", "rKD") for one in compared(subject)}
         extras = distance_protocol(name, n, n)
-        return {**common, "latent": "drawn", "features": subject.extractors[0].protocol(), **extras}
+        return {**common, "latent": "drawn", "features": names[name].protocol(), **extras}
+
+    def figures(self, subject: Subject) -> dict[str, Tensor]:
+        images, drawn = to_uint8(subject.images("val")).cpu(), to_uint8(subject.reconstructions()).cpu()
+        if ssim_window(*images.shape[-2:]) is None:
+            return {}
+        order = psnr(drawn, images).argsort()[:WORST]
+        return {
+            "worst": torch.from_numpy(np.array(grid(torch.cat([images[order], drawn[order]]), len(order))))
+        }
+
+
+def compared(subject: Subject) -> list[FeatureExtractor]:
+    """The extractors that Frechet and kernel distances are for."""
+    return [extractor for extractor in subject.extractors if not extractor.cmmd]

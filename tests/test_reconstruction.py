@@ -7,8 +7,10 @@ from skimage.metrics import peak_signal_noise_ratio
 from subjects import FakeSubject
 
 from latentbench.bench.distances import frechet_distance
+from latentbench.bench.images import psnr, to_uint8
 from latentbench.bench.registry import create
-from latentbench.evaluators.reconstruction import psnr, ssim, ssim_window
+from latentbench.bench.resampling import counts
+from latentbench.evaluators.reconstruction import ssim, ssim_window
 
 
 def pair(side, channels=1, n=3):
@@ -101,3 +103,47 @@ def test_a_rotation_of_gaussian_features_has_the_closed_forms_distance():
 def test_the_protocol_says_what_a_value_depends_on(name, keys):
     protocol = create("evaluators", "reconstruction").protocol(name, FakeSubject(scope="tokenizer"))
     assert protocol["n"] == 20 and keys <= protocol.keys()
+
+
+def test_means_over_images_come_with_resamples_and_classes():
+    subject = FakeSubject(scope="tokenizer")
+    found = create("evaluators", "reconstruction").run(subject)["PSNR"]
+    each = psnr(to_uint8(subject.reconstructions()), to_uint8(subject.images("val")))
+    assert found == pytest.approx(each.mean().item())
+    assert found.replicates[3] == pytest.approx(np.average(each, weights=counts("PSNR", 20)[3]))
+    assert found.classes["4"] == pytest.approx(each[[4, 14]].mean().item())
+
+
+def test_a_row_and_its_copy_differ_by_nothing_in_any_resample():
+    one, two = (
+        create("evaluators", "reconstruction", lpips="none").run(FakeSubject(scope="tokenizer"))
+        for _ in range(2)
+    )
+    assert all(one[name].replicates == two[name].replicates for name in one)
+
+
+def test_every_extractor_has_its_distances_but_those_for_cmmd():
+    subject = FakeSubject(scope="tokenizer", extractor=["pixels", "other", "clip"])
+    subject.extractors[2].cmmd = True
+    evaluator = create("evaluators", "reconstruction", lpips="none")
+    scores = evaluator.run(subject)
+    assert {name for name in scores if "[" in name} == {
+        f"{base}[{extractor}]" for base in ("rFD", "rKD") for extractor in ("pixels", "other")
+    }
+    assert evaluator.protocol("rFD[other]", subject)["features"] == {"extractor": "other"}
+
+
+def test_the_worst_are_shown_below_their_originals_worst_first():
+    images = FakeSubject().images("val")
+    reconstructions = images.clone()
+    for place, error in ((7, 1.0), (3, 0.5), (12, 0.25)):
+        reconstructions[place] = images[place] - error * images[place].sign()
+    subject = FakeSubject(scope="tokenizer", reconstructions=reconstructions)
+    shown = create("evaluators", "reconstruction").figures(subject)["worst"]
+    assert shown.dtype == torch.uint8 and shown.shape == (2 * 34 + 2, 16 * 34 + 2, 3)  # 8 pixels as 32
+    rows = [
+        [shown[top : top + 32 : 4, 2 + 34 * i : 34 * (i + 1) : 4, 0] for i in range(3)] for top in (2, 36)
+    ]
+    for i, place in enumerate((7, 3, 12)):
+        assert torch.equal(rows[0][i], to_uint8(images)[place, 0])
+        assert torch.equal(rows[1][i], to_uint8(reconstructions)[place, 0])

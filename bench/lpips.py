@@ -1,0 +1,108 @@
+"""LPIPS: the distance of two images' deep features, weighted as people judge (Zhang et al., 2018)."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .images import from_uint8, resize, to_rgb
+from .naming import ALEX, VGG
+from .weights import Weights, hub, seeded, sha256
+
+Net = Literal["alex", "vgg"]
+SMALLEST = 64  # pixels: the side of the patches that the heads were learned from
+CHUNK = 32
+BACKBONES: dict[str, tuple[str, str]] = {  # torchvision's files, and their sha256
+    "alex": ("alexnet-owt-7be5be79.pth", ALEX[1]),
+    "vgg": ("vgg16-397923af.pth", VGG[1]),
+}
+URL = "https://download.pytorch.org/models/"
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """Version 0.1, by the package `lpips`, which has the linear heads but not the backbone's weights.
+
+    `weights` is a file with torchvision's AlexNet or VGG-16, "random" for a seeded initialisation (to try
+    the way without them), or None for torch.hub's cache, to which they are downloaded when they are needed.
+    Another file is refused.
+    """
+
+    net: Net = "alex"
+    weights: str | None = None
+
+    @cached_property
+    def backbone(self) -> Weights:
+        name, published = BACKBONES[self.net]
+        weights = Weights(self.weights, False, URL + name, published, [hub(name)])
+        found = weights.fingerprint(self.net)
+        if not weights.random and found not in (None, published):
+            raise ValueError(f"{weights.files[0]} is not {name}: its sha256 is {found}, not {published}")
+        return weights
+
+    @property
+    def name(self) -> str:
+        """The published name with either backbone: it is defined for both, and the protocol says which."""
+        return f"LPIPS[{self.net}:random]" if self.backbone.random else "LPIPS"
+
+    @property
+    def here(self) -> bool:
+        return self.backbone.fingerprint(self.net) is not None
+
+    def protocol(self) -> dict[str, Any]:
+        """Everything besides the images that a distance depends on."""
+        random = {"backbone_weights": "random, seed 0"}
+        published = {"backbone_weights_sha256": self.backbone.published}
+        return {
+            "network": self.net,
+            **(random if self.backbone.random else published),
+            "heads_weights_sha256": sha256(heads_file(self.net)),
+            "version": "0.1",
+            "small_images": f"enlarged to {SMALLEST} pixels: clean-fid, PIL bicubic, float",
+        }
+
+    @torch.no_grad()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """uint8 (B, 1 or 3, H, W) twice -> (B,) float64 distances on the CPU; 0 is equal."""
+        network = _network(self.net, None if self.backbone.random else self.backbone.file()).to(a.device)
+        pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
+        return torch.cat([network(_prepared(x), _prepared(y)).flatten().double().cpu() for x, y in pairs])
+
+
+def heads_file(net: Net) -> Path:
+    """Where the package has the linear heads; looked up without running it, which takes seconds."""
+    package = importlib.util.find_spec("lpips")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"
+
+
+@cache
+def _network(net: Net, file: Path | None) -> nn.Module:
+    """With a backbone from torchvision's file, or a random one."""
+    import lpips
+
+    with seeded(), warnings.catch_warnings():
+        # It asks torchvision for an untrained network in a deprecated way.
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+    if file is not None:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        # The package names torchvision's tensors otherwise, but has them in the same order.
+        tensors = [tensor for name, tensor in stored.items() if name.startswith("features.")]
+        network.net.load_state_dict(dict(zip(network.net.state_dict(), tensors, strict=True)))
+    return network.eval().requires_grad_(False)
+
+
+def _prepared(levels: Tensor) -> Tensor:
+    """uint8 (B, 1 or 3, H, W) -> (B, 3, H, W) in [-1, 1], a square of 64 pixels if a side was smaller."""
+    colour = to_rgb(levels)
+    if min(levels.shape[-2:]) >= SMALLEST:
+        return from_uint8(colour)
+    return (resize(colour, SMALLEST) / 127.5 - 1).clamp(-1, 1)  # a cubic overshoots
