@@ -2,15 +2,32 @@
 
     observation   a metric of one cell: its value, the seeds behind it, and the value's bootstrap replicates
     row           the observations of one row label (or of two that are compared), one per cell
+    unit          what was trained anew: the observations of one tokenizer seed (of one generator seed, where
+                  one tokenizer is all); cells that share a tokenizer aren't independent and count once
 
 Two sources of error are kept apart. Training (and sampling) varies between seeds. The images that a metric is
 over vary between bootstrap replicates; where all seeds are scored on the same images (`shared`: tokenizer
-metrics on the held-out split), spread over seeds doesn't contain that second part and it is added.
+metrics on the held-out split), spread over seeds doesn't contain that second part and it is added, if there
+are replicates. Those of a Fréchet distance are biased upwards: their variance is used, their mean isn't.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+# What an error was estimated from; but for "seeds", another tokenizer seed may change more than it says.
+Basis = Literal["seeds", "generator seeds", "resamples", "none"]
+LEVELS = ("tokenizer", "generator", "sampling")
+ALPHA, POWER, MOST_SEEDS = 0.05, 0.8, 1000
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -20,3 +37,329 @@ class Observation:
     value: float
     seed: str  # "0", or nested: "tokenizer.generator.sampling"
     replicates: tuple[float, ...] = ()
+
+
+Row = Sequence[Observation]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """b - a, its 95 % interval and two-sided p; -inf, inf and 1 on the basis "none"."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    seeds: int  # units that both have
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The ranks that a row may have: as good as `low` (1 is best), as bad as `high`."""
+
+    low: int
+    high: int
+    tied: bool  # not separable from the best; the best itself is tied
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Every two rows of k: their differences, and the error of each."""
+
+    effects: Array  # (k,) up to a constant
+    trained: Array  # (k, k) variance of a difference that comes from training and sampling
+    images: Array  # (k, k) variance that comes from the images, beyond that
+    df: float  # of `trained`
+    df_images: int  # of `images`
+    units: float  # per row: the harmonic mean
+    basis: Basis
+
+    def tests(self) -> tuple[Array, Array, Array, Array]:
+        """(k, k) each: differences (column's less row's), standard errors, degrees of freedom, p."""
+        gaps = self.effects[None, :] - self.effects[:, None]
+        variance, df = _satterthwaite((self.trained, self.df), (self.images, self.df_images))
+        return gaps, np.sqrt(variance), df, _two_sided(gaps, np.sqrt(variance), df)
+
+
+def mean(observations: Row) -> float:
+    """Each tokenizer seed counts the same, within it each generator seed, within that each sampling."""
+    return float(_nested_mean(observations, 0, 0)[0])
+
+
+def interval(observations: Row, shared: bool, level: float = 0.95) -> tuple[float, float] | None:
+    """Of the mean over seeds, by Student's t, with Satterthwaite's degrees of freedom if `shared`.
+
+    Of one seed, from its replicates alone: what training adds isn't known then. None without either.
+    """
+    table, _ = _table([observations])
+    values, replicates = table[0, :, 0], table[:, :, 1:]
+    if not replicates.shape[-1] and len(values) == 1:
+        return None
+    trained = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
+    images = _covariance(replicates)[0, 0] if shared or len(values) == 1 else 0.0
+    variance, df = _satterthwaite((trained, len(values) - 1), (images, replicates.shape[-1] - 1))
+    half = special.stdtrit(df, (1 + level) / 2) * np.sqrt(variance)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def difference(a: Row, b: Row, shared: bool) -> Difference:
+    """b - a: a paired t-test on the units that both have; if these are too few, see `_pairs`."""
+    pairs = _pairs([a, b], shared)
+    gaps, errors, df, p = (each[0, 1] for each in pairs.tests())
+    half = np.inf if pairs.basis == "none" else special.stdtrit(df, 1 - ALPHA / 2) * errors
+    common = set.intersection(*(set(units) for units in _units([a, b])[0]))
+    return Difference(*map(float, (gaps, gaps - half, gaps + half, p)), len(common), pairs.basis)
+
+
+def ranks(rows: Sequence[Row], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
+    """Of rows that have an observation each; all differences are tested together (Holm, 1979).
+
+    A row's rank is 1 + the number of rows that are significantly better, to k - the number of those that are
+    significantly worse.
+    """
+    pairs, k = _pairs(rows, shared), len(rows)
+    gaps, _, _, p = pairs.tests()
+    separate = np.zeros((k, k), dtype=bool)
+    upper = np.triu_indices(k, 1)
+    separate[upper] = holm(p[upper]) <= 1 - level
+    separate |= separate.T
+    ahead = separate & (gaps > 0 if higher else gaps < 0)  # [i, j]: j is better than i
+    best = (pairs.effects if higher else -pairs.effects).argmax()
+    return [
+        Rank(int(1 + ahead[i].sum()), int(k - ahead[:, i].sum()), not separate[best, i], pairs.basis)
+        for i in range(k)
+    ]
+
+
+def holm(p: ArrayLike) -> Array:
+    """p-values adjusted so that the chance of any false rejection is at most the level (Holm, 1979).
+
+    statsmodels' `multipletests` gives the same, but collects garbage in each call: 0.1 s and more.
+    """
+    raw = np.asarray(p, float)
+    order = raw.argsort()
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw))))
+    return adjusted.clip(max=1)
+
+
+def detectable(rows: Sequence[Row], shared: bool, comparisons: int | None = None) -> float | None:
+    """The difference that two typical rows need to be told apart with 80 % power at 5 %.
+
+    At 5 % divided by the number of comparisons: of all pairs of rows, as in `ranks`, unless given.
+    """
+    pairs, k = _pairs(rows, shared), len(rows)
+    if pairs.basis == "none" or k < 2:
+        return None
+    _, errors, df, _ = (np.median(each[np.triu_indices(k, 1)]) for each in pairs.tests())
+    return float(errors * _noncentrality(df, ALPHA / (comparisons or comb(k, 2))))
+
+
+def seeds_needed(a: Row, b: Row, shared: bool, among: Sequence[Row] = ()) -> int | None:
+    """Seeds of each with which a difference as large as theirs is found with 80 % power at 5 %.
+
+    `among`: the rows, a and b with them, that are ranked together: their common error is used, and 5 % is
+    divided by their pairs. None if more than 1000, or if the spread over seeds isn't known.
+    """
+    rows = among or (a, b)
+    pairs, k = _pairs(rows, shared), len(rows)
+    i, j = rows.index(a), rows.index(b)
+    gap = abs(pairs.effects[j] - pairs.effects[i])
+    if "seeds" not in pairs.basis or not gap:
+        return None
+
+    def power(seeds: int) -> float:
+        trained = pairs.trained[i, j] * pairs.units / seeds, (k - 1) * (seeds - 1)
+        variance, df = _satterthwaite(trained, (pairs.images[i, j], pairs.df_images))
+        return _power(gap / np.sqrt(variance), df, ALPHA / comb(k, 2)) if variance > 0 else 1.0
+
+    enough = bisect_left(range(2, MOST_SEEDS + 1), POWER, key=power) + 2
+    return enough if enough <= MOST_SEEDS else None
+
+
+def variance_shares(observations: Row) -> dict[str, float] | None:
+    """The shares of tokenizer, generator and sampling seeds, and of images within the last; their sum is 1.
+
+    Nested analysis of variance with any numbers of seeds: mean squares are equated to their expectations
+    (Searle, Casella & McCulloch, Variance Components, 1992, section 5.3); negative components are 0. A level
+    that adds no seeds is left out, its variance is in the level above; None if one level is left.
+    `images` is the mean variance of the replicates, at most the innermost component, which it is a part of.
+    """
+    seeds = [tuple(o.seed.split(".")) for o in observations]
+    groups: dict[str, list[Any]] = {}
+    for depth, name in enumerate(LEVELS, 1):
+        labels = [seed[:depth] for seed in seeds]
+        if len(set(labels)) > max([1, *(len(set(above)) for above in groups.values())]):
+            groups[name] = labels
+    if len(groups) < 2 or len(set(next(reversed(groups.values())))) < len(observations):
+        return None
+    values = np.array([o.value for o in observations])
+    members = [np.ones((1, len(values)))]
+    members += [np.array([[x == y for y in g] for x in dict.fromkeys(g)], float) for g in groups.values()]
+    projectors = [(m / m.sum(1, keepdims=True)).T @ m for m in members]
+    levels = [fine - coarse for coarse, fine in zip(projectors, projectors[1:], strict=False)]
+    # E[y' Q y] = sum over levels of their variance * tr(Q M' M)
+    expected = [[np.trace(q @ m.T @ m) for m in members[1:]] for q in levels]
+    found = np.linalg.solve(expected, [values @ q @ values for q in levels]).clip(0)
+    shares = dict(zip(groups, found.tolist(), strict=True))
+    if all(len(o.replicates) > 1 for o in observations):
+        innermost = next(reversed(shares))
+        within = float(np.mean([np.var(o.replicates, ddof=1) for o in observations]))
+        shares["images"] = min(within, shares[innermost])
+        shares[innermost] -= shares["images"]
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()} if total > 0 else None
+
+
+def permutation_p(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p of equal means, from exchanging two samples of independent values (of seeds, of images).
+
+    Not for replicates: there are as many of them as one likes.
+    """
+    from scipy.stats import permutation_test
+
+    def gap(x: Array, y: Array, axis: int) -> Array:
+        return x.mean(axis) - y.mean(axis)
+
+    samples = (np.asarray(a, float), np.asarray(b, float))
+    found = permutation_test(samples, gap, n_resamples=999, vectorized=True, rng=np.random.default_rng(0))
+    return float(found.pvalue)
+
+
+def _units(rows: Sequence[Row]) -> tuple[list[dict[tuple[str, ...], list[Observation]]], int]:
+    """The observations of each row by unit, and how many parts of a seed name a unit: 0 if all have one."""
+    for depth in (1, 2):
+        found: list[dict[tuple[str, ...], list[Observation]]] = []
+        for row in rows:
+            found.append({})
+            for o in row:
+                found[-1].setdefault(tuple(o.seed.split(".")[:depth]), []).append(o)
+        if any(len(units) > 1 for units in found):
+            return found, depth
+    return [{(): list(row)} for row in rows], 0
+
+
+def _nested_mean(observations: Row, depth: int, replicates: int) -> Array:
+    """(1 + replicates,): of the values, and of each replicate."""
+    if len(observations) == 1 or depth == len(LEVELS):
+        rows = [(o.value, *o.replicates[:replicates]) for o in observations]
+        return np.array(rows).mean(0)
+    groups: dict[tuple[str, ...], list[Observation]] = {}
+    for o in observations:
+        groups.setdefault(tuple(o.seed.split(".")[: depth + 1]), []).append(o)
+    return np.mean([_nested_mean(group, depth + 1, replicates) for group in groups.values()], axis=0)
+
+
+def _table(rows: Sequence[Row]) -> tuple[Array, int]:
+    """(rows, units, 1 + replicates), NaN where a row has no such unit; and the units' depth.
+
+    No replicates unless every observation has as many.
+    """
+    sizes = {len(o.replicates) for row in rows for o in row}
+    replicates = sizes.pop() if len(sizes) == 1 else 0
+    units, depth = _units(rows)
+    names = list(dict.fromkeys(name for row in units for name in row))
+    table = np.full((len(rows), len(names), 1 + replicates), np.nan)
+    for i, row in enumerate(units):
+        for name, observations in row.items():
+            table[i, names.index(name)] = _nested_mean(observations, depth, replicates)
+    return table, depth
+
+
+def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
+    """The differences of rows and their errors, which no pair has enough seeds to estimate alone.
+
+    Values = row + unit + error, by least squares (with all units in all rows: differences of means). The
+    error's variance is estimated from all rows together; two rows' own variances, if larger, count: so that
+    a row that varies more than others isn't called separable. Where few units are common (rows of two
+    matrices, a seed that failed): value = row + error. Without a second unit: differences of replicates.
+    """
+    table, depth = _table(rows)
+    values, replicates = table[:, :, 0], table[:, :, 1:]
+    there = ~np.isnan(values)
+    k, n = values.shape
+    count = there.sum(1)
+    row, unit = there.nonzero()
+    by_row, by_unit = np.eye(k)[row], np.eye(n)[unit]
+    df_rows = len(row) - k
+    df_both = len(row) - np.linalg.matrix_rank(np.hstack([by_row, by_unit]))
+    connected = len(row) - df_both == k + n - 1
+    paired = connected and df_both > 0 and 2 * df_both >= df_rows
+    design, df = (np.hstack([by_row, by_unit]), df_both) if paired else (by_row, df_rows)
+    inverse = np.linalg.pinv(design.T @ design)
+    fit = inverse @ design.T @ values[there]
+    covariance = _covariance(replicates)
+    images = covariance.diagonal()[:, None] + covariance.diagonal() - 2 * covariance
+    df_images = replicates.shape[-1] - 1
+    if df == 0:
+        basis: Basis = "resamples" if df_images > 0 else "none"
+        unknown = np.zeros((k, k)) if df_images > 0 else np.where(np.eye(k), 0, np.inf)
+        return _Pairs(fit[:k], unknown, images.clip(0), 1, max(df_images, 1), 1.0, basis)
+    residual = ((values[there] - design @ fit) ** 2).sum() / df
+    scale = inverse[:k, :k]
+    pooled = residual * (scale.diagonal()[:, None] + scale.diagonal() - 2 * scale)
+    trained = np.maximum(pooled, _own(values, paired))
+    images = images.clip(0) if shared else np.zeros((k, k))
+    units = k / (1 / count).sum()
+    return _Pairs(
+        fit[:k], trained, images, df, max(df_images, 1), units, ("seeds", "generator seeds")[depth - 1]
+    )
+
+
+def _own(values: Array, paired: bool) -> Array:
+    """(k, n) -> (k, k): the variance of each difference of means from its two rows alone; 0 if not known."""
+    masked = np.ma.masked_invalid(values)
+    if paired:
+        gaps = masked[:, None] - masked[None, :]
+        return (gaps.var(-1, ddof=1) / gaps.count(-1)).filled(0)
+    single = (masked.var(-1, ddof=1) / masked.count(-1)).filled(0)
+    return single[:, None] + single[None, :]
+
+
+def _covariance(replicates: Array) -> Array:
+    """(k, n, R) -> (k, k): what the images that all units share add to the covariance of two rows' means.
+
+    Units have errors of their own over the images, which spread over units contains already; so this is the
+    mean covariance of different units, and of the same one where there is no other.
+    """
+    k, _, number = replicates.shape
+    if number < 2:
+        return np.zeros((k, k))
+    centred = np.nan_to_num(replicates - replicates.mean(-1, keepdims=True)) / np.sqrt(number - 1)
+    there = (~np.isnan(replicates[:, :, 0])).astype(float)
+    sums = centred.sum(1)
+    same, same_count = np.einsum("anr,bnr->ab", centred, centred), there @ there.T
+    other, other_count = sums @ sums.T - same, np.outer(there.sum(1), there.sum(1)) - same_count
+    return np.where(other_count > 0, other / other_count.clip(1), same / same_count.clip(1))
+
+
+def _satterthwaite(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The sum of independent variances with their degrees of freedom, and its own (Satterthwaite, 1946)."""
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / max(df, 1) for variance, df in parts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total, np.where(spread > 0, np.divide(total**2, spread), parts[0][1])
+
+
+def _two_sided(gaps: Array, errors: Array, df: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * special.stdtr(df, -np.abs(gaps / errors))
+    return np.where(errors > 0, p, (gaps == 0).astype(float))
+
+
+def _power(shift: float, df: float, alpha: float) -> float:
+    """Of a two-sided t-test; `shift` is the difference over its standard error."""
+    from scipy.stats import nct
+
+    critical = special.stdtrit(df, 1 - alpha / 2)
+    return float(nct.sf(critical, df, shift) + nct.cdf(-critical, df, shift))
+
+
+def _noncentrality(df: float, alpha: float) -> float:
+    """The shift that a t-test finds with 80 % power."""
+    from scipy.optimize import brentq
+
+    highest = 4 * special.stdtrit(df, 1 - alpha / 2) + 4
+    return float(brentq(lambda shift: _power(shift, df, alpha) - POWER, 0, highest))
