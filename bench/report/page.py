@@ -91,6 +91,7 @@ def html(
         parts=[_part(name, mine, rows[name], folders) for name, mine in by_dataset.items()],
         regularizers=_labels(trained, "regularizer"),
         generators=_labels(trained, "generator"),
+        several=len(_labels(trained, "tokenizer")) > 1,
         tally=_tally(trained),
         looks=_looks(trained),
         findings=[
@@ -99,7 +100,7 @@ def html(
         failed=sheets.failed(records),
         published=sheets.published(records),
         protocols=_protocols(columns),
-        metrics={column.base: column for column in reversed(columns)},
+        metrics={column.base: column for column in columns},
         provenance=_provenance(records),
         cost_about=COST_ABOUT,
         width=WIDTH,
@@ -162,7 +163,7 @@ def _drawn(found: list[Picture]) -> dict[str, list[Picture]]:
 
 
 def _labels(records: list[Record], name: str) -> list[str]:
-    return list(dict.fromkeys(record.cell[name] for record in records))
+    return sorted({record.cell[name] for record in records}, key=natural)
 
 
 def _looks(records: list[Record]) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Pictures as text that a page can hold: PNGs as data: addresses, figures as SVG in the page's own colours."""
+"""Pictures as text that a page can hold: PNGs as data: addresses, figures as SVG in the page's colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = {"#1f2328": "currentColor", "#8c959f": "var(--faint)"}  # what figures draw text and axes with
-# An image with an alternative text; nothing but its size in pixels is known of it.
 SIZE = slice(16, 24)  # of a PNG: width and height, big-endian
 
 

@@ -102,7 +102,8 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
     heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in labels]
     first = first_score(rows, scope)
     heads += [Head("rank", _rank_tip(first[0]))] if first else []
-    heads += [Head("seeds", "Seeds that finished, and what numbers are means over.")]
+    told = len({(row.seeds_done, row.seeds) for row in rows if not row.real}) > 1
+    heads += [Head("seeds", "Seeds that finished, which numbers are means over.", more=not told)]
     for column, text in zip(columns, headers(columns), strict=True):
         name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
         heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
@@ -200,7 +201,8 @@ def cost(rows: list[Row]) -> Sheet | None:
         if any(value is not None for value in sums):
             numbers = [Cell("" if value is None else number(value), value) for value in sums]
             lines.append(Line([*labels, *numbers], row.regularizer, row.generator))
-    heads = [Head(name, numeric=name == "w") for name in ("regularizer", "generator", "tokenizer", "w")]
+    names = ("regularizer", "generator", "tokenizer", "w")
+    heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in names]
     return Sheet([*heads, *map(Head, used)], lines)
 
 
