@@ -348,7 +348,7 @@ class FeatureExtractor:
     """
 
     version: ClassVar[int] = 1
-    outputs: ClassVar[tuple[str, ...]] = ("pooled", "tokens")
+    outputs: tuple[str, ...] = ("pooled", "tokens")
     cmmd: ClassVar[bool] = False  # images are compared by CMMD's kernel in place of FD, KD and the rest
     # How images come to the network; other than these only in an audit, which changes an instance's.
     resizing: str = "clean"  # one of images.RESIZINGS

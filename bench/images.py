@@ -1,4 +1,4 @@
-"""Image sets: 8-bit rounding, PSNR, grey to colour, clean-fid's anti-aliased resizing (Parmar et al., 2022)."""
+"""Image sets: 8-bit rounding, PSNR, grey to colour, clean-fid's anti-aliased resizing (Parmar, 2022)."""
 
 from __future__ import annotations
 
@@ -64,6 +64,16 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
     resized = np.stack([resizer(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()])
     resized = resized.round() if how == "clean_rounded" else resized
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(levels.device)
+
+
+def prepared(images: Tensor, resolution: int | None, resizing: str = "clean", rounds: bool = True) -> Tensor:
+    """(B, 1 or 3, H, W) in [-1, 1] -> (B, 3, resolution, resolution) in [0, 255], for feature networks.
+
+    Without a resolution they keep their own.
+    """
+    levels = to_uint8(images) if rounds else (images.float() * 127.5 + 127.5).clamp(0, 255)
+    levels = to_rgb(levels)
+    return levels.float() if resolution is None else resize(levels, resolution, resizing)
 
 
 def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:

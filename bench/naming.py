@@ -24,6 +24,7 @@ ALEX = (
 
 # What a metric is called with those weights; the others keep the extractor's name in brackets.
 PUBLISHED = {
+    "FD": "FID",
     "gFD": "gFID",
     "rFD": "rFID",
     "sFD": "sFID",

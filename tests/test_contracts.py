@@ -552,9 +552,16 @@ class TestDatasets:
         assert one == two and re.fullmatch(r"[0-9a-f]{64}", one)
 
 
+RANDOM = {  # networks whose weights are seldom here, with random ones
+    "clip": {"model": "ViT-B-32", "weights": "random"},
+    "inception": {"weights": "random"},
+    "timm": {"model": "test_vit", "weights": "random", "resolution": 64},
+}
+
+
 @cache
 def extractor_named(name):
-    extractor = create("features", name)
+    extractor = create("features", name, **RANDOM.get(name, {}))
     if extractor.fingerprint() is None:
         pytest.skip("its weights are not here")
     return extractor
@@ -589,3 +596,13 @@ class TestFeatures:
         assert re.fullmatch(r"[0-9a-f]{64}", extractor.fingerprint())
         assert re.search(r"\b[0-9a-f]{64}\b", str(extractor.protocol()))
         assert extractor.name
+
+    def test_outputs_come_in_one_pass_as_they_do_alone(self, name):
+        extractor = extractor_named(name)
+        images = rand_images(getattr(extractor, "image", IMAGES[1]), 3)
+        together = extractor.describe(images, extractor.outputs)
+        assert set(together) == set(extractor.outputs) >= {"pooled", "tokens"}
+        for output, value in together.items():
+            assert len(value) == 3 and value.isfinite().all() and not value.requires_grad
+            assert torch.equal(extractor.describe(images, [output])[output], value)
+        assert torch.equal(together["pooled"], extractor(images)[0])

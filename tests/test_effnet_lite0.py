@@ -20,7 +20,7 @@ def images():
 def test_a_palace_and_a_daisy_are_recognised(photograph, label):
     pixels = torch.from_numpy(np.array(load_sample_image(photograph))).permute(2, 0, 1)  # (3, 427, 640)
     square = pixels[None, :, :, 106:533].float() / 127.5 - 1
-    logits = create("features", "effnet_lite0", resolution=224).logits(square)
+    logits = create("features", "effnet_lite0", resolution=224).describe(square, ["logits"])["logits"]
     assert logits.shape == (1, 1000) and logits.argmax().item() == label
 
 
@@ -39,6 +39,34 @@ def test_vector_and_grid_are_timms_own_feature_maps(extractor, images):
     pooled, tokens = extractor(images[:3])
     torch.testing.assert_close(tokens, maps[3].flatten(2).transpose(1, 2))
     torch.testing.assert_close(pooled, maps[4].mean((2, 3)))
+
+
+def test_logits_and_the_spatial_map_are_timms_own_too(extractor, images):
+    prepared, found = extractor._prepared(images[:3]), extractor.describe(images[:3], ["logits", "spatial"])
+    torch.testing.assert_close(found["logits"], extractor._network(prepared))
+    maps = extractor._network.forward_intermediates(prepared, intermediates_only=True)
+    assert maps[2].shape == (3, 40, 8, 8)
+    torch.testing.assert_close(found["spatial"], maps[2][:, :7].flatten(1))
+
+
+@pytest.mark.parametrize(("resolution", "channels"), [(32, 7), (64, 7), (96, 7), (224, 2)])
+def test_the_spatial_map_has_no_more_values_than_that_of_sfid(resolution, channels):
+    wide = create("features", "effnet_lite0", resolution=resolution)
+    values = wide.describe(torch.zeros(1, 1, 8, 8), ["spatial"])["spatial"].shape[1]
+    assert values == channels * (resolution // 8) ** 2 <= 2023
+    assert f"first {channels} channels" in wide.protocol()["spatial"]
+
+
+def test_an_audit_may_change_resizing_and_rounding(images):
+    changed = create("features", "effnet_lite0")
+    own, protocol = changed(images[:2])[0], changed.protocol()
+    changed.resizing = "legacy"
+    assert changed.protocol()["resize"] != protocol["resize"]
+    assert not torch.allclose(changed(images[:2])[0], own, atol=1e-3)
+    changed.resizing, changed.rounds = "clean", False
+    assert changed.protocol()["rounding"] == "none" and not torch.equal(changed(images[:2])[0], own)
+    levels = (images[:2] * 127.5 + 127.5).round() / 127.5 - 1
+    torch.testing.assert_close(changed(levels)[0], own, atol=1e-4, rtol=1e-4)
 
 
 def test_tokens_lie_on_the_raster_of_the_image(extractor):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,20 +16,25 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import resize, to_rgb, to_uint8
+from ..images import RESIZINGS, prepared
 from ..registry import register
+from ..weights import sha256
 
 CHUNK = 32  # the fastest on a CPU: larger ones fall out of its caches
 
 
 @register("effnet_lite0")
 class EffNetLite0(FeatureExtractor):
-    """EfficientNet-Lite0: 320 pooled channels, and 112 on a grid of stride 16 for teachers.
+    """EfficientNet-Lite0: 320 pooled channels, 112 on a grid of stride 16 for teachers, 1,000 logits.
+
+    Its spatial output mirrors sFID's: the first 7 of the 40 channels of stride 8, or fewer where that would
+    be more values than sFID's 2,023. At 64 pixels they are 448.
 
     Images pass in chunks of 32. How many come at once doesn't matter beyond rounding (about 1e-6 relative):
     the last chunk may be smaller, and convolution kernels are chosen by size.
     """
 
+    outputs = ("pooled", "tokens", "logits", "spatial")
     channels = 320
 
     def __init__(self, resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 64) -> None:
@@ -37,48 +42,54 @@ class EffNetLite0(FeatureExtractor):
         self.name = "effnet_lite0" if resolution == 64 else f"effnet_lite0:{resolution}"
         side = resolution // 16
         self.spec = LatentSpec(tokens=side * side, channels=112, grid=(side, side))
+        self.spatial = max(1, min(7, 2023 // (resolution // 8) ** 2))  # channels
 
     def fingerprint(self) -> str | None:
         file = weight_file()
-        return None if file is None else _sha256(file)
+        return None if file is None else sha256(file)
 
     def protocol(self) -> dict[str, Any]:
         return {
             "extractor": self.name,
             "network": "tf_efficientnet_lite0",
             "weights_sha256": self.fingerprint(),
-            "rounding": "8 bits",
-            "resize": "clean-fid: PIL bicubic, float",
+            "rounding": "8 bits" if self.rounds else "none",
+            "resize": RESIZINGS[self.resizing],
             "resolution": self.resolution,
             "pooled": "mean over positions of the last block, 320 channels",
+            "logits": "ImageNet's 1,000 classes",
+            "spatial": f"blocks.2, stride 8, the first {self.spatial} channels",
         }
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]
-        pooled, tokens = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return pooled, tokens
+        found = self.describe(images, ("pooled", "tokens"))
+        return found["pooled"], found["tokens"]
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """(B, c, H, W) in [-1, 1] -> (B, 1000), ImageNet's classes in their usual order."""
-        network = self._network.to(images.device)
-        return torch.cat([network(self._prepared(chunk)) for chunk in images.split(CHUNK)])
+    def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        chunks = [self._describe(chunk, "logits" in outputs) for chunk in images.split(CHUNK)]
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
 
-    def _describe(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _describe(self, images: Tensor, logits: bool) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)
         maps = network.bn1(network.conv_stem(self._prepared(images)))  # bn1 is its activation, once folded
-        # The last two stages halve the grid and widen it to 192 and 320 channels; the one before has 112.
-        for block in network.blocks[:-2]:
+        for block in network.blocks[:3]:
             maps = block(maps)
-        tokens = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, 112) in row order
+        found = {"spatial": maps[:, : self.spatial].flatten(1)}
+        # The last two stages halve the grid and widen it to 192 and 320 channels; the one before has 112.
+        for block in network.blocks[3:-2]:
+            maps = block(maps)
+        found["tokens"] = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, 112) in row order
         for block in network.blocks[-2:]:
             maps = block(maps)
-        return maps.mean((2, 3)), tokens
+        found["pooled"] = maps.mean((2, 3))
+        if logits:  # the classifier's head is a fifth of the network's work
+            found["logits"] = network.forward_head(network.bn2(network.conv_head(maps)))
+        return found
 
     def _prepared(self, images: Tensor) -> Tensor:
         """(B, c, H, W) in [-1, 1] -> (B, 3, r, r) in [-1, 1]: mean 0.5 and std 0.5 of values in [0, 1]."""
-        resized = resize(to_rgb(to_uint8(images)), self.resolution) / 127.5 - 1
+        resized = prepared(images, self.resolution, self.resizing, self.rounds) / 127.5 - 1
         return resized.contiguous(memory_format=torch.channels_last)
 
     @cached_property
@@ -123,8 +134,3 @@ def weight_file() -> Path | None:
         return None
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     return file if file.exists() else None
-
-
-@cache
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,108 @@
+"""CLIP's image embedding (Radford et al., 2021), on which CMMD is defined (Jayasumana et al., 2024)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..api import FeatureExtractor, LatentSpec
+from ..images import RESIZINGS, prepared
+from ..naming import CLIP
+from ..registry import register
+from ..weights import Weights, hub, seeded
+
+CHUNK = 16
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# sha256 of OpenAI's file; then embedding, resolution, layers, width and patch.
+MODELS = {
+    "ViT-L-14-336px": (CLIP, (768, 336, 24, 1024, 14)),
+    "ViT-B-32": ("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", (512, 224, 12, 768, 32)),
+}
+
+
+@register("clip")
+class Clip(FeatureExtractor):
+    """OpenAI's CLIP ViT-L/14 at 336 pixels: images embedded with unit length, as CMMD's code does.
+
+    `weights` is OpenAI's file, null for it in the cache of torch-fidelity or of OpenAI's package or else
+    downloaded, or `random`. CMMD is defined with the default model; the other is a small one.
+    """
+
+    cmmd = True
+
+    def __init__(
+        self,
+        model: Literal["ViT-L-14-336px", "ViT-B-32"] = "ViT-L-14-336px",
+        weights: str | None = None,
+        verify: bool = True,
+    ) -> None:
+        published, (self.channels, self.resolution, _, width, patch) = MODELS[model]
+        self.model, side = model, self.resolution // patch
+        self.spec = LatentSpec(side * side, width, (side, side))
+        kept = [
+            hub(f"clip-{model.lower()}-{published}.pt"),  # torch-fidelity's
+            Path.home() / ".cache" / "clip" / f"{model}.pt",  # OpenAI's
+        ]
+        url = f"https://openaipublic.azureedge.net/clip/models/{published}/{model}.pt"
+        self.weights = Weights(weights, verify, url, published, kept)
+        base = "clip" if published == CLIP else f"clip:{model}"
+        self.name = base + self.weights.suffix(model)
+
+    def fingerprint(self) -> str | None:
+        return self.weights.fingerprint(self.model)
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "extractor": self.name,
+            "network": f"OpenAI CLIP {self.model}, float32",
+            "weights_sha256": self.fingerprint(),
+            "rounding": "8 bits" if self.rounds else "none",
+            "resize": RESIZINGS[self.resizing],
+            "resolution": self.resolution,
+            "pooled": "projected image embedding, of unit length",
+        }
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.describe(images, ("pooled", "tokens"))
+        return found["pooled"], found["tokens"]
+
+    @torch.no_grad()
+    def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+
+    def _describe(self, images: Tensor) -> dict[str, Tensor]:
+        network: Any = self._network.to(images.device)
+        # The paper's code resizes by JAX's bicubic filter, which widens when it shrinks, as PIL's does.
+        resized = prepared(images, self.resolution, self.resizing, self.rounds) / 255
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        embedded = network((resized - mean) / std)
+        tokens = self._tokens.pop()[1:].transpose(0, 1)  # (1 + N, B, G) without the class token
+        return {"pooled": nn.functional.normalize(embedded, dim=1), "tokens": tokens}
+
+    @cached_property
+    def _tokens(self) -> list[Tensor]:
+        """The last block's output in the last forward pass, until it is taken."""
+        return []
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        from torch_fidelity.feature_extractor_clip import CLIPVisual, build_model
+
+        if self.weights.random:
+            with seeded():
+                network = CLIPVisual(*MODELS[self.model][1]).eval().requires_grad_(False)
+        else:
+            # OpenAI's files are TorchScript archives of half precision, a format that PyTorch deprecates.
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                stored = torch.jit.load(self.weights.file(), map_location="cpu").state_dict()
+            with seeded():
+                network = build_model(stored, torch.float32)
+        network.visual.transformer.register_forward_hook(lambda _, __, output: self._tokens.append(output))
+        return network.visual

@@ -1,0 +1,169 @@
+"""Any pretrained backbone of timm, such as DINOv2, on which FD agrees with people (Stein et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import timm
+import torch
+from pydantic import Field
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from ..api import FeatureExtractor, LatentSpec
+from ..images import RESIZINGS, prepared
+from ..registry import register
+from ..weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
+
+CHUNK = 32
+RESOLUTION = 224  # that of FD on DINOv2 (Stein et al., 2023)
+
+
+@register("timm")
+class Timm(FeatureExtractor):
+    """A backbone of timm: its own pooling, a grid of tokens, and logits if it has a classifier.
+
+    `weights` is a file, null for timm's own (in Hugging Face's cache or downloaded) or `random`. Tokens are
+    those after the block `layer`, of a convolutional network the stage; null is the last.
+    """
+
+    def __init__(
+        self,
+        model: str = "vit_small_patch14_dinov2.lvd142m",
+        weights: str | None = None,
+        resolution: Annotated[int, Field(ge=16)] = RESOLUTION,
+        layer: Annotated[int, Field(ge=0)] | None = None,
+    ) -> None:
+        if get_pretrained_cfg(model) is None:
+            near = get_close_matches(model, timm.list_models(pretrained=True), n=1)
+            raise ValueError(
+                f"timm has no pretrained model {model!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
+        own = layout(model, resolution, layer)
+        self.outputs = ("pooled", "tokens", "logits") if own.classes else ("pooled", "tokens")
+        self.channels, self.spec = own.pooled, own.spec
+        options = [str(resolution)] if resolution != RESOLUTION else []
+        options += [f"layer{layer}"] if layer is not None else []
+        options += [RANDOM] if weights == RANDOM else []
+        self.name = ":".join(["timm", model, *options])
+
+    def fingerprint(self) -> str | None:
+        if self.weights == RANDOM:
+            return of_random(self.model)
+        file = self._file()
+        return sha256(file) if file else None
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "extractor": self.name,
+            "network": f"timm {self.model}",
+            "weights_sha256": self.fingerprint(),
+            "rounding": "8 bits" if self.rounds else "none",
+            "resize": RESIZINGS[self.resizing],
+            "resolution": self.resolution,
+            "pooled": "the model's own",
+            "layer": "last" if self.layer is None else self.layer,
+        }
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.describe(images, ("pooled", "tokens"))
+        return both["pooled"], both["tokens"]
+
+    @torch.no_grad()
+    def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        network = self._network.to(images.device)
+        chunks = [described(network, self._prepared(chunk), self.layer) for chunk in images.split(CHUNK)]
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """(B, c, H, W) in [-1, 1] -> (B, 3, r, r), standardised as the model's weights want it."""
+        config: Any = get_pretrained_cfg(self.model)
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+        return (prepared(images, self.resolution, self.resizing, self.rounds) / 255 - mean) / std
+
+    def _file(self) -> Path | None:
+        """The weights that were given, or those in Hugging Face's cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.weights is not None:
+            return found([Path(self.weights).expanduser()])
+        repository, name = published(self.model)
+        kept = try_to_load_from_cache(repository, name) if repository else None
+        return Path(kept) if isinstance(kept, str) else None
+
+    def _downloaded(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        repository, name = published(self.model)
+        if self.weights is not None or not repository:
+            raise FileNotFoundError(f"no weights of timm's {self.model} at {self.weights or 'Hugging Face'}")
+        refuse_offline(f"{repository}/{name}", f"https://huggingface.co/{repository}")
+        return Path(hf_hub_download(repository, name))
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        if self.weights == RANDOM:
+            with seeded():
+                return built(self.model, self.resolution)
+        return built(self.model, self.resolution, self._file() or self._downloaded())
+
+
+def published(model: str) -> tuple[str | None, str]:
+    """The repository and the file in it that Hugging Face has of a model."""
+    config: Any = get_pretrained_cfg(model)
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model gives for one image."""
+
+    pooled: int
+    spec: LatentSpec
+    classes: int
+
+
+@cache
+def layout(model: str, resolution: int, layer: int | None) -> Layout:
+    """Found on the meta device, without weights.
+
+    Raises:
+        ValueError: if the model cannot be built for images of this size, or has no such layer.
+    """
+    with torch.device("meta"):
+        try:
+            network = built(model, resolution)
+            maps = described(network, torch.zeros(1, 3, resolution, resolution), layer, grid=True)
+        except (AssertionError, RuntimeError, IndexError) as error:
+            raise ValueError(f"timm's {model} at {resolution} pixels, layer {layer}: {error}") from error
+    channels, *grid = maps["tokens"].shape[1:]
+    spec = LatentSpec(grid[0] * grid[1], channels, (grid[0], grid[1]))
+    return Layout(maps["pooled"].shape[1], spec, network.num_classes)
+
+
+def built(model: str, resolution: int, file: Path | None = None) -> Any:
+    """The network for square images of this size, frozen, with weights from a file or without."""
+    config: Any = get_pretrained_cfg(model)
+    # Only transformers with positions of a fixed number need to know.
+    fixed: dict[str, Any] = {"img_size": resolution} if config.fixed_input_size else {}
+    overlay = {"file": str(file), "custom_load": file.suffix == ".npz"} if file else None
+    network = timm.create_model(model, pretrained=file is not None, pretrained_cfg_overlay=overlay, **fixed)
+    return network.eval().requires_grad_(False)
+
+
+def described(network: Any, images: Tensor, layer: int | None, grid: bool = False) -> dict[str, Tensor]:
+    """(B, 3, r, r) -> pooled (B, F), tokens (B, N, G), or as a grid (B, G, h, w), and logits (B, K)."""
+    last, maps = network.forward_intermediates(
+        images, indices=1 if layer is None else [layer], norm=True, output_fmt="NCHW"
+    )
+    return {
+        "pooled": network.forward_head(last, pre_logits=True),
+        "tokens": maps[0] if grid else maps[0].flatten(2).transpose(1, 2),
+        "logits": network.forward_head(last),
+    }
