@@ -13,7 +13,7 @@ from .seeds import seed_for
 REPLICATES = 100
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def counts(metric: str, n: int) -> Tensor:
     """(REPLICATES, n) float64: how often each of n items is drawn when n are drawn with replacement.
 

@@ -1,4 +1,4 @@
-"""Beside its scores a run keeps: quality along generator training, several extractors, one seed's pictures."""
+"""What a run keeps beside scores: quality along generator training, several extractors, pictures of a seed."""
 
 import json
 
