@@ -1,0 +1,132 @@
+"""The leaderboard as LaTeX: tables of booktabs to \\input into a paper, with what their numbers rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .records import Record, in_order
+from .rows import ARROWS, Column, Row, full_protocol, rows_of, tokenizer_rows
+from .standings import Contest, contests, marks, rank_texts
+from .tables import cells, first_score, guidance_of, ranked, scored, short_names, shown
+
+WIDEST = 6  # metrics; the CSV has all
+TALLEST = 45  # rows that fit a page; a table with more is one per generator
+DIRECTIONS = {ARROWS["higher"]: r" $\uparrow$", ARROWS["lower"]: r" $\downarrow$", "": ""}
+MARKS = {"best": r"\textbf{{{}}}", "tied": r"$\approx$\,{}", "": "{}"}
+NOT_FID = "FD with other than Inception weights is not FID."
+
+
+def latex(records: Iterable[Record], title: str) -> str:
+    """A table of generation and one of tokenizers for each dataset."""
+    records = in_order(records)
+    rows = rows_of(records)
+    parts = [f"% {' '.join(title.split())}: needs \\usepackage{{booktabs,graphicx}}"]
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        mine = ranked([row for row in rows if row.dataset == dataset], "generator")
+        trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
+        for group in _pages([row for row in mine if scored(row, "generator")]):
+            parts.append(_table(group, "generator", dataset))
+        parts.append(_table(ranked(trained, "tokenizer"), "tokenizer", dataset))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from a matrix as LaTeX that shows it, whatever is in it."""
+    from pylatexenc.latexencode import unicode_to_latex
+
+    return unicode_to_latex(" ".join(text.split()), unknown_char_policy="replace", unknown_char_warning=False)
+
+
+def _pages(rows: list[Row]) -> list[list[Row]]:
+    if len(rows) <= TALLEST:
+        return [rows]
+    generators = dict.fromkeys(row.generator for row in rows if not row.real)
+    return [[row for row in rows if row.real or row.generator == name] for name in generators]
+
+
+def _table(rows: list[Row], scope: str, dataset: str) -> str:
+    columns, _ = shown(rows, scope, WIDEST)
+    if not columns:  # tokenizers of which nothing is scored
+        return ""
+    held = contests(rows, columns)
+    ranks = rank_texts(rows, held, first_score(rows, scope))
+    mark = marks(held)
+    axes = ["tokenizer", "regularizer"]
+    if scope == "generator":
+        axes = ["generator", *axes] + ["w"] * any(row.guidance is not None for row in rows)
+    names = axes + ["rank"] * any(ranks)
+    lines = []
+    for i, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
+        if scope == "generator" and i and row.generator != rows[i - 1].generator:
+            lines.append(r"\midrule")
+        labels = {"tokenizer": row.tokenizer, "regularizer": row.regularizer, "generator": row.generator}
+        if row.real:
+            labels = {"generator": "real"}
+        texts = [_label(labels.get(axis, "")) for axis in axes if axis != "w"]
+        texts += [guidance_of(row)] * ("w" in axes) + [rank.replace("–", "--")] * any(ranks)
+        values = zip(columns, cells(row, columns), strict=True)
+        texts += [MARKS[mark.get((i, column), "")].format(_number(text)) for column, text in values]
+        lines.append(" & ".join(texts) + r" \\")
+    what = "Generation" if scope == "generator" else "Reconstruction and latents"
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{what} on {escape(dataset)}. {_caption(rows, held)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * len(columns)}}}",
+            r"\toprule",
+            " & ".join([*("$w$" if name == "w" else name for name in names), *_headers(columns)]) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            rf"\par\smallskip\raggedright {_footnote(columns)}",
+            r"\end{table*}",
+        ]
+    )
+
+
+def _label(text: str) -> str:
+    r"""A row that opens with [ or * would be read as an argument of the last row's \\."""
+    return f"{{}}{escape(text)}" if text[:1] in ("[", "*") else escape(text)
+
+
+def _number(text: str) -> str:
+    """As in other tables, a minus with its own sign."""
+    return f"$-${escape(text[1:])}" if text.startswith("-") else escape(text)
+
+
+def _headers(columns: Sequence[Column]) -> list[str]:
+    twins = [column.name for column in columns]
+    return [
+        escape(name)
+        + DIRECTIONS[column.better]
+        + (rf" \texttt{{{column.protocol}}}" if twins.count(column.name) > 1 else "")
+        for name, column in zip(short_names(columns), columns, strict=True)
+    ]
+
+
+def _caption(rows: Sequence[Row], held: Sequence[Contest]) -> str:
+    """What values, ranks and marks mean."""
+    seeds = max(row.seeds for row in rows)
+    text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."
+    if held:
+        text += r" Ranks are intervals; $\approx$ marks the best and all that are not separable from it"
+        text += " (paired, Holm), bold a best that is separable from all others."
+    if any(contest.basis == "resamples" for contest in held):
+        text += " They rest on resamples of one seed's images: training variance is unknown."
+    return text
+
+
+def _footnote(columns: Sequence[Column]) -> str:
+    """The protocol of each column; what isn't FID is said not to be."""
+    parts = []
+    for id in dict.fromkeys(column.protocol for column in columns):
+        mine = [column for column in columns if column.protocol == id]
+        plain = {k: v for k, v in full_protocol(mine[0].entry).items() if not isinstance(v, dict)}
+        said = ", ".join(f"{k} {v}" for k, v in plain.items())
+        parts.append(rf"{escape(', '.join(c.name for c in mine))}: \texttt{{{id}}} ({escape(said)}).")
+    if any("FD" in column.base and "[" in column.name for column in columns):
+        parts.append(NOT_FID)
+    return " ".join(parts)
