@@ -1,4 +1,4 @@
-"""Records become tables: leaderboard.csv for programs, leaderboard.md and a summary for people."""
+"""Records become what is read: leaderboard.csv for programs, .md, .tex, .html and a summary for people."""
 
 from __future__ import annotations
 
@@ -9,35 +9,61 @@ from typing import TYPE_CHECKING, Any
 from .markdown import markdown
 from .records import Record, RecordError, comparable, in_order, read, replace_text
 from .rows import LABELS, Column, Row, Value, first_seen, grouped, joined, rows_of, tokenizer_rows
-from .tables import cells, columns_of, guidance_of, headers, ranked, scored, shown
+from .standings import contests, rank_texts
+from .tables import cells, columns_of, first_score, guidance_of, headers, ranked, scored, shown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .findings import Finding
+    from .statistics import Rank
 
 __all__ = ["frame", "markdown", "report", "summary", "write"]
 
 IDENTITY = (*LABELS, "guidance", "status", "seeds_done", "seeds")
 
 
-def write(folder: str | Path, records: Iterable[Record], title: str | None = None) -> list[Path]:
+def write(
+    folder: str | Path,
+    records: Iterable[Record],
+    title: str | None = None,
+    complete: bool = True,
+    folders: Sequence[str | Path] = (),
+) -> list[Path]:
     """Writes `folder`/leaderboard.csv and .md from records in any order; returns the paths.
 
-    Without a title it is the provenance's "matrix" (where all records agree), or the folder's name.
+    Ranks, analyses, LaTeX and the page are made when the records are complete. Without a title it is the
+    provenance's "matrix" (where all records agree), or the folder's name. `folders` hold the page's pictures,
+    `folder` itself if none is given.
     """
     folder, records = Path(folder), in_order(records)
     if title is None:
         named = {str(record.provenance.get("matrix") or "") for record in records}
         title = named.pop() if len(named) == 1 else ""
+    title = title or folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    table = frame(records).to_csv(index=False, lineterminator="\n")
-    texts = {"leaderboard.csv": table, "leaderboard.md": markdown(records, title or folder.resolve().name)}
+    texts = {"leaderboard.csv": frame(records, complete).to_csv(index=False, lineterminator="\n")}
+    found: list[Finding] = []
+    if complete:
+        from .findings import all_of
+        from .latex import latex
+
+        found = all_of(records)
+        texts["leaderboard.tex"] = latex(records, title)
+    texts["leaderboard.md"] = markdown(records, title, found, complete)
     for name, text in texts.items():
         replace_text(folder / name, text)
-    return [folder / name for name in texts]
+    written = [folder / name for name in texts]
+    if complete:
+        from .report import page
+
+        written += _analyses(folder / "analysis", found)
+        written.append(page.write(folder, records, found, title, [Path(f) for f in folders or (folder,)]))
+    return written
 
 
 def report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
-    """Rebuilds the tables in `out` from FOLDER/records of one or several results folders alone."""
+    """Rebuilds all in `out` from FOLDER/records and pictures of one or several results folders alone."""
     found: dict[tuple[str, ...], tuple[str | Path, Record]] = {}
     for folder in folders:
         records = read(Path(folder) / "records")
@@ -52,15 +78,16 @@ def report(folders: Sequence[str | Path], out: str | Path, title: str | None = N
                 )
             if cell not in found or (record.status == "done" and known.status != "done"):
                 found[cell] = (folder, record)
-    return write(out, [record for _, record in found.values()], title)
+    return write(out, [record for _, record in found.values()], title, folders=folders)
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
+def frame(records: Iterable[Record], complete: bool = True) -> pd.DataFrame:
     """One row per (dataset, tokenizer, regularizer, generator, guidance), over seeds; all plain numbers.
 
-    A metric's columns are NAME, NAME_std (empty for one seed) and NAME_n, the seeds that the mean is over. A
-    name with several protocols in a dataset is followed by {id}. `guidance` is empty for the `real` row and
-    for cells without generation metrics.
+    A metric's columns are NAME, NAME_std (empty for one seed), NAME_n, the seeds that the mean is over, and
+    NAME_low and NAME_high, its 95 % interval. The score that rows are ranked by has NAME_rank_low and
+    NAME_rank_high, if the records are complete. A name with several protocols in a dataset is followed by
+    {id}. `guidance` is empty for the `real` row and for cells without generation metrics.
     """
     import pandas as pd
 
@@ -68,6 +95,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     columns = columns_of(rows)
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
+    ranks = _ranks(rows) if complete else {}
     for column in columns:
         twins = sum(other.name == column.name for other in columns)
         name = column.name if twins == 1 else f"{column.name}{{{column.protocol}}}"
@@ -75,9 +103,40 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
         data[name] = pd.array([v.mean for v in values], dtype="Float64")
         data[f"{name}_std"] = pd.array([v.std for v in values], dtype="Float64")
         data[f"{name}_n"] = [v.n for v in values]
+        for i, end in enumerate(("low", "high")):
+            data[f"{name}_{end}"] = pd.array([v.interval and v.interval[i] for v in values], dtype="Float64")
+        if column in ranks:
+            for end in ("low", "high"):
+                found = [rank and getattr(rank, end) for rank in ranks[column]]
+                data[f"{name}_rank_{end}"] = pd.array(found, dtype="Int64")
     for name in first_seen(row.cost for row in rows):
         data[f"cost_{name}"] = pd.array([row.cost.get(name) for row in rows], dtype="Float64")
     return pd.DataFrame({**data, "reason": [row.reason for row in rows]})
+
+
+def _ranks(rows: list[Row]) -> dict[Column, list[Rank | None]]:
+    """Of each row, by the score that the generation table ranks by; None for rows that it doesn't rank."""
+    found: dict[Column, list[Rank | None]] = {}
+    for contest in contests(rows, first_score(rows, "generator")):
+        mine = found.setdefault(contest.column, [None] * len(rows))
+        for place, rank in zip(contest.places, contest.ranks, strict=True):
+            mine[place] = rank
+    return found
+
+
+def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
+    """NAME.csv and NAME.png of each; those of analyses that the records no longer allow are removed."""
+    for old in (*folder.glob("*.csv"), *folder.glob("*.png")):
+        old.unlink()
+    written = []
+    for finding in found:
+        folder.mkdir(exist_ok=True)
+        written.append(folder / f"{finding.name}.csv")
+        replace_text(written[-1], finding.table.to_csv(index=False, lineterminator="\n"))
+        if finding.figure is not None:
+            written.append(folder / f"{finding.name}.png")
+            finding.figure.savefig(written[-1], dpi=150, facecolor="white")
+    return written
 
 
 def summary(records: Iterable[Record]) -> str:
@@ -87,25 +146,38 @@ def summary(records: Iterable[Record]) -> str:
     rows = [row for row in joined(rows_of(records)) if scored(row, scope)]
     if not rows:
         scope, rows = "tokenizer", joined(tokenizer_rows(records))
+    rows = ranked(rows, scope)
     columns, _ = shown(rows, scope, most=3)
-    groups = grouped(ranked(rows, scope), ("dataset", "generator"))
-    each = max(1, min(3, 20 // max(1, len(groups))))
-    leading = [row for group in list(groups.values())[:20] for row in group[:each]]
+    best = first_score(rows, scope)
+    held = contests(rows, best)
+    ranks = dict(zip(map(id, rows), rank_texts(rows, held, best), strict=True))
+    groups = grouped(rows, ("dataset", "generator"))
+    each = max(1, min(3, 19 // max(1, len(groups))))
+    leading = [row for group in list(groups.values())[:19] for row in group[:each]]
     columns = [column for column in columns if any(column in row.values for row in leading)][:4]
-    lines = [["dataset", "generator", "regularizer", "tokenizer", "w", *headers(columns)]]
-    lines += [_line(row, columns) for row in leading]
-    if len({row.dataset for row in rows}) == 1:
-        lines = [line[1:] for line in lines]
+    lines = [["dataset", "generator", "regularizer", "tokenizer", "w", "rank", *headers(columns)]]
+    lines += [_line(row, ranks[id(row)], columns) for row in leading]
+    used = [any(line[i] for line in lines[1:]) for i in range(len(lines[0]))]
+    used[0] = len({row.dataset for row in rows}) > 1
+    lines = [[text for text, keep in zip(line, used, strict=True) if keep] for line in lines]
     widths = [min(22, max(map(len, column))) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(_fit, line, widths)).rstrip()[:100] for line in lines]
-    counts = {status: sum(r.status == status for r in records) for status in ("done", "failed", "skipped")}
+    cells = [record for record in records if not record.real]
+    counts = {status: sum(r.status == status for r in cells) for status in ("done", "failed", "skipped")}
     tally = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no"
-    return "\n".join([*(text if rows else []), f"{tally} cells"])
+    if not rows:
+        return f"{tally} cells"
+    most = max((len(group) for group in groups.values() if not group[0].real), default=0)
+    part = f"best {each} of up to {most} rows" if most > each else "all rows"
+    what = "a generator" if scope == "generator" else "of tokenizers"
+    by = f" by {best[0].name}" if best else ""
+    note = "; one seed: ranks are sampling noise only" * any(c.basis == "resamples" for c in held)
+    return "\n".join([f"{part} {what}{by}{note}"[:100], *text, f"{tally} cells"])
 
 
-def _line(row: Row, columns: list[Column]) -> list[str]:
+def _line(row: Row, rank: str, columns: list[Column]) -> list[str]:
     labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
-    return [row.dataset, *labels, guidance_of(row), *cells(row, columns)]
+    return [row.dataset, *labels, guidance_of(row), rank, *cells(row, columns)]
 
 
 def _fit(text: str, width: int) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .records import Record, in_order, natural, protocol_id
 from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line, rows_of, tokenizer_rows
+from .standings import Contest, contests, marks, mean_shares, rank_texts, seeds_to_separate
 from .tables import (
     COSTS,
     cells,
     columns_of,
     extractors_of,
+    first_score,
     guidance_of,
     headers,
     number,
@@ -20,6 +23,11 @@ from .tables import (
     scored,
     shown,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .findings import Finding
 
 COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
     "tokenizer M": ("tokenizer_parameters_million",),
@@ -40,8 +48,17 @@ COST_ABOUT = (
 )
 
 
-def markdown(records: Iterable[Record], title: str) -> str:
-    """The leaderboard as a page of tables, with all that is needed to read its numbers."""
+MARKS = {"best": "**{}**", "tied": "≈ {}", "": "{}"}
+LONGEST = 16  # rows of an analysis's table; its CSV has all
+
+
+def markdown(
+    records: Iterable[Record], title: str, findings: Sequence[Finding] = (), complete: bool = True
+) -> str:
+    """The leaderboard as a page of tables, with all that is needed to read its numbers.
+
+    Ranks and what they rest on are left out of one that isn't complete.
+    """
     records = in_order(records)
     rows = rows_of(records)
     parts = [f"# {escape(title)}", _how_to_read(rows)]
@@ -51,12 +68,13 @@ def markdown(records: Iterable[Record], title: str) -> str:
         trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
         suffix = f" ({escape(dataset)})" if len(datasets) > 1 else ""
         tables = {
-            "Generation": _generation(mine),
-            "Tokenizers": _tokenizers(trained),
+            "Generation": _generation(ranked(mine, "generator"), complete),
+            "Tokenizers": _tokenizers(ranked(trained, "tokenizer"), complete),
             "Cost": _cost([row for row in mine if not row.real]),
         }
         parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
     sections = {
+        "What the matrix says": "\n\n".join(map(_finding, findings)),
         "Failed and skipped": _missing(records),
         "Protocols": _protocols(columns_of(rows)),
         "Metrics": _metrics(columns_of(rows)),
@@ -99,30 +117,160 @@ def _how_to_read(rows: list[Row]) -> str:
     )
 
 
-def _generation(rows: list[Row]) -> str:
+def _generation(rows: list[Row], complete: bool) -> str:
     columns, others = shown(rows, "generator")
     if not columns:
         return ""
-    lines = []
-    for row in ranked(rows, "generator"):
-        labels = [row.generator, row.tokenizer, row.regularizer] if not row.real else ["real", "", ""]
+    held = contests(rows, columns) if complete else []
+    best = first_score(rows, "generator")
+    values = _marked(rows, columns, held)
+    for row, line in zip(rows, values, strict=True):
         if not scored(row, "generator"):
-            values = [row.status] + [""] * (len(columns) - 1)
-        else:
-            values = cells(row, columns)
-        lines.append([*map(escape, labels), guidance_of(row), *_seeds(row, rows), *values])
-    header = ["generator", "tokenizer", "regularizer", "w", *_seeds_header(rows)]
-    return _section(header, lines, columns, others)
-
-
-def _tokenizers(rows: list[Row]) -> str:
-    columns, others = shown(rows, "tokenizer")
+            line[0] = row.status
     lines = []
-    for row in rows:
-        labels = [escape(row.tokenizer), escape(row.regularizer), *_seeds(row, rows)]
-        lines.append([*labels, *cells(row, columns)])
-    header = ["tokenizer", "regularizer", *_seeds_header(rows)]
-    return _section(header, lines, columns, others) if columns else ""
+    for row, rank, line in zip(rows, _ranks(rows, held, best), values, strict=True):
+        labels = [row.generator, row.tokenizer, row.regularizer] if not row.real else ["real", "", ""]
+        lines.append([*map(escape, labels), guidance_of(row), *_seeds(row, rows), *rank, *line])
+    header = ["generator", "tokenizer", "regularizer", "w", *_seeds_header(rows), *_ranks_header(held, best)]
+    return _section(header, lines, columns, others) + _certainty(rows, columns, held, best)
+
+
+def _tokenizers(rows: list[Row], complete: bool) -> str:
+    columns, others = shown(rows, "tokenizer")
+    if not columns:
+        return ""
+    held = contests(rows, columns) if complete else []
+    best = first_score(rows, "tokenizer")
+    lines = []
+    for row, rank, line in zip(rows, _ranks(rows, held, best), _marked(rows, columns, held), strict=True):
+        lines.append([escape(row.tokenizer), escape(row.regularizer), *_seeds(row, rows), *rank, *line])
+    header = ["tokenizer", "regularizer", *_seeds_header(rows), *_ranks_header(held, best)]
+    return _section(header, lines, columns, others) + _certainty(rows, columns, held, best)
+
+
+def _marked(rows: list[Row], columns: list[Column], held: list[Contest]) -> list[list[str]]:
+    mark = marks(held)
+    return [
+        [
+            MARKS[mark.get((i, c), "")].format(text)
+            for c, text in zip(columns, cells(row, columns), strict=True)
+        ]
+        for i, row in enumerate(rows)
+    ]
+
+
+def _ranks_header(held: list[Contest], best: list[Column]) -> list[str]:
+    """No column where nothing is known of a score's error."""
+    return ["rank"] if any(contest.column in best for contest in held) else []
+
+
+def _ranks(rows: list[Row], held: list[Contest], best: list[Column]) -> list[list[str]]:
+    return [[text for _ in _ranks_header(held, best)] for text in rank_texts(rows, held, best)]
+
+
+def _certainty(rows: list[Row], columns: list[Column], held: list[Contest], best: list[Column]) -> str:
+    """What the ranks of a table rest on, and what they could have shown."""
+    decided = [contest for contest in held if contest.column in best]
+    if not decided:
+        return ""
+    parts = [_reading(held, best), _detectable(rows, columns, held, decided), _shares(decided)]
+    return "".join(f"\n\n{part}" for part in parts if part)
+
+
+def _reading(held: list[Contest], best: list[Column]) -> str:
+    """What ranks and marks mean, and what error they count."""
+    bases = {contest.basis for contest in held}
+    within = "rows of one generator" if best[0].scope == "generator" else "all rows"
+    text = (
+        f"Ranks are by {escape(best[0].name)}: 1–3 is a row that may be the first as well as the third. They "
+        f"are of {within} under one protocol, with paired differences, 5 % and Holm's correction. In each "
+        "column ≈ marks the best and all that can't be told from it"
+    )
+    text += ", **bold** a best that seeds tell from all others. " if "seeds" in bases else ". "
+    if "resamples" in bases:
+        return text + (
+            "Ranks of one seed rest on resamples of its images: sampling noise only; training variance "
+            "unknown, so no row is called best."
+        )
+    if "generator seeds" in bases:
+        return text + "They rest on generator seeds alone: what another tokenizer changes is unknown."
+    return text + "Their error includes training variance."
+
+
+def _detectable(rows: list[Row], columns: list[Column], held: list[Contest], decided: list[Contest]) -> str:
+    found = {(c.generator, c.column): number(d) for c in held if (d := c.detectable) is not None}
+    shown = [column for column in columns if any(place[1] == column for place in found)]
+    if not shown:
+        return ""
+    ties = {contest.generator: _tie(rows, contest) for contest in reversed(decided)}
+    tie = ["seeds to separate the best two"] if any(ties.values()) else []
+    axis = ["generator"] if any(contest.generator for contest in held) else []
+    lines = []
+    for g in dict.fromkeys(contest.generator for contest in held):
+        values = [found.get((g, column), "") for column in shown]
+        lines.append([*(escape(g) for _ in axis), *values, *(ties.get(g, "") for _ in tie)])
+    header = [*axis, *map(escape, headers(shown)), *tie]
+    seeds = any("seeds" in contest.basis for contest in held)
+    about = "The smallest difference of two rows that would show (80 % power at 5 % over all pairs)"
+    about += " with these seeds" if seeds else " beyond sampling noise, to which training adds"
+    about += (
+        ", and the seeds of each that would tell the best row from the next where they tie" if tie else ""
+    )
+    return f"{about}:\n\n{_table(header, lines, len(axis))}"
+
+
+def _tie(rows: list[Row], contest: Contest) -> str:
+    """The seeds that a decision between the first two would take, where what seeds change is known."""
+    rival = seeds_to_separate(rows, contest)
+    if rival is None or "seeds" not in contest.basis:
+        return ""
+    first, (second, needed) = rows[contest.places[0]], rival
+    several = first.tokenizer != second.tokenizer
+    names = [" ".join([row.tokenizer] * several + [row.regularizer]) for row in (first, second)]
+    return f"{'more than 1000' if needed is None else needed} ({escape(names[0])}, {escape(names[1])})"
+
+
+def _shares(decided: list[Contest]) -> str:
+    """Of nested seeds."""
+    found = {contest.generator: shares for contest in decided if (shares := mean_shares(contest))}
+    if not found:
+        return ""
+    names = first_seen(found.values())
+    lines = [
+        [escape(g), *(f"{shares[name]:.0%}" if name in shares else "" for name in names)]
+        for g, shares in found.items()
+    ]
+    header = ["generator", *names]
+    about = f"Where the variance of {escape(decided[0].column.name)} comes from, a mean over rows:"
+    return f"{about}\n\n{_table(header, lines, 1)}"
+
+
+def _finding(finding: Finding) -> str:
+    rows = _frame(finding.table.head(LONGEST))
+    more = len(finding.table) - LONGEST
+    parts = [
+        f"### {escape(finding.title)}",
+        f"{escape(finding.question)} **{escape(finding.answer)}**",
+        f"![{escape(finding.title)}](analysis/{finding.name}.png)" if finding.figure is not None else "",
+        rows,
+        f"{more} more rows are in [analysis/{finding.name}.csv](analysis/{finding.name}.csv)." * (more > 0),
+        escape(finding.method),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _frame(table: pd.DataFrame) -> str:
+    """Numbers as in other tables, nothing where there is none."""
+    lines = [[_plain(value) for value in line] for line in table.astype(object).itertuples(index=False)]
+    return _table([escape(str(name)) for name in table.columns], lines, 1) if lines else ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return {True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        return number(value) if math.isfinite(value) else "" if math.isnan(value) else str(value)
+    return "" if value is None else escape(str(value))
 
 
 def _cost(rows: list[Row]) -> str:

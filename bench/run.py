@@ -95,7 +95,7 @@ def run(
     except EngineError as error:
         raise RunError(str(error)) from error
     settle(final=True)
-    return book.publish(pictures=True)
+    return book.publish(complete=True)
 
 
 def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
@@ -168,12 +168,12 @@ class Book:
         self._pictures(cell)
         return record
 
-    def publish(self, pictures: bool = False) -> list[Record]:
-        """The leaderboard of all records in the folder."""
+    def publish(self, complete: bool = False) -> list[Record]:
+        """The leaderboard of all records in the folder; what takes seconds, at the end."""
         found = records.in_order(self.records.values())
-        leaderboard.write(self.folder, found, self.title)
-        if pictures:
+        if complete:
             self._reconstructions()
+        leaderboard.write(self.folder, found, self.title, complete)
         return found
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:

@@ -5,9 +5,14 @@ import math
 import random
 import re
 
+import fabricated
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
+from matplotlib.figure import Figure
 
+from latentbench.bench.findings import Finding
 from latentbench.bench.leaderboard import frame, markdown, report, summary, write
 from latentbench.bench.markdown import escape
 from latentbench.bench.records import Record, RecordError, protocol_id
@@ -210,7 +215,10 @@ def test_a_tokenizer_is_one_row_and_its_seeds_count_once():
     records = [record(generator=g, seed=s, PSNR=30.0 + 2 * s) for g in ("mar", "tarflow") for s in (0, 1)]
     records += [record("repa", seed=0, status="failed", reason="late", PSNR=28.0)]
     lines = table(markdown(records, "t"), "Tokenizers")
-    assert [line[1:] for line in lines[1:]] == [["kl", "2", "31.0 ± 1.4"], ["repa", "1", "28"]]
+    assert [line[1:] for line in lines[1:]] == [
+        ["kl", "2", "1–2", "≈ 31.0 ± 1.4"],
+        ["repa", "1", "1–2", "≈ 28"],
+    ]
 
 
 def test_the_cost_table_means_over_seeds_and_follows_guidance():
@@ -306,9 +314,142 @@ def test_labels_cannot_break_a_table_or_inject_markup():
     )
 
 
-def test_no_winner_is_bold():
+def test_no_winner_is_bold_and_none_is_ranked_where_nothing_is_known_of_the_error():
     text = markdown([record(r, **{"gFD[net]@1.0": v}) for r, v in (("a", 5.0), ("b", 6.0))], "t")
-    assert "**" not in text and "__" not in text
+    assert "**" not in text and "__" not in text and "≈" not in text
+    assert "rank" not in table(text, "Generation")[0]
+
+
+def matrix(values, generator="mar", metric="gFD[net]@1.0", **more):
+    """One record a seed of {regularizer: its values over seeds}."""
+    return [
+        record(name, generator, seed, **{metric: value}, **more)
+        for name, mine in values.items()
+        for seed, value in enumerate(mine)
+    ]
+
+
+def column(text, heading, name, key="regularizer"):
+    header, *lines = table(text, heading)
+    place = next(i for i, each in enumerate(header) if each.split()[0] == name)
+    return {line[header.index(key)]: line[place] for line in lines}
+
+
+FAR = {"a": (10.0, 11.0, 12.0), "b": (50.0, 51.2, 51.9), "c": (90.0, 91.1, 92.0)}
+NEAR = {"a": (10.0, 14.0, 12.0), "b": (13.0, 11.0, 12.6), "c": (90.0, 93.0, 91.0)}
+
+
+def test_a_winner_that_seeds_separate_from_all_others_is_bold_and_ranks_are_single():
+    text = markdown(matrix(FAR), "t")
+    assert column(text, "Generation", "rank") == {"a": "1", "b": "2", "c": "3"}
+    values = column(text, "Generation", "gFD")
+    assert values["a"] == "**11.0 ± 1.0**" and not values["b"].startswith(("*", "≈"))
+
+
+def test_a_tie_is_marked_and_has_no_winner():
+    text = markdown(matrix(NEAR), "t")
+    assert column(text, "Generation", "rank") == {"a": "1–2", "b": "1–2", "c": "3"}
+    values = column(text, "Generation", "gFD")
+    assert [values[r][:2] for r in "abc"] == ["≈ ", "≈ ", "91"]
+    assert "**" not in text.split("Ranks are by")[0]
+
+
+def test_where_higher_is_better_the_bold_one_is_the_highest():
+    text = markdown(matrix(FAR, metric="recall[net]@1.0"), "t")
+    assert column(text, "Generation", "rank") == {"a": "3", "b": "2", "c": "1"}
+    assert column(text, "Generation", "recall")["c"].startswith("**")
+
+
+def test_ranks_of_one_seed_say_what_they_rest_on_and_nothing_is_bold():
+    def entry(value):
+        drawn = random.Random(value)
+        noise = [drawn.gauss(0, 1) for _ in range(100)]
+        return metric("gFD[net]@1.0", value) | {"replicates": [value + e for e in noise]}
+
+    text = markdown([record(r, **{"gFD[net]@1.0": entry(v)}) for r, v in (("a", 5.0), ("b", 90.0))], "t")
+    assert column(text, "Generation", "rank") == {"a": "1", "b": "2"}
+    assert "sampling noise only; training variance unknown" in text and "**" not in text
+
+
+def test_generators_and_protocols_are_ranked_apart():
+    records = matrix(FAR, "mar") + matrix({"d": (1.0, 1.1, 1.2), "e": (7.0, 7.3, 7.1)}, "tarflow")
+    ranks = column(markdown(records, "t"), "Generation", "rank")
+    assert ranks == {"a": "1", "b": "2", "c": "3", "d": "1", "e": "2"}
+    name = "gFD[net]@1.0"
+    records = matrix(FAR) + [
+        record(r, seed=s, **{name: metric(name, v + s / 10, crop="b")})
+        for r, v in (("d", 1.0), ("e", 7.0))
+        for s in range(3)
+    ]
+    ranks = column(markdown(records, "t"), "Generation", "rank")
+    assert [ranks[r].split()[0] for r in "abcde"] == ["1", "2", "3", "1", "2"]
+    assert len({ranks[r].split()[1] for r in "abc"}) == len({ranks[r].split()[1] for r in "de"}) == 1
+    assert ranks["a"].split()[1] != ranks["d"].split()[1]
+
+
+def test_a_table_says_what_its_seeds_could_have_shown():
+    text = markdown(matrix(NEAR) + matrix(FAR, "tarflow"), "t")
+    found = text.split("The smallest difference")[1].split("\n\n")[1].splitlines()
+    header, _, mar, tarflow = ([cell.strip() for cell in line.split("|")[1:-1]] for line in found)
+    assert header == ["generator", f"gFD ↓ {protocol_id({'extractor': 'net', 'n': 1437})}", header[-1]]
+    assert 1 < float(mar[1]) < 78 and float(tarflow[1]) < float(mar[1])
+    assert mar[2].endswith("(b, a)") or mar[2].endswith("(a, b)")
+    assert tarflow[2] == ""
+
+
+def test_the_variance_of_nested_seeds_is_split_by_its_sources():
+    values = {"0.0.0": 0.0, "0.0.1": 1.0, "0.1.0": 10.0, "0.1.1": 11.0}
+    values |= {f"1{seed[1:]}": value + 100 for seed, value in values.items()}
+    records = [
+        record(r, seed=seed, **{"gFD[net]@1.0": shift + value})
+        for r, shift in (("a", 0.0), ("b", 500.0))
+        for seed, value in values.items()
+    ]
+    part = markdown(records, "t").split("Where the variance of gFD[net] comes from")[1]
+    header, _, line = part.split("\n\n")[1].splitlines()[:3]
+    shares = [float(cell.strip().rstrip("%")) for cell in line.split("|")[2:-1]]
+    assert [name.strip() for name in header.split("|")[2:-1]] == ["tokenizer", "generator", "sampling"]
+    assert shares[0] > 98 and shares[1] > shares[2] and sum(shares) == pytest.approx(100, abs=1.5)
+
+
+def test_the_csv_has_intervals_and_ranks_as_plain_numbers():
+    rows = reread(matrix(FAR) + [real()]).set_index("regularizer")
+    mean, low, high = rows.loc["b", ["gFD[net]", "gFD[net]_low", "gFD[net]_high"]]
+    half = scipy.stats.t.ppf(0.975, 2) * np.std(FAR["b"], ddof=1) / math.sqrt(3)
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+    assert rows["gFD[net]_rank_low"].dropna().to_dict() == {"a": 1, "b": 2, "c": 3}
+    assert rows["gFD[net]_rank_high"].dropna().to_dict() == {"a": 1, "b": 2, "c": 3}
+    assert "gFD[net]_rank_low" not in frame(matrix(FAR), complete=False)
+
+
+def test_analyses_are_told_with_their_tables_and_pictures(tmp_path):
+    made = pd.DataFrame({"regularizer": [f"r_{i}" for i in range(20)], "gFD": [i / 3 for i in range(20)]})
+    made.loc[1, "gFD"] = math.nan
+    one = Finding("gaps", "The gap", "Why?", "Because of 3 | 4.", "By hand.", made, Figure(figsize=(2, 1)))
+    text = markdown(matrix(FAR), "t", [one])
+    assert "### The gap\n\nWhy? **Because of 3 \\| 4.**\n\n![The gap](analysis/gaps.png)" in text
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| r_" in line]
+    assert cells[:3] == [["r_0", "0"], ["r_1", ""], ["r_2", "0.6667"]] and cells[-1][0] == "r_15"
+    assert "4 more rows are in [analysis/gaps.csv](analysis/gaps.csv)." in text
+
+
+def test_a_table_in_progress_has_neither_ranks_nor_what_takes_time(tmp_path):
+    written = write(tmp_path, matrix(FAR), complete=False)
+    assert [path.name for path in written] == ["leaderboard.csv", "leaderboard.md"]
+    assert "rank" not in written[1].read_text()
+
+
+def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of_date(tmp_path):
+    write(tmp_path, fabricated.records(seeds=("0", "1")))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html")), "analysis"}
+    found = {path.name for path in (tmp_path / "analysis").iterdir()}
+    assert {"interaction.csv", "interaction.png", "proxies.csv"} <= found
+    text = (tmp_path / "leaderboard.md").read_text()
+    linked = set(re.findall(r"\(analysis/([^)]+)\)", text))
+    assert {name for name in found if name.endswith("png")} <= linked <= found
+    write(tmp_path, matrix({"a": (1.0,)}))
+    assert not list((tmp_path / "analysis").iterdir())
 
 
 def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
@@ -331,9 +472,10 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     for each in records:
         write_record(folder / "records", each)
     assert [path.read_bytes() for path in report([folder], tmp_path / "out")] == texts
-    assert [path.name for path in report([folder], folder)] == ["leaderboard.csv", "leaderboard.md"]
+    names = [f"leaderboard.{end}" for end in ("csv", "tex", "md", "html")]
+    assert [path.name for path in report([folder], folder) if path.parent == folder] == names
     assert [path.read_bytes() for path in write(folder, records[::-1])] == texts
-    assert texts[1].startswith(b"# m\n")
+    assert texts[2].startswith(b"# m\n")
 
 
 def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
@@ -399,7 +541,8 @@ def test_the_summary_is_compact_whatever_the_matrix():
     for some in (records, records[:40], records[:8]):
         lines = summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
         assert len(lines) <= 25 and max(map(len, lines)) <= 100
-        assert lines[1].startswith("real") and lines[-1] == f"{len(some) + 1} done, 1 failed cells"
+        assert lines[2].startswith("real") and lines[-1] == f"{len(some)} done, 1 failed cells"
+        assert lines[0].startswith("best ") and " a generator by gFD[net]" in lines[0]
 
 
 def test_the_summary_has_no_column_that_is_empty_in_its_lines():
