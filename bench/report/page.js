@@ -53,6 +53,10 @@ function showTip(owner) {
   if (!tipped) return;
   tip.textContent = tipped.dataset.tip;
   tipped.setAttribute("aria-describedby", "tip");
+  place();
+}
+
+function place() {
   const box = tipped.getBoundingClientRect();
   const size = tip.getBoundingClientRect();
   const left = Math.min(Math.max(8, box.left + box.width / 2 - size.width / 2), innerWidth - size.width - 8);
@@ -66,7 +70,10 @@ document.addEventListener("focusin", (event) => showTip(event.target));
 document.addEventListener("focusout", () => showTip(null));
 document.addEventListener("click", (event) => showTip(event.target));
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") showTip(null); });
-addEventListener("scroll", () => showTip(null), { capture: true, passive: true });
+addEventListener("scroll", () => { // moving the focus scrolls
+  if (tipped?.contains(document.activeElement)) place();
+  else showTip(null);
+}, { capture: true, passive: true });
 
 // ---- tables: sorting, and arrows to move between cells ---------------------------------------------------
 
