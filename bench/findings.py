@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+ANALYSES = ("interaction", "guidance", "pareto", "gaps", "training", "proxies")  # in the order of a report
 
 
 @dataclass(frozen=True)
@@ -21,3 +28,23 @@ class Finding:
     method: str  # how the table was computed, from which metrics and protocols
     table: pd.DataFrame  # plain numbers and text; columns named as people read them
     figure: Figure | None = None
+
+
+def all_of(records: Sequence[Record]) -> list[Finding]:
+    """What can be said of each dataset's records; the dataset is named where there are several."""
+    from .analysis.scores import Board
+
+    datasets = list(dict.fromkeys(record.cell["dataset"] for record in records))
+    found = []
+    for dataset in datasets:
+        board = Board([record for record in records if record.cell["dataset"] == dataset])
+        for name in ANALYSES:
+            one = import_module(f".analysis.{name}", __package__).finding(board)
+            if one is not None:
+                found.append(one if len(datasets) == 1 else _of(dataset, one))
+    return found
+
+
+def _of(dataset: str, finding: Finding) -> Finding:
+    slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", dataset)
+    return replace(finding, name=f"{slug}--{finding.name}", title=f"{finding.title}: {dataset}")

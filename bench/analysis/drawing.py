@@ -1,0 +1,185 @@
+"""The small style that all figures of analyses share: two inks, one colour a regularizer, no decoration.
+
+INK and FAINT are the only colours of text and axes and the background is transparent, so that a page can
+exchange them for light and dark. Labels come from matrices, where "$" is no formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+
+INK, FAINT = "#1f2328", "#8c959f"
+ACCENT = "#3b7dd8"
+# Okabe & Ito's and Tol's colours that stand on white and on black; the baseline is grey.
+COLOURS = {
+    "none": FAINT,
+    "kl": "#0080c8",
+    "flow_prior": "#d55e00",
+    "dmvae": "#aa4499",
+    "simflow": "#009e73",
+    "lzn": "#d99a00",
+    "repa": "#56b4e9",
+    "aae": "#999933",
+    "mmd": "#cc79a7",
+}
+OTHERS = ("#44aa99", "#cc6677", "#7b74d8", "#a6761d", "#88ccaa", "#c0504d")
+MARKERS = "osD^vPXp<>hd"
+WIDTH = 6.4  # inches
+SMALL = 7.5  # points
+MOST_ROWS = 12  # in a legend
+
+
+class Style(NamedTuple):
+    """How a family of regularizers is drawn, in every figure."""
+
+    colour: str
+    marker: str
+
+
+def family(regularizer: str) -> str:
+    """A row's label without its options: `kl` of `kl[weight=0.01]`."""
+    return regularizer.partition("[")[0]
+
+
+def styles(regularizers: Iterable[str]) -> dict[str, Style]:
+    """By family; those that come with the suite look the same in all matrices."""
+    families = {family(one) for one in regularizers}
+    known = [name for name in COLOURS if name in families]
+    new = sorted(families - set(COLOURS))
+    found = {name: Style(COLOURS[name], MARKERS[list(COLOURS).index(name)]) for name in known}
+    for i, name in enumerate(new):
+        found[name] = Style(OTHERS[i % len(OTHERS)], MARKERS[(len(COLOURS) + i) % len(MARKERS)])
+    return found
+
+
+def dashes(regularizers: Iterable[str]) -> dict[str, str]:
+    """A line style for each row, so that rows of one family can be told apart."""
+    seen: dict[str, int] = {}
+    found = {}
+    for one in dict.fromkeys(regularizers):
+        nth = seen[family(one)] = seen.get(family(one), -1) + 1
+        found[one] = ("-", "--", ":", "-.")[nth % 4]
+    return found
+
+
+def panels(count: int, height: float, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes, each `height` inches high, in rows of two or three."""
+    columns = min(count, columns or (2 if count in (2, 4) else 3))
+    lines = math.ceil(count / columns)
+    width = (0.72 * WIDTH, WIDTH, 1.15 * WIDTH)[columns - 1]
+    figure = Figure(figsize=(width, height * lines + 0.5), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for spare in axes[count:]:
+        spare.remove()
+    for ax in axes[:count]:
+        plain(ax)
+    return figure, axes[:count]
+
+
+def plain(ax: Axes) -> None:
+    """Two spines, faint; text in ink."""
+    ax.patch.set_alpha(0)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT)
+    ax.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=SMALL, length=3)
+    ax.tick_params(which="minor", length=1.5)
+    for text in (ax.xaxis.label, ax.yaxis.label):
+        text.set_color(INK)
+        text.set_fontsize(8.5)
+
+
+def captions(ax: Axes, title: str, x: str, y: str = "") -> None:
+    """A panel's title and the names of its axes; the y axis is named at the left of a row alone."""
+    ax.set_xlabel(x, parse_math=False)
+    if ax.get_subplotspec().is_first_col():
+        ax.set_ylabel(y, parse_math=False)
+    ax.set_title(title, loc="left", fontsize=9, color=INK, fontweight="bold", parse_math=False)
+
+
+def write(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """Text at a point, offset by `xytext` points."""
+    options = {"color": INK, "fontsize": SMALL, "xytext": (4, 3), "textcoords": "offset points"} | options
+    ax.annotate(text, (x, y), parse_math=False, **options)
+
+
+def key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int = 5) -> None:
+    """One legend above all panels: text and the options of a line for each entry."""
+    handles = [Line2D([], [], **{"lw": 1.5, "markersize": 5, **look}) for look in looks.values()]
+    legend = figure.legend(
+        handles,
+        list(looks),
+        loc="outside upper left",
+        ncols=min(columns, len(handles)),
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def row_looks(regularizers: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Options of a line for each regularizer row: its family's colour and marker, its own dashes."""
+    rows = list(dict.fromkeys(regularizers))
+    style, dash = styles(rows), dashes(rows)
+    return {
+        one: {
+            "color": style[family(one)].colour,
+            "marker": style[family(one)].marker,
+            "linestyle": dash[one],
+            "markerfacecolor": style[family(one)].colour if dash[one] == "-" else "none",
+        }
+        for one in rows
+    }
+
+
+def row_key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], **others: Mapping[str, Any]) -> None:
+    """A legend of rows; of families alone where there are too many rows to read."""
+    if len(looks) > MOST_ROWS:
+        looks = {family(one): {**look, "linestyle": "-"} for one, look in reversed(looks.items())}
+        looks = dict(reversed(looks.items()))
+    key(figure, {**looks, **others})
+
+
+def categories(axis: Axis, labels: Sequence[str]) -> None:
+    """Names at 0, 1, … of an axis."""
+    axis.set_ticks(range(len(labels)))
+    axis.set_ticklabels(list(labels), parse_math=False)
+
+
+def logarithmic(ax: Axes, which: str, values: Iterable[float]) -> None:
+    """Makes "x" or "y" logarithmic, with a few round numbers as its ticks, over the range of the values."""
+    finite = np.array([v for v in values if v > 0 and math.isfinite(v)])
+    pad = max((finite.max() / finite.min()) ** 0.08, 1.02)
+    low, high = finite.min() / pad, finite.max() * pad
+    ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` round numbers from low to high; even in their logarithms where the range is wide."""
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+        if 3 <= len(found) <= most:
+            return found
+    ticks = [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
+    if high / low < 10:
+        return ticks
+    return [10.0**d for d in decades if low <= 10.0**d <= high]

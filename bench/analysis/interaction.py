@@ -1,0 +1,237 @@
+"""Whether the best regularizer depends on the generator: ranks, tie sets and a test of interaction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy import stats
+
+from ..findings import Finding
+from ..records import Record
+from ..statistics import Rank, ranks
+from ..tables import number
+from . import drawing
+from .scores import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
+
+
+@dataclass(frozen=True)
+class Block:
+    """The largest complete table: each of its regularizers with each of its generators."""
+
+    labels: list[str]
+    generators: list[str]
+    entries: dict[tuple[str, str], Entry]  # by label, generator
+
+    @property
+    def means(self) -> np.ndarray:
+        """(labels, generators)."""
+        return np.array([[self.entries[r, g].value.mean for g in self.generators] for r in self.labels])
+
+
+def finding(records: Sequence[Record] | Board) -> Finding | None:
+    """None without two regularizers that two generators both have."""
+    board = Board.of(records)
+    block = complete(board.entries)
+    if len(block.labels) < 2 or len(block.generators) < 2:
+        return None
+    places = {g: _ranks(board.with_generator(g)) for g in board.generators(2)}
+    test = interaction_test(block)
+    told = (_winners(board, places), _concordance(block), _tested(test, board.quality) if test else "")
+    left = [g for g in board.generators() if g not in block.generators]
+    return Finding(
+        "interaction",
+        "Regularizer × generator",
+        "Does the best regularizer depend on the generator?",
+        " ".join(filter(None, told)) + caution(board.seeds),
+        f"{board.said}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
+        "what isn't separable from the best after Holm's correction over all pairs"
+        + ("" if board.seeds > 1 else " (of one seed: by resamples of its images alone)")
+        + f". W and the test are over {plural(len(block.labels), 'regularizer')} × "
+        f"{plural(len(block.generators), 'generator')} that are complete"
+        + (f", so without {listed(left)}" if left else "")
+        + f". The test is an analysis of variance of log {board.quality} by regularizer and generator. "
+        "Generators share the tokenizer of a seed, so seeds within a regularizer are a factor (a split plot) "
+        "and interaction is held against what is left.",
+        _table(board, places),
+        _figure(board, places),
+    )
+
+
+def complete(entries: Sequence[Entry]) -> Block:
+    """Generators that half of the regularizers have, and the regularizers that all of those have."""
+    found = {(e.label, e.generator): e for e in entries}
+    labels = list(dict.fromkeys(e.label for e in entries))
+    generators = [
+        g
+        for g in dict.fromkeys(e.generator for e in entries)
+        if 2 * sum((r, g) in found for r in labels) >= len(labels)
+    ]
+    return Block([r for r in labels if all((r, g) in found for g in generators)], generators, found)
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """F, its p and the shares of the sum of squares."""
+
+    f: float
+    p: float
+    shares: dict[str, float]
+
+
+def interaction_test(block: Block) -> Interaction | None:
+    """Of log gFD ~ regularizer × generator + seed within regularizer; None where nothing is left over."""
+    values = _array(block)
+    if values is None:
+        return None
+    # (R, G, S): Kirk, Experimental Design (2013), chapter 12: the split-plot factorial with seeds as blocks.
+    r, g, s = values.shape
+    grand = values.mean()
+    by_r, by_g = values.mean((1, 2)), values.mean((0, 2))
+    by_rg, by_rs = values.mean(2), values.mean(1)
+    regularizer = g * s * ((by_r - grand) ** 2).sum()
+    generator = r * s * ((by_g - grand) ** 2).sum()
+    both = s * ((by_rg - by_r[:, None] - by_g + grand) ** 2).sum()
+    residual = ((values - by_rg[:, :, None] - by_rs[:, None] + by_r[:, None, None]) ** 2).sum()
+    total = ((values - grand) ** 2).sum()
+    if residual == 0:
+        return None
+    free = (r - 1) * (g - 1), r * (g - 1) * (s - 1)
+    f = (both / free[0]) / (residual / free[1])
+    shares = {"regularizer": regularizer, "generator": generator, "interaction": both}
+    shares["seeds"] = total - sum(shares.values())
+    return Interaction(
+        float(f), float(stats.f.sf(f, *free)), {name: float(v / total) for name, v in shares.items()}
+    )
+
+
+def _tested(test: Interaction, quality: str) -> str:
+    sure = (
+        "Generators and regularizers interact" if test.p < 0.05 else "No interaction is separable from noise"
+    )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in test.shares.items())
+    return f"{sure} (F = {number(test.f)}, p {p_text(test.p)}); of the variance of log {quality}: {shares}."
+
+
+def _array(block: Block) -> np.ndarray | None:
+    """log gFD (regularizers, generators, tokenizer seeds), of the seeds that all have; None of one."""
+    cells = [[_per_tokenizer(block.entries[r, g]) for g in block.generators] for r in block.labels]
+    seeds = [seed for seed in cells[0][0] if all(seed in cell for row in cells for cell in row)]
+    if len(seeds) < 2 or any(cell[seed] <= 0 for row in cells for cell in row for seed in seeds):
+        return None
+    return np.log([[[cell[seed] for seed in seeds] for cell in row] for row in cells])
+
+
+def _per_tokenizer(entry: Entry) -> dict[str, float]:
+    """Means over the generator and sampling seeds of each tokenizer seed."""
+    groups: dict[str, list[float]] = {}
+    for seed, value in by_seed(entry.value).items():
+        groups.setdefault(tokenizer_seed(seed), []).append(value)
+    return {seed: float(np.mean(values)) for seed, values in groups.items()}
+
+
+def _ranks(entries: Sequence[Entry]) -> dict[str, Rank]:
+    """By label; nothing where no error is known."""
+    found = ranks([entry.value.observations for entry in entries], higher=False, shared=False)
+    return {e.label: rank for e, rank in zip(entries, found, strict=True) if rank.basis != "none"}
+
+
+def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
+    """Who has the lowest mean with each generator, and whether that is separable from the others."""
+    parts, firsts, alone = [], [], []
+    for generator, mine in places.items():
+        entries = board.with_generator(generator)
+        first = min(entries, key=lambda e: e.value.mean or math.inf).label
+        tied = [label for label, rank in mine.items() if rank.tied and label != first]
+        trained = bool(mine) and all(rank.basis == "seeds" for rank in mine.values())
+        firsts.append(first)
+        alone.append(trained and not tied)
+        who = listed(tied)
+        parts.append(
+            f"{generator}: {first}" + (f", tied with {who} (of {len(entries)})" if trained and tied else "")
+        )
+    if all(alone):
+        verdict = (
+            "Yes, the winner changes"
+            if len(set(firsts)) > 1
+            else f"No, {firsts[0]} wins with every generator"
+        )
+    elif board.seeds < 2:
+        verdict = "One seed names no winner; the lowest values"
+    elif len(set(firsts)) > 1:
+        verdict = "The lowest mean changes, but not all of it is separable from noise"
+    else:
+        verdict = f"{firsts[0]} has the lowest mean with every generator, but doesn't win everywhere"
+    return f"{verdict} ({'; '.join(parts)})."
+
+
+def _concordance(block: Block) -> str:
+    """Kendall's W of the generators' rankings, from Friedman's statistic."""
+    regularizers, generators = block.means.shape
+    if regularizers < 3:
+        return ""
+    statistic, p = stats.friedmanchisquare(*block.means)
+    return (
+        f"The orders of {regularizers} regularizers by {generators} generators agree by Kendall's W = "
+        f"{statistic / (generators * (regularizers - 1)):.2f} (1: the same, 0: unrelated; Friedman's p "
+        f"{p_text(p)})."
+    )
+
+
+def _table(board: Board, places: dict[str, dict[str, Rank]]) -> pd.DataFrame:
+    found = {(e.label, e.generator): e for e in board.entries}
+    rows = []
+    for label in dict.fromkeys(e.label for e in board.entries):
+        row: dict[str, object] = {"regularizer": label}
+        for g in board.generators():
+            entry, rank = found.get((label, g)), places.get(g, {}).get(label)
+            row[g] = entry.value.mean if entry else None
+            row[f"{g} std"] = entry.value.std if entry else None
+            row[f"{g} rank"] = _rank_text(rank) if rank else None
+            row[f"{g} tied with the best"] = ("yes" if rank.tied else "no") if rank else None
+        rows.append(row)
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def _rank_text(rank: Rank) -> str:
+    return f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}"
+
+
+def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
+    generators = board.generators(2)
+    relative: dict[tuple[str, str], float] = {}
+    for g in generators:
+        means = {e.label: e.value.mean or math.nan for e in board.with_generator(g)}
+        relative |= {(label, g): mean / min(means.values()) for label, mean in means.items()}
+
+    def overall(label: str) -> float:
+        return float(np.mean([math.log(v) for (one, _), v in relative.items() if one == label]))
+
+    labels = sorted({label for label, _ in relative}, key=overall)
+    figure, (ax,) = drawing.panels(1, 0.4 + 0.28 * len(labels))
+    figure.set_figwidth(min(drawing.WIDTH, 2 + 1.1 * len(generators)))
+    worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # one collapsed row shall not pale all
+    for (label, generator), times in relative.items():
+        x, y = generators.index(generator), labels.index(label)
+        shade = 0.08 + 0.62 * max(1 - math.log(times) / worst, 0.0) ** 2
+        box = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=drawing.ACCENT, alpha=shade, lw=0)
+        ax.add_patch(box)
+        rank = places.get(generator, {}).get(label)
+        marked = rank is not None and rank.tied and rank.basis == "seeds"
+        text = f"{times:.2f}" + (" ≈" if marked and times > 1 else "")
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=drawing.INK)
+    ax.set_xlim(-0.5, len(generators) - 0.5)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    drawing.categories(ax.xaxis, generators)
+    drawing.categories(ax.yaxis, labels)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    note = f"{board.quality} over the generator's best  ·  ≈ not separable from it"
+    ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=drawing.SMALL, color=drawing.INK)
+    return figure

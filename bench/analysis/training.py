@@ -1,0 +1,262 @@
+"""Generation quality for compute: along a generator's steps and along all operations that training takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..findings import Finding
+from ..records import Record, base_name
+from ..rows import Column, grouped
+from ..tables import number
+from . import drawing
+from .pareto import front
+from .scores import Board, Entry, caution, listed
+
+GRID = 101  # budgets between the smallest and the largest that all rows have
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A row's quality along its generator's steps."""
+
+    label: str
+    regularizer: str
+    generator: str
+    steps: np.ndarray  # (P,)
+    values: np.ndarray  # (seeds, P), nan where a seed has none
+    tflop: np.ndarray | None  # (P,) of tokenizer and generator together
+
+    @property
+    def means(self) -> np.ndarray:
+        return np.nanmean(self.values, axis=0)
+
+    @property
+    def spreads(self) -> np.ndarray | None:
+        return np.nanstd(self.values, axis=0, ddof=1) if len(self.values) > 1 else None
+
+    def at(self, x: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """Its means at x, linear in the logarithms between the points."""
+        return np.exp(np.interp(np.log(x), np.log(where), np.log(self.means)))
+
+
+def finding(records: Sequence[Record] | Board) -> Finding | None:
+    """None without `quality` curves, and without costs for a scatter of the final points."""
+    board = Board.of(records)
+    name, curves = _curves(board)
+    if curves:
+        return _along(board, name, curves)
+    return _final(board)
+
+
+def _curves(board: Board) -> tuple[str, list[Curve]]:
+    """The quality column's name in the curves, else the first distance's there; and a curve for each row."""
+    done = [record for record in board.records if len(record.curves.get("quality", {}).get("step", ())) > 1]
+    names = [n for record in done for n in record.curves["quality"] if base_name(n) in ("gFID", "gFD")]
+    plain = [n for n in names if "@" not in n.partition("[")[0]]
+    if not plain:
+        return "", []
+    own = board.column.name if board.column else ""
+    name = own if own in plain else plain[0]
+    curves = []
+    for (tokenizer, regularizer, generator), mine in grouped(
+        done, ("tokenizer", "regularizer", "generator")
+    ).items():
+        mine = [record for record in mine if name in record.curves["quality"]]
+        if mine:
+            label = f"{tokenizer} · {regularizer}" if board.several_tokenizers else regularizer
+            steps = np.array(mine[0].curves["quality"]["step"], dtype=float)
+            values = np.array([_on(steps, record.curves["quality"], name) for record in mine])
+            tflop = training_tflop(mine[0], steps)
+            curves.append(Curve(label, regularizer, generator, steps, values, tflop))
+    return name, [curve for curve in curves if np.isfinite(curve.means).all() and (curve.means > 0).all()]
+
+
+def _on(steps: np.ndarray, curve: dict[str, Any], name: str) -> list[float]:
+    found = dict(zip(curve["step"], curve[name], strict=True))
+    return [math.nan if found.get(step) is None else float(found[step]) for step in steps]
+
+
+def training_tflop(record: Record, steps: np.ndarray) -> np.ndarray | None:
+    """Of the tokenizer with its regularizer and of so many generator steps; None where costs are unknown."""
+    cost = {name.partition("@")[0]: value for name, value in record.cost.items() if value is not None}
+    budget = record.provenance.get("budget", {})
+    if not {"tokenizer_gflop_per_image", "generator_gflop_per_latent"} <= set(cost) or not budget:
+        return None
+    per_image = cost["tokenizer_gflop_per_image"] + cost.get("regularizer_gflop_per_image", 0.0)
+    tokenizer = per_image * budget["batch"] * budget["tokenizer_steps"]
+    return (tokenizer + cost["generator_gflop_per_latent"] * budget["batch"] * steps) / 1e3
+
+
+def leaders(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray]) -> list[tuple[float, str]]:
+    """Who has the lowest mean from which budget on, over the budgets that all curves have."""
+    low, high = max(place(c)[0] for c in curves), min(place(c)[-1] for c in curves)
+    if low > high:
+        return []
+    x = np.geomspace(low, high, GRID)
+    best = np.argmin([curve.at(x, place(curve)) for curve in curves], axis=0)
+    return [(float(x[next(run)]), curves[i].label) for i, run in groupby(range(GRID), key=best.__getitem__)]
+
+
+def _along(board: Board, name: str, curves: list[Curve]) -> Finding:
+    return Finding(
+        "training",
+        "Quality for compute",
+        "Which regularizer is ahead after how many generator steps, and for how many operations in all?",
+        _answer(curves) + caution(max(len(curve.values) for curve in curves)),
+        f"{name} at the largest guidance, of samples that snapshots of the generator give (`probes:` of "
+        "the matrix says how many): not to be compared with the leaderboard's. Operations: (tokenizer + "
+        "regularizer per image) × batch × tokenizer steps + generator per latent × batch × steps; priors "
+        "trained before and refinement after are not in it. Leaders are by the mean over seeds, "
+        "interpolated between snapshots in logarithms; shades are one standard deviation over seeds.",
+        _table(curves, name),
+        _figure(curves, name),
+    )
+
+
+def _table(curves: Sequence[Curve], name: str) -> pd.DataFrame:
+    rows = []
+    for curve in curves:
+        for i, step in enumerate(curve.steps):
+            rows.append(
+                {
+                    "generator": curve.generator,
+                    "regularizer": curve.label,
+                    "step": int(step),
+                    "TFLOP": curve.tflop[i] if curve.tflop is not None else None,
+                    name: curve.means[i],
+                    f"{name} std": curve.spreads[i] if curve.spreads is not None else None,
+                    "seeds": int(np.isfinite(curve.values[:, i]).sum()),
+                }
+            )
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def _answer(curves: Sequence[Curve]) -> str:
+    parts = []
+    for generator in dict.fromkeys(c.generator for c in curves):
+        mine = [c for c in curves if c.generator == generator]
+        text = f"{generator}, by steps: {_told(leaders(mine, lambda c: c.steps), 'step')}"
+        counted = [c for c in mine if c.tflop is not None]
+        if len(counted) > 1:
+            text += f", by operations: {_told(leaders(counted, lambda c: c.tflop), 'TFLOP')}"  # type: ignore[arg-type, return-value]
+        parts.append(text)
+    return f"Lowest mean with {'; with '.join(parts)}."
+
+
+def _told(runs: Sequence[tuple[float, str]], unit: str) -> str:
+    if not runs:
+        return "no budget that all rows have"
+    if len(runs) == 1:
+        return f"{runs[0][1]} throughout"
+
+    def at(x: float) -> str:
+        return f"step {x:.0f}" if unit == "step" else f"{number(x)} {unit}"
+
+    return f"{runs[0][1]} first, " + ", ".join(f"{label} from {at(x)}" for x, label in runs[1:])
+
+
+def _figure(curves: Sequence[Curve], name: str) -> Figure:
+    generators = list(dict.fromkeys(c.generator for c in curves))
+    counted = any(c.tflop is not None for c in curves)
+    figure, axes = drawing.panels(len(generators) * (2 if counted else 1), 2.2, columns=2)
+    looks = drawing.row_looks(c.regularizer for c in curves)
+    for i, generator in enumerate(generators):
+        mine = [c for c in curves if c.generator == generator]
+        pair = axes[2 * i : 2 * i + 2] if counted else axes[i : i + 1]
+        for ax, unit in zip(pair, ("generator steps", "training TFLOP, tokenizer included"), strict=False):
+            places = [(c, c.steps if unit == "generator steps" else c.tflop) for c in mine]
+            shown = [(c, x) for c, x in places if x is not None]
+            for curve, x in shown:
+                look = looks[curve.regularizer]
+                ax.plot(x, curve.means, lw=1.3, **{**look, "markersize": 4})
+                if curve.spreads is not None:
+                    low, high = curve.means - curve.spreads, curve.means + curve.spreads
+                    ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+            drawing.logarithmic(ax, "y", [v for c, _ in shown for v in c.means])
+            drawing.logarithmic(ax, "x", [v for _, x in shown for v in x])
+            drawing.captions(ax, generator, unit, f"{name} ↓")
+    drawing.row_key(figure, looks)
+    return figure
+
+
+def _final(board: Board) -> Finding | None:
+    """The final points alone, against all operations."""
+    placed, column = [], board.column
+    for entry in board.entries:
+        record = next((r for r in board.records if _is_of(r, entry)), None)
+        steps = record.provenance.get("budget", {}).get("generator_steps") if record else None
+        tflop = training_tflop(record, np.array([steps], dtype=float)) if record and steps else None
+        if tflop is not None and entry.value.mean:
+            placed.append((entry, float(tflop[0])))
+    generators = [g for g in board.generators() if sum(e.generator == g for e, _ in placed) > 1]
+    placed = [(e, x) for e, x in placed if e.generator in generators]
+    if not placed or column is None:
+        return None
+    fronts = {}
+    for generator in generators:
+        mine = [(e, x) for e, x in placed if e.generator == generator]
+        mask = front(np.array([(x, e.value.mean) for e, x in mine]))
+        fronts[generator] = [e.label for (e, _), on in zip(mine, mask, strict=True) if on]
+    parts = [f"{listed(labels)} ({generator})" for generator, labels in fronts.items()]
+    table = pd.DataFrame(
+        {
+            "generator": e.generator,
+            "regularizer": e.label,
+            "TFLOP": x,
+            column.name: e.value.mean,
+            f"{column.name} std": e.value.std,
+            "on the front": "yes" if e.label in fronts[e.generator] else "no",
+        }
+        for e, x in placed
+    ).dropna(axis="columns", how="all")
+    return Finding(
+        "training",
+        "Quality for compute",
+        "Which regularizers are worth the operations that their training takes?",
+        f"By the mean, nothing that is cheaper is as good as {'; '.join(parts)}." + caution(board.seeds),
+        f"{board.said}, at each row's best guidance, at the end of training; without `probes: {{generator: "
+        "[…]}` in the matrix nothing is known of the way there. Operations: (tokenizer + regularizer per "
+        "image) × batch × tokenizer steps + generator per latent × batch × steps; priors trained before "
+        "and refinement after are not in it.",
+        table,
+        _scatter(placed, generators, fronts, column),
+    )
+
+
+def _is_of(record: Record, entry: Entry) -> bool:
+    cell = record.cell
+    return (cell["tokenizer"], cell["regularizer"], cell["generator"]) == (
+        entry.tokenizer,
+        entry.regularizer,
+        entry.generator,
+    ) and record.status == "done"
+
+
+def _scatter(
+    placed: Sequence[tuple[Entry, float]],
+    generators: Sequence[str],
+    fronts: dict[str, list[str]],
+    column: Column,
+) -> Figure:
+    figure, axes = drawing.panels(len(generators), 2.3)
+    looks = drawing.row_looks(e.regularizer for e, _ in placed)
+    for ax, generator in zip(axes, generators, strict=True):
+        mine = [(e, x) for e, x in placed if e.generator == generator]
+        for entry, x in mine:
+            look = {**looks[entry.regularizer], "linestyle": ""}
+            look["markerfacecolor"] = look["color"] if entry.label in fronts[generator] else "none"
+            ax.errorbar(x, entry.value.mean, yerr=entry.value.std, elinewidth=0.8, **look)
+        drawing.logarithmic(ax, "y", [e.value.mean or 0.0 for e, _ in mine])
+        ax.margins(x=0.12)
+        drawing.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
+    names = {one: {**look, "linestyle": ""} for one, look in looks.items()}
+    drawing.row_key(figure, names, **{"filled: nothing cheaper is as good": {"ls": ""}})
+    return figure
