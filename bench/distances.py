@@ -21,6 +21,8 @@ from .records import base_name
 from .resampling import counts
 
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
+CMMD_SIGMA = 10.0
+ROWS = 512  # of a kernel at a time: in single precision the sums over more would round too much
 KS_PROJECTIONS = 20
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
 
@@ -30,20 +32,26 @@ Made = TypeVar("Made")
 
 
 def once(function: Callable[..., Made]) -> Callable[..., Made]:
-    """Keeps a function's latest results by the content of its first argument, a tensor.
+    """Keeps the latest results of a function of a reference: tensors count as equal by their content.
 
     A worker scores one cell after another against the same reference, each time read anew.
     """
     kept: OrderedDict[tuple[Hashable, ...], Made] = OrderedDict()
 
+    def content(argument: Tensor | Hashable) -> Hashable:
+        if not isinstance(argument, Tensor):
+            return argument
+        array = np.ascontiguousarray(argument.detach().cpu().numpy())
+        return hashlib.sha256(array).digest(), argument.shape, argument.dtype
+
     @wraps(function)
-    def found(x: Tensor, *rest: Hashable) -> Made:
-        content = hashlib.sha256(np.ascontiguousarray(x.detach().cpu().numpy())).digest()
-        key = (content, x.shape, x.dtype, *rest)
+    def found(*arguments: Tensor | Hashable) -> Made:
+        key = tuple(map(content, arguments))
         if key not in kept:
-            kept[key] = function(x, *rest)
-            if len(kept) > 16:
-                kept.popitem(last=False)
+            kept[key] = function(*arguments)
+        kept.move_to_end(key)
+        if len(kept) > 16:
+            kept.popitem(last=False)
         return kept[key]
 
     return found
@@ -62,7 +70,6 @@ def _rows(features: Tensor) -> Tensor:
     return (features - features.mean(0)) / math.sqrt(len(features) - 1)
 
 
-@once
 def gaussian(features: Tensor) -> Gaussian:
     features = features.detach().cpu().double()
     rows = _rows(features)
@@ -73,13 +80,15 @@ def gaussian(features: Tensor) -> Gaussian:
     return Gaussian(features.mean(0), trace, axes * variances.clamp(min=0).sqrt())
 
 
-def _frechet(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
+_reference = once(gaussian)
+
+
+def _frechet(a: Tensor, reference: Gaussian) -> tuple[float, Tensor]:
     """The distance, and (n,) its derivative by the weight of each of a, up to a constant.
 
-    The trace of the root of the covariances' product is the sum of the singular values of rows(a) @ root(b);
+    The trace of the root of the covariances' product is the sum of the singular values of rows(a) @ root;
     its derivative by a row's weight is half the diagonal of (cross @ cross.T)^(1/2).
     """
-    reference = gaussian(b)
     a = a.detach().cpu().double()
     rows, gap = _rows(a), a.mean(0) - reference.mean
     cross = rows @ reference.root
@@ -100,7 +109,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Biased upwards with few samples; with fewer than F of them rounding may take it slightly below zero.
     """
-    return _frechet(a, b)[0]
+    return _frechet(a, _reference(b))[0]
 
 
 def frechet_estimate(name: str, a: Tensor, b: Tensor, paired: bool = False) -> Estimate:
@@ -110,9 +119,9 @@ def frechet_estimate(name: str, a: Tensor, b: Tensor, paired: bool = False) -> E
     They spread as the plain bootstrap's do, which lie far above the value instead of around it: a resample
     has fewer different images, and the distance is biased upwards with few.
     """
-    value, change = _frechet(a, b)
+    value, change = _frechet(a, _reference(b))
     if paired:
-        change = change + _frechet(b, a)[1]
+        change = change + _frechet(b, gaussian(a))[1]
     return Estimate(value, value + (counts(name, len(a)) - 1) @ change)
 
 
@@ -123,38 +132,47 @@ def kd_subset_size(n: int, m: int) -> int:
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
     """(x.y / F + 1)^3, torch-fidelity's default."""
-    kernel = (x @ y.T).div_(x.shape[1]).add_(1)
+    kernel = torch.addmm(x.new_ones(1), x, y.T, alpha=1 / x.shape[1])
     return kernel.square().mul_(kernel)
 
 
-def _sums(kernel: Kernel, x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(R,) of left[r] @ kernel(x, y) @ right[r], without the pairs of an image with itself if y is x."""
+def _normal(x: Tensor, y: Tensor) -> Tensor:
+    """exp(-|x - y|^2 / (2 * 10^2)), CMMD's."""
+    return torch.cdist(x, y).div_(CMMD_SIGMA).square_().div_(-2).exp_()
+
+
+def _between(kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(R,) the mean kernel between a, weighted by left (R, n), and b, weighted by right (R, m)."""
     total = torch.zeros(len(left), dtype=torch.float64)
-    left, right = left.to(x), right.to(x)
-    for rows in torch.arange(len(x)).split(512):  # short sums: their rounding is of single precision
-        block = kernel(x[rows], y)
-        if y is x:
-            block.diagonal(int(rows[0])).zero_()
-        total += ((left[:, rows] @ block) * right).sum(1, dtype=torch.float64)
-    return total
+    mass, left, right = left.sum(1) * right.sum(1), left.to(a), right.to(a)
+    for rows in torch.arange(len(a)).split(ROWS):
+        total += ((left[:, rows] @ kernel(a[rows], b)) * right).sum(1, dtype=torch.float64)
+    return total / mass
 
 
-def _mean_kernels(
-    kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(R,) each: the mean kernel within a, within b and between them, weighted by left (R, n), right (R, m).
+def _within(kernel: Kernel, a: Tensor, weights: Tensor) -> Tensor:
+    """(R,) the mean kernel of pairs of a, weighted by weights (R, n).
 
     Pairs of an image with itself, or with its copies in a resample, don't count.
     """
+    total = torch.zeros(len(weights), dtype=torch.float64)
+    pairs, weights = weights.sum(1).square() - weights.square().sum(1), weights.to(a)
+    for start in range(0, len(a), ROWS):  # the upper triangle
+        rows = slice(start, start + ROWS)
+        block = kernel(a[rows], a[start:]).triu_(1)
+        total += 2 * ((weights[:, rows] @ block) * weights[:, start:]).sum(1, dtype=torch.float64)
+    return total / pairs
 
-    def pairs(weights: Tensor) -> Tensor:
-        return weights.sum(1).square() - weights.square().sum(1)
 
-    return (
-        _sums(kernel, a, a, left, left) / pairs(left),
-        _sums(kernel, b, b, right, right) / pairs(right),
-        _sums(kernel, a, b, left, right) / (left.sum(1) * right.sum(1)),
-    )
+_within_reference = once(_within)
+
+
+def _mean_kernels(
+    kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor, paired: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(R,) each: the mean kernel within a, within b and between them, weighted by left and right."""
+    others = _within if paired else _within_reference  # what is resampled isn't met again
+    return _within(kernel, a, left), others(kernel, b, right), _between(kernel, a, b, left, right)
 
 
 def _subsets(n: int, m: int) -> tuple[Tensor, Tensor]:
@@ -187,25 +205,25 @@ def kernel_estimate(
     """Squared MMD with the kernel (x.y / F + 1)^3, the mean over subsets (Binkowski et al., 2018).
 
     Unbiased, so it may fall below zero; the subsets are those that torch-fidelity draws. The replicates are
-    of the unbiased MMD of all images, on resamples of a and, paired, of b with it, moved so that the MMD
-    without resampling is at the value. Given labels (n,) and (m,), the classes have the MMD of theirs.
+    of the unbiased MMD of all images, on resamples of a and, paired, of b with it, moved to the value. Given
+    labels (n,) and (m,), the classes have the MMD of theirs.
     """
     a, b = a.detach().cpu(), b.detach().cpu()
-    everyone = torch.ones(1, len(a)).double(), torch.ones(1, len(b)).double()
-    drawn = counts(name, len(a))
-    subsets = _subsets(len(a), len(b))
-    classes, *members = _classes(*labels) if labels else ([], everyone[0][:0], everyone[1][:0])
-    left = torch.cat([everyone[0], drawn, subsets[0], members[0]])
-    right = torch.cat(
-        [everyone[1], drawn if paired else everyone[1].expand(len(drawn), -1), subsets[1], members[1]]
-    )
-    own, others, between = _mean_kernels(_cubic, a, b, left, right)
-    whole, replicates, parts, by_class = (own + others - 2 * between).split(
-        [1, len(drawn), KD_SUBSETS, len(classes)]
-    )
+    drawn, subsets = counts(name, len(a)), _subsets(len(a), len(b))
+    classes, *members = _classes(*labels) if labels else ([], drawn[:0], subsets[1][:0])
+    others = drawn if paired else torch.ones(len(drawn), len(b)).double()
+    left, right = torch.cat([drawn, subsets[0], members[0]]), torch.cat([others, subsets[1], members[1]])
+    within_a, within_b, between = _mean_kernels(_cubic, a, b, left, right, paired)
+    found = within_a + within_b - 2 * between
+    replicates, parts, by_class = found.split([len(drawn), KD_SUBSETS, len(classes)])
     value = parts.mean()
     values = dict(zip(classes, by_class.tolist(), strict=True)) or None
-    return Estimate(value.item(), replicates - whole + value, values)
+    return Estimate(value.item(), moved(replicates, value), values)
+
+
+def moved(replicates: Tensor, value: Tensor | float) -> Tensor:
+    """To lie around the value, free of the bias that resamples have as they hold fewer different images."""
+    return replicates - replicates.mean() + value
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
@@ -213,6 +231,24 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     subsets = _subsets(len(a), len(b))
     own, others, between = _mean_kernels(_cubic, a.detach().cpu(), b.detach().cpu(), *subsets)
     return (own + others - 2 * between).mean().item()
+
+
+def cmmd_estimate(name: str, a: Tensor, b: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> Estimate:
+    """1,000 times the squared MMD with a Gaussian kernel of width 10 (Jayasumana et al., 2024).
+
+    Biased, as published: pairs of an image with itself count. Replicates and classes as in `kernel_estimate`.
+    """
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # kernels are all about 1
+    drawn = counts(name, len(a))
+    everyone = torch.ones(1 + len(drawn), len(a)).double(), torch.ones(1 + len(drawn), len(b)).double()
+    classes, *members = _classes(*labels) if labels else ([], drawn[:0], everyone[1][:0])
+    left, right = torch.cat([everyone[0][:1], drawn, members[0]]), torch.cat([everyone[1], members[1]])
+    within_a, within_b, between = _mean_kernels(_normal, a, b, left, right)
+    unbiased = within_a + within_b - 2 * between
+    biased = unbiased + (1 - within_a) / left.sum(1) + (1 - within_b) / right.sum(1)
+    value, _, by_class = (1000 * biased).split([1, len(drawn), len(classes)])
+    values = dict(zip(classes, by_class.tolist(), strict=True)) or None
+    return Estimate(value.item(), moved(1000 * unbiased[1 : 1 + len(drawn)], value), values)
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
@@ -231,24 +267,6 @@ def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
         generated, real, prc_neighborhood=NEIGHBORHOOD, save_cpu_ram=True, verbose=False
     )
     return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
-
-
-def nearest(queries: Tensor, bank: Tensor) -> Tensor:
-    """(n, F), (m, F) -> (n,) Euclidean distances to the nearest bank entry, in double precision."""
-    bank = bank.double()
-    return torch.cat([torch.cdist(chunk.double(), bank).amin(1) for chunk in queries.split(1024)])
-
-
-def memorisation(samples: Tensor, heldout: Tensor, train: Tensor) -> float:
-    """P(d(sample, nearest train) < d(held-out, nearest train)) over random pairs, ties half, from features.
-
-    0.5 if samples lie as far from the training set as new data does, 1 if they are copies of it. This is the
-    Mann-Whitney U statistic over the number of pairs.
-    """
-    from scipy.stats import mannwhitneyu
-
-    near, far = (nearest(features, train).cpu().numpy() for features in (samples, heldout))
-    return float(mannwhitneyu(far, near, method="asymptotic").statistic / (len(near) * len(far)))
 
 
 def directions(channels: int, count: int) -> Tensor:
@@ -271,7 +289,7 @@ def distance_to_normal(z: Tensor) -> float:
 def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:
     """What a distance depends on besides the features: sizes and settings, for n features against m."""
     base = base_name(name)
-    if base in ("KD", "rKD"):
+    if base in ("KD", "rKD", "KID", "rKID"):
         size = kd_subset_size(n, m)
         return {
             "kernel": "(x.y / F + 1)^3",
@@ -279,6 +297,6 @@ def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:
             "subset_size": size,
             "subset_seed": KD_SEED,
         }
-    if base in ("precision", "recall"):
-        return {"k": NEIGHBORHOOD}
+    if base == "CMMD":
+        return {"kernel": "Gaussian", "sigma": CMMD_SIGMA, "estimator": "biased, times 1000"}
     return {}

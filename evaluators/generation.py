@@ -1,39 +1,90 @@
-"""How close generated images come to the training set, and whether they copy it, by distances of features."""
+"""How close generated images come to the training set, and whether they copy it, by features."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
-from ..bench.api import Evaluator, Metric, Subject
-from ..bench.distances import (
-    distance_protocol,
-    frechet_distance,
-    kernel_distance,
-    memorisation,
-    precision_recall,
-)
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.distances import cmmd_estimate, distance_protocol, frechet_estimate, kernel_estimate
 from ..bench.naming import metric_name
+from ..bench.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
 from ..bench.records import base_name
 from ..bench.registry import register
+from ..bench.resampling import counts
+
+SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults
+PAIRS = 50_000  # training images that samples are compared with one by one
+NEIGHBOURS = ("precision", "recall", "density", "coverage", "label_agreement")
+
+
+def inception_score(name: str, logits: Tensor) -> Estimate:
+    """exp of the mean KL divergence from a sample's classes to all samples' (Salimans et al., 2016).
+
+    The mean over shuffled tenths of the samples, as in torch-fidelity. Replicates are to the first order in
+    the samples' weights, by which the mean over all samples doesn't change the divergence.
+    """
+    n = len(logits)
+    order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(n))
+    splits = min(SPLITS, n)
+    scores, change = [], torch.zeros(n, dtype=torch.float64)
+    for i in range(splits):
+        rows = order[i * n // splits : (i + 1) * n // splits]
+        log_p = logits[rows].detach().cpu().double().log_softmax(1)
+        p = log_p.exp()
+        divergence = (p * (log_p - p.mean(0).log())).sum(1)
+        scores.append(divergence.mean().exp())
+        change[rows] = scores[-1] * (divergence - divergence.mean()) / len(rows) / splits
+    value = torch.stack(scores).mean().item()
+    return Estimate(value, value + (counts(name, n) - 1) @ change)
+
+
+def thinned(n: int) -> slice:
+    """Of n training images at most 50,000, evenly spaced, as they may come sorted by class."""
+    return slice(None, None, math.ceil(n / PAIRS))
 
 
 @register("generation")
 class Generation(Evaluator):
-    """Samples against the train split: gFD, KD, precision, recall, memorisation.
+    """Samples against the train split, by every extractor: Frechet and kernel distances, shares, copies.
 
-    The distances depend on the number of samples. The `real` row can have no more samples than there are
-    held-out images, so every other row is scored at that number too (`gFD@360`): its first samples.
+    Many of these depend on the number of samples. The `real` row can have no more samples than there are
+    held-out images, so every other row is scored at that number too (`gFD@360`): its first samples. Classes
+    have kernel distances and shares; a Frechet distance of so few images would be all bias.
     """
 
     metrics = {
         "gFD": Metric("generator", False, "", "Frechet distance of features, samples to training images."),
         "gFID": Metric("generator", False, "", "gFD on the features of Inception-v3."),
+        "sFD": Metric("generator", False, "", "gFD on a map of features, which keeps where things are."),
+        "sFID": Metric("generator", False, "", "sFD on the features of Inception-v3."),
         "KD": Metric(
             "generator", False, "", "Squared kernel MMD of features; unbiased, so it may be negative."
         ),
+        "KID": Metric("generator", False, "", "KD on the features of Inception-v3."),
+        "CMMD": Metric("generator", False, "", "Squared MMD of CLIP's embeddings, Gaussian kernel, x1000."),
+        "IS": Metric(
+            "generator", True, "", "How sure a classifier is of each sample, and how varied its classes are."
+        ),
         "precision": Metric("generator", True, "", "Share of samples that lie among training images."),
         "recall": Metric("generator", True, "", "Share of training images that lie among samples."),
+        "density": Metric(
+            "generator",
+            True,
+            "",
+            "How densely training images surround samples; may exceed 1, which is where real images lie.",
+        ),
+        "coverage": Metric(
+            "generator", True, "", "Share of training images that have a sample in their neighbourhood."
+        ),
+        "label_agreement": Metric(
+            "generator", True, "", "Share of a sample's 5 nearest training images that are of its class."
+        ),
         "memorisation": Metric(
             "generator",
             None,
@@ -43,35 +94,72 @@ class Generation(Evaluator):
     }
 
     def run(self, subject: Subject) -> dict[str, float]:
-        samples, train = subject.features("samples"), subject.features("train")
-        extractor, heldout = subject.extractors[0], subject.dataset.size("val")
-        counts: list[int | None] = [] if subject.real else [None]
-        if subject.real or len(samples) >= heldout:
-            counts.append(len(samples) if subject.real else heldout)
+        assert subject.samples is not None
+        n, heldout = len(subject.samples), subject.dataset.size("val")
         found: dict[str, float] = {}
-        for at in counts:
-            some = samples[:at]
-            precision, recall = precision_recall(some, train)
-            found[metric_name("gFD", extractor, at)] = frechet_distance(some, train)
-            found[metric_name("KD", extractor, at)] = kernel_distance(some, train)
-            found[metric_name("precision", extractor, at)] = precision
-            found[metric_name("recall", extractor, at)] = recall
-        if not subject.real:
-            found[metric_name("memorisation", extractor)] = memorisation(
-                samples, subject.features("val"), train
-            )
+        for extractor in subject.extractors:
+            if not subject.real:
+                found |= self._score(subject, extractor, None)
+            if subject.real or n >= heldout:
+                found |= self._score(subject, extractor, n if subject.real else heldout)
         return found
 
+    def _score(self, subject: Subject, extractor: FeatureExtractor, at: int | None) -> dict[str, float]:
+        """The metrics of the first `at` samples."""
+        samples, train = (subject.features(of, "pooled", extractor) for of in ("samples", "train"))
+        samples, few = samples[:at], thinned(len(train))
+        labels = self._labels(subject, at, few)
+
+        def name(base: str) -> str:
+            return metric_name(base, extractor, at)
+
+        if extractor.cmmd:
+            return {name("CMMD"): cmmd_estimate(name("CMMD"), samples, train[few], labels)}
+        found: dict[str, float] = {name("gFD"): frechet_estimate(name("gFD"), samples, train)}
+        if "spatial" in extractor.outputs and at is None:
+            maps = [subject.features(of, "spatial", extractor) for of in ("samples", "train")]
+            found[name("sFD")] = frechet_estimate(name("sFD"), *maps)
+        found[name("KD")] = kernel_estimate(name("KD"), samples, train[few], labels=labels)
+        if "logits" in extractor.outputs:
+            logits = subject.features("samples", "logits", extractor)[:at]
+            found[name("IS")] = inception_score(name("IS"), logits)
+        if min(len(samples), len(train)) <= NEAREST:
+            return found
+        names = {base: name(base) for base in NEIGHBOURS}
+        shares, near = overlap_estimates(names, samples, train[few], labels)
+        if at is None:
+            full, heldout = name("memorisation"), subject.features("val", "pooled", extractor)
+            asked = labels[0] if labels else None
+            shares[full] = memorisation_estimate(full, near, heldout, train[few], asked)
+        return found | shares
+
+    def _names(self, extractor: FeatureExtractor, at: int | None) -> set[str]:
+        return {metric_name(base, extractor, at) for base in self.metrics}
+
+    def _labels(self, subject: Subject, at: int | None, few: slice) -> tuple[Tensor, Tensor] | None:
+        """Of samples and of the training images they are compared with, if there are classes."""
+        asked, known = subject.sample_labels, subject.labels("train")
+        if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
+            return None
+        return asked[:at].cpu(), known[few].cpu()
+
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        at = re.search(r"@(\d+)", name)
-        n = int(at[1]) if at else len(subject.features("samples"))
-        m = len(subject.features("train"))
-        common = {
-            "n": n,
-            "reference": "train",
-            "reference_n": m,
-            "features": subject.extractors[0].protocol(),
-        }
-        if base_name(name) == "memorisation":
-            return {**common, "heldout_n": len(subject.features("val")), "ties": "half"}
-        return {**common, **distance_protocol(name, n, m)}
+        assert subject.samples is not None
+        base, at = base_name(name), re.search(r"@(\d+)", name)
+        n = int(at[1]) if at else len(subject.samples)
+        extractor = next(e for e in subject.extractors if name in self._names(e, int(at[1]) if at else None))
+        features = {"features": extractor.protocol()}
+        if base == "IS":
+            return {"n": n, "splits": min(SPLITS, n), "split_seed": SPLIT_SEED, **features}
+        m = subject.dataset.size("train")
+        common = {"n": n, "reference": "train", "reference_n": m, **features}
+        if base in ("gFD", "gFID"):
+            return common
+        if base in ("sFD", "sFID"):
+            return {**common, "output": "spatial"}
+        common["reference_n"] = m = len(range(m)[thinned(m)])
+        if base in ("KD", "KID", "CMMD"):
+            return {**common, **distance_protocol(name, n, m)}
+        if base == "memorisation":
+            common["heldout_n"] = subject.dataset.size("val")
+        return {**common, **neighbour_protocol(name)}
