@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from .naming import BRACKETED
 from .records import natural
 from .rows import ARROWS, Column, Row, Value
 
@@ -110,9 +112,15 @@ def scored(row: Row, scope: str) -> bool:
 
 
 def headers(columns: list[Column]) -> list[str]:
-    extractors = extractors_of(columns)
+    names = zip(short_names(columns), columns, strict=True)
+    return [" ".join(filter(None, (name, c.better, c.protocol))) for name, c in names]
+
+
+def short_names(columns: Sequence[Column]) -> list[str]:
+    """Without the extractor if there is one alone, unless that would leave a published name, as `IS`."""
+    extractors = extractors_of(list(columns))
     hidden = extractors[0] if len(extractors) == 1 else ""
-    return [" ".join(filter(None, (c.name.replace(hidden, ""), c.better, c.protocol))) for c in columns]
+    return [c.name if c.base in BRACKETED else c.name.replace(hidden, "") for c in columns]
 
 
 def extractors_of(columns: list[Column]) -> list[str]:
