@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from ..bench.lpips import Lpips
 from ..bench.naming import metric_name
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WORST = 16  # shown
 
@@ -94,10 +97,11 @@ class Reconstruction(Evaluator):
             name: mean_estimate(name, values, labels) for name, values in found.items()
         }
         for extractor in compared(subject):
-            pair = [subject.features(of, extractor=extractor) for of in ("reconstructions", "val")]
+            drawn = subject.features("reconstructions", extractor=extractor)
+            originals = subject.features("val", extractor=extractor)
             for base, estimate in (("rFD", frechet_estimate), ("rKD", kernel_estimate)):
                 name = metric_name(base, extractor)
-                scores[name] = estimate(name, *pair, paired=True)
+                scores[name] = estimate(name, drawn, originals, paired=True)
         return scores
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -115,7 +119,7 @@ class Reconstruction(Evaluator):
         extras = distance_protocol(name, n, n)
         return {**common, "latent": "drawn", "features": names[name].protocol(), **extras}
 
-    def figures(self, subject: Subject) -> dict[str, Tensor]:
+    def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
         images, drawn = to_uint8(subject.images("val")).cpu(), to_uint8(subject.reconstructions()).cpu()
         if ssim_window(*images.shape[-2:]) is None:
             return {}

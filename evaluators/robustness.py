@@ -47,11 +47,15 @@ def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
 
 
 def tolerance(noise: Sequence[float], curve: Sequence[float]) -> float:
-    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; else the largest."""
-    target = curve[0] - FALL
-    for (s, above), (following, below) in pairwise(zip(noise, curve, strict=True)):
-        if below <= target:
-            return s + (following - s) * (above - target) / (above - below)
+    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; else the largest.
+
+    Between two levels the squared error grows with the squared noise, as it does for a linear decoder.
+    """
+    points = [(s**2, 10 ** (-value / 10)) for s, value in zip(noise, curve, strict=True)]
+    target = points[0][1] * 10 ** (FALL / 10)
+    for (s, below), (following, above) in pairwise(points):
+        if above >= target:
+            return (s + (following - s) * (target - below) / (above - below)) ** 0.5
     return noise[-1]
 
 
@@ -75,7 +79,10 @@ def metrics_for(levels: Sequence[float], distances: Sequence[float]) -> dict[str
     """What the numbers mean; names carry the noise."""
     found = {
         "noise_tolerance": Metric(
-            "tokenizer", True, "", "Noise on latents, in their standard deviations, that costs 3 dB of PSNR."
+            "tokenizer",
+            True,
+            "",
+            "Noise, in standard deviations of latents, that costs 3 dB: soon, of a high PSNR.",
         ),
         "noise_unit": Metric(
             "tokenizer", None, "", "The standard deviation of latents, in which noise comes."
@@ -121,7 +128,7 @@ class Robustness(Evaluator):
         self.levels, self.distances = sorted({*noise, *distances}), sorted(set(distances))
         self.midpoints = tuple(dict.fromkeys(midpoints))
         self.metrics = metrics_for(self.levels, self.distances)  # type: ignore[misc]
-        self._last: tuple[Subject, dict[float, Tensor], dict[str, float]] | None = None
+        self._last: tuple[Subject, dict[float, Tensor], dict[str, Estimate]] | None = None
 
     def run(self, subject: Subject) -> dict[str, float]:
         curve, distances = self._measured(subject)
@@ -151,32 +158,39 @@ class Robustness(Evaluator):
             return {"n": n, "latent": "drawn", "unit": unit, "over_channels": "root mean square"}
         common |= {"reference": "val, paired", "unit": unit}
         if base == "noise_tolerance":
-            return {**common, "noise": [0.0, *self.levels], "fall_dB": FALL, "between": "linear"}
+            return {
+                **common,
+                "noise": [0.0, *self.levels],
+                "fall_dB": FALL,
+                "between": "squares are linear",
+            }
         return {**common, "noise": float(base.rpartition("_")[2])}
 
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
         curve, distances = self._measured(subject)
         extractor = measured_by(subject)
-        at = {}
+        at, label = {}, ""
         if self.distances and extractor is not None:
             pair = [subject.features(of, extractor=extractor) for of in ("reconstructions", "val")]
             names = {s: metric_name(f"rFD_noise_{s:g}", extractor) for s in self.distances}
+            label = metric_name("rFD", extractor)
             at = {0.0: frechet_distance(*pair)} | {s: distances[name] for s, name in names.items()}
         found: dict[str, Figure | Tensor] = {
-            "noise": drawing({s: values.mean().item() for s, values in curve.items()}, at)
+            "noise": drawing({s: one.mean().item() for s, one in curve.items()}, at, label)
         }
         if self.midpoints and min(subject.dataset.image.height, subject.dataset.image.width) > 1:
             found["interpolation"] = self._ways(subject)
         return found
 
-    def _measured(self, subject: Subject) -> tuple[dict[float, Tensor], dict[str, float]]:
+    def _measured(self, subject: Subject) -> tuple[dict[float, Tensor], dict[str, Estimate]]:
         """PSNR of each image by noise, from none up, and the Frechet distances by name."""
         if self._last is None or self._last[0] is not subject:
             z, images, device = subject.latents("val"), to_uint8(subject.images("val")), device_of(subject)
             step = unit(z) * subject.noise.fork("robustness").normal(z, "noise")
             noisy = {s: decode(subject.tokenizer, z + s * step, device) for s in (0.0, *self.levels)}
             curve = {s: psnr(to_uint8(decoded).cpu(), images.cpu()) for s, decoded in noisy.items()}
-            extractor, distances = measured_by(subject), {}
+            extractor = measured_by(subject)
+            distances: dict[str, Estimate] = {}
             if extractor is not None:
                 val = subject.features("val", extractor=extractor)
                 for s in self.distances:
@@ -241,13 +255,13 @@ def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Est
     )
 
 
-def drawing(psnrs: dict[float, float], distances: dict[float, float]) -> Figure:
+def drawing(psnrs: dict[float, float], distances: dict[float, float], distance: str) -> Figure:
     """PSNR and, where it was taken, rFD against the noise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * (1 + bool(distances)), 3), dpi=100, layout="constrained")
     axes = figure.subplots(1, 1 + bool(distances), squeeze=False)[0]
-    for axis, points, label in zip(axes, (psnrs, distances), ("PSNR (dB)", "rFD"), strict=False):
+    for axis, points, label in zip(axes, (psnrs, distances), ("PSNR (dB)", distance), strict=False):
         axis.plot(list(points), list(points.values()), "o-", color="#30638e")
         axis.set(xlabel="noise on latents (standard deviations)", ylabel=label, xlim=(0, None))
         axis.grid(alpha=0.25)

@@ -11,6 +11,8 @@ from latentbench.bench import lpips
 from latentbench.bench.lpips import Lpips
 from latentbench.bench.naming import ALEX, VGG, check_name
 from latentbench.bench.registry import create
+from latentbench.bench.rows import Column
+from latentbench.bench.tables import short_names
 
 
 def levels(n=2, channels=3, side=64, seed=0):
@@ -130,6 +132,13 @@ def test_only_the_known_weights_give_the_published_name(backbone):
         check_name("LPIPS", other.protocol())
     with pytest.raises(ValueError, match="not its weights"):
         check_name("LPIPS", published.protocol())  # of the fixture's file
+
+
+def test_no_table_leaves_a_bracket_out_that_keeps_a_name_from_being_the_published_one():
+    columns = [Column(name, "abc123", "tokenizer", {}) for name in ("LPIPS[alex:random]", "PSNR")]
+    assert short_names(columns) == ["LPIPS[alex:random]", "PSNR"]
+    columns = [Column(f"{name}[net]", "abc123", "generator", {}) for name in ("gFD", "IS", "KD")]
+    assert short_names(columns) == ["gFD", "IS[net]", "KD"]
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])

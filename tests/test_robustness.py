@@ -78,10 +78,12 @@ def test_a_dead_channel_stays_as_it_is():
 
 
 def test_the_tolerance_is_where_the_curve_crosses_three_decibels():
-    noise = [0, 0.1, 0.2, 0.5]
-    assert tolerance(noise, [30, 29, 25, 20]) == pytest.approx(0.15)
-    assert tolerance(noise, [30, 24, 20, 10]) == pytest.approx(0.05)
+    noise = [0.0, 0.1, 0.2, 0.5]
+    for own in (0.03, 0.15, 0.4):  # the error of a linear decoder without noise
+        curve = [-10 * math.log10(own**2 + s**2) for s in noise]
+        assert tolerance(noise, curve) == pytest.approx(own * (10**0.3 - 1) ** 0.5)
     assert tolerance(noise, [30, 30, 29, 28]) == 0.5
+    assert tolerance(noise, [30, 27, 20, 10]) == pytest.approx(0.1)
 
 
 def test_replicates_and_classes_are_those_of_the_mean_curve():
