@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from .records import Record, RecordError, plain_json, read
 from .rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from .selection import matches, parse_filter, selects
 from .standings import LEVEL, on_shared_images
-from .statistics import Difference, difference
+from .statistics import Difference, difference, mean
 from .tables import number, shown
 
 Key = tuple[str, ...]
@@ -136,13 +135,13 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate]
     for scope, rows in (("tokenizer", tokenizer_rows), ("generator", rows_of)):
         if scope == "tokenizer" and free == {"generator"}:
             continue  # a tokenizer would be set against itself
-        sides = [_by_key(each, rows(each.records), free) for each in (a, b)]
-        everything = [row for side in sides for row in side.values()]
+        ours, theirs = (_by_key(each, rows(each.records), free) for each in (a, b))
+        everything = [*ours.values(), *theirs.values()]
         columns = [c for row in everything for c in row.values if c.scope == scope]
         known |= {column.name: column for column in columns}
         usual = {column.name for column in shown(everything, scope)[0] if column.better}
         wanted = {c.name for c in columns if _fits(c.name, patterns) or not patterns and c.name in usual}
-        _match(*sides, _cells(b, scope, free), scope, wanted, found)
+        _match(ours, theirs, _cells(b, scope, free), scope, wanted, found)
     for pattern in patterns:
         if not any(_fits(name, [pattern]) for name in known):
             raise CompareError(f"no metric fits {pattern!r}; there are {', '.join(known)}")
@@ -232,25 +231,22 @@ def _match(
             else:
                 why = cells[key[:-1]] or ("not finite" if column in values else "not scored")
                 found.lost.setdefault(column.name, []).append(f"{name}: no value in B ({why})")
-    mine = {key[:-1] for key in a}
+    known = {key[:-1] for key in a}
     for key, row in b.items():
-        if key[:-1] not in mine and any(c.name in wanted and c.scope == scope for c in row.values):
+        if key[:-1] not in known and any(c.name in wanted and c.scope == scope for c in row.values):
             found.apart.append(f"only in B: {_name(key[:-1])}")
 
 
 def _line(name: str, row: Row, column: Column, theirs: Value) -> Line:
     """Over the seeds that both have, if there are any."""
-    a, b = row.values[column].observations, theirs.observations
-    common = {o.seed for o in a} & {o.seed for o in b}
-    if common:
-        a, b = ([o for o in each if o.seed in common] for each in (a, b))
-    values = [{o.seed: o.value for o in each} for each in (a, b)]
-    same = values[0] == values[1]
+    both = row.values[column].observations, theirs.observations
+    common = set.intersection(*({o.seed for o in each} for each in both))
+    a, b = ([o for o in each if o.seed in common or not common] for each in both)
+    same = {o.seed: o.value for o in a} == {o.seed: o.value for o in b}
     found = difference(a, b, on_shared_images(column))
     if same:
         found = replace(found, effect=0.0, low=min(found.low, 0.0), high=max(found.high, 0.0), p=1.0)
-    means = [fmean(each.values()) for each in values]
-    return Line(name, column, *means, found, found.p, same)
+    return Line(name, column, mean(a), mean(b), found, found.p, same)
 
 
 def _corrected(lines: list[Line]) -> list[Line]:

@@ -97,13 +97,13 @@ def _number(text: str) -> str:
     return f"$-${escape(text[1:])}" if text.startswith("-") else escape(text)
 
 
-def _headers(columns: Sequence[Column]) -> list[str]:
-    twins = [column.name for column in columns]
+def _headers(columns: list[Column]) -> list[str]:
+    names = short_names(columns)
     return [
         escape(name)
         + DIRECTIONS[column.better]
-        + (rf" \texttt{{{column.protocol}}}" if twins.count(column.name) > 1 else "")
-        for name, column in zip(short_names(columns), columns, strict=True)
+        + (rf" \texttt{{{column.protocol}}}" if names.count(name) > 1 else "")
+        for name, column in zip(names, columns, strict=True)
     ]
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .findings import Finding
-    from .statistics import Rank
 
 __all__ = ["frame", "markdown", "report", "summary", "write"]
 
@@ -104,23 +103,24 @@ def frame(records: Iterable[Record], complete: bool = True) -> pd.DataFrame:
         data[f"{name}_std"] = pd.array([v.std for v in values], dtype="Float64")
         data[f"{name}_n"] = [v.n for v in values]
         for i, end in enumerate(("low", "high")):
-            data[f"{name}_{end}"] = pd.array([v.interval and v.interval[i] for v in values], dtype="Float64")
+            ends = [v.interval[i] if v.interval else None for v in values]
+            data[f"{name}_{end}"] = pd.array(ends, dtype="Float64")
         if column in ranks:
-            for end in ("low", "high"):
-                found = [rank and getattr(rank, end) for rank in ranks[column]]
-                data[f"{name}_rank_{end}"] = pd.array(found, dtype="Int64")
+            for i, end in enumerate(("low", "high")):
+                places = [rank[i] if rank else None for rank in ranks[column]]
+                data[f"{name}_rank_{end}"] = pd.array(places, dtype="Int64")
     for name in first_seen(row.cost for row in rows):
         data[f"cost_{name}"] = pd.array([row.cost.get(name) for row in rows], dtype="Float64")
     return pd.DataFrame({**data, "reason": [row.reason for row in rows]})
 
 
-def _ranks(rows: list[Row]) -> dict[Column, list[Rank | None]]:
+def _ranks(rows: list[Row]) -> dict[Column, list[tuple[int, int] | None]]:
     """Of each row, by the score that the generation table ranks by; None for rows that it doesn't rank."""
-    found: dict[Column, list[Rank | None]] = {}
+    found: dict[Column, list[tuple[int, int] | None]] = {}
     for contest in contests(rows, first_score(rows, "generator")):
         mine = found.setdefault(contest.column, [None] * len(rows))
         for place, rank in zip(contest.places, contest.ranks, strict=True):
-            mine[place] = rank
+            mine[place] = rank.low, rank.high
     return found
 
 

@@ -260,9 +260,13 @@ def _finding(finding: Finding) -> str:
 
 
 def _frame(table: pd.DataFrame) -> str:
-    """Numbers as in other tables, nothing where there is none."""
+    """Numbers to the right and as in other tables, nothing where there is none."""
+    from tabulate import tabulate
+
+    header = [escape(str(name)) for name in table.columns]
     lines = [[_plain(value) for value in line] for line in table.astype(object).itertuples(index=False)]
-    return _table([escape(str(name)) for name in table.columns], lines, 1) if lines else ""
+    align = ["right" if kind.kind in "iuf" else "left" for kind in table.dtypes]
+    return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align) if lines else ""
 
 
 def _plain(value: Any) -> str:
