@@ -1,6 +1,7 @@
-"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `clean`.
+"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `compare`, `clean`.
 
-Exit codes: 0 done; 1 some cells failed (the report is written); 2 usage or matrix error; 130 interrupted.
+Exit codes: 0 done; 1 some cells failed (the report is written); 2 usage or matrix error; 3 worse
+(`compare --fail-on`); 130 interrupted.
 Anything that needs torch is imported by the command that needs it.
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -94,7 +96,7 @@ def run(
 
     traces: list[str] = []
     with _resumable():
-        loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
+        loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
         folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
         options = running.Options(folder, workers, device, fail_fast, keep_records, rerun, profile)
         needed = plan.needed(cells)
@@ -123,10 +125,10 @@ def run(
     print()
     for record in failed:
         print(f"failed: {' · '.join(record.cell.values())}: {record.reason}")
-    print(f"leaderboard: {folder / 'leaderboard.md'} and {folder / 'leaderboard.csv'}")
+    print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
     pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
     print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
-    print(f"next:        bench report {folder}   (rebuilds the tables from the records)")
+    print(f"next:        bench report {folder}   (rebuilds all of it from the records)")
     if failed:
         if not debug:
             print(f"{len(failed)} of {len(found)} cells failed; --debug shows tracebacks")
@@ -276,7 +278,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
     output: OutOption = None,
 ) -> None:
-    """Rebuild the tables from records alone."""
+    """Rebuild the tables, the analyses and the page from records and pictures alone."""
     from . import leaderboard
     from .records import RecordError
 
@@ -288,6 +290,44 @@ def report(
         _fail(str(error), 2)
     for file in written:
         print(file)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="results/NAME, or results/NAME:regularizer=none")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is set against A, in the same way.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="PATTERN", help="Only these: 'gFD', 'gFD@*', '*'; may be repeated."),
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="METRIC[:AMOUNT|%]",
+            help="Exit with 3 if B is significantly worse in it (by more than AMOUNT); only what is named "
+            "here or by --metric is compared.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set two results folders, or two rows of one, against each other: B - A, paired over cells and seeds."""
+    from . import compare as comparing
+
+    try:
+        gates = [comparing.gate(text) for text in fail_on or ()]
+        found = comparing.compare(comparing.side(a), comparing.side(b), metric or (), gates)
+    except comparing.CompareError as error:
+        _fail(str(error), 2)
+    failed = comparing.regressions(found, gates)
+    if as_json:
+        print(json.dumps(comparing.to_json(found) | {"regressions": failed}, indent=1))
+    else:
+        print(comparing.text(found))
+    for regression in failed:
+        err.print(Text(f"regression: {regression}"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -330,16 +370,16 @@ def audit(
     if as_json:
         print(json.dumps(table.to_dict("records"), indent=1))
         return
-    shown = Table(*table.columns[:8], box=None, header_style="bold")
+    shown = Table(*map(escape, table.columns[:8]), box=None, header_style="bold")
     for row in table.itertuples(index=False):
-        shown.add_row(*(number(v) if isinstance(v, float) else str(v) for v in row[:8]))
+        shown.add_row(*(number(v) if isinstance(v, float) else escape(str(v)) for v in row[:8]))
     out.print(shown)
     distance = table.columns[2]
     low, high = table[distance].min(), table[distance].max()
-    out.print(
-        f"the same images score {distance} {number(low)} to {number(high)}: compare under one protocol only",
-        soft_wrap=True,
+    said = (
+        f"the same images score {distance} {number(low)} to {number(high)}: compare under one protocol only"
     )
+    out.print(Text(said), soft_wrap=True)
 
 
 @app.command()
@@ -405,6 +445,7 @@ def _open(
     seeds: int | None,
     plugins: list[Path] | None,
     device: str,
+    fetch: bool = False,
 ) -> tuple[Matrix, Plan, list[Cell], Store]:
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
     from . import matrix as matrices
@@ -416,7 +457,7 @@ def _open(
     try:
         accept = parse_filter(filter)
         loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
-        made = planning.make(loaded, device=device)
+        made = planning.make(loaded, device=device, fetch=fetch)
     except matrices.MatrixError as error:
         for problem in error.problems:
             err.print(Text(str(problem)), soft_wrap=True)
