@@ -102,15 +102,23 @@ def plain(ax: Axes) -> None:
 def captions(ax: Axes, title: str, x: str, y: str = "") -> None:
     """A panel's title and the names of its axes; the y axis is named at the left of a row alone."""
     ax.set_xlabel(x, parse_math=False)
-    if ax.get_subplotspec().is_first_col():
+    place = ax.get_subplotspec()
+    if place is None or place.is_first_col():
         ax.set_ylabel(y, parse_math=False)
     ax.set_title(title, loc="left", fontsize=9, color=INK, fontweight="bold", parse_math=False)
 
 
-def write(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Text at a point, offset by `xytext` points."""
-    options = {"color": INK, "fontsize": SMALL, "xytext": (4, 3), "textcoords": "offset points"} | options
-    ax.annotate(text, (x, y), parse_math=False, **options)
+def write(ax: Axes, x: float, y: float, text: str) -> None:
+    """Text beside a point."""
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(4, 3),
+        textcoords="offset points",
+        color=INK,
+        fontsize=SMALL,
+        parse_math=False,
+    )
 
 
 def key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int = 5) -> None:
@@ -149,8 +157,8 @@ def row_looks(regularizers: Iterable[str]) -> dict[str, dict[str, Any]]:
 def row_key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], **others: Mapping[str, Any]) -> None:
     """A legend of rows; of families alone where there are too many rows to read."""
     if len(looks) > MOST_ROWS:
-        looks = {family(one): {**look, "linestyle": "-"} for one, look in reversed(looks.items())}
-        looks = dict(reversed(looks.items()))
+        first = {family(one): one for one in reversed(list(looks))}
+        looks = {name: {**looks[first[name]], "linestyle": "-"} for name in reversed(first)}
     key(figure, {**looks, **others})
 
 

@@ -139,7 +139,7 @@ def _figure(found: Sequence[Choice], column: Column) -> Figure:
             )
             look = {**looks[entry.regularizer], "markersize": 4}
             ax.errorbar(ws, means, yerr=spreads, lw=1.2, elinewidth=0.7, **look)
-            ax.plot(entry.guidance, entry.value.mean, "o", ms=9, mfc="none", mec=drawing.INK, mew=0.8)
+            ax.plot(entry.guidance, entry.mean, "o", ms=9, mfc="none", mec=drawing.INK, mew=0.8)
         drawing.logarithmic(ax, "y", [value.mean or 0.0 for entry in mine for value in entry.values.values()])
         ax.set_xticks(sorted({w for entry in mine for w in entry.values}))
         drawing.captions(ax, generator, "guidance w", f"{column.name} ↓")

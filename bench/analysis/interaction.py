@@ -31,7 +31,7 @@ class Block:
     @property
     def means(self) -> np.ndarray:
         """(labels, generators)."""
-        return np.array([[self.entries[r, g].value.mean for g in self.generators] for r in self.labels])
+        return np.array([[self.entries[r, g].mean for g in self.generators] for r in self.labels])
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
@@ -146,7 +146,7 @@ def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
     parts, firsts, alone = [], [], []
     for generator, mine in places.items():
         entries = board.with_generator(generator)
-        first = min(entries, key=lambda e: e.value.mean or math.inf).label
+        first = min(entries, key=lambda e: e.mean).label
         tied = [label for label, rank in mine.items() if rank.tied and label != first]
         trained = bool(mine) and all(rank.basis == "seeds" for rank in mine.values())
         firsts.append(first)
@@ -206,7 +206,7 @@ def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
     generators = board.generators(2)
     relative: dict[tuple[str, str], float] = {}
     for g in generators:
-        means = {e.label: e.value.mean or math.nan for e in board.with_generator(g)}
+        means = {e.label: e.mean for e in board.with_generator(g)}
         relative |= {(label, g): mean / min(means.values()) for label, mean in means.items()}
 
     def overall(label: str) -> float:

@@ -72,7 +72,7 @@ def points(entries: Sequence[Entry], x: Column) -> list[Point]:
         Point(
             entry,
             sign * mean,
-            entry.value.mean or 0.0,
+            entry.mean,
             {seed: sign * v for seed, v in by_seed(entry.row.values[x]).items()},
             by_seed(entry.value),
         )
@@ -83,9 +83,9 @@ def points(entries: Sequence[Entry], x: Column) -> list[Point]:
 
 def front(xy: np.ndarray) -> np.ndarray:
     """(n, 2), lower is better -> (n,) whether no other point is as good in both and better in one."""
-    no_worse = (xy[None] <= xy[:, None]).all(-1)
-    better = (xy[None] < xy[:, None]).any(-1)
-    return ~(no_worse & better).any(1)
+    no_worse = np.all(xy[None] <= xy[:, None], axis=-1)
+    better = np.any(xy[None] < xy[:, None], axis=-1)
+    return np.logical_not(np.any(no_worse & better, axis=1))
 
 
 def hypervolume(xy: np.ndarray, best: np.ndarray, worst: np.ndarray) -> float:
@@ -132,7 +132,8 @@ def at(path: Sequence[Point], x: float) -> list[float]:
             (p.xs[tokenizer_seed(seed)], p.ys[seed]) for p in path if seed in p.ys and _has(p, seed)
         )
         if len(line) > 1 and line[0][0] <= x <= line[-1][0]:
-            values.append(float(np.interp(x, *zip(*line, strict=True))))
+            xs, ys = zip(*line, strict=True)
+            values.append(float(np.interp(x, xs, ys)))
     return values
 
 

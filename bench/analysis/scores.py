@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -29,12 +30,16 @@ class Entry:
     @cached_property
     def guidance(self) -> float:
         """The best in the mean over seeds; chosen on the samples that are reported (see guidance.py)."""
-        return min(self.values, key=lambda w: (self.values[w].mean, w))
+        return min(self.values, key=lambda w: (self.values[w].mean or math.inf, w))
 
     @property
     def value(self) -> Value:
         """At its best guidance."""
         return self.values[self.guidance]
+
+    @property
+    def mean(self) -> float:
+        return self.value.mean or math.nan
 
     @property
     def row(self) -> Row:
@@ -66,10 +71,12 @@ class Board:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """In the order of labels."""
-        found: dict[tuple[str, str, str], list[Row]] = {}
+        """In the order of labels; a distance of 0, which is rounding, has no logarithm and no place."""
+        column, found = self.column, dict[tuple[str, str, str], list[Row]]()
+        if column is None:
+            return []
         for row in self.rows:
-            if self.column and mean_of(row, self.column) is not None:
+            if (mean_of(row, column) or 0.0) > 0:
                 found.setdefault((row.generator, row.tokenizer, row.regularizer), []).append(row)
         entries = [
             Entry(
@@ -77,8 +84,8 @@ class Board:
                 tokenizer,
                 regularizer,
                 generator,
-                {row.guidance or 1.0: row for row in mine},
-                {row.guidance or 1.0: row.values[self.column] for row in mine},
+                {_guidance(row): row for row in mine},
+                {_guidance(row): row.values[column] for row in mine},
             )
             for (generator, tokenizer, regularizer), mine in found.items()
         ]
@@ -120,6 +127,10 @@ class Board:
     def seeds(self) -> int:
         """The most seeds that any entry's value is over."""
         return max((entry.value.n for entry in self.entries), default=0)
+
+
+def _guidance(row: Row) -> float:
+    return 1.0 if row.guidance is None else row.guidance
 
 
 def head(column: Column) -> str:

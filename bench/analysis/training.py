@@ -194,7 +194,7 @@ def _final(board: Board) -> Finding | None:
         record = next((r for r in board.records if _is_of(r, entry)), None)
         steps = record.provenance.get("budget", {}).get("generator_steps") if record else None
         tflop = training_tflop(record, np.array([steps], dtype=float)) if record and steps else None
-        if tflop is not None and entry.value.mean:
+        if tflop is not None:
             placed.append((entry, float(tflop[0])))
     generators = [g for g in board.generators() if sum(e.generator == g for e, _ in placed) > 1]
     placed = [(e, x) for e, x in placed if e.generator in generators]
@@ -203,7 +203,7 @@ def _final(board: Board) -> Finding | None:
     fronts = {}
     for generator in generators:
         mine = [(e, x) for e, x in placed if e.generator == generator]
-        mask = front(np.array([(x, e.value.mean) for e, x in mine]))
+        mask = front(np.array([(x, e.mean) for e, x in mine]))
         fronts[generator] = [e.label for (e, _), on in zip(mine, mask, strict=True) if on]
     parts = [f"{listed(labels)} ({generator})" for generator, labels in fronts.items()]
     table = pd.DataFrame(
@@ -211,7 +211,7 @@ def _final(board: Board) -> Finding | None:
             "generator": e.generator,
             "regularizer": e.label,
             "TFLOP": x,
-            column.name: e.value.mean,
+            column.name: e.mean,
             f"{column.name} std": e.value.std,
             "on the front": "yes" if e.label in fronts[e.generator] else "no",
         }
@@ -253,8 +253,8 @@ def _scatter(
         for entry, x in mine:
             look = {**looks[entry.regularizer], "linestyle": ""}
             look["markerfacecolor"] = look["color"] if entry.label in fronts[generator] else "none"
-            ax.errorbar(x, entry.value.mean, yerr=entry.value.std, elinewidth=0.8, **look)
-        drawing.logarithmic(ax, "y", [e.value.mean or 0.0 for e, _ in mine])
+            ax.errorbar(x, entry.mean, yerr=entry.value.std, elinewidth=0.8, **look)
+        drawing.logarithmic(ax, "y", [e.mean for e, _ in mine])
         ax.margins(x=0.12)
         drawing.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
     names = {one: {**look, "linestyle": ""} for one, look in looks.items()}
