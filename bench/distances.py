@@ -42,7 +42,7 @@ def once(function: Callable[..., Made]) -> Callable[..., Made]:
         if not isinstance(argument, Tensor):
             return argument
         array = np.ascontiguousarray(argument.detach().cpu().numpy())
-        return hashlib.sha256(array).digest(), argument.shape, argument.dtype
+        return hashlib.sha256(array.data).digest(), argument.shape, argument.dtype
 
     @wraps(function)
     def found(*arguments: Tensor | Hashable) -> Made:

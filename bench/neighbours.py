@@ -16,7 +16,7 @@ from .records import base_name
 from .resampling import class_means, counts, mean_estimate
 
 NEAREST = 5  # k of density, coverage and the agreement of labels
-ROWS = 1024
+ROWS = 256  # of distances at a time
 
 
 def radii(points: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class Generation(Evaluator):
     have kernel distances and shares; a Frechet distance of so few images would be all bias.
     """
 
+    version = 2
     metrics = {
         "gFD": Metric("generator", False, "", "Frechet distance of features, samples to training images."),
         "gFID": Metric("generator", False, "", "gFD on the features of Inception-v3."),
@@ -117,8 +118,8 @@ class Generation(Evaluator):
             return {name("CMMD"): cmmd_estimate(name("CMMD"), samples, train[few], labels)}
         found: dict[str, float] = {name("gFD"): frechet_estimate(name("gFD"), samples, train)}
         if "spatial" in extractor.outputs and at is None:
-            maps = [subject.features(of, "spatial", extractor) for of in ("samples", "train")]
-            found[name("sFD")] = frechet_estimate(name("sFD"), *maps)
+            maps, others = (subject.features(of, "spatial", extractor) for of in ("samples", "train"))
+            found[name("sFD")] = frechet_estimate(name("sFD"), maps, others)
         found[name("KD")] = kernel_estimate(name("KD"), samples, train[few], labels=labels)
         if "logits" in extractor.outputs:
             logits = subject.features("samples", "logits", extractor)[:at]
