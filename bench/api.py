@@ -361,6 +361,13 @@ class FeatureExtractor:
         """sha256 of the weights; None if they aren't there yet."""
         raise NotImplementedError
 
+    def fetch(self) -> None:
+        """Downloads weights that aren't there, if they can be had; called before a run.
+
+        Raises:
+            FileNotFoundError: naming the file, where it would have to be downloaded offline.
+        """
+
     def protocol(self) -> dict[str, Any]:
         """Everything besides the images that a feature depends on: weights, resolution, resizing, layer."""
         raise NotImplementedError

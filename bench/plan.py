@@ -113,18 +113,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def make(matrix: Matrix, *, device: str = "cpu") -> Plan:
+def make(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
     """Cells and stages of a matrix; rows whose parts don't fit each other become skipped cells.
+
+    With `fetch`, weights that aren't there are downloaded: they are part of the keys.
 
     Raises:
         MatrixError: with every option that a constructor refuses, at its row.
     """
-    return _Planner(matrix, device).plan()
+    return _Planner(matrix, device, fetch).plan()
 
 
 class _Planner:
-    def __init__(self, matrix: Matrix, device: str) -> None:
-        self.matrix = matrix
+    def __init__(self, matrix: Matrix, device: str, fetch: bool) -> None:
+        self.matrix, self.fetch = matrix, fetch
         self.env = {"threads": matrix.threads, "precision": matrix.precision, "device": device}
         self.result = Plan()
         self.problems: dict[tuple[Any, str], Problem] = {}
@@ -458,6 +460,11 @@ class _Planner:
     def _features(self, row: Row, outputs: Sequence[str] = ()) -> str:
         """The stage with the pooled features and tokens of a dataset, or with other outputs."""
         extractor: FeatureExtractor = self._made("features", row, build.extractor)
+        if self.fetch and extractor.fingerprint() is None:
+            try:
+                extractor.fetch()
+            except (OSError, RuntimeError) as error:  # no network, or a file with another hash
+                raise self._refuse(row, f"no weights: {error}") from None
         config = {
             "dataset": self.data,
             "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},

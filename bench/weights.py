@@ -55,7 +55,7 @@ class Weights:
         if file:
             return file
         if not self.downloads:
-            raise FileNotFoundError(f"no weights at {self.files[0]}")
+            raise FileNotFoundError(f"there is no file {self.files[0]}")
         refuse_offline(self.files[0], self.url)
         self.files[0].parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(self.url, str(self.files[0]), self.published, progress=False)
@@ -91,8 +91,7 @@ def refuse_offline(file: Path | str, url: str) -> None:
     """Raises FileNotFoundError under `--offline`: the file is missing and would come from `url`."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise FileNotFoundError(
-            f"offline, but the weights {file} are not here: put them there from {url}, or name a file by "
-            "`weights: PATH`"
+            f"offline, and {file} is not here: put it there from {url}, or name a file by `weights: PATH`"
         )
 
 

@@ -57,6 +57,9 @@ class Clip(FeatureExtractor):
     def fingerprint(self) -> str | None:
         return self.weights.fingerprint(self.model)
 
+    def fetch(self) -> None:
+        self.weights.file()
+
     def protocol(self) -> dict[str, Any]:
         return {
             "extractor": self.name,

@@ -43,6 +43,9 @@ class Inception(FeatureExtractor):
     def fingerprint(self) -> str | None:
         return self.weights.fingerprint("inception")
 
+    def fetch(self) -> None:
+        self.weights.file()
+
     def protocol(self) -> dict[str, Any]:
         return {
             "extractor": self.name,

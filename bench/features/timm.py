@@ -59,6 +59,10 @@ class Timm(FeatureExtractor):
         file = self._file()
         return sha256(file) if file else None
 
+    def fetch(self) -> None:
+        if self.weights != RANDOM and not self._file():
+            self._downloaded()
+
     def protocol(self) -> dict[str, Any]:
         return {
             "extractor": self.name,
@@ -102,7 +106,9 @@ class Timm(FeatureExtractor):
 
         repository, name = published(self.model)
         if self.weights is not None or not repository:
-            raise FileNotFoundError(f"no weights of timm's {self.model} at {self.weights or 'Hugging Face'}")
+            raise FileNotFoundError(
+                f"there is no file {self.weights or 'at Hugging Face'} for timm's {self.model}"
+            )
         refuse_offline(f"{repository}/{name}", f"https://huggingface.co/{repository}")
         return Path(hf_hub_download(repository, name))
 
