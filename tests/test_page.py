@@ -181,7 +181,11 @@ def test_several_datasets_are_kept_apart():
     both = [*records(), *records(dataset="letters")]
     document = Document(page.html(both, [], "made up"))
     assert {n["text"] for n in document.all("h3")} >= {"digits", "letters"}
-    assert len(document.all("table", **{"class": "verdict"})) == 2
+    assert (
+        len(document.all("tr", **{"class": "level-tie"})) + len(document.all("tr", **{"class": "level-sure"}))
+        == 6
+    )
+    assert [n["text"] for n in document.all("small") if n["text"] == "letters"] == ["letters"] * 3
 
 
 def test_nothing_finished_is_still_a_page():

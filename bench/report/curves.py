@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..records import Record, natural
 from ..tables import number
@@ -59,11 +60,12 @@ def panels(records: Sequence[Record]) -> list[Panel]:
     several = len({place[2] for place in gathered}) > 1
     return [
         _panel(place, lines, several)
-        for place, lines in sorted(gathered.items(), key=lambda item: _place(item[0], item[1]))
+        for place, lines in sorted(gathered.items(), key=lambda item: _place(*item))
+        if len({y for seeds in lines.values() for points in seeds for _, y in points}) > 1
     ]
 
 
-def _place(place: tuple[str, ...], lines: Mapping[str, list[Points]]) -> tuple:
+def _place(place: tuple[str, ...], lines: Mapping[str, list[Points]]) -> tuple[Any, ...]:
     """Tokenizers first; what most regularizers have before the terms that are one's own."""
     stage, generator, tokenizer, name = place
     order = ("prior", "tokenizer", "generator", "quality")

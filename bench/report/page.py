@@ -81,6 +81,7 @@ def html(
     by_dataset = {name: [r for r in records if r.cell["dataset"] == name] for name in datasets}
     rows = {name: rows_of(mine) for name, mine in by_dataset.items()}
     columns = columns_of([row for mine in rows.values() for row in mine])
+    parts = [_part(name, mine, rows[name], folders) for name, mine in by_dataset.items()]
     trained = [record for record in records if not record.real]
     script = (FOLDER / "page.js").read_text()
     return _template().render(
@@ -88,7 +89,8 @@ def html(
         style=(FOLDER / "page.css").read_text(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        parts=[_part(name, mine, rows[name], folders) for name, mine in by_dataset.items()],
+        parts=parts,
+        verdicts=[one for part in parts for one in part.verdicts],
         regularizers=_labels(trained, "regularizer"),
         generators=_labels(trained, "generator"),
         several=len(_labels(trained, "tokenizer")) > 1,

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+BASES = {  # of ranks that seeds of tokenizers don't stand behind
+    "generator seeds": "over one tokenizer's generators alone",
+    "resamples": "over one seed's images alone",
+    "none": "of one number each",
+}
+
+
 @dataclass(frozen=True)
 class Head:
     """A column's header."""
@@ -101,18 +108,18 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
     columns = [*few, *(column for column in columns if column not in few)]
     heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in labels]
     first = first_score(rows, scope)
-    heads += [Head("rank", _rank_tip(first[0]))] if first else []
+    held = contests(rows, columns)
+    places, standing = _places(rows, held), rank_texts(rows, held, first)
+    heads += [Head("rank", _rank_tip(first[0]))] if any(standing) else []
     told = len({(row.seeds_done, row.seeds) for row in rows if not row.real}) > 1
     heads += [Head("seeds", "Seeds that finished, which numbers are means over.", more=not told)]
     for column, text in zip(columns, headers(columns), strict=True):
         name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
         heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
-    held = contests(rows, columns)
-    places, standing = _places(rows, held), rank_texts(rows, held, first)
     lines = []
     for i, row in enumerate(rows):
         line = [cell(row) for cell in labels.values()]
-        if first:
+        if any(standing):
             line.append(
                 Cell(standing[i], next((places[i, c].rank.low for c in first if (i, c) in places), None))
             )
@@ -155,7 +162,7 @@ def _cell(text: str, value: Value | None, column: Column, place: Place | None) -
         low, high = place.rank.low, place.rank.high
         said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
         said += ["not separable from the best"] * (place.mark == "tied")
-        said += ["from one seed's images alone"] * (place.rank.basis == "resamples")
+        said += filter(None, [BASES.get(place.rank.basis)])
     return Cell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
 
 

@@ -16,8 +16,9 @@ FEW = 3  # of a tie, named beside the first; the others are counted
 
 @dataclass(frozen=True)
 class Verdict:
-    """One generator's line."""
+    """One generator's line, or that of a dataset without any."""
 
+    dataset: str
     generator: str  # empty for tokenizers, where nothing was generated
     name: str  # the best in the mean
     ties: list[str]  # those that can't be told from it
@@ -78,6 +79,7 @@ def _verdict(rows: list[Row], column: Column, budget: Mapping[str, float], real:
         "GFLOP": _ratio(operations, _operations(base, budget)),
     }
     return Verdict(
+        dataset=first.dataset,
         generator=first.generator,
         name=_name(first, several),
         ties=ties,
@@ -99,14 +101,16 @@ def _certainty(
     rows: list[Row], column: Column, contest: Contest | None, several: bool
 ) -> tuple[list[str], str, str]:
     """Who ties with the best, a sentence about it, and how sure it is."""
+    if len(rows) < 2:
+        return [], "There is nothing to compare it with.", "unknown"
     if contest is None:
-        return [], "Nothing to compare it with.", "unknown"
+        return [], "Nothing is known of the spread: no winner can be named.", "unknown"
     tied = [i for i, rank in zip(contest.places, contest.ranks, strict=True) if rank.tied][1:]
     ties = [_name(rows[i], several) for i in tied]
     seeds = min(rows[i].values[column].n for i in contest.places)
     if contest.basis != "seeds":
-        few = "One seed" if seeds == 1 else "Too few seeds"
-        return ties, f"{few}: no winner can be named. The order is that of this run's images.", "unknown"
+        few = "One seed" if seeds == 1 else "One tokenizer seed"
+        return ties, f"{few}: no winner can be named. The order is that of this run.", "unknown"
     if not ties:
         others = len(contest.places) - 1
         return ties, f"{seeds} seeds tell it from {_all(others)} (95 %, Holm-corrected).", "sure"
