@@ -6,13 +6,17 @@ A column holds one metric under one protocol, so numbers that cannot be compared
 from __future__ import annotations
 
 import re
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from ast import literal_eval
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from .records import Record, base_name, protocol_id
-from .statistics import Observation
+from .statistics import Observation, interval, mean
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -41,7 +45,8 @@ class Column:
 class Value(NamedTuple):
     """A metric over seeds: mean and standard deviation (ddof = 1) of the finite values, n of them.
 
-    The interval is the mean's, at 95 %; it includes training variance where there are several seeds.
+    The interval is the mean's, at 95 %; it includes training variance where there are several seeds. Of
+    nested seeds each tokenizer seed counts the same in the mean. Only finite values are observations.
     """
 
     mean: float | None
@@ -81,7 +86,9 @@ def rows_of(records: list[Record]) -> list[Row]:
     """Seeds gathered; one row per guidance. Metrics that a failed cell did get (its tokenizer's) count."""
     rows = []
     for (dataset, tokenizer, regularizer, generator), mine in grouped(records, LABELS).items():
-        guidances: list[float | None] = [*sorted({w for record in mine for w in _guidances(record)})]
+        entries = [(record.cell["seed"], _entries(record)) for record in mine]
+        guidances = sorted({w for _, found in entries for _, w, _ in found if w is not None})
+        fixed = _values(entries, None)
         rows += [
             Row(
                 dataset,
@@ -93,7 +100,7 @@ def rows_of(records: list[Record]) -> list[Row]:
                 seeds_done=sum(record.status == "done" for record in mine),
                 seeds=len(mine),
                 reason=_reason(mine),
-                values=_aggregate(_independent(mine, guidance)),
+                values=fixed if guidance is None else fixed | _values(entries, guidance),
                 cost=_mean_cost([_cost_at(record, guidance) for record in mine]),
             )
             for guidance in guidances or [None]
@@ -106,14 +113,13 @@ def tokenizer_rows(records: list[Record]) -> list[Row]:
     rows = []
     trained = [record for record in records if not record.real]
     for (dataset, tokenizer, regularizer), mine in grouped(trained, LABELS[:3]).items():
-        per_seed: dict[str, dict[Column, dict[str, Any]]] = {}
-        for record in mine:
-            seen = per_seed.setdefault(_tokenizer_seed(record), {})
-            seen.update({column: entry for column, entry in _at(record, None).items() if column not in seen})
-        values, done = _aggregate(per_seed.values()), sum(map(bool, per_seed.values()))
+        entries = [(record.cell["seed"], _entries(record)) for record in mine]
+        values = _values(entries, None)
         if values:
             labels = (dataset, tokenizer, regularizer, "")
-            rows.append(Row(*labels, None, _status(mine), done, len(per_seed), "", values, {}))
+            scored = {_tokenizer_seed(seed) for seed, found in entries if any(w is None for _, w, _ in found)}
+            seeds = {_tokenizer_seed(seed) for seed, _ in entries}
+            rows.append(Row(*labels, None, _status(mine), len(scored), len(seeds), "", values, {}))
     return rows
 
 
@@ -154,20 +160,27 @@ def _split(name: str) -> tuple[str, float | None]:
     return (found[1], float(found[2])) if found else (name, None)
 
 
-def _guidances(record: Record) -> set[float]:
-    generated = () if record.real else (n for n, m in record.metrics.items() if m["scope"] == "generator")
-    return {w for name in generated if (w := _split(name)[1]) is not None}
+Entries = list[tuple[Column, float | None, dict[str, Any]]]
 
 
-def _at(record: Record, guidance: float | None) -> dict[Column, dict[str, Any]]:
-    """The record's metrics at one guidance, and those that don't depend on it."""
-    found = {}
+def _entries(record: Record) -> Entries:
+    """The record's metrics, with the guidance of those that depend on it."""
+    found: Entries = []
     for name, entry in record.metrics.items():
         suffixed = entry["scope"] == "generator" and not record.real
         base, w = _split(name) if suffixed else (name, None)
-        if w is None or w == guidance:
-            found[Column(base, protocol_id(full_protocol(entry)), entry["scope"], entry)] = entry
+        found.append((Column(base, _short_id(full_protocol(entry)), entry["scope"], entry), w, entry))
     return found
+
+
+def _short_id(protocol: dict[str, Any]) -> str:
+    return _id_of(repr(protocol))
+
+
+@lru_cache(maxsize=4096)
+def _id_of(protocol: str) -> str:
+    """`protocol_id` sorts and hashes, and hundreds of records have the same protocols."""
+    return protocol_id(literal_eval(protocol))
 
 
 def full_protocol(entry: dict[str, Any]) -> dict[str, Any]:
@@ -175,35 +188,44 @@ def full_protocol(entry: dict[str, Any]) -> dict[str, Any]:
     return {"n": entry["n"], **entry["protocol"]}
 
 
-def _tokenizer_seed(record: Record) -> str:
+def _tokenizer_seed(seed: str) -> str:
     """The first of a nested seed's parts, "tokenizer.generator.sampling"."""
-    return record.cell["seed"].split(".")[0]
+    return seed.split(".")[0]
 
 
-def _independent(records: Iterable[Record], guidance: float | None) -> Iterator[dict[Column, dict[str, Any]]]:
-    """The records' metrics; those of a tokenizer once, however many generators and samples share it."""
-    seen: set[tuple[str, Column]] = set()
-    for record in records:
-        entries = _at(record, guidance)
-        known = {(_tokenizer_seed(record), column) for column in entries if column.scope == "tokenizer"}
-        yield {column: e for column, e in entries.items() if (_tokenizer_seed(record), column) not in seen}
-        seen |= known
+def _values(records: Iterable[tuple[str, Entries]], guidance: float | None) -> dict[Column, Value]:
+    """At one guidance (None: what has none), from seeds with their entries.
+
+    A tokenizer's metric counts once, however many generators and samples share it.
+    """
+    gathered: dict[Column, dict[str, dict[str, Any]]] = {}
+    for seed, entries in records:
+        for column, w, entry in entries:
+            if w == guidance:
+                own = _tokenizer_seed(seed) if column.scope == "tokenizer" else seed
+                gathered.setdefault(column, {}).setdefault(own, entry)
+    return {column: _value(by_seed, column.scope == "tokenizer") for column, by_seed in gathered.items()}
 
 
-def _aggregate(seeds: Iterable[dict[Column, dict[str, Any]]]) -> dict[Column, Value]:
-    gathered: dict[Column, list[dict[str, Any]]] = {}
-    for entries in seeds:
-        for column, entry in entries.items():
-            gathered.setdefault(column, []).append(entry)
-    return {column: _value(entries) for column, entries in gathered.items()}
+def _value(by_seed: dict[str, dict[str, Any]], shared: bool) -> Value:
+    """All tokenizers are scored on the same images (shared), samples are drawn anew for each seed."""
+    entries = by_seed.values()
+    finite = tuple(
+        Observation(entry["value"], seed, _replicates(entry))
+        for seed, entry in by_seed.items()
+        if entry["value"] is not None
+    )
+    note = ", ".join(dict.fromkeys(entry.get("note", "nan") for entry in entries if entry["value"] is None))
+    if not finite:
+        return Value(None, None, 0, note)
+    std = float(np.std([o.value for o in finite], ddof=1)) if len(finite) > 1 else None
+    return Value(mean(finite), std, len(finite), note, interval(finite, shared), finite)
 
 
-def _value(entries: list[dict[str, Any]]) -> Value:
-    finite = [entry["value"] for entry in entries if entry["value"] is not None]
-    notes = dict.fromkeys(entry.get("note", "nan") for entry in entries if entry["value"] is None)
-    mean = statistics.fmean(finite) if finite else None
-    std = statistics.stdev(finite) if len(finite) > 1 else None
-    return Value(mean, std, len(finite), ", ".join(notes))
+def _replicates(entry: dict[str, Any]) -> tuple[float, ...]:
+    """None of them if one isn't finite."""
+    found = entry.get("replicates") or ()
+    return () if None in found else tuple(found)
 
 
 def _cost_at(record: Record, guidance: float | None) -> dict[str, float]:
@@ -213,7 +235,7 @@ def _cost_at(record: Record, guidance: float | None) -> dict[str, float]:
 
 
 def _mean_cost(costs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(c[name] for c in costs if name in c) for name in first_seen(costs)}
+    return {name: fmean(c[name] for c in costs if name in c) for name in first_seen(costs)}
 
 
 def _status(records: list[Record]) -> str:

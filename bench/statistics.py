@@ -247,8 +247,8 @@ def _units(rows: Sequence[Row]) -> tuple[list[dict[tuple[str, ...], list[Observa
 def _nested_mean(observations: Row, depth: int, replicates: int) -> Array:
     """(1 + replicates,): of the values, and of each replicate."""
     if len(observations) == 1 or depth == len(LEVELS):
-        rows = [(o.value, *o.replicates[:replicates]) for o in observations]
-        return np.array(rows).mean(0)
+        found = [np.array((o.value, *o.replicates[:replicates])) for o in observations]
+        return found[0] if len(found) == 1 else np.mean(found, axis=0)
     groups: dict[tuple[str, ...], list[Observation]] = {}
     for o in observations:
         groups.setdefault(tuple(o.seed.split(".")[: depth + 1]), []).append(o)
@@ -328,7 +328,7 @@ def _own(residuals: Array, design: Array, by_row: Array) -> tuple[Array, Array]:
     count = by_row.sum(0)
     projector = np.eye(len(residuals)) - design @ np.linalg.pinv(design)
     expected = by_row.T @ projector**2 @ by_row
-    row = np.linalg.lstsq(expected, by_row.T @ residuals**2, rcond=None)[0].clip(0) / count
+    row = np.linalg.lstsq(expected, by_row.T @ residuals**2, rcond=1e-9)[0].clip(0) / count
     spread = row**2 / (count + 1)  # a square of a variance is (df + 2) / df too large, and df = count - 1
     own = row[:, None] + row
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -344,12 +344,13 @@ def _covariance(replicates: Array) -> Array:
     k, _, number = replicates.shape
     if number < 2:
         return np.zeros((k, k))
-    centred = np.nan_to_num(replicates - replicates.mean(-1, keepdims=True)) / np.sqrt(number - 1)
-    there = (~np.isnan(replicates[:, :, 0])).astype(float)
+    there = ~np.isnan(replicates[:, :, 0])
+    centred = (replicates - replicates.mean(-1, keepdims=True)) / np.sqrt(number - 1)
+    centred[~there], count = 0.0, there.astype(float)
     sums = centred.sum(1)
-    same, same_count = np.einsum("anr,bnr->ab", centred, centred), there @ there.T
-    other, other_count = sums @ sums.T - same, np.outer(there.sum(1), there.sum(1)) - same_count
-    return np.where(other_count > 0, other / other_count.clip(1), same / same_count.clip(1))
+    same, same_count = np.einsum("anr,bnr->ab", centred, centred), count @ count.T
+    other, other_count = sums @ sums.T - same, np.outer(count.sum(1), count.sum(1)) - same_count
+    return np.where(other_count > 0, other / np.maximum(other_count, 1), same / np.maximum(same_count, 1))
 
 
 def _satterthwaite(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
