@@ -136,6 +136,7 @@ def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
         if finding.figure is not None:
             written.append(folder / f"{finding.name}.png")
             finding.figure.savefig(written[-1], dpi=150, facecolor="white")
+            finding.figure.set_layout_engine("none")  # it is laid out: the page doesn't have to do it again
     return written
 
 

@@ -440,7 +440,8 @@ def test_a_table_in_progress_has_neither_ranks_nor_what_takes_time(tmp_path):
 
 
 def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of_date(tmp_path):
-    write(tmp_path, fabricated.records(seeds=("0", "1")))
+    some = {"regularizers": ("none", "kl", "repa"), "generators": ("mar", "tarflow"), "guidances": (1.0, 1.5)}
+    write(tmp_path, fabricated.records(seeds=("0", "1"), **some))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html")), "analysis"}
     found = {path.name for path in (tmp_path / "analysis").iterdir()}
