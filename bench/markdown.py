@@ -279,7 +279,7 @@ def _plain(value: Any) -> str:
 
 def _cost(rows: list[Row]) -> str:
     """What a row takes to train and to sample; the CSV has each stage, and what else was counted."""
-    spent = [(row, _spent(row)) for row in sorted(rows, key=lambda row: natural(row.generator))]
+    spent = [(row, spending(row)) for row in sorted(rows, key=lambda row: natural(row.generator))]
     texts = [[_sum(cost, names) for names in COST_COLUMNS.values()] for _, cost in spent]
     used = [i for i in range(len(COST_COLUMNS)) if any(line[i] for line in texts)]
     lines = []
@@ -295,7 +295,7 @@ def _cost(rows: list[Row]) -> str:
     return (_table(header, lines, 4) + f"\n\n{COST_ABOUT}" if lines else "") + others
 
 
-def _spent(row: Row) -> dict[str, float]:
+def spending(row: Row) -> dict[str, float]:
     """Metrics counted in a unit of cost, what was measured while running, and the largest peak of memory."""
     counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
     spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost

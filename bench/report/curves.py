@@ -54,7 +54,8 @@ def panels(records: Sequence[Record]) -> list[Panel]:
             seen.add(owner)
             for name, values in curve.items():
                 place = (stage, generator, cell["tokenizer"], name)
-                points = [(x, y) for x, y in zip(curve["step"], values, strict=True) if _finite(x, y)]
+                pairs = zip(curve["step"], values, strict=True)
+                points = [(x, y) for x, y in pairs if x is not None and y is not None]
                 if name != "step" and points:
                     gathered.setdefault(place, {}).setdefault(cell["regularizer"], []).append(points)
     several = len({place[2] for place in gathered}) > 1
@@ -114,10 +115,6 @@ def _mean(seeds: list[Points]) -> Points:
         for x, y in points:
             at.setdefault(x, []).append(y)
     return [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
-
-
-def _finite(*values: float | None) -> bool:
-    return all(value is not None and math.isfinite(value) for value in values)
 
 
 def _bounds(values: Iterable[float]) -> tuple[float, float]:

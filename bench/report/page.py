@@ -15,7 +15,7 @@ from ..findings import Finding
 from ..markdown import COST_ABOUT, compact
 from ..records import Record, in_order, natural, replace_text
 from ..rows import Column, Row, first_seen, full_protocol, rows_of, tokenizer_rows
-from ..tables import columns_of, number
+from ..tables import columns_of
 from . import pictures, sheets
 from .curves import HEIGHT, WIDTH, Panel, panels
 from .pictures import Picture
@@ -116,22 +116,17 @@ def html(
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader(FOLDER)
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
     return environment.get_template("page.html")
 
 
 def _part(dataset: str, records: list[Record], rows: list[Row], folders: Sequence[Path]) -> Part:
     trained = tokenizer_rows(records)
-    budget = next(
-        (r.provenance["budget"] for r in records if isinstance(r.provenance.get("budget"), dict)), {}
-    )
+    budgets = (record.provenance.get("budget") for record in records)
+    budget: dict[str, Any] = next((one for one in budgets if isinstance(one, dict)), {})
     shown = pictures.found(folders, records)
     return Part(
         dataset,

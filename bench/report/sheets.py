@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import published as papers
-from ..markdown import COST_COLUMNS
+from ..markdown import COST_COLUMNS, spending
 from ..records import Record, natural, protocol_id
 from ..rows import LABELS, Column, Row, Value, full_protocol, reason_line
 from ..standings import Contest, contests, rank_texts
@@ -213,23 +213,14 @@ def cost(rows: list[Row]) -> Sheet | None:
     return Sheet([*heads, *map(Head, used)], lines)
 
 
-def spending(row: Row) -> dict[str, float]:
-    """Seconds, memory, parameters and operations: measured while running, or counted by metrics."""
-    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
-    spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
-    peaks = [value for name, value in spent.items() if name.endswith("_peak_mib")]
-    return spent | ({"peak_mib": max(peaks)} if peaks else {})
-
-
 def classes(records: Sequence[Record]) -> dict[str, Sheet]:
     """{metric: table} of all metrics with values by class: a row per cell, means over seeds."""
     gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[float]]]] = {}
     seen = set()
     for record in records:
         for name, entry in record.metrics.items():
-            tokenizer = entry["scope"] == "tokenizer"
-            labels = (record.cell["regularizer"], "" if tokenizer else record.cell["generator"])
-            labels = (*labels, record.cell["tokenizer"])
+            generator = "" if entry["scope"] == "tokenizer" else record.cell["generator"]
+            labels = (record.cell["regularizer"], generator, record.cell["tokenizer"])
             once = (name, *labels, record.cell["seed"])
             if not entry.get("classes") or once in seen:
                 continue

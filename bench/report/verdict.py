@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..markdown import spending
 from ..rows import ARROWS, Column, Row, grouped
 from ..standings import Contest, contests, rank_texts, seeds_to_separate
 from ..tables import cells, first_score, guidance_of, number, ranked, scored
-from .sheets import spending
 
 BASELINE = "none"
 FEW = 3  # of a tie, named beside the first; the others are counted
@@ -31,6 +31,7 @@ class Verdict:
     operations: str
     times: str  # both, over the baseline's
     sure: str  # a sentence
+    detectable: str  # the difference that these seeds would show with 80 % power
     level: str  # "sure", "tie", "unknown"
     real: str  # the number of as many held-out images, if there is one
 
@@ -92,6 +93,7 @@ def _verdict(rows: list[Row], column: Column, budget: Mapping[str, float], real:
         operations=f"{number(operations)} GFLOP" if operations else "",
         times=", ".join(f"{text} {what}" for what, text in factors.items() if text),
         sure=sure,
+        detectable=number(seen) if (seen := held[0].detectable if held else None) else "",
         level=level,
         real=real,
     )
@@ -104,7 +106,7 @@ def _certainty(
     if len(rows) < 2:
         return [], "There is nothing to compare it with.", "unknown"
     if contest is None:
-        return [], "Nothing is known of the spread: no winner can be named.", "unknown"
+        return [], "One seed, no resamples: no winner can be named.", "unknown"
     tied = [i for i, rank in zip(contest.places, contest.ranks, strict=True) if rank.tied][1:]
     ties = [_name(rows[i], several) for i in tied]
     seeds = min(rows[i].values[column].n for i in contest.places)
