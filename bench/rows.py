@@ -87,7 +87,8 @@ def rows_of(records: list[Record]) -> list[Row]:
     rows = []
     for (dataset, tokenizer, regularizer, generator), mine in grouped(records, LABELS).items():
         entries = [(record.cell["seed"], _entries(record)) for record in mine]
-        guidances = sorted({w for _, found in entries for _, w, _ in found if w is not None})
+        guided = {w for _, found in entries for _, w, _ in found if w is not None}
+        guidances: list[float | None] = [*sorted(guided)]
         fixed = _values(entries, None)
         rows += [
             Row(

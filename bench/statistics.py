@@ -81,7 +81,7 @@ class _Pairs:
 
     def tests(self) -> tuple[Array, Array, Array, Array]:
         """(k, k) each: differences (column's less row's), standard errors, degrees of freedom, p."""
-        gaps = self.effects[None, :] - self.effects[:, None]
+        gaps = _without_rounding(self.effects[None, :] - self.effects[:, None], self.effects)
         variance, df = _satterthwaite((self.trained, self.df), (self.images, self.df_images))
         return gaps, np.sqrt(variance), df, _two_sided(gaps, np.sqrt(variance), df)
 
@@ -110,10 +110,10 @@ def interval(observations: Row, shared: bool, level: float = 0.95) -> tuple[floa
 def difference(a: Row, b: Row, shared: bool) -> Difference:
     """b - a: a paired t-test on the units that both have; if these are too few, see `_pairs`."""
     pairs = _pairs([a, b], shared)
-    gaps, errors, df, p = (each[0, 1] for each in pairs.tests())
-    half = np.inf if pairs.basis == "none" else special.stdtrit(df, 1 - ALPHA / 2) * errors
+    gap, error, df, p = (float(each[0, 1]) for each in pairs.tests())
+    half = np.inf if pairs.basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
     common = set.intersection(*(set(units) for units in _units([a, b])[0]))
-    return Difference(*map(float, (gaps, gaps - half, gaps + half, p)), len(common), pairs.basis)
+    return Difference(gap, gap - half, gap + half, p, len(common), pairs.basis)
 
 
 def ranks(rows: Sequence[Row], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
@@ -292,7 +292,7 @@ def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
         trained = np.zeros((k, k)) if known else np.where(np.eye(k), 0, np.inf)
         basis: Basis = "resamples" if known else "none"
         return _Pairs(fit[:k], trained, images, np.ones((k, k)), df_images, 1.0, basis)
-    residuals = values[there] - design @ fit
+    residuals = _without_rounding(values[there] - design @ fit, values[there])
     pooled = _of_differences(inverse[:k, :k]) * (residuals @ residuals / df)
     own, df_own = _own(residuals, design, by_row)
     trained, df_trained = np.maximum(pooled, own), np.where(own > NOISIER * pooled, df_own.clip(max=df), df)
@@ -313,7 +313,12 @@ def _model(by_row: Array, by_unit: Array) -> tuple[Array, int]:
     return (both, df) if connected and df > 0 and 2 * df >= df_row else (by_row, df_row)
 
 
-def _of_differences(covariance: Array) -> Array:
+def _without_rounding(differences: Array, of: Array) -> Array:
+    """Zeros for what is left of equal numbers."""
+    return np.where(np.abs(differences) > 1e-12 * np.abs(of).max(), differences, 0.0)
+
+
+def _of_differences(covariance: NDArray[np.floating]) -> Array:
     """(k, k) covariance -> (k, k) variance of each difference."""
     variance = covariance.diagonal()
     return variance[:, None] + variance - 2 * covariance

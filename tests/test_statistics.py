@@ -213,6 +213,14 @@ def test_ranks_are_intervals_and_only_those_close_to_the_best_are_tied():
     assert [(r.low, r.high, r.tied) for r in ranks(rows[:1], True, False)] == [(1, 1, True)]
 
 
+def test_rounding_is_no_difference():
+    same, other = [0.1, 0.2, 0.3], [1.1, 1.2, 1.3]
+    shuffled = row(np.array(same) * 3 / 3 + 1e-17)
+    found = ranks([row(same), shuffled, row(other)], True, False)
+    assert [(r.low, r.high, r.tied) for r in found] == [(2, 3, False), (2, 3, False), (1, 1, True)]
+    assert difference(row(same), shuffled, False).p == 1
+
+
 def test_a_row_without_the_hard_seed_has_no_advantage():
     rng = np.random.default_rng(1)
     values = np.array([0, 0, 0, 100.0]) + rng.normal(0, 1, (6, 4))
