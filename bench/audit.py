@@ -67,7 +67,7 @@ class Variant:
     changed: str
     reference: str
     crop: str = "centre"
-    resizing: str = "clean"
+    resizing: str | None = None  # one of images.RESIZINGS; None is the network's own
     rounds: bool = True
     jpeg: int | None = None  # quality that the samples are stored at
     n: int | None = None  # the first so many samples
@@ -90,10 +90,11 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
     by_name = {one.name: one for one in references}
     known: dict[tuple[Any, ...], Tensor] = {}
     rows = []
-    for variant in variants(samples, references, side):
+    own = extractor.resizing
+    for variant in variants(samples, references, side, own):
         reference = by_name[variant.reference].of_shape(side, CROPS[variant.crop])
         given = stored_as_jpeg(samples, variant.jpeg) if variant.jpeg else samples
-        extractor.resizing, extractor.rounds = variant.resizing, variant.rounds
+        extractor.resizing, extractor.rounds = variant.resizing or own, variant.rounds
         network = (variant.resizing, variant.rounds)
         sets = {
             ("samples", variant.jpeg, *network): given,
@@ -125,7 +126,7 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
                 "reference": variant.reference,
                 "reference_n": len(real),
                 "crop": variant.crop,
-                "resizing": RESIZINGS[variant.resizing],
+                "resizing": RESIZINGS.get(extractor.resizing, extractor.resizing),
                 "rounding": "8 bits" if variant.rounds else "none",
             }
         )
@@ -136,7 +137,9 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
     return table
 
 
-def variants(samples: Tensor, references: list[ImageSet], side: tuple[int, int]) -> Iterable[Variant]:
+def variants(
+    samples: Tensor, references: list[ImageSet], side: tuple[int, int], resizing: str
+) -> Iterable[Variant]:
     """This suite's protocol, then all that can be changed of it for these sets, one thing at a time."""
     first = references[0].name
     yield Variant("nothing: this suite's protocol", first)
@@ -144,6 +147,8 @@ def variants(samples: Tensor, references: list[ImageSet], side: tuple[int, int])
         yield Variant(f"reference: {other.name}", other.name)
     if references[0].shapes != {side}:
         yield Variant("crop: none, squashed to the samples' shape", first, crop="squash")
+    if resizing != "clean":  # Inception's own is that of TensorFlow 1
+        yield Variant("resizing: clean-fid's", first, resizing="clean")
     yield Variant("resizing: bicubic, rounded afterwards", first, resizing="clean_rounded")
     yield Variant("resizing: PyTorch's bilinear, not anti-aliased", first, resizing="legacy")
     if not torch.equal(from_uint8(to_uint8(samples)), samples):

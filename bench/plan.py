@@ -465,7 +465,7 @@ class _Planner:
                 extractor.fetch()
             except (OSError, RuntimeError) as error:  # no network, or a file with another hash
                 raise self._refuse(row, f"no weights: {error}") from None
-        config = {
+        config: dict[str, Any] = {
             "dataset": self.data,
             "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},
         }
