@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _check(record: Record) -> None:
 
 
 def _items(record: Record) -> list[tuple[str, Any]]:
-    return list(asdict(record).items())
+    return [(each.name, getattr(record, each.name)) for each in fields(record)]
 
 
 def _dump(value: Any, depth: int, indent: int) -> str:
