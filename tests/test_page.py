@@ -134,6 +134,7 @@ def test_one_seed_names_no_winner():
     assert verdict.count("One seed: no winner can be named") == 3
     assert not [n for n in document.tags if "best" in (n.get("class") or "").split()]
     assert not document.all("tr", **{"class": "level-sure"})
+    assert "80 % power" not in verdict
 
 
 def test_a_clear_winner_is_named_and_a_tie_is_listed():

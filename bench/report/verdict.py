@@ -93,7 +93,7 @@ def _verdict(rows: list[Row], column: Column, budget: Mapping[str, float], real:
         operations=f"{number(operations)} GFLOP" if operations else "",
         times=", ".join(f"{text} {what}" for what, text in factors.items() if text),
         sure=sure,
-        detectable=number(seen) if (seen := held[0].detectable if held else None) else "",
+        detectable=_detectable(held[0]) if held else "",
         level=level,
         real=real,
     )
@@ -121,6 +121,12 @@ def _certainty(
     if rival and rival[1] is not None:
         text += f" About {rival[1]} would tell it from {_name(rival[0], several)}."
     return ties, text, "tie"
+
+
+def _detectable(contest: Contest) -> str:
+    """Empty with one seed, whose training variance nobody knows."""
+    difference = contest.detectable if contest.basis == "seeds" else None
+    return number(difference) if difference else ""
 
 
 def _all(others: int) -> str:
