@@ -445,7 +445,7 @@ def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html")), "analysis"}
     found = {path.name for path in (tmp_path / "analysis").iterdir()}
-    assert {"interaction.csv", "interaction.png", "proxies.csv"} <= found
+    assert {"interaction.csv", "interaction.png", "gaps.csv"} <= found
     text = (tmp_path / "leaderboard.md").read_text()
     linked = set(re.findall(r"\(analysis/([^)]+)\)", text))
     assert {name for name in found if name.endswith("png")} <= linked <= found
