@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .records import Record
+from .rows import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,14 +31,13 @@ class Finding:
     figure: Figure | None = None
 
 
-def all_of(records: Sequence[Record]) -> list[Finding]:
+def all_of(records: Iterable[Record] | Results) -> list[Finding]:
     """What can be said of each dataset's records; the dataset is named where there are several."""
     from .analysis.scores import Board
 
-    datasets = list(dict.fromkeys(record.cell["dataset"] for record in records))
-    found = []
-    for dataset in datasets:
-        board = Board([record for record in records if record.cell["dataset"] == dataset])
+    datasets, found = Results.of(records).datasets, []
+    for dataset, results in datasets.items():
+        board = Board(results)
         for name in ANALYSES:
             one = import_module(f".analysis.{name}", __package__).finding(board)
             if one is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .records import Record, in_order
-from .rows import ARROWS, Column, Row, full_protocol, rows_of, tokenizer_rows
+from .records import Record
+from .rows import ARROWS, Column, Results, Row, full_protocol
 from .standings import Contest, contests, marks, rank_texts
 from .tables import cells, first_score, guidance_of, ranked, scored, short_names, shown
 
@@ -16,17 +16,14 @@ MARKS = {"best": r"\textbf{{{}}}", "tied": r"$\approx$\,{}", "": "{}"}
 NOT_FID = "FD with other than Inception weights is not FID."
 
 
-def latex(records: Iterable[Record], title: str) -> str:
+def latex(records: Iterable[Record] | Results, title: str) -> str:
     """A table of generation and one of tokenizers for each dataset."""
-    records = in_order(records)
-    rows = rows_of(records)
     parts = [f"% {' '.join(title.split())}: needs \\usepackage{{booktabs,graphicx}}"]
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        mine = ranked([row for row in rows if row.dataset == dataset], "generator")
-        trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
+    for dataset, results in Results.of(records).datasets.items():
+        mine = ranked(results.rows, "generator")
         for group in _pages([row for row in mine if scored(row, "generator")]):
             parts.append(_table(group, "generator", dataset))
-        parts.append(_table(ranked(trained, "tokenizer"), "tokenizer", dataset))
+        parts.append(_table(ranked(results.tokenizers, "tokenizer"), "tokenizer", dataset))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

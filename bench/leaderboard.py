@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .markdown import markdown
-from .records import Record, RecordError, comparable, in_order, read, replace_text
-from .rows import LABELS, Column, Row, Value, first_seen, grouped, joined, rows_of, tokenizer_rows
+from .records import Record, RecordError, comparable, read, replace_text
+from .rows import LABELS, Column, Results, Row, Value, first_seen, grouped, joined
 from .standings import contests, rank_texts
 from .tables import cells, columns_of, first_score, guidance_of, headers, ranked, scored, shown
 
@@ -35,21 +35,21 @@ def write(
     provenance's "matrix" (where all records agree), or the folder's name. `folders` hold the page's pictures,
     `folder` itself if none is given.
     """
-    folder, records = Path(folder), in_order(records)
+    folder, results = Path(folder), Results.of(records)
     if title is None:
-        named = {str(record.provenance.get("matrix") or "") for record in records}
+        named = {str(record.provenance.get("matrix") or "") for record in results.records}
         title = named.pop() if len(named) == 1 else ""
     title = title or folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"leaderboard.csv": frame(records, complete).to_csv(index=False, lineterminator="\n")}
+    texts = {"leaderboard.csv": frame(results, complete).to_csv(index=False, lineterminator="\n")}
     found: list[Finding] = []
     if complete:
         from .findings import all_of
         from .latex import latex
 
-        found = all_of(records)
-        texts["leaderboard.tex"] = latex(records, title)
-    texts["leaderboard.md"] = markdown(records, title, found, complete)
+        found = all_of(results)
+        texts["leaderboard.tex"] = latex(results, title)
+    texts["leaderboard.md"] = markdown(results, title, found, complete)
     for name, text in texts.items():
         replace_text(folder / name, text)
     written = [folder / name for name in texts]
@@ -57,7 +57,7 @@ def write(
         from .report import page
 
         written += _analyses(folder / "analysis", found)
-        written.append(page.write(folder, records, found, title, [Path(f) for f in folders or (folder,)]))
+        written.append(page.write(folder, results, found, title, [Path(f) for f in folders or (folder,)]))
     return written
 
 
@@ -70,17 +70,20 @@ def report(folders: Sequence[str | Path], out: str | Path, title: str | None = N
             raise RecordError(f"no records in {Path(folder) / 'records'}")
         for record in records:
             cell = tuple(record.cell.values())
-            other, known = found.get(cell, (folder, record))
+            if cell not in found:
+                found[cell] = folder, record
+                continue
+            other, known = found[cell]
             if record.status == known.status == "done" and comparable(record) != comparable(known):
                 raise RecordError(
                     f"{other} and {folder} have different numbers for the cell {'/'.join(cell)}"
                 )
-            if cell not in found or (record.status == "done" and known.status != "done"):
+            if record.status == "done" and known.status != "done":
                 found[cell] = (folder, record)
     return write(out, [record for _, record in found.values()], title, folders=folders)
 
 
-def frame(records: Iterable[Record], complete: bool = True) -> pd.DataFrame:
+def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.DataFrame:
     """One row per (dataset, tokenizer, regularizer, generator, guidance), over seeds; all plain numbers.
 
     A metric's columns are NAME, NAME_std (empty for one seed), NAME_n, the seeds that the mean is over, and
@@ -90,7 +93,7 @@ def frame(records: Iterable[Record], complete: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = joined(rows_of(in_order(records)))
+    rows = joined(Results.of(records).rows)
     columns = columns_of(rows)
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
@@ -142,11 +145,10 @@ def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
 
 def summary(records: Iterable[Record]) -> str:
     """For the terminal: the leading rows of each generator, at most 25 lines of 100 columns."""
-    records = in_order(records)
-    scope = "generator"
-    rows = [row for row in joined(rows_of(records)) if scored(row, scope)]
+    results, scope = Results.of(records), "generator"
+    rows = [row for row in joined(results.rows) if scored(row, scope)]
     if not rows:
-        scope, rows = "tokenizer", joined(tokenizer_rows(records))
+        scope, rows = "tokenizer", joined(results.tokenizers)
     rows = ranked(rows, scope)
     columns, _ = shown(rows, scope, most=3)
     best = first_score(rows, scope)
@@ -163,7 +165,7 @@ def summary(records: Iterable[Record]) -> str:
     lines = [[text for text, keep in zip(line, used, strict=True) if keep] for line in lines]
     widths = [min(22, max(map(len, column))) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(_fit, line, widths)).rstrip()[:100] for line in lines]
-    cells = [record for record in records if not record.real]
+    cells = [record for record in results.records if not record.real]
     counts = {status: sum(r.status == status for r in cells) for status in ("done", "failed", "skipped")}
     tally = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no"
     if not rows:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .records import Record, in_order, natural, protocol_id
-from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line, rows_of, tokenizer_rows
+from .records import Record, natural, protocol_id
+from .rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
 from .standings import Contest, contests, marks, mean_shares, rank_texts, seeds_to_separate
 from .tables import (
     COSTS,
@@ -53,32 +53,31 @@ LONGEST = 16  # rows of an analysis's table; its CSV has all
 
 
 def markdown(
-    records: Iterable[Record], title: str, findings: Sequence[Finding] = (), complete: bool = True
+    records: Iterable[Record] | Results,
+    title: str,
+    findings: Sequence[Finding] = (),
+    complete: bool = True,
 ) -> str:
     """The leaderboard as a page of tables, with all that is needed to read its numbers.
 
     Ranks and what they rest on are left out of one that isn't complete.
     """
-    records = in_order(records)
-    rows = rows_of(records)
-    parts = [f"# {escape(title)}", _how_to_read(rows)]
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    for dataset in datasets:
-        mine = [row for row in rows if row.dataset == dataset]
-        trained = tokenizer_rows([record for record in records if record.cell["dataset"] == dataset])
-        suffix = f" ({escape(dataset)})" if len(datasets) > 1 else ""
+    results = Results.of(records)
+    parts = [f"# {escape(title)}", _how_to_read(results.rows)]
+    for dataset, mine in results.datasets.items():
+        suffix = f" ({escape(dataset)})" if len(results.datasets) > 1 else ""
         tables = {
-            "Generation": _generation(ranked(mine, "generator"), complete),
-            "Tokenizers": _tokenizers(ranked(trained, "tokenizer"), complete),
-            "Cost": _cost([row for row in mine if not row.real]),
+            "Generation": _generation(ranked(mine.rows, "generator"), complete),
+            "Tokenizers": _tokenizers(ranked(mine.tokenizers, "tokenizer"), complete),
+            "Cost": _cost([row for row in mine.rows if not row.real]),
         }
         parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
     sections = {
         "What the matrix says": "\n\n".join(map(_finding, findings)),
-        "Failed and skipped": _missing(records),
-        "Protocols": _protocols(columns_of(rows)),
-        "Metrics": _metrics(columns_of(rows)),
-        "Provenance": _provenance(records),
+        "Failed and skipped": _missing(results.records),
+        "Protocols": _protocols(columns_of(results.rows)),
+        "Metrics": _metrics(columns_of(results.rows)),
+        "Provenance": _provenance(results.records),
     }
     parts += [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
     return "\n\n".join(parts) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from .records import Record, base_name
-from .rows import Row, rows_of, tokenizer_rows
+from .rows import Results, Row
 from .tables import number, spread
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def figures() -> tuple[Figure, ...]:
     return tuple(one for paper in papers for table in paper["tables"] for one in _of(paper, table))
 
 
-def table(records: Sequence[Record] = ()) -> pd.DataFrame:
+def table(records: Iterable[Record] | Results = ()) -> pd.DataFrame:
     """One row per published number; with records also what they have in its place.
 
     `ours` is the value of the same regularizer (and generator) under our metric's full name, `comparable`
@@ -56,8 +56,9 @@ def table(records: Sequence[Record] = ()) -> pd.DataFrame:
     import pandas as pd
 
     data: dict[str, list[Any]] = {name: [getattr(one, name) for one in figures()] for name in Figure._fields}
-    if records:
-        rows = rows_of([r for r in records if not r.real]) + tokenizer_rows(list(records))
+    results = Results.of(records)
+    if results.records:
+        rows = [row for row in results.rows if not row.real] + results.tokenizers
         found = [_beside(one, rows) for one in figures()]
         data |= {name: [one[i] for one in found] for i, name in enumerate(("ours", "comparable", "why"))}
     return pd.DataFrame(data)

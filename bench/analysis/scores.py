@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ..records import Record, natural
-from ..rows import Column, Row, Value, rows_of, tokenizer_rows
+from ..rows import Column, Results, Row, Value
 from ..tables import number
 
 
@@ -49,12 +49,12 @@ class Entry:
 class Board:
     """The rows of one dataset as analyses see them; `column` is generation quality, lower is better."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = [record for record in records if not record.real]
-        rows = rows_of(list(records))
-        self.real = next((row for row in rows if row.real), None)
-        self.rows = [row for row in rows if not row.real]
-        self.tokenizers = tokenizer_rows(self.records)
+    def __init__(self, records: Sequence[Record] | Results) -> None:
+        results = Results.of(records)
+        self.records = [record for record in results.records if not record.real]
+        self.real = next((row for row in results.rows if row.real), None)
+        self.rows = [row for row in results.rows if not row.real]
+        self.tokenizers = results.tokenizers
         self.column = most(self.rows, lambda c: c.base in ("gFID", "gFD") and "@" not in head(c))
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..analysis import drawing
 from ..findings import Finding
 from ..markdown import COST_ABOUT, compact
-from ..records import Record, in_order, natural, replace_text
-from ..rows import Column, Row, first_seen, full_protocol, rows_of, tokenizer_rows
+from ..records import Record, natural, replace_text
+from ..rows import Column, Results, first_seen, full_protocol
 from ..tables import columns_of
 from . import pictures, sheets
 from .curves import HEIGHT, WIDTH, Panel, panels
@@ -56,7 +56,7 @@ class Part:
 
 def write(
     folder: Path,
-    records: Sequence[Record],
+    records: Iterable[Record] | Results,
     findings: Sequence[Finding],
     title: str,
     folders: Sequence[Path],
@@ -68,7 +68,7 @@ def write(
 
 
 def html(
-    records: Sequence[Record],
+    records: Iterable[Record] | Results,
     findings: Sequence[Finding],
     title: str,
     folders: Sequence[Path] = (),
@@ -76,13 +76,10 @@ def html(
     """The page as text; labels, reasons and all else that comes with records is escaped by the template."""
     from ..leaderboard import frame
 
-    records = in_order(records)
-    datasets = list(dict.fromkeys(record.cell["dataset"] for record in records))
-    by_dataset = {name: [r for r in records if r.cell["dataset"] == name] for name in datasets}
-    rows = {name: rows_of(mine) for name, mine in by_dataset.items()}
-    columns = columns_of([row for mine in rows.values() for row in mine])
-    parts = [_part(name, mine, rows[name], folders) for name, mine in by_dataset.items()]
-    trained = [record for record in records if not record.real]
+    results = Results.of(records)
+    columns = columns_of(results.rows)
+    parts = [_part(name, mine, folders) for name, mine in results.datasets.items()]
+    trained = [record for record in results.records if not record.real]
     script = (FOLDER / "page.js").read_text()
     return _template().render(
         title=title,
@@ -99,15 +96,15 @@ def html(
         findings=[
             (finding, _figure(finding, i), sheets.plain(finding.table)) for i, finding in enumerate(findings)
         ],
-        failed=sheets.failed(records),
-        published=sheets.published(records),
+        failed=sheets.failed(results.records),
+        published=sheets.published(results),
         protocols=_protocols(columns),
         metrics={column.base: column for column in columns},
-        provenance=_provenance(records),
+        provenance=_provenance(results.records),
         cost_about=COST_ABOUT,
         width=WIDTH,
         height=HEIGHT,
-        csv=_address(frame(records).to_csv(index=False, lineterminator="\n")),
+        csv=_address(frame(results).to_csv(index=False, lineterminator="\n")),
         csv_of=lambda finding: _address(finding.table.to_csv(index=False, lineterminator="\n")),
     )
 
@@ -123,8 +120,8 @@ def _template() -> Template:
     return environment.get_template("page.html")
 
 
-def _part(dataset: str, records: list[Record], rows: list[Row], folders: Sequence[Path]) -> Part:
-    trained = tokenizer_rows(records)
+def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
+    records, rows, trained = results.records, results.rows, results.tokenizers
     budgets = (record.provenance.get("budget") for record in records)
     budget: dict[str, Any] = next((one for one in budgets if isinstance(one, dict)), {})
     shown = pictures.found(folders, records)

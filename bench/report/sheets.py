@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import published as papers
 from ..markdown import COST_COLUMNS, spending
 from ..records import Record, natural, protocol_id
-from ..rows import LABELS, Column, Row, Value, full_protocol, reason_line
+from ..rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
 from ..standings import Contest, contests, rank_texts
 from ..statistics import Rank
 from ..tables import (
@@ -285,7 +285,7 @@ def plain(table: pd.DataFrame) -> Sheet:
     return Sheet([Head(name, numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines)
 
 
-def published(records: Sequence[Record]) -> Sheet:
+def published(records: Iterable[Record] | Results) -> Sheet:
     """The papers' numbers beside ours; those that something stands beside come first."""
     table = papers.table(records)
     names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
