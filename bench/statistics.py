@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 from typing import Any, Literal
 
@@ -98,17 +99,18 @@ def interval(observations: Row, shared: bool, level: float = 0.95) -> tuple[floa
     """
     table, _ = _table([observations])
     values, replicates = table[0, :, 0], table[:, :, 1:]
-    if not replicates.shape[-1] and len(values) == 1:
+    if replicates.shape[-1] < 2 and len(values) == 1:
         return None
     trained = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
-    images = _covariance(replicates)[0, 0] if shared or len(values) == 1 else 0.0
+    # Of a few seeds that hardly share an error, the estimate may fall below zero.
+    images = max(_covariance(replicates)[0, 0], 0.0) if shared or len(values) == 1 else 0.0
     variance, df = _satterthwaite((trained, len(values) - 1), (images, replicates.shape[-1] - 1))
-    half = special.stdtrit(df, (1 + level) / 2) * np.sqrt(variance)
+    half = special.stdtrit(df, (1 + level) / 2) * np.sqrt(variance) if variance > 0 else 0.0
     return float(values.mean() - half), float(values.mean() + half)
 
 
 def difference(a: Row, b: Row, shared: bool) -> Difference:
-    """b - a: a paired t-test on the units that both have; if these are too few, see `_pairs`."""
+    """b - a: a paired t-test on the units that both have; if these are too few, see `_compared`."""
     pairs = _pairs([a, b], shared)
     gap, error, df, p = (float(each[0, 1]) for each in pairs.tests())
     half = np.inf if pairs.basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
@@ -272,6 +274,12 @@ def _table(rows: Sequence[Row]) -> tuple[Array, int]:
 
 
 def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
+    """As `_compared`, once for all who ask of the same rows: several tables show their ranks and ties."""
+    return _compared(tuple(map(tuple, rows)), shared)
+
+
+@lru_cache(maxsize=256)
+def _compared(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> _Pairs:
     """The differences of rows and their errors, which no pair has enough seeds to estimate alone.
 
     The error's variance is estimated from all rows together; two rows' own, if larger, is used instead, with
@@ -284,7 +292,7 @@ def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
     row, unit = there.nonzero()
     by_row = np.eye(k)[row]
     design, df = _model(by_row, np.eye(values.shape[1])[unit])
-    inverse = np.linalg.pinv(design.T @ design)
+    inverse = np.linalg.pinv(design.T @ design, hermitian=True)
     fit = inverse @ design.T @ values[there]
     images, df_images = _of_differences(_covariance(replicates)).clip(0), max(replicates.shape[-1] - 1, 1)
     if df == 0:
@@ -294,7 +302,7 @@ def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
         return _Pairs(fit[:k], trained, images, np.ones((k, k)), df_images, 1.0, basis)
     residuals = _without_rounding(values[there] - design @ fit, values[there])
     pooled = _of_differences(inverse[:k, :k]) * (residuals @ residuals / df)
-    own, df_own = _own(residuals, design, by_row)
+    own, df_own = _own(residuals, design @ inverse @ design.T, by_row)
     trained, df_trained = np.maximum(pooled, own), np.where(own > NOISIER * pooled, df_own.clip(max=df), df)
     units, basis = k / (1 / there.sum(1)).sum(), ("seeds", "generator seeds")[depth - 1]
     return _Pairs(fit[:k], trained, images if shared else 0 * images, df_trained, df_images, units, basis)
@@ -308,7 +316,7 @@ def _model(by_row: Array, by_unit: Array) -> tuple[Array, int]:
     """
     k, both = by_row.shape[1], np.hstack([by_row, by_unit])
     df_row = len(by_row) - k
-    df = len(by_row) - int(np.linalg.matrix_rank(both))
+    df = len(by_row) - int(np.linalg.matrix_rank(both.T @ both, hermitian=True))
     connected = len(by_row) - df == both.shape[1] - 1
     return (both, df) if connected and df > 0 and 2 * df >= df_row else (by_row, df_row)
 
@@ -324,20 +332,18 @@ def _of_differences(covariance: NDArray[np.floating]) -> Array:
     return variance[:, None] + variance - 2 * covariance
 
 
-def _own(residuals: Array, design: Array, by_row: Array) -> tuple[Array, Array]:
+def _own(residuals: Array, fitted: Array, by_row: Array) -> tuple[Array, Array]:
     """(k, k): the variance of each difference from its two rows' residuals alone, and Satterthwaite's df.
 
     Each row's variance is estimated without bias (MINQUE; Rao, J. Am. Stat. Assoc. 1970): residuals are
-    M e, so the expectation of their squares is (M * M) times the variances of e.
+    M e, so the expectation of their squares is (M * M) times the variances of e; 1 - M is `fitted`.
     """
     count = by_row.sum(0)
-    projector = np.eye(len(residuals)) - design @ np.linalg.pinv(design)
-    expected = by_row.T @ projector**2 @ by_row
+    expected = by_row.T @ (np.eye(len(residuals)) - fitted) ** 2 @ by_row
     row = np.linalg.lstsq(expected, by_row.T @ residuals**2, rcond=1e-9)[0].clip(0) / count
     spread = row**2 / (count + 1)  # a square of a variance is (df + 2) / df too large, and df = count - 1
-    own = row[:, None] + row
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return own, np.where(own > 0, own**2 / (spread[:, None] + spread), 1)
+    own, spread = row[:, None] + row, spread[:, None] + spread
+    return own, np.where(spread > 0, own**2 / np.where(spread > 0, spread, 1), 1)
 
 
 def _covariance(replicates: Array) -> Array:
@@ -362,14 +368,14 @@ def _satterthwaite(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
     """The sum of independent variances with their degrees of freedom, and its own (Satterthwaite, 1946)."""
     total = sum(variance for variance, _ in parts)
     spread = sum(variance**2 / np.maximum(df, 1) for variance, df in parts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return total, np.where(spread > 0, np.divide(total**2, spread), parts[0][1])
+    known = (spread > 0) & np.isfinite(spread)  # neither no error nor one that nobody knows
+    return total, np.where(known, total**2 / np.where(known, spread, 1), parts[0][1])
 
 
 def _two_sided(gaps: Array, errors: Array, df: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * special.stdtr(df, -np.abs(gaps / errors))
-    return np.where(np.isinf(errors), 1.0, np.where(errors > 0, p, gaps == 0))
+    known = (errors > 0) & np.isfinite(errors)
+    p = 2 * special.stdtr(df, -np.abs(gaps / np.where(known, errors, 1)))
+    return np.where(known, p, np.where(np.isinf(errors), 1.0, gaps == 0))
 
 
 def _power(shift: float, df: float, alpha: float) -> float:

@@ -72,6 +72,28 @@ def test_an_interval_of_one_seed_is_centred_at_its_value_though_replicates_are_b
     assert interval(row([5.0]), False) is None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0]])
+@pytest.mark.parametrize("replicates", [0, 1, 2])
+def test_equal_numbers_have_intervals_without_width_and_are_tied(values, replicates):
+    rows = [row(values, [[3.0] * replicates] * len(values)) for _ in range(3)]
+    known = len(values) > 1 or replicates > 1
+    for shared in (True, False):
+        assert interval(rows[0], shared) == ((3, 3) if known else None)
+        found = difference(rows[0], rows[1], shared)
+        assert (found.effect, found.p, found.basis == "none") == (0, 1, not known)
+        assert {(rank.low, rank.high, rank.tied) for rank in ranks(rows, True, shared)} == {(1, 3, True)}
+        assert detectable(rows, shared) == (0 if known else None)
+        assert seeds_needed(rows[0], rows[1], shared) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_interval_doesnt_shrink_where_seeds_deviate_in_opposite_ways():
+    replicates = np.random.default_rng(0).normal(size=100)
+    opposite = row([1.0, 1.1], [replicates, -replicates])
+    assert interval(opposite, True) == pytest.approx(interval(opposite, False))
+
+
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_intervals_over_seeds_cover_at_their_nominal_rate(n):
     rng = np.random.default_rng(n)

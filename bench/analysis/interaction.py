@@ -173,7 +173,7 @@ def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
 def _concordance(block: Block) -> str:
     """Kendall's W of the generators' rankings, from Friedman's statistic."""
     regularizers, generators = block.means.shape
-    if regularizers < 3:
+    if regularizers < 3 or not np.ptp(block.means, axis=0).any():  # no generator orders them
         return ""
     statistic, p = stats.friedmanchisquare(*block.means)
     return (
