@@ -141,6 +141,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def plain_json(value: Any) -> Any:
     """The value in JSON's own types: numpy's and torch's scalars as numbers, non-finite numbers as None."""
+    if type(value) is float:  # most of what a record holds
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(name): plain_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -188,7 +190,7 @@ def _items(record: Record) -> list[tuple[str, Any]]:
 
 def _dump(value: Any, depth: int, indent: int) -> str:
     if depth == 0 or not value:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, separators=(",", ": "))  # long rows of numbers
     pad = " " * (indent + 1)
     lines = [f"{pad}{json.dumps(name)}: {_dump(item, depth - 1, indent + 1)}" for name, item in value.items()]
     return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"

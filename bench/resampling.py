@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -30,6 +32,15 @@ def counts(metric: str, n: int) -> Tensor:
 def means(metric: str, values: Tensor) -> Tensor:
     """(n,) values of single items -> (REPLICATES,) their means over the resamples."""
     return counts(metric, len(values)) @ values.double().cpu() / len(values)
+
+
+def rounded(replicates: Sequence[float]) -> list[float]:
+    """To a hundredth of their standard deviation or finer: a record holds thousands of them."""
+    spread = torch.tensor(list(replicates), dtype=torch.float64).std().item()
+    if not 0 < spread < math.inf:
+        return list(replicates)
+    decimals = 2 - math.floor(math.log10(spread))
+    return [round(value, decimals) for value in replicates]
 
 
 def mean_estimate(metric: str, values: Tensor, labels: Tensor | None = None) -> Estimate:

@@ -23,6 +23,7 @@ from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode, draw, encode, norm
 from .losses import RECONSTRUCTION
 from .naming import check_name
 from .records import base_name
+from .resampling import rounded
 from .seeds import seed_for
 from .store import Artifact, Result
 from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, rows_of, spec_from
@@ -284,7 +285,7 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
     # A latent that depends on the batch that it is encoded in. That is the row's doing, as its losses are:
     # in the protocol it would keep such a row out of every column.
     coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
-    known = {name: getattr(value, name, None) for name in ("replicates", "classes")}
+    replicates, classes = (getattr(value, name, None) for name in ("replicates", "classes"))
     return {
         "value": float(value) if math.isfinite(value) else None,
         "n": int(protocol["n"]),
@@ -294,7 +295,8 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
         "better": direction,
         "unit": meaning.unit,
         "about": meaning.about,
-        **{name: list(item) if name == "replicates" else dict(item) for name, item in known.items() if item},
+        **({"replicates": rounded(replicates)} if replicates else {}),
+        **({"classes": dict(classes)} if classes else {}),
     }
 
 
