@@ -14,12 +14,14 @@ from .tables import cells, columns_of, first_score, guidance_of, headers, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from .findings import Finding
 
 __all__ = ["frame", "markdown", "report", "summary", "write"]
 
 IDENTITY = (*LABELS, "guidance", "status", "seeds_done", "seeds")
+DPI = 150  # of the analyses' figures
 
 
 def write(
@@ -138,9 +140,18 @@ def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
         replace_text(written[-1], finding.table.to_csv(index=False, lineterminator="\n"))
         if finding.figure is not None:
             written.append(folder / f"{finding.name}.png")
-            finding.figure.savefig(written[-1], dpi=150, facecolor="white")
-            finding.figure.set_layout_engine("none")  # it is laid out: the page doesn't have to do it again
+            _lay_out(finding.figure)
+            finding.figure.savefig(written[-1], dpi=DPI, facecolor="white")
     return written
+
+
+def _lay_out(figure: Figure) -> None:
+    """For good: else whoever saves it, here and for the page, draws it twice."""
+    figure.set_dpi(DPI)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def summary(records: Iterable[Record]) -> str:
