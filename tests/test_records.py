@@ -53,7 +53,7 @@ def test_a_record_is_strict_json_with_one_line_per_metric_and_curve():
     ).to_json()
     lines = text.splitlines()
     assert [line.split('"')[1] for line in lines if '"value"' in line] == ["a", "b"]
-    assert '   "l1": [1.0, null]' in lines
+    assert '   "l1": [1.0,null]' in lines
     assert '  "seconds": null' in lines
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 

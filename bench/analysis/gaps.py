@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -92,9 +91,8 @@ def _measures(board: Board) -> Measures | None:
     clean = board.companion("rFI?D")
     if clean is None or board.column is None:
         return None
-    noises = {column: _level(column) for column in _noises(board, clean)}
-    middle = float(np.median(list(noises.values()))) if noises else 0.0
-    noise = min(noises, key=lambda c: abs(noises[c] - middle), default=None)
+    # The least noise: more than a generator's errors would hide what it adds.
+    noise = min(_noises(board, clean), key=_level, default=None)
     # The generation distance at the reconstructions' n, where it is there.
     same_n = board.companion(rf"gFI?D@{clean.entry['n']}")
     generated = same_n or board.column
