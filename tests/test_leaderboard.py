@@ -2,8 +2,11 @@
 
 import io
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 
 import fabricated
 import numpy as np
@@ -477,6 +480,22 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     assert [path.name for path in report([folder], folder) if path.parent == folder] == names
     assert [path.read_bytes() for path in write(folder, records[::-1])] == texts
     assert texts[2].startswith(b"# m\n")
+
+
+def test_another_process_makes_the_same_bytes(tmp_path):
+    """Of pictures and drawings too, whatever the order of sets there."""
+    for each in fabricated.records(("none", "kl", "repa", "simflow"), ("mar", "tarflow"), ("0", "1")):
+        write_record(tmp_path / "records", each)
+    ours = report([tmp_path], tmp_path / "ours", "t")
+    code = (
+        "import sys; from latentbench.bench.leaderboard import report; report(sys.argv[1:2], *sys.argv[2:])"
+    )
+    there = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "theirs"), "t"]
+    subprocess.run(there, check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
+    for path in ours:
+        theirs = tmp_path / "theirs" / path.relative_to(tmp_path / "ours")
+        assert path.read_bytes() == theirs.read_bytes(), path.name
+    assert len(list((tmp_path / "theirs/analysis").glob("*.png"))) > 4
 
 
 def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
