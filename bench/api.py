@@ -527,7 +527,7 @@ class Evaluator:
         """Stands for the files that numbers depend on beside the subject, as far as they are there."""
         return ""
 
-    def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
+    def figures(self, subject: Subject) -> Mapping[str, Figure | Tensor]:
         """Pictures by name, saved as PNG: matplotlib's `Figure` (not pyplot), or pixels, uint8 (H, W, 3)."""
         return {}
 

@@ -100,9 +100,9 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
             ("samples", variant.jpeg, *network): given,
             ("reference", variant.reference, variant.crop, *network): reference,
         }
-        for key, one in sets.items():
+        for key, scaled in sets.items():
             if key not in known:
-                known[key] = extractor.describe(one, ["pooled"])["pooled"]
+                known[key] = extractor.describe(scaled, ["pooled"])["pooled"]
         generated, real = (known[key] for key in sets)
         generated = generated[: variant.n]
         precision, recall = precision_recall(generated, real)

@@ -77,7 +77,7 @@ def prepared(images: Tensor, resolution: int | None, resizing: str = "clean", ro
 
 
 def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, c) -> (side, c): ADM's: halved by box filters, bicubic to the shorter side, then cropped."""
+    """uint8 (H, W, c) -> (side, c): ADM's: halved by boxes, bicubic to the shorter side, then cropped."""
     from PIL import Image
 
     height, width = side

@@ -1,4 +1,4 @@
-"""What a run keeps beside scores: quality along generator training, several extractors, pictures of a seed."""
+"""What a run keeps beside scores: quality along training, several extractors, pictures of a seed."""
 
 import json
 
