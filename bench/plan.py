@@ -186,8 +186,8 @@ class _Planner:
             scores[f"{guidance:g}"] = self._generator_scores(*made, generator, guidance, seed)
         trained_by = self.result.stages.get(made[0].get("generator", ""))
         for step in trained_by.config.get("snapshots", ()) if trained_by else ():
-            last = generator.guidance[-1]
-            scores[f"{PROBE}{step}"] = self._generator_scores(*made, generator, last, seed, step)
+            largest = max(generator.guidance)
+            scores[f"{PROBE}{step}"] = self._generator_scores(*made, generator, largest, seed, step)
         self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:

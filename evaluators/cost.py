@@ -125,6 +125,13 @@ class Cost(Evaluator):
         "regularizer_gflop_per_image": Metric(
             "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that.", cost=True
         ),
+        "prior_gflop_per_sample": Metric(
+            "tokenizer",
+            False,
+            "GFLOP",
+            "Training the regularizer's priors beforehand on a sample of the reference.",
+            cost=True,
+        ),
         "generator_parameters_million": Metric(
             "generator", False, "M", "Parameters of the generator.", cost=True
         ),
@@ -175,7 +182,12 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
         ),
     )
     plain = flops(tokenizer_step, *batch, False)
+    priors = regularizer.priors().values()
+    reference = subject.reference("train", own=True) if priors else None
     found = {
+        "prior_gflop_per_sample": sum(
+            _per_latent(prior, reference.samples, reference.labels) for prior in priors if reference
+        ),
         "tokenizer_parameters_million": parameters(tokenizer.encoder, tokenizer.decoder),
         "regularizer_parameters_million": parameters(regularizer),
         "tokenizer_gflop_per_image": plain / BATCH / 1e9,
@@ -188,12 +200,15 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
 
 
 def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
-    labels = subject.labels("train")
     found = {"generator_parameters_million": parameters(generator)}
     if type(generator).loss is Generator.loss:  # nothing to descend
         return found
+    counted = _per_latent(generator, subject.latents("train"), subject.labels("train"))
+    return found | {"generator_gflop_per_latent": counted}
+
+
+def _per_latent(generator: Generator, z: Tensor, labels: Tensor | None) -> float:
+    """GFLOP of training on one of z (n, T, C)."""
     device = next(generator.parameters()).device
-    z = subject.latents("train")[:BATCH].to(device)
     known = None if labels is None else labels[:BATCH].to(device)
-    counted = flops(generator_step, generator, z, known)
-    return found | {"generator_gflop_per_latent": counted / BATCH / 1e9}
+    return flops(generator_step, generator, z[:BATCH].to(device), known) / BATCH / 1e9

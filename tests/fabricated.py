@@ -88,6 +88,7 @@ def records(
 COST = {
     "tokenizer_seconds": 20.0,
     "tokenizer_gflop_per_image": 0.03,
+    "prior_gflop_per_sample": 0.0,
     "tokenizer_parameters_million": 0.3,
     "generator_seconds": 25.0,
     "generator_gflop_per_latent": 0.02,

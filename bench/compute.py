@@ -1,0 +1,31 @@
+"""The operations that a row's training takes in all, from what its record counted and its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COUNTED = ("tokenizer_gflop_per_image", "regularizer_gflop_per_image", "prior_gflop_per_sample")
+
+
+def tokenizer_gflop(cost: Mapping[str, float | None], budget: Mapping[str, Any]) -> float | None:
+    """Of the tokenizer, its regularizer with critics and the priors trained before; None if one is unknown.
+
+    Refinement of the decoder counts as whole steps of the tokenizer, which is more than it takes.
+    """
+    counted = [cost.get(name) for name in COUNTED]
+    if not {"batch", "tokenizer_steps", "prior_steps"} <= set(budget) or None in counted:
+        return None
+    image, method, prior = (value or 0.0 for value in counted)
+    steps, refined = budget["tokenizer_steps"], budget.get("refine_steps", 0)
+    return budget["batch"] * (image * (steps + refined) + method * steps + prior * budget["prior_steps"])
+
+
+def generator_gflop(
+    cost: Mapping[str, float | None], budget: Mapping[str, Any], steps: int | None = None
+) -> float | None:
+    """Of a generator, to its last step or to another; 0 where nothing was descended, None if unknown."""
+    if "generator_parameters_million" not in cost:
+        return None
+    latent = cost.get("generator_gflop_per_latent") or 0.0
+    return latent * budget["batch"] * (budget["generator_steps"] if steps is None else steps)
