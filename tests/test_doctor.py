@@ -1,11 +1,15 @@
 """`bench doctor`: batches, workers and processes change no number; a broken cache is found."""
 
 import json
+from functools import partial
+from pathlib import Path
 
 import torch
 from cli import bench
+from typer.testing import CliRunner
 
 from latentbench.bench import doctor
+from latentbench.bench.cli import app
 from latentbench.bench.doctor import Check
 
 
@@ -39,10 +43,12 @@ def test_a_distance_that_depends_on_the_batch_is_shown_and_fails(monkeypatch):
     assert check.ok is False and "largest difference" in check.found
 
 
-def test_artifacts_that_were_tampered_with_are_found(tmp_path):
-    (tmp_path / "m.yaml").write_text(doctor.MATRIX)
+def test_artifacts_that_were_tampered_with_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check = partial(CliRunner().invoke, app, ["doctor", "--cache", "-m", "m.yaml"])
+    Path("m.yaml").write_text(doctor.MATRIX)
     assert bench("run", "-m", "m.yaml", "-j", "1", cwd=tmp_path).returncode == 0
-    assert bench("doctor", "--cache", "-m", "m.yaml", cwd=tmp_path).returncode == 0
+    assert check().exit_code == 0
     artifacts = tmp_path / ".bench/artifacts"
     samples = sorted(artifacts.glob("samples/*/stage.json"))[0]
     (samples.parent / "tensors.safetensors").write_bytes(b"broken")
@@ -50,8 +56,8 @@ def test_artifacts_that_were_tampered_with_are_found(tmp_path):
     meta = json.loads(trained.read_text())
     meta["config"]["steps"] = 400
     trained.write_text(json.dumps(meta))
-    done = bench("doctor", "--cache", "-m", "m.yaml", cwd=tmp_path)
-    assert done.returncode == 1
+    done = check()
+    assert done.exit_code == 1
     assert "cannot be read" in done.stdout and "was made by another config" in done.stdout
 
 

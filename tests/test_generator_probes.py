@@ -4,6 +4,9 @@ import json
 
 import pytest
 from cli import bench
+from typer.testing import CliRunner
+
+from latentbench.bench.cli import app
 
 MATRIX = """
 name: small
@@ -26,7 +29,7 @@ probes: {generator: [2, 4], samples: 16}
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes")
     (folder / "m.yaml").write_text(MATRIX)
-    done = bench("run", "-m", "m.yaml", cwd=folder)
+    done = bench("run", "-m", "m.yaml", "-j", "1", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     files = (folder / "results/small/records").glob("*.json")
     return folder, {file.stem: json.loads(file.read_text()) for file in files}
@@ -76,8 +79,9 @@ def test_pictures_are_of_the_first_seed_and_named_like_cells(run):
     } <= names
 
 
-def test_the_plan_counts_the_stages_of_probes(run):
+def test_the_plan_counts_the_stages_of_probes(run, monkeypatch):
     folder, _ = run
-    stages = json.loads(bench("plan", "-m", "m.yaml", "--json", cwd=folder).stdout)["stages"]
+    monkeypatch.chdir(folder)
+    stages = json.loads(CliRunner().invoke(app, ["plan", "-m", "m.yaml", "--json"]).stdout)["stages"]
     assert all(stage["cached"] for stage in stages)
     assert sum("step 2" in stage["label"] for stage in stages) == 4  # samples and scores of two seeds

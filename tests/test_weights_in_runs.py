@@ -5,8 +5,8 @@ import json
 import pytest
 from cli import bench
 
-from latentbench.bench.matrix import MatrixError, load
-from latentbench.bench.plan import make
+from latentbench.bench.matrix import load
+from latentbench.bench.plan import NetworkNeeded, make
 
 MATRIX = """\
 name: tiny
@@ -72,7 +72,7 @@ def run(tmp_path):
         (tmp_path / "plugin.py").write_text(PLUGIN)
         text = MATRIX.replace("FEATURES", features).replace("EVALUATORS", evaluators)
         (tmp_path / "matrix.yaml").write_text(text)
-        done = bench("run", "-m", "matrix.yaml", "--offline", cwd=tmp_path, home=tmp_path / "home")
+        done = bench("run", "-m", "matrix.yaml", "-j", "1", "--offline", cwd=tmp_path, home=tmp_path / "home")
         files = sorted((tmp_path / "results" / "tiny" / "records").glob("*.json"))
         return done, [json.loads(file.read_text()) for file in files]
 
@@ -114,6 +114,6 @@ def test_offline_a_run_without_the_weights_stops_at_once_where_a_plan_goes_on(ne
     matrix = load(tmp_path / "matrix.yaml")
     stages = make(matrix).stages.values()
     assert [stage.label for stage in stages if stage.kind == "features" and not stage.known]
-    with pytest.raises(MatrixError, match="offline, and .* is not here") as error:
+    with pytest.raises(NetworkNeeded, match="offline, and .* is not here") as error:
         make(matrix, fetch=True)
     assert error.value.problems[0].line == 3
