@@ -22,12 +22,14 @@ from .distances import frechet_distance, kernel_distance, precision_recall
 from .images import RESIZINGS, adm_centre_crop, from_uint8, squash, to_uint8
 from .naming import metric_name
 from .records import protocol_id
+from .subject import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LEAST = 8  # images on either side
+MOST = 10_000  # reference images: what protocols differ by shows with fewer than all
 
 
 class AuditError(ValueError):
@@ -213,11 +215,15 @@ def read(path: Path) -> ImageSet:
 
 
 def of_dataset(dataset: Dataset, name: str) -> list[ImageSet]:
-    """Both splits of a dataset, train first."""
-    return [
-        ImageSet(f"{name} {split}", dataset.images(split, torch.arange(dataset.size(split))))
-        for split in ("train", "val")
-    ]
+    """Both splits of a dataset, train first; of a large one, images that are evenly spaced in it."""
+    if min(dataset.image.height, dataset.image.width) < 2:
+        raise AuditError(f"{name} has points, not images")
+    found = []
+    for split in SPLITS:
+        size = dataset.size(split)
+        index = torch.arange(size) if size <= MOST else torch.linspace(0, size - 1, MOST).long()
+        found.append(ImageSet(f"{name} {split}", dataset.images(split, index)))
+    return found
 
 
 def _opened(file: Path) -> np.ndarray:

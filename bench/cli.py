@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -60,6 +59,7 @@ PluginOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Fail at once if the network is needed.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -79,9 +79,7 @@ def run(
         bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
     ] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Fail at once if the network is needed.")
-    ] = False,
+    offline: OfflineOption = False,
     device: DeviceOption = "cpu",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")] = False,
     debug: DebugOption = False,
@@ -345,12 +343,16 @@ def audit(
         str, typer.Option("--features", metavar="NAME", help="effnet_lite0, inception, timm:MODEL, …")
     ] = "effnet_lite0",
     plugin: PluginOption = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score one image set under several protocols, and show how far they disagree."""
     _plugins(plugin)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from . import audit as auditing
     from .tables import number
+    from .weights import OfflineError
 
     try:
         part, _, model = features.partition(":")
@@ -365,15 +367,19 @@ def audit(
                 known = ", ".join(registry.names("datasets"))
                 _fail(f"--reference {name!r} is neither a path nor a dataset ({known})", 2)
         table = auditing.audit(auditing.read(images), references, extractor)
+    except OfflineError as error:
+        _fail(str(error), 4)
     except (ValueError, OSError, registry.PartError) as error:
         _fail(str(error), 2)
     if as_json:
         print(json.dumps(table.to_dict("records"), indent=1))
         return
-    shown = Table(*map(escape, table.columns[:8]), box=None, header_style="bold")
+    shown = [list(table.columns[:8])]
     for row in table.itertuples(index=False):
-        shown.add_row(*(number(v) if isinstance(v, float) else escape(str(v)) for v in row[:8]))
-    out.print(shown)
+        shown.append([number(v) if isinstance(v, float) else str(v) for v in row[:8]])
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for line in shown:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     distance = table.columns[2]
     low, high = table[distance].min(), table[distance].max()
     said = (
@@ -461,8 +467,8 @@ def _open(
     except matrices.MatrixError as error:
         for problem in error.problems:
             err.print(Text(str(problem)), soft_wrap=True)
-        count = len(error.problems)
-        _fail(f"{count} problem{'s' if count > 1 else ''} in {file}; nothing was run", 2)
+        count, code = len(error.problems), 4 if isinstance(error, planning.NetworkNeeded) else 2
+        _fail(f"{count} problem{'s' if count > 1 else ''} in {file}; nothing was run", code)
     except (registry.PartError, ValueError) as error:
         _fail(str(error), 2)
     for problem in loaded.warnings:

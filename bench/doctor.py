@@ -104,20 +104,25 @@ def features_ignore_batches(device: str) -> Iterator[Check]:
 
 
 def latents_ignore_batches(device: str) -> Iterator[Check]:
-    """Reconstructions of an untrained tokenizer in chunks of 128 and 50, without and with noise."""
+    """Reconstructions of an untrained tokenizer, encoded and decoded in chunks of 128, 50 and 7.
+
+    Noise is keyed by the chunk of 128, which is in every protocol: it is drawn once, for all three.
+    """
     import torch
 
     from . import latents, registry
-    from .api import ImageSpec
+    from .api import ImageSpec, Noise
 
     _, val = _digits()
     torch.manual_seed(0)
     tokenizer = registry.create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=1).to(device).eval()
+    regularizer = registry.create("regularizers", "fixed_variance", spec=tokenizer.spec).eval()
     found = {}
-    for chunk in (128, 50):
+    for chunk in (128, 50, 7):
         h = latents.chunked(lambda index, _: tokenizer.encode(val[index].to(device)).cpu(), len(val), chunk)
+        z = latents.draw(regularizer, h, None, Noise(0, ("doctor",)), 64, device)
         images = latents.chunked(
-            lambda index, _, z=h: tokenizer.decode(z[index].to(device)).cpu(), len(h), chunk
+            lambda index, _, z=z: tokenizer.decode(z[index].to(device)).cpu(), len(z), chunk
         )
         found[chunk] = float((images - val).square().mean())
     yield _alike("reconstruction error by chunk size", found)

@@ -31,6 +31,7 @@ from .api import (
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
 from .subject import features_role
+from .weights import OfflineError
 
 Config = Mapping[str, Any]
 
@@ -129,6 +130,7 @@ class _Planner:
         self.matrix, self.fetch = matrix, fetch
         self.env = {"threads": matrix.threads, "precision": matrix.precision, "device": device}
         self.result = Plan()
+        self.offline = False  # whether a download was refused
         self.problems: dict[tuple[Any, str], Problem] = {}
         self.built: dict[tuple[str, ...], Any] = {}  # modules on the meta device, or why there is none
         self.references: dict[tuple[str, ...], str] = {}  # stages: a fingerprint may be of a large file
@@ -464,6 +466,7 @@ class _Planner:
             try:
                 extractor.fetch()
             except (OSError, RuntimeError) as error:  # no network, or a file with another hash
+                self.offline |= isinstance(error, OfflineError)
                 raise self._refuse(row, f"no weights: {error}") from None
         config: dict[str, Any] = {
             "dataset": self.data,
@@ -520,7 +523,8 @@ class _Planner:
 
     def _raise(self) -> None:
         if self.problems:
-            raise MatrixError(sorted(self.problems.values(), key=lambda p: (p.file, p.line, p.column)))
+            kind = NetworkNeeded if self.offline else MatrixError
+            raise kind(sorted(self.problems.values(), key=lambda p: (p.file, p.line, p.column)))
 
     def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
         config = {**config, "env": self.env, "frame": stages.VERSION}
@@ -531,6 +535,10 @@ class _Planner:
             there = there and all(item.get("fingerprint", "") is not None for item in named)
             self.result.stages[one] = Stage(kind, label, config, parents, one, there)
         return one
+
+
+class NetworkNeeded(MatrixError):
+    """A matrix that needs files which, under `--offline`, must not be downloaded."""
 
 
 class _Refused(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from .naming import defines
 from .records import Record, base_name
-from .rows import Results, Row
+from .rows import Column, Results, Row
 from .tables import number, spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = Path(__file__).with_suffix(".yaml")
-SAMPLES = 50_000  # behind a generation metric, unless a table says otherwise
+SAMPLES = 50_000  # images behind a number, held out or generated, unless a table says otherwise
+INCEPTION = ("precision", "recall")  # on its features in all papers, under names that don't say so
 TOKENIZER = ("rFID", "PSNR", "SSIM", "LPIPS", "reconstruction_l2", "probe_accuracy", "zone_accuracy")
+SPLITS = re.compile(r"\b(train|val)\b")
 OFFLINE = {"FID": "FD", "KID": "KD"}  # what a metric is called with other weights than those that define it
 
 
@@ -34,7 +38,7 @@ class Figure(NamedTuple):
     guided: bool
     metric: str
     value: float
-    n: int | None  # images that a generation metric is over
+    n: int  # images that it is over
     protocol: str
     note: str
     url: str
@@ -65,6 +69,7 @@ def table(records: Iterable[Record] | Results = ()) -> pd.DataFrame:
 
 
 def _of(paper: dict[str, Any], table: dict[str, Any]) -> Iterator[Figure]:
+    said = table["protocol"]  # of a distance it is that of the others over the same images, too
     for setting, regularizer, *values in table["rows"]:
         for column, value in zip(table["columns"], values, strict=True):
             metric, _, guided = column.partition("@")
@@ -80,8 +85,8 @@ def _of(paper: dict[str, Any], table: dict[str, Any]) -> Iterator[Figure]:
                 bool(guided),
                 metric,
                 float(value),
-                None if metric in TOKENIZER else table.get("n", SAMPLES),
-                table["protocol"].get(metric, ""),
+                SAMPLES if metric in TOKENIZER else table.get("n", SAMPLES),
+                said.get(metric) or said.get("rFID" if metric in TOKENIZER else "gFID", ""),
                 table.get("note", ""),
                 paper.get("url", ""),
             )
@@ -102,12 +107,17 @@ def _beside(one: Figure, rows: Sequence[Row]) -> tuple[str, bool, str]:
     ours = f"{text} {column.name} ({where}, {row.dataset})"
     if one.data.lower().replace("-", "") != row.dataset.lower().replace("-", "").replace("_", ""):
         return ours, False, f"{row.dataset} is not {one.data}"
-    if base_name(column.name) != one.metric:
+    if not _same_features(one, column):
         return ours, False, f"{column.name} is not {one.metric}: other features"
     n = column.entry["n"]
-    if one.n is not None and n != one.n:
+    if n != one.n:
         return ours, False, f"n = {n:,}, there {one.n:,}"
-    return ours, True, f"same data, metric and n; check the protocol: {one.protocol}"
+    reference, theirs = column.entry["protocol"].get("reference", ""), SPLITS.findall(one.protocol)
+    if not theirs:
+        return ours, False, f"their reference isn't known ({one.protocol or 'nothing is said'})"
+    if not set(SPLITS.findall(reference)) & set(theirs):
+        return ours, False, f"reference {reference or 'unknown'}, there {one.protocol}"
+    return ours, True, f"same data, metric, n and reference ({one.protocol})"
 
 
 def _alike(one: Figure, row: Row) -> bool:
@@ -117,8 +127,7 @@ def _alike(one: Figure, row: Row) -> bool:
     if one.metric in TOKENIZER:
         return not row.generator
     guided = row.guidance is not None and row.guidance > 1
-    same = row.generator in one.generator.split(" ")[0] and guided == one.guided
-    return bool(row.generator) and same
+    return row.generator.partition("[")[0] == one.generator.split(" ")[0] and guided == one.guided
 
 
 def _same_metric(one: Figure, name: str) -> bool:
@@ -127,12 +136,13 @@ def _same_metric(one: Figure, name: str) -> bool:
     return base in (one.metric, other)
 
 
-def _distance(one: Figure, row: Row, column: Any) -> tuple[bool, bool, float]:
-    """The published name first, then all samples rather than some, then the better value."""
+def _same_features(one: Figure, column: Column) -> bool:
+    inception = one.metric in INCEPTION and defines("FID", column.entry["protocol"])
+    return column.name == one.metric or inception
+
+
+def _distance(one: Figure, row: Row, column: Column) -> tuple[bool, bool, float]:
+    """The published metric first, then all samples rather than some, then the better value."""
     mean = row.values[column].mean
     sign = -1 if column.entry.get("better") == "higher" else 1
-    return (
-        base_name(column.name) != one.metric,
-        "@" in column.name,
-        sign * (mean if mean is not None else 1e30),
-    )
+    return not _same_features(one, column), "@" in column.name, sign * (mean if mean is not None else 1e30)

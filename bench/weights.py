@@ -87,10 +87,14 @@ def sha256(file: Path) -> str:
     return _sha256(file, status.st_size, status.st_mtime_ns)
 
 
+class OfflineError(FileNotFoundError):
+    """A file that isn't here and, under `--offline`, must not be downloaded."""
+
+
 def refuse_offline(file: Path | str, url: str) -> None:
-    """Raises FileNotFoundError under `--offline`: the file is missing and would come from `url`."""
+    """Raises OfflineError under `--offline`: the file is missing and would come from `url`."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise FileNotFoundError(
+        raise OfflineError(
             f"offline, and {file} is not here: put it there from {url}, or name a file by `weights: PATH`"
         )
 

@@ -59,7 +59,7 @@ def records(
                 rng = random.Random(f"{dataset}/{regularizer}/{generator}/{seed}")
                 metrics, wobble = dict(tokenizer), rng.gauss(0, noise)
                 for w in guidances:
-                    gfd = LEVEL[generator] * (1 - 0.25 * ease + 0.3 * (w - 1.5) ** 2) + wobble
+                    gfd = LEVEL.get(generator, 200.0) * (1 - 0.25 * ease + 0.3 * (w - 1.5) ** 2) + wobble
                     for name, value in (("gFD[net]", gfd), ("gFD@360[net]", gfd + 20)):
                         n = 360 if "@" in name else 1437
                         metrics[f"{name}@{w:g}"] = metric(

@@ -98,6 +98,21 @@ def test_a_regularizers_loss_and_every_critic_step_are_its_own_cost():
     assert scores["regularizer_gflop_per_image"] * 1e9 == pytest.approx(2 * 12 * 12 * 3 + 2 * (2 * 12 * 2))
 
 
+def test_priors_count_what_their_training_on_a_sample_takes():
+    class Guided(Regularizer):
+        def __init__(self, spec):
+            super().__init__(spec)
+            self.prior = Attention()
+
+        def priors(self):
+            return {"prior": self.prior}
+
+    alone = create("evaluators", "cost").run(FakeSubject(generator=Attention(), tokenizer=Linear()))
+    scores = tokenizer_scores(Guided)
+    assert scores["prior_gflop_per_sample"] == alone["generator_gflop_per_latent"] > 0
+    assert tokenizer_scores(Regularizer)["prior_gflop_per_sample"] == 0
+
+
 def test_a_loss_that_does_not_run_goes_without_its_count():
     scores = tokenizer_scores(Broken)
     assert "regularizer_gflop_per_image" not in scores and scores["tokenizer_gflop_per_image"] > 0

@@ -10,6 +10,7 @@ import pytest
 from fabricated import records
 
 from latentbench.bench import registry
+from latentbench.bench.naming import INCEPTION
 from latentbench.bench.published import figures, table
 
 
@@ -55,7 +56,7 @@ def test_regularizers_are_parts_of_the_suite():
 def test_five_thousand_samples_are_not_fifty_thousand():
     assert value("Distribution", "1", "DINO", "gFID").n == 5000
     assert value("Distribution", "3", "DMVAE 64 epochs", "gFID").n == 50_000
-    assert value("Distribution", "1", "DINO", "PSNR").n is None
+    assert value("Distribution", "1", "DINO", "PSNR").n == 50_000  # held-out images
 
 
 def test_numbers_of_digits_are_never_comparable_and_say_why():
@@ -67,18 +68,27 @@ def test_numbers_of_digits_are_never_comparable_and_say_why():
 
 
 def test_a_number_compares_with_the_same_data_metric_and_n_alone():
-    def verdict(**changes):
+    def verdict(metric, name, generators=("mar",), **changes):
         """Ours of MAR on kl without guidance, as if it had been measured on ImageNet."""
-        some = records(regularizers=("kl",), generators=("mar",), guidances=(1.0,), dataset="imagenet256")
+        some = records(regularizers=("kl",), generators=generators, guidances=(1.0,), dataset="imagenet256")
         some = [r for r in some if not r.real]
         for one in some:
-            one.metrics["IS@1"] = {**one.metrics["gFD[net]@1"], **changes}
+            entry = one.metrics["PSNR" if name == "PSNR" else "gFD[net]@1"]
+            one.metrics[name] = {**entry, "n": 50_000, **changes}
         found = table(some)
-        (row,) = found[(found.metric == "IS") & (found.setting == "KL") & ~found.guided].to_dict("records")
-        return row["comparable"], row["why"]
+        rows = found[(found.metric == metric) & (found.setting == "KL") & ~found.guided].to_dict("records")
+        return rows[0]["comparable"], rows[0]["why"]
 
-    assert verdict(n=50_000)[0]
-    assert verdict(n=1437) == (False, "n = 1,437, there 50,000")
+    inception = {"weights_sha256": INCEPTION}
+    train = {"reference": "train", "features": inception}
+    assert verdict("gFID", "gFID@1", protocol=train)[0]
+    assert verdict("gFID", "gFID@1", protocol=train, n=1437) == (False, "n = 1,437, there 50,000")
+    assert verdict("recall", "recall[inception]@1", protocol=train)[0]
+    assert verdict("recall", "recall[net]@1")[1] == "recall[net] is not recall: other features"
+    assert verdict("IS", "IS[net]@1")[1] == "IS[net] is not IS: other features"
+    assert verdict("PSNR", "PSNR", n=64) == (False, "n = 64, there 50,000")
+    assert verdict("gFID", "gFID@1", protocol={**train, "reference": "test"})[1].startswith("reference test")
+    assert verdict("gFID", "gFID@1", generators=("ar",), protocol=train) == (False, "not measured here")
 
 
 def test_the_command_lists_them():
