@@ -33,12 +33,15 @@ PUBLISHED = {
     "IS": "IS",
     "CMMD": "CMMD",
 }
-FID = re.compile(r"(^|[\W_])[a-z]{0,2}(FID|KID)($|[\W_\d])", re.IGNORECASE)  # never with other weights
-BRACKETED = {  # without a bracket only with one of these sets of weights
-    "IS": (frozenset({INCEPTION}),),
-    "CMMD": (frozenset({CLIP}),),
-    "LPIPS": (frozenset(VGG), frozenset(ALEX)),
-}
+# Never with other weights: cleanFID, FID50k, clean_fid, frechet_inception_distance; but kidney, confidence.
+INCEPTIONS = re.compile(
+    r"FID|KID|[a-z][FK]id(?![a-z])|(?i:(?<![^\W_])[a-z]{0,2}[fk]id(?![a-z])|inception.?(score|distance))"
+)
+BRACKETED = (  # without a bracket only with one of these sets of weights
+    (re.compile(r"(?<![^\W_])(IS(?![a-zA-Z])|is$)"), (frozenset({INCEPTION}),)),
+    (re.compile(r"(?i)CMMD"), (frozenset({CLIP}),)),
+    (re.compile(r"(?i)LPIPS"), (frozenset(VGG), frozenset(ALEX))),
+)
 
 
 def metric_name(base: str, extractor: FeatureExtractor, at: int | None = None) -> str:
@@ -70,11 +73,10 @@ def check_name(name: str, protocol: dict[str, Any]) -> None:
 def defines(name: str, protocol: dict[str, Any]) -> bool:
     """Whether the weights of a protocol are those that the metric's name promises, if it promises any."""
     base = re.split(r"[@\[]", name)[0]
-    if FID.search(base):
+    if INCEPTIONS.search(base):
         return weights(protocol) == {INCEPTION}
-    if base.upper() in BRACKETED and "[" not in name:
-        return weights(protocol) in BRACKETED[base.upper()]
-    return True
+    promised = [those for pattern, those in BRACKETED if pattern.search(base) and "[" not in name]
+    return all(weights(protocol) in those for those in promised)
 
 
 def weights(protocol: dict[str, Any]) -> set[str]:

@@ -42,7 +42,22 @@ def test_other_metrics_and_other_weights_keep_the_extractor_in_brackets():
 
 
 @pytest.mark.parametrize(
-    "name", ["gFID", "gFID@360", "rFID@1.5", "sFID", "KID", "rKID", "IS", "FID", "Fid_50k"]
+    "name",
+    [
+        *("gFID", "gFID@360", "rFID@1.5", "sFID", "KID", "rKID", "IS", "FID", "Fid_50k"),
+        *(
+            "cleanFID",
+            "ImageNetFID",
+            "tokenFID",
+            "bestFID",
+            "valFID",
+            "minFID",
+            "FIDx",
+            "clean_fid",
+            "fid50k",
+        ),
+        *("FrechetInceptionDistance", "kernel_inception_distance", "inception_score", "IS_mean", "IS10k"),
+    ],
 )
 def test_nothing_of_inceptions_can_be_recorded_with_other_weights(name):
     for protocol in (
@@ -76,8 +91,21 @@ def test_lpips_needs_both_its_heads_and_the_network_under_them():
         check_name("LPIPS", {"weights_sha256": {"heads": VGG[0], "backbone": ALEX[1]}})
 
 
+@pytest.mark.parametrize("name", ["LPIPS_vgg", "mean_lpips", "CMMD_mean", "IS_mean"])
+def test_a_word_beside_it_does_not_free_a_published_name(name):
+    for protocol in ({}, {"weights_sha256": OTHER}):
+        with pytest.raises(ValueError, match=name):
+            check_name(name, protocol)
+    check_name("LPIPS_vgg", {"weights_sha256": {"heads": VGG[0], "backbone": VGG[1]}})
+    check_name("CMMD_mean", {"weights_sha256": CLIP})
+
+
 @pytest.mark.parametrize(
-    "name", ["precision[x]", "PSNR", "confidence", "fidelity", "gFD[x]", "distance", "kidney"]
+    "name",
+    [
+        *("precision[x]", "PSNR", "confidence", "fidelity", "gFD[x]", "distance", "kidney", "valid", "rigid"),
+        *("what_is_left", "isotropy", "THIS", "ISO_x", "solidity"),
+    ],
 )
 def test_names_that_promise_nothing_need_no_weights(name):
     check_name(name, {})
