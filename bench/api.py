@@ -460,6 +460,7 @@ class Subject:
     samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
     sample_labels: Tensor | None  # (n,)
     facts: dict[str, Any]  # what the regularizer's constructor was given by name
+    latent_batch: int | None  # the minibatch that latents are encoded in, where they depend on it
     costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
     def images(self, split: Split) -> Tensor:

@@ -146,6 +146,8 @@ class Subject(SubjectInterface):
             self._cell = Cell(inputs, device)
             self.tokenizer, self.regularizer = self._cell.tokenizer, self._cell.regularizer
             self.facts = facts_from(self._cell.config["facts"])
+            coupled = self.regularizer.couples == "latent"
+            self.latent_batch = self._cell.config["batch"] if coupled else None
             self.generator = self._cell.generator if scope == "generator" else None
         if "samples" in inputs:
             self.samples = from_uint8(inputs["samples"].tensors["images"])

@@ -16,11 +16,12 @@ from ..bench.resampling import mean_estimate
 class ZoneClassification(Evaluator):
     """For methods whose latents say their class (`lzn` with `align`), nothing for others.
 
-    Latents are encoded in minibatches of the training's size, which the record has as `latent_batch`: the
-    larger, the better they tell; the paper's is 2000. It also drops the incomplete last one and takes the
-    best of several `alpha`; here every image counts and alpha is the row's, or 0.
+    Latents are encoded in minibatches of the training's size, `latent_batch` of the protocol: the larger, the
+    better they tell; the paper's is 2000. It also drops the incomplete last one and takes the best of several
+    `alpha`; here every image counts and alpha is the row's, or 0.
     """
 
+    version = 2
     metrics = {
         "zone_accuracy": Metric(
             "tokenizer", True, "", "Share of held-out images whose latents lie in the zone of their class."
@@ -46,5 +47,6 @@ class ZoneClassification(Evaluator):
         return {
             "n": subject.dataset.size("val"),
             "latents": "deterministic" if name.endswith("_mean") else "drawn",
+            "latent_batch": subject.latent_batch,
             "decision": "the nearest anchor of a label, at the flow's end",
         }

@@ -68,7 +68,7 @@ class FakeSubject(Subject):
         }
         self.tokenizer, self.regularizer = given.get("tokenizer"), given.get("regularizer")
         self.generator, self.guidance = given.get("generator"), None
-        self.facts = given.get("facts", {})
+        self.facts, self.latent_batch = given.get("facts", {}), given.get("latent_batch")
         self.costs = given.get("costs", {})
 
     def images(self, split):

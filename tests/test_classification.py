@@ -42,6 +42,14 @@ def test_latents_without_noise_are_classified_apart():
     assert found == {"zone_accuracy": 0.1, "zone_accuracy_mean": 1.0}
 
 
+def test_the_minibatch_that_a_latent_depends_on_is_in_the_protocol():
+    evaluator = create("evaluators", "classification")
+    subjects = [FakeSubject(scope="tokenizer", latent_batch=batch) for batch in (128, 2000, None)]
+    for name in evaluator.metrics:
+        batches = [evaluator.protocol(name, subject)["latent_batch"] for subject in subjects]
+        assert batches == [128, 2000, None]
+
+
 def test_methods_that_say_no_class_have_no_accuracy():
     assert score(Regularizer(SPEC), torch.zeros(20, 4, 3)) == {}
     assert score(LZN(SPEC, 10), torch.zeros(20, 4, 3)) == {}
