@@ -287,7 +287,7 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
     coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
     replicates, classes = (getattr(value, name, None) for name in ("replicates", "classes"))
     return {
-        "value": float(value) if math.isfinite(value) else None,
+        **({"value": float(value)} if math.isfinite(value) else {"value": None, "note": str(float(value))}),
         "n": int(protocol["n"]),
         "protocol": own | shared,
         **coupled,

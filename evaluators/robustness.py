@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -46,17 +47,19 @@ def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
     return (weights[:, :1] * x + weights[:, 1:] * y).view_as(a).to(a) + centre
 
 
-def tolerance(noise: Sequence[float], curve: Sequence[float]) -> float:
-    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; else the largest.
+def tolerance(noise: Sequence[float], curve: Sequence[float], beyond: bool = False) -> float:
+    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; NaN if it never does.
 
-    Between two levels the squared error grows with the squared noise, as it does for a linear decoder.
+    Between two levels the squared error grows with the squared noise, as it does for a linear decoder; and so
+    it does `beyond` the largest, if that is wanted, where it grew up to there.
     """
     points = [(s**2, 10 ** (-value / 10)) for s, value in zip(noise, curve, strict=True)]
     target = points[0][1] * 10 ** (FALL / 10)
-    for (s, below), (following, above) in pairwise(points):
-        if above >= target:
+    ways = list(pairwise(points))
+    for i, ((s, below), (following, above)) in enumerate(ways):
+        if above >= target or (beyond and i == len(ways) - 1 and above > below):
             return (s + (following - s) * (target - below) / (above - below)) ** 0.5
-    return noise[-1]
+    return math.nan
 
 
 def partners(n: int) -> Tensor:
@@ -82,7 +85,8 @@ def metrics_for(levels: Sequence[float], distances: Sequence[float]) -> dict[str
             "tokenizer",
             True,
             "",
-            "Noise, in standard deviations of latents, that costs 3 dB: soon, of a high PSNR.",
+            "Noise, in standard deviations of latents, that costs 3 dB: soon, of a high PSNR; none if no "
+            "noise that was tried does.",
         ),
         "noise_unit": Metric(
             "tokenizer", None, "", "The standard deviation of latents, in which noise comes."
@@ -111,6 +115,7 @@ class Robustness(Evaluator):
     generator's errors are relative to. Pairs and draws are the same for every row.
     """
 
+    version = 2
     metrics = metrics_for(NOISE, DISTANCES)
 
     def __init__(
@@ -162,6 +167,7 @@ class Robustness(Evaluator):
                 **common,
                 "noise": [0.0, *self.levels],
                 "fall_dB": FALL,
+                "not_reached": "no value",
                 "between": "squares are linear",
             }
         return {**common, "noise": float(base.rpartition("_")[2])}
@@ -243,15 +249,20 @@ def described(extractor: FeatureExtractor, images: Tensor, device: torch.device)
 
 
 def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Estimate:
-    """From the PSNR of each image (n,) by noise: of their mean, of its resamples, and of each class's."""
+    """From the PSNR of each image (n,) by noise: of their mean, of its resamples, and of each class's.
+
+    Where the mean has fallen by 3 dB, resamples that haven't quite are taken on beyond the largest noise, so
+    that replicates spread on either side. Without a value there are none; classes without one are left out.
+    """
     noise, values = list(curve), list(curve.values())
+    value = tolerance(noise, [one.mean().item() for one in values])
     resampled = torch.stack([means("noise_tolerance", one) for one in values], 1).tolist()
-    by_class = [class_means(one, labels) for one in values]
+    by_class = [class_means(one, labels) or {} for one in values]
+    classes = {label: tolerance(noise, [one[label] for one in by_class]) for label in by_class[0]}
     return Estimate(
-        tolerance(noise, [one.mean().item() for one in values]),
-        [tolerance(noise, line) for line in resampled],
-        by_class[0]
-        and {label: tolerance(noise, [one[label] for one in by_class if one]) for label in by_class[0]},
+        value,
+        None if math.isnan(value) else [tolerance(noise, line, beyond=True) for line in resampled],
+        {label: found for label, found in classes.items() if not math.isnan(found)} or None,
     )
 
 

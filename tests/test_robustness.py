@@ -13,7 +13,13 @@ from latentbench.bench.images import psnr, to_uint8
 from latentbench.bench.records import base_name
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts
-from latentbench.evaluators.robustness import between, partners, shown_pairs, tolerance
+from latentbench.evaluators.robustness import (
+    between,
+    partners,
+    shown_pairs,
+    tolerance,
+    tolerance_estimate,
+)
 
 
 class Quadrants(nn.Module):
@@ -82,8 +88,26 @@ def test_the_tolerance_is_where_the_curve_crosses_three_decibels():
     for own in (0.03, 0.15, 0.4):  # the error of a linear decoder without noise
         curve = [-10 * math.log10(own**2 + s**2) for s in noise]
         assert tolerance(noise, curve) == pytest.approx(own * (10**0.3 - 1) ** 0.5)
-    assert tolerance(noise, [30, 30, 29, 28]) == 0.5
+    assert math.isnan(tolerance(noise, [30, 30, 29, 28]))
     assert tolerance(noise, [30, 27, 20, 10]) == pytest.approx(0.1)
+
+
+def test_a_tolerance_beyond_the_largest_noise_is_no_number_and_has_no_replicates():
+    labels = torch.arange(20) % 2
+    falls = torch.where(labels == 1, 5.0, 0.0)
+    found = tolerance_estimate({0.0: torch.full((20,), 30.0), 0.5: 30 - falls}, labels)
+    assert math.isnan(found) and found.replicates is None and found.classes.keys() == {"1"}
+
+
+def test_resamples_that_just_dont_fall_by_three_decibels_are_taken_on_by_the_same_line():
+    noise, own = [0.0, 0.1, 0.2], 0.21
+    curve = [-10 * math.log10(own**2 + s**2) for s in noise]
+    assert math.isnan(tolerance(noise, curve))
+    assert tolerance(noise, curve, beyond=True) == pytest.approx(own * (10**0.3 - 1) ** 0.5)
+    assert math.isnan(tolerance(noise, [30, 29, 30], beyond=True))
+    falls = 3.3 + torch.randn(40, generator=torch.Generator().manual_seed(0))
+    replicates = tolerance_estimate({0.0: torch.full((40,), 30.0), 0.5: 30 - falls}, None).replicates
+    assert max(replicates) > 0.501 > 0.48 > min(replicates) and all(map(math.isfinite, replicates))
 
 
 def test_replicates_and_classes_are_those_of_the_mean_curve():
@@ -207,7 +231,7 @@ def test_points_have_what_means_something_for_them(name):
     subject.extractors = (create("features", "coordinates"),)
     evaluator = create("evaluators", name)
     scores = evaluator.run(subject)
-    assert all(math.isfinite(value) for value in scores.values())
+    assert all(math.isfinite(value) for key, value in scores.items() if key != "noise_tolerance")
     assert not any(base_name(one) in ("SSIM", "LPIPS") for one in scores)
     assert all(evaluator.protocol(one, subject)["n"] == 40 for one in scores)
     assert set(evaluator.figures(subject)) <= {"noise"}
