@@ -27,7 +27,9 @@ def inception_score(name: str, logits: Tensor) -> Estimate:
     """exp of the mean KL divergence from a sample's classes to all samples' (Salimans et al., 2016).
 
     The mean over shuffled tenths of the samples, as in torch-fidelity. Replicates are to the first order in
-    the samples' weights, by which the mean over all samples doesn't change the divergence.
+    the samples' weights, from each tenth without one of its samples, as a jackknife: by derivatives, a class
+    that only one sample has would count too little. They spread as values of new samples do with tenths of
+    36, and 1.2 times as wide with tenths of 10; with tenths of one or two there are none.
     """
     n = len(logits)
     order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(n))
@@ -35,13 +37,19 @@ def inception_score(name: str, logits: Tensor) -> Estimate:
     scores, change = [], torch.zeros(n, dtype=torch.float64)
     for i in range(splits):
         rows = order[i * n // splits : (i + 1) * n // splits]
-        log_p = logits[rows].detach().cpu().double().log_softmax(1)
-        p = log_p.exp()
-        divergence = (p * (log_p - p.mean(0).log())).sum(1)
-        scores.append(divergence.mean().exp())
-        change[rows] = scores[-1] * (divergence - divergence.mean()) / len(rows) / splits
+        p = logits[rows].detach().cpu().double().softmax(1)
+        own = entropy(p)
+        scores.append((entropy(p.mean(0)) - own.mean()).exp())
+        if (size := len(rows)) > 2:
+            without = (entropy((p.sum(0) - p) / (size - 1)) - (own.sum() - own) / (size - 1)).exp()
+            change[rows] = (without.mean() - without) * (size - 1) / size / splits
     value = torch.stack(scores).mean().item()
-    return Estimate(value, value + (counts(name, n) - 1) @ change)
+    return Estimate(value, value + (counts(name, n) - 1) @ change if n // splits > 2 else None)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """(..., K) probabilities, up to rounding below 0 -> (...) in nats."""
+    return torch.special.entr(p.clamp(min=0)).sum(-1)
 
 
 def thinned(n: int) -> slice:
@@ -54,11 +62,11 @@ class Generation(Evaluator):
     """Samples against the train split, by every extractor: Frechet and kernel distances, shares, copies.
 
     Many of these depend on the number of samples. The `real` row can have no more samples than there are
-    held-out images, so every other row is scored at that number too (`gFD@360`): its first samples. Classes
+    held-out images, so rows with more are scored at that number too (`gFD@360`): their first samples. Classes
     have kernel distances and shares; a Frechet distance of so few images would be all bias.
     """
 
-    version = 2
+    version = 3
     metrics = {
         "gFD": Metric("generator", False, "", "Frechet distance of features, samples to training images."),
         "gFID": Metric("generator", False, "", "gFD on the features of Inception-v3."),
@@ -101,7 +109,7 @@ class Generation(Evaluator):
         for extractor in subject.extractors:
             if not subject.real:
                 found |= self._score(subject, extractor, None)
-            if subject.real or n >= heldout:
+            if subject.real or n > heldout:
                 found |= self._score(subject, extractor, n if subject.real else heldout)
         return found
 

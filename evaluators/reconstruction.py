@@ -48,6 +48,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 class Reconstruction(Evaluator):
     """Reconstructions of the held-out images against those images: PSNR, SSIM, LPIPS, rFD, rKD."""
 
+    version = 2
     metrics = {
         "PSNR": Metric(
             "tokenizer", True, "dB", "Pixel error of reconstructions from the latent as it is drawn."

@@ -13,6 +13,7 @@ from latentbench.bench.images import from_uint8, to_uint8
 from latentbench.bench.naming import INCEPTION
 from latentbench.bench.records import base_name
 from latentbench.bench.registry import create
+from latentbench.bench.resampling import counts
 from latentbench.evaluators import generation
 from latentbench.evaluators.generation import inception_score
 
@@ -97,19 +98,39 @@ def test_scores_equal_torch_fidelitys_own_run():
 
 def test_the_inception_score_is_one_for_equal_samples_and_the_classes_for_sure_and_even_ones():
     assert inception_score("IS", torch.ones(40, 5)) == pytest.approx(1)
-    assert set(inception_score("IS", torch.ones(40, 5)).replicates) == {1.0}
+    assert inception_score("IS", torch.ones(40, 5)).replicates == pytest.approx([1.0] * 100)
     sure = 100 * torch.eye(4).repeat(500, 1)  # a tenth has each class about 50 times
     assert inception_score("IS", sure) == pytest.approx(4, rel=0.01)
     assert 1 <= inception_score("IS", sure[:3]) <= 4
 
 
-def test_replicates_of_the_inception_score_spread_as_values_of_new_samples_do():
+@pytest.mark.parametrize(("n", "classes", "scale"), [(300, 6, 2), (360, 200, 5)])
+def test_replicates_of_the_inception_score_spread_as_values_of_new_samples_do(n, classes, scale):
     def draw(seed):
-        return 2 * torch.randn(300, 6, generator=torch.Generator().manual_seed(seed))
+        likely = torch.linspace(3, -3, classes)
+        noise = torch.randn(n, classes, generator=torch.Generator().manual_seed(seed))
+        return scale * (noise + likely)
 
-    values = torch.tensor([inception_score("IS", draw(seed)) for seed in range(60)])
-    spreads = [torch.tensor(inception_score("IS", draw(seed)).replicates).std() for seed in range(20)]
-    assert torch.stack(spreads).mean() == pytest.approx(values.std().item(), rel=0.25)
+    values = torch.tensor([inception_score("IS", draw(seed)) for seed in range(100)])
+    spreads = [torch.tensor(inception_score("IS", draw(seed)).replicates).std() for seed in range(30)]
+    spread = torch.stack(spreads).square().mean().sqrt()
+    assert spread == pytest.approx(values.std().item(), rel=0.25)
+
+
+def test_the_replicates_of_the_inception_score_are_those_of_leaving_a_sample_out():
+    logits = 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+
+    def score(rows):
+        p = logits[rows].double().softmax(1)
+        return (p * (p / p.mean(0)).log()).sum(1).mean().exp()
+
+    found, change = inception_score("IS", logits), torch.zeros(40, dtype=torch.float64)
+    for tenth in np.random.RandomState(2020).permutation(40).reshape(10, 4).tolist():
+        without = torch.stack([score([other for other in tenth if other != one]) for one in tenth])
+        change[tenth] = (without.mean() - without) * 3 / 4 / 10
+    expected = float(found) + (counts("IS", 40) - 1) @ change
+    assert found.replicates == pytest.approx(expected.tolist())
+    assert inception_score("IS", logits[:20]).replicates is None  # alone, either of two has a score of 1
 
 
 def test_samples_are_scored_in_full_and_at_the_number_of_held_out_images():
@@ -118,14 +139,15 @@ def test_samples_are_scored_in_full_and_at_the_number_of_held_out_images():
     assert set(scores) == {f"{base}{at}[pixels]" for base in bases for at in ("", "@20")} | {
         "memorisation[pixels]"
     }
-    fewer = run(FakeSubject(train=60, val=20, samples=subject.samples[:20]))
-    assert all(fewer[f"{base}[pixels]"] == scores[f"{base}@20[pixels]"] for base in bases)
-    assert not any("@" in name for name in run(FakeSubject(samples=subject.samples[:12])))
+    for n in (20, 12):  # as many or fewer: no number stands twice
+        fewer = run(FakeSubject(train=60, val=20, samples=subject.samples[:n]))
+        assert not any("@" in name for name in fewer)
+        assert n < 20 or all(fewer[f"{base}[pixels]"] == scores[f"{base}@20[pixels]"] for base in bases)
 
 
 def test_every_number_has_replicates_around_it():
     labels = torch.arange(60) % 10
-    for name, value in run(subject_of([Network(), Embedding("clip")], labels)).items():
+    for name, value in run(subject_of([Network(), Embedding("clip")], labels, val=40)).items():
         found = torch.tensor(value.replicates)
         assert len(found) == 100, name
         assert abs(found.mean() - value) <= found.std() / 2 + 1e-9, name

@@ -97,7 +97,7 @@ def test_a_rotation_of_gaussian_features_has_the_closed_forms_distance():
         ("PSNR", {"rounding", "latent"}),
         ("SSIM", {"win_size", "data_range"}),
         ("rFD[pixels]", {"features"}),
-        ("rKD[pixels]", {"features", "subset_size"}),
+        ("rKD[pixels]", {"features", "estimator"}),
     ],
 )
 def test_the_protocol_says_what_a_value_depends_on(name, keys):
