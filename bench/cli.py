@@ -303,8 +303,8 @@ def compare(
         typer.Option(
             "--fail-on",
             metavar="METRIC[:AMOUNT|%]",
-            help="Exit with 3 if B is significantly worse in it (by more than AMOUNT); only what is named "
-            "here or by --metric is compared.",
+            help="Exit with 3 if B is significantly worse in it (by more than AMOUNT), with 2 if that can't "
+            "be tested; only what is named here or by --metric is compared.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -317,15 +317,18 @@ def compare(
         found = comparing.compare(comparing.side(a), comparing.side(b), metric or (), gates)
     except comparing.CompareError as error:
         _fail(str(error), 2)
-    failed = comparing.regressions(found, gates)
+    failed, untested = comparing.regressions(found, gates), comparing.untested(found, gates)
     if as_json:
-        print(json.dumps(comparing.to_json(found) | {"regressions": failed}, indent=1))
+        more = {"regressions": failed, "untested": untested}
+        print(json.dumps(comparing.to_json(found) | more, indent=1))
     else:
         print(comparing.text(found))
     for regression in failed:
         err.print(Text(f"regression: {regression}"), soft_wrap=True)
-    if failed:
-        raise typer.Exit(3)
+    for line in untested:
+        err.print(Text(f"cannot be tested: {line}"), soft_wrap=True)
+    if failed or untested:
+        raise typer.Exit(3 if failed else 2)
 
 
 @app.command()

@@ -16,10 +16,14 @@ from .records import Record, RecordError, plain_json, read
 from .rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from .selection import matches, parse_filter, selects
 from .standings import LEVEL, on_shared_images
-from .statistics import Difference, difference, mean
+from .statistics import Difference, difference, holm, mean
 from .tables import number, shown
 
 Key = tuple[str, ...]
+UNSURE = {  # differences that another tokenizer seed may not repeat
+    "resamples": "differs beyond sampling noise; training variance unknown",
+    "generator seeds": "differs beyond generator seeds; the tokenizer's variance unknown",
+}
 
 
 class CompareError(ValueError):
@@ -44,7 +48,7 @@ class Line:
     a: float
     b: float
     difference: Difference
-    p: float  # after Holm's correction over all lines
+    p: float  # after Holm's correction over all lines that aren't identical
     identical: bool  # seed by seed
 
     @property
@@ -70,6 +74,8 @@ class Line:
             return "unknown: one seed, no resamples"
         if not self.significant:
             return "no difference shown"
+        if self.difference.basis != "seeds":
+            return UNSURE[self.difference.basis]
         if not self.column.better:
             return "differs"
         return "worse" if self.worse else "better"
@@ -157,17 +163,32 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate]
 
 
 def regressions(found: Comparison, gates: Iterable[Gate]) -> list[str]:
-    """What the gates object to: lines that are worse, and rows that B has no number for any more."""
+    """What the gates object to: lines that are worse, and rows that B has no number for any more.
+
+    The basis of a line is said: a user's gate closes on sampling noise alone too.
+    """
     texts = []
     for one in gates:
         for line in found.lines:
             if _fits(line.column.name, [one.metric]) and one.closed_by(line):
-                change = f"{number(line.a)} → {number(line.b)}, p = {line.p:.2g}"
+                change, over = f"{number(line.a)} → {number(line.b)}", _over(line.difference)
+                unsure = "" if line.difference.basis == "seeds" else f": {line.verdict}"
+                change += f", p = {line.p:.2g} over {over}{unsure}"
                 texts.append(f"{line.column.name} of {line.row}: {change}")
         for name, rows in found.lost.items():
             if _fits(name, [one.metric]):
                 texts += [f"{name} of {row}" for row in rows]
     return list(dict.fromkeys(texts))
+
+
+def untested(found: Comparison, gates: Sequence[Gate]) -> list[str]:
+    """The lines that gates ask for and of which no error is known: they neither pass nor fail."""
+    wanted = [gate.metric for gate in gates]
+    return [
+        f"{line.column.name} of {line.row}: {number(line.a)} → {number(line.b)}, {line.verdict}"
+        for line in found.lines
+        if line.difference.basis == "none" and not line.identical and _fits(line.column.name, wanted)
+    ]
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
@@ -250,12 +271,10 @@ def _line(name: str, row: Row, column: Column, theirs: Value) -> Line:
 
 
 def _corrected(lines: list[Line]) -> list[Line]:
-    """Holm's p over all lines that have one."""
-    from statsmodels.stats.multitest import multipletests
-
-    tested = [line for line in lines if line.difference.basis != "none"]
-    p = multipletests([line.difference.p for line in tested], method="holm")[1] if tested else []
-    corrected = dict(zip(map(id, tested), map(float, p), strict=True))
+    """Holm's p over all lines that are tested: identical ones aren't."""
+    tested = [line for line in lines if line.difference.basis != "none" and not line.identical]
+    p = holm([line.difference.p for line in tested])
+    corrected = dict(zip(map(id, tested), p.tolist(), strict=True))
     return [replace(line, p=corrected.get(id(line), 1.0)) for line in lines]
 
 
@@ -292,7 +311,6 @@ def text(found: Comparison) -> str:
     lines = []
     for line in found.lines:
         d = line.difference
-        over = {"none": "1 seed", "resamples": "resamples"}.get(d.basis, f"{d.seeds} {d.basis}")
         known = d.basis != "none"
         lines.append(
             [
@@ -304,19 +322,27 @@ def text(found: Comparison) -> str:
                 "" if line.relative is None else f"{line.relative:+.1%}",
                 f"{_signed(d.low)} … {_signed(d.high)}" if known else "",
                 f"{line.p:.2g}" if known else "",
-                over,
+                _over(d),
                 line.verdict,
             ]
         )
     parts = [tabulate(lines, header, tablefmt="simple", disable_numparse=True)] if lines else []
     if lines:
-        count = f"{len(lines)} line{'s' * (len(lines) > 1)}"
+        tested = sum(line.difference.basis != "none" and not line.identical for line in found.lines)
+        count = f"{tested} line{'s' * (tested != 1)} that were tested"
         parts.append(
             f"Differences are paired. Intervals are of a line alone, p is corrected over {count} (Holm)."
         )
     parts += [f"not compared: {reason}" for reason in found.apart]
     parts += [f"lost: {name} of {row}" for name, rows in found.lost.items() for row in rows]
     return "\n".join(parts)
+
+
+def _over(difference: Difference) -> str:
+    """What an error is from."""
+    if difference.basis == "resamples":
+        return "resamples of one seed"
+    return "1 seed" if difference.basis == "none" else f"{difference.seeds or 'other'} {difference.basis}"
 
 
 def _signed(value: float) -> str:
