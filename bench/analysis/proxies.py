@@ -15,6 +15,7 @@ from scipy import stats
 from ..findings import Finding
 from ..records import Record
 from ..rows import Column, grouped
+from ..statistics import holm
 from ..tables import COSTS
 from . import drawing
 from .scores import Board, caution, listed, p_text, plural
@@ -155,14 +156,8 @@ def _pooled_signals(losses: Mapping[str, Sequence[Signal]]) -> list[Signal]:
 def _measured(signals: Sequence[Signal], quality: Mapping[str, float], target: str) -> list[Fidelity]:
     """Each signal that at least LEAST rows have and that isn't constant."""
     found = [f for signal in signals if (f := fidelity(signal, quality, target)) is not None]
-    return [replace(f, corrected=p) for f, p in zip(found, holm([f.p for f in found]), strict=True)]
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Corrected p (Holm, 1979); statsmodels' takes longer than all else here, for it collects garbage."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.take(p, order)).clip(max=1)
-    return steps[np.argsort(order)].tolist()
+    corrected = holm([f.p for f in found]).tolist()
+    return [replace(f, corrected=p) for f, p in zip(found, corrected, strict=True)]
 
 
 def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> Fidelity | None:
