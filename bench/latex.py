@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .best_guidance import judged, told
 from .records import Record
 from .rows import ARROWS, Column, Results, Row, full_protocol
-from .standings import Contest, contests, marks, rank_texts
+from .standings import Contest, contests, marks, rank_header, rank_texts
 from .tables import cells, first_score, guidance_of, ranked, scored, short_names, shown
 
 WIDEST = 6  # metrics; the CSV has all
@@ -51,7 +52,7 @@ def _table(rows: list[Row], scope: str, dataset: str) -> str:
     axes = ["tokenizer", "regularizer"]
     if scope == "generator":
         axes = ["generator", *axes] + ["w"] * any(row.guidance is not None for row in rows)
-    names = axes + ["rank"] * any(ranks)
+    names = axes + [rank_header(held, first_score(rows, scope))] * any(ranks)
     lines = []
     for i, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
         if scope == "generator" and i and row.generator != rows[i - 1].generator:
@@ -108,10 +109,17 @@ def _caption(rows: Sequence[Row], held: Sequence[Contest]) -> str:
     """What values, ranks and marks mean."""
     seeds = max(row.seeds for row in rows)
     text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."
+    bases = {contest.basis for contest in held}
     if held:
         text += r" Ranks are intervals; $\approx$ marks the best and all that are not separable from it"
-        text += " (paired, Holm), bold a best that is separable from all others."
-    if any(contest.basis == "resamples" for contest in held):
+        text += (
+            " (paired, Holm)" + ", bold a best that is separable from all others" * ("seeds" in bases) + "."
+        )
+    if any(contest.logs for contest in held):
+        text += r" Fr\'echet distances are compared by their logarithms."
+    if chosen := told(rows, judged(rows).items()):
+        text += f" {escape(chosen)}"
+    if "resamples" in bases:
         text += " They rest on resamples of one seed's images: training variance is unknown."
     return text
 

@@ -7,9 +7,19 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .best_guidance import judged, told
 from .records import Record, natural, protocol_id
 from .rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
-from .standings import Contest, contests, marks, mean_shares, rank_texts, seeds_to_separate
+from .standings import (
+    Contest,
+    contests,
+    marks,
+    mean_shares,
+    rank_header,
+    rank_texts,
+    reading,
+    seeds_to_separate,
+)
 from .tables import (
     COSTS,
     cells,
@@ -106,14 +116,18 @@ def compact(value: Any) -> str:
 
 
 def _how_to_read(rows: list[Row]) -> str:
-    single = all(row.seeds == 1 for row in rows)
     return (
         "Compare numbers down a column: the arrow says which way is better, the six characters after it name "
         "the protocol (below), `w` is the guidance (1 is none), and `real` are held-out images at their own "
         "number. "
-        + ("1 seed: no spread." if single else "Values are mean ± standard deviation over seeds.")
-        + " Every number is in leaderboard.csv."
+        f"{spread_said(rows)} Every number is in leaderboard.csv."
     )
+
+
+def spread_said(rows: Sequence[Row]) -> str:
+    """What follows a ±, if anything does."""
+    single = all(row.seeds == 1 for row in rows)
+    return "1 seed: no spread." if single else "Values are mean ± standard deviation over seeds."
 
 
 def _generation(rows: list[Row], complete: bool) -> str:
@@ -160,7 +174,7 @@ def _marked(rows: list[Row], columns: list[Column], held: list[Contest]) -> list
 
 def _ranks_header(held: list[Contest], best: list[Column]) -> list[str]:
     """No column where nothing is known of a score's error."""
-    return ["rank"] if any(contest.column in best for contest in held) else []
+    return [header] if (header := rank_header(held, best)) else []
 
 
 def _ranks(rows: list[Row], held: list[Contest], best: list[Column]) -> list[list[str]]:
@@ -172,32 +186,14 @@ def _certainty(rows: list[Row], columns: list[Column], held: list[Contest], best
     decided = [contest for contest in held if contest.column in best]
     if not decided:
         return ""
-    parts = [_reading(held, best), _detectable(rows, columns, held, decided), _shares(decided)]
+    chosen = told(rows, judged(rows).items()) if best[0].scope == "generator" else ""
+    read = escape(f"{reading(held, best)} {chosen}".strip())
+    parts = [read, _detectable(rows, columns, held, decided), _shares(decided)]
     return "".join(f"\n\n{part}" for part in parts if part)
 
 
-def _reading(held: list[Contest], best: list[Column]) -> str:
-    """What ranks and marks mean, and what error they count."""
-    bases = {contest.basis for contest in held}
-    within = "rows of one generator" if best[0].scope == "generator" else "all rows"
-    text = (
-        f"Ranks are by {escape(best[0].name)}: 1–3 is a row that may be the first as well as the third. They "
-        f"are of {within} under one protocol, with paired differences, 5 % and Holm's correction. In each "
-        "column ≈ marks the best and all that can't be told from it"
-    )
-    text += ", **bold** a best that seeds tell from all others. " if "seeds" in bases else ". "
-    if "resamples" in bases:
-        return text + (
-            "Ranks of one seed rest on resamples of its images: sampling noise only; training variance "
-            "unknown, so no row is called best."
-        )
-    if "generator seeds" in bases:
-        return text + "They rest on generator seeds alone: what another tokenizer changes is unknown."
-    return text + "Their error includes training variance."
-
-
 def _detectable(rows: list[Row], columns: list[Column], held: list[Contest], decided: list[Contest]) -> str:
-    found = {(c.generator, c.column): number(d) for c in held if (d := c.detectable) is not None}
+    found = {(c.generator, c.column): c.detectable for c in held if c.detectable}
     shown = [column for column in columns if any(place[1] == column for place in found)]
     if not shown:
         return ""
@@ -212,6 +208,7 @@ def _detectable(rows: list[Row], columns: list[Column], held: list[Contest], dec
     seeds = any("seeds" in contest.basis for contest in held)
     about = "The smallest difference of two rows that would show (80 % power at 5 % over all pairs)"
     about += " with these seeds" if seeds else " beyond sampling noise, to which training adds"
+    about += ", of Fréchet distances relative to the smaller" if any(c.logs for c in held) else ""
     about += (
         ", and the seeds of each that would tell the best row from the next where they tie" if tie else ""
     )
@@ -240,7 +237,8 @@ def _shares(decided: list[Contest]) -> str:
         for g, shares in found.items()
     ]
     header = ["generator", *names]
-    about = f"Where the variance of {escape(decided[0].column.name)} comes from, a mean over rows:"
+    name = ("log " if decided[0].logs else "") + decided[0].column.name
+    about = f"Where the variance of {escape(name)} comes from, a mean over rows:"
     return f"{about}\n\n{_table(header, lines, 1)}"
 
 

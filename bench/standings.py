@@ -1,20 +1,25 @@
 """How the rows of a table stand to each other: ranks as intervals, ties, and what would tell two rows apart.
 
 Only rows of one dataset and, for metrics of generators, one generator are set against each other, each metric
-under one protocol.
+under one protocol, and each row at one guidance: none ties with itself.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from . import statistics
+from .best_guidance import judged
 from .rows import ARROWS, Column, Row
 from .statistics import Observation, Rank
+from .tables import number
 
 LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are set against each other
+FRECHET = re.compile(r"FI?D(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Contest:
     column: Column
     places: list[int]
     ranks: list[Rank]
-    observations: list[tuple[Observation, ...]]
+    observations: list[tuple[Observation, ...]]  # on the scale that rows are compared on
+    logs: bool  # whether that is the logarithm
 
     @property
     def shared(self) -> bool:
@@ -33,9 +39,9 @@ class Contest:
         return on_shared_images(self.column)
 
     @property
-    def basis(self) -> str:
-        """The weakest that a rank rests on; a row with one seed has "resamples" of its images alone."""
-        return next((rank.basis for rank in self.ranks if rank.basis != "seeds"), "seeds")
+    def basis(self) -> statistics.Basis:
+        """What the ranks rest on: they have one error in common."""
+        return self.ranks[0].basis
 
     @property
     def marks(self) -> list[str]:
@@ -45,9 +51,12 @@ class Contest:
         return [mark if rank.tied else "" for rank in self.ranks]
 
     @property
-    def detectable(self) -> float | None:
-        """The difference of two rows that these seeds would show with 80 % power."""
-        return statistics.detectable(self.observations, self.shared)
+    def detectable(self) -> str:
+        """The difference of two rows that these seeds would show with 80 % power: `0.031`, of logs `12 %`."""
+        found = statistics.detectable(self.observations, self.shared)
+        if found is None:
+            return ""
+        return f"{100 * math.expm1(found):.2g} %" if self.logs else number(found)
 
 
 def on_shared_images(column: Column) -> bool:
@@ -55,13 +64,32 @@ def on_shared_images(column: Column) -> bool:
     return column.scope == "tokenizer"
 
 
+def comparable(
+    rows: Sequence[tuple[Observation, ...]], column: Column
+) -> tuple[list[tuple[Observation, ...]], bool]:
+    """The rows on the scale that they are compared on, and whether that is the logarithm.
+
+    The spread of a Fréchet distance grows with it, and all rows of a contest share one error: on the plain
+    scale one bad row would hide all differences of good ones. Values or replicates that aren't positive have
+    no logarithm.
+    """
+    values = (v for row in rows for o in row for v in (o.value, *o.replicates))
+    if not FRECHET.search(column.base) or min(values) <= 0:
+        return list(rows), False
+    return [
+        tuple(Observation(math.log(o.value), o.seed, tuple(map(math.log, o.replicates))) for o in row)
+        for row in rows
+    ], True
+
+
 def contests(rows: Sequence[Row], columns: Sequence[Column]) -> list[Contest]:
     """By column and generator, without the real row; two rows have a value at least, and a known error."""
-    found = []
+    found, once = [], judged(rows)
     for column in columns:
         groups: dict[tuple[str, str], list[int]] = {}
-        for place, row in enumerate(rows):
-            if column.better and not row.real and column in row.values and row.values[column].observations:
+        for place in once:
+            row = rows[place]
+            if column.better and column in row.values and row.values[column].observations:
                 generator = row.generator if column.scope == "generator" else ""
                 groups.setdefault((row.dataset, generator), []).append(place)
         for (_, generator), places in groups.items():
@@ -79,6 +107,36 @@ def rank_texts(rows: Sequence[Row], held: Sequence[Contest], columns: Sequence[C
             same = rank.low == rank.high
             texts[place] = (f"{rank.low}" if same else f"{rank.low}–{rank.high}") + suffix
     return texts
+
+
+def rank_header(held: Sequence[Contest], columns: Sequence[Column]) -> str:
+    """Empty where nothing is known of a score's error; an order that other seeds may change says so."""
+    bases = {contest.basis for contest in held if contest.column in columns}
+    return "rank" if "seeds" in bases else "rank in this run" if bases else ""
+
+
+def reading(held: Sequence[Contest], columns: Sequence[Column]) -> str:
+    """What a table's ranks (by `columns`) and marks mean, and what error they count."""
+    decided = [contest for contest in held if contest.column in columns]
+    if not decided:
+        return ""
+    bases = {contest.basis for contest in held}
+    within = "rows of one generator" if columns[0].scope == "generator" else "all rows"
+    scale = " of logarithms" if any(contest.logs for contest in decided) else ""
+    text = (
+        f"Ranks are by {columns[0].name}: 1–3 is a row that may be the first as well as the third. They are "
+        f"of {within} under one protocol, with paired differences{scale}, 5 % and Holm's correction. In each "
+        "column ≈ marks the best and all that can't be told from it"
+    )
+    text += ", bold a best that seeds tell from all others. " if "seeds" in bases else ". "
+    if "resamples" in bases:
+        return text + (
+            "Ranks of one seed rest on resamples of its images: sampling noise only; training variance "
+            "unknown, so no row is called best."
+        )
+    if "generator seeds" in bases:
+        return text + "They rest on generator seeds alone: what another tokenizer changes is unknown."
+    return text + "Their error includes training variance."
 
 
 def marks(held: Sequence[Contest]) -> dict[tuple[int, Column], str]:
@@ -116,6 +174,6 @@ def mean_shares(contest: Contest) -> dict[str, float] | None:
 def _contest(rows: Sequence[Row], column: Column, generator: str, places: list[int]) -> Contest:
     higher = column.better == ARROWS["higher"]
     places = sorted(places, key=lambda i: (rows[i].values[column].mean or 0.0) * (-1 if higher else 1))
-    observations = [rows[i].values[column].observations for i in places]
+    observations, logs = comparable([rows[i].values[column].observations for i in places], column)
     ranks = statistics.ranks(observations, higher, on_shared_images(column), LEVEL)
-    return Contest(generator, column, places, ranks, observations)
+    return Contest(generator, column, places, ranks, observations, logs)

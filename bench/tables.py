@@ -76,11 +76,14 @@ def columns_of(rows: list[Row]) -> list[Column]:
 def shown(rows: list[Row], scope: str, most: int = WIDEST) -> tuple[list[Column], list[str]]:
     """The columns of a scope's first `most` scores, and the names of the others.
 
-    Of the numbers at the `real` row's n only the distances are shown: the others say little more.
+    Of the numbers at the `real` row's n only the distances are shown, and of several extractors the first:
+    the others say little more.
     """
     columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
     names = list(dict.fromkeys(column.name for column in columns))
+    extractors = extractors_of([c for c in columns if c.better] or columns)
     minor = {c.name for c in columns if "@" in c.name and c.base not in ("gFD", "gFID")}
+    minor |= {c.name for c in columns if set(extractors_of([c])) & set(extractors[1:])}
     shown = [name for name in names if name not in minor][:most]
     return [c for c in columns if c.name in shown], [name for name in names if name not in shown]
 
@@ -134,7 +137,8 @@ def cells(row: Row, columns: list[Column]) -> list[str]:
 def _cell(value: Value, seeds: int) -> str:
     if value.mean is None:
         return value.note
-    text = number(value.mean) if value.std is None else spread(value.mean, value.std)
+    drawn = {o.value for o in value.observations}  # one alone: nothing differs between seeds
+    text = number(value.mean) if value.std is None or len(drawn) == 1 else spread(value.mean, value.std)
     return text if value.n >= seeds else f"{text} ({value.n} of {seeds})"
 
 

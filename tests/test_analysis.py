@@ -241,7 +241,7 @@ def test_each_seed_is_judged_at_the_guidance_that_the_others_choose():
         "2": {1.0: 14, 1.5: 12, 2.0: 5},
     }
     one = records(regularizers=("kl",), generators=("mar",))
-    choice = guidance.choose(
+    choice = guidance.judge(
         Board(changed(one, lambda r: scored(r, values[r.cell["seed"]].__getitem__))).entries[0]
     )
     # The others' means: seed 0 (17, 11.5, 17.5), seed 1 (12, 12, 17.5), seed 2 (15, 11.5, 30).
@@ -294,13 +294,6 @@ def test_without_curves_the_final_points_are_set_against_operations(made_up):
 
 
 # --- proxies
-
-
-def test_holms_correction_is_statsmodels():
-    from statsmodels.stats.multitest import multipletests
-
-    p = np.random.default_rng(0).random(9) ** 3
-    assert proxies.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 @pytest.mark.parametrize("draw", range(5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,8 @@ from .scores import Board, Entry, by_seed, listed, plural, spread
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One row's guidance, chosen for each seed by the others."""
+class Judged:
+    """One row at the guidances that are chosen for each seed by the others."""
 
     entry: Entry
     chosen: dict[str, float]  # seed -> guidance
@@ -42,7 +42,7 @@ class Choice:
 def finding(records: Sequence[Record] | Board) -> Finding | None:
     """None where no row has two seeds with two guidances each."""
     board = Board.of(records)
-    found = [choice for entry in board.entries if (choice := choose(entry)) is not None]
+    found = [judged for entry in board.entries if (judged := judge(entry)) is not None]
     if not found or board.column is None:
         return None
     grid = sorted({w for choice in found for w in choice.entry.values})
@@ -50,7 +50,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "guidance",
         "Guidance chosen on other samples",
         "What does each row reach at its best guidance, if it isn't chosen on the samples that are reported?",
-        _answer(found, board.quality),
+        _answer(found, board),
         f"{board.said}; w is one of {listed([f'{w:g}' for w in grid])} (1 is none). Each seed is judged at "
         "the guidance that is best in the mean of the other seeds' samples; mean and standard deviation "
         "over seeds of that. Optimism is how much lower the mean would be if each seed took the guidance "
@@ -62,27 +62,22 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     )
 
 
-def choose(entry: Entry) -> Choice | None:
+def judge(entry: Entry) -> Judged | None:
     """None with fewer than two guidances or than two seeds that have them all."""
-    grid: Mapping[float, dict[str, float]] = {w: by_seed(value) for w, value in entry.values.items()}
-    seeds = [seed for seed in next(iter(grid.values())) if all(seed in values for values in grid.values())]
-    if len(grid) < 2 or len(seeds) < 2:
+    chosen = entry.choice.by_seed
+    if not chosen:
         return None
-
-    def best(over: Sequence[str]) -> float:
-        return min(grid, key=lambda w: (np.mean([grid[w][seed] for seed in over]), w))
-
-    chosen = {seed: best([other for other in seeds if other != seed]) for seed in seeds}
-    return Choice(
+    grid = {w: by_seed(value) for w, value in entry.values.items()}
+    return Judged(
         entry,
         chosen,
         [grid[w][seed] for seed, w in chosen.items()],
-        [grid[best([seed])][seed] for seed in seeds],
+        [min(values[seed] for values in grid.values()) for seed in chosen],
         [grid[1.0][seed] - grid[w][seed] for seed, w in chosen.items()] if 1.0 in grid else [],
     )
 
 
-def _line(choice: Choice, quality: str) -> dict[str, object]:
+def _line(choice: Judged, quality: str) -> dict[str, object]:
     counts = Counter(choice.chosen.values())
     return {
         "generator": choice.entry.generator,
@@ -98,13 +93,14 @@ def _line(choice: Choice, quality: str) -> dict[str, object]:
     }
 
 
-def _answer(found: Sequence[Choice], quality: str) -> str:
-    parts = []
+def _answer(found: Sequence[Judged], board: Board) -> str:
+    parts, quality = [], board.quality
     for generator in dict.fromkeys(c.entry.generator for c in found):
         best = min((c for c in found if c.entry.generator == generator), key=lambda c: np.mean(c.honest))
         often = Counter(best.chosen.values()).most_common(1)[0][0]
         parts.append(
             f"{generator}: {best.entry.label}, {spread(best.honest)} (n = {len(best.honest)}, w = {often:g})"
+            + board.tied(generator, best.entry.label)
         )
     text = f"Lowest mean {quality}: {'; '.join(parts)}."
     gains = [float(np.mean(c.gains)) for c in found if c.gains]
@@ -126,7 +122,7 @@ def _answer(found: Sequence[Choice], quality: str) -> str:
     return text
 
 
-def _figure(found: Sequence[Choice], column: Column) -> Figure:
+def _figure(found: Sequence[Judged], column: Column) -> Figure:
     generators = list(dict.fromkeys(c.entry.generator for c in found))
     figure, axes = drawing.panels(len(generators), 2.3)
     looks = drawing.row_looks(c.entry.regularizer for c in found)
@@ -144,5 +140,5 @@ def _figure(found: Sequence[Choice], column: Column) -> Figure:
         ax.set_xticks(sorted({w for entry in mine for w in entry.values}))
         drawing.captions(ax, generator, "guidance w", f"{column.name} ↓")
     ring = {"marker": "o", "color": drawing.INK, "ls": "", "mfc": "none", "markersize": 8}
-    drawing.row_key(figure, looks, **{"best mean": ring})
+    drawing.row_key(figure, looks, **{"chosen": ring})
     return figure

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ..findings import Finding
 from ..records import Record
-from ..statistics import Rank, ranks
+from ..statistics import Rank
 from ..tables import number
 from . import drawing
 from .scores import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
@@ -40,7 +40,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     block = complete(board.entries)
     if len(block.labels) < 2 or len(block.generators) < 2:
         return None
-    places = {g: _ranks(board.with_generator(g)) for g in board.generators(2)}
+    places = {g: board.standings.get(g, {}) for g in board.generators(2)}
     test = interaction_test(block)
     told = (_winners(board, places), _concordance(block), _tested(test, board.quality) if test else "")
     left = [g for g in board.generators() if g not in block.generators]
@@ -50,7 +50,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Does the best regularizer depend on the generator?",
         " ".join(filter(None, told)) + caution(board.seeds),
         f"{board.said}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
-        "what isn't separable from the best after Holm's correction over all pairs"
+        "what isn't separable from the best after Holm's correction over all pairs, in logarithms"
         + ("" if board.seeds > 1 else " (of one seed: by resamples of its images alone)")
         + f". W and the test are over {plural(len(block.labels), 'regularizer')} × "
         f"{plural(len(block.generators), 'generator')} that are complete"
@@ -135,12 +135,6 @@ def _per_tokenizer(entry: Entry) -> dict[str, float]:
     return {seed: float(np.mean(values)) for seed, values in groups.items()}
 
 
-def _ranks(entries: Sequence[Entry]) -> dict[str, Rank]:
-    """By label; nothing where no error is known."""
-    found = ranks([entry.value.observations for entry in entries], higher=False, shared=False)
-    return {e.label: rank for e, rank in zip(entries, found, strict=True) if rank.basis != "none"}
-
-
 def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
     """Who has the lowest mean with each generator, and whether that is separable from the others."""
     parts, firsts, alone = [], [], []
@@ -151,10 +145,7 @@ def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
         trained = bool(mine) and all(rank.basis == "seeds" for rank in mine.values())
         firsts.append(first)
         alone.append(trained and not tied)
-        who = listed(tied)
-        parts.append(
-            f"{generator}: {first}" + (f", tied with {who} (of {len(entries)})" if trained and tied else "")
-        )
+        parts.append(f"{generator}: {first}{board.tied(generator, first)}")
     if all(alone):
         verdict = (
             "Yes, the winner changes"

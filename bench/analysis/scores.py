@@ -11,9 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
+from ..best_guidance import Choice, choose
 from ..records import Record, natural
 from ..rows import Column, Results, Row, Value
-from ..tables import number
+from ..standings import contests
+from ..statistics import Rank
+from ..tables import first_score, number
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,17 @@ class Entry:
     values: dict[float, Value]
 
     @cached_property
+    def choice(self) -> Choice:
+        """Its guidance, as the leaderboard ranks it."""
+        return choose(self.values, higher=False)
+
+    @property
     def guidance(self) -> float:
-        """The best in the mean over seeds; chosen on the samples that are reported (see guidance.py)."""
-        return min(self.values, key=lambda w: (self.values[w].mean or math.inf, w))
+        return 1.0 if self.choice.guidance is None else self.choice.guidance
 
     @property
     def value(self) -> Value:
-        """At its best guidance."""
+        """At that guidance."""
         return self.values[self.guidance]
 
     @property
@@ -55,7 +62,10 @@ class Board:
         self.real = next((row for row in results.rows if row.real), None)
         self.rows = [row for row in results.rows if not row.real]
         self.tokenizers = results.tokenizers
-        self.column = most(self.rows, lambda c: c.base in ("gFID", "gFD") and "@" not in head(c))
+        ranked_by = first_score(self.rows, "generator")
+        distances = [c for row in self.rows for c in row.values if c.base in ("gFID", "gFD")]
+        plain = {c for c in distances if "@" not in head(c)}
+        self.column = most(self.rows, lambda c: c in (plain.intersection(ranked_by) or plain))
 
     @classmethod
     def of(cls, records: Sequence[Record] | Board) -> Board:
@@ -90,6 +100,25 @@ class Board:
             for (generator, tokenizer, regularizer), mine in found.items()
         ]
         return sorted(entries, key=lambda e: (natural(e.generator), natural(e.label)))
+
+    @cached_property
+    def standings(self) -> dict[str, dict[str, Rank]]:
+        """By generator and label, where two entries have a known error: the leaderboard's ranks."""
+        held = contests(self.rows, [self.column]) if self.column else []
+        return {
+            contest.generator: {
+                self.label(self.rows[place]): rank
+                for place, rank in zip(contest.places, contest.ranks, strict=True)
+            }
+            for contest in held
+        }
+
+    def tied(self, generator: str, label: str) -> str:
+        """`, tied with …`: the others that seeds don't separate from the best, if the label is a best one."""
+        ranks = self.standings.get(generator, {})
+        names = [name for name, rank in ranks.items() if rank.tied and rank.basis == "seeds"]
+        others = [name for name in names if name != label]
+        return f", tied with {listed(others)} (of {len(ranks)})" if label in names and others else ""
 
     def with_generator(self, generator: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.generator == generator]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis import drawing
 from ..findings import Finding
-from ..markdown import COST_ABOUT, compact
+from ..markdown import COST_ABOUT, compact, spread_said
 from ..records import Record, natural, replace_text
 from ..rows import Column, Results, first_seen, full_protocol
 from ..tables import columns_of
@@ -92,6 +92,7 @@ def html(
         generators=_labels(trained, "generator"),
         several=len(_labels(trained, "tokenizer")) > 1,
         tally=_tally(trained),
+        spread=spread_said(results.rows),
         looks=_looks(trained),
         findings=[
             (finding, _figure(finding, i), sheets.plain(finding.table)) for i, finding in enumerate(findings)

@@ -11,7 +11,7 @@ from .. import published as papers
 from ..markdown import COST_COLUMNS, spending
 from ..records import Record, natural, protocol_id
 from ..rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
-from ..standings import Contest, contests, rank_texts
+from ..standings import Contest, contests, rank_header, rank_texts, reading
 from ..statistics import Rank
 from ..tables import (
     COSTS,
@@ -73,14 +73,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table; its first column stays in view."""
+    """A table; its first column stays in view. `note` says what its ranks and marks mean."""
 
     heads: list[Head]
     lines: list[Line]
+    note: str = ""
 
 
 def generation(rows: list[Row]) -> Sheet | None:
-    """Every row with samples, at each guidance, ranked within its generator; those that failed say so."""
+    """Every row with samples, at each guidance; ranked within its generator at one of them."""
     rows = [row for row in ranked(rows, "generator") if scored(row, "generator")]
     labels = {
         "regularizer": lambda row: _label("real images" if row.real else row.regularizer),
@@ -110,7 +111,7 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
     first = first_score(rows, scope)
     held = contests(rows, columns)
     places, standing = _places(rows, held), rank_texts(rows, held, first)
-    heads += [Head("rank", _rank_tip(first[0]))] if any(standing) else []
+    heads += [Head(rank_header(held, first), reading(held, first))] if any(standing) else []
     told = len({(row.seeds_done, row.seeds) for row in rows if not row.real}) > 1
     heads += [Head("seeds", "Seeds that finished, which numbers are means over.", more=not told)]
     for column, text in zip(columns, headers(columns), strict=True):
@@ -128,7 +129,7 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
         for column, text in zip(columns, cells(row, columns), strict=True):
             line.append(_cell(text, row.values.get(column), column, places.get((i, column))))
         lines.append(Line(line, row.regularizer, row.generator, row.real))
-    return Sheet(heads, lines)
+    return Sheet(heads, lines, reading(held, first))
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def _cell(text: str, value: Value | None, column: Column, place: Place | None) -
         return Cell(text)
     said = [f"{text} over {value.n} seed{'s' * (value.n != 1)}"]
     if value.interval:
-        said.append(f"95 % interval {number(value.interval[0])} to {number(value.interval[1])}")
+        error = " (sampling noise only)" if value.n == 1 else ""
+        said.append(f"95 % interval{error} {number(value.interval[0])} to {number(value.interval[1])}")
     if place:
         low, high = place.rank.low, place.rank.high
         said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
@@ -173,13 +175,6 @@ def about(column: Column) -> str:
     unit = f"Unit: {entry['unit']}." if entry.get("unit") else ""
     said = [column.name, entry.get("about") or "", better, unit, f"n = {entry['n']:,}"]
     return "\n".join(filter(None, [*said, f"Protocol {column.protocol}"]))
-
-
-def _rank_tip(first: Column) -> str:
-    return (
-        f"By {first.name}, within the generator: the interval of ranks that a row can have, given the "
-        "differences that are significant at 95 % after correction for how many are made."
-    )
 
 
 def cost(rows: list[Row]) -> Sheet | None:

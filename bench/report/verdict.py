@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ..best_guidance import judged, told
+from ..compute import generator_gflop, tokenizer_gflop
 from ..markdown import spending
-from ..rows import ARROWS, Column, Row, grouped
+from ..rows import Column, Row, Value, grouped
 from ..standings import Contest, contests, rank_texts, seeds_to_separate
 from ..tables import cells, first_score, guidance_of, number, ranked, scored
 
@@ -24,14 +27,15 @@ class Verdict:
     ties: list[str]  # those that can't be told from it
     metric: str
     value: str
-    interval: str
-    rank: str
+    interval: str  # with what error it counts
+    rank: str  # only where seeds stand behind it
     guidance: str
     seconds: str  # of training
-    operations: str
+    operations: str  # of training, priors included
     times: str  # both, over the baseline's
     sure: str  # a sentence
     detectable: str  # the difference that these seeds would show with 80 % power
+    chosen: str  # how the guidance of its dataset's rows was chosen
     level: str  # "sure", "tie", "unknown"
     real: str  # the number of as many held-out images, if there is one
 
@@ -40,7 +44,7 @@ class Verdict:
         return self.ties if len(self.ties) <= FEW + 1 else self.ties[:FEW]
 
 
-def verdicts(rows: Sequence[Row], trained: Sequence[Row], budget: Mapping[str, float]) -> list[Verdict]:
+def verdicts(rows: Sequence[Row], trained: Sequence[Row], budget: Mapping[str, Any]) -> list[Verdict]:
     """Of one dataset's rows, a line per generator; of its tokenizers if nothing was generated."""
     scope = "generator" if any(scored(row, "generator") for row in rows if not row.real) else "tokenizer"
     mine = [row for row in (rows if scope == "generator" else trained) if scored(row, scope)]
@@ -48,36 +52,25 @@ def verdicts(rows: Sequence[Row], trained: Sequence[Row], budget: Mapping[str, f
     if column is None:
         return []
     real = next((cells(row, [column])[0] for row in rows if row.real and column in row.values), "")
-    ours = [r for r in ranked(mine, scope) if not r.real and column in r.values]
-    ours = [r for r in ours if r.values[column].mean is not None]
-    return [
-        _verdict([_best(same, column) for same in grouped(group, LABELS).values()], column, budget, real)
-        for group in grouped(ours, ("generator",)).values()
-    ]
+    choices = judged(mine)
+    chosen = told(mine, choices.items())
+    ours = [mine[place] for place in choices if column in mine[place].values]
+    ours = ranked([row for row in ours if row.values[column].mean is not None], scope)
+    return [_verdict(group, column, budget, real, chosen) for group in grouped(ours, ("generator",)).values()]
 
 
-LABELS = ("tokenizer", "regularizer")
-
-
-def _best(rows: list[Row], column: Column) -> Row:
-    """Of one cell's guidances, the best in the mean."""
-    sign = -1 if column.better == ARROWS["higher"] else 1
-    return min(rows, key=lambda row: sign * (row.values[column].mean or 0.0))
-
-
-def _verdict(rows: list[Row], column: Column, budget: Mapping[str, float], real: str) -> Verdict:
+def _verdict(rows: list[Row], column: Column, budget: Mapping[str, Any], real: str, chosen: str) -> Verdict:
     several = len({row.tokenizer for row in rows}) > 1
     held = contests(rows, [column])
-    order = held[0].places if held else range(len(rows))
-    first = rows[order[0]]
-    value = first.values[column]
+    first = rows[held[0].places[0] if held else 0]
     ties, sure, level = _certainty(rows, column, held[0] if held else None, several)
-    ranks = rank_texts(rows, held, [column])
+    sound = bool(held) and held[0].basis == "seeds"
+    rank = rank_texts(rows, held, [column])[held[0].places[0]] if sound else ""
     mine, base = spending(first), _baseline(rows, first)
-    seconds, operations = _seconds(mine), _operations(mine, budget)
+    seconds, operations = _seconds(mine), _operations(mine, budget, first.generator)
     factors = {
         "seconds": _ratio(seconds, _seconds(base)),
-        "GFLOP": _ratio(operations, _operations(base, budget)),
+        "GFLOP": _ratio(operations, _operations(base, budget, first.generator)),
     }
     return Verdict(
         dataset=first.dataset,
@@ -86,14 +79,15 @@ def _verdict(rows: list[Row], column: Column, budget: Mapping[str, float], real:
         ties=ties,
         metric=f"{column.name} {column.better}",
         value=cells(first, [column])[0],
-        interval=" to ".join(map(number, value.interval)) if value.interval else "",
-        rank=f"{ranks[order[0]]} of {len(rows)}" if ranks[order[0]] else "",
+        interval=_interval(first.values[column]),
+        rank=f"{rank} of {len(rows)}" if rank else "",
         guidance=guidance_of(first),
         seconds=f"{number(seconds)} s" if seconds else "",
         operations=f"{number(operations)} GFLOP" if operations else "",
         times=", ".join(f"{text} {what}" for what, text in factors.items() if text),
         sure=sure,
-        detectable=_detectable(held[0]) if held else "",
+        detectable=held[0].detectable if sound else "",  # of one seed nobody knows the training variance
+        chosen=chosen,
         level=level,
         real=real,
     )
@@ -107,12 +101,12 @@ def _certainty(
         return [], "There is nothing to compare it with.", "unknown"
     if contest is None:
         return [], "One seed, no resamples: no winner can be named.", "unknown"
-    tied = [i for i, rank in zip(contest.places, contest.ranks, strict=True) if rank.tied][1:]
-    ties = [_name(rows[i], several) for i in tied]
     seeds = min(rows[i].values[column].n for i in contest.places)
     if contest.basis != "seeds":
         few = "One seed" if seeds == 1 else "One tokenizer seed"
-        return ties, f"{few}: no winner can be named. The order is that of this run.", "unknown"
+        return [], f"{few}: no winner can be named. The order is that of this run.", "unknown"
+    tied = [i for i, mark in zip(contest.places, contest.marks, strict=True) if mark == "tied"]
+    ties = [_name(rows[i], several) for i in tied if i != contest.places[0]]
     if not ties:
         others = len(contest.places) - 1
         return ties, f"{seeds} seeds tell it from {_all(others)} (95 %, Holm-corrected).", "sure"
@@ -123,10 +117,13 @@ def _certainty(
     return ties, text, "tie"
 
 
-def _detectable(contest: Contest) -> str:
-    """Empty with one seed, whose training variance nobody knows."""
-    difference = contest.detectable if contest.basis == "seeds" else None
-    return number(difference) if difference else ""
+def _interval(value: Value) -> str:
+    """With what it counts: of one seed the images alone, of one tokenizer's generators not the tokenizer."""
+    if not value.interval:
+        return ""
+    trained = {observation.seed.split(".")[0] for observation in value.observations}
+    few = "sampling noise only" if value.n == 1 else "one tokenizer only"
+    return f"{'95 %' if len(trained) > 1 else few}: {' to '.join(map(number, value.interval))}"
 
 
 def _all(others: int) -> str:
@@ -149,14 +146,11 @@ def _seconds(spent: Mapping[str, float]) -> float | None:
     return sum(spent.get(f"{stage}_seconds", 0.0) for stage in ("prior", "tokenizer", "generator"))
 
 
-def _operations(spent: Mapping[str, float], budget: Mapping[str, float]) -> float | None:
-    """GFLOP of training the tokenizer with its regularizer, and the generator; not of a prior."""
-    if "tokenizer_gflop_per_image" not in spent or not {"batch", "tokenizer_steps"} <= set(budget):
-        return None
-    image = spent["tokenizer_gflop_per_image"] + spent.get("regularizer_gflop_per_image", 0.0)
-    latent = spent.get("generator_gflop_per_latent", 0.0)
-    steps = image * budget["tokenizer_steps"] + latent * budget.get("generator_steps", 0)
-    return steps * budget["batch"]
+def _operations(spent: Mapping[str, float], budget: Mapping[str, Any], generator: str) -> float | None:
+    """GFLOP of training the tokenizer with its regularizer and priors, and the generator if there is one."""
+    tokenizer = tokenizer_gflop(spent, budget)
+    generated = generator_gflop(spent, budget) if generator else 0.0
+    return None if tokenizer is None or generated is None else tokenizer + generated
 
 
 def _ratio(one: float | None, other: float | None) -> str:
