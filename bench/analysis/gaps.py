@@ -173,11 +173,7 @@ def _answer(found: Sequence[Gaps], measures: Measures) -> str:
             parts.append(f"{CAUSES[cause].verdict}: {of} ({listed(mine, 3)})")
     split = sum(gaps.agreeing < gaps.seeds for gaps in found)
     doubt = f" In {plural(split, 'row')} the seeds don't agree on it." if split else ""
-    least = min(found, key=lambda gaps: gaps.generation)
-    return (
-        f"By the largest part, {'; '.join(parts)}.{doubt} Generation adds least to {least.entry.label} with "
-        f"{least.entry.generator} ({number(least.generation)})."
-    )
+    return f"By the largest part, {'; '.join(parts)}.{doubt}"
 
 
 def _method(measures: Measures) -> str:

@@ -15,7 +15,7 @@ from ..records import Record
 from ..rows import Column
 from ..tables import number
 from . import drawing
-from .scores import Board, Entry, by_seed, caution, listed, mean_of, most, spread, tokenizer_seed
+from .scores import Board, Entry, by_seed, caution, listed, mean_of, most, plural, spread, tokenizer_seed
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
 
@@ -124,16 +124,16 @@ def matched(found: Sequence[Point]) -> float | None:
     return max(places, key=merit) if ranges else None
 
 
-def at(path: Sequence[Point], x: float) -> list[float]:
-    """The path's y at x, linear between its points, one for each seed; none where it doesn't reach."""
-    values = []
+def at(path: Sequence[Point], x: float) -> dict[str, float]:
+    """The path's y at x, linear between its points, by seed; none where it doesn't reach."""
+    values = {}
     for seed in path[0].ys:
         line = sorted(
             (p.xs[tokenizer_seed(seed)], p.ys[seed]) for p in path if seed in p.ys and _has(p, seed)
         )
         if len(line) > 1 and line[0][0] <= x <= line[-1][0]:
             xs, ys = zip(*line, strict=True)
-            values.append(float(np.interp(x, xs, ys)))
+            values[seed] = float(np.interp(x, xs, ys))
     return values
 
 
@@ -155,7 +155,8 @@ def _table(generator: str, found: list[Point], x: Column, column: Column) -> lis
             for j, p in enumerate(found)
             if (drawing.family(p.entry.regularizer), p.entry.tokenizer) == (family, point.entry.tokenizer)
         ]
-        values = next((at(line, target) for line in lines if point in line), []) if target is not None else []
+        line = next((line for line in lines if point in line), [])
+        values = list(at(line, target).values()) if line and target is not None else []
         reached = point.entry.row.values[x]
         rows.append(
             {
@@ -191,11 +192,10 @@ def _answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
     for generator, found in grouped.items():
         mask = front(np.array([(p.x, p.y) for p in found]))
         names = [p.entry.label for p, on in zip(found, mask, strict=True) if on]
-        parts.append(
-            f"{generator}: {listed(names)} ({len(names)} of {len(found)})"
-            if not mask.all()
-            else f"{generator}: all"
-        )
+        always = sum(share == 1 for share, on in zip(_front_shares(found), mask, strict=True) if on)
+        seeds = f", {always} of them in every seed" if len(found[0].ys) > 1 else ""
+        who = "all" if mask.all() else f"{listed(names)} ({len(names)} of {len(found)}{seeds})"
+        parts.append(f"{generator}: {who}" + (f" ({always} in every seed)" if mask.all() and seeds else ""))
     return f"Not dominated in {x.base} and {quality}: {'; '.join(parts)}."
 
 
@@ -208,11 +208,14 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
             (values, path) for path in paths(found) if target is not None and (values := at(path, target))
         ]
         if target is not None and len(reached) > 1:
-            values, path = min(reached, key=lambda pair: np.mean(pair[0]))
+            values, path = min(reached, key=lambda pair: np.mean(list(pair[0].values())))
+            seeds = [seed for seed in values if all(seed in others for others, _ in reached)]
+            lowest = sum(values[seed] == min(others[seed] for others, _ in reached) for seed in seeds)
+            agree = f", the lowest in {lowest} of {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
             family = drawing.family(path[0].entry.regularizer)
             parts.append(
-                f"{generator}: {family}, {spread(values)} at {x.base} {number(abs(target))} (of "
-                f"{len(reached)} paths)"
+                f"{generator}: {family}, {spread(list(values.values()))} at {x.base} {number(abs(target))} "
+                f"(of {len(reached)} paths{agree})"
             )
     return f" At matched {x.base}, the lowest {quality} is {'; '.join(parts)}." if parts else ""
 

@@ -12,14 +12,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..compute import generator_gflop, tokenizer_gflop
 from ..findings import Finding
 from ..records import Record, base_name
 from ..rows import Column, grouped
 from ..tables import number
 from . import drawing
 from .pareto import front
-from .scores import Board, Entry, caution, listed
+from .scores import Board, Entry, by_seed, caution, listed, plural
 
+OPERATIONS = (
+    "Operations: priors, tokenizer, regularizer and generator, each per image × batch × its steps (priors "
+    "included; refinement counts as steps of the tokenizer); rows where a part is unknown have none."
+)
 GRID = 101  # budgets between the smallest and the largest that all rows have
 
 
@@ -32,7 +37,8 @@ class Curve:
     generator: str
     steps: np.ndarray  # (P,)
     values: np.ndarray  # (seeds, P), nan where a seed has none
-    tflop: np.ndarray | None  # (P,) of tokenizer and generator together
+    tflop: np.ndarray | None  # (P,) of priors, tokenizer and generator together
+    seeds: tuple[str, ...] = ()
 
     @property
     def means(self) -> np.ndarray:
@@ -42,9 +48,10 @@ class Curve:
     def spreads(self) -> np.ndarray | None:
         return np.nanstd(self.values, axis=0, ddof=1) if len(self.values) > 1 else None
 
-    def at(self, x: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """Its means at x, linear in the logarithms between the points."""
-        return np.exp(np.interp(np.log(x), np.log(where), np.log(self.means)))
+    def at(self, x: np.ndarray, where: np.ndarray, seed: str | None = None) -> np.ndarray:
+        """Its means (or one seed's values) at x, linear in the logarithms between the points."""
+        values = self.means if seed is None else self.values[self.seeds.index(seed)]
+        return np.exp(np.interp(np.log(x), np.log(where), np.log(values)))
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
@@ -75,7 +82,8 @@ def _curves(board: Board) -> tuple[str, list[Curve]]:
             steps = np.array(mine[0].curves["quality"]["step"], dtype=float)
             values = np.array([_on(steps, record.curves["quality"], name) for record in mine])
             tflop = training_tflop(mine[0], steps)
-            curves.append(Curve(label, regularizer, generator, steps, values, tflop))
+            seeds = tuple(record.cell["seed"] for record in mine)
+            curves.append(Curve(label, regularizer, generator, steps, values, tflop, seeds))
     return name, [curve for curve in curves if np.isfinite(curve.means).all() and (curve.means > 0).all()]
 
 
@@ -85,24 +93,42 @@ def _on(steps: np.ndarray, curve: dict[str, Any], name: str) -> list[float]:
 
 
 def training_tflop(record: Record, steps: np.ndarray) -> np.ndarray | None:
-    """Of the tokenizer with its regularizer and of so many generator steps; None where costs are unknown."""
+    """Of the tokenizer with its priors and of so many generator steps; None where a part is unknown."""
     cost = {name.partition("@")[0]: value for name, value in record.cost.items() if value is not None}
     budget = record.provenance.get("budget", {})
-    if not {"tokenizer_gflop_per_image", "generator_gflop_per_latent"} <= set(cost) or not budget:
-        return None
-    per_image = cost["tokenizer_gflop_per_image"] + cost.get("regularizer_gflop_per_image", 0.0)
-    tokenizer = per_image * budget["batch"] * budget["tokenizer_steps"]
-    return (tokenizer + cost["generator_gflop_per_latent"] * budget["batch"] * steps) / 1e3
+    tokenizer, step = tokenizer_gflop(cost, budget), generator_gflop(cost, budget, 1)
+    return None if tokenizer is None or step is None else (tokenizer + step * steps) / 1e3
 
 
-def leaders(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray]) -> list[tuple[float, str]]:
-    """Who has the lowest mean from which budget on, over the budgets that all curves have."""
+def leaders(
+    curves: Sequence[Curve], place: Callable[[Curve], np.ndarray], seed: str | None = None
+) -> list[tuple[float, str]]:
+    """Who has the lowest mean (or one seed's value) from which budget on, over those that all curves have."""
     low, high = max(place(c)[0] for c in curves), min(place(c)[-1] for c in curves)
     if low > high:
         return []
     x = np.geomspace(low, high, GRID)
-    best = np.argmin([curve.at(x, place(curve)) for curve in curves], axis=0)
+    best = np.argmin([curve.at(x, place(curve), seed) for curve in curves], axis=0)
     return [(float(x[next(run)]), curves[i].label) for i, run in groupby(range(GRID), key=best.__getitem__)]
+
+
+def agreeing(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray]) -> str:
+    """How many seeds have the mean's leader at the largest budget, or throughout; nothing with one seed."""
+    seeds = [seed for seed in curves[0].seeds if all(_whole(curve, seed) for curve in curves)]
+    runs = leaders(curves, place)
+    if len(seeds) < 2 or not runs:
+        return ""
+    alone = [leaders(curves, place, seed) for seed in seeds]
+    if len(runs) == 1:
+        same = sum(len(mine) == 1 and mine[0][1] == runs[0][1] for mine in alone)
+        return f" ({same} of {plural(len(seeds), 'seed')})"
+    same = sum(mine[-1][1] == runs[-1][1] for mine in alone)
+    return f" (at the end in {same} of {plural(len(seeds), 'seed')})"
+
+
+def _whole(curve: Curve, seed: str) -> bool:
+    """Whether the seed has a positive value at each step of the curve."""
+    return seed in curve.seeds and bool((curve.values[curve.seeds.index(seed)] > 0).all())
 
 
 def _along(board: Board, name: str, curves: list[Curve]) -> Finding:
@@ -112,10 +138,9 @@ def _along(board: Board, name: str, curves: list[Curve]) -> Finding:
         "Which regularizer is ahead after how many generator steps, and for how many operations in all?",
         _answer(curves) + caution(max(len(curve.values) for curve in curves)),
         f"{name} at the largest guidance, of samples that snapshots of the generator give (`probes:` of "
-        "the matrix says how many): not to be compared with the leaderboard's. Operations: (tokenizer + "
-        "regularizer per image) × batch × tokenizer steps + generator per latent × batch × steps; priors "
-        "trained before and refinement after are not in it. Leaders are by the mean over seeds, "
-        "interpolated between snapshots in logarithms; shades are one standard deviation over seeds.",
+        "the matrix says how many): not to be compared with the leaderboard's. "
+        f"{OPERATIONS} Leaders are by the mean over seeds, interpolated between snapshots in logarithms, "
+        "with the number of seeds that have the same one; shades are one standard deviation over seeds.",
         _table(curves, name),
         _figure(curves, name),
     )
@@ -143,24 +168,25 @@ def _answer(curves: Sequence[Curve]) -> str:
     parts = []
     for generator in dict.fromkeys(c.generator for c in curves):
         mine = [c for c in curves if c.generator == generator]
-        text = f"{generator}, by steps: {_told(leaders(mine, lambda c: c.steps), 'step')}"
+        text = f"{generator}, by steps: {_told(mine, lambda c: c.steps, 'step')}"
         counted = [c for c in mine if c.tflop is not None]
         if len(counted) > 1:
-            text += f", by operations: {_told(leaders(counted, lambda c: c.tflop), 'TFLOP')}"  # type: ignore[arg-type, return-value]
+            text += f", by operations: {_told(counted, lambda c: c.tflop, 'TFLOP')}"  # type: ignore[arg-type, return-value]
         parts.append(text)
     return f"Lowest mean with {'; with '.join(parts)}."
 
 
-def _told(runs: Sequence[tuple[float, str]], unit: str) -> str:
+def _told(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray], unit: str) -> str:
+    runs, seeds = leaders(curves, place), agreeing(curves, place)
     if not runs:
         return "no budget that all rows have"
     if len(runs) == 1:
-        return f"{runs[0][1]} throughout"
+        return f"{runs[0][1]} throughout{seeds}"
 
     def at(x: float) -> str:
         return f"step {x:.0f}" if unit == "step" else f"{number(x)} {unit}"
 
-    return f"{runs[0][1]} first, " + ", ".join(f"{label} from {at(x)}" for x, label in runs[1:])
+    return f"{runs[0][1]} first, " + ", ".join(f"{label} from {at(x)}" for x, label in runs[1:]) + seeds
 
 
 def _figure(curves: Sequence[Curve], name: str) -> Figure:
@@ -171,7 +197,9 @@ def _figure(curves: Sequence[Curve], name: str) -> Figure:
     for i, generator in enumerate(generators):
         mine = [c for c in curves if c.generator == generator]
         pair = axes[2 * i : 2 * i + 2] if counted else axes[i : i + 1]
-        for ax, unit in zip(pair, ("generator steps", "training TFLOP, tokenizer included"), strict=False):
+        for ax, unit in zip(
+            pair, ("generator steps", "training TFLOP, tokenizer and priors included"), strict=False
+        ):
             places = [(c, c.steps if unit == "generator steps" else c.tflop) for c in mine]
             shown = [(c, x) for c, x in places if x is not None]
             for curve, x in shown:
@@ -205,7 +233,10 @@ def _final(board: Board) -> Finding | None:
         mine = [(e, x) for e, x in placed if e.generator == generator]
         mask = front(np.array([(x, e.mean) for e, x in mine]))
         fronts[generator] = [e.label for (e, _), on in zip(mine, mask, strict=True) if on]
-    parts = [f"{listed(labels)} ({generator})" for generator, labels in fronts.items()]
+    parts = []
+    for generator, labels in fronts.items():
+        agree = _same_fronts([(e, x) for e, x in placed if e.generator == generator])
+        parts.append(f"{listed(labels)} ({generator}{agree})")
     table = pd.DataFrame(
         {
             "generator": e.generator,
@@ -223,12 +254,22 @@ def _final(board: Board) -> Finding | None:
         "Which regularizers are worth the operations that their training takes?",
         f"By the mean, nothing that is cheaper is as good as {'; '.join(parts)}." + caution(board.seeds),
         f"{board.said}, at each row's best guidance, at the end of training; without `probes: {{generator: "
-        "[…]}` in the matrix nothing is known of the way there. Operations: (tokenizer + regularizer per "
-        "image) × batch × tokenizer steps + generator per latent × batch × steps; priors trained before "
-        "and refinement after are not in it.",
+        f"[…]}}` in the matrix nothing is known of the way there. {OPERATIONS}",
         table,
         _scatter(placed, generators, fronts, column),
     )
+
+
+def _same_fronts(placed: Sequence[tuple[Entry, float]]) -> str:
+    """How many seeds alone have the mean's front; nothing with one seed."""
+    values = [by_seed(entry.value) for entry, _ in placed]
+    seeds = [seed for seed in values[0] if all(seed in mine for mine in values)]
+    if len(seeds) < 2:
+        return ""
+    xs = [x for _, x in placed]
+    mean = front(np.column_stack([xs, [entry.mean for entry, _ in placed]]))
+    alone = [front(np.column_stack([xs, [mine[seed] for mine in values]])) for seed in seeds]
+    return f"; the same in {sum(bool((one == mean).all()) for one in alone)} of {plural(len(seeds), 'seed')}"
 
 
 def _is_of(record: Record, entry: Entry) -> bool:
