@@ -101,8 +101,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
     if complete:
-        for name, ends in _ranks(rows).items():
-            data[name] = pd.array(ends, dtype="Int64")
+        for name, places in _ranks(rows).items():
+            data[name] = pd.array(places, dtype="Int64")
     for column in columns:
         twins = sum(other.name == column.name for other in columns)
         name = column.name if twins == 1 else f"{column.name}{{{column.protocol}}}"
