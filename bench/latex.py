@@ -111,10 +111,8 @@ def _caption(rows: Sequence[Row], held: Sequence[Contest]) -> str:
     text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."
     bases = {contest.basis for contest in held}
     if held:
-        text += r" Ranks are intervals; $\approx$ marks the best and all that are not separable from it"
-        text += (
-            " (paired, Holm)" + ", bold a best that is separable from all others" * ("seeds" in bases) + "."
-        )
+        text += r" Ranks are intervals; $\approx$ marks all that may be the first"
+        text += " (paired, Holm)" + ", bold one that all others are worse than" * ("seeds" in bases) + "."
     if any(contest.logs for contest in held):
         text += r" Fr\'echet distances are compared by their logarithms."
     if chosen := told(rows, judged(rows).items()):

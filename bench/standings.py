@@ -45,8 +45,8 @@ class Contest:
 
     @property
     def marks(self) -> list[str]:
-        """Of each row: "best" if seeds separate it from all others, "tied" if it shares the first place."""
-        alone = sum(rank.tied for rank in self.ranks) == 1
+        """Of each row: "best" if seeds separate it from all others, else "tied" if it may be the first."""
+        alone = any(rank.low == rank.high == 1 for rank in self.ranks)
         mark = "tied" if not alone else "best" if self.basis == "seeds" else ""
         return [mark if rank.tied else "" for rank in self.ranks]
 
@@ -124,9 +124,9 @@ def reading(held: Sequence[Contest], columns: Sequence[Column]) -> str:
     within = "rows of one generator" if columns[0].scope == "generator" else "all rows"
     scale = " of logarithms" if any(contest.logs for contest in decided) else ""
     text = (
-        f"Ranks are by {columns[0].name}: 1–3 is a row that may be the first as well as the third. They are "
+        f"Ranks are by {columns[0].name}; 1–3 is a row that may be the first as well as the third. They are "
         f"of {within} under one protocol, with paired differences{scale}, 5 % and Holm's correction. In each "
-        "column ≈ marks the best and all that can't be told from it"
+        "column ≈ marks all that may be the first, for nothing is significantly better"
     )
     text += ", bold a best that seeds tell from all others. " if "seeds" in bases else ". "
     if "resamples" in bases:

@@ -65,7 +65,7 @@ class Rank:
 
     low: int
     high: int
-    tied: bool  # not separable from the best; the best itself is tied
+    tied: bool  # whether it may be the first: nothing is significantly better
     basis: Basis
 
 
@@ -139,9 +139,8 @@ def ranks(rows: Sequence[Row], higher: bool, shared: bool, level: float = 0.95) 
     separate[upper] = holm(p[upper]) <= 1 - level
     separate |= separate.T
     ahead = separate & (gaps > 0 if higher else gaps < 0)  # [i, j]: j is better than i
-    best = (pairs.effects if higher else -pairs.effects).argmax()
     return [
-        Rank(int(1 + ahead[i].sum()), int(k - ahead[:, i].sum()), not separate[best, i], pairs.basis)
+        Rank(int(1 + ahead[i].sum()), int(k - ahead[:, i].sum()), not ahead[i].any(), pairs.basis)
         for i in range(k)
     ]
 

@@ -50,7 +50,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Does the best regularizer depend on the generator?",
         " ".join(filter(None, told)) + caution(board.seeds),
         f"{board.said}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
-        "what isn't separable from the best after Holm's correction over all pairs, in logarithms"
+        "what may be the best: nothing is better after Holm's correction over all pairs, in logarithms"
         + ("" if board.seeds > 1 else " (of one seed: by resamples of its images alone)")
         + f". W and the test are over {plural(len(block.labels), 'regularizer')} × "
         f"{plural(len(block.generators), 'generator')} that are complete"
@@ -223,6 +223,6 @@ def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    note = f"{board.quality} over the generator's best  ·  ≈ not separable from it"
+    note = f"{board.quality} over the generator's best  ·  ≈ may be the best too"
     ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=drawing.SMALL, color=drawing.INK)
     return figure

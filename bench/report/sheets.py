@@ -57,7 +57,9 @@ class Cell:
     key: float | None = None  # what it is sorted by; None: its text
     tip: str = ""
     heat: float | None = None
-    mark: str = ""  # "best": separable from all others of its group; "tied": not separable from the best
+    mark: str = (
+        ""  # "best": separable from all others of its group; "tied": one of those that may be the best
+    )
     link: str = ""
 
 
@@ -163,7 +165,7 @@ def _cell(text: str, value: Value | None, column: Column, place: Place | None) -
     if place:
         low, high = place.rank.low, place.rank.high
         said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
-        said += ["not separable from the best"] * (place.mark == "tied")
+        said += ["may be the best"] * (place.mark == "tied")
         said += filter(None, [BASES.get(place.rank.basis)])
     return Cell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
 

@@ -24,7 +24,7 @@ class Verdict:
     dataset: str
     generator: str  # empty for tokenizers, where nothing was generated
     name: str  # the best in the mean
-    ties: list[str]  # those that can't be told from it
+    ties: list[str]  # the others that may be the best
     metric: str
     value: str
     interval: str  # with what error it counts
@@ -107,7 +107,7 @@ def _certainty(
         return [], f"{few}: no winner can be named. The order is that of this run.", "unknown"
     tied = [i for i, mark in zip(contest.places, contest.marks, strict=True) if mark == "tied"]
     ties = [_name(rows[i], several) for i in tied if i != contest.places[0]]
-    if not ties:
+    if "best" in contest.marks:
         others = len(contest.places) - 1
         return ties, f"{seeds} seeds tell it from {_all(others)} (95 %, Holm-corrected).", "sure"
     text = f"Tie: {seeds} seeds can't tell {len(ties) + 1} of {len(contest.places)} apart."
