@@ -287,6 +287,24 @@ def test_a_crossing_is_found_where_the_lines_cross():
     assert runs[1][0] == pytest.approx(meet, rel=0.05)
 
 
+def test_a_leader_comes_with_the_seeds_that_agree():
+    steps, seeds = np.array([10.0, 100.0]), ("0", "1", "2")
+
+    def curve(label, values):
+        return training.Curve(label, label, "mar", steps, np.array(values), None, seeds)
+
+    a = curve("a", [[9.0, 4.0], [9.0, 4.0], [9.0, 6.0]])
+    b = curve("b", [[8.0, 5.0], [8.0, 5.0], [8.0, 5.0]])
+    assert training.agreeing([a, b], lambda c: c.steps) == " (at the end in 2 of 3 seeds)"
+    assert training.agreeing([a, curve("c", [[20.0, 20.0]] * 3)], lambda c: c.steps) == " (3 of 3 seeds)"
+    assert (
+        training.agreeing(
+            [a, training.Curve("d", "d", "mar", steps, a.values[:1], None, ("7",))], lambda c: c.steps
+        )
+        == ""
+    )
+
+
 def test_without_curves_the_final_points_are_set_against_operations(made_up):
     finding = training.finding(changed(made_up, lambda r: {"curves": {}}))
     assert set(finding.table["on the front"]) == {"yes"}  # better and dearer, by how they were made up

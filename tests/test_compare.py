@@ -104,6 +104,28 @@ def test_one_seed_rests_on_paired_resamples_and_without_them_nothing_is_known(tm
     assert second.verdict == "unknown: one seed, no resamples"
 
 
+def test_a_gate_closes_on_sampling_noise_too_and_says_so_and_one_that_cant_be_tested_ends_with_2(tmp_path):
+    drawn = random.Random(0)
+    images = [drawn.gauss(0, 1) for _ in range(100)]
+    replicates = {"kl": [10 + e for e in images], "none": [12 + e + drawn.gauss(0, 0.1) for e in images]}
+    values = {("kl", "mar"): (10.0,), ("none", "mar"): (12.0,)}
+    path = folder(tmp_path / "with", values, replicates=replicates)
+    code, said = bench(f"{path}:regularizer=kl", f"{path}:regularizer=none", "--fail-on", "gFD")
+    assert code == 3 and "over resamples of one seed: differs beyond sampling noise" in said
+    bare = folder(tmp_path / "bare", values)
+    code, said = bench(f"{bare}:regularizer=kl", f"{bare}:regularizer=none", "--fail-on", "gFD")
+    assert code == 2 and "cannot be tested: gFD[net] of digits · vit · mar w 1: 10 → 12" in said
+    assert bench(bare, bare, "--fail-on", "gFD")[0] == 0  # identical
+
+
+def test_identical_lines_take_no_part_in_the_correction(tmp_path):
+    same = {(f"r{i}", "mar"): (1.0, 2.0, 4.0) for i in range(9)}
+    a, b = folder(tmp_path / "a", A | same), folder(tmp_path / "b", B | same)
+    kl = compared(a, b).lines[0]
+    assert kl.p == pytest.approx(2 * kl.difference.p) and kl.verdict == "worse"
+    assert "corrected over 2 lines" in text(compared(a, b))
+
+
 def test_other_protocols_and_cells_without_a_partner_are_listed_and_not_compared(tmp_path):
     a, b = folder(tmp_path / "a", A), folder(tmp_path / "b", {("kl", "mar"): (9.0, 9.5)}, k=3)
     folder(tmp_path / "b", {("new", "mar"): (9.0, 9.5)})

@@ -90,6 +90,26 @@ def test_one_seed_has_no_spread():
     assert text.count("1 seed: no spread") == 1 and "±" not in text
 
 
+def test_what_no_seed_changes_has_no_spread():
+    records = [record(seed=s, PSNR=0.1 + 0.2, **{"gFD[net]@1.0": 5.0 + s}) for s in range(3)]
+    line = table(markdown(records, "t"), "Tokenizers")[1]
+    assert line[-1] == "0.3000" and "±" in table(markdown(records, "t"), "Generation")[1][-1]
+
+
+def test_of_two_extractors_the_first_is_shown():
+    scores = {f"gFD[{x}]@1.0": metric("gFD[net]@1.0", 5.0, features=x) for x in ("net", "other")}
+    text = markdown([record(**scores)], "t")
+    assert [name.split()[0] for name in table(text, "Generation")[0][4:]] == ["gFD"]
+    assert "In leaderboard.csv too: gFD[other]." in text
+
+
+def test_no_two_columns_of_the_csv_have_one_name():
+    entry = {"value": 4.0, "n": 9, "protocol": {}, "scope": "tokenizer", "better": "higher"}
+    names = ("effective", "effective_rank", "effective_rank_low")
+    columns = list(frame(matrix(FAR, **dict.fromkeys(names, entry))).columns)
+    assert len(columns) == len(set(columns)) and {"rank_low", "effective_rank_ci_low"} <= set(columns)
+
+
 def test_the_csv_has_one_header_line_and_plain_numbers(tmp_path):
     reason = 'line one\nline two, with | and "quotes"'
     records = [

@@ -134,7 +134,25 @@ def test_one_seed_names_no_winner():
     assert verdict.count("One seed: no winner can be named") == 3
     assert not [n for n in document.tags if "best" in (n.get("class") or "").split()]
     assert not document.all("tr", **{"class": "level-sure"})
-    assert "80 % power" not in verdict
+    assert "80 % power" not in verdict and "95 %" not in verdict and "of 5" not in verdict
+    assert verdict.count("sampling noise only:") == 3 and "chosen on these samples" in verdict
+    for id in ("generation", "tokenizers"):
+        assert "sampling noise only; training variance unknown" in section(document, id)["text"]
+        assert "bold" not in section(document, id)["text"]
+
+
+def test_only_one_guidance_of_a_row_is_ranked_and_marked(document):
+    part = section(document, "generation")["text"]
+    assert "paired differences of logarithms" in part
+    marked = [n for n in document.all("tr") if "≈" in n["text"] and n.get("data-generator")]
+    assert marked and all(re.search(r"\s1\.5\s", row["text"]) for row in marked)
+
+
+def test_a_total_without_a_part_is_no_total():
+    unknown = [
+        dataclasses.replace(r, cost={k: v for k, v in r.cost.items() if "prior" not in k}) for r in records()
+    ]
+    assert "GFLOP" not in section(Document(page.html(unknown, [], "made up")), "verdict")["text"]
 
 
 def test_a_clear_winner_is_named_and_a_tie_is_listed():

@@ -358,3 +358,14 @@ def test_a_replicate_that_is_not_finite_leaves_none():
     }
     (value,) = rows_of([Record(labels, "k", "done", metrics={"A": entry})])[0].values.values()
     assert value.observations == (Observation(1.0, "0"),) and value.interval is None
+
+
+def test_seeds_that_have_nothing_in_common_are_exchanged():
+    rng = np.random.default_rng(0)
+    a, b = rng.exponential(size=6), rng.exponential(size=7) + 1
+    other = [str(i) for i in range(10, 17)]
+    apart = difference(row(a), row(b, seeds=other), False)
+    assert apart.p == permutation_p(a, b) and apart.seeds == 0
+    few = difference(row(a[:5]), row(b, seeds=other), False)
+    assert few.p == pytest.approx(stats.ttest_ind(a[:5], b).pvalue)
+    assert difference(row(a), row(b), False).p != permutation_p(a, b)  # six seeds in common
