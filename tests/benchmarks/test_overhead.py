@@ -1,6 +1,6 @@
 """What isn't training: the start of the command, and a matrix whose artifacts are all there.
 
-pytest tests/benchmarks/test_overhead.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_overhead.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import subprocess

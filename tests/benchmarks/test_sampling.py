@@ -1,4 +1,4 @@
-"""Sampling speed of the generators: `pytest tests/benchmarks/test_sampling.py --benchmark-enable`."""
+"""Sampling speed of the generators: `pytest tests/benchmarks/test_sampling.py --benchmark-enable -n 0`."""
 
 import pytest
 import torch

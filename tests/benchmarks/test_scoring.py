@@ -3,7 +3,7 @@
 Ours has 100 replicates of every number, and density, coverage, label agreement, memorisation and classes
 besides. The reference's own statistics, which later cells find computed, are those of the first round.
 
-pytest tests/benchmarks/test_scoring.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_scoring.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """A regularizer's training step over the plain autoencoder's: read the ratios in brackets.
 
-pytest tests/benchmarks/test_steps.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_steps.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import inspect

@@ -1,6 +1,6 @@
 """Latent zones, forward and backward, at 20 Euler steps and q = 200; the peak memory is in `extra_info`.
 
-pytest tests/benchmarks/test_zones.py --benchmark-enable --benchmark-json=out.json
+pytest tests/benchmarks/test_zones.py --benchmark-enable -n 0 --benchmark-json=out.json
 """
 
 import subprocess
