@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .naming import BRACKETED
+from .naming import defines
 from .records import natural
 from .rows import ARROWS, Column, Row, Value
 
@@ -123,7 +123,7 @@ def short_names(columns: Sequence[Column]) -> list[str]:
     """Without the extractor if there is one alone, unless that would leave a published name, as `IS`."""
     extractors = extractors_of(list(columns))
     hidden = extractors[0] if len(extractors) == 1 else ""
-    return [c.name if c.base in BRACKETED else c.name.replace(hidden, "") for c in columns]
+    return [c.name.replace(hidden, "") if defines(c.base, {}) else c.name for c in columns]
 
 
 def extractors_of(columns: list[Column]) -> list[str]:
