@@ -96,7 +96,13 @@ def test_workers_die_with_a_killed_parent_and_ctrl_c_says_how_to_go_on(tmp_path)
     folder = matrix(tmp_path, re.sub(r"_steps: 12", "_steps: 100000", TINY))
     for sign in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen(
-            command("run", "-j", 2), cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+            command("run", "-j", 2),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            # A shell's background job ignores Ctrl-C, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         began = time.monotonic()
         while time.monotonic() - began < 60 and "tokenizer" not in process.stdout.readline():
