@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec
+from latentbench.bench.convolutions import Attention, norm
 from latentbench.bench.registry import create
-from latentbench.tokenizers.conv import Attention, Conv, norm
+from latentbench.tokenizers.conv import Conv
 from latentbench.tokenizers.vit import ViT
 
 DIGITS = ImageSpec(1, 8, 8)

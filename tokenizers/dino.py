@@ -1,0 +1,115 @@
+"""The autoencoder of DMVAE: a pretrained vision transformer, an MLP and a convolutional decoder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.backbones import transformer
+from ..bench.convolutions import conv, decoder, up
+from ..bench.registry import register
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def small(module: nn.Module) -> None:
+    """For `network.apply(small)`: truncated normal weights of 0.02, zero biases."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Encoder(nn.Module):
+    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+
+    head: nn.Linear
+
+    def __init__(self, vit: VisionTransformer, hidden: int, frozen: bool) -> None:
+        super().__init__()
+        self.vit = vit.requires_grad_(not frozen)
+        self.inner = nn.Sequential(nn.Linear(vit.embed_dim, hidden), nn.SiLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.vit.forward_features(standardised(images))
+        return self.head(self.inner(features[:, self.vit.num_prefix_tokens :]))
+
+
+def standardised(images: Tensor) -> Tensor:
+    """(B, c, H, W) in [-1, 1] -> with ImageNet's mean and deviation, if they have its three colours."""
+    if images.shape[1] != len(IMAGENET_DEFAULT_MEAN):
+        return images
+    mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return ((images + 1) / 2 - mean) / std
+
+
+@register("dino")
+class Dino(Tokenizer):
+    """One latent token per patch of a ViT, through an MLP, and a decoder in Flux's layout.
+
+    The ViT is random unless `weights` of the row is a timm file of it, or a released checkpoint of all.
+    `frozen` is how DMVAE begins; it then trains the whole encoder.
+    """
+
+    sizes = {
+        "L": {
+            "model": "vit_large_patch14_dinov2.lvd142m",
+            "patch": 16,
+            "hidden": 2048,
+            "channels": 32,
+            "width": 128,
+            "mult": (1, 2, 4, 4),
+            "blocks": 2,
+        },
+    }
+
+    encoder: Encoder
+    decoder: nn.Sequential
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        expansion: int,
+        model: str = "test_vit",
+        patch: Positive = 4,
+        frozen: bool = True,
+        hidden: Positive = 128,
+        channels: Positive = 8,
+        width: Positive = 32,
+        mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2),
+        blocks: Positive = 1,
+    ) -> None:
+        super().__init__(image, expansion)
+        if patch != 2 ** len(mult):
+            raise ValueError(f"mult {tuple(mult)} is for patches of {2 ** len(mult)} pixels, not {patch}")
+        self.grid = (image.height // patch, image.width // patch)
+        self.spec = LatentSpec(self.grid[0] * self.grid[1], channels, self.grid)
+        self.encoder = Encoder(transformer(model, image, patch), hidden, frozen)
+        # Flux's decoder enlarges eightfold; the first two layers make sixteenfold of it.
+        self.decoder = nn.Sequential(
+            up(),
+            conv(channels, channels),
+            conv(channels, width * mult[-1]),
+            *decoder(image.channels, width, mult, blocks),
+        )
+        self.encoder.inner.apply(small)
+        self.decoder.apply(small)
+        self.encoder.head = nn.Linear(hidden, channels * expansion).apply(small)
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        return {
+            "encoder": self.encoder.head.weight,
+            "decoder": self.decoder[-1].get_parameter("weight"),
+        }
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))

@@ -1,0 +1,141 @@
+"""The one-dimensional tokenizer of SoftVQ-VAE (Chen et al., 2024): two timm ViTs, learned latent tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..bench.api import ImageSpec, LatentSpec, Tokenizer, Unfit
+from ..bench.backbones import transformer
+from ..bench.registry import register
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def small(*shape: int) -> nn.Parameter:
+    """Learned tokens or positions, N(0, 0.02^2)."""
+    return nn.Parameter(0.02 * torch.randn(*shape))
+
+
+class Codebooks(nn.Module):
+    """Soft quantisation: each token becomes a mean of unit codes, weighted by their closeness to it.
+
+    Each codebook serves as many consecutive tokens.
+    """
+
+    def __init__(self, books: int, codes: int, channels: int, temperature: float) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(F.normalize(torch.randn(books, codes, channels), dim=-1))
+        self.temperature = temperature
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        tokens = F.normalize(h, dim=-1).unflatten(1, (len(self.codes), -1))  # (B, books, T / books, C)
+        codes = F.normalize(self.codes, dim=-1)
+        # The codes learn as values alone, not by where they attract tokens.
+        closeness = tokens @ codes.detach().mT
+        return ((closeness / self.temperature).softmax(-1) @ codes).flatten(1, 2)
+
+
+class Encoder(nn.Module):
+    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+
+    head: nn.Linear
+
+    def __init__(self, vit: VisionTransformer, latents: int, codebooks: Codebooks | None) -> None:
+        super().__init__()
+        self.vit, self.codebooks = vit, codebooks
+        self.latents = small(1, latents, vit.embed_dim)
+        self.positions = small(1, latents, vit.embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        latents = (self.latents + self.positions).expand(len(x), -1, -1)
+        x = self.vit.norm_pre(torch.cat((x, latents), 1))
+        h = self.head(self.vit.norm(self.vit.blocks(x))[:, -latents.shape[1] :])
+        return h if self.codebooks is None else self.codebooks(h)
+
+
+class Decoder(nn.Module):
+    """z (B, T, C) -> (B, c, H, W)."""
+
+    def __init__(self, vit: VisionTransformer, image: ImageSpec, spec: LatentSpec, patch: int) -> None:
+        super().__init__()
+        self.vit, self.patch = vit, patch
+        vit.patch_embed.requires_grad_(False)  # unused, but released checkpoints and the counts have it
+        self.patches, self.rows = vit.patch_embed.num_patches, image.height // patch
+        self.mask = small(1, 1, vit.embed_dim)
+        self.positions = small(1, spec.tokens, vit.embed_dim)
+        self.embed = nn.Linear(spec.channels, vit.embed_dim)
+        self.head = nn.Linear(vit.embed_dim, image.channels * patch**2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.vit._pos_embed(self.mask.expand(len(z), self.patches, -1))
+        x = self.vit.norm_pre(torch.cat((x, self.embed(z) + self.positions), 1))
+        first = self.vit.num_prefix_tokens
+        x = self.head(self.vit.norm(self.vit.blocks(x))[:, first : first + self.patches])
+        # Pixels of a patch are in the order row, column, colour.
+        x = x.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (self.rows, -1))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+@register("softvq")
+class SoftVQ(Tokenizer):
+    """A ViT autoencoder whose bottleneck is `latents` learned tokens; Flow Priors' plain AE and KL rows too.
+
+    `L-64` is the released size for 256 pixels, without codebooks; `softvq-L-64` has them. `weights` of its
+    row may be a released checkpoint or a timm file for the encoder's transformer, as DINOv2's, which
+    published runs start from. Codebooks are trained by the reconstruction alone, without SoftVQ's entropy.
+    """
+
+    sizes = {
+        "L-64": {
+            "model": "vit_large_patch14_dinov2.lvd142m",
+            "patch": 16,
+            "latents": 64,
+            "channels": 32,
+        },
+    }
+    sizes["softvq-L-64"] = sizes["L-64"] | {"codebooks": 4}
+
+    encoder: Encoder
+    decoder: Decoder
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        expansion: int,
+        model: str = "test_vit",
+        patch: Positive = 4,
+        latents: Positive = 8,
+        channels: Positive = 8,
+        codebooks: Annotated[int, Field(ge=0)] = 0,
+        codes: Positive = 8192,
+        temperature: Annotated[float, Field(gt=0)] = 0.07,
+    ) -> None:
+        super().__init__(image, expansion)
+        if codebooks and expansion > 1:
+            raise Unfit("tokens of codebooks are points: no posterior can be made of them")
+        if codebooks and latents % codebooks:
+            raise ValueError(f"codebooks {codebooks} does not divide latents {latents}")
+        self.spec = LatentSpec(latents, channels)
+        books = Codebooks(codebooks, codes, channels, temperature) if codebooks else None
+        self.encoder = Encoder(transformer(model, image, patch), latents, books)
+        self.decoder = Decoder(transformer(model, image, patch), image, self.spec, patch)
+        self.encoder.head = nn.Linear(self.encoder.vit.embed_dim, channels * expansion)
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part.get_parameter("head.weight") for name, part in parts.items()}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
