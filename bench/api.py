@@ -240,6 +240,7 @@ class Tokenizer(nn.Module):
     """
 
     version: ClassVar[int] = 1
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as a generator's
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -272,6 +273,9 @@ class Generator(nn.Module):
     """
 
     version: ClassVar[int] = 1
+    # Published names for sets of options: `size: XL` in a matrix stands for them, and what is given beside it
+    # wins. Constructors and cache keys know the options alone.
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
         super().__init__()

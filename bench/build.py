@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
+
 from . import registry
 from .api import (
     Dataset,
     Evaluator,
     FeatureExtractor,
     Generator,
+    ImageSpec,
     LatentSpec,
     ReferenceSource,
     Regularizer,
@@ -18,6 +21,25 @@ from .api import (
 )
 
 Config = Mapping[str, Any]
+
+# For what sizes are counted where nothing else says it, and in words.
+COUNTED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "generators": (
+        "256 tokens of 32 channels, 1,000 classes",
+        {"spec": LatentSpec(256, 32, (16, 16)), "classes": 1000},
+    ),
+    "tokenizers": ("3 x 256 x 256 pixels", {"image": ImageSpec(3, 256, 256), "expansion": 1}),
+}
+
+
+def parameters_of_sizes(kind: str, name: str) -> dict[str, int]:
+    """The parameters of every size of a generator or tokenizer, for what `COUNTED` says."""
+    found: dict[str, int] = {}
+    for size, options in cast(Any, registry.get(kind, name)).sizes.items():
+        with torch.device("meta"):
+            module = registry.given(kind, name, COUNTED[kind][1], options)
+        found[size] = sum(parameter.numel() for parameter in module.parameters())
+    return found
 
 
 def dataset(config: Config) -> Dataset:

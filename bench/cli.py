@@ -247,6 +247,17 @@ def info(
     groups = {"options": schema.options_of(cls)}
     if kind == "generators":
         groups["sampler"] = schema.options_of(cls, "sample")
+    sizes: dict[str, Any] = {}
+    at = ""
+    if schema.sizes_of(cls):
+        from . import build
+
+        at = build.COUNTED[kind][0]
+        counts = build.parameters_of_sizes(kind, name)
+        sizes = {
+            size: {"parameters": counts[size], "at": at, "options": dict(options)}
+            for size, options in schema.sizes_of(cls).items()
+        }
     if as_json:
         shown = {
             title: {
@@ -255,7 +266,8 @@ def info(
             }
             for title, options in groups.items()
         }
-        print(json.dumps({"name": name, "kind": kind, "file": str(source.file), **shown}, indent=1))
+        about = {"name": name, "kind": kind, "file": str(source.file), **shown, "sizes": sizes}
+        print(json.dumps(about, indent=1))
         return
     out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
     for text in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
@@ -266,7 +278,12 @@ def info(
             out.print(f"\n[bold]{title}[/]")
         for key, option in options.items():
             out.print(Text(f"  {key:<18} {option.default!s:<12} {option.choices}"), soft_wrap=True)
-    beside = entries.FRAME.get(kind, ())
+    if sizes:
+        out.print(f"\n[bold]sizes[/] (parameters for {at})", soft_wrap=True)
+    for size, facts in sizes.items():
+        options = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
+        out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {options}"), soft_wrap=True)
+    beside = (*([schema.SIZE] if sizes else []), *entries.FRAME.get(kind, ()))
     if beside:
         out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 from . import registry
 from .choices import Row
 from .reader import Reader
-from .schema import Critic, Group, Optimizer, Variants, axes, options_of, shown
+from .schema import Critic, Group, Optimizer, Variants, axes, names_of, shown
 from .source import Trail
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
@@ -166,7 +166,7 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
     except registry.PartError as error:
         reader.fault(trail, str(error), on_key=True)
         return None
-    reader.faults(faults, trail, options_of(cls))
+    reader.faults(faults, trail, names_of(cls))
     row = Row(label, name, {}, optimizer, where=reader.place(trail), **extra)
     return Entry(row, variants, trail)
 

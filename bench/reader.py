@@ -7,7 +7,7 @@ from typing import Any
 
 from . import registry
 from .choices import SECTIONS, Place
-from .schema import Budget, check, options_of, shown
+from .schema import Budget, check, names_of, shown
 from .source import Document, MatrixError, Problem, Trail
 
 KEYS = (
@@ -43,7 +43,7 @@ class Reader:
         except registry.PartError as error:
             self.fault(trail, str(error))
             return {}
-        self.faults(faults, trail, options_of(target, method))
+        self.faults(faults, trail, names_of(target, method))
         return clean
 
     def given(self, target: Any, options: Mapping[str, Any], trail: Trail, **more: Any) -> dict[str, Any]:

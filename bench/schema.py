@@ -30,6 +30,7 @@ FACTS: dict[type, set[str]] = {
 REQUIRED = inspect.Parameter.empty
 SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, Iterable)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+SIZE = "size"  # stands for options by a published name
 SHOWN = 60  # characters of a value in a message
 
 Count = Annotated[int, Field(ge=1)]
@@ -91,9 +92,9 @@ class Option:
         default, given = ({"use": v} if isinstance(v, str) else v for v in (self.default, value))
         if not isinstance(given, Mapping):
             raise ValueError(f"{self.name} must be {self.choices}, not {shown(value)}")
-        if isinstance(default, Mapping) and given.get("use", default["use"]) == default["use"]:
-            given = {**default, **given}
-        name = given.get("use")
+        kept = default if isinstance(default, Mapping) else {}
+        kept = kept if given.get("use", kept.get("use")) == kept.get("use") else {}
+        name = {**kept, **given}.get("use")
         if not isinstance(name, str):
             raise Faults([(("use",), f"{self.name} needs a `use`: {self.choices}")])
         kind = registry.kind_of(self.needs[0])
@@ -107,10 +108,13 @@ class Option:
             ]
             message = f"{self.name} must be {self.choices}, and {name!r} is none; {', '.join(fit)} are"
             raise Faults([(("use",), message)])
-        options = {key: item for key, item in given.items() if key != "use"}
-        clean, faults = check(cls, options, where=f"bench info {kind} {name}")
-        if faults:
-            raise Faults(faults)
+        where = f"bench info {kind} {name}"
+        # A size that is given stands above the default's options, so both are written out first.
+        (kept, _), (given, unknown_size) = sized(cls, kept), sized(cls, given, where)
+        options = {key: item for key, item in {**kept, **given}.items() if key != "use"}
+        clean, faults = check(cls, options, where=where)
+        if faults or unknown_size:
+            raise Faults(unknown_size + faults)
         return {"use": name, **clean}
 
     def accepts(self, value: Any) -> bool:
@@ -134,7 +138,7 @@ class Variants:
     """The rows of one entry of a matrix: common options, and axes that multiply each other."""
 
     options: dict[str, Any]
-    axes: dict[str, tuple[tuple[str, Any], ...]]  # each value with its text in labels
+    axes: dict[str, tuple[tuple[str, dict[str, Any]], ...]]  # of each value its text in labels, its options
 
     @property
     def count(self) -> int:
@@ -143,17 +147,18 @@ class Variants:
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """A suffix for the label, such as "[weight=0.01]", and the options; the last axis moves fastest."""
         for values in product(*self.axes.values()):
-            chosen = dict(zip(self.axes, values, strict=True))
-            suffix = ",".join(f"{name}={text}" for name, (text, _) in chosen.items())
-            options = self.options | {name: value for name, (_, value) in chosen.items()}
-            yield f"[{suffix}]" if chosen else "", options
+            suffix = ",".join(f"{name}={text}" for name, (text, _) in zip(self.axes, values, strict=True))
+            options = self.options.copy()
+            for _, chosen in values:
+                options |= chosen
+            yield f"[{suffix}]" if values else "", options
 
 
 @dataclass(frozen=True)
 class Budget:
     """Updates, and images in each."""
 
-    tokenizer_steps: Count = 600
+    tokenizer_steps: Annotated[int, Field(ge=0)] = 600  # 0 takes tokenizers as they are
     generator_steps: Count = 800
     batch: Count = 64
     prior_steps: Count = 1000  # of a regularizer's prior, before the tokenizer
@@ -257,11 +262,12 @@ def check(
         where: what to look at to learn more, for messages.
     """
     known = options_of(target, method)
-    faults: list[Fault] = []
+    options, faults = (options, []) if method else sized(target, options, where)
     clean = {name: option.filled for name, option in known.items() if option.default is not REQUIRED}
     for name, value in options.items():
         if name not in known:
-            faults.append(((name,), unknown("option", name[:SHOWN], [*known, *also], where)))
+            choices = [*names_of(target, method), *also]
+            faults.append(((name,), unknown("option", name[:SHOWN], choices, where)))
             continue
         try:
             clean[name] = known[name].read(value)
@@ -273,24 +279,63 @@ def check(
     return clean, faults
 
 
+def sizes_of(target: Callable[..., Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Published names for sets of options; none where `size` is an option itself."""
+    return {} if SIZE in options_of(target) else getattr(target, "sizes", {})
+
+
+def names_of(target: Callable[..., Any], method: str = "") -> list[str]:
+    """The keys that may be given: the options and, where there are sizes, `size`."""
+    return [*options_of(target, method), *([SIZE] if not method and sizes_of(target) else [])]
+
+
+def sized(
+    target: Callable[..., Any], options: Mapping[str, Any], where: str = ""
+) -> tuple[Mapping[str, Any], list[Fault]]:
+    """The options with those that a size stands for; what is given beside it wins."""
+    sizes = sizes_of(target)
+    if SIZE not in options or not sizes:
+        return options, []
+    rest = {name: value for name, value in options.items() if name != SIZE}
+    size = options[SIZE]
+    if not isinstance(size, str):
+        return rest, [((SIZE,), f"size must be one of {', '.join(sizes)}, not {shown(size)}")]
+    if size not in sizes:
+        return rest, [((SIZE,), unknown("size", size[:SHOWN], list(sizes), where))]
+    return {**sizes[size], **rest}, []
+
+
 def axes(
     target: Callable[..., Any], options: Mapping[str, Any], *, also: Iterable[str] = (), where: str = ""
 ) -> tuple[Variants, list[Fault]]:
     """Like `check`, with lists as axes; no value is checked twice and nothing is multiplied yet."""
     known = options_of(target)
-    lists = {name: value for name, value in options.items() if name in known and known[name].is_axis(value)}
+    sizes = sizes_of(target)
+
+    def is_axis(name: str, value: Any) -> bool:
+        if name == SIZE and sizes:
+            return isinstance(value, list)
+        return name in known and known[name].is_axis(value)
+
+    lists = {name: value for name, value in options.items() if is_axis(name, value)}
     rest = {name: value for name, value in options.items() if name not in lists}
     clean, faults = check(target, rest, also=also, given=lists, where=where)
-    read: dict[str, tuple[tuple[str, Any], ...]] = {}
+    read: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {}
     for name, values in lists.items():
-        good = []
+        good: list[tuple[str, dict[str, Any]]] = []
         if not values:
             faults.append(((name,), f"the axis {name!r} is empty; it needs at least one value"))
         for i, value in enumerate(values):
+            if name not in known:
+                chosen, wrong = check(target, {SIZE: value}, given=known, where=where)
+                faults += [((SIZE, i), message) for _, message in wrong]
+                if not wrong:
+                    good.append((value, {n: chosen[n] for n in sizes[value] if n not in options}))
+                continue
             try:
                 # A part is labelled by what was written, not by all that it was filled up with.
                 item = known[name].read(value)
-                good.append((label_text(value if known[name].needs else item), item))
+                good.append((label_text(value if known[name].needs else item), {name: item}))
             except ValueError as error:
                 faults += _placed(error, (name, i))
         read[name] = tuple(good)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -188,7 +188,28 @@ def cosine_alpha_bar(steps: int) -> list[float]:
 
 @register("mar")
 class MAR(Generator):
-    """A masked autoencoder whose decoder conditions a small generative head, token by token."""
+    """A masked autoencoder whose decoder conditions a small generative head, token by token.
+
+    The published sizes are for both heads: MAR's is `head: diffusion`, Flow Priors' `head: flow` (with
+    `qk_norm: true`).
+    """
+
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "head_width": head_width,
+            "head_depth": head_depth,
+            "buffer": 64,
+            "dropout": 0.1,
+        }
+        for name, width, depth, heads, head_width, head_depth in (
+            ("B", 768, 12, 12, 1024, 6),
+            ("L", 1024, 16, 16, 1280, 8),
+            ("H", 1280, 20, 16, 1536, 12),
+        )
+    }
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,11 +19,18 @@ from ..bench.registry import register
 class VelocityMLP(Flow):
     """Tokens are independent draws from one distribution, whatever their position; the cheapest prior.
 
-    Flow Priors' network is `width: 1024, depth: 6` (34,978,848 parameters for 32 channels). `draws` are the
-    independent (time, noise) pairs per token and step, there 4. `conditional` adds classes, which the paper
-    doesn't have.
+    `draws` are the independent (time, noise) pairs per token and step, in Flow Priors 4. `conditional` adds
+    classes, which the paper doesn't have.
     """
 
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flow-priors": {"width": 1024, "depth": 6, "draws": 4},
+        "flow-priors-toy": {
+            "width": 512,
+            "depth": 4,
+            "draws": 4,
+        },  # on points; its code's default width is 128
+    }
     per_token: ClassVar[bool] = True  # tokens don't see each other, and t may be (B, T)
 
     def __init__(
