@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import build, registry, stages
+from . import build, registry, released, stages
 from .api import (
     Dataset,
     Evaluator,
@@ -31,7 +32,7 @@ from .api import (
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
 from .subject import features_role
-from .weights import OfflineError
+from .weights import OfflineError, sha256
 
 Config = Mapping[str, Any]
 
@@ -83,6 +84,19 @@ class Cell:
         return " · ".join([*list(self.identity.values())[:4], f"seed {self.seed}"])
 
 
+@dataclass(frozen=True)
+class Built:
+    """What a stage works on, with modules on the meta device that equal rows share: for estimates."""
+
+    dataset: Dataset
+    tokenizer: Tokenizer | None = None
+    regularizer: Regularizer | None = None
+    generator: Generator | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the regularizer's constructor was given
+    extractor: FeatureExtractor | None = None
+    source: ReferenceSource | None = None
+
+
 @dataclass
 class Plan:
     """Stages by id in an order that respects their parents, and the cells that need them."""
@@ -91,6 +105,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     uses: dict[str, int] = field(default_factory=dict)  # how many cells need a stage
     parameters: dict[str, int] = field(default_factory=dict)  # of the modules that a stage trains
+    built: dict[str, Built] = field(default_factory=dict)
 
     def ancestors(self, ids: list[str]) -> list[str]:
         """These stages and all that they depend on, in plan order."""
@@ -209,7 +224,8 @@ class _Planner:
         if priors or asked & {"reference_spec", "reference_classes"}:
             parents["reference"] = self._reference(regularizer)
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
-        facts = plain(vars_of(self._facts(regularizer, asked)))
+        given = self._facts(regularizer, asked)
+        facts = plain(vars_of(given))
         for name, prior in priors.items():
             parents[f"prior/{name}"] = self._prior(
                 name, prior, spec, regularizer, facts, seed, parents, where
@@ -227,12 +243,16 @@ class _Planner:
             "probes": m.probes.latents if m.probes else None,
             "seed": seed.tokenizer,
         }
+        if tokenizer.weights:
+            config["weights"] = self._weights(tokenizer, regularizer)
         trained = self._add("tokenizer", where, config, parents)
         frozen = sum(_parameters(prior) for prior in priors.values())
         model = self._model(tokenizer, regularizer)
         self.result.parameters[trained] = _parameters(model) + _parameters(shaped) - frozen
+        self.result.built[trained] = Built(self.dataset, model, shaped, facts=given)
         config = {"normalise": m.normalise, "seed": seed.tokenizer}
         encoded = self._add("latents", where, config, {"tokenizer": trained})
+        self.result.built[encoded] = self.result.built[trained]
         return {"tokenizer": trained, "latents": encoded}
 
     def _prior(
@@ -267,6 +287,7 @@ class _Planner:
         }
         made = self._add("prior", f"{where} · {name}", config, {"reference": parents["reference"]})
         self.result.parameters[made] = _parameters(prior)
+        self.result.built[made] = Built(self.dataset, generator=prior)
         return made
 
     def _reference(self, regularizer: Row | None) -> str:
@@ -287,6 +308,7 @@ class _Planner:
         }
         label = f"{row.label} of {self.dataset_row.label}"
         self.references[name] = self._add("reference", label, config, parents)
+        self.result.built[self.references[name]] = Built(self.dataset, source=source)
         return self.references[name]
 
     def _facts(self, regularizer: Row, asked: Collection[str]) -> dict[str, Any]:
@@ -381,6 +403,7 @@ class _Planner:
             config["snapshots"] = self._snapshots()
         made = self._add("generator", where, config, trained)
         self.result.parameters[made] = _parameters(model)
+        self.result.built[made] = Built(self.dataset, generator=model)
         return trained | {"generator": made}, where
 
     def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
@@ -421,6 +444,10 @@ class _Planner:
             config |= {"snapshot": snapshot, "samples": self.matrix.probes.samples}
             where += f" · step {snapshot}"
         drawn = self._add("samples", where, config, parents)
+        behind = self.result.built[parents["tokenizer"]]
+        trained = self.result.built.get(parents.get("generator", ""))
+        model = trained.generator if trained else behind.regularizer and behind.regularizer.generator()
+        self.result.built[drawn] = replace(behind, generator=model)
         parents = parents | {"samples": drawn} | self.features
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
 
@@ -476,7 +503,9 @@ class _Planner:
         if outputs:
             label += f" ({', '.join(outputs)})"
             config["outputs"] = list(outputs)
-        return self._add("features", label, config, {})
+        made = self._add("features", label, config, {})
+        self.result.built[made] = Built(self.dataset, extractor=extractor)
+        return made
 
     def _metric_features(self) -> dict[str, str]:
         """The stages that metrics take the features of the data from, by role."""
@@ -497,6 +526,27 @@ class _Planner:
         return self._made(
             "tokenizers", tokenizer, lambda c: build.tokenizer(c, self.dataset, expansion), str(expansion)
         )
+
+    def _weights(self, tokenizer: Row, regularizer: Row) -> dict[str, str | None]:
+        """The checkpoint that a tokenizer starts from; what doesn't fit it is a problem at its row."""
+        file = Path(tokenizer.weights or "").expanduser()
+        if not file.is_file():
+            if self.fetch:
+                raise self._refuse(tokenizer, f"there is no file {file}")
+            return {"file": str(file), "fingerprint": None}
+        model, sha = self._model(tokenizer, regularizer), sha256(file)
+        name = ("weights", str(tokenizer.where), tokenizer.label, self.dataset_row.label, str(id(model)))
+        if name not in self.built:
+            try:
+                released.state(model, tokenizer.part, file)
+                self.built[name] = {"file": str(file), "fingerprint": sha}
+            except Unfit as error:
+                self.built[name] = error
+            except ValueError as error:
+                self.built[name] = self._refuse(tokenizer, str(error))
+        if isinstance(self.built[name], Exception):
+            raise self.built[name]
+        return self.built[name]
 
     def _made(self, kind: str, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
         """The part on the meta device, built once; a problem at its row if the constructor refuses."""
@@ -531,7 +581,8 @@ class _Planner:
         one = digest({"kind": kind, "config": config, "parents": parents})
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())
-            named = [config[name] for name in ("dataset", "extractor", "reference") if name in config]
+            files = ("dataset", "extractor", "reference", "weights")
+            named = [config[name] for name in files if name in config]
             there = there and all(item.get("fingerprint", "") is not None for item in named)
             self.result.stages[one] = Stage(kind, label, config, parents, one, there)
         return one

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from ..bench.api import Evaluator, Generator, Metric, Noise, Regularizer, Step, Subject, Tokenizer
+from ..bench import flops
+from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, Tokenizer
 from ..bench.registry import register
 
 Scope = Literal["tokenizer", "generator"]
@@ -23,70 +20,16 @@ STAGES: dict[Scope, tuple[str, ...]] = {
 }
 
 
-def parameters(*modules: nn.Module) -> float:
-    """In millions, frozen ones included, shared ones once."""
-    unique = {id(p): p.numel() for module in modules for p in module.parameters()}
-    return sum(unique.values()) / 1e6
-
-
-def flops(step: Callable[..., None], *arguments: Any) -> int:
-    """Operations of step(*copies of the arguments) in matrix products, convolutions and attention.
-
-    A multiply-add is two. The copies are on the meta device, which computes nothing, or, where a module can't
-    go on without values, where the originals are.
-    """
-
-    def count(device: str | None) -> int:
-        copies = [_copied(argument, device) for argument in arguments]
-        # Fused attention isn't counted on CPU tensors; as two matrix products it is, everywhere alike.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            step(*copies)
-        return counter.get_total_flops()
-
-    try:
-        return count("meta")
-    except RuntimeError:
-        return count(None)
-
-
-def _copied(value: Any, device: str | None) -> Any:
-    value = copy.deepcopy(value)
-    return value.to(device) if device and isinstance(value, (nn.Module, Tensor)) else value
-
-
-def tokenizer_step(
-    tokenizer: Tokenizer,
-    regularizer: Regularizer,
-    images: Tensor,
-    labels: Tensor | None,
-    features: Tensor | None,
-    reference: Tensor | None,
-    regularized: bool,
-) -> None:
-    """One training step, forward and backward; `regularized` with the regularizer's loss and critics."""
+def tokenizer_step(tokenizer: Tokenizer, regularizer: Regularizer, *batch: Any) -> None:
+    """One training step of modules that are frozen by now."""
     tokenizer.train().requires_grad_(True)
-    critics = regularizer.critics()
     regularizer.requires_grad_(True)
-    for frozen in (*regularizer.priors().values(), *critics.values()):
-        frozen.requires_grad_(False)
-    noise = Noise(0, ("cost",))
-    h = tokenizer.encode(images)
-    z = regularizer.latent(h, noise.fork("latent"), labels)
-    step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
-    terms = tokenizer.loss(images, z, step) or {"l2": (tokenizer.decode(z) - images).square().mean()}
-    added = regularizer.loss(z, h, step) if regularized else {}
-    torch.stack([*terms.values(), *added.values()]).sum().backward()
-    for name, critic in critics.items() if regularized else ():
-        critic.requires_grad_(True)
-        for _ in range(regularizer.critic_steps):
-            regularizer.critic_loss(name, z.detach(), step).backward()
+    flops.tokenizer_step(tokenizer, regularizer, *batch)
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
-    """One training step, forward and backward."""
-    generator.train().requires_grad_(True)
-    terms = generator.loss(z, labels, Noise(0, ("cost",)))
-    torch.stack(list(terms.values())).sum().backward()
+    """One training step of a module that is frozen by now."""
+    flops.generator_step(generator.train().requires_grad_(True), z, labels)
 
 
 def stage_costs(costs: dict[str, dict[str, float]], scope: Scope) -> dict[str, float]:
@@ -181,26 +124,26 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
             )
         ),
     )
-    plain = flops(tokenizer_step, *batch, False)
+    plain = flops.flops(tokenizer_step, *batch, False)
     priors = regularizer.priors().values()
     reference = subject.reference("train", own=True) if priors else None
     found = {
         "prior_gflop_per_sample": sum(
             _per_latent(prior, reference.samples, reference.labels) for prior in priors if reference
         ),
-        "tokenizer_parameters_million": parameters(tokenizer.encoder, tokenizer.decoder),
-        "regularizer_parameters_million": parameters(regularizer),
+        "tokenizer_parameters_million": flops.parameters(tokenizer.encoder, tokenizer.decoder) / 1e6,
+        "regularizer_parameters_million": flops.parameters(regularizer) / 1e6,
         "tokenizer_gflop_per_image": plain / BATCH / 1e9,
     }
     try:
-        added = flops(tokenizer_step, *batch, True) - plain
+        added = flops.flops(tokenizer_step, *batch, True) - plain
     except RuntimeError:  # a loss that needs more of a training run than there is here goes without
         return found
     return found | {"regularizer_gflop_per_image": added / BATCH / 1e9}
 
 
 def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
-    found = {"generator_parameters_million": parameters(generator)}
+    found = {"generator_parameters_million": flops.parameters(generator) / 1e6}
     if type(generator).loss is Generator.loss:  # nothing to descend
         return found
     counted = _per_latent(generator, subject.latents("train"), subject.labels("train"))
@@ -211,4 +154,4 @@ def _per_latent(generator: Generator, z: Tensor, labels: Tensor | None) -> float
     """GFLOP of training on one of z (n, T, C)."""
     device = next(generator.parameters()).device
     known = None if labels is None else labels[:BATCH].to(device)
-    return flops(generator_step, generator, z[:BATCH].to(device), known) / BATCH / 1e9
+    return flops.flops(generator_step, generator, z[:BATCH].to(device), known) / BATCH / 1e9

@@ -134,7 +134,8 @@ def zones(
     times = [1 - g + (stop - 1 + g) * step / steps for step in range(steps + 1)]
     kappas = [t / (1 - t) for t in times]
     weights = _multistep(kappas, 1 if solver == "euler" else 3)
-    with torch.autocast(anchors.device.type, enabled=False):
+    # The meta device, on which operations are counted, has no autocast to be turned off.
+    with torch.autocast("cpu" if anchors.is_meta else anchors.device.type, enabled=False):
         a, u = anchors.to(noise), noise
         # Zones depend on differences alone; small anchors keep more digits of them.
         a = a - a.detach().mean(0)

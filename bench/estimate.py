@@ -1,0 +1,335 @@
+"""What the stages of a plan will take, from modules on the meta device: no data, no weights, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .api import Dataset, Generator, LatentSpec, Likelihood, Noise, Reference, Regularizer, Split, Tokenizer
+from .flops import Counted, TooLong, counted, generator_step, parameters, tokenizer_step
+from .latents import DRAWS
+from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
+from .plan import Built, Plan, Stage
+
+CALLS = 4_000  # of torch's functions while a sampler is followed
+ITERATED = ("steps", "iterations")  # options of samplers that their work is linear in
+FLOAT = 4  # bytes
+GRADIENT, ADAM = FLOAT, 2 * FLOAT  # a parameter's; weights stay in single precision, autocast casts them
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Peak of dense matrix products, in FLOP/s without sparsity, and memory."""
+
+    name: str
+    peak: Mapping[str, float]  # by precision
+    memory: float  # bytes
+
+
+ACCELERATORS = {
+    # NVIDIA's data sheets: H100 SXM, A100 SXM 80 GB, GeForce RTX 4090 (Ada whitepaper, fp32 accumulation).
+    "h100": Accelerator("h100", {"fp32": 67e12, "bf16": 989e12}, 80e9),
+    "a100": Accelerator("a100", {"fp32": 19.5e12, "bf16": 312e12}, 80e9),
+    "rtx4090": Accelerator("rtx4090", {"fp32": 82.6e12, "bf16": 165.2e12}, 24e9),
+    # One core with AVX2: 2 multiply-adds of 8 floats in each of 3e9 cycles; half precision is no faster.
+    "cpu": Accelerator("cpu", {"fp32": 96e9, "bf16": 96e9}, 16e9),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage; None where it isn't known without data or values, as `note` says."""
+
+    parameters: int = 0  # trainable
+    parameters_total: int = 0
+    images: int = 0  # or latents, that go through
+    flops_per_image: float | None = 0.0  # in training: forward and backward
+    weights_memory_bytes: int = 0
+    optimizer_memory_bytes: int = 0  # gradients, AdamW's two moments, the average of weights
+    activation_memory_bytes: int | None = 0  # that a training step keeps
+    disk_bytes: int | None = 0
+    note: str = ""
+
+    @property
+    def flops(self) -> float | None:
+        return None if self.flops_per_image is None else self.flops_per_image * self.images
+
+    @property
+    def memory_bytes(self) -> int | None:
+        if self.activation_memory_bytes is None:
+            return None
+        return self.weights_memory_bytes + self.optimizer_memory_bytes + self.activation_memory_bytes
+
+    def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:
+        """On one accelerator that does this share of its peak."""
+        return None if self.flops is None else self.flops / (accelerator.peak[precision] * utilisation * 3600)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"flops": self.flops, "memory_bytes": self.memory_bytes}
+
+
+def costs(plan: Plan, stages: Iterable[Stage]) -> dict[str, Cost]:
+    """By stage id. Seeds change nothing: what equal modules take is counted once."""
+    estimates = _Estimates(plan)
+    return {stage.id: estimates.of(stage) for stage in stages}
+
+
+def total(found: Mapping[str, Cost], uses: Mapping[str, int] | None = None) -> tuple[float, int]:
+    """FLOPs and bytes on disk of what is known, each stage as often as `uses` says (None: once)."""
+    times = {one: 1 if uses is None else uses.get(one, 0) for one in found}
+    flops = sum((cost.flops or 0.0) * times[one] for one, cost in found.items())
+    return flops, sum((cost.disk_bytes or 0) * times[one] for one, cost in found.items())
+
+
+class _Estimates:
+    """Costs by kind of stage. What modules take is kept by their identity: a plan builds equal ones once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def of(self, stage: Stage) -> Cost:
+        built, config = self.plan.built.get(stage.id), stage.config
+        if built is None:
+            return Cost(flops_per_image=None, note="not counted: what evaluators compute")
+        if stage.kind == "features":
+            return _features(built, config)
+        if stage.kind == "reference":
+            return _reference(built)
+        kinds = {"tokenizer": self._tokenizer, "latents": self._latents, "samples": self._samples}
+        return kinds.get(stage.kind, self._generator)(built, stage)
+
+    def _tokenizer(self, built: Built, stage: Stage) -> Cost:
+        tokenizer, regularizer, config = built.tokenizer, built.regularizer, stage.config
+        assert tokenizer is not None and regularizer is not None
+        batch, precision = config["batch"], config["env"]["precision"]
+        # As the training loop has it: a generator that is trained along is averaged as others are.
+        top, own = config["optimizer"]
+        decay = group_settings(DEFAULTS, top)["ema"]
+        joint = GENERATOR_DEFAULTS["ema"] if regularizer.generator() is not None else decay
+        averaged = ((tokenizer, decay), (regularizer, own.get("ema", joint)))
+        kept = 0
+        if probes := config["probes"]:
+            looks = config["steps"] // probes["every"] + 1
+            kept = looks * probes["images"] * tokenizer.spec.tokens * tokenizer.spec.channels * FLOAT
+        return _training(
+            (tokenizer, regularizer),
+            self.plan.parameters[stage.id],
+            sum(_bytes(module) for module, decay in averaged if decay),
+            batch,
+            config["steps"] + config["refine_steps"],  # refinement of the decoder counts as whole steps
+            self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, of=built),
+            kept,
+        )
+
+    def _generator(self, built: Built, stage: Stage) -> Cost:
+        model, config, trainable = built.generator, stage.config, self.plan.parameters[stage.id]
+        assert model is not None
+        if type(model).fit is not Generator.fit:
+            size = _bytes(model)
+            return Cost(trainable, parameters(model), weights_memory_bytes=size, disk_bytes=size)
+        return _training(
+            (model,),
+            trainable,
+            _bytes(model) if group_settings(GENERATOR_DEFAULTS, config["optimizer"])["ema"] else 0,
+            config["batch"],
+            config["steps"],
+            self._once(_generator_step, model, config["batch"], config["env"]["precision"], of=built),
+            len(config.get("snapshots", ())) * _bytes(model),
+        )
+
+    def _latents(self, built: Built, stage: Stage) -> Cost:
+        """Both splits are encoded; the held-out one is decoded twice, as a check."""
+        tokenizer, regularizer = built.tokenizer, built.regularizer
+        assert tokenizer is not None and regularizer is not None
+        train, val = _sizes(built.dataset)
+        weights = _bytes(tokenizer) + _bytes(regularizer)
+        total = parameters(tokenizer, regularizer)
+        if train is None or val is None:
+            note = "how many images there are isn't known without the data"
+            return Cost(0, total, 0, None, weights, disk_bytes=None, note=note)
+        encoded = self._once(_encode, tokenizer, of=built)
+        decoded = self._once(_decode, tokenizer, of=built)
+        spec, images = tokenizer.spec, train + val
+        latent = spec.tokens * spec.channels * FLOAT
+        disk = images * latent * type(regularizer).expansion
+        disk += DRAWS * train * latent if regularizer.couples == "latent" else 0
+        per_image, note = None, _why(encoded, decoded)
+        if isinstance(encoded, Counted) and isinstance(decoded, Counted):
+            per_image = encoded.flops + decoded.flops * 2 * val / images
+        return Cost(0, total, images, per_image, weights, disk_bytes=disk, note=note)
+
+    def _samples(self, built: Built, stage: Stage) -> Cost:
+        model, tokenizer, config = built.generator, built.tokenizer, stage.config
+        assert model is not None and tokenizer is not None
+        options = tuple(sorted(config["sampler"].items()))
+        drawn = self._once(_sample, model, config["guidance"], options, of=built)
+        decoded = self._once(_decode, tokenizer, of=built)
+        image, count = built.dataset.image, config["samples"]
+        return Cost(
+            parameters_total=parameters(model, tokenizer.decoder),
+            images=count,
+            flops_per_image=None if (note := _why(drawn, decoded)) else drawn.flops + decoded.flops,
+            weights_memory_bytes=_bytes(model) + _bytes(tokenizer),
+            disk_bytes=count * (image.channels * image.height * image.width + 8),  # 8 bits, and a label
+            note=note,
+        )
+
+    def _once(self, count: Callable[..., Counted], *asked: Any, of: Built) -> Any:
+        """What `count(of, *asked)` says, or, as text, why a module cannot be counted."""
+        key = (count, *(id(value) if isinstance(value, nn.Module) else repr(value) for value in asked))
+        if key not in self.known:
+            try:
+                self.known[key] = count(of, *asked)
+            except TooLong:
+                self.known[key] = "not counted: too long a sampler"
+            # A plugin may fail in any way on tensors that have no values.
+            except Exception as error:
+                self.known[key] = f"not counted without values: {type(error).__name__}: {error}"
+        return self.known[key]
+
+
+def _training(
+    modules: tuple[nn.Module, ...],
+    trainable: int,
+    averaged: int,
+    batch: int,
+    steps: int,
+    step: Counted | str,
+    kept: int,
+) -> Cost:
+    """`averaged` bytes of averages of weights, `kept` bytes beside the weights on disk."""
+    weights = sum(map(_bytes, modules))
+    return Cost(
+        trainable,
+        parameters(*modules),
+        batch * steps,
+        step.flops / batch if isinstance(step, Counted) else None,
+        weights,
+        trainable * (GRADIENT + ADAM) + averaged,
+        step.activations if isinstance(step, Counted) else None,
+        weights + kept,
+        _why(step),
+    )
+
+
+def _tokenizer_step(
+    built: Built, tokenizer: Tokenizer, regularizer: Regularizer, batch: int, precision: str
+) -> Counted:
+    images, facts, reference = _images(built.dataset, batch), built.facts, None
+    features = _empty(facts["teacher_spec"], batch) if "teacher_spec" in facts else None
+    if "reference_spec" in facts:
+        spec = facts["reference_spec"]
+        labels = _labels(facts.get("reference_classes", 0), batch)
+        reference = regularizer.reference(Reference(_empty(spec, batch), labels, spec.grid)).samples
+    labels = _labels(built.dataset.classes, batch)
+    batched = (images, labels, features, reference, True)
+    return counted(tokenizer_step, tokenizer.train(), regularizer.train(), *batched, precision=precision)
+
+
+def _generator_step(built: Built, model: Generator, batch: int, precision: str) -> Counted:
+    labels = _labels(built.dataset.classes, batch)
+    return counted(generator_step, model.train(), _empty(model.spec, batch), labels, precision=precision)
+
+
+def _encode(built: Built, tokenizer: Tokenizer) -> Counted:
+    return counted(_quiet(tokenizer.encode), _images(built.dataset, 1))
+
+
+def _decode(built: Built, tokenizer: Tokenizer) -> Counted:
+    return counted(_quiet(tokenizer.decode), _empty(tokenizer.spec, 1))
+
+
+def _sample(built: Built, model: Generator, guidance: float, options: tuple[tuple[str, Any], ...]) -> Counted:
+    """Of one sample; work is taken to be linear in what a sampler iterates."""
+    labels = _labels(built.dataset.classes, 1)
+    if labels is None:
+        labels = torch.full((1,), -1, device="meta")
+
+    def follow(sampler: dict[str, Any], iterated: list[str]) -> float:
+        if not iterated:
+            draw = _quiet(lambda y: model.sample(y, guidance, Noise(0), **sampler))
+            return counted(draw, labels, calls=CALLS).flops
+        name, *rest = iterated
+        one, two = (follow(sampler | {name: few}, rest) for few in (1, 2))
+        return one + (two - one) * (sampler[name] - 1)
+
+    sampler = dict(options)
+    if "iterations" in sampler and sampler["iterations"] is None:  # one token each
+        sampler["iterations"] = model.spec.tokens
+    try:
+        return Counted(round(follow(sampler, [name for name in ITERATED if sampler.get(name)])), 0)
+    except TooLong:
+        if not isinstance(model, Likelihood):
+            raise
+    # An autoregressive flow: its inverse, with caches, takes the products of its density, and so does every
+    # branch of guidance; the step along the score takes that density and its gradient.
+    density = counted(_quiet(model.log_prob), _empty(model.spec, 1), labels).flops
+    branches = 2 if guidance != 1 and built.dataset.classes else 1
+    return Counted(density * (branches + (3 if sampler.get("denoise") else 0)), 0)
+
+
+def _features(built: Built, config: Mapping[str, Any]) -> Cost:
+    """Vectors on disk; the network isn't built without its weights, so that its operations are unknown."""
+    extractor = built.extractor
+    assert extractor is not None
+    width = {"pooled": extractor.channels, "tokens": extractor.spec.tokens * extractor.spec.channels}
+    asked, sizes = config.get("outputs", ["pooled", "tokens"]), _sizes(built.dataset)
+    count = None if None in sizes else sum(filter(None, sizes))
+    known = count is not None and set(asked) <= set(width)
+    disk = count * FLOAT * sum(width[name] for name in asked) if known and count is not None else None
+    return Cost(images=count or 0, flops_per_image=None, disk_bytes=disk, note="not counted: extractors")
+
+
+def _reference(built: Built) -> Cost:
+    """As many samples as there are images, as most sources draw."""
+    sizes = _sizes(built.dataset)
+    assert built.source is not None
+    spec = built.source.spec
+    count = None if None in sizes else sum(filter(None, sizes))
+    return Cost(disk_bytes=None if count is None else count * spec.tokens * spec.channels * FLOAT)
+
+
+def _sizes(dataset: Dataset) -> tuple[int | None, int | None]:
+    """Of both splits; None where the data would have to be there."""
+
+    def size(split: Split) -> int | None:
+        try:
+            return dataset.size(split)
+        except OSError:
+            return None
+
+    return size("train"), size("val")
+
+
+def _why(*found: Counted | str) -> str:
+    """The first reason why something isn't counted."""
+    return next((one for one in found if isinstance(one, str)), "")
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Without autograd."""
+    return torch.no_grad()(lambda *arguments: function(*arguments))
+
+
+def _images(dataset: Dataset, count: int) -> Tensor:
+    image = dataset.image
+    return torch.empty(count, image.channels, image.height, image.width, device="meta")
+
+
+def _empty(spec: LatentSpec, count: int) -> Tensor:
+    return torch.empty(count, spec.tokens, spec.channels, device="meta")
+
+
+def _labels(classes: int, count: int) -> Tensor | None:
+    return torch.empty(count, dtype=torch.int64, device="meta") if classes else None
+
+
+def _bytes(module: nn.Module) -> int:
+    """Of parameters and buffers, shared ones once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
