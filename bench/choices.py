@@ -29,6 +29,7 @@ class Row:
     init: str = "fresh"  # of a generator; "joint": from the regularizer's own
     reference: Row | None = None  # of a regularizer, in place of the matrix's
     teacher: Row | None = None
+    weights: str | None = None  # of a tokenizer: a file that its training starts from
     where: Place = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:

@@ -24,7 +24,7 @@ EXAMPLES = {
     "evaluators": "evaluators: [reconstruction, generation]",
 }
 FRAME = {  # what any part of a section takes beside its own options
-    "tokenizers": ("use", "optimizer"),
+    "tokenizers": ("use", "optimizer", "weights"),
     "regularizers": ("use", "optimizer", "reference", "teacher"),
     "generators": ("use", "init", "optimizer", "guidance", "sampler"),
 }
@@ -148,6 +148,10 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         extra["init"] = given.get("init", "fresh")
         if extra["init"] not in ("fresh", JOINT):
             reader.fault((*trail, "init"), f"init must be 'fresh' or 'joint', not {shown(extra['init'])}")
+    if kind == "tokenizers":
+        extra["weights"] = given.get("weights")
+        if not isinstance(extra["weights"], str | None) or extra["weights"] == "":
+            reader.fault((*trail, "weights"), f"weights must be a path, not {shown(extra['weights'])}")
     if kind == "regularizers":
         extra["reference"] = single(reader, given.get("reference"), "references", (*trail, "reference"))
         extra["teacher"] = single(reader, given.get("teacher"), "features", (*trail, "teacher"))

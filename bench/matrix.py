@@ -80,7 +80,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
 
 def _plain_row(row: Row) -> dict[str, Any]:
     plain: dict[str, Any] = {"use": row.part, **_plain(row.options)}
-    for key in ("optimizer", "sampler"):
+    for key in ("optimizer", "sampler", "weights"):
         if getattr(row, key):
             plain[key] = _plain(getattr(row, key))
     if row.guidance != (1.0,):

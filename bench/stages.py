@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import build
+from . import build, released
 from .api import Diverged, Metric, Noise
 from .figures import rendered
 from .generator_loop import train_generator
@@ -108,6 +109,9 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
     with seeded(seed, "init", "regularizer"):
         regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
+    if "weights" in config:
+        file = Path(config["weights"]["file"])
+        model.load_state_dict(released.state(model, config["tokenizer"]["name"], file))
     for name, module in regularizer.priors().items():
         module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
     teacher, target = inputs.get("teacher"), None
