@@ -11,10 +11,19 @@ import torch
 from pydantic import Field
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention, silu, softplus
 
 from ..bench.api import LatentSpec, Likelihood, Noise, Unfit
-from ..bench.blocks import divide_width, drop_labels, modulate, with_unconditional, zero
+from ..bench.blocks import (
+    LabelEmbedding,
+    divide_width,
+    drop_labels,
+    modulate,
+    rotary_table,
+    rotate,
+    with_unconditional,
+    zero,
+)
 from ..bench.flow import guide
 from ..bench.registry import register
 
@@ -72,22 +81,32 @@ class CausalLayer(nn.Module):
         cache: Tensor | None = None,
         index: int = 0,
         sharpen: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """All tokens (B, T, D), or with a cache (2, B, heads, T, D / heads) of keys and values one, `index`.
 
         `modulation` (..., 6D) is what the layer's own gives for a condition; `sharpen` (B, 1, 1, 1)
-        multiplies the attention logits: an inverse temperature.
+        multiplies the attention logits: an inverse temperature; `rotary` (T, D / heads) are positions.
         """
         if modulation is None:
-            x = x + self.attend(self.norm1(x), cache, index, sharpen)
+            x = x + self.attend(self.norm1(x), cache, index, sharpen, rotary)
             return x + self.mlp(self.norm2(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        attended = self.attend(modulate(self.norm1(x), shift1, scale1), cache, index, sharpen)
+        attended = self.attend(modulate(self.norm1(x), shift1, scale1), cache, index, sharpen, rotary)
         x = torch.addcmul(x, gate1, attended)
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
-    def attend(self, x: Tensor, cache: Tensor | None, index: int, sharpen: Tensor | None) -> Tensor:
+    def attend(
+        self,
+        x: Tensor,
+        cache: Tensor | None,
+        index: int,
+        sharpen: Tensor | None,
+        rotary: Tensor | None,
+    ) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             cache[0, :, :, index : index + 1], cache[1, :, :, index : index + 1] = k, v
             k, v = cache[:, :, :, : index + 1]
@@ -169,11 +188,7 @@ class AutoregressiveBlock(nn.Module):
         caches = z.new_empty(
             len(self.layers), 2, copies * len(z), self.heads, tokens - 1, width // self.heads
         )
-        sharpen = None
-        if guidance is not None and guidance.temperature != 1:  # only of the unconditional branch
-            sharpen = torch.ones_like(z[:, 0, 0]).repeat(2)
-            sharpen[len(z) :] = 1 / guidance.temperature
-            sharpen = sharpen[:, None, None, None]
+        sharpen = _sharpen(z, guidance)
         label, modulations = self.condition(labels)
         for i in range(tokens - 1):
             hidden = self.embed(x[:, i : i + 1]).repeat(copies, 1, 1) + self.positions[i] + label
@@ -184,6 +199,78 @@ class AutoregressiveBlock(nn.Module):
             a, b = output.chunk(2, dim=-1)
             x[:, i + 1] = z[:, i + 1] * a.exp() + b
         return x
+
+
+class PrefixBlock(nn.Module):
+    """STARFlow's block: a learned token stands before the first, so every token is transformed; rotary
+    positions. The class, where there are classes, is one more token before that.
+    """
+
+    rotary: Tensor
+
+    def __init__(self, spec: LatentSpec, classes: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.classes = heads, classes
+        self.embed = nn.Linear(spec.channels, width)
+        self.start = nn.Parameter(torch.randn(spec.channels))
+        self.label = LabelEmbedding(classes, width) if classes else None
+        self.layers = nn.ModuleList(CausalLayer(width, heads) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.output = nn.Linear(width, 2 * spec.channels)
+        rotary = rotary_table(spec, divide_width(width, heads, multiple=4 if spec.grid else 2))
+        # A position is that of the token to be transformed; the class shares the first one's.
+        rotary = torch.cat([rotary[:1], rotary]) if classes else rotary
+        self.register_buffer("rotary", rotary, persistent=False)
+        zero(self.output)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(B, ..., width) -> (B, ..., 2C): a and b, e^a a softplus that is 1 where the output is 0."""
+        output = self.output(self.norm(hidden))
+        a, b = (4 * (output / 4).tanh()).chunk(2, dim=-1)
+        return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
+        hidden = self.embed(torch.cat([self.start.expand(len(x), 1, -1), x[:, :-1]], dim=1))
+        if self.label is not None:
+            hidden = torch.cat([self.label(labels, len(x))[:, None], hidden], dim=1)
+        for layer in self.layers:
+            hidden = layer(hidden, rotary=self.rotary)
+        a, b = self.head(hidden[:, -x.shape[1] :]).chunk(2, dim=-1)
+        return (x - b) * (-a).exp(), -a.sum((1, 2))
+
+    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
+        """As that of `AutoregressiveBlock`."""
+        x, tokens = z.clone(), z.shape[1]
+        copies = 1 if guidance is None else 2
+        positions, head_width = self.rotary.shape
+        caches = z.new_empty(len(self.layers), 2, copies * len(z), self.heads, positions, head_width)
+        sharpen = _sharpen(z, guidance)
+        for position in range(positions):
+            i = position - (positions - tokens)
+            if self.label is not None and i < 0:
+                hidden = self.label(labels, copies * len(z))[:, None]
+            else:
+                known = x[:, i - 1 : i] if i else self.start.expand(len(z), 1, -1)
+                hidden = self.embed(known).repeat(copies, 1, 1)
+            rotary = self.rotary[position : position + 1]
+            for layer, cache in zip(self.layers, caches, strict=True):
+                hidden = layer(hidden, None, cache, position, sharpen, rotary)
+            if i >= 0:
+                output = self.head(hidden[:, 0])
+                output = output if guidance is None else guidance(output, (i + 1) / tokens)
+                a, b = output.chunk(2, dim=-1)
+                x[:, i] = z[:, i] * a.exp() + b
+        return x
+
+
+def _sharpen(z: Tensor, guidance: Guidance | None) -> Tensor | None:
+    """(2B, 1, 1, 1): inverse temperatures of attention, other than 1 in the unconditional branch alone."""
+    if guidance is None or guidance.temperature == 1:
+        return None
+    sharpen = torch.ones_like(z[:, 0, 0]).repeat(2)
+    sharpen[len(z) :] = 1 / guidance.temperature
+    return sharpen[:, None, None, None]
 
 
 @register("tarflow")
@@ -211,6 +298,19 @@ class TARFlow(Likelihood):
                 ("XXL", 1152, 16, 46),
             )
         },
+        # Class-conditional as the papers' ImageNet models, which are not released; those with text are.
+        **{
+            f"starflow-{name}": {
+                "width": width,
+                "blocks": 6,
+                "layers": 2,
+                "deep": deep,
+                "heads": width // 64,
+                "noise_std": 0.3,
+                "conditioning": "prefix",
+            }
+            for name, width, deep in (("XL", 2048, 18), ("XXL", 3072, 24))
+        },
         # Of pixels: patches of 2 at 64 pixels, of 4 at 128.
         "tarflow-IN64": {"width": 768, "blocks": 8, "layers": 8, "heads": 12, "noise_std": 0.05},
         "tarflow-IN128": {"width": 1024, "blocks": 8, "layers": 8, "heads": 16, "noise_std": 0.15},
@@ -227,13 +327,15 @@ class TARFlow(Likelihood):
         noise_std: Annotated[float, Field(ge=0)] = 0.3,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
         deep: Annotated[int, Field(ge=0)] = 0,
-        conditioning: Literal["embedding", "adaln"] = "embedding",
+        conditioning: Literal["embedding", "adaln", "prefix"] = "embedding",
     ) -> None:
         """`noise_std` is of noise on training latents (paper: up to 0.15; STARFlow: 0.3).
 
         Args:
             layers: per block; the last one, which comes first in sampling, has `deep` if that isn't 0.
-            conditioning: classes added to embedded tokens, or by adaptive layer norms (SimFlow).
+            conditioning: classes added to embedded tokens, by adaptive layer norms (SimFlow), or as a token
+                before the others of the last block alone, in blocks that are STARFlow's throughout; without
+                its penalty on the blocks' inputs (1e-4).
         """
         super().__init__(spec, classes)
         divide_width(width, heads)
@@ -242,17 +344,25 @@ class TARFlow(Likelihood):
                 "tarflow transforms each token given those before it, and this latent has a single one"
             )
         self.noise_std, self.label_dropout = noise_std, label_dropout
+        # Every second block reads the tokens backward; in STARFlow the last one is sure to read forward.
+        last = blocks - 1
+        self.backward = [
+            (last - index if conditioning == "prefix" else index) % 2 == 1 for index in range(blocks)
+        ]
+        depths = [layers] * last + [deep or layers]
         self.blocks = nn.ModuleList(
-            AutoregressiveBlock(spec, classes, width, depth, heads, conditioning == "adaln")
-            for depth in [layers] * (blocks - 1) + [deep or layers]
+            PrefixBlock(spec, classes if index == last else 0, width, depth, heads)
+            if conditioning == "prefix"
+            else AutoregressiveBlock(spec, classes, width, depth, heads, conditioning == "adaln")
+            for index, depth in enumerate(depths)
         )
 
     def forward(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """z (B, T, C) -> (noise (B, T, C), log |det d noise / d z| (B,) in nats, summed over dimensions)."""
         logdet = z.new_zeros(len(z))
         for index, block in enumerate(self.blocks):
-            z, change = block(_turn(z, index), labels)
-            z, logdet = _turn(z, index), logdet + change
+            z, change = block(self._turn(z, index), labels)
+            z, logdet = self._turn(z, index), logdet + change
         return z, logdet
 
     def inverse(
@@ -275,14 +385,17 @@ class TARFlow(Likelihood):
         rule = Guidance(guidance, guidance_rule, anneal, temperature)
         last = len(self.blocks) - 1
         for index, module in reversed(list(enumerate(self.blocks))):
-            block, turned = cast(AutoregressiveBlock, module), _turn(noise, index)
+            block, turned = cast(AutoregressiveBlock | PrefixBlock, module), self._turn(noise, index)
             guided = guidance_rule == "linear" or index == last
-            if labels is None or guidance == 1 or not self.classes or not guided:
+            if labels is None or guidance == 1 or not block.classes or not guided:
                 noise = block.inverse(turned, labels)
             else:
                 noise = block.inverse(turned, with_unconditional(labels), rule)
-            noise = _turn(noise, index)
+            noise = self._turn(noise, index)
         return noise
+
+    def _turn(self, z: Tensor, index: int) -> Tensor:
+        return z.flip(1) if self.backward[index] else z
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
         noise, logdet = self(z, labels)
@@ -333,8 +446,3 @@ class TARFlow(Likelihood):
         if score_step and guidance != 1 and self.classes:
             z = z + score_step * (self.score(z, labels) - self.score(z, None))
         return self.denoise(z, labels) if denoise and self.noise_std else z
-
-
-def _turn(z: Tensor, index: int) -> Tensor:
-    """Every second block reads the tokens backward."""
-    return z.flip(1) if index % 2 else z

@@ -107,6 +107,11 @@ def test_tarflow_has_it_on_pixels(size, classes, channels, total):
     assert count("tarflow", size, 1024, channels, classes)[0] == total
 
 
+@pytest.mark.parametrize(("size", "total"), [("XL", 1_410_203_720), ("XXL", 3_851_987_016)])
+def test_starflow_has_it_without_text_on_four_channels(size, total):
+    assert count("tarflow", f"starflow-{size}", 1024, 4, classes=0)[0] == total
+
+
 @pytest.mark.parametrize(
     ("size", "channels", "total"),
     [
@@ -135,6 +140,7 @@ def test_the_flow_prior_has_it(size, channels, total):
         ("tarflow", "simflow-B", 64, 141, {}),
         ("tarflow", "simflow-L", 64, 475, {}),
         ("tarflow", "simflow-XL", 64, 695, {}),
+        ("tarflow", "starflow-XL", 4, 1410, {}),
     ],
 )
 def test_the_papers_numbers_in_millions_hold_within_a_percent(name, size, channels, millions, options):
