@@ -578,7 +578,8 @@ class _Planner:
 
     def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
         config = {**config, "env": self.env, "frame": stages.VERSION}
-        one = digest({"kind": kind, "config": config, "parents": parents})
+        hashed = config | ({"weights": config["weights"]["fingerprint"]} if "weights" in config else {})
+        one = digest({"kind": kind, "config": hashed, "parents": parents})
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())
             files = ("dataset", "extractor", "reference", "weights")

@@ -376,3 +376,14 @@ def test_without_updates_a_tokenizer_is_scored_as_it_was_released(saved, tmp_pat
     kept = {name: tensor for name, tensor in result.tensors.items() if name.startswith("tokenizer/")}
     assert {f"tokenizer/{name}" for name in state} == set(kept)
     assert all(torch.equal(kept[f"tokenizer/{name}"], tensor) for name, tensor in state.items())
+
+
+def test_where_weights_lie_does_not_change_a_stage(saved, tmp_path):
+    state = create(
+        "tokenizers", "conv", image=ImageSpec(1, 8, 8), expansion=1, width=4, channels=2
+    ).state_dict()
+    one, two = (
+        trained(planned(tmp_path, f"weights: {saved(state, f'{name}.safetensors')}"))[0]
+        for name in ("a", "b")
+    )
+    assert one.key == two.key and one.config != two.config
