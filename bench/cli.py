@@ -141,15 +141,35 @@ def plan(
     seeds: SeedsOption = None,
     plugin: PluginOption = None,
     device: DeviceOption = "cpu",
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            "--accelerator", metavar="A", help="h100, a100, rtx4090 or cpu.  [default: cpu; h100 with cuda]"
+        ),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", min=0.001, max=1, help="The share of its peak that is used.")
+    ] = 0.35,
+    every: Annotated[bool, typer.Option("--stages", help="A line for each stage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show cells and stages, what is shared and what is cached; runs nothing."""
+    """Show what is shared, what is cached and what all of it will take; runs nothing."""
+    from .estimate import ACCELERATORS
+    from .forecast import HEADER, STAGE_HEADER, forecast
+
+    chosen = accelerator or ("h100" if device == "cuda" else "cpu")
+    if chosen not in ACCELERATORS:
+        _fail(registry.unknown("accelerator", chosen, list(ACCELERATORS)), 2)
     loaded, made, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
     needed = made.needed(cells)
+    cached = [s.id for s in needed if store.has(s)]
+    found = forecast(made, cells, cached, chosen, loaded.precision, utilisation)
     if as_json:
         text = {
             "name": loaded.name,
             "home": str(store.root),
+            "accelerator": {"name": chosen, "utilisation": utilisation, "precision": loaded.precision},
+            "totals": found.totals(),
             "cells": [
                 {"cell": c.identity, "key": c.key, "skipped": c.skipped, "scores": list(c.scores.values())}
                 for c in cells
@@ -159,30 +179,31 @@ def plan(
                     "kind": s.kind,
                     "key": s.key,
                     "label": s.label,
-                    "cached": store.has(s),
+                    "cached": s.id in found.cached,
                     "cells": made.uses[s.id],
                     "parents": s.parents,
-                    "parameters": made.parameters.get(s.id),
+                    **found.plain(s),
                 }
                 for s in needed
             ],
         }
         print(json.dumps(text, indent=1))
         return
-    table = Table("kind", "stage", "cells", "parameters", "state", box=None, header_style="bold")
-    for s in needed:
-        parameters = made.parameters.get(s.id)
-        state = "cached" if store.has(s) else "to do" if s.known else "data missing"
-        shown = f"{parameters:,}" if parameters is not None else ""
-        table.add_row(s.kind, Text(s.label), str(made.uses[s.id]), shown, state)
-    out.print(table)
+    for header, rows in ((STAGE_HEADER, found.by_stage()),) * every + ((HEADER, found.by_kind()),):
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in header:
+            table.add_column(name, justify="left" if name in ("kind", "stage", "state") else "right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        out.print(table)
     for reason in dict.fromkeys(cell.skipped for cell in cells if cell.skipped):
         first, *others = (cell for cell in cells if cell.skipped == reason)
         more = f" and {len(others)} more" if others else ""
         out.print(Text(f"skipped: {first.name}{more}: {reason}"), soft_wrap=True)
-    cached = sum(store.has(s) for s in needed)
-    out.print(_headline(loaded, cells, len(needed), cached, None), soft_wrap=True)
-    saved = sum(made.uses[s.id] - 1 for s in needed)
+    for sentence in found.sentences():
+        out.print(Text(sentence), soft_wrap=True)
+    out.print(_headline(loaded, cells, len(needed), len(cached), None), soft_wrap=True)
+    saved = sum(found.uses[s.id] - 1 for s in needed)
     out.print(f"sharing saves {saved} stages; artifacts are kept in {store.root}", soft_wrap=True)
 
 

@@ -36,7 +36,7 @@ ACCELERATORS = {
     "a100": Accelerator("a100", {"fp32": 19.5e12, "bf16": 312e12}, 80e9),
     "rtx4090": Accelerator("rtx4090", {"fp32": 82.6e12, "bf16": 165.2e12}, 24e9),
     # One core with AVX2: 2 multiply-adds of 8 floats in each of 3e9 cycles; half precision is no faster.
-    "cpu": Accelerator("cpu", {"fp32": 96e9, "bf16": 96e9}, 16e9),
+    "cpu": Accelerator("cpu core", {"fp32": 96e9, "bf16": 96e9}, 16e9),
 }
 
 
@@ -76,13 +76,6 @@ def costs(plan: Plan, stages: Iterable[Stage]) -> dict[str, Cost]:
     """By stage id. Seeds change nothing: what equal modules take is counted once."""
     estimates = _Estimates(plan)
     return {stage.id: estimates.of(stage) for stage in stages}
-
-
-def total(found: Mapping[str, Cost], uses: Mapping[str, int] | None = None) -> tuple[float, int]:
-    """FLOPs and bytes on disk of what is known, each stage as often as `uses` says (None: once)."""
-    times = {one: 1 if uses is None else uses.get(one, 0) for one in found}
-    flops = sum((cost.flops or 0.0) * times[one] for one, cost in found.items())
-    return flops, sum((cost.disk_bytes or 0) * times[one] for one, cost in found.items())
 
 
 class _Estimates:
@@ -204,6 +197,8 @@ def _training(
 ) -> Cost:
     """`averaged` bytes of averages of weights, `kept` bytes beside the weights on disk."""
     weights = sum(map(_bytes, modules))
+    if not steps:  # as it was given
+        return Cost(0, parameters(*modules), weights_memory_bytes=weights, disk_bytes=weights)
     return Cost(
         trainable,
         parameters(*modules),
