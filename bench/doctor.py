@@ -210,7 +210,7 @@ def cache(store: Store) -> Iterator[Check]:
     """Every artifact: that it can be read, that its numbers are finite, and that its key is its content's."""
     from safetensors import SafetensorError
 
-    from .plan import digest
+    from .plan import stage_id
     from .store import Artifact
 
     count = 0
@@ -219,7 +219,7 @@ def cache(store: Store) -> Iterator[Check]:
         count += 1
         try:
             meta = artifact.meta
-            key = digest({"kind": meta["kind"], "config": meta["config"], "parents": meta["parents"]})
+            key = stage_id(meta["kind"], meta["config"], meta["parents"])
             broken = [t for t, tensor in artifact.tensors.items() if not bool(_finite(tensor))]
         except (ValueError, KeyError, OSError, SafetensorError) as error:
             yield Check(name, False, f"cannot be read: {error}")

@@ -129,6 +129,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
+    """What a stage is known by; of weights that it starts from the hash, not the place."""
+    placed = {"weights": config["weights"]["fingerprint"]} if "weights" in config else {}
+    return digest({"kind": kind, "config": {**config, **placed}, "parents": parents})
+
+
 def make(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
     """Cells and stages of a matrix; rows whose parts don't fit each other become skipped cells.
 
@@ -578,8 +584,7 @@ class _Planner:
 
     def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
         config = {**config, "env": self.env, "frame": stages.VERSION}
-        hashed = config | ({"weights": config["weights"]["fingerprint"]} if "weights" in config else {})
-        one = digest({"kind": kind, "config": hashed, "parents": parents})
+        one = stage_id(kind, config, parents)
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())
             files = ("dataset", "extractor", "reference", "weights")
