@@ -103,10 +103,8 @@ class Dino(Tokenizer):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        return {
-            "encoder": self.encoder.head.weight,
-            "decoder": self.decoder[-1].get_parameter("weight"),
-        }
+        last = {"encoder": self.encoder.head, "decoder": self.decoder[-1]}
+        return {name: layer.get_parameter("weight") for name, layer in last.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         return self.encoder(images)

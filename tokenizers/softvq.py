@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -15,6 +15,12 @@ from ..bench.backbones import transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
+L_64: dict[str, Any] = {
+    "model": "vit_large_patch14_dinov2.lvd142m",
+    "patch": 16,
+    "latents": 64,
+    "channels": 32,
+}
 
 
 def small(*shape: int) -> nn.Parameter:
@@ -93,15 +99,7 @@ class SoftVQ(Tokenizer):
     published runs start from. Codebooks are trained by the reconstruction alone, without SoftVQ's entropy.
     """
 
-    sizes = {
-        "L-64": {
-            "model": "vit_large_patch14_dinov2.lvd142m",
-            "patch": 16,
-            "latents": 64,
-            "channels": 32,
-        },
-    }
-    sizes["softvq-L-64"] = sizes["L-64"] | {"codebooks": 4}
+    sizes = {"L-64": L_64, "softvq-L-64": L_64 | {"codebooks": 4}}
 
     encoder: Encoder
     decoder: Decoder
