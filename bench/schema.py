@@ -281,7 +281,9 @@ def check(
 
 def sizes_of(target: Callable[..., Any]) -> Mapping[str, Mapping[str, Any]]:
     """Published names for sets of options; none where `size` is an option itself."""
-    return {} if SIZE in options_of(target) else getattr(target, "sizes", {})
+    if SIZE in options_of(target) or not (_is(target, Generator) or _is(target, Tokenizer)):
+        return {}
+    return target.sizes  # type: ignore[attr-defined]
 
 
 def names_of(target: Callable[..., Any], method: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from timm.layers import Mlp
+from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
 
 from ..bench.api import LatentSpec, Noise
@@ -43,7 +43,7 @@ class SiT(DiT):
         norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=False)
 
         def block() -> Block:
-            mlp = Mlp(width, 4 * width, act_layer=partial(nn.GELU, approximate="tanh"))
+            mlp = Mlp(width, 4 * width, act_layer=GELUTanh)
             return Block(width, Attention(width, heads), mlp, norm)
 
         super().__init__(spec, classes, width, depth, block, norm)

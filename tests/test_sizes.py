@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from latentbench.bench.api import Flow, Generator, LatentSpec
 from latentbench.bench.cli import app
+from latentbench.bench.matrix import MatrixError, load
 from latentbench.bench.registry import Use, create, get, names
 from latentbench.bench.schema import axes, check, names_of, options_of
 
@@ -225,6 +226,47 @@ def test_a_wrong_size_is_named_at_its_place(options, place, message):
 def test_a_part_without_sizes_has_no_such_option():
     (place, message), *_ = check(get("generators", "gaussian"), {"size": "XL"})[1]
     assert place == ("size",) and message.startswith("unknown option 'size'")
+
+
+MATRIX = """\
+name: sizes
+dataset: {use: digits}
+features: effnet_lite0
+tokenizers: {vit: {}}
+regularizers:
+  flow_prior: {prior: {use: velocity_mlp, size: flow-priors}}
+generators:
+  lightningdit: {size: [B, XL], depth: 3, guidance: [1.0, 1.5]}
+  mar: {size: B, head: diffusion}
+evaluators: [reconstruction]
+"""
+
+
+def test_a_matrix_takes_sizes_beside_options(tmp_path):
+    file = tmp_path / "matrix.yaml"
+    file.write_text(MATRIX)
+    matrix = load(file)
+    rows = {row.label: row.options for row in matrix.generators}
+    assert list(rows) == ["lightningdit[size=B]", "lightningdit[size=XL]", "mar"]
+    assert rows["lightningdit[size=XL]"]["width"] == 1152 and rows["lightningdit[size=XL]"]["depth"] == 3
+    assert rows["mar"]["head"] == "diffusion" and rows["mar"]["buffer"] == 64
+    assert matrix.regularizers[0].options["prior"]["width"] == 1024
+    assert not any("size" in options for options in rows.values())
+
+
+def test_a_wrong_size_is_shown_where_it_stands(tmp_path):
+    file = tmp_path / "matrix.yaml"
+    file.write_text(MATRIX.replace("size: B,", "size: big,").replace("size: flow-priors", "size: flow-prior"))
+    with pytest.raises(MatrixError) as error:
+        load(file)
+    places = {(p.line, p.column): p.message for p in error.value.problems}
+    lines = file.read_text().splitlines()
+    assert [lines[line - 1][column - 1 :].split("}")[0].split(",")[0] for line, column in places] == [
+        "flow-prior",
+        "big",
+    ]
+    first, second = places.values()
+    assert "did you mean 'flow-priors'?" in first and "known: B, H, L" in second
 
 
 def test_info_lists_sizes_with_their_parameters():
