@@ -94,7 +94,7 @@ class Decoder(nn.Module):
 class SoftVQ(Tokenizer):
     """A ViT autoencoder whose bottleneck is `latents` learned tokens; Flow Priors' plain AE and KL rows too.
 
-    `L-64` is the released size for 256 pixels, without codebooks; `softvq-L-64` has them. `weights` of its
+    For 256 pixels: `L-64` without codebooks, `softvq-L-64` as SoftVQ released it. `weights` of its
     row may be a released checkpoint or a timm file for the encoder's transformer, as DINOv2's, which
     published runs start from. Codebooks are trained by the reconstruction alone, without SoftVQ's entropy.
     """
