@@ -302,8 +302,8 @@ def info(
     if sizes:
         out.print(f"\n[bold]sizes[/] (parameters for {at})", soft_wrap=True)
     for size, facts in sizes.items():
-        options = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
-        out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {options}"), soft_wrap=True)
+        meant = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
+        out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {meant}"), soft_wrap=True)
     beside = (*([schema.SIZE] if sizes else []), *entries.FRAME.get(kind, ()))
     if beside:
         out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
