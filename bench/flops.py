@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import _engine_run_backward, saved_tensors_hooks
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -138,19 +138,24 @@ def tokenizer_step(
     step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
     terms = tokenizer.loss(images, z, step) or {"l2": (tokenizer.decode(z) - images).square().mean()}
     added = regularizer.loss(z, h, step) if regularized else {}
-    # Tensor.backward would leave the modes of `counted`, which checkpoints need when they compute again.
-    torch.autograd.backward(torch.stack([*terms.values(), *added.values()]).sum())
+    backward(torch.stack([*terms.values(), *added.values()]).sum())
     for name in critics if regularized else ():
         for parameter in learned[name]:
             parameter.requires_grad_(True)
         for _ in range(regularizer.critic_steps):
-            torch.autograd.backward(regularizer.critic_loss(name, z.detach(), step))
+            backward(regularizer.critic_loss(name, z.detach(), step))
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
     """One training step, forward and backward."""
     terms = generator.loss(z, labels, Noise(0, ("cost",)))
-    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    backward(torch.stack(list(terms.values())).sum())
+
+
+def backward(loss: Tensor) -> None:
+    """`loss.backward()`, but under the modes of `counted`, which checkpoints need when they compute again."""
+    once = (torch.ones_like(loss),)
+    _engine_run_backward((loss,), once, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _copied(arguments: tuple[Any, ...], device: str | None) -> list[Any]:
