@@ -73,7 +73,7 @@ class Forecast:
 
     def by_stage(self) -> list[tuple[str, ...]]:
         """A row for each stage, as `STAGE_HEADER` names it."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for s in self.stages:
             cost, hours = self.costs[s.id], self.hours(s)
             state = "cached" if s.id in self.cached else "to do" if s.known else "data missing"
@@ -151,4 +151,5 @@ def _sum(values: Iterable[float | None], unit: str = "", hours: bool = False) ->
     known = [value for value in values if value is not None]
     if not known:
         return "?"
-    return span(sum(known)) if hours and sum(known) else scaled(sum(known), unit)
+    total = sum(known, 0.0)
+    return span(total) if hours and total else scaled(total, unit)

@@ -452,7 +452,8 @@ class _Planner:
         drawn = self._add("samples", where, config, parents)
         behind = self.result.built[parents["tokenizer"]]
         trained = self.result.built.get(parents.get("generator", ""))
-        model = trained.generator if trained else behind.regularizer and behind.regularizer.generator()
+        own = behind.regularizer.generator() if behind.regularizer is not None else None
+        model = own if trained is None else trained.generator
         self.result.built[drawn] = replace(behind, generator=model)
         parents = parents | {"samples": drawn} | self.features
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
