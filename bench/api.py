@@ -255,11 +255,11 @@ class Tokenizer(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, c, H, W) in [-1, 1] -> h (B, T, C * expansion)."""
-        raise NotImplementedError
+        return self.encoder(images)
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, T, C) -> (B, c, H, W), not clamped."""
-        raise NotImplementedError
+        return self.decoder(z)
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
         """A loss of its own in place of the matrix's reconstruction losses, or None."""
@@ -378,10 +378,14 @@ class FeatureExtractor:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, c, H, W) in [-1, 1] -> pooled (B, F), tokens (B, N, G); rounds to 8 bits first."""
-        raise NotImplementedError
+        found = self.describe(images, ("pooled", "tokens"))
+        return found["pooled"], found["tokens"]
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """(B, c, H, W) in [-1, 1] -> the outputs asked for, in one pass through the network."""
+        """(B, c, H, W) in [-1, 1] -> the outputs asked for, in one pass through the network.
+
+        A part has this or, where there are no other outputs, `__call__`: each is made of the other.
+        """
         found = dict(zip(("pooled", "tokens"), self(images), strict=True))
         return {name: found[name] for name in outputs}
 

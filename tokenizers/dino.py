@@ -106,8 +106,5 @@ class Dino(Tokenizer):
         last = {"encoder": self.encoder.head, "decoder": self.decoder[-1]}
         return {name: layer.get_parameter("weight") for name, layer in last.items()}
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))

@@ -119,9 +119,3 @@ class ViT(Tokenizer):
     def heads(self) -> dict[str, nn.Parameter]:
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: part.get_parameter("head.weight") for name, part in parts.items()}
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)

@@ -71,10 +71,6 @@ class Clip(FeatureExtractor):
             "pooled": "projected image embedding, of unit length",
         }
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.describe(images, ("pooled", "tokens"))
-        return found["pooled"], found["tokens"]
-
     @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]

@@ -61,10 +61,6 @@ class EffNetLite0(FeatureExtractor):
             "spatial": f"blocks.2, stride 8, the first {self.spatial} channels",
         }
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.describe(images, ("pooled", "tokens"))
-        return found["pooled"], found["tokens"]
-
     @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         chunks = [self._describe(chunk, "logits" in outputs) for chunk in images.split(CHUNK)]

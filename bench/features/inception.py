@@ -59,10 +59,6 @@ class Inception(FeatureExtractor):
             "spatial": "mixed_6/conv, the first 7 channels of 17 x 17",
         }
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.describe(images, ("pooled", "tokens"))
-        return found["pooled"], found["tokens"]
-
     @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]

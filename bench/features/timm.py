@@ -75,10 +75,6 @@ class Timm(FeatureExtractor):
             "layer": "last" if self.layer is None else self.layer,
         }
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.describe(images, ("pooled", "tokens"))
-        return both["pooled"], both["tokens"]
-
     @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network = self._network.to(images.device)
