@@ -326,6 +326,15 @@ class Dataset:
     version: ClassVar[int] = 1
     image: ImageSpec
     classes: int  # 0 without labels
+    # Images come from 8-bit files, one by one: processes decode them ahead and hand over 8 bits.
+    decodes: ClassVar[bool] = False
+
+    def fetch(self) -> None:
+        """Called before a run where the data isn't there.
+
+        Raises:
+            FileNotFoundError: saying where it was looked for, and how to get it.
+        """
 
     def fingerprint(self) -> str | None:
         """sha256 of the data on disk and of the options that select from it; None if it isn't there yet."""

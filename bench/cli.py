@@ -73,6 +73,13 @@ def run(
     jobs: Annotated[
         str, typer.Option("-j", "--jobs", metavar="N|auto", help="Worker processes; auto is one per core.")
     ] = "auto",
+    loaders: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Processes per worker that decode images ahead; auto: the cores that are left.",
+        ),
+    ] = "auto",
     plugin: PluginOption = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")] = False,
     keep_records: Annotated[
@@ -96,7 +103,8 @@ def run(
     with _resumable():
         loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
         folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
-        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun, profile)
+        readers = _loaders(loaders, workers * loaded.threads, workers)
+        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun, profile, readers)
         needed = plan.needed(cells)
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
         out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)
@@ -539,9 +547,21 @@ def _check_device(device: str) -> None:
             _fail("--device cuda: torch finds no CUDA device here", 2)
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loaders(text: str, busy: int, workers: int) -> int:
+    if text == "auto":
+        return min(8, max(0, _cores() - busy) // workers)
+    if not text.isdigit():
+        _fail(f"--loaders takes a number of processes or auto, not {text!r}", 2)
+    return int(text)
+
+
 def _jobs(text: str) -> int:
     if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _cores()
     if not text.isdigit() or int(text) < 1:
         _fail(f"-j takes a number of workers or auto, not {text!r}", 2)
     return int(text)

@@ -62,10 +62,11 @@ class Engine:
         device: str,
         precision: str,
         plugins: list[Path],
+        loaders: int = 0,
     ) -> None:
         self.plan, self.store = plan, store
         self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
-        self.plugins = plugins
+        self.plugins, self.loaders = plugins, loaders
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
         self.idle_deaths = 0
@@ -183,7 +184,8 @@ class Engine:
     def _start(self, number: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
-        arguments = (theirs, self.store.root, self.plugins, self.threads, self.device, self.precision)
+        settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
+        arguments = (theirs, self.store.root, *settings)
         process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
         with _environment(worker.environment(self.threads)):
             process.start()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 def to_uint8(images: Tensor) -> Tensor:
     """(..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    # In place where it can be: sets of 256-pixel images are large.
+    return (images.float() * 127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(levels: Tensor) -> Tensor:

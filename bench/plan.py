@@ -180,7 +180,13 @@ class _Planner:
         for evaluator in m.evaluators:
             self._made("evaluators", evaluator, build.evaluator)
         self.dataset: Dataset = self._made("datasets", row, build.dataset)
-        self.data = part("datasets", row) | {"fingerprint": self.dataset.fingerprint()}
+        try:
+            fingerprint = self.dataset.fingerprint()
+            if self.fetch and fingerprint is None:
+                self.dataset.fetch()
+        except (OSError, ValueError) as error:  # files that aren't there, or that cannot be read
+            raise self._refuse(row, str(error)) from None
+        self.data = part("datasets", row) | {"fingerprint": fingerprint}
         self.features = self._metric_features()
 
     def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:

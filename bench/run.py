@@ -34,6 +34,7 @@ class Options:
     keep_records: bool = False
     rerun: bool = False
     profile: str | None = None  # of the matrix; tables say it
+    loaders: int = 0  # processes per worker that decode images ahead
 
 
 def run(
@@ -69,6 +70,7 @@ def run(
         device=options.device,
         precision=matrix.precision,
         plugins=list(matrix.plugins),
+        loaders=options.loaders,
     )
 
     def settle(final: bool = False) -> None:

@@ -35,6 +35,7 @@ class Context:
     precision: str = "fp32"
     report: Callable[[int, int, str], None] = lambda step, total, text: None
     stopping: Callable[[], bool] = lambda: False
+    loaders: int = 0  # processes that decode images ahead
 
     def accelerator(self) -> Accelerator:
         """Device placement, autocast, gradient scaling and clipping."""

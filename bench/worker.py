@@ -24,10 +24,16 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def main(
-    pipe: Connection, root: Path, plugins: list[Path], threads: int, device: str, precision: str
+    pipe: Connection,
+    root: Path,
+    plugins: list[Path],
+    threads: int,
+    device: str,
+    precision: str,
+    loaders: int,
 ) -> None:
     """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -50,7 +56,7 @@ def main(
             stage, parents = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(run_stage(stage, parents, store, device, precision, pipe, stopping))
+        pipe.send(run_stage(stage, parents, store, device, precision, loaders, pipe, stopping))
 
 
 def run_stage(
@@ -59,6 +65,7 @@ def run_stage(
     store: Store,
     device: str,
     precision: str,
+    loaders: int,
     pipe: Connection,
     stopping: threading.Event,
 ) -> tuple[str, ...]:
@@ -82,7 +89,7 @@ def run_stage(
                 return ("done", stage.id)
             _reset_peak_memory(device)
             began = time.monotonic()
-            context = Context(store.work(stage), device, precision, report, stopping.is_set)
+            context = Context(store.work(stage), device, precision, report, stopping.is_set, loaders)
             inputs = {role: store.get(parent) for role, parent in parents.items()}
             try:
                 result = STAGES[stage.kind](stage.config, inputs, context)
@@ -98,7 +105,7 @@ def run_stage(
         return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """No orphan goes on training: the kernel's signal on Linux, a look at the parent elsewhere."""
     try:
         ctypes.CDLL(None).prctl(SIGNAL_ON_PARENT_DEATH, signal.SIGKILL)
