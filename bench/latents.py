@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from .api import Dataset, Noise, Regularizer, Split, Tokenizer
+from .images import to_uint8
+from .pipeline import prefetch
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
+STATISTICS = 2**20  # rows at a time
 DRAWS = 4  # cached draws of a latent that depends on its minibatch
 
 
@@ -36,11 +39,15 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
     channels = z.shape[-1]
     if rule == "none":
         return Normalisation(torch.zeros(channels), torch.ones(channels))
-    flat = z.double().flatten(0, 1) if rule == "channel" else z.double().flatten()[:, None]
-    std = flat.std(0)
+    flat = z.flatten(0, 1) if rule == "channel" else z.flatten()[:, None]
+    # Twice over the rows, chunk by chunk: a large set in float64 would be twice its size again.
+    chunks = flat.split(STATISTICS)
+    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(flat)
+    squares = torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0)
+    std = (squares / (len(flat) - 1)).sqrt()
     # A dead channel stays where it is instead of being blown up to noise.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
-    return Normalisation(flat.mean(0).float().expand(channels).clone(), std.float().expand(channels).clone())
+    return Normalisation(mean.float().expand(channels).clone(), std.float().expand(channels).clone())
 
 
 @torch.no_grad()
@@ -55,13 +62,12 @@ def encode(
     split: Split,
     device: torch.device | str,
     count: int | None = None,
+    loaders: int = 0,
 ) -> Tensor:
     """h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
-
-    def one(index: Tensor, chunk: int) -> Tensor:
-        return tokenizer.encode(data.images(split, index).to(device)).cpu()
-
-    return chunked(one, data.size(split) if count is None else count)
+    count = data.size(split) if count is None else count
+    images = prefetch(data, split, torch.arange(count).split(CHUNK), loaders, device)
+    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count)
 
 
 def draw(
@@ -92,3 +98,25 @@ def draw(
 def decode(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tensor:
     """Images (n, c, H, W) clamped to [-1, 1], on the CPU."""
     return chunked(lambda index, _: tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu(), len(z))
+
+
+def decode_levels(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tensor:
+    """Images uint8 (n, c, H, W), on the CPU: a quarter of the bytes where a set is large."""
+
+    def one(index: Tensor, chunk: int) -> Tensor:
+        return to_uint8(tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu())
+
+    return chunked(one, len(z))
+
+
+def round_trip(tokenizer: Tokenizer, z: Tensor, rule: Normalisation, device: torch.device | str) -> float:
+    """The largest difference between images of z and of z normalised and back, chunk by chunk."""
+
+    def one(index: Tensor, chunk: int) -> Tensor:
+        straight, back = (
+            tokenizer.decode(v.to(device)).clamp(-1, 1).cpu()
+            for v in (z[index], rule.inverse(rule(z[index])))
+        )
+        return (straight - back).abs().amax()[None]
+
+    return float(chunked(one, len(z)).max())

@@ -19,10 +19,10 @@ from . import build, released
 from .api import Diverged, Metric, Noise
 from .figures import rendered
 from .generator_loop import train_generator
-from .images import to_uint8
-from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode, draw, encode, normalisation
+from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
 from .losses import RECONSTRUCTION
 from .naming import check_name
+from .pipeline import prefetch
 from .records import base_name
 from .resampling import rounded
 from .seeds import seed_for
@@ -45,9 +45,10 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     done = 0
     for split in SPLITS:
         parts = []
-        for index in torch.arange(dataset.size(split)).split(CHUNK):
-            parts.append(extractor.describe(dataset.images(split, index), outputs))
-            done += len(index)
+        chunks = torch.arange(dataset.size(split)).split(CHUNK)
+        for images in prefetch(dataset, split, chunks, context.loaders):
+            parts.append(extractor.describe(images, outputs))
+            done += len(images)
             context.report(done, total, "images")
         tensors |= {f"{name}/{split}": torch.cat([part[name] for part in parts]) for name in outputs}
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
@@ -145,7 +146,10 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     """h of both splits, the statistics that generators are normalised by, and the round-trip check."""
     cell = Cell(inputs, context.device)
     dataset, model, regularizer = cell.dataset, cell.tokenizer, cell.regularizer
-    tensors = {f"h/{split}": encode(model, dataset, split, context.device) for split in ("train", "val")}
+    tensors = {
+        f"h/{split}": encode(model, dataset, split, context.device, loaders=context.loaders)
+        for split in SPLITS
+    }
     noise = Noise(config["seed"], ("latents",))
     batch = cell.config["batch"]
     draws = [
@@ -164,11 +168,10 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     if regularizer.couples == "latent":
         tensors["draws"] = torch.stack(draws)
     z = draw(regularizer, tensors["h/val"], dataset.labels("val"), noise.fork("val"), batch, context.device)
-    straight, there_and_back = (decode(model, v, context.device) for v in (z, rule.inverse(rule(z))))
-    gap = float((straight - there_and_back).abs().max())
+    gap = round_trip(model, z, rule, context.device)
     if not gap < 1e-3:
         raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
-    tensors["preview"] = to_uint8(straight[:64])
+    tensors["preview"] = decode_levels(model, z[:CHUNK], context.device)[:64]
     info = {
         "spec": vars(model.spec),
         "dtype": str(z.dtype).removeprefix("torch."),
@@ -232,7 +235,7 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
     assert z.shape[1:] == (spec.tokens, spec.channels)
-    return Result({}, {"images": to_uint8(decode(cell.tokenizer, z, context.device)), "labels": labels})
+    return Result({}, {"images": decode_levels(cell.tokenizer, z, context.device), "labels": labels})
 
 
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from . import checkpoint, latents
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
 from .checkpoint import State
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .pipeline import Reader
 from .seeds import seed_for
 from .training import Context, batch_index, run_steps
 
@@ -84,8 +86,13 @@ def train_tokenizer(
     }
     state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
 
+    def rows(position: int, stream: str) -> Tensor:
+        return batch_index(size, batch, position, seed, stream)
+
+    read = Reader(dataset, "train", rows, context.loaders, device)
+
     def load(update: int, position: int, stream: str) -> Step:
-        index = batch_index(size, batch, position, seed, stream)
+        index = rows(position, stream)
         noise = Noise(seed, ("tokenizer", stream, str(position)))
         drawn = None
         if reference is not None:
@@ -93,7 +100,7 @@ def train_tokenizer(
             drawn = reference.samples[chosen].to(device)
         return Step(
             update,
-            dataset.images("train", index).to(device),
+            read(position, stream),
             None if labels is None else labels[index].to(device),
             noise,
             tokenizer.decode,
@@ -196,7 +203,8 @@ def train_tokenizer(
                 losses[name] = update_critic(name, z.detach(), replace(step, noise=noise))
         return losses
 
-    run_steps(state, steps + refine_steps, update, context, seed, "tokenizer")
+    with closing(read):
+        run_steps(state, steps + refine_steps, update, context, seed, "tokenizer")
     average_all()
     if probes is not None:
         probe()

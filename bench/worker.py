@@ -10,9 +10,12 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .plan import Stage
 from .store import Result, Store
+
+if TYPE_CHECKING:
+    from .plan import Stage
 
 SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
