@@ -173,6 +173,7 @@ class Regularizer(nn.Module):
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
+    gathers: ClassVar[bool] = False  # and whether it is then gathered from all processes (processes.gathered)
     # Terms that loss() returns unweighted, and the size of their gradients at the encoder's head as shares
     # of the reconstruction's: the loop scales them so.
     balanced: Mapping[str, float] = {}

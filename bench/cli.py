@@ -7,6 +7,7 @@ Anything that needs torch is imported by the command that needs it.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -80,6 +81,12 @@ def run(
             help="Processes per worker that decode images ahead; auto: the cores that are left.",
         ),
     ] = "auto",
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Processes that share each stage of a worker; torchrun gives its own."
+        ),
+    ] = 1,
     plugin: PluginOption = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")] = False,
     keep_records: Annotated[
@@ -92,9 +99,17 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Train and score every cell of a matrix, and write the leaderboard."""
-    workers = _jobs(jobs)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from . import team
+
+        if int(os.environ["RANK"]) > 0:
+            team.serve_torchrun()
+            return
+        atexit.register(team.dismiss_torchrun)
+        processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
+    workers = max(1, _cores() // processes) if jobs == "auto" else _jobs(jobs)
     from . import leaderboard
     from . import run as running
     from .progress import Display
@@ -103,8 +118,10 @@ def run(
     with _resumable():
         loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
         folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
-        readers = _loaders(loaders, workers * loaded.threads, workers)
-        options = running.Options(folder, workers, device, fail_fast, keep_records, rerun, profile, readers)
+        readers = _loaders(loaders, workers * processes * loaded.threads, workers * processes)
+        options = running.Options(
+            folder, workers, device, fail_fast, keep_records, rerun, profile, readers, processes
+        )
         needed = plan.needed(cells)
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
         out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)

@@ -63,10 +63,11 @@ class Engine:
         precision: str,
         plugins: list[Path],
         loaders: int = 0,
+        processes: int = 1,
     ) -> None:
         self.plan, self.store = plan, store
         self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
-        self.plugins, self.loaders = plugins, loaders
+        self.plugins, self.loaders, self.processes = plugins, loaders, processes
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
         self.idle_deaths = 0
@@ -185,7 +186,7 @@ class Engine:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
-        arguments = (theirs, self.store.root, *settings)
+        arguments = (theirs, self.store.root, *settings, self.processes)
         process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
         with _environment(worker.environment(self.threads)):
             process.start()

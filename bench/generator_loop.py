@@ -11,6 +11,7 @@ from torch import Tensor
 from .api import Generator, Noise
 from .checkpoint import State
 from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .processes import ALONE, Group
 from .training import Context, batch_index, run_steps
 
 
@@ -37,11 +38,11 @@ def train_generator(
         snapshots: updates after which the averaged weights are kept in the state, beside the final ones.
     """
     accelerator = context.accelerator()
-    device = accelerator.device
+    device, group = accelerator.device, context.group
     generator.to(device).train()
 
-    def load(index: Tensor, step: int) -> tuple[Tensor, Tensor | None, Noise]:
-        noise = Noise(seed, ("generator", str(step)))
+    def load(index: Tensor, step: int, share: Group) -> tuple[Tensor, Tensor | None, Noise]:
+        noise = share.noise(Noise(seed, ("generator", str(step))))
         z = draw(index, noise.fork("latent"), step)
         return z, None if labels is None else labels[index].to(device), noise.fork("loss")
 
@@ -49,7 +50,7 @@ def train_generator(
 
         def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
             for step, index in enumerate(torch.arange(size).split(batch)):
-                z, chosen, _ = load(index, step)
+                z, chosen, _ = load(index, step, ALONE)  # each process estimates the same
                 yield z, chosen
 
         generator.fit(epoch())
@@ -63,11 +64,12 @@ def train_generator(
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
     def update(step: int) -> dict[str, Tensor]:
-        z, chosen, noise = load(batch_index(size, batch, step, seed, "data"), step)
+        z, chosen, noise = load(group.rows(batch_index(size, batch, step, seed, "data")), step, group)
         main.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)
         accelerator.backward(sum(losses.values()))
+        group.average_gradients(trained)
         if settings["clip"]:
             accelerator.clip_grad_norm_(trained, settings["clip"])
         set_rates(main, step, steps)

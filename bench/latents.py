@@ -11,6 +11,7 @@ from torch import Tensor
 from .api import Dataset, Noise, Regularizer, Split, Tokenizer
 from .images import to_uint8
 from .pipeline import prefetch
+from .processes import ALONE, Group
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
 STATISTICS = 2**20  # rows at a time
@@ -51,9 +52,14 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
 
 
 @torch.no_grad()
-def chunked(function: Callable[..., Tensor], count: int, chunk: int = CHUNK) -> Tensor:
-    """Concatenates function(index, number of the chunk) over fixed chunks of `count` rows."""
-    return torch.cat([function(index, i) for i, index in enumerate(torch.arange(count).split(chunk))])
+def chunked(function: Callable[..., Tensor], count: int, chunk: int = CHUNK, group: Group = ALONE) -> Tensor:
+    """Concatenates function(index, number of the chunk), on the CPU, over fixed chunks of `count` rows.
+
+    Each process of a group makes its own chunks, and all get the whole.
+    """
+    indices = torch.arange(count).split(chunk)
+    parts = [function(index, i) if group.takes(i) else None for i, index in enumerate(indices)]
+    return torch.cat(group.assemble(parts))
 
 
 def encode(
@@ -63,11 +69,13 @@ def encode(
     device: torch.device | str,
     count: int | None = None,
     loaders: int = 0,
+    group: Group = ALONE,
 ) -> Tensor:
     """h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
     count = data.size(split) if count is None else count
-    images = prefetch(data, split, torch.arange(count).split(CHUNK), loaders, device)
-    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count)
+    mine = torch.arange(count).split(CHUNK)[group.rank :: group.world]
+    images = prefetch(data, split, mine, loaders, device)
+    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count, group=group)
 
 
 def draw(
@@ -77,6 +85,7 @@ def draw(
     noise: Noise | None,
     batch: int,
     device: torch.device | str,
+    group: Group = ALONE,
 ) -> Tensor:
     """z (n, T, C) of encoded images, on the CPU, with noise keyed by chunk.
 
@@ -92,7 +101,7 @@ def draw(
         stream = None if noise is None else noise.fork(chunk)
         return regularizer.latent(h[index].to(device), stream, chosen).cpu()
 
-    return chunked(one, count, batch if coupled else CHUNK)[:count]
+    return chunked(one, count, batch if coupled else CHUNK, group)[:count]
 
 
 def decode(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tensor:
@@ -100,16 +109,24 @@ def decode(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tenso
     return chunked(lambda index, _: tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu(), len(z))
 
 
-def decode_levels(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tensor:
+def decode_levels(
+    tokenizer: Tokenizer, z: Tensor, device: torch.device | str, group: Group = ALONE
+) -> Tensor:
     """Images uint8 (n, c, H, W), on the CPU: a quarter of the bytes where a set is large."""
 
     def one(index: Tensor, chunk: int) -> Tensor:
         return to_uint8(tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu())
 
-    return chunked(one, len(z))
+    return chunked(one, len(z), group=group)
 
 
-def round_trip(tokenizer: Tokenizer, z: Tensor, rule: Normalisation, device: torch.device | str) -> float:
+def round_trip(
+    tokenizer: Tokenizer,
+    z: Tensor,
+    rule: Normalisation,
+    device: torch.device | str,
+    group: Group = ALONE,
+) -> float:
     """The largest difference between images of z and of z normalised and back, chunk by chunk."""
 
     def one(index: Tensor, chunk: int) -> Tensor:
@@ -119,4 +136,4 @@ def round_trip(tokenizer: Tokenizer, z: Tensor, rule: Normalisation, device: tor
         )
         return (straight - back).abs().amax()[None]
 
-    return float(chunked(one, len(z)).max())
+    return float(chunked(one, len(z), group=group).max())

@@ -35,6 +35,7 @@ class Options:
     rerun: bool = False
     profile: str | None = None  # of the matrix; tables say it
     loaders: int = 0  # processes per worker that decode images ahead
+    processes: int = 1  # that share each stage of a worker
 
 
 def run(
@@ -54,6 +55,9 @@ def run(
     missing = next((stage for stage in plan.needed(cells) if not stage.known), None)
     if missing is not None:
         raise RunError(f"{missing.label}: its data or weights are not on this machine")
+    batch, processes = matrix.budget.batch, options.processes
+    if batch % processes:
+        raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
     prepare(matrix, plan, store, options)
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
@@ -71,6 +75,7 @@ def run(
         precision=matrix.precision,
         plugins=list(matrix.plugins),
         loaders=options.loaders,
+        processes=options.processes,
     )
 
     def settle(final: bool = False) -> None:

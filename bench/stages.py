@@ -39,18 +39,20 @@ VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when n
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
     """Pooled and token features of both splits, or other outputs of an extractor."""
     dataset, extractor = build.dataset(config["dataset"]), build.extractor(config["extractor"])
-    outputs = config.get("outputs", ["pooled", "tokens"])
+    outputs, group = config.get("outputs", ["pooled", "tokens"]), context.group
     tensors: dict[str, Tensor] = {}
     total = dataset.size("train") + dataset.size("val")
     done = 0
     for split in SPLITS:
         parts = []
         chunks = torch.arange(dataset.size(split)).split(CHUNK)
-        for images in prefetch(dataset, split, chunks, context.loaders):
-            parts.append(extractor.describe(images, outputs))
-            done += len(images)
+        images = prefetch(dataset, split, chunks[group.rank :: group.world], context.loaders)
+        for number, chunk in enumerate(chunks):
+            parts.append(extractor.describe(next(images), outputs) if group.takes(number) else {})
+            done += len(chunk)
             context.report(done, total, "images")
-        tensors |= {f"{name}/{split}": torch.cat([part[name] for part in parts]) for name in outputs}
+        for name in outputs:
+            tensors[f"{name}/{split}"] = torch.cat(group.assemble([part.get(name) for part in parts]))
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 
 
@@ -144,10 +146,10 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
 
 def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     """h of both splits, the statistics that generators are normalised by, and the round-trip check."""
-    cell = Cell(inputs, context.device)
+    cell, group = Cell(inputs, context.device), context.group
     dataset, model, regularizer = cell.dataset, cell.tokenizer, cell.regularizer
     tensors = {
-        f"h/{split}": encode(model, dataset, split, context.device, loaders=context.loaders)
+        f"h/{split}": encode(model, dataset, split, context.device, loaders=context.loaders, group=group)
         for split in SPLITS
     }
     noise = Noise(config["seed"], ("latents",))
@@ -160,6 +162,7 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
             noise.fork("train").fork(k),
             batch,
             context.device,
+            group,
         )
         for k in range(DRAWS if regularizer.couples == "latent" else 1)
     ]
@@ -167,8 +170,9 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     tensors |= {"mean": rule.mean, "std": rule.std}
     if regularizer.couples == "latent":
         tensors["draws"] = torch.stack(draws)
-    z = draw(regularizer, tensors["h/val"], dataset.labels("val"), noise.fork("val"), batch, context.device)
-    gap = round_trip(model, z, rule, context.device)
+    labels = dataset.labels("val")
+    z = draw(regularizer, tensors["h/val"], labels, noise.fork("val"), batch, context.device, group)
+    gap = round_trip(model, z, rule, context.device, group)
     if not gap < 1e-3:
         raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
     tensors["preview"] = decode_levels(model, z[:CHUNK], context.device)[:64]
@@ -230,12 +234,13 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
         context.report(int(index[-1]) + 1, count, "images")
         return z.cpu()
 
-    z = cell.sampled_normalisation.inverse(chunked(one, count))
+    z = cell.sampled_normalisation.inverse(chunked(one, count, group=context.group))
     if not z.isfinite().all():
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
     assert z.shape[1:] == (spec.tokens, spec.channels)
-    return Result({}, {"images": decode_levels(cell.tokenizer, z, context.device), "labels": labels})
+    images = decode_levels(cell.tokenizer, z, context.device, context.group)
+    return Result({}, {"images": images, "labels": labels})
 
 
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:

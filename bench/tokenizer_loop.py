@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, latents
-from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer
+from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
 from .checkpoint import State
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
 from .pipeline import Reader
+from .processes import ALONE, Group
 from .seeds import seed_for
 from .training import Context, batch_index, run_steps
 
@@ -47,7 +48,9 @@ def train_tokenizer(
         reference: in the latent's space, for methods that ask for it.
     """
     accelerator = context.accelerator()
-    device = accelerator.device
+    device, group = accelerator.device, context.group
+    if group.world > 1 and regularizer.couples and not regularizer.gathers:
+        raise Unfit(f"{type(regularizer).__name__} depends on the whole batch: one process must train it")
     size, labels = dataset.size("train"), dataset.labels("train")
     modes(tokenizer.to(device), regularizer.to(device), training=True)
     for module in regularizer.priors().values():
@@ -87,17 +90,17 @@ def train_tokenizer(
     state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
 
     def rows(position: int, stream: str) -> Tensor:
-        return batch_index(size, batch, position, seed, stream)
+        return group.rows(batch_index(size, batch, position, seed, stream))
 
     read = Reader(dataset, "train", rows, context.loaders, device)
 
     def load(update: int, position: int, stream: str) -> Step:
         index = rows(position, stream)
-        noise = Noise(seed, ("tokenizer", stream, str(position)))
+        noise = group.noise(Noise(seed, ("tokenizer", stream, str(position))))
         drawn = None
         if reference is not None:
             chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
-            drawn = reference.samples[chosen].to(device)
+            drawn = reference.samples[group.rows(chosen)].to(device)
         return Step(
             update,
             read(position, stream),
@@ -122,6 +125,7 @@ def train_tokenizer(
         with accelerator.autocast():
             loss = regularizer.critic_loss(name, z, step)
         accelerator.backward(loss)
+        group.average_gradients(learned[name])
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
         if settings["clip"]:
             accelerator.clip_grad_norm_(learned[name], settings["clip"])
@@ -149,6 +153,7 @@ def train_tokenizer(
                 z = encode(step)[1]
             terms = reconstructed(z, step)
         accelerator.backward(sum(terms.values()))
+        group.average_gradients(decoder)
         if top["clip"]:
             accelerator.clip_grad_norm_(decoder, top["clip"])
         set_rates(optimizers["refine"], index - steps, refine_steps)
@@ -164,9 +169,10 @@ def train_tokenizer(
         assert probes is not None
         modes(tokenizer, regularizer, training=False)
         count = min(size, probes["images"])
-        h = latents.encode(tokenizer, dataset, "train", device, count)
+        h = latents.encode(tokenizer, dataset, "train", device, count, group=group)
         known = None if labels is None else labels[:count]
-        state.probes[state.step] = latents.draw(regularizer, h, known, Noise(seed, ("probe",)), batch, device)
+        noise = Noise(seed, ("probe",))
+        state.probes[state.step] = latents.draw(regularizer, h, known, noise, batch, device, group)
         modes(tokenizer, regularizer, training=True)
 
     def update(index: int) -> dict[str, Tensor]:
@@ -181,9 +187,10 @@ def train_tokenizer(
             h, z = encode(step)
             terms = reconstructed(z, step)
             own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
-            own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"])
+            own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"], group)
         losses = named_once(terms, own, critics)
         accelerator.backward(sum(losses.values()))
+        group.average_gradients(trained)
         if top["clip"]:
             accelerator.clip_grad_norm_(trained, top["clip"])
         set_rates(optimizers["main"], index, steps)
@@ -231,15 +238,20 @@ def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterab
 
 
 def balance(
-    own: dict[str, Tensor], terms: dict[str, Tensor], shares: Mapping[str, float], head: nn.Parameter
+    own: dict[str, Tensor],
+    terms: dict[str, Tensor],
+    shares: Mapping[str, float],
+    head: nn.Parameter,
+    group: Group = ALONE,
 ) -> dict[str, Tensor]:
     """Scales terms by share * |d reconstruction / d head| / |d term / d head|, detached (VQGAN; VA-VAE)."""
     if not shares:
         return own
-    target = torch.autograd.grad(sum(terms.values()), head, retain_graph=True)[0].norm()  # type: ignore[arg-type]
+    total = sum(terms.values())
+    target = group.mean(torch.autograd.grad(total, head, retain_graph=True)[0]).norm()  # type: ignore[arg-type]
     balanced = dict(own)
     for name, share in shares.items():
-        norm = torch.autograd.grad(own[name], head, retain_graph=True)[0].norm()
+        norm = group.mean(torch.autograd.grad(own[name], head, retain_graph=True)[0]).norm()
         balanced[name] = own[name] * (share * (target / (norm + 1e-4)).clamp(0, 1e8).detach())
     return balanced
 

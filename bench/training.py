@@ -16,6 +16,7 @@ from torch import Tensor
 from . import checkpoint
 from .api import Diverged
 from .checkpoint import State
+from .processes import ALONE, Group
 from .seeds import seed_for
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
@@ -28,7 +29,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision."""
+    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision.
+
+    The number of processes changes the rounding of a training's gradients, and nothing else.
+    """
 
     work: Path
     device: str = "cpu"
@@ -36,6 +40,7 @@ class Context:
     report: Callable[[int, int, str], None] = lambda step, total, text: None
     stopping: Callable[[], bool] = lambda: False
     loaders: int = 0  # processes that decode images ahead
+    group: Group = ALONE
 
     def accelerator(self) -> Accelerator:
         """Device placement, autocast, gradient scaling and clipping."""
@@ -64,15 +69,18 @@ def run_steps(
 ) -> None:
     """Runs `update(step)` until `total`, from the newest checkpoint if there is one; it returns named losses.
 
-    Before each step torch's global generator is seeded from the stream and the step, so that dropout and a
-    plugin's own draws resume as well. Every step's losses must be finite.
+    Before each step torch's global generator is seeded from the stream, the step and, but for the first
+    process, the rank, so that dropout and a plugin's own draws resume as well. Every step's losses, means
+    over processes, must be finite. The first process keeps the checkpoints: nothing in them tells how many
+    there were, and a training goes on with any number.
     """
+    group = context.group
     checkpoint.load(context.work, state)
     every = max(1, total // 100)  # points of a curve
     began, due = time.monotonic() - state.seconds, time.monotonic() + CHECKPOINT_SECONDS
     while state.step < total:
-        torch.manual_seed(seed_for(*stream, "torch", state.step))
-        losses = {name: float(value.detach()) for name, value in update(state.step).items()}
+        torch.manual_seed(seed_for(*stream, "torch", state.step, *([group.rank] if group.rank else [])))
+        losses, stopping = _shared(update(state.step), context)
         state.step += 1
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
@@ -82,12 +90,20 @@ def run_steps(
                 state.curves.setdefault(name, []).append(value)
         now = time.monotonic()
         state.seconds = now - began
-        if context.stopping():
-            checkpoint.save(context.work, state)
+        if stopping:
+            if group.rank == 0:
+                checkpoint.save(context.work, state)
             raise Stopped
         if state.step % max(1, every // 4) == 0:
             context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
-        if now > due and state.step < total:
+        if now > due and state.step < total and group.rank == 0:
             checkpoint.save(context.work, state)
             took = time.monotonic() - now
             due = time.monotonic() + max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * took)
+
+
+def _shared(losses: dict[str, Tensor], context: Context) -> tuple[dict[str, float], bool]:
+    """The losses of the global batch, and whether any process is asked to stop: the same for all."""
+    mine = [*(float(value.detach()) for value in losses.values()), float(context.stopping())]
+    *means, stop = context.group.mean(torch.tensor(mine, dtype=torch.float64)).tolist()
+    return dict(zip(losses, means, strict=True)), stop > 0

@@ -16,6 +16,7 @@ from .store import Result, Store
 
 if TYPE_CHECKING:
     from .plan import Stage
+    from .team import Team
 
 SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
@@ -34,6 +35,7 @@ def main(
     device: str,
     precision: str,
     loaders: int,
+    processes: int,
 ) -> None:
     """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
     die_with_parent()
@@ -41,34 +43,29 @@ def main(
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
-    import torch
+    from .team import Setting, Team
 
-    from . import registry
-
-    torch.set_num_threads(threads)
-    # LZN's softmax is full of denormals; all workers of all engines must agree, for it changes last bits.
-    torch.set_flush_denormal(True)
-    for plugin in plugins:
-        registry.load_plugin(plugin)
-    store = Store(root)
+    setting = Setting(root, plugins, threads, device, precision, loaders)
+    setting.apply()
+    team = Team(processes, setting)
     pipe.send(("ready",))
-    while not stopping.is_set():
-        try:
-            if not pipe.poll(0.1):
-                continue
-            stage, parents = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(run_stage(stage, parents, store, device, precision, loaders, pipe, stopping))
+    try:
+        while not stopping.is_set():
+            try:
+                if not pipe.poll(0.1):
+                    continue
+                stage, parents = pipe.recv()
+            except (EOFError, OSError):
+                return
+            pipe.send(run_stage(stage, parents, team, pipe, stopping))
+    finally:
+        team.end()
 
 
 def run_stage(
     stage: Stage,
     parents: dict[str, Stage],
-    store: Store,
-    device: str,
-    precision: str,
-    loaders: int,
+    team: Team,
     pipe: Connection,
     stopping: threading.Event,
 ) -> tuple[str, ...]:
@@ -77,7 +74,8 @@ def run_stage(
     from .stages import STAGES
     from .training import Context, Stopped
 
-    latest = [0.0]
+    setting, store = team.setting, Store(team.setting.root)
+    device, latest = setting.device, [0.0]
 
     def report(step: int, total: int, text: str) -> None:
         if stopping.is_set():
@@ -92,10 +90,13 @@ def run_stage(
                 return ("done", stage.id)
             _reset_peak_memory(device)
             began = time.monotonic()
-            context = Context(store.work(stage), device, precision, report, stopping.is_set, loaders)
+            where = store.work(stage), device, setting.precision
             inputs = {role: store.get(parent) for role, parent in parents.items()}
             try:
-                result = STAGES[stage.kind](stage.config, inputs, context)
+                with team.sharing(stage, parents) as group:
+                    context = Context(*where, report, stopping.is_set, setting.loaders, group)
+                    result = STAGES[stage.kind](stage.config, inputs, context)
+                    result.cost["processes"] = group.world
             except Diverged as error:
                 result = Result(error=str(error))
             result.cost.setdefault("seconds", time.monotonic() - began)

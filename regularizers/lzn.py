@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.flow import euler
+from ..bench.processes import gathered, of_all, own
 from ..bench.registry import register
 
 Solver = Literal["euler", "dpm"]
@@ -313,6 +314,7 @@ class LZN(Regularizer):
     """
 
     couples = "latent"
+    gathers = True
 
     def __init__(
         self,
@@ -340,7 +342,13 @@ class LZN(Regularizer):
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
         h = h.double() if h.dtype == torch.float64 else h.float()
-        e = torch.zeros_like(h) if noise is None else self.alpha * noise.normal(h, "zone")
+        if noise is None:
+            return self._zones(h, torch.zeros_like(h))
+        # Every process finds the zones of all anchors, and goes on with its own images'.
+        h = gathered(h, noise)
+        return own(self._zones(h, self.alpha * of_all(noise).normal(h, "zone")), noise)
+
+    def _zones(self, h: Tensor, e: Tensor) -> Tensor:
         a, e = (x.flatten(0, 1) if self.per_token else x.flatten(1) for x in (h, e))
         return zones(a, e, self.g, self.steps, solver=self.solver).view_as(h)
 
@@ -348,13 +356,15 @@ class LZN(Regularizer):
         if self.labels is None or step.labels is None:
             return {}
         known = step.labels >= 0
-        if not known.any():
+        labels, everyones = step.labels[known], gathered(step.labels, step.noise)
+        everyones = everyones[everyones >= 0]
+        if not len(labels):
             return {"align": 0 * z.sum()}
-        labels = step.labels[known]
-        weights = frequencies(labels, self.classes)
+        weights = frequencies(everyones, self.classes)
         assigned = transport(z[known].flatten(1), self.labels, self.align_steps, weights)[1]
         term = alignment_loss(assigned, labels, self.align_form, self.align_skip)
-        return {"align": self.align * term.to(z.dtype)}
+        share = len(labels) * step.noise.world / len(everyones)  # processes may know more labels or fewer
+        return {"align": self.align * share * term.to(z.dtype)}
 
     @torch.no_grad()
     def classify(self, z: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.processes import gathered, of_all
 from ..bench.registry import register
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -74,6 +75,7 @@ class MMD(Regularizer):
     """
 
     couples = "loss"
+    gathers = True
 
     def __init__(
         self,
@@ -95,12 +97,16 @@ class MMD(Regularizer):
         self.tokens = tokens
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        drawn = step.noise.normal(z, "prior") if self.target == "gaussian" else step.reference
-        assert drawn is not None
+        z, noise = gathered(z, step.noise), of_all(step.noise)
+        if self.target == "gaussian":
+            drawn = noise.normal(z, "prior")
+        else:
+            assert step.reference is not None
+            drawn = gathered(step.reference, step.noise)
         if self.samples == "image":
             x, y = z.flatten(1)[:, None], drawn.flatten(1)[:, None]
         else:
-            x = some_tokens(z, self.tokens, step.noise)
-            y = some_tokens(drawn, self.tokens, step.noise.fork("prior"))
+            x = some_tokens(z, self.tokens, noise)
+            y = some_tokens(drawn, self.tokens, noise.fork("prior"))
         kernel = imq(x.shape[2]) if self.kernel == "imq" else rbf(median_variance(x, y))
         return {"mmd": self.weight * mmd(x, y, kernel)}

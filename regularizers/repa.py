@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels
 from ..bench.flow import euler, guided, interpolate
+from ..bench.processes import gathered, own
 from ..bench.registry import Use, register, use
 
 Weight = Annotated[float, Field(ge=0)]
@@ -213,7 +214,8 @@ class Joint(Generator):
 
         Uniform times and the mean squared error of the velocity, whatever the flow's own loss.
         """
-        z = self.whitening(z)
+        # In training by the statistics of the whole batch.
+        z = own(self.whitening(gathered(z, noise)), noise) if self.training else self.whitening(z)
         t, start = noise.uniform(z[:, 0, 0], "t"), noise.normal(z, "noise")
         if self.training:
             labels = drop_labels(labels, self.dropout, noise)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..bench.api import Diverged, Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels
+from ..bench.processes import gathered
 from ..bench.registry import Use, register, use
 
 Perturbation = Literal["additive", "linear", "slerp", "none"]
@@ -129,7 +130,9 @@ class SimFlow(FixedVariance):
         # Equation 36: mean(noise^2) / 2 + sum of log alpha, per element.
         value = -self.prior.log_prob(z, labels).mean() / z[0].numel() - NORMAL
         if self.training:
-            self._watch(value.detach(), h.detach())
+            # Over the whole batch: all processes come to the same opinion.
+            values = gathered(value.detach()[None], step.noise)
+            self._watch(values.mean(), gathered(h.detach(), step.noise))
         return {"prior": self.weight * value}
 
     def generator(self) -> Generator:
