@@ -182,8 +182,8 @@ class _Planner:
         self.dataset: Dataset = self._made("datasets", row, build.dataset)
         try:
             fingerprint = self.dataset.fingerprint()
-            if self.fetch and fingerprint is None:
-                self.dataset.fetch()
+            if fingerprint is None:
+                _ = self.dataset.fetch() if self.fetch else self.dataset.size("train")
         except (OSError, ValueError) as error:  # files that aren't there, or that cannot be read
             raise self._refuse(row, str(error)) from None
         self.data = part("datasets", row) | {"fingerprint": fingerprint}

@@ -1,0 +1,81 @@
+"""Tiny colour photographs (Krizhevsky, 2009), by torchvision's reader."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..api import Dataset, ImageSpec, Split
+from ..images import from_uint8
+from ..registry import register
+
+SIZES: dict[Split, int] = {"train": 50_000, "val": 10_000}
+FOLDERS = ("data", "~/data", "~/.cache/torchvision")
+BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+
+
+@register("cifar10")
+class CIFAR10(Dataset):
+    """60,000 colour photographs, 32 x 32, ten classes; the 10,000 of the test split are val."""
+
+    image = ImageSpec(channels=3, height=32, width=32)
+    classes = 10
+
+    def __init__(self, root: str | None = None, mirror: bool = False) -> None:
+        """
+        Args:
+            root: torchvision's root, the folder with `cifar-10-batches-py`; null: the usual ones.
+            mirror: `train` also holds every image mirrored, after all others.
+        """
+        self.roots = [Path(one).expanduser() for one in ([root] if root is not None else FOLDERS)]
+        self.mirror = mirror
+
+    def fetch(self) -> None:
+        if self._root is None:
+            looked = ", ".join(map(str, self.roots))
+            raise FileNotFoundError(
+                f"CIFAR-10 is not in {looked}: torchvision.datasets.CIFAR10('data', download=True) gets it, "
+                "or name its folder by `root`"
+            )
+
+    def fingerprint(self) -> str | None:
+        if self._root is None:
+            return None
+        digest = hashlib.sha256(f"mirror={self.mirror}".encode())
+        for name in BATCHES:
+            digest.update((self._root / "cifar-10-batches-py" / name).read_bytes())
+        return digest.hexdigest()
+
+    def size(self, split: Split) -> int:
+        return SIZES[split] * (2 if self.mirror and split == "train" else 1)
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        levels, count = self._splits[split][0], SIZES[split]
+        images = levels[index % count]
+        return from_uint8(torch.where((index >= count)[:, None, None, None], images.flip(3), images))
+
+    def labels(self, split: Split) -> Tensor:
+        return self._splits[split][1].repeat(self.size(split) // SIZES[split])
+
+    @cached_property
+    def _root(self) -> Path | None:
+        here = (
+            root for root in self.roots if all((root / "cifar-10-batches-py" / n).is_file() for n in BATCHES)
+        )
+        return next(here, None)
+
+    @cached_property
+    def _splits(self) -> dict[Split, tuple[Tensor, Tensor]]:
+        from torchvision.datasets import CIFAR10 as Reader
+
+        self.fetch()
+        found: dict[Split, tuple[Tensor, Tensor]] = {}
+        for split in SIZES:
+            read = Reader(self._root, train=split == "train")
+            levels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()  # (n, 3, 32, 32)
+            found[split] = levels, torch.tensor(read.targets)
+        return found

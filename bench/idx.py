@@ -1,0 +1,102 @@
+"""Sets of small images in the idx files of MNIST (LeCun et al., 1998), as distributed or unpacked."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .api import Dataset, ImageSpec, Split
+from .images import from_uint8
+
+PREFIX: dict[Split, str] = {"train": "train", "val": "t10k"}
+KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+
+
+def parse(raw: bytes) -> Tensor:
+    """The uint8 tensor in an idx file: two zeros, type 8, the number of dimensions, sizes, values."""
+    if raw[:3] != b"\0\0\x08":
+        raise ValueError("not an idx file of bytes")
+    sizes = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes))
+    if len(values) != np.prod(sizes):
+        raise ValueError(f"{len(values)} values of {int(np.prod(sizes))}: the file is truncated")
+    return torch.from_numpy(values.copy().reshape(sizes))
+
+
+class IdxDataset(Dataset):
+    """60,000 grey images of 28 x 28 in ten classes, 10,000 held out: their test split is `val`."""
+
+    image = ImageSpec(channels=1, height=28, width=28)
+    classes = 10
+    title: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]]  # where it is looked for
+    hint: ClassVar[str]  # how to get it
+
+    def __init__(self, root: str | None = None) -> None:
+        """
+        Args:
+            root: the folder with the four files, packed or not, or torchvision's root; null: the usual ones.
+        """
+        self.roots = [Path(one).expanduser() for one in ([root] if root is not None else self.folders)]
+
+    def fetch(self) -> None:
+        if not self._files:
+            looked = ", ".join(map(str, self.roots))
+            raise FileNotFoundError(
+                f"{self.title} is not in {looked}: {self.hint}, or name its folder by `root`"
+            )
+
+    def fingerprint(self) -> str | None:
+        """sha256 of the unpacked files: Debian's packed and torchvision's unpacked ones are the same."""
+        if not self._files:
+            return None
+        digest = hashlib.sha256()
+        for split in PREFIX:
+            for kind in KINDS:
+                digest.update(self._raw(split, kind))
+        return digest.hexdigest()
+
+    def size(self, split: Split) -> int:
+        return {"train": 60_000, "val": 10_000}[split] if not self._files else len(self._splits[split][1])
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        return from_uint8(self._splits[split][0][index])[:, None]
+
+    def labels(self, split: Split) -> Tensor:
+        return self._splits[split][1]
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The four files by name, from the first folder that has them all."""
+        names = [f"{prefix}-{kind}" for prefix in PREFIX.values() for kind in KINDS]
+        for root in self.roots:
+            for folder in (root, root / type(self).__name__ / "raw"):
+                found = {
+                    name: file
+                    for name in names
+                    for file in (folder / f"{name}.gz", folder / name)
+                    if file.is_file()
+                }
+                if len(found) == len(names):
+                    return found
+        return {}
+
+    def _raw(self, split: Split, kind: str) -> bytes:
+        file = self._files[f"{PREFIX[split]}-{kind}"]
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+
+    @cached_property
+    def _splits(self) -> dict[Split, tuple[Tensor, Tensor]]:
+        self.fetch()
+        found: dict[Split, tuple[Tensor, Tensor]] = {}
+        for split in PREFIX:
+            images, labels = (parse(self._raw(split, kind)) for kind in KINDS)
+            found[split] = images, labels.long()
+        return found
