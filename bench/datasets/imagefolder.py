@@ -1,0 +1,210 @@
+"""Images in folders, a folder for each class, as ImageNet (Deng et al., 2009) is distributed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ..api import Dataset, ImageSpec, Split
+from ..images import adm_centre_crop, from_uint8
+from ..listing import Listing, listed
+from ..registry import register
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a split, and their classes (n,) or None."""
+
+    names: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+
+
+@register("imagefolder")
+class ImageFolder(Dataset):
+    """Images of any size and kind, cropped to a square; folders are classes.
+
+    ROOT/train/CLASS/… and ROOT/val/CLASS/…, or ROOT/CLASS/…, or ROOT/… without classes. Without a `val`,
+    images are held out by a hash of their name, so that which ones doesn't change when others come or go.
+
+    Two copies of a set have one fingerprint: sha256 of names, sizes in bytes and options. Contents aren't
+    read for it, nor does it depend on dates or on where the folder is.
+    """
+
+    decodes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str = "$IMAGENET",
+        size: Annotated[int, Field(ge=1)] = 256,
+        count: Mapping[str, Annotated[int, Field(ge=1)]] | None = None,
+        classes: Annotated[int, Field(ge=0)] | None = None,
+        held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        mirror: bool = False,
+        upright: bool = True,
+        verify: Literal["ends", "all"] = "ends",
+    ) -> None:
+        """
+        Args:
+            root: a path; with a variable in it, keys are the same on machines that keep the data elsewhere.
+            size: of the square in pixels: ADM's centre crop.
+            count: {"train": n, "val": n} files, and
+            classes: what must be there; a plan can do with them in place of the data.
+            held_out: share of the images that are `val` where no folder says it.
+            mirror: `train` also holds every image mirrored, after all others; teacher features and latents
+                are then of what the network sees.
+            upright: whether images are turned as their EXIF tag says, which ADM and the papers ignore.
+            verify: before anything runs, "ends" decodes what doesn't begin and end as JPEG or PNG, "all" all.
+        """
+        if count is not None and set(count) != {"train", "val"}:
+            raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
+        self.root = Path(os.path.expandvars(root)).expanduser()
+        self.image = ImageSpec(channels=3, height=size, width=size)
+        self.count, self.held_out, self.mirror, self.upright = count, held_out, mirror, upright
+        self.expected, self.verify = classes, verify
+
+    @cached_property
+    def classes(self) -> int:  # type: ignore[override]
+        if self.expected is not None:
+            return self.expected
+        return classes_in(self._splits)
+
+    def fetch(self) -> None:
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {self.root}; with `count` and `classes`, which say what it will hold, "
+                "`bench plan` can do without"
+            )
+
+    def fingerprint(self) -> str | None:
+        if not self.root.is_dir():
+            return None
+        text = f"size={self.image.height} mirror={self.mirror} upright={self.upright}"
+        digest = hashlib.sha256(text.encode())
+        for split, files in self._splits.items():
+            digest.update(f"\0{split}".encode())
+            for name, size in zip(files.names.tolist(), files.sizes.tolist(), strict=True):
+                digest.update(b"\0%s\0%d" % (name, size))
+        return digest.hexdigest()
+
+    def size(self, split: Split) -> int:
+        known = self.count is not None and self.expected is not None
+        files = self.count[split] if known and self.count else len(self._splits[split].names)
+        return files * (2 if self.mirror and split == "train" else 1)
+
+    def labels(self, split: Split) -> Tensor | None:
+        labels = self._splits[split].labels
+        if labels is None:
+            return None
+        return torch.from_numpy(labels).repeat(2 if self.mirror and split == "train" else 1)
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        files = self._splits[split]
+        levels = np.stack([self._levels(files, position) for position in index.tolist()])
+        return from_uint8(torch.from_numpy(levels).permute(0, 3, 1, 2).contiguous())
+
+    def _levels(self, files: Files, position: int) -> NDArray[np.uint8]:
+        """uint8 (size, size, 3)."""
+        mirrored, row = divmod(position, len(files.names))
+        file = self.root / os.fsdecode(files.names[row])
+        size = file.stat().st_size
+        if size != files.sizes[row]:
+            raise ValueError(f"{file} has {size} bytes; it had {files.sizes[row]} when it was listed")
+        levels = adm_centre_crop(opened(file, self.upright), (self.image.height, self.image.width))
+        return levels[:, ::-1] if mirrored else levels
+
+    @cached_property
+    def _splits(self) -> dict[Split, Files]:
+        self.fetch()
+        found = divided(listed(self.root, self.verify), self.held_out)
+        for split, files in found.items():
+            if not len(files.names):
+                raise ValueError(f"no images for {split} in {self.root}")
+            if self.count is not None and len(files.names) != self.count[split]:
+                there, said = len(files.names), self.count[split]
+                raise ValueError(f"{self.root} holds {there} images for {split}, `count` says {said}")
+        if self.expected not in (None, classes_in(found)):
+            raise ValueError(f"{self.root} holds {classes_in(found)} classes, `classes` says {self.expected}")
+        return found
+
+
+def divided(listing: Listing, held_out: float) -> dict[Split, Files]:
+    """The splits, with classes numbered in the order of their names' bytes; see `ImageFolder`."""
+    names: list[bytes] = listing.names.tolist()
+    whole = not names[0].startswith((b"train/", b"val/"))
+    parts = [name if whole else name.partition(b"/")[2] for name in names]
+    folders = [part.partition(b"/")[0] if b"/" in part else b"" for part in parts]
+    if not whole and names[-1].startswith(b"val/"):
+        val = np.array([name.startswith(b"val/") for name in names])
+    else:
+        val = np.array([share(part) < held_out for part in parts])
+    known = sorted(set(folders) if whole else {f for f, one in zip(folders, val, strict=True) if not one})
+    strange = sorted(set(folders) - set(known))
+    if strange or b"" in known and len(known) > 1:
+        raise ValueError(
+            "images of a class must lie in its folder, in train and in val alike; "
+            + (
+                f"only in val: {os.fsdecode(strange[0]) or 'images without one'}"
+                if strange
+                else "some do not"
+            )
+        )
+    labels = None
+    if known != [b""]:
+        number = {folder: place for place, folder in enumerate(known)}
+        labels = np.array([number[folder] for folder in folders], dtype=np.int64)
+    rows: dict[Split, NDArray[np.bool_]] = {"train": ~val, "val": val}
+    return {
+        split: Files(listing.names[mine], listing.sizes[mine], None if labels is None else labels[mine])
+        for split, mine in rows.items()
+    }
+
+
+def classes_in(splits: Mapping[Split, Files]) -> int:
+    """The number of classes, 0 without any."""
+    return max(0 if files.labels is None else int(files.labels.max()) + 1 for files in splits.values())
+
+
+def share(name: bytes) -> float:
+    """A number in [0, 1) made of a name."""
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
+
+
+def opened(file: Path, upright: bool) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) of an image file of any mode."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(rgb(picture, upright))
+    except (OSError, SyntaxError) as error:  # what PIL's decoders raise
+        raise ValueError(f"{file} cannot be decoded: {error}") from error
+
+
+def rgb(picture: Image, upright: bool) -> Image:
+    """Three channels of 8 bits: 16-bit grey is scaled, not clipped, and what is transparent lies on white."""
+    from PIL import Image, ImageOps
+
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        levels = np.asarray(picture).astype(np.float64)
+        picture = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+    elif picture.has_transparency_data:
+        over = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return picture.convert("RGB")
