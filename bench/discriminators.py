@@ -1,0 +1,180 @@
+"""Discriminators of reconstructions: PatchGAN (Isola et al., 2017), and heads on a frozen ViT's features.
+
+Both give logits (B, N) of images (B, c, H, W) in [-1, 1]; positive is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .api import ImageSpec, Noise
+from .backbones import transformer
+from .diffaugment import resized
+from .images import to_rgb
+from .released import read
+from .weights import RANDOM, seeded
+
+
+class Patch(nn.Module):
+    """PatchGAN: a convolutional network whose every output sees a patch; 70 pixels with 3 layers."""
+
+    def __init__(self, image: ImageSpec, width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        side = min(image.height, image.width)
+        for _ in range(layers):
+            side //= 2
+        if side < 3:
+            raise ValueError(
+                f"a discriminator of {layers} layers takes images of {3 * 2**layers} pixels or more, "
+                f"not {image.height} x {image.width}"
+            )
+        widths = [min(2**n, 8) * width for n in range(layers + 1)]
+        body: list[nn.Module] = [nn.Conv2d(image.channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for n in range(1, layers + 1):
+            # With biases before the norm, as in DMVAE's code.
+            body.append(nn.Conv2d(widths[n - 1], widths[n], 4, 2 if n < layers else 1, 1))
+            body += [nn.BatchNorm2d(widths[n]), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 4, 1, 1)).apply(_as_pix2pix)
+
+    def forward(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.body(images).flatten(1)
+
+
+def _as_pix2pix(module: nn.Module) -> None:
+    """For `network.apply`: normal weights of 0.02, those of norms around 1."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of a discriminator on a transformer's features."""
+
+    model: str  # timm's name
+    patch: int
+    resolution: int | None  # pixels; None is the largest that patches fill
+    taps: tuple[int, ...]  # blocks after which features are taken; -1 is before the first
+    circular: bool  # padding of the heads' convolutions
+
+
+LAYOUTS = {
+    # SoftVQ's code, after VAR's.
+    "dino": Layout("vit_small_patch16_224.dino", 16, 224, (-1, 2, 5, 8, 11), True),
+    # DMVAE's code; timm resamples DINOv2's positions without DINOv2's offset of 0.1.
+    "dinov2": Layout("vit_small_patch14_dinov2.lvd142m", 14, None, (0, 2, 5, 8, 11), False),
+}
+
+
+class Features(nn.Module):
+    """One head on each of several depths of a frozen transformer, as in StyleGAN-T (Sauer et al., 2023).
+
+    A token's feature is its own plus the class token's. A grey image is repeated to three colours.
+    """
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        layout: Layout,
+        weights: str,
+        model: str | None = None,
+        resolution: int | None = None,
+    ) -> None:
+        super().__init__()
+        side = resolution or layout.resolution or min(image.height, image.width)
+        self.side = side - side % layout.patch
+        if not self.side:
+            raise ValueError(f"images of {side} pixels have no patch of {layout.patch}")
+        with seeded():  # a random network is the same one for every seed
+            spec = ImageSpec(3, self.side, self.side)
+            self.network = transformer(model or layout.model, spec, layout.patch)
+        if weights != RANDOM and self.network.pos_embed.device.type != "meta":
+            load(self.network, Path(weights).expanduser(), model or layout.model)
+        self.network.requires_grad_(False).eval()
+        self.taps = [tap for tap in layout.taps if tap < len(self.network.blocks)]
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        width = self.network.embed_dim
+        self.heads = nn.ModuleList(head(width, layout.circular) for _ in self.taps)
+
+    def train(self, mode: bool = True) -> Features:
+        """The transformer stays in evaluation mode."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, images: Tensor, noise: Noise) -> Tensor:
+        pixels = (resized(to_rgb(images), self.side, noise) / 2 + 0.5 - self.mean) / self.std
+        found = features(self.network, pixels, self.taps)
+        return torch.cat([one(maps).flatten(1) for one, maps in zip(self.heads, found, strict=True)], 1)
+
+
+def features(network: VisionTransformer, pixels: Tensor, taps: Sequence[int]) -> list[Tensor]:
+    """(B, 3, r, r), standardised -> (B, D, N) before the first block (-1) or after others."""
+    tokens = network.norm_pre(network._pos_embed(network.patch_embed(pixels)))
+    found = [tokens] if -1 in taps else []
+    for depth, block in enumerate(network.blocks[: max(taps) + 1]):
+        tokens = block(tokens)
+        if depth in taps:
+            found.append(tokens)
+    prefix = network.num_prefix_tokens
+    return [(each[:, prefix:] + each[:, :1]).transpose(1, 2) for each in found]
+
+
+def load(network: VisionTransformer, file: Path, model: str) -> None:
+    """A timm file's weights, or those that DINO and DINOv2 were released as; positions are resampled.
+
+    Raises:
+        ValueError: if the file is of something else.
+    """
+    given = {name: tensor for name, tensor in read(file).items() if name != "mask_token"}
+    own = network.state_dict()
+    fitted = checkpoint_filter_fn(given, network) if "pos_embed" in given else given
+    found = {name: tensor for name, tensor in fitted.items() if not name.startswith("head.")}
+    wrong = [n for n in sorted(own.keys() | found.keys()) if n not in own or n not in found]
+    wrong += [name for name in found if name in own and found[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{file} is not of timm's {model}: see {wrong[0]}")
+    network.load_state_dict(found)
+
+
+def head(width: int, circular: bool) -> nn.Sequential:
+    """(B, D, N) -> (B, 1, N): 1 x 1, residual 9, 1 x 1, with spectral norms; batch norms between."""
+    return nn.Sequential(
+        _block(width, 1, circular), Residual(_block(width, 9, circular)), _spectral(width, 1, 1, False)
+    )
+
+
+class Residual(nn.Module):
+    """(f(x) + x) / sqrt(2)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.inner(x) + x) / 2**0.5
+
+
+def _block(width: int, kernel: int, circular: bool) -> nn.Sequential:
+    norm = nn.BatchNorm1d(width, eps=1e-6)
+    return nn.Sequential(_spectral(width, width, kernel, circular), norm, nn.LeakyReLU(0.2))
+
+
+def _spectral(inner: int, outer: int, kernel: int, circular: bool) -> nn.Module:
+    mode = "circular" if circular else "zeros"
+    conv = nn.Conv1d(inner, outer, kernel, padding=kernel // 2, padding_mode=mode)
+    nn.init.xavier_normal_(conv.weight, gain=0.5)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return spectral_norm(conv)
