@@ -79,7 +79,7 @@ class Matrix:
     features: tuple[Row, ...]  # the first is the teacher, unless another is named
     teacher: Row
     reference: Row
-    reconstruction: Mapping[str, float]
+    reconstruction: Mapping[str, Any]  # of l1 and l2 weights, of the others all options
     samples: int
     tokenizers: tuple[Row, ...]
     regularizers: tuple[Row, ...]
@@ -92,3 +92,4 @@ class Matrix:
     precision: str
     plugins: tuple[Path, ...]
     warnings: tuple[Problem, ...] = field(compare=False)
+    losses: Place = field(default=("", 0, 0), compare=False)  # where `reconstruction` is

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .api import Dataset, Generator, LatentSpec, Likelihood, Noise, Reference, Regularizer, Split, Tokenizer
-from .flops import Counted, TooLong, counted, generator_step, parameters, tokenizer_step
+from . import losses
+from .api import (
+    Dataset,
+    Generator,
+    ImageSpec,
+    LatentSpec,
+    Likelihood,
+    Noise,
+    Reference,
+    Regularizer,
+    Split,
+    Tokenizer,
+)
+from .flops import Counted, TooLong, counted, generator_step, parameters, reconstruction_step, tokenizer_step
 from .latents import DRAWS
+from .losses import Adversary
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan, Stage
 
@@ -105,19 +118,46 @@ class _Estimates:
         decay = group_settings(DEFAULTS, top)["ema"]
         joint = GENERATOR_DEFAULTS["ema"] if regularizer.generator() is not None else decay
         averaged = ((tokenizer, decay), (regularizer, own.get("ema", joint)))
+        distance, adversary = self._networks(config["reconstruction"], built.dataset.image)
+        learning = parameters(adversary, trainable=True) if adversary is not None else 0
         kept = 0
         if probes := config["probes"]:
             looks = config["steps"] // probes["every"] + 1
             kept = looks * probes["images"] * tokenizer.spec.tokens * tokenizer.spec.channels * FLOAT
-        return _training(
+        step = self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, of=built)
+        if distance is not None or adversary is not None:
+            added = self._once(_reconstruction_step, distance, adversary, batch, precision, of=built)
+            step = _both(step, added)
+        found = _training(
             (tokenizer, regularizer),
             self.plan.parameters[stage.id],
             sum(_bytes(module) for module, decay in averaged if decay),
             batch,
             config["steps"] + config["refine_steps"],  # refinement of the decoder counts as whole steps
-            self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, of=built),
+            step,
             kept,
         )
+        if not found.images:
+            return found
+        # The networks of losses are there in training, and not kept.
+        return replace(
+            found,
+            parameters=found.parameters + learning,
+            parameters_total=found.parameters_total
+            + sum(map(parameters, filter(None, (distance, adversary)))),
+            weights_memory_bytes=found.weights_memory_bytes
+            + sum(map(_bytes, filter(None, (distance, adversary)))),
+            optimizer_memory_bytes=found.optimizer_memory_bytes + learning * (GRADIENT + ADAM),
+        )
+
+    def _networks(
+        self, config: Mapping[str, Any], image: ImageSpec
+    ) -> tuple[nn.Module | None, Adversary | None]:
+        """Of the reconstruction losses: one reconstruction a plan, one network a shape of images."""
+        key = ("losses", image)
+        if key not in self.known:
+            self.known[key] = losses.networks(config, image)
+        return self.known[key]
 
     def _generator(self, built: Built, stage: Stage) -> Cost:
         model, config, trainable = built.generator, stage.config, self.plan.parameters[stage.id]
@@ -224,6 +264,20 @@ def _tokenizer_step(
     labels = _labels(built.dataset.classes, batch)
     batched = (images, labels, features, reference, True)
     return counted(tokenizer_step, tokenizer.train(), regularizer.train(), *batched, precision=precision)
+
+
+def _reconstruction_step(
+    built: Built, distance: nn.Module | None, adversary: Adversary | None, batch: int, precision: str
+) -> Counted:
+    images = _images(built.dataset, batch)
+    return counted(reconstruction_step, distance, adversary, images, precision=precision)
+
+
+def _both(one: Counted | str, other: Counted | str) -> Counted | str:
+    """Together, or why one of them isn't known."""
+    if isinstance(one, str) or isinstance(other, str):
+        return _why(one, other)
+    return Counted(one.flops + other.flops, one.activations + other.activations)
 
 
 def _generator_step(built: Built, model: Generator, batch: int, precision: str) -> Counted:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .api import Generator, Noise, Regularizer, Step, Tokenizer
+from .losses import Adversary
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -144,6 +145,30 @@ def tokenizer_step(
             parameter.requires_grad_(True)
         for _ in range(regularizer.critic_steps):
             backward(regularizer.critic_loss(name, z.detach(), step))
+
+
+def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None, images: Tensor) -> None:
+    """What networks in the reconstruction losses take of a training step, as `tokenizer_loop` has it.
+
+    Given images (B, c, H, W) twice, forward and backward to one of them, then the discriminator's update.
+    """
+    rebuilt = images.detach().clone().requires_grad_()
+    learned = [p for p in adversary.parameters() if p.requires_grad] if adversary is not None else []
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    terms = [(rebuilt - images).square().mean()]
+    terms += [distance(rebuilt, images)] if distance is not None else []
+    if adversary is not None:
+        gan = adversary.eval().fooled(rebuilt, Noise(0, ("cost",)))
+        if adversary.options.adaptive:
+            for loss in (torch.stack(terms).sum(), gan):
+                torch.autograd.grad(loss, rebuilt, retain_graph=True)
+        terms.append(gan)
+    backward(torch.stack(terms).sum())
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    if adversary is not None:
+        backward(adversary.train().loss(images, rebuilt.detach(), Noise(0, ("cost",))))
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:

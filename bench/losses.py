@@ -1,11 +1,28 @@
-"""Reconstruction losses by the name that a matrix gives them, each a mean over all elements."""
+"""Reconstruction losses by the name that a matrix gives them: l1, l2, lpips and gan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from torch import Tensor
+import torch
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .api import ImageSpec, Noise
+from .diffaugment import augmented
+from .processes import ALONE, Group
+from .schema import Count, Scale
+
+if TYPE_CHECKING:
+    from .discriminators import Features, Patch
+
+Weight = Annotated[float, Field(gt=0)]
+Updates = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+DECAY = 0.999  # of LeCam's averages
 
 
 def l1(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -19,3 +36,178 @@ def l2(reconstruction: Tensor, images: Tensor) -> Tensor:
 
 
 RECONSTRUCTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2}
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """The options of `lpips` in a matrix; the loss is the mean distance of image and reconstruction."""
+
+    weight: Weight = 1.0
+    network: Literal["alex", "vgg"] = "vgg"
+    weights: str | None = None  # torchvision's file, random, or null: torch.hub's cache or a download
+    ramp: Updates = 0  # over which the weight rises from 0: 10,000 in SoftVQ
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The options of `gan` in a matrix, beside `optimizer`; updates are counted from 0."""
+
+    weight: Weight = 0.5
+    discriminator: Literal["patch", "dino", "dinov2"] = "patch"
+    loss: Literal["hinge"] = "hinge"
+    adaptive: bool = True  # the weight times |d reconstruction| / |d gan| at the decoder's head (VQGAN)
+    start: Updates = 0  # of the tokenizer's term: 5,000 in VA-VAE and DMVAE, 20,000 in SoftVQ
+    discriminator_start: Updates | None = None  # null: the same
+    discriminator_weight: Weight = 1.0  # of hinge and LeCam, not of the consistency: 0.2 in SoftVQ
+    lecam: Scale = 0.0  # 0.001 in SoftVQ
+    augment: Share = 0.0  # probability of DiffAugment: 0.5 in SoftVQ, 1 in DMVAE
+    cutout: Share = 0.2  # of a side
+    consistency: Scale = 0.0  # 4 in SoftVQ, 1 in DMVAE
+    consistency_cutout: Share = 0.5  # 0.2 in DMVAE
+    width: Count = 64  # of `patch`
+    layers: Count = 3  # of `patch`
+    dino: str | None = None  # weights of `dino` and `dinov2`: a file, or random
+    model: str | None = None  # in place of theirs, one of timm's transformers
+    resolution: Count | None = None  # pixels that the transformer sees
+
+
+LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reconstruction loss, (B, c, H, W) twice -> (), times its weight, which may rise from 0 at first."""
+
+    weight: float
+    function: Callable[[Tensor, Tensor], Tensor]
+    ramp: int = 0  # updates
+
+    def __call__(self, reconstruction: Tensor, images: Tensor, update: int) -> Tensor:
+        share = min(1.0, update / self.ramp) if self.ramp else 1.0
+        return self.weight * share * self.function(reconstruction, images)
+
+
+def terms(config: Mapping[str, Any]) -> dict[str, Term]:
+    """The losses of a matrix that need no discriminator; on the meta device if that is the default."""
+    found = {name: Term(config[name], RECONSTRUCTION[name]) for name in config if name in RECONSTRUCTION}
+    if "lpips" in config:
+        from .lpips import Distance, Lpips
+
+        options = Perceptual(**config["lpips"] | {"weights": given(config["lpips"]["weights"])})
+        lpips = Distance(Lpips(options.network, options.weights))
+        found["lpips"] = Term(options.weight, lpips, options.ramp)
+    return {name: found[name] for name in config if name in found}
+
+
+def networks(config: Mapping[str, Any], image: ImageSpec) -> tuple[nn.Module | None, Adversary | None]:
+    """On the meta device, for estimates: the perceptual distance and the discriminator of a matrix."""
+    with torch.device("meta"):
+        found = terms({name: config[name] for name in config if name == "lpips"})
+        distance = found["lpips"].function if found else None
+        assert distance is None or isinstance(distance, nn.Module)
+        return distance, adversary(config, image)
+
+
+def adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
+    """The discriminator of a matrix, if it has one."""
+    if "gan" not in config:
+        return None
+    chosen = {key: value for key, value in config["gan"].items() if key != "optimizer"}
+    options = Adversarial(**chosen | {"dino": given(chosen["dino"])})
+    return Adversary(discriminator(options, image), options)
+
+
+def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
+    from . import discriminators as known
+
+    if options.discriminator == "patch":
+        return known.Patch(image, options.width, options.layers)
+    if options.dino is None:
+        raise ValueError(
+            f"gan: the discriminator {options.discriminator} needs `dino: PATH` or `dino: random`"
+        )
+    layout = known.LAYOUTS[options.discriminator]
+    return known.Features(image, layout, options.dino, options.model, options.resolution)
+
+
+def given(weights: Any) -> str | None:
+    """What a matrix says of a network's weights, from a stage's config."""
+    return weights["file"] if isinstance(weights, Mapping) else weights
+
+
+class Adversary(nn.Module):
+    """A discriminator of images and reconstructions, and what it and the tokenizer learn from each other."""
+
+    def __init__(self, network: nn.Module, options: Adversarial) -> None:
+        super().__init__()
+        self.network, self.options = network, options
+        self.register_buffer("seen", torch.zeros(2))  # LeCam's averages of the logits of images and others
+
+    @property
+    def start(self) -> int:
+        """The discriminator's first update."""
+        first = self.options.discriminator_start
+        return self.options.start if first is None else first
+
+    def fooled(self, reconstruction: Tensor, noise: Noise) -> Tensor:
+        """What the tokenizer descends, not weighted: minus the mean logit of its reconstructions."""
+        options = self.options
+        shown = augmented(reconstruction, noise.fork("augment"), options.augment, options.cutout)
+        return -self.network(shown, noise).mean()
+
+    def loss(self, images: Tensor, reconstruction: Tensor, noise: Noise) -> Tensor:
+        """What the discriminator descends; both (B, c, H, W) in [-1, 1], without gradients.
+
+        Both go through it in one batch, as in DMVAE's code, so that its batch norms see them alike; SoftVQ's
+        takes one after the other.
+        """
+        options, both = self.options, {"real": images, "fake": reconstruction}
+
+        def logits(name: str, probability: float, cutout: float) -> Tensor:
+            own = noise.fork(name)
+            shown = [
+                augmented(one, own.fork(which), probability, cutout).to(images) for which, one in both.items()
+            ]
+            return self.network(torch.cat(shown), own).float()
+
+        seen = logits("augment", options.augment, options.cutout)
+        real, fake = seen.chunk(2)
+        found = hinge(real, fake)
+        if options.lecam:
+            self.seen.lerp_(torch.stack((real.detach().mean(), fake.detach().mean())), 1 - DECAY)
+            found = found + options.lecam * lecam(real, fake, *self.seen.unbind())
+        found = options.discriminator_weight * found
+        if options.consistency:
+            strongly = logits("consistency", 1.0, options.consistency_cutout)
+            found = found + options.consistency * consistency(seen, strongly)
+        return found
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the sum of the mean shortfalls from logits of 1 and -1 (Lim & Ye, 2017; half as in VQGAN)."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def lecam(real: Tensor, fake: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
+    """Squares of what logits are apart from the other kind's average (Tseng et al., 2021).
+
+    As SoftVQ's code has it, of logits beyond the other's average alone.
+    """
+    return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
+
+
+def consistency(logits: Tensor, strongly: Tensor) -> Tensor:
+    """How far logits move under strong augmentation, both learning (balanced: Zhao et al., 2021)."""
+    return F.mse_loss(strongly, logits)
+
+
+def adaptive_weight(reconstruction: Tensor, gan: Tensor, head: nn.Parameter, group: Group = ALONE) -> Tensor:
+    """|d reconstruction / d head| / (|d gan / d head| + 1e-4), at most 1e4, detached (VQGAN, eq. 7).
+
+    DMVAE's code adds 1e-6 in place of 1e-4.
+    """
+    there, here = (
+        group.mean(torch.autograd.grad(loss, head, retain_graph=True)[0]).norm()
+        for loss in (reconstruction, gan)
+    )
+    return (there / (here + 1e-4)).clamp(0, 1e4).detach()

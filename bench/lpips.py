@@ -76,6 +76,29 @@ class Lpips:
         return torch.cat([network(_prepared(x), _prepared(y)).flatten().double().cpu() for x, y in pairs])
 
 
+class Distance(nn.Module):
+    """The mean distance of two batches of images, (B, 1 or 3, H, W) in [-1, 1], with its gradient.
+
+    On the meta device, where that is the default, it has shapes alone.
+    """
+
+    def __init__(self, lpips: Lpips) -> None:
+        super().__init__()
+        meta = torch.empty(()).is_meta
+        file = None if meta or lpips.backbone.random else lpips.backbone.file()
+        self.network = _built(lpips.net, None) if meta else _network(lpips.net, file)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.network(_large(to_rgb(a)), _large(to_rgb(b))).mean()
+
+
+def _large(images: Tensor) -> Tensor:
+    """A square of 64 pixels if a side was smaller: nearly `resize`, but with a gradient and not rounded."""
+    if min(images.shape[-2:]) >= SMALLEST:
+        return images
+    return nn.functional.interpolate(images, (SMALLEST, SMALLEST), mode="bicubic", antialias=True)
+
+
 def heads_file(net: Net) -> Path:
     """Where the package has the linear heads; looked up without running it, which takes seconds."""
     package = importlib.util.find_spec("lpips")
@@ -85,12 +108,17 @@ def heads_file(net: Net) -> Path:
 
 @cache
 def _network(net: Net, file: Path | None) -> nn.Module:
+    return _built(net, file)
+
+
+def _built(net: Net, file: Path | None) -> nn.Module:
     """With a backbone from torchvision's file, or a random one."""
     import lpips
 
     with seeded(), warnings.catch_warnings():
         # It asks torchvision for an untrained network in a deprecated way.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     if file is not None:
         stored = torch.load(file, map_location="cpu", weights_only=True)

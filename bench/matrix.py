@@ -65,7 +65,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "features": [_plain_row(row) for row in matrix.features],
         "teacher": _plain_row(matrix.teacher),
         "reference": _plain_row(matrix.reference),
-        "reconstruction": dict(matrix.reconstruction),
+        "reconstruction": _plain(matrix.reconstruction),
         "samples": matrix.samples,
         **{kind: {row.label: _plain_row(row) for row in getattr(matrix, kind)} for kind in SECTIONS},
         "evaluators": [{row.label: _plain_row(row)} for row in matrix.evaluators],

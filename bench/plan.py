@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import build, registry, released, stages
+from . import build, losses, registry, released, stages
 from .api import (
     Dataset,
     Evaluator,
@@ -29,10 +29,11 @@ from .api import (
     Tokenizer,
     Unfit,
 )
+from .lpips import Lpips
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
 from .subject import features_role
-from .weights import OfflineError, sha256
+from .weights import RANDOM, OfflineError, sha256
 
 Config = Mapping[str, Any]
 
@@ -130,9 +131,26 @@ def digest(value: Any) -> str:
 
 
 def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
-    """What a stage is known by; of weights that it starts from the hash, not the place."""
-    placed = {"weights": config["weights"]["fingerprint"]} if "weights" in config else {}
-    return digest({"kind": kind, "config": {**config, **placed}, "parents": parents})
+    """What a stage is known by; of weights that it starts from or sees by the hash, not the place."""
+    return digest({"kind": kind, "config": _placeless(config), "parents": parents})
+
+
+def _placeless(config: Config) -> dict[str, Any]:
+    found = dict(config)
+    if "weights" in found:
+        found["weights"] = found["weights"]["fingerprint"]
+    if "reconstruction" in found:
+        found["reconstruction"] = {
+            name: {k: v["fingerprint"] if _is_file(v) else v for k, v in loss.items()}
+            if isinstance(loss, Mapping)
+            else loss
+            for name, loss in found["reconstruction"].items()
+        }
+    return found
+
+
+def _is_file(option: Any) -> bool:
+    return isinstance(option, Mapping) and "fingerprint" in option
 
 
 def make(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
@@ -248,7 +266,7 @@ class _Planner:
             "regularizer": part("regularizers", regularizer),
             "facts": facts,
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
-            "reconstruction": plain(m.reconstruction),
+            "reconstruction": self._losses(),
             "steps": m.budget.tokenizer_steps,
             "refine_steps": m.budget.refine_steps,
             "batch": m.budget.batch,
@@ -561,6 +579,40 @@ class _Planner:
             raise self.built[name]
         return self.built[name]
 
+    def _losses(self) -> dict[str, Any]:
+        """The reconstruction losses, with the files and hashes of their networks' weights."""
+        row = Row("reconstruction", "reconstruction", {}, where=self.matrix.losses)
+        name = ("losses", self.dataset_row.label)
+        if name not in self.built:
+            try:
+                self.built[name] = self._weighed(plain(self.matrix.reconstruction))
+            except (OSError, ValueError) as error:  # no such file, another one, or too small images
+                self.offline |= isinstance(error, OfflineError)
+                self.built[name] = self._refuse(row, str(error))
+        if isinstance(self.built[name], Exception):
+            raise self.built[name]
+        return self.built[name]
+
+    def _weighed(self, found: dict[str, Any]) -> dict[str, Any]:
+        if "lpips" in found:
+            lpips = found["lpips"]
+            backbone = Lpips(lpips["network"], lpips["weights"]).backbone
+            if self.fetch and not backbone.random:
+                backbone.file()
+            file = lpips["weights"]
+            lpips["weights"] = {"file": file, "fingerprint": backbone.fingerprint(lpips["network"])}
+        if "gan" in found:
+            gan = found["gan"]
+            with torch.device("meta"):
+                losses.adversary({"gan": gan}, self.dataset.image)
+            if gan["dino"] not in (None, RANDOM):
+                file = Path(gan["dino"]).expanduser()
+                if self.fetch and not file.is_file():
+                    raise FileNotFoundError(f"there is no file {file}")
+                there = sha256(file) if file.is_file() else None
+                gan["dino"] = {"file": str(file), "fingerprint": there}
+        return found
+
     def _made(self, kind: str, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
         """The part on the meta device, built once; a problem at its row if the constructor refuses."""
         name = (kind, str(row.where), row.label, self.dataset_row.label, *given)
@@ -596,6 +648,8 @@ class _Planner:
             there = all(self.result.stages[parent].known for parent in parents.values())
             files = ("dataset", "extractor", "reference", "weights")
             named = [config[name] for name in files if name in config]
+            networks = (loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict))
+            named += [option for loss in networks for option in loss.values() if _is_file(option)]
             there = there and all(item.get("fingerprint", "") is not None for item in named)
             self.result.stages[one] = Stage(kind, label, config, parents, one, there)
         return one

@@ -14,7 +14,7 @@ from . import registry
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single
 from .reader import KEYS, Reader
-from .schema import Budget, Probes, Settings, shown
+from .schema import Budget, Critic, Probes, Settings, shown
 from .source import Problem, Trail
 
 MAX_CELLS = 100_000
@@ -47,8 +47,11 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
         read["seeds"] = tuple(_expanded(seeds))
         read |= {kind: rows(reader, entries[kind]) for kind in SECTIONS}
     reader.finish(warnings)
-    matrix = Matrix(file=file, plugins=plugins, warnings=warnings, **read)
-    return replace(matrix, warnings=(*warnings, *_unmatched(reader, skips, matrix)))
+    given = reader.data.get("reconstruction") is not None
+    losses = reader.place(("reconstruction",)) if given else (file.name, 0, 0)
+    matrix = Matrix(file=file, plugins=plugins, warnings=warnings, losses=losses, **read)
+    late = _late(reader, matrix)
+    return replace(matrix, warnings=(*warnings, *_unmatched(reader, skips, matrix), *late))
 
 
 def _top_level(reader: Reader) -> None:
@@ -115,25 +118,58 @@ def _probes(reader: Reader) -> Probes | None:
     return Probes(**clean)
 
 
-def _reconstruction(reader: Reader) -> dict[str, float]:
-    from .losses import RECONSTRUCTION
+def _reconstruction(reader: Reader) -> dict[str, Any]:
+    """The weights of plain losses, and all options of the others; of those a number is the weight."""
+    from .losses import LOSSES, RECONSTRUCTION
 
     if reader.data.get("reconstruction") is None:
         return {"l1": 1.0}
     given = reader.mapping(("reconstruction",), "a mapping from losses to weights such as `{l1: 1.0}`")
     if reader.data["reconstruction"] == {}:
         reader.fault(("reconstruction",), "reconstruction is empty; write e.g. `reconstruction: {l1: 1.0}`")
-    found = {}
-    for name, weight in given.items():
+    found: dict[str, Any] = {}
+    for name, chosen in given.items():
         trail = ("reconstruction", name)
-        if name not in RECONSTRUCTION:
-            message = registry.unknown("reconstruction loss", name, list(RECONSTRUCTION))
+        if name not in RECONSTRUCTION and name not in LOSSES:
+            message = registry.unknown("reconstruction loss", name, [*RECONSTRUCTION, *LOSSES])
             reader.fault(trail, message, on_key=True)
-        elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            reader.fault(trail, f"the weight of {name} must be a number > 0, not {shown(weight)}")
+        elif name in LOSSES and isinstance(chosen, dict):
+            found[name] = _loss(reader, LOSSES[name], chosen, trail)
+        elif isinstance(chosen, bool) or not isinstance(chosen, int | float) or not 0 < chosen < math.inf:
+            reader.fault(trail, f"the weight of {name} must be a number > 0, not {shown(chosen)}")
+        elif name in LOSSES:
+            found[name] = _loss(reader, LOSSES[name], {"weight": chosen}, trail)
         else:
-            found[name] = float(weight)
+            found[name] = float(chosen)
+    if not RECONSTRUCTION.keys() & given.keys() and "lpips" not in given and "gan" in given:
+        reader.fault(("reconstruction",), "gan needs a loss beside it; write e.g. `{l1: 1.0, gan: 0.5}`")
     return found
+
+
+def _loss(reader: Reader, target: type, given: Mapping[str, Any], trail: Trail) -> dict[str, Any]:
+    """The options of a loss with a network; one that learns has optimizer settings, as they are given."""
+    more = ("optimizer",) if target.__name__ == "Adversarial" else ()
+    own = {key: value for key, value in given.items() if key not in more}
+    clean = reader.options(target, own, trail, also=more)
+    for key in more:
+        its, at = given.get(key), (*trail, key)
+        checked = its is not None and reader.is_mapping(at, its, "a mapping such as `{lr: 1.0e-4}`")
+        clean[key] = reader.given(Critic, its, at) if checked else {}
+    if clean.get("discriminator") in ("dino", "dinov2") and clean.get("dino") is None:
+        message = (
+            f"the discriminator {clean['discriminator']} needs its weights: `dino: PATH` or `dino: random`"
+        )
+        reader.fault((*trail, "discriminator"), message)
+    return clean
+
+
+def _late(reader: Reader, matrix: Matrix) -> Iterable[Problem]:
+    """A discriminator that comes when training is over is likely not what was meant."""
+    gan, budget = matrix.reconstruction.get("gan"), matrix.budget
+    steps = budget.tokenizer_steps + budget.refine_steps
+    if gan and budget.tokenizer_steps and gan["start"] >= steps:
+        message = f"gan starts at update {gan['start']:,}, and a tokenizer has {steps:,}: it will do nothing"
+        yield reader.document.problem(("reconstruction", "gan"), message)
 
 
 def _seeds(reader: Reader) -> tuple[Sequence[int], ...]:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, released
-from .api import Diverged, Metric, Noise
+from . import build, losses, released
+from .api import Diverged, ImageSpec, Metric, Noise
 from .figures import rendered
+from .flops import counted, parameters, reconstruction_step
 from .generator_loop import train_generator
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
-from .losses import RECONSTRUCTION
 from .naming import check_name
 from .pipeline import prefetch
 from .records import base_name
@@ -112,6 +112,8 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
     with seeded(seed, "init", "regularizer"):
         regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
+    with seeded(seed, "init", "discriminator"):
+        adversary = losses.adversary(config["reconstruction"], dataset.image)
     if "weights" in config:
         file = Path(config["weights"]["file"])
         model.load_state_dict(released.state(model, config["tokenizer"]["name"], file))
@@ -124,7 +126,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         model,
         regularizer,
         dataset,
-        {name: (weight, RECONSTRUCTION[name]) for name, weight in config["reconstruction"].items()},
+        losses.terms(config["reconstruction"]),
         steps=config["steps"],
         refine_steps=config["refine_steps"],
         batch=config["batch"],
@@ -134,6 +136,8 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         features=None if teacher is None else teacher.tensors["tokens/train"],
         reference=target,
         probes=config["probes"],
+        adversary=adversary,
+        adversary_optimizer=config["reconstruction"].get("gan", {}).get("optimizer", {}),
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"regularizer/{name}": tensor for name, tensor in regularizer.state_dict().items()}
@@ -141,7 +145,19 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         tensors["probes/step"] = torch.tensor(sorted(state.probes))
         tensors["probes/z"] = torch.stack([state.probes[step] for step in sorted(state.probes)])
     steps = config["steps"] + config["refine_steps"]
-    return Result({"curves": state.curves}, tensors, cost={"seconds": state.seconds, "steps": steps})
+    cost = {"seconds": state.seconds, "steps": steps} | (_of_losses(config, dataset.image) if steps else {})
+    return Result({"curves": state.curves}, tensors, cost=cost)
+
+
+def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
+    """What the networks in the reconstruction losses take, if there are any."""
+    distance, adversary = losses.networks(config["reconstruction"], image)
+    if distance is None and adversary is None:
+        return {}
+    count, shape = config["batch"], (image.channels, image.height, image.width)
+    step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
+    judge = {} if adversary is None else {"discriminator_parameters": parameters(adversary, trainable=True)}
+    return {"loss_flops_per_image": step.flops / count, **judge}
 
 
 def latents(config: Config, inputs: Inputs, context: Context) -> Result:

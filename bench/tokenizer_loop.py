@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import checkpoint, latents
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
 from .checkpoint import State
+from .losses import Adversary, Term, adaptive_weight
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
 from .pipeline import Reader
 from .processes import ALONE, Group
@@ -24,7 +25,7 @@ def train_tokenizer(
     tokenizer: Tokenizer,
     regularizer: Regularizer,
     dataset: Dataset,
-    reconstruction: Mapping[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]],
+    reconstruction: Mapping[str, Term],
     *,
     steps: int,
     batch: int,
@@ -35,17 +36,21 @@ def train_tokenizer(
     reference: Reference | None = None,
     refine_steps: int = 0,
     probes: Mapping[str, int] | None = None,
+    adversary: Adversary | None = None,
+    adversary_optimizer: Mapping[str, Any] | None = None,
 ) -> State:
     """Trains both in place for `steps` tokenizer updates and leaves the averaged weights in them.
 
     Args:
-        reconstruction: weight and function of each reconstruction loss, by name.
+        reconstruction: the reconstruction losses by name.
         refine_steps: further updates of the decoder alone.
         probes: {"every": updates, "images": n}: keeps the latents of the first n images along training.
         optimizer: the tokenizer's and the regularizer's settings; the latter apply to its own parameters,
             and to the groups that they name.
         features: (n, N, F) teacher features of the training images, for methods that ask for them.
         reference: in the latent's space, for methods that ask for it.
+        adversary: a discriminator that learns along, and whose loss joins the reconstruction losses.
+        adversary_optimizer: its settings, over the tokenizer's.
     """
     accelerator = context.accelerator()
     device, group = accelerator.device, context.group
@@ -53,6 +58,9 @@ def train_tokenizer(
         raise Unfit(f"{type(regularizer).__name__} depends on the whole batch: one process must train it")
     size, labels = dataset.size("train"), dataset.labels("train")
     modes(tokenizer.to(device), regularizer.to(device), training=True)
+    for term in reconstruction.values():
+        if isinstance(term.function, nn.Module):
+            term.function.to(device)
     for module in regularizer.priors().values():
         module.requires_grad_(False)
     begins = type(regularizer).begin is not Regularizer.begin
@@ -78,6 +86,13 @@ def train_tokenizer(
     for name, parameters in learned.items():
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
         optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
+    judging: list[nn.Parameter] = []
+    judge = group_settings(DEFAULTS, optimizer[0], adversary_optimizer or {})
+    if adversary is not None:
+        if group.world > 1 and device.type == "cuda":
+            adversary = nn.SyncBatchNorm.convert_sync_batchnorm(adversary)
+        judging = [p for p in adversary.to(device).parameters() if p.requires_grad]
+        optimizers["gan/discriminator"] = accelerator.prepare(adamw([(judge, judging)]))
     # Clipping is of all parameters at once: a method that needs its own says so in its row.
     whole = {key: value for key, value in optimizer[1].items() if key == "clip"}
     top = group_settings(DEFAULTS, optimizer[0], whole)
@@ -87,7 +102,9 @@ def train_tokenizer(
         "tokenizer": Average(tokenizer, top["ema"]),
         "regularizer": Average(regularizer, optimizer[1].get("ema", joint)),
     }
-    state = State({"tokenizer": tokenizer, "regularizer": regularizer}, optimizers, averages)
+    trained_along = {} if adversary is None else {"gan": adversary}
+    modules = {"tokenizer": tokenizer, "regularizer": regularizer, **trained_along}
+    state = State(modules, optimizers, averages)
 
     def rows(position: int, stream: str) -> Tensor:
         return group.rows(batch_index(size, batch, position, seed, stream))
@@ -116,7 +133,7 @@ def train_tokenizer(
         return h, regularizer.latent(h, step.noise.fork("latent"), step.labels)
 
     def learn_critics(on: bool) -> None:
-        for parameters in learned.values():
+        for parameters in (*learned.values(), judging):
             for parameter in parameters:
                 parameter.requires_grad_(on)
 
@@ -133,12 +150,51 @@ def train_tokenizer(
         optimizers[name].step()
         return loss
 
-    def reconstructed(z: Tensor, step: Step) -> dict[str, Tensor]:
+    def reconstructed(z: Tensor, step: Step) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The losses, and the images unless the tokenizer has a loss of its own."""
         own = tokenizer.loss(step.images, z, step)
         if own is not None:
-            return own
+            return own, None
         images = tokenizer.decode(z)
-        return {name: w * function(images, step.images) for name, (w, function) in reconstruction.items()}
+        return {name: term(images, step.images, step.index) for name, term in reconstruction.items()}, images
+
+    def fooling(terms: dict[str, Tensor], images: Tensor | None, step: Step) -> dict[str, Tensor]:
+        """What the tokenizer gains by fooling the discriminator, weighted, and the weight."""
+        if adversary is None or images is None:
+            return {}
+        options, none = adversary.options, images.new_zeros(())
+        if step.index < options.start:
+            return {"gan": none, "gan_weight": none}
+        # With the batch norms' averages, as in DMVAE's code: the judgement of an image is its own.
+        found = adversary.eval().fooled(images, step.noise.fork("gan"))
+        weight = torch.full_like(found, options.weight)
+        if options.adaptive:
+            total, head = torch.stack([*terms.values()]).sum(), tokenizer.heads["decoder"]
+            weight = weight * adaptive_weight(total, found, head, group)
+        return {"gan": weight * found, "gan_weight": weight}
+
+    def judged(images: Tensor | None, step: Step) -> dict[str, Tensor]:
+        """An update of the discriminator."""
+        if adversary is None or images is None:
+            return {}
+        if step.index < adversary.start:
+            return {"gan_discriminator": images.new_zeros(())}
+        learner = optimizers["gan/discriminator"]
+        learner.zero_grad()
+        with accelerator.autocast():
+            noise = step.noise.fork("discriminator")
+            loss = adversary.train().loss(step.images, images.detach(), noise)
+        accelerator.backward(loss)
+        group.average_gradients(judging)
+        if judge["clip"]:
+            accelerator.clip_grad_norm_(judging, judge["clip"])
+        # Its warm-up and its schedule begin when it does.
+        set_rates(learner, step.index - adversary.start, steps + refine_steps - adversary.start)
+        learner.step()
+        for buffer in adversary.buffers():  # averages of logits and of norms; batches are apart without a GPU
+            if buffer.is_floating_point() and group.world > 1:
+                buffer.copy_(group.mean(buffer))
+        return {"gan_discriminator": loss}
 
     def refine(index: int) -> dict[str, Tensor]:
         """The decoder learns the latents that it will be given: those of the finished encoder."""
@@ -147,23 +203,26 @@ def train_tokenizer(
         modes(tokenizer, regularizer, training=False)
         tokenizer.decoder.train()
         step = load(index, index, "data")
+        learn_critics(False)
         optimizers["refine"].zero_grad()
         with accelerator.autocast():
             with torch.no_grad():
                 z = encode(step)[1]
-            terms = reconstructed(z, step)
-        accelerator.backward(sum(terms.values()))
+            terms, images = reconstructed(z, step)
+            gan = fooling(terms, images, step)
+        accelerator.backward(sum([*terms.values(), *descended(gan)]))
         group.average_gradients(decoder)
         if top["clip"]:
             accelerator.clip_grad_norm_(decoder, top["clip"])
         set_rates(optimizers["refine"], index - steps, refine_steps)
         optimizers["refine"].step()
         averages["tokenizer"].update(tokenizer, index)
-        return terms
+        learn_critics(True)
+        return terms | gan | judged(images, step)
 
     def average_all() -> None:
-        for name, module in state.modules.items():
-            module.load_state_dict(averages[name].weights(module))
+        for name, average in averages.items():
+            state.modules[name].load_state_dict(average.weights(state.modules[name]))
 
     def probe() -> None:
         assert probes is not None
@@ -185,11 +244,12 @@ def train_tokenizer(
         optimizers["main"].zero_grad()
         with accelerator.autocast():
             h, z = encode(step)
-            terms = reconstructed(z, step)
+            terms, images = reconstructed(z, step)
+            gan = fooling(terms, images, step)
             own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
             own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"], group)
-        losses = named_once(terms, own, critics)
-        accelerator.backward(sum(losses.values()))
+        accelerator.backward(sum([*terms.values(), *descended(gan), *own.values()]))
+        losses = named_once(terms | gan, own, critics)
         group.average_gradients(trained)
         if top["clip"]:
             accelerator.clip_grad_norm_(trained, top["clip"])
@@ -198,6 +258,7 @@ def train_tokenizer(
         averages["tokenizer"].update(tokenizer, index)
         averages["regularizer"].update(regularizer, index)
         learn_critics(True)
+        losses |= judged(images, step)
         for turn in range(regularizer.critic_steps if critics else 0):
             # The first update takes the tokenizer's batch; the others have a stream of their own, so that
             # every row's tokenizer sees the same images in the same order.
@@ -227,10 +288,15 @@ def modes(tokenizer: Tokenizer, regularizer: Regularizer, training: bool) -> Non
         module.eval()
 
 
+def descended(gan: Mapping[str, Tensor]) -> list[Tensor]:
+    """Without the weight, which is for the curves."""
+    return [gan["gan"]] if gan else []
+
+
 def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterable[str]) -> dict[str, Tensor]:
     """The losses of a step together; a name that stands for two of them would hide one."""
     taken = {**dict.fromkeys(terms, "a reconstruction loss"), **dict.fromkeys(critics, "a critic")}
-    taken["step"] = "the curves' axis"
+    taken |= {"step": "the curves' axis", "gan_discriminator": "the discriminator's loss"}
     for name in own:
         if name in taken:
             raise ValueError(f"the regularizer calls a loss {name!r}, which is the name of {taken[name]}")

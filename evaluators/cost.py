@@ -44,6 +44,10 @@ def stage_costs(costs: dict[str, dict[str, float]], scope: Scope) -> dict[str, f
         if "peak_memory_bytes" in cost:
             peak = cost["peak_memory_bytes"] / 2**20
             found[f"{stage}_peak_mib"] = max(found.get(f"{stage}_peak_mib", 0.0), peak)
+        if "loss_flops_per_image" in cost:
+            found["loss_gflop_per_image"] = cost["loss_flops_per_image"] / 1e9
+        if "discriminator_parameters" in cost:
+            found["discriminator_parameters_million"] = cost["discriminator_parameters"] / 1e6
     return found
 
 
@@ -67,6 +71,16 @@ class Cost(Evaluator):
         ),
         "regularizer_gflop_per_image": Metric(
             "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that.", cost=True
+        ),
+        "discriminator_parameters_million": Metric(
+            "tokenizer", False, "M", "Parameters that the reconstruction's discriminator learns.", cost=True
+        ),
+        "loss_gflop_per_image": Metric(
+            "tokenizer",
+            False,
+            "GFLOP",
+            "What LPIPS and the discriminator add to training on an image.",
+            cost=True,
         ),
         "prior_gflop_per_sample": Metric(
             "tokenizer",

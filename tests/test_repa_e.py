@@ -8,7 +8,7 @@ from torch import nn
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regularizer, Step
 from latentbench.bench.flow import interpolate
-from latentbench.bench.losses import RECONSTRUCTION
+from latentbench.bench.losses import Term, l1
 from latentbench.bench.registry import get
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context
@@ -155,7 +155,7 @@ def encoder_after(folder: Path, method, **options):
         tokenizer,
         regularizer,
         Squares(),
-        {"l1": (1.0, RECONSTRUCTION["l1"])},
+        {"l1": Term(1.0, l1)},
         steps=3,
         batch=8,
         seed=0,

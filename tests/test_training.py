@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Regularizer
+from latentbench.bench import losses
+from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Noise, Regularizer
 from latentbench.bench.checkpoint import State
 from latentbench.bench.generator_loop import train_generator
-from latentbench.bench.losses import RECONSTRUCTION
+from latentbench.bench.losses import Adversarial, Term, l1
 from latentbench.bench.optim import DEFAULTS, Average, group_settings, rate
 from latentbench.bench.registry import get
 from latentbench.bench.tokenizer_loop import balance, train_tokenizer
@@ -91,7 +92,7 @@ def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, o
         tokenizer,
         regularizer,
         dataset or Blobs(),
-        {"l1": (1.0, RECONSTRUCTION["l1"])},
+        {"l1": Term(1.0, l1)},
         steps=steps,
         batch=16,
         seed=0,
@@ -130,6 +131,105 @@ def test_training_stopped_and_gone_on_with_is_the_same_bit_for_bit(tmp_path):
     state = train(tmp_path / "stopped", *resumed)
     assert torch.equal(weights(*straight), weights(*resumed))
     assert state.curves["step"] == list(range(1, 13))
+
+
+class Judge(nn.Module):
+    """A small discriminator with everything that a checkpoint must keep: weights and averages of a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)
+        )
+        self.frozen = nn.Linear(1, 1).requires_grad_(False)
+        self.modes = []
+
+    def forward(self, images, noise):
+        learning = [p.requires_grad for p in self.body.parameters()]
+        assert len(set(learning)) == 1 and learning[0] == self.training
+        self.modes.append(self.training)
+        return self.body(images).flatten(1)
+
+
+ALL_ON = {"lecam": 0.1, "augment": 0.5, "consistency": 1.0}
+
+
+def judged(seed=0, **options):
+    torch.manual_seed(seed)
+    return losses.Adversary(Judge(), Adversarial(**ALL_ON | options))
+
+
+def test_a_discriminator_resumes_bit_for_bit_through_refining(tmp_path):
+    runs = {}
+    for name in ("straight", "stopped"):
+        (tmp_path / name).mkdir()
+        runs[name] = [*parts(Adversary), judged(start=3)]
+    more = {"refine_steps": 6, "adversary_optimizer": {"lr": 1e-2, "weight_decay": 0.1}}
+    *straight, judge = runs["straight"]
+    train(tmp_path / "straight", *straight, adversary=judge, **more)
+    *stopped, judge_before = runs["stopped"]
+    for update in (6, 9):  # again after the first resumption: polls come once an update
+        polled = iter(range(100))
+        with pytest.raises(Stopped):
+            train(
+                tmp_path / "stopped",
+                *stopped,
+                adversary=judge_before,
+                stop=lambda polled=polled, update=update: next(polled) == update,
+                **more,
+            )
+    resumed, judge_after = parts(Adversary, seed=1), judged(seed=1, start=3)
+    resumed[1].frozen.load_state_dict(straight[1].frozen.state_dict())
+    state = train(tmp_path / "stopped", *resumed, adversary=judge_after, **more)
+    assert torch.equal(weights(*straight), weights(*resumed))
+    kept = judge.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in judge_after.state_dict().items())
+    assert {len(curve) for name, curve in state.curves.items() if name.startswith("gan")} == {18}
+
+
+def test_a_discriminator_begins_when_it_is_asked_to_and_is_frozen_for_the_tokenizer(tmp_path):
+    tokenizer, regularizer = parts()
+    judge = judged(augment=0.0, consistency=0.0, start=4, discriminator_start=2)
+    before = weights(judge.network.body)
+    state = train(tmp_path, tokenizer, regularizer, steps=6, adversary=judge)
+    curves = {name: [value != 0 for value in state.curves[name]] for name in state.curves}
+    assert curves["gan"] == curves["gan_weight"] == [False] * 4 + [True] * 2
+    assert curves["gan_discriminator"] == [False] * 2 + [True] * 4
+    assert judge.network.modes == [True, True, False, True, False, True]
+    assert not torch.equal(weights(judge.network.body), before)
+
+
+def test_until_it_begins_a_discriminator_changes_nothing_and_every_row_sees_the_same_images(tmp_path):
+    plain, waiting, fooled = (parts(Adversary) for _ in range(3))
+    seen = [Blobs() for _ in range(3)]
+    train(tmp_path / "plain", *plain, seen[0])
+    train(tmp_path / "waiting", *waiting, seen[1], adversary=judged(start=12, discriminator_start=0))
+    train(tmp_path / "fooled", *fooled, seen[2], adversary=judged())
+    assert torch.equal(weights(*plain), weights(*waiting))
+    assert not torch.equal(weights(*plain), weights(*fooled))
+    assert seen[0].asked == seen[1].asked == seen[2].asked
+
+
+def test_an_adaptive_weight_is_in_the_curves_and_a_fixed_one_is_as_given(tmp_path):
+    for name, adaptive in (("fixed", False), ("adaptive", True)):
+        (tmp_path / name).mkdir()
+        judge = judged(weight=0.3, adaptive=adaptive)
+        curve = train(tmp_path / name, *parts(), adversary=judge).curves["gan_weight"]
+        assert (curve == pytest.approx([0.3] * 12)) is not adaptive
+
+
+def test_a_discriminator_learns_to_tell_what_it_is_shown():
+    torch.manual_seed(0)
+    judge = losses.Adversary(Judge(), Adversarial())
+    optimizer = torch.optim.AdamW([p for p in judge.parameters() if p.requires_grad], lr=0.02)
+    images, noise = torch.rand(32, 1, 8, 8) * 2 - 1, Noise(0)
+    first = judge.loss(images, images * 0.3, noise).item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = judge.loss(images, images * 0.3, noise)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * first
 
 
 def test_a_generator_that_is_trained_along_is_averaged_and_one_without_parameters_may_be(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Reference
-from latentbench.bench.losses import RECONSTRUCTION
+from latentbench.bench.losses import Term, l1
 from latentbench.bench.registry import create, get, names
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context
@@ -47,7 +47,7 @@ def test_step(benchmark, name, digits, tmp_path):
             tokenizer,
             regularizer,
             digits,
-            {"l1": (1.0, RECONSTRUCTION["l1"])},
+            {"l1": Term(1.0, l1)},
             steps=STEPS,
             batch=BATCH,
             seed=0,
