@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -81,6 +82,9 @@ class Features(nn.Module):
     A token's feature is its own plus the class token's. A grey image is repeated to three colours.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         image: ImageSpec,
@@ -97,7 +101,7 @@ class Features(nn.Module):
         with seeded():  # a random network is the same one for every seed
             spec = ImageSpec(3, self.side, self.side)
             self.network = transformer(model or layout.model, spec, layout.patch)
-        if weights != RANDOM and self.network.pos_embed.device.type != "meta":
+        if weights != RANDOM and not torch.empty(()).is_meta:
             load(self.network, Path(weights).expanduser(), model or layout.model)
         self.network.requires_grad_(False).eval()
         self.taps = [tap for tap in layout.taps if tap < len(self.network.blocks)]
@@ -172,7 +176,7 @@ def _block(width: int, kernel: int, circular: bool) -> nn.Sequential:
 
 
 def _spectral(inner: int, outer: int, kernel: int, circular: bool) -> nn.Module:
-    mode = "circular" if circular else "zeros"
+    mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"
     conv = nn.Conv1d(inner, outer, kernel, padding=kernel // 2, padding_mode=mode)
     nn.init.xavier_normal_(conv.weight, gain=0.5)
     assert conv.bias is not None

@@ -138,6 +138,8 @@ def given(weights: Any) -> str | None:
 class Adversary(nn.Module):
     """A discriminator of images and reconstructions, and what it and the tokenizer learn from each other."""
 
+    seen: Tensor
+
     def __init__(self, network: nn.Module, options: Adversarial) -> None:
         super().__init__()
         self.network, self.options = network, options
@@ -152,7 +154,7 @@ class Adversary(nn.Module):
     def fooled(self, reconstruction: Tensor, noise: Noise) -> Tensor:
         """What the tokenizer descends, not weighted: minus the mean logit of its reconstructions."""
         options = self.options
-        shown = augmented(reconstruction, noise.fork("augment"), options.augment, options.cutout)
+        shown = augmented(reconstruction.float(), noise.fork("augment"), options.augment, options.cutout)
         return -self.network(shown, noise).mean()
 
     def loss(self, images: Tensor, reconstruction: Tensor, noise: Noise) -> Tensor:

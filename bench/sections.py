@@ -152,8 +152,8 @@ def _loss(reader: Reader, target: type, given: Mapping[str, Any], trail: Trail) 
     own = {key: value for key, value in given.items() if key not in more}
     clean = reader.options(target, own, trail, also=more)
     for key in more:
-        its, at = given.get(key), (*trail, key)
-        checked = its is not None and reader.is_mapping(at, its, "a mapping such as `{lr: 1.0e-4}`")
+        its, at = given.get(key) or {}, (*trail, key)
+        checked = reader.is_mapping(at, its, "a mapping such as `{lr: 1.0e-4}`")
         clean[key] = reader.given(Critic, its, at) if checked else {}
     if clean.get("discriminator") in ("dino", "dinov2") and clean.get("dino") is None:
         message = (
