@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .images import to_uint8
 from .seeds import seed_for
 
 if TYPE_CHECKING:
@@ -348,6 +349,10 @@ class Dataset:
     def images(self, split: Split, index: Tensor) -> Tensor:
         """index (B,) int64 -> (B, c, H, W) float32 in [-1, 1]."""
         raise NotImplementedError
+
+    def levels(self, split: Split, index: Tensor) -> Tensor:
+        """The images in uint8, of a set that decodes; one that has them so saves the way through floats."""
+        return to_uint8(self.images(split, index))
 
     def labels(self, split: Split) -> Tensor | None:
         """(size,) int64, or None without labels."""

@@ -15,7 +15,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def from_uint8(levels: Tensor) -> Tensor:
     """uint8 in 0..255 -> float32 in [-1, 1]."""
-    return levels.float() / 127.5 - 1
+    return (levels.float() / 127.5).sub_(1)
 
 
 def round_to_8_bits(images: Tensor) -> Tensor:

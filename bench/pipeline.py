@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import data
 
 from .api import Dataset, Split
-from .images import from_uint8, to_uint8
+from .images import from_uint8
 from .worker import die_with_parent
 
 AHEAD = 2  # batches that a process decodes before they are asked for
@@ -27,7 +27,7 @@ class _Levels(data.Dataset[Tensor]):
         self.dataset, self.split = dataset, split
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return to_uint8(self.dataset.images(self.split, index))
+        return self.dataset.levels(self.split, index)
 
 
 def prefetch(
@@ -79,13 +79,8 @@ class Reader:
         Args:
             index: (position, stream) -> (B,): which images.
         """
-        self.dataset, self.split, self.index, self.workers, self.device = (
-            dataset,
-            split,
-            index,
-            workers,
-            device,
-        )
+        self.dataset, self.split, self.index = dataset, split, index
+        self.workers, self.device = workers, device
         self._open: dict[str, tuple[int, Iterator[Tensor]]] = {}
 
     def __call__(self, position: int, stream: str) -> Tensor:

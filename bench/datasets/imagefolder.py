@@ -113,11 +113,15 @@ class ImageFolder(Dataset):
         return torch.from_numpy(labels).repeat(2 if self.mirror and split == "train" else 1)
 
     def images(self, split: Split, index: Tensor) -> Tensor:
-        files = self._splits[split]
-        levels = np.stack([self._levels(files, position) for position in index.tolist()])
-        return from_uint8(torch.from_numpy(levels).permute(0, 3, 1, 2).contiguous())
+        return from_uint8(self.levels(split, index))
 
-    def _levels(self, files: Files, position: int) -> NDArray[np.uint8]:
+    def levels(self, split: Split, index: Tensor) -> Tensor:
+        levels = np.empty((len(index), 3, self.image.height, self.image.width), np.uint8)
+        for place, position in enumerate(index.tolist()):
+            levels[place] = self._cropped(self._splits[split], position).transpose(2, 0, 1)
+        return torch.from_numpy(levels)
+
+    def _cropped(self, files: Files, position: int) -> NDArray[np.uint8]:
         """uint8 (size, size, 3)."""
         mirrored, row = divmod(position, len(files.names))
         file = self.root / os.fsdecode(files.names[row])
