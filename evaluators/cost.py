@@ -125,13 +125,14 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
     tokenizer, regularizer = subject.tokenizer, subject.regularizer
     teacher, device = subject.facts.get("teacher_spec"), next(tokenizer.parameters()).device
     labels = subject.labels("train")
+    first = torch.arange(min(BATCH, subject.dataset.size("train")))
     batch = (
         tokenizer,
         regularizer,
         *(
             None if value is None else value[:BATCH].to(device)
             for value in (
-                subject.images("train"),
+                subject.dataset.images("train", first),  # not all: a large set fills the memory
                 labels,
                 torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None,
                 subject.reference("train", own=True).samples if "reference_spec" in subject.facts else None,

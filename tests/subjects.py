@@ -23,6 +23,9 @@ class FakeDataset(Dataset):
     def size(self, split):
         return self.sizes[split]
 
+    def images(self, split, index):
+        return self.sets[split][index]
+
 
 class FakeExtractor(FeatureExtractor):
     """The pixels themselves, and the four quadrants as tokens."""
@@ -57,6 +60,7 @@ class FakeSubject(Subject):
             "reconstructions": images(val),
             "samples": images(train),
         } | {name: value for name, value in given.items() if name in ("reconstructions", "samples", "val")}
+        self.dataset.sets = self.sets
         self.mean_reconstructions = given.get("mean_reconstructions", self.sets["reconstructions"])
         self.samples, self.sample_labels = self.sets["samples"], None
         self.z = given.get("z") or {
