@@ -20,8 +20,34 @@ from .api import ImageSpec, Noise
 from .backbones import transformer
 from .diffaugment import resized
 from .images import to_rgb
+from .processes import ALONE, gathered
 from .released import read
 from .weights import RANDOM, seeded
+
+
+class Norm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the images of all processes, on CPUs too, where torch's own needs GPUs."""
+
+    group = ALONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> alike."""
+        if not self.training or self.group.world == 1:
+            return super().forward(x)
+        over = [0, *range(2, x.dim())]
+        own = torch.stack((x.mean(over), x.square().mean(over)))[None]  # (1, 2, C)
+        mean, square = gathered(own, self.group.noise(Noise(0))).mean(0)
+        variance, count = square - mean.square(), self.group.world * x.numel() / x.shape[1]
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of them."""
 
 
 class Patch(nn.Module):
@@ -42,7 +68,7 @@ class Patch(nn.Module):
         for n in range(1, layers + 1):
             # With biases before the norm, as in DMVAE's code.
             body.append(nn.Conv2d(widths[n - 1], widths[n], 4, 2 if n < layers else 1, 1))
-            body += [nn.BatchNorm2d(widths[n]), nn.LeakyReLU(0.2)]
+            body += [Norm(widths[n]), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 4, 1, 1)).apply(_as_pix2pix)
 
     def forward(self, images: Tensor, noise: Noise) -> Tensor:
@@ -53,7 +79,7 @@ def _as_pix2pix(module: nn.Module) -> None:
     """For `network.apply`: normal weights of 0.02, those of norms around 1."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, Norm):
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
@@ -171,8 +197,7 @@ class Residual(nn.Module):
 
 
 def _block(width: int, kernel: int, circular: bool) -> nn.Sequential:
-    norm = nn.BatchNorm1d(width, eps=1e-6)
-    return nn.Sequential(_spectral(width, width, kernel, circular), norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(_spectral(width, width, kernel, circular), Norm(width, eps=1e-6), nn.LeakyReLU(0.2))
 
 
 def _spectral(inner: int, outer: int, kernel: int, circular: bool) -> nn.Module:

@@ -144,6 +144,15 @@ class Adversary(nn.Module):
         super().__init__()
         self.network, self.options = network, options
         self.register_buffer("seen", torch.zeros(2))  # LeCam's averages of the logits of images and others
+        self.group = ALONE
+
+    def share(self, group: Group) -> None:
+        """Averages over a batch are from now on over the images of all processes."""
+        from .discriminators import Norm
+
+        for module in self.modules():
+            if isinstance(module, Adversary | Norm):
+                module.group = group
 
     @property
     def start(self) -> int:
@@ -176,7 +185,8 @@ class Adversary(nn.Module):
         real, fake = seen.chunk(2)
         found = hinge(real, fake)
         if options.lecam:
-            self.seen.lerp_(torch.stack((real.detach().mean(), fake.detach().mean())), 1 - DECAY)
+            means = self.group.mean(torch.stack((real.detach().mean(), fake.detach().mean())))
+            self.seen.lerp_(means, 1 - DECAY)
             found = found + options.lecam * lecam(real, fake, *self.seen.unbind())
         found = options.discriminator_weight * found
         if options.consistency:

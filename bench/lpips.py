@@ -89,7 +89,7 @@ class Distance(nn.Module):
         self.network = _built(lpips.net, None) if meta else _network(lpips.net, file)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.network(_large(to_rgb(a)), _large(to_rgb(b))).mean()
+        return self.network(_large(to_rgb(a.float())), _large(to_rgb(b.float()))).mean()
 
 
 def _large(images: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ def train_tokenizer(
     judging: list[nn.Parameter] = []
     judge = group_settings(DEFAULTS, optimizer[0], adversary_optimizer or {})
     if adversary is not None:
-        if group.world > 1 and device.type == "cuda":
-            adversary = nn.SyncBatchNorm.convert_sync_batchnorm(adversary)
+        adversary.share(group)
         judging = [p for p in adversary.to(device).parameters() if p.requires_grad]
         optimizers["gan/discriminator"] = accelerator.prepare(adamw([(judge, judging)]))
     # Clipping is of all parameters at once: a method that needs its own says so in its row.
@@ -191,9 +190,6 @@ def train_tokenizer(
         # Its warm-up and its schedule begin when it does.
         set_rates(learner, step.index - adversary.start, steps + refine_steps - adversary.start)
         learner.step()
-        for buffer in adversary.buffers():  # averages of logits and of norms; batches are apart without a GPU
-            if buffer.is_floating_point() and group.world > 1:
-                buffer.copy_(group.mean(buffer))
         return {"gan_discriminator": loss}
 
     def refine(index: int) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
 
 from latentbench.bench.api import ImageSpec, Noise
-from latentbench.bench.discriminators import LAYOUTS, Features, Patch, features, load
-from latentbench.bench.losses import Adversarial, discriminator
+from latentbench.bench.discriminators import LAYOUTS, Features, Norm, Patch, features, load
+from latentbench.bench.losses import Adversarial, Adversary, discriminator
+from latentbench.bench.processes import Group
 
 IMAGENET = ImageSpec(3, 256, 256)
 SMALL = ImageSpec(1, 32, 32)
@@ -93,3 +94,32 @@ def test_weights_come_from_a_file_of_timm_s_at_any_size_and_another_file_is_refu
 def test_features_need_their_weights_named():
     with pytest.raises(ValueError, match="needs `dino: PATH` or `dino: random`"):
         discriminator(Adversarial(discriminator="dino"), SMALL)
+
+
+def batch():
+    return torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+def normed(rank, folder):
+    """A process's share of a batch through a norm, its gradient and the averages, to a file."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    judge = Adversary(nn.Sequential(Norm(3)), Adversarial())
+    judge.share(Group(rank, 2))
+    x = batch().chunk(2)[rank].requires_grad_()
+    y = judge.network(x)
+    (y**3).sum().backward()
+    norm = judge.network[0]
+    torch.save([y.detach(), x.grad, norm.running_mean, norm.running_var], folder / str(rank))
+    distributed.destroy_process_group()
+
+
+def test_a_norm_of_two_processes_is_torch_s_of_the_whole_batch(tmp_path):
+    multiprocessing.start_processes(normed, (tmp_path,), nprocs=2, start_method="fork")
+    norm, x = nn.BatchNorm1d(3), batch().requires_grad_()
+    y = norm(x)
+    (y**3).sum().backward()
+    shares = [torch.load(tmp_path / str(rank)) for rank in (0, 1)]
+    for place, whole in enumerate((y.detach(), x.grad)):
+        assert torch.allclose(torch.cat([share[place] for share in shares]), whole, atol=1e-5)
+    for share in shares:
+        assert torch.allclose(share[2], norm.running_mean) and torch.allclose(share[3], norm.running_var)
