@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from .training import Context, Stopped
 # What is done once in each process, or scored with clocks, is the first one's alone.
 SHARED = frozenset({"features", "prior", "tokenizer", "latents", "generator", "samples"})
 PATIENCE = timedelta(days=30)  # a companion's, for its next task
+OVER = -2  # a generation after the last
+LOOK = 0.5  # seconds between a supervisor's looks at the board
 
 
 @dataclass(frozen=True)
@@ -51,26 +55,39 @@ class Setting:
 
 @dataclass(frozen=True)
 class Task:
-    """A stage for the companions, who meet in the group of this number."""
+    """A stage for the companions."""
 
     stage: Stage
     parents: dict[str, Stage]
     setting: Setting
-    group: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the board is: a key-value store that the worker, or torchrun's agent, keeps."""
+
+    host: str
+    port: int
+    prefix: str = ""
+
+    def board(self) -> Board:
+        return PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False, timeout=PATIENCE))
 
 
 class Team:
     """The companions of one worker, which is the first of `world` processes.
 
-    They are started with the first shared stage. Whatever a stage raises in one of them ends the group, so
-    that no other waits for it; with the next stage they meet in a new one.
+    They are started with the first shared stage. One that a stage fails in ends, so that the others, who may
+    wait for it, fail as well; with the next shared stage there is a new generation of companions.
     """
 
     def __init__(self, world: int, setting: Setting) -> None:
-        self.world, self.setting, self.groups = world, setting, 0
+        self.world, self.setting = world, setting
+        self.generation, self.tasks, self.together = -1, 0, False
         self.companions: list[BaseProcess] = []
-        self.board: Board | None = torchrun_board() if world > 1 and by_torchrun() else None
-        self.hired = self.board is not None
+        self.kept: TCPStore | None = None
+        self.place = torchrun_place() if world > 1 and by_torchrun() else None
+        self.hired = self.place is not None
         hide_torchrun()
 
     @contextmanager
@@ -79,133 +96,115 @@ class Team:
         if self.world == 1 or stage.kind not in SHARED:
             yield ALONE
             return
-        if not self.hired and not (self.companions and all(one.is_alive() for one in self.companions)):
-            self._start()
-        assert self.board is not None
-        post(self.board, Task(stage, parents, self.setting, self.groups))
+        if not self.together:
+            self._gather()
+        self.board.set(
+            f"task/{self.generation}/{self.tasks}", pickle.dumps(Task(stage, parents, self.setting))
+        )
+        self.tasks += 1
         try:
-            meet(self.board, self.groups, 0, self.world, self.setting.device)
+            meet(self.board, self.generation, 0, self.world, self.setting.device, 0)
             yield Group(0, self.world)
             distributed.barrier()  # it is done when all have done their share
         except Exception as error:
             culprit = None if isinstance(error, Diverged | Stopped) else self._culprit()
-            part()
-            self.groups += 1
+            self.end()
             if culprit is not None:
                 raise RuntimeError(culprit) from error
             raise
 
     def end(self) -> None:
-        """Leaves no companion; those of torchrun are sent home by the command line."""
-        part()
+        """Leaves no companion; torchrun's are sent home by the command line."""
+        self.together = False
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         for one in self.companions:
             one.kill()
             one.join()
         self.companions = []
 
-    def _start(self) -> None:
-        self.end()
-        board = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-        context = multiprocessing.get_context("spawn")
-        self.board, self.groups = board, 0
-        self.companions = [
-            context.Process(
-                target=companion, args=(board.port, rank, self.world), name=f"bench-companion-{rank}"
-            )
-            for rank in range(1, self.world)
-        ]
-        for one in self.companions:
-            one.start()
+    def _gather(self) -> None:
+        if self.place is None:
+            self.kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+            self.place = Place("127.0.0.1", self.kept.port)
+        self.generation, self.tasks, self.together = self.generation + 1, 0, True
+        self.board = self.place.board()
+        self.board.set("generation", str(self.generation))
+        if not self.hired:
+            ranks = range(1, self.world)
+            self.companions = [hire(self.place, self.generation, rank, self.world, rank) for rank in ranks]
 
     def _culprit(self) -> str | None:
-        """What a companion said before it left the group, or that it died."""
-        assert self.board is not None
-        for rank, one in enumerate(self.companions, 1):
-            one.join(0.1)
-            if not one.is_alive():
-                return f"process {rank} of {self.world} ended with exit code {one.exitcode}"
-        key = _words(self.groups)
+        """What a companion said before it ended, or that it did."""
+        key = _words(self.generation)
+        if not self.board.check([key]):
+            time.sleep(2 * LOOK)  # the words of one that ended without any are its supervisor's
+            for rank, one in enumerate(self.companions, 1):
+                report_end(self.board, self.generation, rank, self.world, one)
         return self.board.get(key).decode() if self.board.check([key]) else None
 
 
-def companion(port: int, rank: int, world: int) -> None:
-    """The main function of a companion that a worker starts; it dies with it."""
-    import signal
+def hire(place: Place, generation: int, rank: int, world: int, local: int) -> BaseProcess:
+    """Starts a companion; `local` is its number on its machine, and its GPU's."""
+    context = multiprocessing.get_context("spawn")
+    arguments = (place, generation, rank, world, local)
+    one = context.Process(target=companion, args=arguments, name=f"bench-companion-{rank}")
+    one.start()
+    return one
 
+
+def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
+    """Runs its share of one task after the other, until it is killed or one fails."""
+    from .stages import STAGES
     from .worker import die_with_parent
 
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker says when it is over
-    serve(TCPStore("127.0.0.1", port, is_master=False, timeout=PATIENCE), rank, world, rank)
-
-
-def serve(board: Board, rank: int, world: int, local: int) -> None:
-    """Runs this process's share of one task after the other until there are no more.
-
-    Args:
-        local: the number of this process on its machine, and of its GPU.
-    """
-    from .stages import STAGES
-
-    met, number = -1, 0
-    while (task := take(board, number)) is not None:
-        stage, setting = task.stage, task.setting
-        if number == 0:
-            setting.apply()
-        number += 1
-        store = Store(setting.root)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides what Ctrl-C means
+    board = place.board()
+    number = 0
+    while True:
+        key = f"task/{generation}/{number}"
+        board.wait([key], PATIENCE)
+        task = pickle.loads(board.get(key))
+        stage, setting, store = task.stage, task.setting, Store(task.setting.root)
         try:
-            if met != task.group:
-                part()
-                meet(board, task.group, rank, world, setting.device, local)
-                met = task.group
-            context = Context(
-                store.work(stage),
-                setting.device,
-                setting.precision,
-                loaders=setting.loaders,
-                group=Group(rank, world),
-            )
+            if number == 0:
+                setting.apply()
+                meet(board, generation, rank, world, setting.device, local)
+            where = store.work(stage), setting.device, setting.precision
+            context = Context(*where, loaders=setting.loaders, group=Group(rank, world))
             inputs = {role: store.get(parent) for role, parent in task.parents.items()}
             STAGES[stage.kind](stage.config, inputs, context)
             distributed.barrier()
-        except Exception as error:  # told to the first process, whose group ends with this one's
-            words = f"process {rank} of {world}: {type(error).__name__}: {error}"
-            board.compare_set(_words(task.group), "", words)
-            part()
+        except Exception as error:
+            words = f"rank {rank} of {world}: {type(error).__name__}: {error}"
+            board.compare_set(_words(generation), "", words)  # the first to fail says why
+            # Nothing less closes the connections that others wait on: libraries keep groups that are left.
+            os._exit(1)
+        number += 1
 
 
-def post(board: Board, task: Task | None) -> None:
-    """Gives all companions a task; None sends them home."""
-    board.set(f"task/{board.add('tasks', 1) - 1}", pickle.dumps(task))
+def report_end(board: Board, generation: int, rank: int, world: int, one: BaseProcess) -> None:
+    """Says that a companion has ended, unless somebody has said why."""
+    if one.exitcode is not None:
+        words = f"rank {rank} of {world} ended with exit code {one.exitcode}"
+        board.compare_set(_words(generation), "", words)
 
 
-def take(board: Board, number: int) -> Task | None:
-    """Waits for a task."""
-    board.wait([f"task/{number}"], PATIENCE)
-    return pickle.loads(board.get(f"task/{number}"))
-
-
-def meet(board: Board, number: int, rank: int, world: int, device: str, local: int = 0) -> None:
-    """Joins the group of a number, unless this process is in it."""
+def meet(board: Board, generation: int, rank: int, world: int, device: str, local: int) -> None:
+    """Joins the group of a generation, unless this process is in it."""
     if distributed.is_initialized():
         return
-    if device.startswith("cuda"):
+    cuda = device.startswith("cuda")
+    if cuda:
         torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    distributed.init_process_group(
-        backend, store=PrefixStore(f"group/{number}", board), rank=rank, world_size=world
-    )
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    store = PrefixStore(f"group/{generation}", board)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
-def part() -> None:
-    """Leaves the group, which fails whatever the others wait for in it."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def _words(group: int) -> str:
-    return f"words/{group}"
+def _words(generation: int) -> str:
+    return f"words/{generation}"
 
 
 def by_torchrun() -> bool:
@@ -214,22 +213,32 @@ def by_torchrun() -> bool:
 
 
 def serve_torchrun() -> None:
-    """The whole life of a process of torchrun's that isn't its first."""
+    """The life of a process of torchrun's that isn't its first: it keeps a companion for each generation."""
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     hide_torchrun()
-    serve(torchrun_board(), rank, world, local)
+    place, current, one = torchrun_place(), -1, None
+    board = place.board()
+    board.wait(["generation"], PATIENCE)
+    while (generation := int(board.get("generation"))) != OVER:
+        if generation != current:
+            if one is not None:
+                one.kill()
+            one, current = hire(place, generation, rank, world, local), generation
+        time.sleep(LOOK)
+        assert one is not None
+        report_end(board, generation, rank, world, one)
+    if one is not None:
+        one.kill()
 
 
 def dismiss_torchrun() -> None:
     """Sends all processes of torchrun's but the first home."""
-    post(torchrun_board(), None)
+    torchrun_place().board().set("generation", str(OVER))
 
 
-def torchrun_board() -> Board:
-    """The key-value store that torchrun's agent keeps."""
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, timeout=PATIENCE)
-    return PrefixStore(f"latentbench/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+def torchrun_place() -> Place:
+    prefix = f"latentbench/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return Place(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), prefix)
 
 
 def hide_torchrun() -> None:
