@@ -98,9 +98,8 @@ class Team:
             return
         if not self.together:
             self._gather()
-        self.board.set(
-            f"task/{self.generation}/{self.tasks}", pickle.dumps(Task(stage, parents, self.setting))
-        )
+        key, task = f"task/{self.generation}/{self.tasks}", pickle.dumps(Task(stage, parents, self.setting))
+        self.board.set(key, task)  # type: ignore[arg-type]  # bytes, says its documentation
         self.tasks += 1
         try:
             meet(self.board, self.generation, 0, self.world, self.setting.device, 0)
