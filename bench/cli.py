@@ -44,7 +44,8 @@ OutOption = Annotated[
     typer.Option("-o", "--output", metavar="DIR", help="Results folder.  [default: results/NAME]"),
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", metavar="P", help="A profile of the matrix, such as smoke.")
+    list[str] | None,
+    typer.Option("--profile", metavar="P", help="A profile of the matrix, such as smoke; several in order."),
 ]
 FilterOption = Annotated[
     str | None,
@@ -117,10 +118,18 @@ def run(
     traces: list[str] = []
     with _resumable():
         loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
-        folder = output or Path("results") / (loaded.name + (f"-{profile}" if profile else ""))
+        folder = output or Path("results") / "-".join((loaded.name, *(profile or ())))
         readers = _loaders(loaders, workers * processes * loaded.threads, workers * processes)
         options = running.Options(
-            folder, workers, device, fail_fast, keep_records, rerun, profile, readers, processes
+            folder,
+            workers,
+            device,
+            fail_fast,
+            keep_records,
+            rerun,
+            "-".join(profile or ()),
+            readers,
+            processes,
         )
         needed = plan.needed(cells)
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
@@ -512,7 +521,7 @@ def main() -> None:
 
 def _open(
     file: Path,
-    profile: str | None,
+    profile: list[str] | None,
     filter: str | None,
     seeds: int | None,
     plugins: list[Path] | None,

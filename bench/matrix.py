@@ -22,7 +22,7 @@ __all__ += ["build_problem", "find", "load", "resolved"]
 def load(
     path: str | Path,
     *,
-    profile: str | None = None,
+    profile: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     plugins: Iterable[str | Path] = (),
 ) -> Matrix:
@@ -30,7 +30,7 @@ def load(
 
     Args:
         path: a file.
-        profile: the name of one of its profiles, to be laid over it.
+        profile: the name of one of its profiles, or several, to be laid over it in order.
         seeds: in place of the matrix's.
         plugins: files, in addition to the matrix's.
 
@@ -40,7 +40,7 @@ def load(
     file = find(path)
     document = parse(read(file, str(path)), str(path))
     reader = Reader(document)
-    reader.profiles(profile)
+    reader.profiles([profile] if isinstance(profile, str) else profile or ())
     if seeds is not None:
         reader.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
         reader.elsewhere["seeds"] = "--seeds"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import registry
@@ -78,8 +78,8 @@ class Reader:
         problem = self.document.problem(trail, "", on_key=True)
         return problem.file, problem.line, problem.column
 
-    def profiles(self, chosen: str | None) -> None:
-        """Checks every profile's keys, and lays the chosen one over the document."""
+    def profiles(self, chosen: Sequence[str]) -> None:
+        """Checks every profile's keys, and lays the chosen ones over the document, one after the other."""
         found = self.mapping(("profiles",), "a mapping from names to keys of a matrix")
         self.data.pop("profiles", None)
         for name, profile in found.items():
@@ -91,16 +91,14 @@ class Reader:
                 if key not in allowed:
                     self.fault((*trail, key), registry.unknown("key of a profile", key, allowed), on_key=True)
             budget = profile.get("budget")
-            if isinstance(budget, dict) and name != chosen:
+            if isinstance(budget, dict) and name not in chosen:
                 self.options(Budget, budget, (*trail, "budget"))
-        if chosen is None:
-            return
-        if not isinstance(found.get(chosen), dict):
-            if chosen not in found:
-                message = registry.unknown("profile", chosen, list(found))
+        for name in chosen:
+            if name not in found:
+                message = registry.unknown("profile", name, list(found))
                 self.problems.append(Problem("--profile", 0, 0, message))
-            return
-        self.overlay(chosen, {key: value for key, value in found[chosen].items() if key in KEYS})
+            elif isinstance(found[name], dict):
+                self.overlay(name, {key: value for key, value in found[name].items() if key in KEYS})
 
     def overlay(self, name: str, profile: dict[str, Any]) -> None:
         """Budgets are merged key by key, everything else is replaced; places move along."""

@@ -33,7 +33,7 @@ class Options:
     fail_fast: bool = False
     keep_records: bool = False
     rerun: bool = False
-    profile: str | None = None  # of the matrix; tables say it
+    profile: str = ""  # of the matrix, or several joined by hyphens; tables say it
     loaders: int = 0  # processes per worker that decode images ahead
     processes: int = 1  # that share each stage of a worker
 
@@ -123,7 +123,8 @@ def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
         if foreign:
             file.rename(file.with_suffix(".json.stale"))
     text = yaml.safe_dump(resolved(matrix, options.out), sort_keys=False, allow_unicode=True)
-    records.replace_text(options.out / "matrix.lock.yaml", text)
+    said = f"# profile {options.profile}\n" if options.profile else ""
+    records.replace_text(options.out / "matrix.lock.yaml", said + text)
 
 
 class Book:

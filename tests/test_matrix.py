@@ -210,6 +210,21 @@ profiles:
     assert load("m.yaml") == load(write(BASE))
 
 
+def test_several_profiles_are_laid_over_each_other_in_order(write):
+    text = """\
+profiles:
+  small: {budget: {batch: 2, tokenizer_steps: 3}, samples: 5}
+  short: {budget: {tokenizer_steps: 1}, samples: 4, threads: 2}
+"""
+    both, turned = (load(write(BASE + text), profile=p) for p in (["small", "short"], ["short", "small"]))
+    assert (both.budget.batch, both.budget.tokenizer_steps, both.samples, both.threads) == (2, 1, 4, 2)
+    assert (turned.budget.tokenizer_steps, turned.samples, turned.threads) == (3, 5, 2)
+    wrong = problems(write(BASE + text.replace("samples: 4", "samples: x")), profile=["small", "short"])
+    assert wrong[0].startswith("m.yaml:14:50: samples must be")
+    found = problems("m.yaml", profile=["small", "shrt"])
+    assert any("did you mean 'short'?" in problem for problem in found)
+
+
 def test_problems_in_a_profile_point_into_it(write):
     profile = "profiles:\n  smoke:\n    budget: {batch: x}\n    regularizers: {mx_pul: {}}\n    sampels: 3\n"
     expected = [
