@@ -155,6 +155,7 @@ class Step:
     decode: Callable[[Tensor], Tensor]  # z -> images, for methods that constrain the decoder too
     features: Tensor | None = None  # (B, N, F) teacher features, for those that name `teacher_spec`
     reference: Tensor | None = None  # (B, N, F) draws from reference(), for those that name `reference_spec`
+    views: Tensor | None = None  # h of another augmentation of the images, with gradient, if `two_views`
 
 
 class Regularizer(nn.Module):
@@ -175,6 +176,7 @@ class Regularizer(nn.Module):
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
     gathers: ClassVar[bool] = False  # and whether it is then gathered from all processes (processes.gathered)
+    two_views: ClassVar[bool] = False  # loss() needs `step.views`; the matrix says how images are augmented
     # Terms that loss() returns unweighted, and the size of their gradients at the encoder's head as shares
     # of the reconstruction's: the loop scales them so.
     balanced: Mapping[str, float] = {}
@@ -235,7 +237,8 @@ class Regularizer(nn.Module):
 class Tokenizer(nn.Module):
     """An autoencoder: `encoder` and `decoder` together hold every trainable parameter.
 
-    A constructor that names `dataset: Dataset` is given it by the frame.
+    A constructor that names `dataset: Dataset` is given it by the frame. One that only encodes says so by
+    `decodes`, and its decoder is empty: the regularizer's loss alone trains it, and generators are skipped.
 
     The encoder's output layer is initialised last, so that rows with another `expansion` start from the same
     weights.
@@ -243,6 +246,7 @@ class Tokenizer(nn.Module):
 
     version: ClassVar[int] = 1
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as a generator's
+    decodes: ClassVar[bool] = True
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -252,7 +256,7 @@ class Tokenizer(nn.Module):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        """{"encoder": weight of the encoder's last layer, "decoder": weight of the decoder's}."""
+        """{"encoder": weight of the encoder's last layer, "decoder": the decoder's, if it decodes}."""
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
@@ -261,11 +265,17 @@ class Tokenizer(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, T, C) -> (B, c, H, W), not clamped."""
+        if not self.decodes:
+            raise Unfit(f"{type(self).__name__} only encodes")
         return self.decoder(z)
+
+    def features(self, images: Tensor) -> Tensor | None:
+        """(B, c, H, W) -> (B, F) that a linear probe should look at beside the latent, if there are any."""
+        return None
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
         """A loss of its own in place of the matrix's reconstruction losses, or None."""
-        return None
+        return None if self.decodes else {}
 
 
 class Generator(nn.Module):
