@@ -247,6 +247,7 @@ class Tokenizer(nn.Module):
     version: ClassVar[int] = 1
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as a generator's
     decodes: ClassVar[bool] = True
+    generative: ClassVar[bool] = False  # its decoder draws: decode(z, labels, noise), as a FlowTokenizer's
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -276,6 +277,32 @@ class Tokenizer(nn.Module):
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
         """A loss of its own in place of the matrix's reconstruction losses, or None."""
         return None if self.decodes else {}
+
+
+class FlowTokenizer(Tokenizer):
+    """A tokenizer whose decoder draws images: a flow from noise (B, c, H, W) to images that is told z.
+
+    The frame decodes by `latents.decoded`, with labels where they are known and noise keyed by chunk.
+    """
+
+    generative = True
+    evaluations: int  # of `velocity` in one decode, as far as that is known without values
+
+    def velocity(self, x: Tensor, t: Tensor, z: Tensor, labels: Tensor | None) -> Tensor:
+        """x (B, c, H, W), t (B,), z (B, T, C), labels (B,) -> (B, c, H, W)."""
+        raise NotImplementedError
+
+    def drawn(self, x: Tensor, z: Tensor, labels: Tensor | None) -> Tensor:
+        """The images (B, c, H, W), not clamped, that the flow makes of noise x."""
+        raise NotImplementedError
+
+    def inverted(self, images: Tensor, z: Tensor, labels: Tensor | None) -> Tensor:
+        """The noise (B, c, H, W) of which `drawn` makes these images."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+        """z (B, T, C) -> (B, c, H, W), not clamped; without noise, of one fixed draw."""
+        raise NotImplementedError
 
 
 class Generator(nn.Module):
@@ -313,6 +340,7 @@ class Flow(Generator):
     """A generator with a velocity field."""
 
     per_token: ClassVar[bool] = False  # whether a token's velocity depends on that token alone
+    conditional: bool = True  # whether it depends on the label
 
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
@@ -327,6 +355,10 @@ class Likelihood(Generator):
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """(B, T, C) -> (B,) in nats, summed over tokens and channels."""
         raise NotImplementedError
+
+    def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
+        """log_prob(z, labels), and the hidden tokens (B, T, D) after layer `tap`, counted from 1."""
+        raise Unfit(f"{type(self).__name__} has no layers with hidden tokens")
 
 
 Split = Literal["train", "val"]

@@ -401,6 +401,24 @@ class TARFlow(Likelihood):
         noise, logdet = self(z, labels)
         return logdet - 0.5 * (noise.square() + math.log(2 * math.pi)).sum((1, 2))
 
+    def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
+        """Layers are counted through all blocks from the first that data enter; tokens are in their order.
+
+        SimFlow's "layer 1 at the block 3" of blocks with two layers is 5.
+        """
+        layers = [
+            (index, layer)
+            for index, block in enumerate(self.blocks)
+            for layer in cast(nn.ModuleList, block.layers)
+        ]
+        if not 1 <= tap <= len(layers):
+            raise ValueError(f"tap = {tap} is none of tarflow's layers 1 to {len(layers)}")
+        index, layer = layers[tap - 1]
+        seen: list[Tensor] = []
+        with layer.register_forward_hook(lambda layer, given, hidden: seen.append(hidden)):
+            log_prob = self.log_prob(z, labels)
+        return log_prob, self._turn(seen[0][:, -z.shape[1] :], index)  # without a class's own token
+
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """Negative log-likelihood in nats per dimension of the noised latent."""
         noised = z + self.noise_std * noise.normal(z, "noise")

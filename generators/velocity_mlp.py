@@ -44,7 +44,7 @@ class VelocityMLP(Flow):
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
         super().__init__(spec, classes)
-        self.draws, self.label_dropout = draws, label_dropout
+        self.draws, self.label_dropout, self.conditional = draws, label_dropout, conditional
         self.label = LabelEmbedding(classes, width) if conditional else None
         self.network = TokenMLP(spec.channels, spec.channels, width, depth, width if conditional else 0)
 

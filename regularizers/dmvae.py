@@ -229,6 +229,8 @@ class DMVAE(Regularizer):
         # What the teacher learns. Both networks are made before the head: it must not change their start.
         self.space = {"none": spec, "mlp": aligned, "transformer": reference_spec}[head]
         self.teacher = use(Flow, score, spec=self.space, classes=reference_classes)
+        if guidance != 1 and not self.teacher.conditional:
+            raise ValueError(f"guidance = {guidance} needs a score with classes, and this one has none")
         # Maximising the real score doesn't ask the fake, so it isn't trained (the toy's code trains it).
         alone = objective.startswith("real_score")
         self.fake = None if alone else use(Flow, score, spec=self.space, classes=reference_classes)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels
 from ..bench.flow import euler, guided, interpolate
@@ -18,11 +19,6 @@ from ..bench.registry import Use, register, use
 
 Weight = Annotated[float, Field(ge=0)]
 Width = Annotated[int, Field(ge=1)]
-
-
-def cosine_loss(projected: Tensor, features: Tensor) -> Tensor:
-    """Minus the cosine similarity, averaged over tokens and batch, in [-1, 1]: (B, N, F), (B, N, F) -> ()."""
-    return -F.cosine_similarity(projected, features, dim=-1).mean()
 
 
 def vf_loss(z: Tensor, f: Tensor, cos_margin: float, dist_margin: float) -> tuple[Tensor, Tensor]:
@@ -34,45 +30,6 @@ def vf_loss(z: Tensor, f: Tensor, cos_margin: float, dist_margin: float) -> tupl
     z, f = F.normalize(z, dim=-1), F.normalize(f, dim=-1)
     apart = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
     return F.relu(1 - cos_margin - (z * f).sum(-1)).mean(), F.relu(apart - dist_margin).mean()
-
-
-def regrid(features: Tensor, grid: tuple[int, int], onto: tuple[int, int]) -> Tensor:
-    """(B, h w, F) on `grid` -> (B, h' w', F) on `onto`: a new cell is the mean of the cells it touches."""
-    maps = features.transpose(1, 2).unflatten(2, grid)
-    return F.adaptive_avg_pool2d(maps, onto).flatten(2).transpose(1, 2)
-
-
-def check_pairs(spec: LatentSpec, teacher: LatentSpec) -> None:
-    """Raises `Unfit` where a latent token has no teacher token at its place."""
-    if spec.tokens != teacher.tokens and not (spec.grid and teacher.grid):
-        lacks = "the latent" if spec.grid is None else "the teacher"
-        raise Unfit(
-            f"{spec.tokens} latent tokens cannot be aligned with {teacher.tokens} teacher tokens: "
-            f"{lacks} has no grid"
-        )
-
-
-def paired(step: Step, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
-    """The teacher's token at the place of each latent token: (B, T, F).
-
-    Where the latent's grid is not the teacher's, the teacher's tokens are pooled onto it; without grids
-    tokens are paired in order.
-    """
-    assert step.features is not None
-    if spec.grid and teacher.grid and spec.grid != teacher.grid:
-        return regrid(step.features, teacher.grid, spec.grid)
-    return step.features
-
-
-def projector(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """Three linear layers with SiLU on each token, as in REPA and SoftVQ (there 1,024 to 2,048 wide)."""
-    return nn.Sequential(
-        nn.Linear(inputs, width),
-        nn.SiLU(),
-        nn.Linear(width, width),
-        nn.SiLU(),
-        nn.Linear(width, outputs),
-    )
 
 
 @register("repa")

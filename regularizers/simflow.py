@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Diverged, Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels
 from ..bench.processes import gathered
@@ -112,6 +113,8 @@ class SimFlow(FixedVariance):
                 f"noise_std = {options['noise_std']} of the prior is noise on top of sigma; it must be 0 here"
             )
         self.prior = use(Generator, options, spec=spec, classes=classes)
+        if type(self.prior).fit is not Generator.fit:
+            raise ValueError(f"the prior {options['use']} is fitted once: it cannot be trained along")
         # A nat per element to begin with: only a run that stays at the floor comes down to the margin.
         self.register_buffer("surplus", torch.ones(()))
 
@@ -126,14 +129,20 @@ class SimFlow(FixedVariance):
         if not isinstance(self.prior, Likelihood):
             losses = self.prior.loss(z, step.labels, step.noise)
             return {"prior": self.weight * sum(losses.values(), z.new_zeros(()))}
-        labels = drop_labels(step.labels, getattr(self.prior, "label_dropout", 0.0), step.noise)
-        # Equation 36: mean(noise^2) / 2 + sum of log alpha, per element.
-        value = -self.prior.log_prob(z, labels).mean() / z[0].numel() - NORMAL
+        return {"prior": self.weight * self._surprise(self.prior.log_prob(z, self._labels(step)), h, step)}
+
+    def _labels(self, step: Step) -> Tensor | None:
+        """Some of them dropped, as the prior drops them."""
+        return drop_labels(step.labels, getattr(self.prior, "label_dropout", 0.0), step.noise)
+
+    def _surprise(self, log_prob: Tensor, h: Tensor, step: Step) -> Tensor:
+        """Equation 36: mean(noise^2) / 2 + sum of log alpha, per element, of the latents made of h."""
+        value = -log_prob.mean() / (self.spec.tokens * self.spec.channels) - NORMAL
         if self.training:
             # Over the whole batch: all processes come to the same opinion.
             values = gathered(value.detach()[None], step.noise)
             self._watch(values.mean(), gathered(h.detach(), step.noise))
-        return {"prior": self.weight * value}
+        return value
 
     def generator(self) -> Generator:
         return self.prior
@@ -173,3 +182,37 @@ class SimFlow(FixedVariance):
                 f"{reached}, its floor being 0.5 + log({self.sigma:g}) = {floor:.3f}, and latents tell at"
                 f" most {told:.4f} nats per element about their images"
             )
+
+
+@register("simflow_repa_e")
+class SimFlowREPAE(SimFlow):
+    """`simflow` with the prior's hidden tokens after the layer `tap` aligned with a frozen teacher's.
+
+    Nothing stops a gradient, so it reaches the encoder, as in REPA-E (section 4.2). The paper aligns "layer 1
+    at the block 3", which is 5 of its blocks of two layers, with DINOv2-B, at the weight 1. Its projector has
+    three layers, whose width is not said.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        classes: int,
+        teacher_spec: LatentSpec,
+        prior: Annotated[Use, Likelihood] = PRIOR,
+        align: Annotated[float, Field(ge=0)] = 1.0,
+        tap: Annotated[int, Field(ge=1)] = 2,
+        width: Annotated[int, Field(ge=1)] = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, classes, prior=prior, **options)
+        check_pairs(spec, teacher_spec)
+        self.align, self.tap, self.teacher = align, tap, teacher_spec
+        with torch.device("meta"):  # how wide its hidden tokens are, and whether it has the layer, for free
+            like = use(Likelihood, prior, spec=spec, classes=classes)
+            hidden = like.tapped(torch.empty(1, spec.tokens, spec.channels), None, tap)[1]
+        self.projector = projector(hidden.shape[-1], width, teacher_spec.channels)
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        log_prob, hidden = self.prior.tapped(z, self._labels(step), self.tap)
+        alignment = cosine_loss(self.projector(hidden), paired(step, self.teacher, self.spec))
+        return {"prior": self.weight * self._surprise(log_prob, h, step), "align": self.align * alignment}

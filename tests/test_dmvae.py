@@ -284,6 +284,12 @@ def test_what_does_not_fit_is_refused_with_its_value(spec, reference_spec, optio
         build(reference_spec, spec=spec, **options)
 
 
+def test_guidance_of_a_score_that_knows_no_classes_is_refused():
+    with pytest.raises(ValueError, match="guidance = 3.0 needs a score with classes"):
+        DMVAE(SPEC, REFERENCE, 10, score="velocity_mlp", guidance=3.0)
+    DMVAE(SPEC, REFERENCE, 10, score={"use": "velocity_mlp", "conditional": True}, guidance=3.0)
+
+
 # --- references and heads -----------------------------------------------------------------------------------
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from latentbench.bench.alignment import cosine_loss, regrid
 from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
-from latentbench.regularizers.repa import REPA, VF, SoftVQAlign, cosine_loss, regrid, vf_loss
+from latentbench.regularizers.repa import REPA, VF, SoftVQAlign, vf_loss
 
 
 def step_with(features):

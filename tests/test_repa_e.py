@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from latentbench.bench.alignment import cosine_loss
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regularizer, Step
 from latentbench.bench.flow import interpolate
 from latentbench.bench.losses import Term, l1
 from latentbench.bench.registry import get
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context
-from latentbench.regularizers.repa import REPAE, Whitening, cosine_loss
+from latentbench.regularizers.repa import REPAE, Whitening
 
 SPEC, TEACHER = LatentSpec(4, 3, (2, 2)), LatentSpec(16, 5, (4, 4))
 SMALL = {"use": "lightningdit", "width": 16, "depth": 2, "heads": 2}

@@ -1,13 +1,15 @@
 """SimFlow: what its loss is and cannot go below, which gradients it has, and when it says collapsed."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from latentbench.bench.api import Diverged, LatentSpec, Likelihood, Noise, Step
+from latentbench.bench.api import Diverged, LatentSpec, Likelihood, Noise, Step, Unfit
+from latentbench.bench.blocks import drop_labels
 from latentbench.bench.schema import check
-from latentbench.regularizers.simflow import SimFlow, capacity, entropy, perturb
+from latentbench.regularizers.simflow import SimFlow, SimFlowREPAE, capacity, entropy, perturb
 
 SPEC = LatentSpec(4, 4)
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2, 2, 0])
@@ -128,7 +130,7 @@ def test_a_flow_as_prior_brings_its_own_loss_and_nothing_is_stopped():
 )
 def test_perturbed_latents_have_their_moments(kind, mean, variance):
     spec = LatentSpec(2, 1)
-    regularizer = make("gaussian", spec, 0, perturbation=kind, layer_norm=False)
+    regularizer = make(TINY, spec, 0, perturbation=kind, layer_norm=False)
     h = torch.full((40_000, 2, 1), 2.0, dtype=torch.float64)
     z = regularizer.latent(h, Noise(0))
     assert z.mean().item() == pytest.approx(mean, abs=0.015)
@@ -249,9 +251,57 @@ def test_the_joint_prior_adds_no_noise_and_is_the_sampler():
 def test_a_matrix_may_name_any_likelihood_or_flow_as_its_prior():
     clean, faults = check(SimFlow, {"prior": {"width": 16}})
     assert not faults and clean["prior"]["width"] == 16 and clean["prior"]["noise_std"] == 0
-    for prior in ("tarflow", "gaussian", "lightningdit", "velocity_mlp"):
+    for prior in ("tarflow", "lightningdit", "velocity_mlp"):
         clean, faults = check(SimFlow, {"prior": prior})
         assert not faults
         regularizer = SimFlow(SPEC, 3, **clean).double()
         assert run(regularizer, randn(8, 4, 4))[1].isfinite()
     assert check(SimFlow, {"prior": "mar"})[1]
+
+
+def test_a_prior_that_is_fitted_once_is_refused():
+    with pytest.raises(ValueError, match="the prior gaussian is fitted once"):
+        SimFlow(SPEC, 3, prior="gaussian")
+
+
+def make_aligned(**options):
+    torch.manual_seed(0)
+    spec, teacher = LatentSpec(4, 4, (2, 2)), LatentSpec(16, 5, (4, 4))
+    options = {"prior": TINY, "tap": 2, "width": 8, **options}
+    regularizer = SimFlowREPAE(spec, 3, teacher, **options).double()
+    for parameter in regularizer.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    features = randn(8, 16, 5, seed=2)
+    return regularizer, dataclasses.replace(step(), features=features)
+
+
+def test_alignment_joins_simflow_s_loss_and_reaches_encoder_prior_and_projector():
+    regularizer, given = make_aligned(align=0.7, weight=0.0)
+    plain, h = make(weight=1.0), randn(8, 4, 4).requires_grad_()
+    plain.prior.load_state_dict(regularizer.prior.state_dict())
+    regularizer.weight = 1.0
+    z = regularizer.latent(h, given.noise, LABELS)
+    losses = regularizer.loss(z, h, given)
+    assert losses["prior"].item() == plain.loss(z, h, given)["prior"].item()
+    # The teacher's four tokens of each quadrant against the hidden token of that quadrant.
+    labels = drop_labels(LABELS, plain.prior.label_dropout, given.noise)
+    hidden = regularizer.prior.tapped(z, labels, 2)[1]
+    pooled = torch.nn.functional.avg_pool2d(given.features.mT.unflatten(2, (4, 4)), 2).flatten(2).mT
+    cosine = torch.cosine_similarity(regularizer.projector(hidden), pooled, dim=-1)
+    assert losses["align"].item() == pytest.approx(-0.7 * cosine.mean().item(), abs=1e-12)
+    losses["align"].backward()
+    assert h.grad.any() and regularizer.prior.blocks[0].embed.weight.grad.any()
+    assert all(p.grad.any() for p in regularizer.projector.parameters())
+
+
+def test_alignment_needs_a_prior_with_that_layer_and_a_place_for_each_token():
+    with pytest.raises(ValueError, match="tap = 3 is none of tarflow's layers 1 to 2"):
+        make_aligned(tap=3)
+    with pytest.raises(Unfit, match="the latent has no grid"):
+        SimFlowREPAE(SPEC, 3, LatentSpec(16, 5, (4, 4)), prior=TINY)
+
+
+def test_all_of_simflow_s_options_are_options_with_alignment():
+    clean, faults = check(SimFlowREPAE, {"sigma": 0.3, "perturbation": "slerp", "align": 2.0})
+    assert not faults and (clean["sigma"], clean["perturbation"]) == (0.3, "slerp")
+    assert check(SimFlowREPAE, {"prior": "sit"})[1]

@@ -265,3 +265,24 @@ def test_the_loss_is_the_noised_latent_s_negative_log_likelihood_per_dimension()
 def test_a_single_token_does_not_fit():
     with pytest.raises(Unfit, match="single"):
         TARFlow(LatentSpec(1, 2), 0)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, {"conditioning": "prefix"}], ids=str)
+def test_hidden_tokens_lie_where_their_tokens_do_in_blocks_of_either_direction(layout):
+    model, z = make(randomise=False, **layout), latents(1)  # blocks are identities: dependence is a block's
+    label = torch.tensor([1]) if model.classes else None
+    for name, parameter in model.named_parameters():
+        if "modulation" in name:  # else layers are identities too
+            torch.nn.init.normal_(parameter, std=0.1)
+    for tap, index in ((1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)):
+        log_prob, hidden = model.tapped(z, label, tap)
+        assert hidden.shape == (1, 4, 8) and torch.equal(log_prob, model.log_prob(z, label))
+        slopes = torch.autograd.functional.jacobian(lambda z, tap=tap: model.tapped(z, label, tap)[1], z)
+        sees = slopes.abs().sum((0, 2, 3, 5)) > 0  # (hidden token, token)
+        ones = torch.ones(4, 4).bool()
+        # STARFlow's hidden tokens stand a place ahead: at i they have seen those before i.
+        ahead = int(layout.get("conditioning") == "prefix")
+        backward = model.backward[index]
+        assert torch.equal(sees, ones.triu(ahead) if backward else ones.tril(-ahead))
+    with pytest.raises(ValueError, match="tap = 9 is none of tarflow's layers 1 to"):
+        model.tapped(z, label, 9)
