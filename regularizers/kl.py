@@ -1,4 +1,4 @@
-"""The KL term of a variational autoencoder (Kingma & Welling, 2014)."""
+"""The KL term of a variational autoencoder (Kingma & Welling, 2014), and latents that are noised later."""
 
 from __future__ import annotations
 
@@ -44,3 +44,26 @@ class KL(Regularizer):
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         return {"kl": self.weight * kl_divergence(*posterior(h)).mean()}
+
+
+@register("noised_kl")
+class NoisedKL(KL):
+    """`kl` whose latents get further noise when the encoder is done (STARFlow: Gu et al., 2025).
+
+    The decoder in its refinement, generators and metrics are given the posterior's draw + noise_std * noise.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        weight: Annotated[float, Field(ge=0)] = 1e-4,
+        noise_std: Annotated[float, Field(ge=0)] = 0.3,
+    ) -> None:
+        super().__init__(spec, weight)
+        self.noise_std = noise_std
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        z = super().latent(h, noise, labels)
+        if noise is None or self.training:
+            return z
+        return z + self.noise_std * noise.normal(z, "augmentation")

@@ -5,7 +5,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact
 
 from latentbench.bench.api import LatentSpec, Noise, Step
-from latentbench.regularizers.kl import KL, kl_divergence
+from latentbench.regularizers.kl import KL, NoisedKL, kl_divergence
 
 
 def test_kl_is_zero_at_the_standard_normal():
@@ -46,3 +46,13 @@ def test_extreme_log_variances_stay_finite():
         h = torch.tensor([[[0.0, extreme]]])
         assert kl.latent(h, Noise(0)).isfinite().all()
         assert kl.loss(h, h, Step(0, h, None, Noise(0), lambda z: z))["kl"].isfinite()
+
+
+def test_noised_latents_are_the_posterior_s_in_training_and_wider_after_it():
+    noised = NoisedKL(LatentSpec(1, 2), noise_std=0.4)
+    h = torch.tensor([1.0, -2.0, 0.0, 2 * torch.tensor(3.0).log()]).expand(20_000, 1, 4)
+    assert torch.equal(noised.latent(h, Noise(0)), KL(LatentSpec(1, 2)).latent(h, Noise(0)))
+    noised.eval()
+    deviations = torch.tensor([1 + 0.4**2, 9 + 0.4**2]).sqrt()
+    torch.testing.assert_close(noised.latent(h, Noise(0))[:, 0].std(0), deviations, atol=0, rtol=0.03)
+    assert torch.equal(noised.latent(h, None), h[..., :2])
