@@ -113,6 +113,7 @@ def train_tokenizer(
     def load(update: int, position: int, stream: str) -> Step:
         index = rows(position, stream)
         noise = group.noise(Noise(seed, ("tokenizer", stream, str(position))))
+        known = None if labels is None else labels[index].to(device)
         drawn = None
         if reference is not None:
             chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
@@ -120,9 +121,9 @@ def train_tokenizer(
         return Step(
             update,
             read(position, stream),
-            None if labels is None else labels[index].to(device),
+            known,
             noise,
-            tokenizer.decode,
+            lambda z: latents.decoded(tokenizer, z, known, noise.fork("decoder")),
             None if features is None else features[index].to(device),
             drawn,
         )
@@ -154,7 +155,7 @@ def train_tokenizer(
         own = tokenizer.loss(step.images, z, step)
         if own is not None:
             return own, None
-        images = tokenizer.decode(z)
+        images = step.decode(z)
         return {name: term(images, step.images, step.index) for name, term in reconstruction.items()}, images
 
     def fooling(terms: dict[str, Tensor], images: Tensor | None, step: Step) -> dict[str, Tensor]:
