@@ -247,7 +247,6 @@ class Tokenizer(nn.Module):
     version: ClassVar[int] = 1
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as a generator's
     decodes: ClassVar[bool] = True
-    generative: ClassVar[bool] = False  # its decoder draws: decode(z, labels, noise), as a FlowTokenizer's
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -285,7 +284,6 @@ class FlowTokenizer(Tokenizer):
     The frame decodes by `latents.decoded`, with labels where they are known and noise keyed by chunk.
     """
 
-    generative = True
     evaluations: int  # of `velocity` in one decode, as far as that is known without values
 
     def velocity(self, x: Tensor, t: Tensor, z: Tensor, labels: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import losses
 from .api import (
     Dataset,
+    FlowTokenizer,
     Generator,
     ImageSpec,
     LatentSpec,
@@ -23,7 +24,7 @@ from .api import (
     Tokenizer,
 )
 from .flops import Counted, TooLong, counted, generator_step, parameters, reconstruction_step, tokenizer_step
-from .latents import DRAWS
+from .latents import CHUNK, DRAWS
 from .losses import Adversary
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan, Stage
@@ -176,7 +177,7 @@ class _Estimates:
         )
 
     def _latents(self, built: Built, stage: Stage) -> Cost:
-        """Both splits are encoded; the held-out one is decoded twice, as a check."""
+        """Both splits are encoded; the held-out one (a chunk, if drawn) is decoded twice, as a check."""
         tokenizer, regularizer = built.tokenizer, built.regularizer
         assert tokenizer is not None and regularizer is not None
         train, val = _sizes(built.dataset)
@@ -193,7 +194,8 @@ class _Estimates:
         disk += DRAWS * train * latent if regularizer.couples == "latent" else 0
         per_image, note = None, _why(encoded, decoded)
         if isinstance(encoded, Counted) and isinstance(decoded, Counted):
-            per_image = encoded.flops + decoded.flops * 2 * val / images
+            checked = min(val, CHUNK) if isinstance(tokenizer, FlowTokenizer) else val
+            per_image = encoded.flops + decoded.flops * 2 * checked / images
         return Cost(0, total, images, per_image, weights, disk_bytes=disk, note=note)
 
     def _samples(self, built: Built, stage: Stage) -> Cost:
@@ -290,7 +292,11 @@ def _encode(built: Built, tokenizer: Tokenizer) -> Counted:
 
 
 def _decode(built: Built, tokenizer: Tokenizer) -> Counted:
-    return counted(_quiet(tokenizer.decode), _empty(tokenizer.spec, 1))
+    if not isinstance(tokenizer, FlowTokenizer):
+        return counted(_quiet(tokenizer.decode), _empty(tokenizer.spec, 1))
+    given = _images(built.dataset, 1), torch.empty(1, device="meta"), _empty(tokenizer.spec, 1)
+    once = counted(_quiet(tokenizer.velocity), *given, _labels(built.dataset.classes, 1))
+    return Counted(once.flops * tokenizer.evaluations, 0)
 
 
 def _sample(built: Built, model: Generator, guidance: float, options: tuple[tuple[str, Any], ...]) -> Counted:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .api import Generator, Noise, Regularizer, Step, Tokenizer
+from .latents import decoded
 from .losses import Adversary
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -136,8 +137,12 @@ def tokenizer_step(
     noise = Noise(0, ("cost",))
     h = tokenizer.encode(images)
     z = regularizer.latent(h, noise.fork("latent"), labels)
-    step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
-    terms = tokenizer.loss(images, z, step) or {"l2": (tokenizer.decode(z) - images).square().mean()}
+
+    def decode(z: Tensor) -> Tensor:
+        return decoded(tokenizer, z, labels, noise.fork("decoder"))
+
+    step = Step(0, images, labels, noise.fork("loss"), decode, features, reference)
+    terms = tokenizer.loss(images, z, step) or {"l2": (decode(z) - images).square().mean()}
     added = regularizer.loss(z, h, step) if regularized else {}
     backward(torch.stack([*terms.values(), *added.values()]).sum())
     for name in critics if regularized else ():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .api import Dataset, Noise, Regularizer, Split, Tokenizer
+from .api import Dataset, FlowTokenizer, Noise, Regularizer, Split, Tokenizer
 from .images import to_uint8
+from .large import rows
 from .pipeline import prefetch
 from .processes import ALONE, Group
 
@@ -52,14 +54,26 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
 
 
 @torch.no_grad()
-def chunked(function: Callable[..., Tensor], count: int, chunk: int = CHUNK, group: Group = ALONE) -> Tensor:
-    """Concatenates function(index, number of the chunk), on the CPU, over fixed chunks of `count` rows.
+def chunked(
+    function: Callable[[Tensor, int], Tensor],
+    count: int,
+    chunk: int = CHUNK,
+    group: Group = ALONE,
+    file: Path | None = None,
+    into: Tensor | None = None,
+) -> Tensor:
+    """The rows of function(index, number of the chunk), on the CPU, over fixed chunks of `count` rows.
 
-    Each process of a group makes its own chunks, and all get the whole.
+    See `large.rows`; `file` is where they go if they are large.
     """
-    indices = torch.arange(count).split(chunk)
-    parts = [function(index, i) if group.takes(i) else None for i, index in enumerate(indices)]
-    return torch.cat(group.assemble(parts))
+    return rows(
+        lambda index, number: {"": function(index, number)},
+        torch.arange(count).split(chunk),
+        [""],
+        lambda name: file,
+        group,
+        None if into is None else {"": into},
+    )[""]
 
 
 def encode(
@@ -70,12 +84,13 @@ def encode(
     count: int | None = None,
     loaders: int = 0,
     group: Group = ALONE,
+    file: Path | None = None,
 ) -> Tensor:
     """h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
     count = data.size(split) if count is None else count
     mine = torch.arange(count).split(CHUNK)[group.rank :: group.world]
     images = prefetch(data, split, mine, loaders, device)
-    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count, group=group)
+    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count, group=group, file=file)
 
 
 def draw(
@@ -86,6 +101,8 @@ def draw(
     batch: int,
     device: torch.device | str,
     group: Group = ALONE,
+    file: Path | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
     """z (n, T, C) of encoded images, on the CPU, with noise keyed by chunk.
 
@@ -101,23 +118,59 @@ def draw(
         stream = None if noise is None else noise.fork(chunk)
         return regularizer.latent(h[index].to(device), stream, chosen).cpu()
 
-    return chunked(one, count, batch if coupled else CHUNK, group)[:count]
+    return chunked(one, count, batch if coupled else CHUNK, group, file, into)
 
 
-def decode(tokenizer: Tokenizer, z: Tensor, device: torch.device | str) -> Tensor:
+def decoded(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
+    """Images (B, c, H, W) of z (B, T, C), not clamped; labels and noise are for decoders that draw."""
+    if isinstance(tokenizer, FlowTokenizer):
+        return tokenizer.decode(z, labels, noise)
+    return tokenizer.decode(z)
+
+
+def decode(
+    tokenizer: Tokenizer,
+    z: Tensor,
+    device: torch.device | str,
+    labels: Tensor | None = None,
+    noise: Noise | None = None,
+) -> Tensor:
     """Images (n, c, H, W) clamped to [-1, 1], on the CPU."""
-    return chunked(lambda index, _: tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu(), len(z))
+    return chunked(decoder(tokenizer, z, device, labels, noise), len(z))
 
 
 def decode_levels(
-    tokenizer: Tokenizer, z: Tensor, device: torch.device | str, group: Group = ALONE
+    tokenizer: Tokenizer,
+    z: Tensor,
+    device: torch.device | str,
+    group: Group = ALONE,
+    labels: Tensor | None = None,
+    noise: Noise | None = None,
+    file: Path | None = None,
 ) -> Tensor:
     """Images uint8 (n, c, H, W), on the CPU: a quarter of the bytes where a set is large."""
+    one = decoder(tokenizer, z, device, labels, noise)
+    return chunked(lambda index, chunk: to_uint8(one(index, chunk)), len(z), group=group, file=file)
+
+
+def decoder(
+    tokenizer: Tokenizer,
+    z: Tensor,
+    device: torch.device | str,
+    labels: Tensor | None,
+    noise: Noise | None,
+) -> Callable[[Tensor, int], Tensor]:
+    """(index, number of the chunk) -> images of these rows of z, clamped to [-1, 1], on the CPU.
+
+    By labels (n,), with noise keyed by the chunk.
+    """
 
     def one(index: Tensor, chunk: int) -> Tensor:
-        return to_uint8(tokenizer.decode(z[index].to(device)).clamp(-1, 1).cpu())
+        chosen = None if labels is None else labels[index].to(device)
+        stream = None if noise is None else noise.fork(chunk)
+        return decoded(tokenizer, z[index].to(device), chosen, stream).clamp(-1, 1).cpu()
 
-    return chunked(one, len(z), group=group)
+    return one
 
 
 def round_trip(
@@ -127,13 +180,17 @@ def round_trip(
     device: torch.device | str,
     group: Group = ALONE,
 ) -> float:
-    """The largest difference between images of z and of z normalised and back, chunk by chunk."""
+    """The largest difference between images of z and of z normalised and back, chunk by chunk.
+
+    Of a decoder that draws, which takes many times as long, in the first chunk alone.
+    """
+    z = z[:CHUNK] if isinstance(tokenizer, FlowTokenizer) else z
 
     def one(index: Tensor, chunk: int) -> Tensor:
         straight, back = (
-            tokenizer.decode(v.to(device)).clamp(-1, 1).cpu()
+            decoded(tokenizer, v.to(device), None, None).clamp(-1, 1).cpu()
             for v in (z[index], rule.inverse(rule(z[index])))
         )
-        return (straight - back).abs().amax()[None]
+        return (straight - back).abs().flatten(1).amax(1)
 
     return float(chunked(one, len(z), group=group).max())

@@ -26,6 +26,7 @@ from .pipeline import prefetch
 from .records import base_name
 from .resampling import rounded
 from .seeds import seed_for
+from .segments import prepare
 from .store import Artifact, Result
 from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, rows_of, spec_from
 from .tokenizer_loop import train_tokenizer
@@ -89,6 +90,7 @@ def prior(config: Config, inputs: Inputs, context: Context) -> Result:
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
     target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
     model = regularizer.priors()[config["prior"]]
+    prepare(config, model)
     state = train_generator(
         model,
         lambda index, noise, step: target.samples[index].to(context.device),
@@ -119,6 +121,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         model.load_state_dict(released.state(model, config["tokenizer"]["name"], file))
     for name, module in regularizer.priors().items():
         module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
+    prepare(config, model, regularizer)
     teacher, target = inputs.get("teacher"), None
     if "reference" in inputs:
         target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
@@ -191,7 +194,8 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     gap = round_trip(model, z, rule, context.device, group)
     if not gap < 1e-3:
         raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
-    tensors["preview"] = decode_levels(model, z[:CHUNK], context.device)[:64]
+    shown = decode_levels(model, z[:CHUNK], context.device, labels=labels, noise=noise.fork("preview"))
+    tensors["preview"] = shown[:64]
     info = {
         "spec": vars(model.spec),
         "dtype": str(z.dtype).removeprefix("torch."),
@@ -208,6 +212,7 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     joint = config["init"] == "joint"
     with seeded(config["seed"], "init", "generator"):
         model = cell.joint() if joint else cell.fresh(config["generator"])
+    prepare(config, model)
     h, labels = cell.inputs["latents"].tensors["h/train"].to(context.device), cell.dataset.labels("train")
     cached = cell.inputs["latents"].tensors.get("draws")
     rule = IDENTITY if joint else cell.normalisation
@@ -255,7 +260,8 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
     assert z.shape[1:] == (spec.tokens, spec.channels)
-    images = decode_levels(cell.tokenizer, z, context.device, context.group)
+    drawn = noise.fork("decoder")
+    images = decode_levels(cell.tokenizer, z, context.device, context.group, labels, drawn)
     return Result({}, {"images": images, "labels": labels})
 
 

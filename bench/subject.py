@@ -165,7 +165,7 @@ class Subject(SubjectInterface):
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         z = self._cell.latents("val", None) if deterministic else self.latents("val")
-        return decode(self.tokenizer, z, self._device)
+        return decode(self.tokenizer, z, self._device, self.labels("val"), self.noise.fork("decoder"))
 
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:
         return self._cell.latents(split, None if deterministic else self.noise.fork("latents"))
