@@ -54,6 +54,11 @@ class Group:
             whole.append(tensor)
         return whole
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            distributed.barrier()
+
     def mean(self, value: Tensor) -> Tensor:
         """The average over processes, without a gradient."""
         if self.world == 1:

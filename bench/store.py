@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +97,10 @@ class Store:
     def get(self, stage: Stage) -> Artifact:
         return Artifact(self.path(stage))
 
+    def drop_scratch(self, stage: Stage) -> None:
+        """Removes what a stage that has ended had no room for in memory."""
+        shutil.rmtree(self.root / "work" / stage.key / "scratch", ignore_errors=True)
+
     def work(self, stage: Stage) -> Path:
         """A folder for checkpoints, kept until the artifact is there."""
         folder = self.root / "work" / stage.key
@@ -121,10 +125,7 @@ class Store:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         if result.tensors:
-            tensors = {
-                name: tensor.detach().cpu().clone().contiguous() for name, tensor in result.tensors.items()
-            }
-            save_file(tensors, temporary / "tensors.safetensors")
+            save_file(_apart(result.tensors), temporary / "tensors.safetensors")
         meta = {
             "kind": stage.kind,
             "key": stage.key,
@@ -171,6 +172,20 @@ class Store:
         """Bytes on disk."""
         files = (file for name in PARTS for file in (self.root / name).rglob("*") if file.is_file())
         return sum(file.stat().st_size for file in files)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with a storage of its own; large ones, which may be mapped files, aren't copied."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.nbytes() != own.nbytes or storage.data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
 
 
 def home(matrix_file: Path) -> Path:

@@ -42,6 +42,10 @@ class Context:
     loaders: int = 0  # processes that decode images ahead
     group: Group = ALONE
 
+    def scratch(self, name: str) -> Path:
+        """The file of something that is too large for memory."""
+        return self.work / "scratch" / name.replace("/", ".")
+
     def accelerator(self) -> Accelerator:
         """Device placement, autocast, gradient scaling and clipping."""
         precision = {"fp32": "no"}.get(self.precision, self.precision)

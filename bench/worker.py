@@ -104,8 +104,10 @@ def run_stage(
             store.put(stage, result)
             return ("done", stage.id)
     except Stopped:
+        store.drop_scratch(stage)
         return ("stopped", stage.id)
     except Exception as error:
+        store.drop_scratch(stage)
         return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
