@@ -90,6 +90,8 @@ class Matrix:
     normalise: str
     threads: int
     precision: str
+    compile: bool
+    checkpointing: bool
     plugins: tuple[Path, ...]
     warnings: tuple[Problem, ...] = field(compare=False)
     losses: Place = field(default=("", 0, 0), compare=False)  # where `reconstruction` is

@@ -28,9 +28,13 @@ FRAME = {  # what any part of a section takes beside its own options
     "regularizers": ("use", "optimizer", "reference", "teacher"),
     "generators": ("use", "init", "optimizer", "guidance", "sampler"),
 }
-NAMED = ("critics", "priors")  # groups of parameters with names of their own
-MODULES = ("encoder", "decoder", "regularizer", *NAMED)
-GROUPS: dict[str, tuple[str, ...]] = {"tokenizers": MODULES[:-1], "regularizers": MODULES, "generators": ()}
+NAMED = ("critics", "priors", "modules")  # groups of parameters with names of their own
+MODULES = ("encoder", "decoder", "regularizer", "critics")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "tokenizers": MODULES,
+    "regularizers": (*MODULES, "priors"),
+    "generators": ("modules",),  # of a generator's own, such as MAR's `head`
+}
 JOINT = "joint"  # in place of a generator: the regularizer's own
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .api import Generator, Noise
 from .checkpoint import State
-from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, update
 from .processes import ALONE, Group
 from .training import Context, batch_index, run_steps
 
@@ -59,28 +59,39 @@ def train_generator(
 
     settings = group_settings(GENERATOR_DEFAULTS, optimizer)
     trained = [p for p in generator.parameters() if p.requires_grad]
-    main = accelerator.prepare(adamw([(settings, trained)]))
+    main = accelerator.prepare(adamw(_groups(generator, optimizer)))
     average = Average(generator, settings["ema"])
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
-    def update(step: int) -> dict[str, Tensor]:
+    def train(step: int) -> dict[str, Tensor]:
         z, chosen, noise = load(group.rows(batch_index(size, batch, step, seed, "data")), step, group)
         main.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)
         accelerator.backward(sum(losses.values()))
-        group.average_gradients(trained)
-        if settings["clip"]:
-            accelerator.clip_grad_norm_(trained, settings["clip"])
-        set_rates(main, step, steps)
-        main.step()
+        update(main, trained, step, steps, settings["clip"], accelerator, group)
         average.update(generator, step)
         if step + 1 in snapshots:
             weights = average.weights(generator)
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
-    run_steps(state, steps, update, context, seed, "generator")
+    run_steps(state, steps, train, context, seed, "generator")
     generator.load_state_dict(average.weights(generator))
     generator.eval()
     return state
+
+
+def _groups(
+    generator: Generator, optimizer: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], list[nn.Parameter]]]:
+    """Of the modules that the settings name, then of all other parameters."""
+    seen: set[int] = set()
+    for name in (*optimizer.get("modules", {}), ""):
+        module = generator.get_submodule(name)
+        parameters = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in parameters}
+        yield (
+            group_settings(GENERATOR_DEFAULTS, optimizer, group=f"modules.{name}" if name else ""),
+            parameters,
+        )

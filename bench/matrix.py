@@ -75,6 +75,8 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "normalise": matrix.normalise,
         "threads": matrix.threads,
         "precision": matrix.precision,
+        "compile": matrix.compile,
+        "checkpointing": matrix.checkpointing,
     }
 
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .processes import Group
 
 DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,
     "betas": (0.9, 0.95),
     "weight_decay": 0.0,
+    "decayed": "all",
     "warmup": 50,
     "schedule": "cosine",  # short budgets gain most: 600 steps of `vit` on digits end at 50 dB, not 34
+    "hold": 0,
+    "floor": 0.0,
+    "steps": None,
     "clip": 1.0,
     "ema": 0.0,
 }
+TRACKED = ("running_mean", "running_var")  # batch norms' statistics, averaged like weights (REPA-E)
 # Generators are sampled from the average of their weights, as every paper does.
 GENERATOR_DEFAULTS = DEFAULTS | {"ema": 0.999}
 
@@ -43,30 +53,67 @@ def group_settings(
 
 
 def rate(settings: Mapping[str, Any], step: int, total: int) -> float:
-    """The learning rate at an update: linear warm-up, then constant or a cosine to zero."""
+    """The learning rate at an update: linear warm-up, then constant or a cosine to `floor`.
+
+    The cosine starts after `hold` updates (SimFlow's second stage) and takes the rest of `total`.
+    """
     warm = min(1.0, (step + 1) / max(1, settings["warmup"]))
     decay = 1.0
     if settings["schedule"] == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+        hold = settings["hold"]
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, step - hold) / max(1, total - hold))))
+        lowest = min(1.0, settings["floor"] / settings["lr"]) if settings["lr"] else 0.0
+        decay = lowest + (1 - lowest) * decay
     return settings["lr"] * warm * decay
 
 
 def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.optim.AdamW:
-    """One AdamW over groups of (settings, parameters); settings stay in the group for `set_rates`."""
+    """One AdamW over groups of (settings, parameters); settings stay in the group for `update`."""
     return torch.optim.AdamW(
         [
-            {"params": parameters, "settings": settings, **_arguments(settings)}
+            {"params": some, "settings": own, **_arguments(own)}
             for settings, parameters in groups
-            if parameters
+            for own, some in _by_decay(settings, parameters)
+            if some
         ],
         fused=True,  # many small tensors: one pass over each instead of a dozen
     )
 
 
-def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
-    """Sets every group's learning rate for the coming update."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate(group["settings"], step, total)
+def update(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    step: int,
+    total: int,
+    clip: float,
+    accelerator: Accelerator,
+    group: Group,
+) -> None:
+    """One update by the gradients that are there, averaged over processes and then clipped together.
+
+    Groups whose `steps` are over have none: they stay, and count for nothing in the norm.
+    """
+    for part in optimizer.param_groups:
+        limit = part["settings"]["steps"]
+        if limit is not None and step >= limit:
+            for parameter in part["params"]:
+                parameter.grad = None
+        part["lr"] = rate(part["settings"], step, total)
+    group.average_gradients(parameters)
+    if clip:
+        accelerator.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+
+
+def _by_decay(
+    settings: dict[str, Any], parameters: list[nn.Parameter]
+) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
+    """One group or, where `decayed` are matrices alone, as in MAR, two: biases and gains don't decay."""
+    if settings["decayed"] == "all":
+        return [(settings, parameters)]
+    vectors = [p for p in parameters if p.dim() < 2]
+    matrices = [p for p in parameters if p.dim() >= 2]
+    return [(settings, matrices), (settings | {"weight_decay": 0.0}, vectors)]
 
 
 def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,18 +138,17 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Takes in the parameters after update `step`; buffers are copied."""
+        """Takes in the parameters after update `step`, and what norms track; other buffers are copied."""
         if not self.shadow:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        learned = dict(module.named_parameters(remove_duplicate=False))
-        averaged = [name for name in self.shadow if name in learned]
+        learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
+        averaged = [name for name in self.shadow if name in learned or name.endswith(TRACKED)]
         shadows = [self.shadow[name] for name in averaged]
         if shadows:  # there may be buffers alone
-            torch._foreach_lerp_(shadows, [learned[name].detach() for name in averaged], weight)
-        for name, tensor in module.state_dict().items():
-            if name not in learned:
-                self.shadow[name].copy_(tensor)
+            torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
+        for name in self.shadow.keys() - set(averaged):
+            self.shadow[name].copy_(current[name])
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
         """The averaged state dict, or the module's own without averaging."""

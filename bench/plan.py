@@ -39,6 +39,7 @@ Config = Mapping[str, Any]
 
 UNKNOWN = "unknown"
 PROBE = "step="
+TRAINED = ("prior", "tokenizer", "generator")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
 
 def _placeless(config: Config) -> dict[str, Any]:
     found = dict(config)
+    found.pop("checkpointing", None)  # it changes the rounding of gradients and, as processes do, no more
     if "weights" in found:
         found["weights"] = found["weights"]["fingerprint"]
     if "reconstruction" in found:
@@ -421,6 +423,11 @@ class _Planner:
         model: Generator = own or self._made(
             "generators", generator, lambda c: build.generator(c, spec, self.dataset.classes), tokenizer.label
         )
+        own_modules = [name for name, _ in model.named_children()]
+        for name in generator.optimizer.get("modules", {}):
+            if name not in own_modules:
+                message = registry.unknown("name in optimizer.modules", name, own_modules)
+                raise self._refuse(generator, message)
         config = {
             "generator": part("generators", generator),
             "init": generator.init,
@@ -643,6 +650,8 @@ class _Planner:
 
     def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
         config = {**config, "env": self.env, "frame": stages.VERSION}
+        if kind in TRAINED:
+            config |= {name: True for name in ("compile", "checkpointing") if getattr(self.matrix, name)}
         one = stage_id(kind, config, parents)
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())

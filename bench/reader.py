@@ -12,7 +12,8 @@ from .source import Document, MatrixError, Problem, Trail
 
 KEYS = (
     *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),
-    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "normalise", "threads", "precision"),
+    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "normalise"),
+    *("threads", "precision", "compile", "checkpointing"),
 )
 
 

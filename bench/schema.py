@@ -188,6 +188,8 @@ class Settings:
     normalise: Literal["channel", "scalar", "none"] = "channel"
     threads: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False  # the repeated layers of networks in training, by torch.compile
+    checkpointing: bool = False  # their forward passes anew for the backward pass: less memory
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,12 @@ class Group:
     lr: Annotated[float, Field(gt=0)] | None = None
     betas: tuple[Decay, Decay] | None = None
     weight_decay: Scale | None = None
+    decayed: Literal["all", "matrices"] | None = None  # biases and gains, which are no matrices, or not
     warmup: Annotated[int, Field(ge=0)] | None = None  # updates
     schedule: Literal["constant", "cosine"] | None = None
+    hold: Annotated[int, Field(ge=0)] | None = None  # updates before the cosine starts
+    floor: Scale | None = None  # the learning rate that the cosine ends at
+    steps: Count | None = None  # updates after which the group stays as it is
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, latents
+from . import checkpoint, latents, optim
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
+from .augmentations import Augmentation, augmented
 from .checkpoint import State
 from .losses import Adversary, Term, adaptive_weight
-from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings, set_rates
+from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
 from .pipeline import Reader
 from .processes import ALONE, Group
 from .seeds import seed_for
@@ -38,6 +39,7 @@ def train_tokenizer(
     probes: Mapping[str, int] | None = None,
     adversary: Adversary | None = None,
     adversary_optimizer: Mapping[str, Any] | None = None,
+    augmentation: Augmentation | None = None,
 ) -> State:
     """Trains both in place for `steps` tokenizer updates and leaves the averaged weights in them.
 
@@ -51,6 +53,7 @@ def train_tokenizer(
         reference: in the latent's space, for methods that ask for it.
         adversary: a discriminator that learns along, and whose loss joins the reconstruction losses.
         adversary_optimizer: its settings, over the tokenizer's.
+        augmentation: of all training images, drawn anew at every step.
     """
     accelerator = context.accelerator()
     device, group = accelerator.device, context.group
@@ -81,7 +84,7 @@ def train_tokenizer(
     if not decoder:  # nothing that could be refined
         refine_steps = 0
     if refine_steps:
-        settings = group_settings(DEFAULTS, optimizer[0], group="decoder")
+        settings = group_settings(DEFAULTS, optimizer[0], group="decoder") | {"steps": None}
         optimizers["refine"] = accelerator.prepare(adamw([(settings, decoder)]))
     for name, parameters in learned.items():
         settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
@@ -110,27 +113,39 @@ def train_tokenizer(
 
     read = Reader(dataset, "train", rows, context.loaders, device)
 
-    def load(update: int, position: int, stream: str) -> Step:
+    def seen(images: Tensor, noise: Noise) -> Tensor:
+        return images if augmentation is None else augmented(images, noise, augmentation)
+
+    def load(update: int, position: int, stream: str, views: bool = False) -> Step:
         index = rows(position, stream)
         noise = group.noise(Noise(seed, ("tokenizer", stream, str(position))))
         known = None if labels is None else labels[index].to(device)
-        drawn = None
+        images, drawn, other = read(position, stream), None, None
+        if views:
+            with accelerator.autocast():
+                other = tokenizer.encode(seen(images, noise.fork("other view"))).float()
         if reference is not None:
             chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
             drawn = reference.samples[group.rows(chosen)].to(device)
         return Step(
             update,
-            read(position, stream),
+            seen(images, noise.fork("view")),
             known,
             noise,
             lambda z: latents.decoded(tokenizer, z, known, noise.fork("decoder")),
             None if features is None else features[index].to(device),
             drawn,
+            other,
         )
 
     def encode(step: Step) -> tuple[Tensor, Tensor]:
-        h = tokenizer.encode(step.images)
+        h = tokenizer.encode(step.images).float()  # latents and their laws are in single precision
         return h, regularizer.latent(h, step.noise.fork("latent"), step.labels)
+
+    def descend(
+        one: torch.optim.Optimizer, parameters: list[nn.Parameter], step: int, total: int, clip: float
+    ) -> None:
+        optim.update(one, parameters, step, total, clip, accelerator, group)
 
     def learn_critics(on: bool) -> None:
         for parameters in (*learned.values(), judging):
@@ -142,12 +157,8 @@ def train_tokenizer(
         with accelerator.autocast():
             loss = regularizer.critic_loss(name, z, step)
         accelerator.backward(loss)
-        group.average_gradients(learned[name])
-        settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
-        if settings["clip"]:
-            accelerator.clip_grad_norm_(learned[name], settings["clip"])
-        set_rates(optimizers[name], step.index, steps)
-        optimizers[name].step()
+        clip = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")["clip"]
+        descend(optimizers[name], learned[name], step.index, steps, clip)
         return loss
 
     def reconstructed(z: Tensor, step: Step) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -185,12 +196,9 @@ def train_tokenizer(
             noise = step.noise.fork("discriminator")
             loss = adversary.train().loss(step.images, images.detach(), noise)
         accelerator.backward(loss)
-        group.average_gradients(judging)
-        if judge["clip"]:
-            accelerator.clip_grad_norm_(judging, judge["clip"])
         # Its warm-up and its schedule begin when it does.
-        set_rates(learner, step.index - adversary.start, steps + refine_steps - adversary.start)
-        learner.step()
+        first, whole = adversary.start, steps + refine_steps
+        descend(learner, judging, step.index - first, whole - first, judge["clip"])
         return {"gan_discriminator": loss}
 
     def refine(index: int) -> dict[str, Tensor]:
@@ -208,11 +216,7 @@ def train_tokenizer(
             terms, images = reconstructed(z, step)
             gan = fooling(terms, images, step)
         accelerator.backward(sum([*terms.values(), *descended(gan)]))
-        group.average_gradients(decoder)
-        if top["clip"]:
-            accelerator.clip_grad_norm_(decoder, top["clip"])
-        set_rates(optimizers["refine"], index - steps, refine_steps)
-        optimizers["refine"].step()
+        descend(optimizers["refine"], decoder, index - steps, refine_steps, top["clip"])
         averages["tokenizer"].update(tokenizer, index)
         learn_critics(True)
         return terms | gan | judged(images, step)
@@ -236,7 +240,7 @@ def train_tokenizer(
             probe()
         if index >= steps:
             return refine(index)
-        step = load(index, index, "data")
+        step = load(index, index, "data", regularizer.two_views)
         learn_critics(False)
         optimizers["main"].zero_grad()
         with accelerator.autocast():
@@ -245,13 +249,10 @@ def train_tokenizer(
             gan = fooling(terms, images, step)
             own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
             own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"], group)
-        accelerator.backward(sum([*terms.values(), *descended(gan), *own.values()]))
         losses = named_once(terms | gan, own, critics)
-        group.average_gradients(trained)
-        if top["clip"]:
-            accelerator.clip_grad_norm_(trained, top["clip"])
-        set_rates(optimizers["main"], index, steps)
-        optimizers["main"].step()
+        if weighted := [*terms.values(), *descended(gan), *own.values()]:  # else nothing is to be learned
+            accelerator.backward(sum(weighted))
+            descend(optimizers["main"], trained, index, steps, top["clip"])
         averages["tokenizer"].update(tokenizer, index)
         averages["regularizer"].update(regularizer, index)
         learn_critics(True)

@@ -125,30 +125,29 @@ class Whitening(nn.Module):
     In training it takes the batch's own statistics and tracks them, as `nn.BatchNorm2d` does.
     """
 
-    mean: Tensor
-    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-4, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("var", torch.ones(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return F.batch_norm(
-            z.mT, self.mean, self.var, training=self.training, momentum=self.momentum, eps=self.eps
-        ).mT
+        tracked = self.running_mean, self.running_var
+        return F.batch_norm(z.mT, *tracked, training=self.training, momentum=self.momentum, eps=self.eps).mT
 
     def inverse(self, x: Tensor) -> Tensor:
         """By the running statistics; REPA-E leaves out eps here, and so is off by 5e-5 where var = 1."""
-        return x * (self.var + self.eps).sqrt() + self.mean
+        return x * (self.running_var + self.eps).sqrt() + self.running_mean
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
         """Takes the statistics of latents (B, T, C) for the running ones."""
-        self.var.copy_(z.flatten(0, 1).var(0))
-        self.mean.copy_(z.mean((0, 1)))
+        self.running_var.copy_(z.flatten(0, 1).var(0))
+        self.running_mean.copy_(z.mean((0, 1)))
 
 
 class Joint(Generator):
@@ -187,7 +186,7 @@ class Joint(Generator):
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
     ) -> Tensor:
         """Euler's method, guided in all channels; in the tokenizer's units."""
-        like = self.whitening.mean.new_empty(len(labels), self.spec.tokens, self.spec.channels)
+        like = self.whitening.running_mean.new_empty(len(labels), self.spec.tokens, self.spec.channels)
 
         def field(x: Tensor, t: Tensor) -> Tensor:
             t = t.to(x)
@@ -208,6 +207,8 @@ class REPAE(Regularizer):
     loss it would make its latents vanish. Both see the same times and noise. REPA-E tunes a pretrained VAE,
     beside its KL term (1e-6), LPIPS and adversarial loss.
     """
+
+    version = 2  # its statistics are averaged with its weights
 
     def __init__(
         self,

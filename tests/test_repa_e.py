@@ -47,7 +47,7 @@ def test_the_encoder_s_gradient_is_that_of_the_alignment_alone():
     losses = regularizer.loss(z, z, step())
     (gradient,) = torch.autograd.grad(losses["repa_e"], z)
     joint, noise = regularizer.joint, Noise(3, ("repa_e", "0"))
-    white = (z - joint.whitening.mean) / (joint.whitening.var + 1e-4).sqrt()
+    white = (z - joint.whitening.running_mean) / (joint.whitening.running_var + 1e-4).sqrt()
     t, start = noise.uniform(z[:, 0, 0], "t"), noise.normal(z, "noise")
     v, hidden = joint.flow.velocity(interpolate(white, start, t), t, torch.arange(6), 1)
     pooled = nn.functional.avg_pool2d(step().features.mT.unflatten(2, (4, 4)), 2).flatten(2).mT
@@ -82,8 +82,10 @@ def test_both_losses_of_an_update_see_the_same_times_and_noise_and_the_next_othe
 
     regularizer.joint.flow.velocity = velocity
     regularizer.joint.whitening.momentum = 0.0
-    regularizer.joint.whitening.mean += z.mean((0, 1))
-    regularizer.joint.whitening.var.copy_(z.flatten(0, 1).var(0, unbiased=False))  # as the batch's own
+    regularizer.joint.whitening.running_mean += z.mean((0, 1))
+    regularizer.joint.whitening.running_var.copy_(
+        z.flatten(0, 1).var(0, unbiased=False)
+    )  # as the batch's own
     regularizer.loss(z, z, step(fork="loss"))
     regularizer.critic_loss("generator", z, step(fork="critic"))
     regularizer.loss(z, z, step(index=1))
@@ -98,8 +100,8 @@ def test_whitening_is_torch_s_batch_norm_and_inverts_exactly():
         z = randn(6, 4, 3, seed=seed).mul(3).sub(1)
         torch.testing.assert_close(ours(z), theirs(z.flatten(0, 1)).unflatten(0, (6, 4)), atol=1e-12, rtol=0)
     ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours.mean, theirs.running_mean, atol=1e-12, rtol=0)
-    torch.testing.assert_close(ours.var, theirs.running_var, atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, atol=1e-12, rtol=0)
     torch.testing.assert_close(ours(z), theirs(z.flatten(0, 1)).unflatten(0, (6, 4)), atol=1e-12, rtol=0)
     torch.testing.assert_close(ours.inverse(ours(z)), z, atol=1e-12, rtol=0)
 
@@ -108,14 +110,14 @@ def test_statistics_start_at_the_first_latents_and_move_with_the_generator_alone
     regularizer, z = build(), randn(6, 4, 3).mul(2).add(1)
     regularizer.begin(z)
     whitening = regularizer.joint.whitening
-    torch.testing.assert_close(whitening.mean, z.mean((0, 1)))
-    torch.testing.assert_close(whitening.var, z.flatten(0, 1).var(0))
+    torch.testing.assert_close(whitening.running_mean, z.mean((0, 1)))
+    torch.testing.assert_close(whitening.running_var, z.flatten(0, 1).var(0))
     before = buffers(regularizer)
     regularizer.loss(3 * z, z, step())
     assert all(torch.equal(value, before[name]) for name, value in regularizer.named_buffers())
     regularizer.critic_loss("generator", 3 * z, step())
-    torch.testing.assert_close(whitening.mean, (0.9 + 0.1 * 3) * z.mean((0, 1)))
-    torch.testing.assert_close(whitening.var, (0.9 + 0.1 * 9) * z.flatten(0, 1).var(0))
+    torch.testing.assert_close(whitening.running_mean, (0.9 + 0.1 * 3) * z.mean((0, 1)))
+    torch.testing.assert_close(whitening.running_var, (0.9 + 0.1 * 9) * z.flatten(0, 1).var(0))
 
 
 def test_its_sampler_gives_latents_in_the_tokenizer_s_units():
