@@ -526,6 +526,11 @@ class Subject:
     latent_batch: int | None  # the minibatch that latents are encoded in, where they depend on it
     costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
 
+    @property
+    def decodes(self) -> bool:
+        """Whether there are images of latents: evaluators that look at them have no numbers without."""
+        return self.real or self.tokenizer is None or self.tokenizer.decodes
+
     def images(self, split: Split) -> Tensor:
         """(n, c, H, W) in [-1, 1]."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from .augmentations import Augmentation
 from .schema import Budget, Probes
 from .source import Problem
 
@@ -87,6 +88,7 @@ class Matrix:
     evaluators: tuple[Row, ...]
     skip: tuple[Skip, ...]
     probes: Probes | None
+    augment: Augmentation | None  # of training images
     normalise: str
     threads: int
     precision: str

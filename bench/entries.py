@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "generators": ("modules",),  # of a generator's own, such as MAR's `head`
 }
 JOINT = "joint"  # in place of a generator: the regularizer's own
+NONE = "none"  # or nothing: the tokenizer is scored alone
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
     name = given.get("use", label)
     if kind == "generators" and name == JOINT:
         return _joint(reader, label, given, trail)
+    if kind == "generators" and name == NONE:
+        return _none(reader, label, given, trail)
     cls = reader.part(kind, name, at, on_key=at == trail)
     optimizer = _optimizer(reader, given.get("optimizer"), (*trail, "optimizer"), GROUPS[kind])
     extra: dict[str, Any] = {}
@@ -181,15 +184,24 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
 
 def _joint(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
     """The regularizer's own generator, sampled as it is; what its sampler takes is known with the pair."""
-    known = ("use", "guidance", "sampler")
-    for key in given:
-        if key not in known:
-            message = registry.unknown("option of `use: joint`", str(key)[:60], list(known))
-            reader.fault((*trail, key), message, on_key=True)
+    _known(reader, JOINT, given, ("use", "guidance", "sampler"), trail)
     sampler = _sampler(reader, given, trail)
     guidance = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
     row = Row(label, JOINT, {}, guidance=guidance, sampler=sampler, init=JOINT, where=reader.place(trail))
     return Entry(row, Variants({}, {}), trail)
+
+
+def _none(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
+    """No generator: what evaluators say of a tokenizer needs none."""
+    _known(reader, NONE, given, ("use",), trail)
+    return Entry(Row(label, NONE, {}, guidance=(), where=reader.place(trail)), Variants({}, {}), trail)
+
+
+def _known(reader: Reader, use: str, given: Iterable[Any], known: tuple[str, ...], trail: Trail) -> None:
+    for key in given:
+        if key not in known:
+            message = registry.unknown(f"option of `use: {use}`", str(key)[:60], list(known))
+            reader.fault((*trail, key), message, on_key=True)
 
 
 def _sampler(reader: Reader, given: Mapping[str, Any], trail: Trail) -> Mapping[str, Any]:

@@ -187,7 +187,7 @@ class _Estimates:
             note = "how many images there are isn't known without the data"
             return Cost(0, total, 0, None, weights, disk_bytes=None, note=note)
         encoded = self._once(_encode, tokenizer, of=built)
-        decoded = self._once(_decode, tokenizer, of=built)
+        decoded = self._once(_decode, tokenizer, of=built) if tokenizer.decodes else Counted(0, 0)
         spec, images = tokenizer.spec, train + val
         latent = spec.tokens * spec.channels * FLOAT
         disk = images * latent * type(regularizer).expansion

@@ -141,9 +141,14 @@ def tokenizer_step(
     def decode(z: Tensor) -> Tensor:
         return decoded(tokenizer, z, labels, noise.fork("decoder"))
 
-    step = Step(0, images, labels, noise.fork("loss"), decode, features, reference)
-    terms = tokenizer.loss(images, z, step) or {"l2": (decode(z) - images).square().mean()}
+    views = tokenizer.encode(images) if regularized and regularizer.two_views else None
+    step = Step(0, images, labels, noise.fork("loss"), decode, features, reference, views)
+    terms = tokenizer.loss(images, z, step)
+    if terms is None:
+        terms = {"l2": (decode(z) - images).square().mean()}
     added = regularizer.loss(z, h, step) if regularized else {}
+    if not terms and not added:  # as if there were something that trains an encoder without a decoder
+        added = {"encoder": h.square().mean()}
     backward(torch.stack([*terms.values(), *added.values()]).sum())
     for name in critics if regularized else ():
         for parameter in learned[name]:

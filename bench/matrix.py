@@ -72,6 +72,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "probes": _plain(asdict(matrix.probes)) if matrix.probes else None,
         "skip": [asdict(skip) for skip in matrix.skip],
         "plugins": [Path(os.path.relpath(plugin, folder.resolve())).as_posix() for plugin in matrix.plugins],
+        "augment": asdict(matrix.augment) if matrix.augment else None,
         "normalise": matrix.normalise,
         "threads": matrix.threads,
         "precision": matrix.precision,
@@ -85,7 +86,7 @@ def _plain_row(row: Row) -> dict[str, Any]:
     for key in ("optimizer", "sampler", "weights"):
         if getattr(row, key):
             plain[key] = _plain(getattr(row, key))
-    if row.guidance != (1.0,):
+    if row.guidance not in ((), (1.0,)):
         plain["guidance"] = list(row.guidance)
     if row.init != "fresh" and row.part != JOINT:
         plain["init"] = row.init

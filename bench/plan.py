@@ -29,6 +29,7 @@ from .api import (
     Tokenizer,
     Unfit,
 )
+from .entries import NONE
 from .lpips import Lpips
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
@@ -188,7 +189,8 @@ class _Planner:
                     for generator in m.generators:
                         for seed in m.seeds:
                             self._cell(tokenizer, regularizer, generator, seed)
-            if self.result.cells and any("generator" in self._scopes(row) for row in m.evaluators):
+            judged = any(row.part != NONE for row in m.generators)
+            if judged and self.result.cells and any("generator" in self._scopes(r) for r in m.evaluators):
                 self._real()
         self._raise()
         self.result.uses = Counter(s.id for cell in self.result.cells for s in self.result.needed([cell]))
@@ -241,7 +243,8 @@ class _Planner:
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
         """The tokenizer and latents stages of a row, as roles for what comes after."""
-        m, spec = self.matrix, self._model(tokenizer, regularizer).spec
+        m, model = self.matrix, self._model(tokenizer, regularizer)
+        spec = model.spec
         shaped = self._shaped(tokenizer, regularizer)
         asked = build.facts_of(type(shaped))
         priors = shaped.priors()
@@ -250,6 +253,7 @@ class _Planner:
                 if name not in named:
                     message = registry.unknown(f"name in optimizer.{group}", name, list(named))
                     raise self._refuse(regularizer, message)
+        self._trainable(tokenizer, regularizer)
         parents: dict[str, str] = {}
         if "teacher_spec" in asked:
             parents["teacher"] = self._features(regularizer.teacher or m.teacher)
@@ -268,24 +272,37 @@ class _Planner:
             "regularizer": part("regularizers", regularizer),
             "facts": facts,
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
-            "reconstruction": self._losses(),
+            "reconstruction": self._losses() if model.decodes else {},
             "steps": m.budget.tokenizer_steps,
             "refine_steps": m.budget.refine_steps,
             "batch": m.budget.batch,
             "probes": m.probes.latents if m.probes else None,
             "seed": seed.tokenizer,
         }
+        if m.augment:
+            config["augment"] = vars(m.augment)
         if tokenizer.weights:
             config["weights"] = self._weights(tokenizer, regularizer)
         trained = self._add("tokenizer", where, config, parents)
         frozen = sum(_parameters(prior) for prior in priors.values())
-        model = self._model(tokenizer, regularizer)
         self.result.parameters[trained] = _parameters(model) + _parameters(shaped) - frozen
         self.result.built[trained] = Built(self.dataset, model, shaped, facts=given)
         config = {"normalise": m.normalise, "seed": seed.tokenizer}
         encoded = self._add("latents", where, config, {"tokenizer": trained})
         self.result.built[encoded] = self.result.built[trained]
         return {"tokenizer": trained, "latents": encoded}
+
+    def _trainable(self, tokenizer: Row, regularizer: Row) -> None:
+        """Refuses rows whose loss lacks something that a training could only make up."""
+        augment, shaped = self.matrix.augment, self._shaped(tokenizer, regularizer)
+        if shaped.two_views and not augment:
+            raise Unfit(f"{regularizer.label} compares two views of an image; `augment: {{}}` makes them")
+        if augment and "teacher_spec" in build.facts_of(type(shaped)):
+            raise Unfit(f"{regularizer.label} needs the teacher's features of augmented images")
+        if shaped.balanced and not self._model(tokenizer, regularizer).decodes:
+            raise Unfit(
+                f"{regularizer.label} weighs its loss by a reconstruction's; {tokenizer.label} has none"
+            )
 
     def _prior(
         self,
@@ -409,6 +426,11 @@ class _Planner:
     ) -> tuple[dict[str, str], str]:
         """The roles that samples are drawn from, and where."""
         where = self._where(tokenizer, regularizer, generator, f"seed {seed.tokenizer}.{seed.generator}")
+        if generator.part == NONE:
+            return trained, where
+        if not self._model(tokenizer, regularizer).decodes:
+            message = f"{tokenizer.label} only encodes: there are no images of what a generator makes"
+            raise Unfit(f"{message} (`generators: {{none: {{}}}}` scores it)")
         own = self._shaped(tokenizer, regularizer).generator() if generator.init == "joint" else None
         if generator.init == "joint" and own is None:
             raise Unfit(f"{regularizer.label} has no generator of its own")

@@ -12,7 +12,7 @@ from .source import Document, MatrixError, Problem, Trail
 
 KEYS = (
     *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),
-    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "normalise"),
+    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "augment", "normalise"),
     *("threads", "precision", "compile", "checkpointing"),
 )
 

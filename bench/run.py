@@ -235,7 +235,7 @@ class Book:
                     continue
                 for stage in self.plan.needed([cell]):
                     artifact = self._artifact(stage.id) if stage.kind == "latents" else None
-                    if artifact is not None and artifact.error is None:
+                    if artifact is not None and artifact.error is None and "round_trip" in artifact.info:
                         rows[label] = artifact.tensor("preview")
             dataset = build.dataset({"name": row.part, "options": row.options})
             if not rows or dataset.image.height < 2:  # a point is no picture

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
+from .augmentations import Augmentation
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single
 from .reader import KEYS, Reader
@@ -38,6 +39,7 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
         "reconstruction": _reconstruction(reader),
         "evaluators": evaluators(reader),
         "probes": _probes(reader),
+        "augment": _augmentation(reader),
         **reader.options(Settings, settings, ()),
     }
     seeds = _seeds(reader)
@@ -116,6 +118,13 @@ def _probes(reader: Reader) -> Probes | None:
     if not (clean.get("every") or clean.get("generator")) and len(reader.problems) == before:
         reader.fault(("probes",), "probes are empty; write e.g. `{every: 100}`")
     return Probes(**clean)
+
+
+def _augmentation(reader: Reader) -> Augmentation | None:
+    if reader.data.get("augment") is None:
+        return None
+    given = reader.mapping(("augment",), "a mapping such as `{crop: 0.08}`, or {} for SimCLR's")
+    return Augmentation(**reader.options(Augmentation, given, ("augment",)))
 
 
 def _reconstruction(reader: Reader) -> dict[str, Any]:

@@ -46,7 +46,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 @register("reconstruction")
 class Reconstruction(Evaluator):
-    """Reconstructions of the held-out images against those images: PSNR, SSIM, LPIPS, rFD, rKD."""
+    """Reconstructions of the held-out images against those images: PSNR, SSIM, LPIPS, rFD, rKD.
+
+    A tokenizer that only encodes has none.
+    """
 
     version = 2
     metrics = {
@@ -84,6 +87,8 @@ class Reconstruction(Evaluator):
         return "" if self.lpips is None else str(self.lpips.protocol())
 
     def run(self, subject: Subject) -> dict[str, float]:
+        if not subject.decodes:
+            return {}
         images, labels = to_uint8(subject.images("val")).cpu(), subject.labels("val")
         drawn = to_uint8(subject.reconstructions()).cpu()
         found = {
@@ -121,6 +126,8 @@ class Reconstruction(Evaluator):
         return {**common, "latent": "drawn", "features": names[name].protocol(), **extras}
 
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
+        if not subject.decodes:
+            return {}
         images, drawn = to_uint8(subject.images("val")).cpu(), to_uint8(subject.reconstructions()).cpu()
         if ssim_window(*images.shape[-2:]) is None:
             return {}

@@ -136,6 +136,8 @@ class Robustness(Evaluator):
         self._last: tuple[Subject, dict[float, Tensor], dict[str, Estimate]] | None = None
 
     def run(self, subject: Subject) -> dict[str, float]:
+        if not subject.decodes:
+            return {}
         curve, distances = self._measured(subject)
         labels = subject.labels("val")
         found: dict[str, float] = {}
@@ -173,6 +175,8 @@ class Robustness(Evaluator):
         return {**common, "noise": float(base.rpartition("_")[2])}
 
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
+        if not subject.decodes:
+            return {}
         curve, distances = self._measured(subject)
         extractor = measured_by(subject)
         at, label = {}, ""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.flow import euler
@@ -89,8 +90,35 @@ def alignment_loss(
         labels: (n,), each the index of an anchor.
         skip: the share of steps at the start that are left out, where every label is as probable.
     """
-    own = log_assigned[int(skip * len(log_assigned)) :, torch.arange(len(labels)), labels].amax(0)
-    return -(own if form == "log" else own.exp()).mean()
+    return shortfall(log_assigned[:, torch.arange(len(labels)), labels], form, skip)
+
+
+def shortfall(log_own: Tensor, form: Form, skip: float) -> Tensor:
+    """The same from what is assigned to the own label, (steps, n)."""
+    best = log_own[int(skip * len(log_own)) :].amax(0)
+    return -(best if form == "log" else best.exp()).mean()
+
+
+def own_assigned(latents: Tensor, anchors: Tensor, first: int, steps: int) -> Tensor:
+    """`transport`'s log P (steps, n) of each latent's own anchor: latent i belongs to anchor first + i.
+
+    Of (n, m) weights none is kept: the backward pass computes each step anew, as in the released code.
+
+    Args:
+        latents: (n, q).
+        anchors: (m, q).
+    """
+    s, a, found = latents.double(), anchors.double(), []
+    place = torch.arange(len(s), device=s.device)
+
+    def move(s: Tensor, a: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        assigned = posterior(s, step / steps, a)
+        return s + (assigned.exp() @ a - s) / (steps - step), assigned[place, first + place]
+
+    for step in range(steps):
+        s, own = checkpoint(move, s, a, step, use_reentrant=False, preserve_rng_state=False)
+        found.append(own)
+    return torch.stack(found)
 
 
 def frequencies(labels: Tensor, classes: int) -> Tensor:
@@ -378,3 +406,36 @@ class LZN(Regularizer):
 
     def generator(self) -> Generator:
         return ZoneSampler(self.spec, self.classes, self.labels, self.g)
+
+
+@register("lzn_views")
+class LZNViews(LZN):
+    """Two augmentations of an image share a zone: the representation learning of case study 2.
+
+    One set of augmentations gives the latents, each image having a zone, the other the anchors that they are
+    carried to; each is to arrive at its own image's. The log form, one-sided, as in the released code. Images
+    are augmented as the matrix says (`augment: {}`).
+    """
+
+    two_views = True
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        weight: Annotated[float, Field(gt=0)] = 1.0,
+        steps: Annotated[int, Field(ge=1)] = 20,
+        g: Annotated[float, Field(gt=0, lt=1)] = 1e-4,
+        alpha: Annotated[float, Field(ge=0)] = 0.45,
+        solver: Solver = "euler",
+        align_steps: Annotated[int, Field(ge=1)] = 20,
+        align_skip: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    ) -> None:
+        super().__init__(spec, 0, "image", steps, g, alpha, solver)
+        self.weight, self.align_steps, self.align_skip = weight, align_steps, align_skip
+
+    def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        if step.views is None:
+            return {}
+        anchors = gathered(step.views, step.noise).flatten(1)
+        own = own_assigned(z.flatten(1), anchors, step.noise.rank * len(z), self.align_steps)
+        return {"align": self.weight * shortfall(own, "log", self.align_skip).to(z.dtype)}

@@ -1,0 +1,156 @@
+"""Random crops and colours of training images, as in SimCLR (Chen et al., 2020), each image its own way.
+
+What becomes of an image depends on the seed, the step and its place in the batch alone. Crops are of images
+that have been brought to size; SimCLR's are of the originals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from .api import Noise
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TRIES = 10  # at a crop that lies in the image, before it is the whole
+RATIO = 4 / 3  # of a crop's sides, at most
+JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}  # at strength 1
+SIGMA = (0.1, 2.0)  # of the blur, in pixels
+GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The options of `augment` in a matrix; the defaults are SimCLR's for ImageNet."""
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.08  # the least share of the area; 1 keeps the whole
+    flip: Share = 0.5  # this, `jitter`, `grey` and `blur` are probabilities
+    jitter: Share = 0.8
+    strength: Annotated[float, Field(ge=0)] = 1.0  # of the jitter: 0.5 for CIFAR-10
+    grey: Share = 0.2
+    blur: Share = 0.5  # 0 for CIFAR-10
+
+
+def augmented(images: Tensor, noise: Noise, options: Augmentation) -> Tensor:
+    """(B, c, H, W) in [-1, 1] -> the same shape and range."""
+    like = images.new_empty(len(images), 11, dtype=torch.float32)
+    drawn = noise.uniform(like, "amounts")
+    flip, jitter, grey, blur, down, right, sigma = drawn[:, 4:].unbind(1)
+    if options.crop < 1:
+        tries = noise.uniform(like.new_empty(len(images), TRIES, 2), "sides")
+        sides = crop_sides(tries, options.crop, images.shape[3] / images.shape[2])
+        images = cropped(images, *sides, down, right)
+    images = torch.where(_each(flip < options.flip), images.flip(3), images)
+    levels = (images + 1) / 2
+    if options.jitter and options.strength:
+        order = noise.uniform(like[:, : len(JITTER)], "order").argsort(1)
+        changed = jittered(levels, order, options.strength * (2 * drawn[:, :4] - 1))
+        levels = torch.where(_each(jitter < options.jitter), changed, levels)
+    levels = torch.where(_each(grey < options.grey), to_grey(levels), levels)
+    if options.blur:
+        softer = blurred(levels, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma)
+        levels = torch.where(_each(blur < options.blur), softer, levels)
+    return levels * 2 - 1
+
+
+def crop_sides(tries: Tensor, least: float, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(B, TRIES, 2) in [0, 1) -> height and width (B,) as shares of those of an image, of this aspect W / H.
+
+    The area is uniform in [least, 1], the ratio of sides log-uniform in [3/4, 4/3]; the first try that fits.
+    """
+    area = least + (1 - least) * tries[..., 0]
+    ratio = ((2 * tries[..., 1] - 1) * math.log(RATIO)).exp() / aspect
+    height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
+    fits = (height <= 1) & (width <= 1)
+    first, none = fits.int().argmax(1, keepdim=True), ~fits.any(1)
+    height, width = (side.gather(1, first)[:, 0].masked_fill(none, 1) for side in (height, width))
+    return height, width
+
+
+def cropped(images: Tensor, height: Tensor, width: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """(B, c, H, W) in [-1, 1] -> a part of each, enlarged to the whole size by cubic interpolation.
+
+    height, width: (B,) in (0, 1], the part's shares; down, right: (B,) in [0, 1], where in the rest it lies.
+    """
+    none = torch.zeros_like(width)
+    # From [-1, 1] in the result to the part's place in the image.
+    x = torch.stack((width, none, (1 - width) * (2 * right - 1)), 1)
+    y = torch.stack((none, height, (1 - height) * (2 * down - 1)), 1)
+    grid = F.affine_grid(torch.stack((x, y), 1).to(images), list(images.shape), align_corners=False)
+    # Outwards by the edge's own values, as torchvision's resize has it.
+    return F.grid_sample(images, grid, "bicubic", "border", align_corners=False).clamp(-1, 1)
+
+
+def jittered(levels: Tensor, order: Tensor, amounts: Tensor) -> Tensor:
+    """(B, c, H, W) in [0, 1] -> brightness, contrast, saturation and hue changed, in each image's own order.
+
+    order: (B, 4), which of them comes first, second, …; amounts: (B, 4), 1 being the most at strength 1.
+    """
+    levels, changes = levels.clone(), amounts.to(levels) * levels.new_tensor(list(JITTER.values()))
+    for turn in order.unbind(1):
+        for which, name in enumerate(JITTER):
+            rows = (turn == which).nonzero()[:, 0]
+            levels[rows] = _jittered(levels[rows], name, changes[rows, which])
+    return levels
+
+
+def _jittered(levels: Tensor, name: str, change: Tensor) -> Tensor:
+    if name == "hue":
+        return hue_turned(levels, change)
+    grey, factor = to_grey(levels), _each(1 + change).clamp(min=0)
+    away = {"brightness": 0 * grey, "contrast": grey.mean((1, 2, 3), keepdim=True), "saturation": grey}[name]
+    return (factor * levels + (1 - factor) * away).clamp(0, 1)
+
+
+def to_grey(levels: Tensor) -> Tensor:
+    """(B, c, H, W) of three colours -> each of them the brightness; others as they are."""
+    if levels.shape[1] != len(GREY):
+        return levels
+    weights = levels.new_tensor(GREY)[:, None, None]
+    return (levels * weights).sum(1, keepdim=True).expand_as(levels)
+
+
+def hue_turned(levels: Tensor, turns: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> with hues moved by (B,) in turns of the circle; others as they are."""
+    if levels.shape[1] != len(GREY):
+        return levels
+    red, green, blue = levels.unbind(1)
+    most, least = levels.amax(1), levels.amin(1)
+    spread = most - least
+    apart = spread.masked_fill(spread == 0, 1)
+    # In sixths of a turn, from red by way of yellow.
+    hue = torch.where(
+        red == most,
+        (green - blue) / apart,
+        torch.where(green == most, 2 + (blue - red) / apart, 4 + (red - green) / apart),
+    )
+    hue = hue + 6 * turns.to(hue)[:, None, None]
+    phases = [(offset + hue) % 6 for offset in (5, 3, 1)]
+    return torch.stack([most - spread * torch.minimum(p, 4 - p).clamp(0, 1) for p in phases], 1)
+
+
+def blurred(levels: Tensor, sigma: Tensor) -> Tensor:
+    """(B, c, H, W) -> each by a Gaussian of its own (B,) in pixels, a tenth of a side wide."""
+    for axis, pad in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+        reach = levels.shape[axis] // 20
+        if reach == 0:
+            continue
+        place = torch.arange(-reach, reach + 1, device=levels.device)
+        kernel = (-0.5 * (place / sigma[:, None]).square()).exp().to(levels)  # (B, k)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(levels.shape[1], 0)
+        shape = (-1, 1, len(place), 1) if axis == 2 else (-1, 1, 1, len(place))
+        padded = F.pad(levels, [reach * one for one in pad], mode="reflect").flatten(0, 1)[None]
+        found = F.conv2d(padded, kernel.view(shape), groups=len(kernel))
+        levels = found[0].view(levels.shape)
+    return levels
+
+
+def _each(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,98 @@
+"""ResNet-50 with group norms and a projection head, which encodes and no more: LZN's case study 2 (2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from timm.layers import GroupNorm
+from timm.models.resnet import Bottleneck
+from timm.models.resnet import ResNet as Backbone
+from torch import Tensor, nn
+
+from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.registry import register
+
+SMALL = 64  # pixels of a side, up to which the first layers keep the resolution
+Positive = Annotated[int, Field(ge=1)]
+
+
+def norm(channels: int, least: int = 2, **given: Any) -> GroupNorm:
+    """At most 32 groups of at least so many channels each; a vector's groups need several to say anything."""
+    return GroupNorm(channels, math.gcd(32, channels, max(1, channels // least)), **given)
+
+
+def backbone(channels: int, width: int, layers: tuple[int, ...], small: bool) -> Backbone:
+    """timm's network of bottleneck blocks, (B, c, H, W) -> (B, 32 * width), without a classifier.
+
+    For small images SimCLR's first layers (Chen et al., 2020, B.9): a 3 x 3 convolution and no pooling.
+    """
+    widths = tuple(width * 2**stage for stage in range(len(layers)))
+    network = Backbone(Bottleneck, layers, num_classes=0, in_chans=channels, channels=widths, norm_layer=norm)
+    if small:
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return network
+
+
+def linear(inner: int, outer: int) -> list[nn.Module]:
+    """A layer of the head: its norm has the offset."""
+    return [nn.Linear(inner, outer, bias=False), norm(outer, least=8)]
+
+
+class Encoder(nn.Module):
+    """(B, c, H, W) -> (B, 1, channels of `head`), which the tokenizer sets last."""
+
+    head: nn.Sequential
+
+    def __init__(self, network: Backbone) -> None:
+        super().__init__()
+        self.backbone = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))[:, None]
+
+
+@register("resnet")
+class ResNet(Tokenizer):
+    """An image is one token of `channels` numbers; nothing is decoded, and no generator can be judged by it.
+
+    Images of up to 64 pixels keep their resolution in the first layers. `head` counts its linear layers:
+    LZN's text and released configuration have 2, while the published number of parameters is 1's.
+    """
+
+    sizes = {"resnet50": {"width": 64, "layers": (3, 4, 6, 3), "channels": 256}}
+    decodes: ClassVar[bool] = False
+
+    encoder: Encoder
+    decoder: nn.Sequential
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        expansion: int,
+        width: Annotated[int, Field(ge=8, multiple_of=8)] = 16,
+        layers: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1),
+        channels: Annotated[int, Field(ge=8)] = 32,
+        head: Literal[1, 2] = 2,
+    ) -> None:
+        super().__init__(image, expansion)
+        if min(image.height, image.width) < 8:
+            raise ValueError(f"a ResNet needs at least 8 x 8 pixels, not {image.height} x {image.width}")
+        self.spec = LatentSpec(tokens=1, channels=channels)
+        small = max(image.height, image.width) <= SMALL
+        self.encoder = Encoder(backbone(image.channels, width, layers, small))
+        self.decoder = nn.Sequential()
+        features = self.encoder.backbone.num_features
+        hidden = [*linear(features, features), nn.ReLU()] if head == 2 else []
+        self.encoder.head = nn.Sequential(*hidden, *linear(features, channels * expansion))
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        return {"encoder": self.encoder.head[-2].get_parameter("weight")}
+
+    def features(self, images: Tensor) -> Tensor:
+        """What is in front of the head, whose pooled maps tell more of a class (LZN, D.4; SimCLR, 4.2)."""
+        return self.encoder.backbone(images)
