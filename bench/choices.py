@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Row:
     reference: Row | None = None  # of a regularizer, in place of the matrix's
     teacher: Row | None = None
     weights: str | None = None  # of a tokenizer: a file that its training starts from
+    start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
+    budget: Mapping[str, int] = field(default_factory=dict)  # in place of the matrix's, as far as given
     where: Place = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:
@@ -97,3 +99,18 @@ class Matrix:
     plugins: tuple[Path, ...]
     warnings: tuple[Problem, ...] = field(compare=False)
     losses: Place = field(default=("", 0, 0), compare=False)  # where `reconstruction` is
+
+    def budget_of(self, row: Row) -> Budget:
+        """The matrix's, but for what the row says itself."""
+        return replace(self.budget, **row.budget)
+
+    def budget_of_cell(self, labels: Mapping[str, str]) -> dict[str, int]:
+        """What its rows take together, with batches of priors and generators that aren't the tokenizer's."""
+        rows = (self.tokenizers, self.regularizers, self.generators)
+        own = {}
+        for name, found in zip(PATTERNS[1:], rows, strict=True):
+            own[name] = next((self.budget_of(row) for row in found if row.label == labels[name]), self.budget)
+        first, prior, last = own.values()
+        others = {"prior_batch": prior.batch, "generator_batch": last.batch}
+        steps = {"prior_steps": prior.prior_steps, "generator_steps": last.generator_steps}
+        return vars(first) | steps | {k: batch for k, batch in others.items() if batch != first.batch}

@@ -18,14 +18,16 @@ def tokenizer_gflop(cost: Mapping[str, float | None], budget: Mapping[str, Any])
         return None
     image, method, prior = (value or 0.0 for value in counted)
     steps, refined = budget["tokenizer_steps"], budget.get("refine_steps", 0)
-    return budget["batch"] * (image * (steps + refined) + method * steps + prior * budget["prior_steps"])
+    of_priors = prior * budget["prior_steps"] * budget.get("prior_batch", budget["batch"])
+    return budget["batch"] * (image * (steps + refined) + method * steps) + of_priors
 
 
 def generator_gflop(
     cost: Mapping[str, float | None], budget: Mapping[str, Any], steps: int | None = None
 ) -> float | None:
     """Of a generator, to its last step or to another; 0 where nothing was descended, None if unknown."""
-    if "generator_parameters_million" not in cost:
+    if "generator_parameters_million" not in cost or not {"batch", "generator_steps"} <= set(budget):
         return None
-    latent = cost.get("generator_gflop_per_latent") or 0.0
-    return latent * budget["batch"] * (budget["generator_steps"] if steps is None else steps)
+    latent, batch = cost.get("generator_gflop_per_latent") or 0.0, budget["batch"]
+    every = latent * budget.get("generator_batch", batch)
+    return every * (budget["generator_steps"] if steps is None else steps)

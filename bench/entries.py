@@ -10,7 +10,7 @@ from typing import Any
 from . import registry
 from .choices import Row
 from .reader import Reader
-from .schema import Critic, Group, Optimizer, Variants, axes, names_of, shown
+from .schema import Budget, Critic, Group, Optimizer, Variants, axes, names_of, shown
 from .source import Trail
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
@@ -24,9 +24,14 @@ EXAMPLES = {
     "evaluators": "evaluators: [reconstruction, generation]",
 }
 FRAME = {  # what any part of a section takes beside its own options
-    "tokenizers": ("use", "optimizer", "weights"),
-    "regularizers": ("use", "optimizer", "reference", "teacher"),
-    "generators": ("use", "init", "optimizer", "guidance", "sampler"),
+    "tokenizers": ("use", "optimizer", "weights", "start", "budget"),
+    "regularizers": ("use", "optimizer", "reference", "teacher", "budget"),
+    "generators": ("use", "init", "optimizer", "guidance", "sampler", "budget"),
+}
+BUDGETS = {  # what a row may have of its own
+    "tokenizers": ("tokenizer_steps", "refine_steps", "batch"),
+    "regularizers": ("prior_steps", "batch"),  # of its priors
+    "generators": ("generator_steps", "batch"),
 }
 NAMED = ("critics", "priors", "modules")  # groups of parameters with names of their own
 MODULES = ("encoder", "decoder", "regularizer", "critics")
@@ -155,7 +160,11 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         extra["init"] = given.get("init", "fresh")
         if extra["init"] not in ("fresh", JOINT):
             reader.fault((*trail, "init"), f"init must be 'fresh' or 'joint', not {shown(extra['init'])}")
+    extra["budget"] = _budget(reader, kind, given.get("budget"), (*trail, "budget"))
     if kind == "tokenizers":
+        extra["start"] = given.get("start")
+        if not isinstance(extra["start"], str | None):
+            reader.fault((*trail, "start"), f"start must be a tokenizer's label, not {shown(extra['start'])}")
         extra["weights"] = given.get("weights")
         if not isinstance(extra["weights"], str | None) or extra["weights"] == "":
             reader.fault((*trail, "weights"), f"weights must be a path, not {shown(extra['weights'])}")
@@ -236,6 +245,27 @@ def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...])
             if reader.is_mapping((*at, one), its, "a mapping of settings")
         }
     return found
+
+
+def _budget(reader: Reader, kind: str, given: Any, trail: Trail) -> dict[str, int]:
+    if given is None or not reader.is_mapping(trail, given, "a mapping such as `{batch: 256}`"):
+        return {}
+    for name in given:
+        if name not in BUDGETS[kind]:
+            message = registry.unknown(f"budget of {kind}", name, list(BUDGETS[kind]))
+            reader.fault((*trail, name), message, on_key=True)
+    return reader.given(Budget, {name: given[name] for name in BUDGETS[kind] if name in given}, trail)
+
+
+def starts(reader: Reader, entries: list[Entry], found: tuple[Row, ...]) -> None:
+    """A tokenizer starts from another that is trained from the beginning."""
+    known = {row.label: row for row in found}
+    for entry in entries:
+        start, trail = entry.row.start, (*entry.trail, "start")
+        if isinstance(start, str) and start not in known:
+            reader.fault(trail, registry.unknown("tokenizer of this matrix", start, list(known)))
+        elif isinstance(start, str) and known[start].start is not None:
+            reader.fault(trail, f"{start!r} starts from another tokenizer itself; one start is possible")
 
 
 def _guidance(reader: Reader, given: Any, trail: Trail) -> tuple[float, ...]:

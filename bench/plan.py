@@ -39,6 +39,7 @@ from .weights import RANDOM, OfflineError, sha256
 Config = Mapping[str, Any]
 
 UNKNOWN = "unknown"
+BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
 TRAINED = ("prior", "tokenizer", "generator")
 
@@ -266,6 +267,9 @@ class _Planner:
             parents[f"prior/{name}"] = self._prior(
                 name, prior, spec, regularizer, facts, seed, parents, where
             )
+        if tokenizer.start:
+            parents["start"] = self._started(tokenizer, regularizer, seed)
+        budget = m.budget_of(tokenizer)
         config = {
             "dataset": self.data,
             "tokenizer": part("tokenizers", tokenizer),
@@ -273,9 +277,9 @@ class _Planner:
             "facts": facts,
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": self._losses() if model.decodes else {},
-            "steps": m.budget.tokenizer_steps,
-            "refine_steps": m.budget.refine_steps,
-            "batch": m.budget.batch,
+            "steps": budget.tokenizer_steps,
+            "refine_steps": budget.refine_steps,
+            "batch": budget.batch,
             "probes": m.probes.latents if m.probes else None,
             "seed": seed.tokenizer,
         }
@@ -304,6 +308,20 @@ class _Planner:
                 f"{regularizer.label} weighs its loss by a reconstruction's; {tokenizer.label} has none"
             )
 
+    def _started(self, tokenizer: Row, regularizer: Row, seed: Seed) -> str:
+        """The stage of the tokenizer that this one starts from."""
+        first = next(row for row in self.matrix.tokenizers if row.label == tokenizer.start)
+        own, theirs = (
+            {name: tensor.shape for name, tensor in self._model(*rows).state_dict().items()}
+            for rows in ((tokenizer, regularizer), (first, BARE))
+        )
+        for name in sorted(own.keys() | theirs.keys()):
+            if own.get(name) != theirs.get(name):
+                shapes = (" x ".join(map(str, each.get(name, ["nothing"]))) for each in (own, theirs))
+                told = "{} is {}, and {} there".format(name, *shapes)
+                raise Unfit(f"with {regularizer.label} no start from {first.label} is possible: {told}")
+        return self._tokenizer(first, BARE, seed)["tokenizer"]
+
     def _prior(
         self,
         name: str,
@@ -330,8 +348,8 @@ class _Planner:
             "spec": vars(spec),
             "prior": name,
             "optimizer": plain(regularizer.optimizer.get("priors", {}).get(name, {})),
-            "steps": self.matrix.budget.prior_steps,
-            "batch": self.matrix.budget.batch,
+            "steps": self.matrix.budget_of(regularizer).prior_steps,
+            "batch": self.matrix.budget_of(regularizer).batch,
             "seed": seed.tokenizer,
         }
         made = self._add("prior", f"{where} · {name}", config, {"reference": parents["reference"]})
@@ -400,7 +418,14 @@ class _Planner:
         if chosen is None:
             return None
         rows = []
-        for name in ("tokenizer", "regularizer"):
+        label = chosen.get("row")
+        if label is not None:
+            known = {row.label: row for row in self.matrix.tokenizers}
+            if label not in known:
+                message = registry.unknown("tokenizer of this matrix", label, list(known))
+                raise self._refuse(reference, message)
+            rows.append(known[label])
+        for name in ("tokenizer", "regularizer")[len(rows) :]:
             options = {key: value for key, value in chosen[name].items() if key != "use"}
             use = chosen[name]["use"]
             rows.append(Row(f"reference's {use}", use, options, where=reference.where))
@@ -454,12 +479,12 @@ class _Planner:
             "generator": part("generators", generator),
             "init": generator.init,
             "optimizer": plain(generator.optimizer),
-            "steps": self.matrix.budget.generator_steps,
-            "batch": self.matrix.budget.batch,
+            "steps": self.matrix.budget_of(generator).generator_steps,
+            "batch": self.matrix.budget_of(generator).batch,
             "seed": f"{seed.tokenizer}.{seed.generator}",
         }
-        if type(model).fit is Generator.fit and self._snapshots():
-            config["snapshots"] = self._snapshots()
+        if type(model).fit is Generator.fit and self._snapshots(config["steps"]):
+            config["snapshots"] = self._snapshots(config["steps"])
         made = self._add("generator", where, config, trained)
         self.result.parameters[made] = _parameters(model)
         self.result.built[made] = Built(self.dataset, generator=model)
@@ -472,15 +497,14 @@ class _Planner:
             parents["own_reference"] = self._reference(regularizer)
         # For what they cost.
         before = self.result.stages[trained["tokenizer"]].parents
-        parents |= {role: one for role, one in before.items() if role.startswith("prior/")}
+        parents |= {role: one for role, one in before.items() if role.startswith(("prior/", "start"))}
         coupled = build.regularizer_class({"name": regularizer.part}).couples == "latent"
-        extra = {"couples": self.matrix.budget.batch} if coupled else {}
+        extra = {"couples": self.matrix.budget_of(tokenizer).batch} if coupled else {}
         return self._scores("tokenizer", where, str(seed.tokenizer), parents, **extra)
 
-    def _snapshots(self) -> list[int]:
+    def _snapshots(self, steps: int) -> list[int]:
         """The updates after which a generator's samples are scored: its last one among them, if any are."""
-        steps, probes = self.matrix.budget.generator_steps, self.matrix.probes
-        asked = probes.generator if probes else ()
+        asked = self.matrix.probes.generator if self.matrix.probes else ()
         return [*sorted(step for step in set(asked) if step < steps), steps] if asked else []
 
     def _generator_scores(

@@ -55,9 +55,11 @@ def run(
     missing = next((stage for stage in plan.needed(cells) if not stage.known), None)
     if missing is not None:
         raise RunError(f"{missing.label}: its data or weights are not on this machine")
-    batch, processes = matrix.budget.batch, options.processes
-    if batch % processes:
-        raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
+    processes = options.processes
+    for stage in plan.needed(cells):
+        batch = stage.config.get("batch", 0)
+        if batch % processes:
+            raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
     prepare(matrix, plan, store, options)
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
@@ -193,7 +195,7 @@ class Book:
                 "threads": m.threads,
                 "precision": m.precision,
                 "seed": cell.seed,
-                "budget": vars(m.budget),
+                "budget": m.budget_of_cell(cell.identity),
                 "samples": m.samples,
             }
         )

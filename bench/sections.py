@@ -13,7 +13,7 @@ from typing import Any
 from . import registry
 from .augmentations import Augmentation
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
-from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single
+from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
 from .reader import KEYS, Reader
 from .schema import Budget, Critic, Probes, Settings, shown
 from .source import Problem, Trail
@@ -48,6 +48,7 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
     if _small_enough(reader, entries, seeds):
         read["seeds"] = tuple(_expanded(seeds))
         read |= {kind: rows(reader, entries[kind]) for kind in SECTIONS}
+        starts(reader, entries["tokenizers"], read["tokenizers"])
     reader.finish(warnings)
     given = reader.data.get("reconstruction") is not None
     losses = reader.place(("reconstruction",)) if given else (file.name, 0, 0)

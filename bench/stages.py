@@ -120,6 +120,8 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     if "weights" in config:
         file = Path(config["weights"]["file"])
         model.load_state_dict(released.state(model, config["tokenizer"]["name"], file))
+    if "start" in inputs:
+        model.load_state_dict(inputs["start"].group("tokenizer"))
     for name, module in regularizer.priors().items():
         module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
     prepare(config, model, regularizer)

@@ -15,7 +15,8 @@ class Latents(ReferenceSource):
     """What a tokenizer with a regularizer makes of the split's images; both are trained as rows are.
 
     The frame trains them under the matrix's budget (a stage that a row with the same options shares), and
-    gives their latents in place of a teacher's tokens.
+    gives their latents in place of a teacher's tokens. `row` is the label of a tokenizer of the matrix, with
+    its optimizer and budget, in place of `tokenizer`.
     """
 
     labelled = True
@@ -25,6 +26,7 @@ class Latents(ReferenceSource):
         teacher_spec: LatentSpec,
         tokenizer: Annotated[Use, Tokenizer] = "vit",
         regularizer: Annotated[Use, Regularizer] = "kl",
+        row: str | None = None,
     ) -> None:
         self.spec = teacher_spec
 

@@ -124,7 +124,9 @@ def _template() -> Template:
 def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
     records, rows, trained = results.records, results.rows, results.tokenizers
     budgets = (record.provenance.get("budget") for record in records)
-    budget: dict[str, Any] = next((one for one in budgets if isinstance(one, dict)), {})
+    known = [one for one in budgets if isinstance(one, dict)]
+    # Operations are compared where all rows have one budget.
+    budget: dict[str, Any] = known[0] if known and all(one == known[0] for one in known) else {}
     shown = pictures.found(folders, records)
     return Part(
         dataset,
