@@ -53,7 +53,7 @@ def test_step(benchmark, name, digits, tmp_path):
             seed=0,
             optimizer=({}, {}),
             context=Context(tmp_path),
-            features=features,
+            teacher=lambda images, index: features[index],
             reference=reference,
         )
 
