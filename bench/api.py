@@ -269,9 +269,9 @@ class Tokenizer(nn.Module):
             raise Unfit(f"{type(self).__name__} only encodes")
         return self.decoder(z)
 
-    def features(self, images: Tensor) -> Tensor | None:
-        """(B, c, H, W) -> (B, F) that a linear probe should look at beside the latent, if there are any."""
-        return None
+    def features(self, images: Tensor) -> Tensor:
+        """(B, c, H, W) -> (B, F) for a linear probe, of a tokenizer that has others than its latents."""
+        raise NotImplementedError
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
         """A loss of its own in place of the matrix's reconstruction losses, or None."""

@@ -5,12 +5,13 @@ import torch
 from scipy.stats import norm
 from subjects import FakeSubject
 
+from latentbench.bench.api import ImageSpec, Tokenizer
 from latentbench.bench.registry import create
 
 
 class Labelled(FakeSubject):
     def __init__(self, labels, **given):
-        super().__init__(scope="tokenizer", **given)
+        super().__init__(scope="tokenizer", **{"tokenizer": Tokenizer(ImageSpec(1, 8, 8), 1)} | given)
         self.known = labels
 
     def labels(self, split):
@@ -70,6 +71,43 @@ def test_wide_latents_are_pooled_unless_told_otherwise():
         z = {"train": torch.zeros(4, *shape), "val": torch.zeros(4, *shape)}
         subject = Labelled(None, z=z)
         assert create("evaluators", "linear_probe").protocol("probe_accuracy", subject)["pool"] == pool
+
+
+class Wise(Tokenizer):
+    """Features of an image are its pixels."""
+
+    def __init__(self):
+        super().__init__(ImageSpec(1, 8, 8), 1)
+        self.weight = torch.nn.Parameter(torch.eye(64))
+
+    def features(self, images):
+        return images.flatten(1) @ self.weight
+
+
+def test_a_tokenizers_own_features_are_probed_beside_latents():
+    """The class is in the images, which are the features, and not in the latents."""
+    labels = {"train": classes_of(600, 8), "val": classes_of(400, 8)}
+    latents = {split: randn(len(known), 2, 3, seed=len(known)) for split, known in labels.items()}
+    subject = Labelled(labels, z=latents, train=600, val=400, tokenizer=Wise())
+    for split, known in labels.items():
+        subject.sets[split].flatten(1)[torch.arange(len(known)), known] += 1.2
+    evaluator = create("evaluators", "linear_probe", strength=0.1)
+    found = evaluator.run(subject)
+    assert found["probe_accuracy"] == pytest.approx(1 / 8, abs=0.07)
+    assert 0.6 < found["feature_probe_accuracy"] < found["feature_probe_top5"] < 1
+    assert sum(found["feature_probe_top5"].classes.values()) / 8 == pytest.approx(found["feature_probe_top5"])
+    protocols = [evaluator.protocol(name, subject) for name in ("probe_accuracy", "feature_probe_top5")]
+    assert "latents" in protocols[0] and "latents" not in protocols[1] and "features" in protocols[1]
+
+
+def test_five_classes_are_always_among_five():
+    labels = {"train": classes_of(50, 5), "val": classes_of(50, 5)}
+    latents = {split: randn(50, 2, 3) for split in labels}
+    subject = Labelled(labels, z=latents, train=50, val=50, tokenizer=Wise())
+    assert create("evaluators", "linear_probe").run(subject).keys() == {
+        "probe_accuracy",
+        "feature_probe_accuracy",
+    }
 
 
 def test_without_labels_there_is_nothing_to_tell():
