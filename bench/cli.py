@@ -363,6 +363,36 @@ def report(
 
 
 @app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where they are joined.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="WHAT", help="Join in spite of: versions, dirty, precision."),
+    ] = None,
+    prefer: Annotated[
+        list[Path] | None,
+        typer.Option("--prefer", metavar="DIR", help="Whose numbers a cell has, if they differ."),
+    ] = None,
+) -> None:
+    """Join the records of several machines or groups, if nothing that matters differs."""
+    from . import leaderboard
+    from . import merge as merging
+    from .records import RecordError
+
+    try:
+        found = merging.merge(folders, output, allow or (), prefer or ())
+    except (RecordError, OSError) as error:
+        _fail(str(error), 2)
+    for note in found.notes:
+        err.print(Text(f"note: {note}"), soft_wrap=True)
+    print(leaderboard.summary(found.records))
+    print(f"\n{len(found.records)} records of {len(folders)} folders are in {output}")
+    for file in found.written:
+        print(file)
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="results/NAME, or results/NAME:regularizer=none")],
     b: Annotated[str, typer.Argument(metavar="B", help="What is set against A, in the same way.")],

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .markdown import markdown
-from .records import Record, RecordError, comparable, read, replace_text
+from .merge import Source, one_each
+from .records import Record, RecordError, read, replace_text
 from .rows import LABELS, Column, Results, Row, Value, first_seen, grouped, joined
 from .standings import contests, rank_texts
 from .tables import cells, columns_of, first_score, guidance_of, headers, ranked, scored, shown
@@ -65,24 +66,11 @@ def write(
 
 def report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
     """Rebuilds all in `out` from FOLDER/records and pictures of one or several results folders alone."""
-    found: dict[tuple[str, ...], tuple[str | Path, Record]] = {}
-    for folder in folders:
-        records = read(Path(folder) / "records")
-        if not records:
-            raise RecordError(f"no records in {Path(folder) / 'records'}")
-        for record in records:
-            cell = tuple(record.cell.values())
-            if cell not in found:
-                found[cell] = folder, record
-                continue
-            other, known = found[cell]
-            if record.status == known.status == "done" and comparable(record) != comparable(known):
-                raise RecordError(
-                    f"{other} and {folder} have different numbers for the cell {'/'.join(cell)}"
-                )
-            if record.status == "done" and known.status != "done":
-                found[cell] = (folder, record)
-    return write(out, [record for _, record in found.values()], title, folders=folders)
+    sources = [Source(Path(folder), read(Path(folder) / "records")) for folder in folders]
+    for one in sources:
+        if not one.records:
+            raise RecordError(f"no records in {one.folder / 'records'}")
+    return write(out, one_each(sources)[0], title, folders=folders)
 
 
 def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.DataFrame:

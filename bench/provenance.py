@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,21 @@ def provenance(device: str) -> dict[str, Any]:
         "machine": _machine(device),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def parts(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The versions of the frame and of the parts in stages' configs, a plugin's with its source's hash."""
+    found: dict[str, str] = {}
+    for config in configs:
+        if "frame" in config:
+            found["frame"] = str(config["frame"])
+        for role, item in config.items():
+            for one in item if isinstance(item, list) else [item]:
+                if isinstance(one, Mapping) and "version" in one:
+                    source = one.get("source", "")[:8]
+                    found[f"{role}.{one['name']}"] = f"{one['version']} {source}".rstrip()
+                    found |= parts([one.get("uses", {})])
+    return dict(sorted(found.items()))
 
 
 def _version(package: str) -> str | None:

@@ -8,10 +8,11 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .naming import check_name
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
@@ -73,14 +74,18 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The inverse of `to_json`; ValueError says what is wrong with the text."""
+        """The inverse of `to_json`; ValueError says what is wrong with the text.
+
+        What an older version didn't write has its default.
+        """
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError(f"a {type(data).__name__} where an object belongs")
         known = {f.name for f in fields(cls)}
-        for problem, keys in (("unknown", data.keys() - known), ("missing", known - data.keys())):
+        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        for problem, keys in (("unknown", data.keys() - known), ("missing", needed - data.keys())):
             if keys:
-                raise ValueError(f"{problem} {', '.join(map(repr, sorted(keys)))}")
+                raise ValueError(f"{problem} {', '.join(map(repr, sorted(keys)))}{_writer(data)}")
         return cls(**data)
 
 
@@ -182,6 +187,14 @@ def _check(record: Record) -> None:
         if isinstance(entry["value"], str) or not isinstance(entry["protocol"], dict):
             raise ValueError(f"the metric {name!r} has a value or a protocol of the wrong type")
         check_name(name, entry["protocol"])
+
+
+def _writer(data: dict[str, Any]) -> str:
+    """The version that wrote a record, where it is another one."""
+    said = data.get("provenance")
+    version = said.get("latentbench") if isinstance(said, dict) else None
+    other = version not in (None, __version__)
+    return f" (written by latentbench {version}, this is {__version__})" if other else ""
 
 
 def _items(record: Record) -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from . import grids, leaderboard, records
 from .engine import Engine, EngineError, Event
 from .matrix import Matrix, resolved
 from .plan import PROBE, Cell, Plan
-from .provenance import provenance
+from .provenance import parts, provenance
 from .records import Record
 from .store import Artifact, Store
 
@@ -197,6 +197,7 @@ class Book:
                 "seed": cell.seed,
                 "budget": m.budget_of_cell(cell.identity),
                 "samples": m.samples,
+                "parts": parts(stage.config for stage in self.plan.needed([cell])),
             }
         )
 
