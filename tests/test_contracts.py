@@ -18,6 +18,7 @@ from latentbench.bench.api import (
     Noise,
     Reference,
     Step,
+    Tokenizer,
     Unfit,
 )
 from latentbench.bench.registry import create, get, names
@@ -207,9 +208,10 @@ class TestTokenizers:
             assert not model.decodes or torch.equal(other.decode(z), model.decode(z))
 
     def test_what_a_probe_looks_at_is_a_vector_an_image(self, name, image, expansion):
-        model, images = self.build(name, image, expansion).eval(), rand_images(image)
-        found = model.features(images)
-        assert found is None or (found.dim() == 2 and len(found) == BATCH and found.isfinite().all())
+        model = self.build(name, image, expansion).eval()
+        if type(model).features is not Tokenizer.features:
+            found = model.features(rand_images(image))
+            assert found.dim() == 2 and len(found) == BATCH and found.isfinite().all()
 
     def test_the_same_seed_gives_the_same_weights(self, name, image, expansion):
         one, two = (self.build(name, image, expansion).state_dict() for _ in range(2))
