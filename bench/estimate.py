@@ -125,7 +125,8 @@ class _Estimates:
         if probes := config["probes"]:
             looks = config["steps"] // probes["every"] + 1
             kept = looks * probes["images"] * tokenizer.spec.tokens * tokenizer.spec.channels * FLOAT
-        step = self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, of=built)
+        again = config.get("checkpointing", False)
+        step = self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, again, of=built)
         if distance is not None or adversary is not None:
             added = self._once(_reconstruction_step, distance, adversary, batch, precision, of=built)
             step = _both(step, added)
@@ -172,7 +173,14 @@ class _Estimates:
             _bytes(model) if group_settings(GENERATOR_DEFAULTS, config["optimizer"])["ema"] else 0,
             config["batch"],
             config["steps"],
-            self._once(_generator_step, model, config["batch"], config["env"]["precision"], of=built),
+            self._once(
+                _generator_step,
+                model,
+                config["batch"],
+                config["env"]["precision"],
+                config.get("checkpointing", False),
+                of=built,
+            ),
             len(config.get("snapshots", ())) * _bytes(model),
         )
 
@@ -255,7 +263,7 @@ def _training(
 
 
 def _tokenizer_step(
-    built: Built, tokenizer: Tokenizer, regularizer: Regularizer, batch: int, precision: str
+    built: Built, tokenizer: Tokenizer, regularizer: Regularizer, batch: int, precision: str, again: bool
 ) -> Counted:
     images, facts, reference = _images(built.dataset, batch), built.facts, None
     features = _empty(facts["teacher_spec"], batch) if "teacher_spec" in facts else None
@@ -265,7 +273,8 @@ def _tokenizer_step(
         reference = regularizer.reference(Reference(_empty(spec, batch), labels, spec.grid)).samples
     labels = _labels(built.dataset.classes, batch)
     batched = (images, labels, features, reference, True)
-    return counted(tokenizer_step, tokenizer.train(), regularizer.train(), *batched, precision=precision)
+    arguments = tokenizer.train(), regularizer.train(), *batched
+    return counted(tokenizer_step, *arguments, precision=precision, checkpointing=again)
 
 
 def _reconstruction_step(
@@ -282,9 +291,10 @@ def _both(one: Counted | str, other: Counted | str) -> Counted | str:
     return Counted(one.flops + other.flops, one.activations + other.activations)
 
 
-def _generator_step(built: Built, model: Generator, batch: int, precision: str) -> Counted:
+def _generator_step(built: Built, model: Generator, batch: int, precision: str, again: bool) -> Counted:
     labels = _labels(built.dataset.classes, batch)
-    return counted(generator_step, model.train(), _empty(model.spec, batch), labels, precision=precision)
+    arguments = model.train(), _empty(model.spec, batch), labels
+    return counted(generator_step, *arguments, precision=precision, checkpointing=again)
 
 
 def _encode(built: Built, tokenizer: Tokenizer) -> Counted:

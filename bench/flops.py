@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from .api import Generator, Noise, Regularizer, Step, Tokenizer
 from .latents import decoded
 from .losses import Adversary
+from .segments import prepare, segments
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,18 +96,45 @@ def flops(step: Callable[..., None], *arguments: Any) -> int:
 
 
 def counted(
-    step: Callable[..., Any], *arguments: Any, precision: str = "fp32", calls: int | None = None
+    step: Callable[..., Any],
+    *arguments: Any,
+    precision: str = "fp32",
+    calls: int | None = None,
+    checkpointing: bool = False,
 ) -> Counted:
     """Operations, as `flops` counts them, and kept activations of step(*copies of the arguments on meta).
 
-    Segments that a checkpoint computes again are counted as operations, but not as kept.
+    What a checkpoint computes again is counted as operations, but not as kept. With `checkpointing` that are
+    the modules' segments, of which the backward pass has one at a time, at the most the largest.
 
     Raises:
         RuntimeError: if shapes depend on values.
         TooLong: after this many calls of torch's functions.
     """
     copies = _copied(arguments, "meta")
-    kept = _Kept(copies)
+    kept, largest = _Kept(copies), 0
+    if checkpointing:
+        largest = _largest_segment(step, arguments, precision)
+        prepare({"checkpointing": True}, *_modules(copies))
+    done = _followed(step, copies, kept, precision, calls)
+    return Counted(done, kept.most + largest)
+
+
+def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> int:
+    """Bytes that autograd keeps of one segment's forward pass, at the most."""
+    copies = _copied(arguments, "meta")
+    kept, before, found = _Kept(copies), list[int](), [0]
+    for segment in segments(*_modules(copies)):
+        segment.register_forward_pre_hook(lambda *_: before.append(kept.now))
+        segment.register_forward_hook(lambda *_: found.append(kept.now - before.pop()))
+    _followed(step, copies, kept, precision, None)
+    return max(found)
+
+
+def _followed(
+    step: Callable[..., Any], copies: list[Any], kept: _Kept, precision: str, calls: int | None
+) -> int:
+    """The operations of step(*copies); what is kept, `kept` learns."""
     with (
         torch.enable_grad(),
         _Operations() as done,
@@ -114,7 +142,7 @@ def counted(
         _AsOnGpu(DTYPES[precision], calls),
     ):
         step(*copies)
-    return Counted(done.flops, kept.most)
+    return done.flops
 
 
 def tokenizer_step(
@@ -196,6 +224,10 @@ def backward(loss: Tensor) -> None:
 def _copied(arguments: tuple[Any, ...], device: str | None) -> list[Any]:
     copies = [copy.deepcopy(argument) for argument in arguments]
     return [c.to(device) if device and isinstance(c, (nn.Module, Tensor)) else c for c in copies]
+
+
+def _modules(values: list[Any]) -> list[nn.Module]:
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 class _Operations(TorchDispatchMode):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -43,10 +43,10 @@ def prepare(config: Mapping[str, Any], *networks: nn.Module) -> None:
 def computed_again(segment: nn.Module) -> Callable[..., Any]:
     """Its forward pass, of which autograd keeps the inputs alone; the backward pass starts with it anew."""
     forward = segment.forward
-    norms = [m for m in segment.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    norms = [module for module in segment.modules() if isinstance(module, _NormBase)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _untracked(norms)
+        return nullcontext(), _Untracked(norms)
 
     def run(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -56,13 +56,18 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
     return run
 
 
-@contextmanager
-def _untracked(norms: list[_NormBase]) -> Iterator[None]:
-    """Batch norms have taken in this batch already."""
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+class _Untracked:
+    """Batch norms have taken in this batch already; one object serves several backward passes."""
+
+    def __init__(self, norms: list[_NormBase]) -> None:
+        self.norms = norms
+
+    def __enter__(self) -> None:
+        # With `track_running_stats` off they would keep other tensors than in the first pass.
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, seen) in zip(self.norms, self.before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, seen

@@ -1,0 +1,151 @@
+"""Gradient checkpointing and compilation of repeated layers: the same numbers, for less memory."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from latentbench.bench.api import ImageSpec, LatentSpec, Noise
+from latentbench.bench.flops import counted, generator_step
+from latentbench.bench.registry import create
+from latentbench.bench.segments import prepare, segments
+
+SPEC = LatentSpec(16, 4, (4, 4))
+LABELS = torch.arange(8) % 3
+GENERATORS = {
+    "lightningdit": {"depth": 4},
+    "sit": {"depth": 4},
+    "mar": {"depth": 4, "dropout": 0.1},
+    "tarflow": {"layers": 2, "conditioning": "adaln"},
+    "starflow": {"use": "tarflow", "layers": 2, "conditioning": "prefix"},
+    "velocity_mlp": {"depth": 4},
+}
+
+
+def generator(name):
+    options = {"use": name, **GENERATORS[name]}
+    torch.manual_seed(0)
+    model = create("generators", options.pop("use"), spec=SPEC, classes=3, **options)
+    for parameter in model.parameters():  # past layers that start at zero
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def tokenizer(name):
+    torch.manual_seed(0)
+    return create("tokenizers", name, image=ImageSpec(3, 16, 16), expansion=1)
+
+
+def gradients(model, loss):
+    """And the bytes of all storages that autograd keeps, parameters apart."""
+    given, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    torch.manual_seed(1)
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss()
+    value.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return value.detach(), found, sum(kept.values())
+
+
+def same(model, loss, share, **close):
+    """Before and after; afterwards no more than a share of the memory is kept."""
+    value, plain, before = gradients(model, loss)
+    names = list(model.state_dict())
+    prepare({"checkpointing": True}, model)
+    again, recomputed, after = gradients(model, loss)
+    assert torch.equal(again, value) and list(model.state_dict()) == names
+    assert plain.keys() == recomputed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, **close)
+    assert after < share * before
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_s_gradients_are_those_of_plain_autograd_in_less_memory(name):
+    model, z = generator(name).train(), torch.randn(8, 16, 4)
+    loss = lambda: sum(model.loss(z, LABELS, Noise(0)).values())  # noqa: E731
+    same(model, loss, 0.6, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit", "conv", "vavae", "softvq", "dino"])
+def test_so_are_a_tokenizer_s(name):
+    model, images = tokenizer(name).train(), torch.randn(8, 3, 16, 16)
+    loss = lambda: (model.decode(model.encode(images)) - images).square().mean()  # noqa: E731
+    same(model, loss, 0.75, rtol=1e-5, atol=1e-6)
+
+
+def test_segments_are_layers_and_residual_blocks():
+    kinds = {
+        "lightningdit": ("Block", 4),
+        "mar": ("Block _ResidualMLP", 11),
+        "tarflow": ("CausalLayer", 8),
+        "velocity_mlp": ("_ResidualMLP", 4),
+    }
+    for name, (kind, count) in kinds.items():
+        found = segments(generator(name))
+        assert {type(one).__name__ for one in found} == set(kind.split()) and len(found) == count
+    assert {type(one).__name__ for one in segments(tokenizer("conv"))} == {"ResBlock", "Attention"}
+
+
+def test_a_batch_norm_sees_each_batch_once():
+    inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model, x, other = nn.Sequential(Residual(inner), nn.Linear(4, 1)), torch.randn(8, 4), nn.BatchNorm1d(4)
+    other(inner[0](x))
+    prepare({"checkpointing": True}, model)
+    model(x).sum().backward()
+    assert torch.equal(inner[1].running_mean, other.running_mean)
+    assert inner[1].num_batches_tracked == 1 and inner[0].weight.grad is not None
+    model.eval()
+    model(x).sum().backward()
+    assert inner[1].num_batches_tracked == 1
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_gradients_of_gradients_pass_through_a_segment():
+    model, z = generator("lightningdit"), torch.randn(8, 16, 4)
+
+    def penalty():
+        x = z.clone().requires_grad_()
+        v = model.velocity(x, torch.full((8,), 0.5), LABELS)
+        return torch.autograd.grad(v.square().sum(), x, create_graph=True)[0].square().mean()
+
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        same(model, penalty, 2.0, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_follows_checkpointing(precision):
+    model, z = generator("lightningdit").train(), torch.randn(8, 16, 4)
+    plain = counted(generator_step, model, z, LABELS, precision=precision)
+    less = counted(generator_step, model, z, LABELS, precision=precision, checkpointing=True)
+    assert less.activations < 0.6 * plain.activations
+    # A forward pass is a third of a step; what stands outside of blocks is not done again.
+    assert 1.2 < less.flops / plain.flops < 4 / 3
+
+
+def test_the_estimate_is_what_autograd_keeps_and_the_largest_segment():
+    model, z = generator("lightningdit").train(), torch.randn(8, 16, 4)
+    loss = lambda: sum(model.loss(z, LABELS, Noise(0)).values())  # noqa: E731
+    plain = gradients(model, loss)[2]
+    prepare({"checkpointing": True}, model)
+    kept, of_inputs = gradients(model, loss)[2], z[0].numel() // 4 * 64 * 8 * 4
+    one = (plain - kept) / 4 + of_inputs
+    estimate = counted(generator_step, generator("lightningdit"), z, LABELS, checkpointing=True).activations
+    assert estimate == pytest.approx(kept + one, rel=0.1)
