@@ -386,6 +386,13 @@ class Dataset:
         """Number of images; known without the data where an option says it."""
         raise NotImplementedError
 
+    def mirrored(self, split: Split) -> int:
+        """How many images are others mirrored: the last ones, of a set that decodes.
+
+        Methods learn from them and metrics don't: published statistics are of images as they are.
+        """
+        return 0
+
     def images(self, split: Split, index: Tensor) -> Tensor:
         """index (B,) int64 -> (B, c, H, W) float32 in [-1, 1]."""
         raise NotImplementedError
@@ -469,6 +476,13 @@ class ReferenceSource:
     def fingerprint(self) -> str | None:
         """sha256 of the files that samples are made of, beside the dataset's; None if they aren't there."""
         return ""
+
+    def fetch(self) -> None:
+        """Called before a run where files aren't there.
+
+        Raises:
+            FileNotFoundError: naming the file.
+        """
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from .api import Generator, Noise
 from .checkpoint import State
 from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, update
+from .pipeline import Ahead
 from .processes import ALONE, Group
 from .training import Context, batch_index, run_steps
 
 
 def train_generator(
     generator: Generator,
-    draw: Callable[[Tensor, Noise, int], Tensor],
+    read: Callable[[Tensor, int], Tensor],
     size: int,
     labels: Tensor | None,
     *,
@@ -26,31 +28,41 @@ def train_generator(
     seed: int,
     optimizer: Mapping[str, Any],
     context: Context,
+    latent: Callable[[Tensor, Tensor | None, Noise], Tensor] = lambda given, labels, noise: given,
     snapshots: Collection[int] = (),
 ) -> State:
     """Trains a generator in place and leaves the averaged weights in it.
 
     Args:
-        draw: (index, noise, step) -> z (B, T, C), normalised; called anew at every step, so that a stochastic
-            latent is never frozen to one draw.
-        size: number of training latents, of which `draw` takes indices.
+        read: (index, step) -> rows (B, …) on the CPU, maybe of a mapped file.
+        size: number of training latents, of which `read` takes indices.
         labels: (size,) int64 or None.
+        latent: (rows on the device, labels, noise) -> z (B, T, C), normalised; called anew at every step, so
+            that a stochastic latent is never frozen to one draw.
         snapshots: updates after which the averaged weights are kept in the state, beside the final ones.
     """
     accelerator = context.accelerator()
     device, group = accelerator.device, context.group
     generator.to(device).train()
 
-    def load(index: Tensor, step: int, share: Group) -> tuple[Tensor, Tensor | None, Noise]:
+    def load(index: Tensor, given: Tensor, step: int, share: Group) -> tuple[Tensor, Tensor | None, Noise]:
         noise = share.noise(Noise(seed, ("generator", str(step))))
-        z = draw(index, noise.fork("latent"), step)
-        return z, None if labels is None else labels[index].to(device), noise.fork("loss")
+        chosen = None if labels is None else labels[index].to(device)
+        return (
+            latent(given.to(device, non_blocking=True), chosen, noise.fork("latent")),
+            chosen,
+            noise.fork("loss"),
+        )
+
+    def rows(step: int) -> tuple[Tensor, Tensor]:
+        index = group.rows(batch_index(size, batch, step, seed, "data"))
+        return index, read(index, step)
 
     if type(generator).fit is not Generator.fit:
 
         def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
             for step, index in enumerate(torch.arange(size).split(batch)):
-                z, chosen, _ = load(index, step, ALONE)  # each process estimates the same
+                z, chosen, _ = load(index, read(index, step), step, ALONE)  # each process estimates the same
                 yield z, chosen
 
         generator.fit(epoch())
@@ -64,7 +76,7 @@ def train_generator(
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
-        z, chosen, noise = load(group.rows(batch_index(size, batch, step, seed, "data")), step, group)
+        z, chosen, noise = load(*ahead(step), step, group)
         main.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)
@@ -76,7 +88,8 @@ def train_generator(
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
-    run_steps(state, steps, train, context, seed, "generator")
+    with closing(Ahead(rows, device)) as ahead:
+        run_steps(state, steps, train, context, seed, "generator")
     generator.load_state_dict(average.weights(generator))
     generator.eval()
     return state

@@ -46,6 +46,7 @@ RESIZINGS = {  # what protocols call them
     "clean": "clean-fid: PIL bicubic, float",
     "clean_rounded": "PIL bicubic, rounded to 8 bits",
     "legacy": "PyTorch bilinear, not anti-aliased",
+    "torch": "PyTorch bicubic, anti-aliased: clean-fid's filter on the device",
 }
 
 
@@ -58,8 +59,12 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
     """
     from cleanfid.resize import make_resizer
 
+    size = (resolution, resolution)
+    if how == "torch":
+        if levels.shape[2:] == size:
+            return levels.float()
+        return torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
     if how == "legacy":
-        size = (resolution, resolution)
         return torch.nn.functional.interpolate(levels.float(), size, mode="bilinear", align_corners=False)
     resizer = make_resizer("PIL", False, "bicubic", (resolution, resolution))
     resized = np.stack([resizer(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 
 import torch
@@ -95,6 +96,34 @@ class Reader:
     def close(self) -> None:
         """Ends the processes."""
         self._open.clear()
+
+
+class Ahead:
+    """Tensors of one training step after the other; for a GPU, those of the next are read meanwhile.
+
+    A thread reads them, into pinned memory, so that copying them to the GPU doesn't wait either.
+    """
+
+    def __init__(self, read: Callable[[int], tuple[Tensor, ...]], device: torch.device | str) -> None:
+        self.read, self.thread = read, None
+        if torch.device(device).type == "cuda":
+            self.thread = ThreadPoolExecutor(1)
+        self._due: tuple[int, Future[tuple[Tensor, ...]]] | None = None
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        if self.thread is None:
+            return self.read(step)
+        found = self._due[1].result() if self._due and self._due[0] == step else self._pinned(step)
+        self._due = step + 1, self.thread.submit(self._pinned, step + 1)
+        return found
+
+    def _pinned(self, step: int) -> tuple[Tensor, ...]:
+        return tuple(tensor.pin_memory() for tensor in self.read(step))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        if self.thread is not None:
+            self.thread.shutdown()
 
 
 def _begin(worker: int) -> None:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from . import build, losses, released
-from .augmentations import Augmentation
 from .api import Diverged, ImageSpec, Metric, Noise
+from .augmentations import Augmentation
+from .fewer import Fewer
 from .figures import rendered
 from .flops import counted, parameters, reconstruction_step
 from .generator_loop import train_generator
+from .large import allocated, rows
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
 from .naming import check_name
 from .pipeline import prefetch
@@ -40,38 +42,46 @@ VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when n
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
     """Pooled and token features of both splits, or other outputs of an extractor."""
-    dataset, extractor = build.dataset(config["dataset"]), build.extractor(config["extractor"])
-    outputs, group = config.get("outputs", ["pooled", "tokens"]), context.group
+    dataset = Fewer(build.dataset(config["dataset"]), config.get("images"))
+    extractor, group = build.extractor(config["extractor"]), context.group
+    outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
-    total = dataset.size("train") + dataset.size("val")
-    done = 0
+    total, before = dataset.size("train") + dataset.size("val"), 0
     for split in SPLITS:
-        parts = []
         chunks = torch.arange(dataset.size(split)).split(CHUNK)
-        images = prefetch(dataset, split, chunks[group.rank :: group.world], context.loaders)
-        for number, chunk in enumerate(chunks):
-            parts.append(extractor.describe(next(images), outputs) if group.takes(number) else {})
-            done += len(chunk)
-            context.report(done, total, "images")
-        for name in outputs:
-            tensors[f"{name}/{split}"] = torch.cat(group.assemble([part.get(name) for part in parts]))
+        mine = chunks[group.rank :: group.world]
+        images = prefetch(dataset, split, mine, context.loaders, context.device)
+
+        def describe(index: Tensor, number: int) -> dict[str, Tensor]:
+            found = extractor.describe(next(images), outputs)  # noqa: B023
+            context.report(before + int(index[-1]) + 1, total, "images")  # noqa: B023
+            return {name: tensor.cpu() for name, tensor in found.items()}
+
+        made = rows(describe, chunks, outputs, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
+        tensors |= {f"{name}/{split}": made[name] for name in outputs}
+        before += dataset.size(split)
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 
 
 def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     """Samples of the reference distribution for both splits, before any projection."""
-    dataset = build.dataset(config["dataset"])
+    dataset = Fewer(build.dataset(config["dataset"]), config.get("images"))
     if "features" in inputs:
         features = inputs["features"]
         spec, basis = spec_from(features.info["spec"]), {"features": features.info["protocol"]}
         given = {
             split: [features.tensors[f"{what}/{split}"] for what in ("tokens", "pooled")] for split in SPLITS
         }
+    elif "tokenizer" not in inputs:  # no image's
+        spec, basis = spec_from(config["spec"]), {}
+        given = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
     else:  # another tokenizer's latents
-        cell = Cell(inputs, context.device)
+        cell = Cell(inputs, context.device, scratch=context.scratch)
         spec, noise = cell.tokenizer.spec, Noise(cell.config["seed"], ("reference",))
         basis = {"steps": cell.config["steps"], "seed": cell.config["seed"]}
-        given = {split: [z := cell.latents(split, noise), z.mean(1)] for split in SPLITS}
+        given = {
+            split: [z := cell.latents(split, noise)[dataset.index[split]], z.mean(1)] for split in SPLITS
+        }
     source = build.reference(config["reference"], dataset, spec)
     tensors: dict[str, Tensor] = {}
     for split in SPLITS:
@@ -94,7 +104,7 @@ def prior(config: Config, inputs: Inputs, context: Context) -> Result:
     prepare(config, model)
     state = train_generator(
         model,
-        lambda index, noise, step: target.samples[index].to(context.device),
+        lambda index, step: target.samples[index],
         len(target.samples),
         target.labels,
         steps=config["steps"],
@@ -125,7 +135,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     for name, module in regularizer.priors().items():
         module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
     prepare(config, model, regularizer)
-    teacher, target = inputs.get("teacher"), None
+    target = None
     if "reference" in inputs:
         target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
     state = train_tokenizer(
@@ -139,7 +149,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         seed=seed,
         optimizer=config["optimizer"],
         context=context,
-        features=None if teacher is None else teacher.tensors["tokens/train"],
+        teacher=_teacher(config, inputs),
         reference=target,
         probes=config["probes"],
         adversary=adversary,
@@ -154,6 +164,19 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     steps = config["steps"] + config["refine_steps"]
     cost = {"seconds": state.seconds, "steps": steps} | (_of_losses(config, dataset.image) if steps else {})
     return Result({"curves": state.curves}, tensors, cost=cost)
+
+
+def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """(images, index) -> token features: kept ones or, of a set that decodes, made of the images at hand."""
+    if "teacher" in inputs:
+        kept = inputs["teacher"].tensors["tokens/train"]
+        return lambda images, index: kept[index]
+    if "teacher" not in config:
+        return None
+    extractor = build.extractor(config["teacher"])
+    if extractor.resizing == "clean":
+        extractor.resizing = "torch"  # on the device, where the images are
+    return lambda images, index: extractor.describe(images, ["tokens"])["tokens"]
 
 
 def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
@@ -171,28 +194,24 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     """h of both splits, the statistics that generators are normalised by, and the round-trip check."""
     cell, group = Cell(inputs, context.device), context.group
     dataset, model, regularizer = cell.dataset, cell.tokenizer, cell.regularizer
-    tensors = {
-        f"h/{split}": encode(model, dataset, split, context.device, loaders=context.loaders, group=group)
-        for split in SPLITS
-    }
+    tensors: dict[str, Tensor] = {}
+    for split in SPLITS:
+        name = f"h/{split}"
+        source = (model, dataset, split, context.device)
+        tensors[name] = encode(*source, None, context.loaders, group, context.scratch(name))
     noise = Noise(config["seed"], ("latents",))
-    batch = cell.config["batch"]
-    draws = [
-        draw(
-            regularizer,
-            tensors["h/train"],
-            dataset.labels("train"),
-            noise.fork("train").fork(k),
-            batch,
-            context.device,
-            group,
-        )
-        for k in range(DRAWS if regularizer.couples == "latent" else 1)
-    ]
+    batch, h = cell.config["batch"], tensors["h/train"]
+    count = DRAWS if regularizer.couples == "latent" else 1
+    shape = (count, len(h), model.spec.tokens, model.spec.channels)
+    draws = allocated(shape, h.dtype, context.scratch("draws"), group)
+    for k, into in enumerate(draws):
+        stream, labels = noise.fork("train").fork(k), dataset.labels("train")
+        file = context.scratch("draws")
+        draw(regularizer, h, labels, stream, batch, context.device, group, file, into)
     rule = normalisation(draws[0], config["normalise"])
     tensors |= {"mean": rule.mean, "std": rule.std}
     if regularizer.couples == "latent":
-        tensors["draws"] = torch.stack(draws)
+        tensors["draws"] = draws
     labels = dataset.labels("val")
     z = draw(regularizer, tensors["h/val"], labels, noise.fork("val"), batch, context.device, group)
     info = {
@@ -217,22 +236,23 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(config["seed"], "init", "generator"):
         model = cell.joint() if joint else cell.fresh(config["generator"])
     prepare(config, model)
-    h, labels = cell.inputs["latents"].tensors["h/train"].to(context.device), cell.dataset.labels("train")
-    cached = cell.inputs["latents"].tensors.get("draws")
+    kept, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
+    h, cached = kept["h/train"], kept.get("draws")
     rule = IDENTITY if joint else cell.normalisation
 
+    def read(index: Tensor, step: int) -> Tensor:
+        return h[index] if cached is None else cached[step % len(cached), index]
+
     @torch.no_grad()
-    def sample(index: Tensor, noise: Noise, step: int) -> Tensor:
-        if cached is not None:
-            return rule(cached[step % len(cached), index].to(context.device))
-        chosen = None if labels is None else labels[index].to(context.device)
-        return rule(cell.regularizer.latent(h[index], noise, chosen))
+    def latent(given: Tensor, chosen: Tensor | None, noise: Noise) -> Tensor:
+        return rule(cell.regularizer.latent(given, noise, chosen) if cached is None else given)
 
     state = train_generator(
         model,
-        sample,
+        read,
         len(h),
         labels,
+        latent=latent,
         steps=config["steps"],
         batch=config["batch"],
         seed=config["seed"],
@@ -257,15 +277,16 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
         asked = labels[index].to(context.device)
         z = cell.generator.sample(asked, config["guidance"], noise.fork(chunk), **config["sampler"])
         context.report(int(index[-1]) + 1, count, "images")
-        return z.cpu()
+        return cell.sampled_normalisation.inverse(z.cpu())
 
-    z = cell.sampled_normalisation.inverse(chunked(one, count, group=context.group))
+    z = chunked(one, count, group=context.group, file=context.scratch("z"))
     if not z.isfinite().all():
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
     assert z.shape[1:] == (spec.tokens, spec.channels)
     drawn = noise.fork("decoder")
-    images = decode_levels(cell.tokenizer, z, context.device, context.group, labels, drawn)
+    file = context.scratch("images")
+    images = decode_levels(cell.tokenizer, z, context.device, context.group, labels, drawn, file)
     return Result({}, {"images": images, "labels": labels})
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +36,19 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class Cell:
     """The trained parts behind an artifact chain, rebuilt from the stored configs and weights."""
 
-    def __init__(self, inputs: dict[str, Artifact], device: str, snapshot: int | None = None) -> None:
-        self.inputs, self.device, self.snapshot = inputs, device, snapshot
+    def __init__(
+        self,
+        inputs: dict[str, Artifact],
+        device: str,
+        snapshot: int | None = None,
+        scratch: Callable[[str], Path | None] = lambda name: None,
+    ) -> None:
+        """
+        Args:
+            snapshot: of the generator.
+            scratch: files for what is too large for memory.
+        """
+        self.inputs, self.device, self.snapshot, self.scratch = inputs, device, snapshot, scratch
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -99,7 +111,9 @@ class Cell:
         h = self.inputs["latents"].tensors[f"h/{split}"]
         batch = self.config["batch"]
         stream = None if noise is None else noise.fork(split)
-        return draw(self.regularizer, h, self.dataset.labels(split), stream, batch, self.device)
+        file = self.scratch(f"{'mean' if noise is None else 'z'}/{split}")
+        labels = self.dataset.labels(split)
+        return draw(self.regularizer, h, labels, stream, batch, self.device, file=file)
 
 
 def features_role(place: int, output: str) -> str:

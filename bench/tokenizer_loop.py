@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -33,7 +33,7 @@ def train_tokenizer(
     seed: int,
     optimizer: Sequence[Mapping[str, Any]],
     context: Context,
-    features: Tensor | None = None,
+    teacher: Callable[[Tensor, Tensor], Tensor] | None = None,
     reference: Reference | None = None,
     refine_steps: int = 0,
     probes: Mapping[str, int] | None = None,
@@ -49,7 +49,8 @@ def train_tokenizer(
         probes: {"every": updates, "images": n}: keeps the latents of the first n images along training.
         optimizer: the tokenizer's and the regularizer's settings; the latter apply to its own parameters,
             and to the groups that they name.
-        features: (n, N, F) teacher features of the training images, for methods that ask for them.
+        teacher: (images as the encoder sees them, index) -> teacher features (B, N, F), for methods that ask
+            for them.
         reference: in the latent's space, for methods that ask for it.
         adversary: a discriminator that learns along, and whose loss joins the reconstruction losses.
         adversary_optimizer: its settings, over the tokenizer's.
@@ -116,6 +117,13 @@ def train_tokenizer(
     def seen(images: Tensor, noise: Noise) -> Tensor:
         return images if augmentation is None else augmented(images, noise, augmentation)
 
+    @torch.no_grad()
+    def described(images: Tensor, index: Tensor) -> Tensor | None:
+        if teacher is None:
+            return None
+        with accelerator.autocast():
+            return teacher(images, index).to(device).float()
+
     def load(update: int, position: int, stream: str, views: bool = False) -> Step:
         index = rows(position, stream)
         noise = group.noise(Noise(seed, ("tokenizer", stream, str(position))))
@@ -127,13 +135,14 @@ def train_tokenizer(
         if reference is not None:
             chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
             drawn = reference.samples[group.rows(chosen)].to(device)
+        images = seen(images, noise.fork("view"))
         return Step(
             update,
-            seen(images, noise.fork("view")),
+            images,
             known,
             noise,
             lambda z: latents.decoded(tokenizer, z, known, noise.fork("decoder")),
-            None if features is None else features[index].to(device),
+            described(images, index) if update < steps else None,
             drawn,
             other,
         )

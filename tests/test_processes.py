@@ -102,6 +102,7 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
         asked[0] += 1
         return asked[0] == stop_at and group.rank == 0  # one is asked, all stop
 
+    features = torch.randn(300, 4, 4, generator=torch.Generator().manual_seed(3))
     folder.mkdir(exist_ok=True)
     try:
         state = train_tokenizer(
@@ -114,7 +115,7 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
             seed=0,
             optimizer=({"warmup": 5}, {}),
             context=Context(folder, stopping=stopping, group=group),
-            features=torch.randn(300, 4, 4, generator=torch.Generator().manual_seed(3)),
+            teacher=lambda images, index: features[index],
             reference=Reference(drawn, torch.arange(90) % 4, (2, 2)),
             refine_steps=2,
         )
@@ -136,7 +137,7 @@ def generated(name, folder, group=ALONE):
     folder.mkdir(exist_ok=True)
     state = train_generator(
         model,
-        lambda index, noise, step: z[index] + 0.1 * noise.normal(z[index]),
+        lambda index, step: z[index],
         60,
         torch.arange(60) % 4,
         steps=10,
@@ -144,6 +145,7 @@ def generated(name, folder, group=ALONE):
         seed=0,
         optimizer={"warmup": 2},
         context=Context(folder, group=group),
+        latent=lambda rows, labels, noise: rows + 0.1 * noise.normal(rows),
     )
     return state.curves
 

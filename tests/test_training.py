@@ -402,7 +402,7 @@ class Mean(Generator):
 def test_a_generator_that_fits_sees_every_latent_once(tmp_path):
     z = torch.arange(10.0)[:, None, None]
     model = Mean(LatentSpec(1, 1), 0)
-    draw = lambda index, noise, step: z[index]  # noqa: E731
+    read = lambda index, step: z[index]  # noqa: E731
     settings = {"steps": 5, "batch": 4, "seed": "0.0", "optimizer": {}, "context": Context(tmp_path)}
-    train_generator(model, draw, 10, None, **settings)
+    train_generator(model, read, 10, None, **settings)
     assert torch.equal(model.seen, z)

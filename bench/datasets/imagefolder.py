@@ -65,8 +65,8 @@ class ImageFolder(Dataset):
             count: {"train": n, "val": n} files, and
             classes: what must be there; a plan can do with them in place of the data.
             held_out: share of the images that are `val` where no folder says it.
-            mirror: `train` also holds every image mirrored, after all others; teacher features and latents
-                are then of what the network sees.
+            mirror: `train` also holds every image mirrored, after all others: batches are of both alike, and
+                latents are kept of both. Distances are to the images as they are.
             upright: whether images are turned as their EXIF tag says, which ADM and the papers ignore.
             verify: before anything runs, "ends" decodes what doesn't begin and end as JPEG or PNG, "all" all.
         """
@@ -105,6 +105,9 @@ class ImageFolder(Dataset):
         known = self.count is not None and self.expected is not None
         files = self.count[split] if known and self.count else len(self._splits[split].names)
         return files * (2 if self.mirror and split == "train" else 1)
+
+    def mirrored(self, split: Split) -> int:
+        return self.size(split) // 2 if self.mirror and split == "train" else 0
 
     def labels(self, split: Split) -> Tensor | None:
         labels = self._splits[split].labels

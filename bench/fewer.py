@@ -1,0 +1,47 @@
+"""Some of a dataset's images, as a dataset: what is made of them can be stated to be small."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .api import Dataset, Split
+from .seeds import seed_for
+
+
+class Fewer(Dataset):
+    """At most `images` of each split (None: all), in their order, without those that are others mirrored."""
+
+    def __init__(self, whole: Dataset, images: int | None = None) -> None:
+        self.whole, self.image, self.classes = whole, whole.image, whole.classes
+        self.decodes = whole.decodes  # type: ignore[misc]
+        self.index = {split: chosen(whole, split, images) for split in cast(list[Split], ["train", "val"])}
+
+    def size(self, split: Split) -> int:
+        return len(self.index[split])
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        return self.whole.images(split, self.index[split][index])
+
+    def levels(self, split: Split, index: Tensor) -> Tensor:
+        return self.whole.levels(split, self.index[split][index])
+
+    def labels(self, split: Split) -> Tensor | None:
+        labels = self.whole.labels(split)
+        return None if labels is None else labels[self.index[split]]
+
+
+def chosen(dataset: Dataset, split: Split, images: int | None) -> Tensor:
+    """(n,) which images of a split, always the same."""
+    there = originals(dataset, split)
+    if images is None or images >= there:
+        return torch.arange(there)
+    generator = torch.Generator().manual_seed(seed_for("images", split))
+    return torch.randperm(there, generator=generator)[:images].sort().values
+
+
+def originals(dataset: Dataset, split: Split) -> int:
+    """The number of images that aren't others mirrored."""
+    return dataset.size(split) - dataset.mirrored(split)
