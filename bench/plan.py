@@ -29,7 +29,7 @@ from .api import (
     Tokenizer,
     Unfit,
 )
-from .entries import NONE
+from .entries import JOINT, NONE
 from .lpips import Lpips
 from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
 from .schema import REQUIRED, check, options_of
@@ -369,9 +369,15 @@ class _Planner:
             parents = {"features": self._features(teacher)}
         else:
             parents = self._tokenizer(*trained, m.seeds[0])
+        fingerprint = source.fingerprint()
+        if self.fetch and fingerprint is None:
+            try:
+                source.fetch()
+            except OSError as error:
+                raise self._refuse(row, str(error)) from None
         config = {
             "dataset": self.data,
-            "reference": part("references", row) | {"fingerprint": source.fingerprint()},
+            "reference": part("references", row) | {"fingerprint": fingerprint},
         }
         label = f"{row.label} of {self.dataset_row.label}"
         self.references[name] = self._add("reference", label, config, parents)
@@ -518,7 +524,7 @@ class _Planner:
     ) -> str:
         config: dict[str, Any] = {
             "guidance": guidance,
-            "sampler": plain(generator.sampler),
+            "sampler": self._sampler(generator),
             "samples": self.matrix.samples,
             "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
         }
@@ -534,6 +540,12 @@ class _Planner:
         self.result.built[drawn] = replace(behind, generator=model)
         parents = parents | {"samples": drawn} | self.features
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
+
+    def _sampler(self, generator: Row) -> dict[str, Any]:
+        """A regularizer's own generator is sampled by what is written alone."""
+        if generator.part == JOINT:
+            return plain(generator.sampler)
+        return in_keys(registry.get("generators", generator.part), generator.sampler, "sample")
 
     def _real(self) -> None:
         """The row of the held-out images, which no seed changes."""
@@ -728,7 +740,7 @@ def part(kind: str, row: Row) -> dict[str, Any]:
 
 def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     cls = registry.get(kind, name)
-    config = {"name": name, "version": getattr(cls, "version", 1), "options": plain(options)}
+    config = {"name": name, "version": getattr(cls, "version", 1), "options": in_keys(cls, options)}
     source = registry.sources(kind)[name]
     if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
         config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()
@@ -740,6 +752,13 @@ def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             used = _part(registry.kind_of(option.needs[0]), chosen["use"], inner)
             config.setdefault("uses", {})[option.name] = {k: v for k, v in used.items() if k != "options"}
     return config
+
+
+def in_keys(cls: type, options: Mapping[str, Any], method: str = "") -> dict[str, Any]:
+    """Options without those that a part has called `later` and that are at their defaults."""
+    later: Collection[str] = getattr(cls, "later", ())
+    known = options_of(cls, method) if later else {}
+    return plain({k: v for k, v in options.items() if k not in later or v != known[k].default})
 
 
 def vars_of(facts: Mapping[str, Any]) -> dict[str, Any]:

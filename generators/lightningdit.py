@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from ..bench.api import LatentSpec, Noise
 from ..bench.blocks import divide_width, drop_labels, rotary_table
 from ..bench.dit import Attention, Block, DiT
-from ..bench.flow import euler, interpolate, logit_normal, shift_time
+from ..bench.flow import interpolate, logit_normal, shift_time
 from ..bench.registry import register
 
 
@@ -23,6 +23,7 @@ from ..bench.registry import register
 class LightningDiT(DiT):
     """RMSNorm, SwiGLU, rotary and fixed absolute positions, adaLN-Zero; flow matching with a cosine term."""
 
+    later = frozenset({"diffusion"})
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # DMVAE's, all with normalised queries and keys; its B and XL are those below with `qk_norm: true`.
         "Mini": {"width": 256, "depth": 6, "heads": 4, "qk_norm": True},
@@ -78,13 +79,18 @@ class LightningDiT(DiT):
         shift: Annotated[float, Field(gt=0)] = 1.0,
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
+        diffusion: Annotated[float, Field(ge=0)] = 0.0,
     ) -> Tensor:
         """Euler's method on a grid warped by `shift` (LightningDiT: 0.3), unguided for t < `guidance_start`.
+
+        With `diffusion` > 0 (DMVAE: 1) it is the SDE's, on an even grid, which `shift` doesn't reach.
 
         `guidance_channels` = 3 guides the first three channels and leaves the others conditional, as the
         official code does whatever the latent (a rule it has from DiT); None guides all. `steps` counts
         evaluations of the velocity; the official "250 steps" are 250 grid points, so 249 evaluations.
         """
-        x = noise.normal(self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels), "noise")
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
-        return euler(field, x, shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift))
+        if diffusion:
+            return self.diffused(field, labels, noise, steps, diffusion)
+        times = shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift)
+        return self.drawn(field, labels, noise, times)

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from ..bench.api import LatentSpec, Noise
 from ..bench.blocks import divide_width, drop_labels
 from ..bench.dit import Attention, Block, DiT
-from ..bench.flow import euler, interpolate
+from ..bench.flow import interpolate
 from ..bench.registry import register
-
-LAST = 0.04  # length of the SDE's last step, which adds no noise
 
 
 @register("sit")
@@ -66,24 +64,11 @@ class SiT(DiT):
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
     ) -> Tensor:
-        """Euler's method on the ODE or, with `diffusion` > 0 (SiT, REPA: 1), Euler-Maruyama on the SDE.
+        """Euler's method on the ODE or, with `diffusion` > 0 (SiT, REPA: 1), on the SDE (`DiT.diffused`).
 
-        The SDE has the ODE's marginals: dx = (v + w s) dt + sqrt(2 w) dW, score s = (t v - x) / (1 - t) and
-        w = diffusion (1 - t), from 0 to 0.96 in equal steps, then in one without noise. Each step evaluates
-        the velocity once; the official 250 steps of the SDE are as many here. Guidance is LightningDiT's.
+        Guidance is LightningDiT's.
         """
-        x = noise.normal(self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels), "noise")
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
-        if not diffusion:
-            return euler(field, x, torch.linspace(0, 1, steps + 1, device="cpu"))
-
-        def drift(x: Tensor, t: Tensor) -> Tensor:
-            v = field(x, t)
-            return v + diffusion * (t.to(x)[:, None, None] * v - x)
-
-        times = torch.linspace(0, 1 - LAST, steps, device="cpu")
-        for index, (now, following) in enumerate(zip(times[:-1], times[1:], strict=True)):
-            x = euler(drift, x, torch.stack([now, following]))
-            spread = (2 * diffusion * (1 - now) * (following - now)).sqrt()
-            x = x + spread * noise.normal(x, f"step {index}")
-        return euler(drift, x, torch.stack([times[-1], torch.ones_like(times[-1])]))
+        if diffusion:
+            return self.diffused(field, labels, noise, steps, diffusion)
+        return self.drawn(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"))

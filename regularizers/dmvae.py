@@ -171,12 +171,14 @@ class DMVAE(Regularizer):
     `score` is the network of both; `velocity_mlp` is the cheap choice, a distribution per token. The teacher
     is a prior, trained on the reference with its labels. The fake starts as its copy and is a critic: it
     learns the latents' distribution by the network's own loss, `critic_steps` times per tokenizer update.
-    `guidance` is of both networks, in the loss on latents alone. Times are uniform in the range `times`.
+    `guidance` is of both networks, in the loss on latents alone. Times are uniform in `times`, a range
+    that moves to `last_times` in `anneal` updates of the tokenizer.
 
     Where the reference's dimensions aren't the latent's, either the reference is projected (`head: none`) or
     the latent is, by a head that only this loss trains: a two-layer `mlp` per token where tokens are aligned,
-    a `transformer` otherwise. The released code has no head. It normalises latents by a fixed scalar mean and
-    deviation of the teacher's; here the reference is standardised by a scalar, and latents are taken as are.
+    a `transformer` otherwise. The released code has no head. There the reference are latents of the tokenizer
+    that training starts from, and both networks see latents by a fixed scalar mean and deviation of them:
+    `rescale`. Otherwise the reference is standardised by a scalar, and latents are taken as they are.
 
     `objective` is what latents descend: the method, `matching` (train_dmd.py), or one of section 3.3's, as in
     the toy's code. With u = z - noise and velocities v, scores s at x_t = (1 - t) noise + t z:
@@ -197,7 +199,10 @@ class DMVAE(Regularizer):
     0.36, 0.36, and at 48, 40, 26 dB.
     """
 
-    prior_options = frozenset({"score", "head"})
+    prior_options = frozenset({"score", "head", "rescale"})
+    later = frozenset({"rescale", "last_times", "anneal"})
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -212,10 +217,22 @@ class DMVAE(Regularizer):
         times: tuple[float, float] = (0.0, 1.0),
         head: Literal["none", "mlp", "transformer"] = "none",
         head_width: Annotated[int, Field(ge=4, multiple_of=4)] = 256,
+        rescale: bool = False,
+        last_times: tuple[float, float] | None = None,
+        anneal: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(spec)
-        if not 0 <= times[0] < times[1] <= 1:
-            raise ValueError(f"times = {list(times)} must be [low, high] with 0 <= low < high <= 1")
+        for name, (low, high) in {"times": times, "last_times": last_times or times}.items():
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"{name} = {[low, high]} must be [low, high] with 0 <= low < high <= 1")
+        if (last_times is None) != (anneal == 0):
+            raise ValueError("`last_times` is where `times` get to in `anneal` updates: give both or neither")
+        alike = (reference_spec.tokens, reference_spec.channels) == (spec.tokens, spec.channels)
+        if rescale and not (alike and head == "none"):
+            raise Unfit(
+                "`rescale` takes a reference of latents like these, without a head: "
+                f"{spec.tokens} x {spec.channels}, not {reference_spec.tokens} x {reference_spec.channels}"
+            )
         if guidance != 1 and reference_classes == 0:
             raise Unfit(f"guidance = {guidance} needs a reference with labels; this one has none")
         if head == "mlp" and reference_spec.tokens == 1 and spec.tokens > 1:
@@ -225,6 +242,10 @@ class DMVAE(Regularizer):
             )
         self.weight, self.objective, self.guidance, self.times = weight, objective, guidance, times
         self.critic_steps, self.labelled = critic_steps, reference_classes > 0  # type: ignore[misc]
+        self.last_times, self.anneal, self.rescale = last_times or times, anneal, rescale
+        if rescale:  # found with the reference
+            self.register_buffer("shift", torch.zeros(()))
+            self.register_buffer("scale", torch.ones(()))
         aligned = replace(spec, channels=reference_spec.channels)
         # What the teacher learns. Both networks are made before the head: it must not change their start.
         self.space = {"none": spec, "mlp": aligned, "transformer": reference_spec}[head]
@@ -243,6 +264,11 @@ class DMVAE(Regularizer):
 
     def reference(self, reference: Reference) -> Reference:
         """In the space of the head's output; single tokens become as many independent ones as needed."""
+        if self.rescale:
+            fitted = reference.samples[: reference.fit].float()
+            self.shift.copy_(fitted.mean())
+            self.scale.copy_(fitted.std())
+            return replace(reference, samples=self.aligned(reference.samples.float()))
         if isinstance(self.head, nn.Identity):
             own = reference.projected(self.spec)
         elif isinstance(self.head, QueryHead):
@@ -257,7 +283,7 @@ class DMVAE(Regularizer):
         return {"teacher": self.teacher}
 
     def aligned(self, z: Tensor) -> Tensor:
-        return self.head(z)
+        return (self.head(z) - self.shift) / self.scale if self.rescale else self.head(z)
 
     def begin(self, z: Tensor) -> None:
         if self.fake is not None:
@@ -268,13 +294,14 @@ class DMVAE(Regularizer):
 
     def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
         assert self.fake is not None
-        z = self.head(z).detach()
+        z = self.aligned(z).detach()
         terms = self.fake.loss(z, step.labels if self.labelled else None, step.noise)
         return sum(terms.values(), z.new_zeros(()))
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        z = self.head(z)
-        low, high = self.times
+        z = self.aligned(z)
+        share = min(1.0, step.index / self.anneal) if self.anneal else 0.0
+        low, high = (a + share * (b - a) for a, b in zip(self.times, self.last_times, strict=True))
         t = low + (high - low) * step.noise.uniform(z[:, 0, 0], "t")
         noise = step.noise.normal(z, "noise")
         labels = step.labels if self.labelled else None

@@ -260,6 +260,40 @@ def test_times_stay_in_their_range():
     assert 0.25 <= seen[0].min() < 0.27 and 0.48 < seen[0].max() < 0.5
 
 
+def test_times_move_to_their_last_range():
+    regularizer = build(times=(0.0, 1.0), last_times=(0.5, 1.0), anneal=10)
+    seen = []
+    regularizer.teacher.velocity = lambda x, t, labels: seen.append(t) or torch.zeros_like(x)
+    regularizer.fake.velocity = lambda x, t, labels: torch.zeros_like(x)
+    z = torch.randn(64, 4, 3)
+    for index in (0, 5, 10, 99):
+        regularizer.loss(z, z, step(64, index))
+    lows = [float(t.min()) for t in seen]
+    for low, bound in zip(lows, (0.0, 0.25, 0.5, 0.5), strict=True):
+        assert bound <= low < bound + 0.1
+    with pytest.raises(ValueError, match="both or neither"):
+        build(anneal=10)
+
+
+def test_rescaled_latents_are_seen_by_the_references_scalar_mean_and_deviation():
+    regularizer = build(SPEC, rescale=True)
+    plain = build(SPEC)
+    train, val = 5 + 3 * torch.randn(400, 4, 3), 99 * torch.ones(8, 4, 3)
+    made = regularizer.reference(Reference(torch.cat((train, val)), fit=400))
+    assert torch.allclose(made.samples[:400], (train - train.mean()) / train.std(), atol=1e-5)
+    z = 5 + 3 * torch.randn(4, 4, 3)
+    assert torch.allclose(regularizer.aligned(z), (z - train.mean()) / train.std(), atol=1e-5)
+    # The networks see what they would of latents that had been rescaled before.
+    for given in (step(), step(critic=True)):
+        own, others = (
+            {"match": r.loss(x, x, given)["match"], "fake": r.critic_loss("fake", x, given)}
+            for r, x in ((regularizer, z), (plain, regularizer.aligned(z)))
+        )
+        assert all(torch.allclose(own[name], others[name], rtol=1e-4) for name in own)
+    with pytest.raises(Unfit, match="4 x 3, not 9 x 5"):
+        build(REFERENCE, rescale=True)
+
+
 def test_the_teachers_start_depends_on_the_options_that_a_prior_is_cached_by_alone():
     def start(**options):
         torch.manual_seed(0)
@@ -268,7 +302,7 @@ def test_the_teachers_start_depends_on_the_options_that_a_prior_is_cached_by_alo
     base = start(head="mlp")
     for other in ({"head_width": 8}, {"objective": "real_score_both"}, {"critic_steps": 2}, {"weight": 1.0}):
         assert all(torch.equal(value, base[name]) for name, value in start(head="mlp", **other).items())
-    assert DMVAE.prior_options == {"score", "head"}
+    assert DMVAE.prior_options == {"score", "head", "rescale"}
 
 
 @pytest.mark.parametrize(

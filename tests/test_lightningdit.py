@@ -112,6 +112,22 @@ def test_guided_sampling_in_one_pass_equals_two_passes(options, same):
     torch.testing.assert_close(drawn, by_hand(model, 2.0, **same))
 
 
+def test_the_sde_ends_in_the_distribution_of_the_ode():
+    """With the velocity of a Gaussian of deviation 2, which is linear in x."""
+    spec = LatentSpec(4, 4, (2, 2))
+    model = LightningDiT(spec, 0, width=16, depth=1, heads=2)
+
+    def run(x, t, labels):
+        return ((t * 4 - (1 - t)) / (4 * t**2 + (1 - t) ** 2))[:, None, None] * x, None
+
+    model.run = run
+    labels = torch.full((500,), -1)
+    drawn = [model.sample(labels, 1.0, Noise(0), steps=100, diffusion=d) for d in (0.0, 1.0)]
+    for z in drawn:
+        assert z.mean().abs() < 0.1 and abs(z.std() - 2) < 0.06
+    assert not torch.allclose(*drawn, atol=0.1)
+
+
 def test_a_width_that_heads_cannot_share_is_refused():
     with pytest.raises(ValueError, match=r"width = 60 is not divisible by 4 x heads = 16"):
         LightningDiT(SPEC, 3, width=60, heads=4)

@@ -1,5 +1,7 @@
 """Where references come from: each source's distribution, its splits, and what it is made of."""
 
+import hashlib
+
 import pytest
 import safetensors.torch
 import scipy.stats
@@ -256,6 +258,33 @@ def test_text_tokens_are_the_rows_of_the_packages_table_each_once(tmp_path, monk
     assert together.std().item() == pytest.approx(1, abs=1e-4)
     assert rows(together) == rows(table / table.std())
     assert torch.equal(draw(TextTokens(), "val").samples[:, 0], val)
+
+
+@pytest.mark.parametrize("kept", ["table.safetensors", "table.pt"])
+def test_a_table_is_split_into_its_rows_each_once(tmp_path, kept):
+    rows, file = 3 * randn(20, 6), tmp_path / kept
+    if file.suffix == ".pt":  # as LlamaGen keeps its codebook
+        torch.save({"model": {"embedding": rows}, "steps": 3}, file)
+    else:
+        safetensors.torch.save_file({"embedding": rows}, file)
+    source = create("references", "table", file=str(file), key="embedding", rows=20, channels=6)
+    train, val = (source.draw(split, Patches(), None, None).samples for split in ("train", "val"))
+    assert (train.shape, val.shape) == ((16, 1, 6), (4, 1, 6)) and source.spec == LatentSpec(1, 6)
+    both = torch.cat((train, val))[:, 0] * rows.std()
+    assert torch.allclose(both[both[:, 0].argsort()], rows[rows[:, 0].argsort()], atol=1e-5)
+    assert source.fingerprint() == hashlib.sha256(file.read_bytes()).hexdigest()
+    for options, said in (({"key": "x"}, "no tensor 'x'"), ({"rows": 21}, "20 x 6, not 21 x 6")):
+        given = {"file": str(file), "key": "embedding", "rows": 20, "channels": 6} | options
+        wrong = create("references", "table", **given)
+        with pytest.raises(ValueError, match=said):
+            wrong.draw("train", Patches(), None, None)
+
+
+def test_a_plan_knows_a_table_that_is_not_there_and_a_run_names_it(tmp_path):
+    source = create("references", "table", file=str(tmp_path / "absent.pt"))
+    assert source.fingerprint() is None and source.spec == LatentSpec(1, 896)
+    with pytest.raises(FileNotFoundError, match="absent.pt"):
+        source.fetch()
 
 
 def test_without_the_package_of_text_tokens_the_error_says_how_to_get_it(monkeypatch):

@@ -33,6 +33,12 @@ class Diffusion(ReferenceSource):
         self.spec = self.of.spec
         self.labelled = self.of.labelled  # its own, not the class's
 
+    def fingerprint(self) -> str | None:
+        return self.of.fingerprint()
+
+    def fetch(self) -> None:
+        self.of.fetch()
+
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         clean = self.of.draw(split, dataset, tokens, pooled)
         x = clean.samples / (clean.samples - clean.samples.mean((0, 1))).square().mean().sqrt()

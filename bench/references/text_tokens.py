@@ -57,6 +57,9 @@ class TextTokens(ReferenceSource):
         with open(file, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
 
+    def fetch(self) -> None:
+        embedding_table()
+
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = embedding_table()
         order = torch.randperm(

@@ -1,0 +1,74 @@
+"""The rows of a table in a checkpoint as a reference: a codebook, a language model's tokens (Flow Priors)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..registry import register
+from ..released import read
+from ..seeds import seed_for
+from ..weights import RANDOM, of_random, sha256
+
+
+@register("table")
+class Table(ReferenceSource):
+    """Each row of a tensor of a file, one token a sample, divided by the table's standard deviation.
+
+    Every row once, however often it is used. A fifth of them are kept from training, so that there are fresh
+    ones to compare with; the paper takes all. Its tables are `model.embed_tokens.weight` of Qwen2.5-0.5B,
+    151,936 rows of 896, and `quantize.embedding.weight` of LlamaGen's vq_ds16_c2i.pt, 16,384 of 8.
+    """
+
+    def __init__(
+        self,
+        file: str = RANDOM,
+        key: str = "model.embed_tokens.weight",
+        rows: Annotated[int, Field(ge=5)] = 151_936,
+        channels: Annotated[int, Field(ge=1)] = 896,
+    ) -> None:
+        """
+        Args:
+            file: of safetensors or torch; "random" is a table of N(0, 1).
+            key: the tensor's name in it.
+            rows: what must be there, as must `channels`; a plan can do with them in place of the file.
+        """
+        self.file, self.key, self.rows = file, key, rows
+        self.spec = LatentSpec(1, channels)
+
+    def fingerprint(self) -> str | None:
+        if self.file == RANDOM:
+            return of_random("table")
+        return sha256(self._path) if self._path.is_file() else None
+
+    def fetch(self) -> None:
+        if self.file != RANDOM and not self._path.is_file():
+            raise FileNotFoundError(f"there is no file {self._path}")
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        table = self._table()
+        generator = torch.Generator().manual_seed(seed_for("reference", "table"))
+        order, held_out = torch.randperm(self.rows, generator=generator), self.rows // 5
+        rows = order[held_out:] if split == "train" else order[:held_out]
+        return Reference((table[rows] / table.std())[:, None])
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.file).expanduser()
+
+    def _table(self) -> Tensor:
+        shape = (self.rows, self.spec.channels)
+        if self.file == RANDOM:
+            return torch.randn(shape, generator=torch.Generator().manual_seed(seed_for("table", "random")))
+        found = read(self._path)
+        if self.key not in found:
+            raise ValueError(f"{self.file} has no tensor {self.key!r}")
+        if found[self.key].shape != shape:
+            there = " x ".join(map(str, found[self.key].shape))
+            raise ValueError(f"{self.key} of {self.file} is {there}, not {self.rows} x {shape[1]}")
+        return found[self.key].float()
