@@ -484,13 +484,6 @@ class ReferenceSource:
             FileNotFoundError: naming the file.
         """
 
-    def fetch(self) -> None:
-        """Called before a run where files aren't there.
-
-        Raises:
-            FileNotFoundError: naming the file.
-        """
-
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
 
