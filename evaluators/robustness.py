@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
 from ..bench.images import psnr, to_uint8
-from ..bench.latents import CHUNK, decode
+from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import metric_name
 from ..bench.records import base_name
 from ..bench.registry import register
@@ -195,25 +195,43 @@ class Robustness(Evaluator):
     def _measured(self, subject: Subject) -> tuple[dict[float, Tensor], dict[str, Estimate]]:
         """PSNR of each image by noise, from none up, and the Frechet distances by name."""
         if self._last is None or self._last[0] is not subject:
-            z, images, device = subject.latents("val"), to_uint8(subject.images("val")), device_of(subject)
+            z, images, labels = subject.latents("val"), subject.images("val"), subject.labels("val")
             step = unit(z) * subject.noise.fork("robustness").normal(z, "noise")
-            noisy = {s: decode(subject.tokenizer, z + s * step, device) for s in (0.0, *self.levels)}
-            curve = {s: psnr(to_uint8(decoded).cpu(), images.cpu()) for s, decoded in noisy.items()}
             extractor = measured_by(subject)
+            curve: dict[float, Tensor] = {}
             distances: dict[str, Estimate] = {}
-            if extractor is not None:
+
+            def distance(base: str, features: Tensor, paired: bool = False) -> None:
+                assert extractor is not None
+                name = metric_name(base, extractor)
                 val = subject.features("val", extractor=extractor)
-                for s in self.distances:
-                    name = metric_name(f"rFD_noise_{s:g}", extractor)
-                    distances[name] = frechet_estimate(
-                        name, described(extractor, noisy[s], device), val, paired=True
-                    )
-                a, b = (z[side] for side in partners(len(z)).T)
+                distances[name] = frechet_estimate(name, features, val, paired=paired)
+
+            for s in (0.0, *self.levels):
+                wanted = extractor if s in self.distances else None
+                curve[s], features = judged(
+                    subject,
+                    lambda i: z[i] + s * step[i],  # noqa: B023
+                    labels,
+                    images,
+                    wanted,
+                )
+                if features is not None:
+                    distance(f"rFD_noise_{s:g}", features, paired=True)
+            if extractor is not None:
+                one, two = partners(len(z)).T
+                middle, first = centre(z), None if labels is None else labels[one]
                 for way in self.midpoints:
                     base = "rFD_interpolated" + ("_linear" if way == "linear" else "")
-                    name = metric_name(base, extractor)
-                    halfway = decode(subject.tokenizer, between(a, b, 0.5, way, centre(z)), device)
-                    distances[name] = frechet_estimate(name, described(extractor, halfway, device), val)
+                    _, features = judged(
+                        subject,
+                        lambda i: between(z[one[i]], z[two[i]], 0.5, way, middle),  # noqa: B023
+                        first,
+                        None,
+                        extractor,
+                    )
+                    assert features is not None
+                    distance(base, features)
             self._last = subject, curve, distances
         return self._last[1:]
 
@@ -223,8 +241,8 @@ class Robustness(Evaluator):
         a, b = (z[side] for side in shown_pairs(len(z), subject.labels("val")).T)
         steps = torch.linspace(0, 1, STEPS).tolist()
         on_the_way = torch.stack([between(a, b, t, self.midpoints[0], centre(z)) for t in steps], 1)
-        decoded = decode(subject.tokenizer, on_the_way.flatten(0, 1), device_of(subject))
-        return torch.from_numpy(np.array(grid(to_uint8(decoded), STEPS)))
+        images = decode(subject.tokenizer, on_the_way.flatten(0, 1), device_of(subject))
+        return torch.from_numpy(np.array(grid(to_uint8(images), STEPS)))
 
 
 def unit(z: Tensor) -> Tensor:
@@ -246,10 +264,29 @@ def measured_by(subject: Subject) -> FeatureExtractor | None:
     return next((extractor for extractor in subject.extractors if not extractor.cmmd), None)
 
 
-def described(extractor: FeatureExtractor, images: Tensor, device: torch.device) -> Tensor:
-    """(n, c, H, W) in [-1, 1] -> pooled features (n, F), on the CPU."""
-    chunks = images.split(CHUNK)
-    return torch.cat([extractor.describe(chunk.to(device), ["pooled"])["pooled"].cpu() for chunk in chunks])
+@torch.no_grad()
+def judged(
+    subject: Subject,
+    latents: Callable[[Tensor], Tensor],
+    labels: Tensor | None,
+    images: Tensor | None,
+    extractor: FeatureExtractor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """PSNR (n,) of what latents(index) decode to against images, and pooled features (n, F), where asked for.
+
+    Chunk by chunk: no decoded image is kept. Labels (n,) and noise are for decoders that draw.
+    """
+    device, noise = device_of(subject), subject.noise.fork("decoder")
+    values, features = [torch.zeros(0).double()], []
+    for number, index in enumerate(torch.arange(subject.dataset.size("val")).split(CHUNK)):
+        chosen = None if labels is None else labels[index].to(device)
+        drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
+        shown = drawn.clamp(-1, 1)
+        if images is not None:
+            values.append(psnr(to_uint8(shown).cpu(), images[index]))
+        if extractor is not None:
+            features.append(extractor.describe(shown, ["pooled"])["pooled"].cpu())
+    return torch.cat(values), torch.cat(features) if features else None
 
 
 def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Estimate:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from subjects import FakeSubject
 
-from latentbench.bench.api import LatentSpec, Regularizer
+from latentbench.bench.api import ImageSpec, LatentSpec, Regularizer
+from latentbench.bench.latents import encode
 from latentbench.bench.registry import create
 from latentbench.regularizers.lzn import LZN
 
@@ -62,3 +63,18 @@ def test_draws_from_the_labels_zones_are_known_again():
     with torch.no_grad():
         z = lzn.generator().sample(labels, 1.0, FakeSubject().noise)
     assert score(lzn, z)["zone_accuracy"] > 0.9
+
+
+def test_alphas_are_tried_on_the_same_noise_from_the_centres_of_zones_outwards():
+    torch.manual_seed(0)
+    tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=1, channels=2)
+    zones = LZN(tokenizer.spec, classes=10, anchors="image", align=1.0, align_steps=20)
+    subject = FakeSubject(scope="tokenizer", val=64, tokenizer=tokenizer, regularizer=zones, latent_batch=64)
+    h = encode(tokenizer, subject.dataset, "val", "cpu")
+    centres = {"val": zones.latent(h, None)}
+    subject.z, subject.mean_z = centres, centres
+    evaluator = create("evaluators", "classification", alphas=(0.0, 1.2))
+    found = evaluator.run(subject)
+    assert set(found) == {"zone_accuracy", "zone_accuracy_mean", "zone_accuracy[0]", "zone_accuracy[1.2]"}
+    assert found["zone_accuracy[0]"] == found["zone_accuracy_mean"] and zones.alpha == 1.0
+    assert evaluator.protocol("zone_accuracy[1.2]", subject)["alpha"] == 1.2

@@ -6,8 +6,8 @@ import torch
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Step
 from latentbench.bench.registry import create, get
 from latentbench.bench.schema import check
+from latentbench.tokenizers.ncsnpp import doubled, halved
 
-module = __import__("sys").modules[get("tokenizers", "ncsnpp").__module__]
 TINY = {"width": 8, "channels": 3, "reduced": 2, "units": 4}
 
 
@@ -84,8 +84,8 @@ def test_resizing_is_zeros_put_between_and_a_filter(style):
             x = torch.stack(rows).reshape(shape).movedim(3, axis)
         return x
 
-    torch.testing.assert_close(module.halved(x, style), both(down, x))
-    torch.testing.assert_close(module.doubled(x, style), both(up, x))
+    torch.testing.assert_close(halved(x, style), both(down, x))
+    torch.testing.assert_close(doubled(x, style), both(up, x))
 
 
 @pytest.mark.parametrize("style", ["ddpm++", "ncsn++"])
