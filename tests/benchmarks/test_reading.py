@@ -1,6 +1,6 @@
 """Images a second at 256 pixels from JPEGs of ImageNet's usual size, by the number of reading processes.
 
-pytest tests/benchmarks/test_pipeline.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_reading.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import numpy as np
