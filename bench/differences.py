@@ -11,11 +11,13 @@ from typing import Any
 
 from .records import Record
 from .rows import full_protocol
-from .union import SECTIONS, rows_of, without
+from .union import rows_of, without
 
-SHARED = ("teacher", "reference", "reconstruction", "normalise")  # what all rows of a matrix have in common
+# What all rows of a matrix have in common; of the first also what one doesn't name says something.
+WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")
 # Keys of a row that a resolved matrix leaves out where they are the default.
-FRAME = ("optimizer", "sampler", "weights", "init", "reference", "teacher")
+FRAME = ("optimizer", "sampler", "weights", "start", "budget", "init", "reference", "teacher")
+ROWS = ("tokenizers", "regularizers", "generators")  # what a dataset is, its fingerprint says
 ALLOWED = {
     "versions": "make them anew with one version, or merge with --allow versions",
     "dirty": "commit and make them anew, or merge with --allow dirty",
@@ -58,8 +60,9 @@ def differences(sources: Sequence[Source]) -> list[Difference]:
     """What must not differ between any two records; what a record doesn't say differs from nothing."""
     values: dict[tuple[str, str], dict[str, list[str]]] = {}
     for one in sources:
-        said = chain.from_iterable(map(_settings, one.records)), *map(_meanings, one.matrices.values())
-        for aspect, name, value in chain(*said):
+        said = [_settings(record, not one.matrices) for record in one.records]
+        said += map(_meanings, one.matrices.values())
+        for aspect, name, value in chain.from_iterable(said):
             _note(values, (aspect, name), _text(value), one.name)
     return [
         Difference(aspect, name, said)
@@ -127,10 +130,13 @@ def refusal(found: Sequence[Difference]) -> str:
     return "\n".join(lines)
 
 
-def _settings(record: Record) -> Iterable[tuple[str, str, Any]]:
-    """(aspect, name, value) of all that a record says about how it was made."""
+def _settings(record: Record, alone: bool) -> Iterable[tuple[str, str, Any]]:
+    """(aspect, name, value) of all that a record says about how it was made.
+
+    The budget only where there is no matrix, which knows the rows that have their own.
+    """
     said, dataset = record.provenance, record.cell["dataset"]
-    for name, value in (said.get("budget") or {}).items():
+    for name, value in (said.get("budget") or {}).items() if alone else ():
         yield "budget", f"budget.{name}", value
     if said.get("precision"):
         yield "precision", "precision", said["precision"]
@@ -150,18 +156,23 @@ def _settings(record: Record) -> Iterable[tuple[str, str, Any]]:
 
 def _meanings(matrix: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
     """What a matrix's labels stand for, and what all its rows share."""
-    for name in SHARED:
-        if name in matrix:
-            yield "meaning", name, matrix[name]
-    for section in SECTIONS:
+    for name, value in (matrix.get("budget") or {}).items():
+        yield "budget", f"budget.{name}", value
+    whole, shared = ({k: matrix[k] for k in names if k in matrix} for names in (WHOLE, SHARED))
+    for name, value in {**whole, **_flat(shared)}.items():
+        yield "meaning", name, _placeless(value)
+    for section in ROWS:
         for label, row in rows_of(matrix, section).items():
-            options = _flat(without(row, (*FRAME, "guidance")))
-            for name, value in {
-                **dict.fromkeys(FRAME),
-                **{k: row[k] for k in FRAME if k in row},
-                **options,
-            }.items():
-                yield "meaning", f"{section}.{label}.{name}", value
+            beside = {key: row.get(key) for key in FRAME}
+            for name, value in {**beside, **_flat(without(row, (*FRAME, "guidance")))}.items():
+                yield "meaning", f"{section}.{label}.{name}", _placeless(value)
+
+
+def _placeless(value: Any) -> Any:
+    """Of a file only the name: every machine has it elsewhere."""
+    if isinstance(value, Mapping):
+        return {key: _placeless(item) for key, item in value.items()}
+    return value.rpartition("/")[2] if isinstance(value, str) else value
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

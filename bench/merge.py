@@ -176,7 +176,7 @@ def _check_out(out: Path, sources: Sequence[Source], records: Sequence[Record]) 
     named = out.resolve() in [one.folder.resolve() for one in sources]
     if not named and mine - files:
         raise MergeError(
-            f"{out} has {len(mine - files)} records that are in none of the merged folders: merge it too, "
+            f"{out} has records that are in none of the merged folders ({len(mine - files)}): merge it too, "
             "or choose another folder"
         )
 
