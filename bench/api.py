@@ -534,7 +534,7 @@ class Subject:
     regularizer: Regularizer
     generator: Generator | None
     guidance: float | None
-    samples: Tensor | None  # (n, c, H, W) in [-1, 1], 8-bit values
+    samples: Tensor | None  # (n, c, H, W) uint8
     sample_labels: Tensor | None  # (n,)
     facts: dict[str, Any]  # what the regularizer's constructor was given by name
     latent_batch: int | None  # the minibatch that latents are encoded in, where they depend on it
@@ -546,7 +546,7 @@ class Subject:
         return self.real or self.tokenizer is None or self.tokenizer.decodes
 
     def images(self, split: Split) -> Tensor:
-        """(n, c, H, W) in [-1, 1]."""
+        """(n, c, H, W) uint8; large sets of images or latents are mapped files: read them chunk by chunk."""
         raise NotImplementedError
 
     def labels(self, split: Split) -> Tensor | None:
@@ -554,7 +554,7 @@ class Subject:
         raise NotImplementedError
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
-        """Decoded held-out images in [-1, 1], from latent(h, noise) or, deterministic, latent(h, None)."""
+        """Decoded held-out images, uint8, from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError
 
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:

@@ -295,7 +295,15 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
     noise = Noise(config["seed"], ("evaluate",))
     subject = Subject(
-        config["scope"], inputs, dataset, extractors, noise, context.device, config.get("guidance")
+        config["scope"],
+        inputs,
+        dataset,
+        extractors,
+        noise,
+        context.device,
+        config.get("guidance"),
+        context.scratch,
+        context.loaders,
     )
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,8 +26,9 @@ from .api import (
     Tokenizer,
 )
 from .api import Subject as SubjectInterface
-from .images import from_uint8
-from .latents import CHUNK, IDENTITY, Normalisation, decode, draw
+from .images import from_uint8, to_uint8
+from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
+from .pipeline import prefetch
 from .store import Artifact
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -148,38 +149,60 @@ class Subject(SubjectInterface):
         noise: Noise,
         device: str,
         guidance: float | None = None,
+        scratch: Callable[[str], Path | None] = lambda name: None,
+        loaders: int = 0,
     ) -> None:
+        """
+        Args:
+            scratch: files for what is too large for memory.
+            loaders: processes that decode images ahead.
+        """
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
         self.dataset, self.extractors, self.noise, self.guidance = dataset, tuple(extractors), noise, guidance
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
+        self._inputs, self._device, self._scratch, self._loaders = inputs, device, scratch, loaders
+        # Kept per subject: an instance must not be held by a cache of its class.
+        for name in ("images", "labels", "reconstructions", "latents", "_described", "_mapped"):
+            setattr(self, name, cache(getattr(self, name)))
         self.samples = self.sample_labels = None
         if self.real:
             self.samples, self.sample_labels = self.images("val"), self.labels("val")
         else:
-            self._cell = Cell(inputs, device)
+            self._cell = Cell(inputs, device, scratch=scratch)
             self.tokenizer, self.regularizer = self._cell.tokenizer, self._cell.regularizer
             self.facts = facts_from(self._cell.config["facts"])
             coupled = self.regularizer.couples == "latent"
             self.latent_batch = self._cell.config["batch"] if coupled else None
             self.generator = self._cell.generator if scope == "generator" else None
         if "samples" in inputs:
-            self.samples = from_uint8(inputs["samples"].tensors["images"])
+            self.samples = inputs["samples"].tensors["images"]
             self.sample_labels = inputs["samples"].tensors["labels"]
-        self._inputs, self._device = inputs, device
-        # Kept per subject: an instance must not be held by a cache of its class.
-        for name in ("images", "labels", "reconstructions", "latents", "_described", "_mapped"):
-            setattr(self, name, cache(getattr(self, name)))
 
     def images(self, split: Split) -> Tensor:
-        return self.dataset.images(split, torch.arange(self.dataset.size(split)))
+        count = self.dataset.size(split)
+        images = self._read(split)
+        return chunked(lambda index, _: to_uint8(next(images)), count, file=self._scratch(f"images/{split}"))
+
+    def _read(self, split: Split) -> Iterator[Tensor]:
+        """The images as they are, by chunks."""
+        return prefetch(
+            self.dataset, split, torch.arange(self.dataset.size(split)).split(CHUNK), self._loaders
+        )
 
     def labels(self, split: Split) -> Tensor | None:
         return self.dataset.labels(split)
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
-        z = self._cell.latents("val", None) if deterministic else self.latents("val")
-        return decode(self.tokenizer, z, self._device, self.labels("val"), self.noise.fork("decoder"))
+        decode = self._decoder(deterministic)
+        file = self._scratch(f"reconstructions/{deterministic}")
+        count = self.dataset.size("val")
+        return chunked(lambda index, chunk: to_uint8(decode(index, chunk)), count, file=file)
+
+    def _decoder(self, deterministic: bool = False) -> Callable[[Tensor, int], Tensor]:
+        """Of a chunk of held-out images' latents."""
+        z, noise = self.latents("val", deterministic), self.noise.fork("decoder")
+        return decoder(self.tokenizer, z, self._device, self.labels("val"), noise)
 
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:
         return self._cell.latents(split, None if deterministic else self.noise.fork("latents"))
@@ -193,12 +216,22 @@ class Subject(SubjectInterface):
 
     def _described(self, place: int, of: Of) -> dict[str, Tensor]:
         """All that metrics ask for, in one pass."""
-        images = self.samples if of == "samples" else self.reconstructions()
-        assert images is not None
         extractor = self.extractors[place]
         wanted = [name for name in extractor.outputs if name != "tokens"]
-        parts = [extractor.describe(chunk.to(self._device), wanted) for chunk in images.split(CHUNK)]
+        chunks = self._images_of(of, extractor.rounds)
+        parts = [extractor.describe(chunk.to(self._device), wanted) for chunk in chunks]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
+
+    def _images_of(self, of: Of, rounded: bool) -> Iterator[Tensor]:
+        """(B, c, H, W) in [-1, 1] of samples or reconstructions, by chunks; as they are, or of 8 bits."""
+        if not rounded and of == "reconstructions":
+            indices = torch.arange(self.dataset.size("val")).split(CHUNK)
+            return map(self._decoder(), indices, range(len(indices)))
+        if not rounded and self.real:
+            return self._read("val")
+        levels = self.samples if of == "samples" else self.reconstructions()
+        assert levels is not None
+        return map(from_uint8, levels.split(CHUNK))
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
         tensors = self._inputs["tokenizer"].tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.distances import distance_protocol, frechet_estimate, kernel_estimate
 from ..bench.grids import grid
-from ..bench.images import psnr, to_uint8
+from ..bench.images import psnr
+from ..bench.latents import CHUNK
 from ..bench.lpips import Lpips
 from ..bench.naming import metric_name
 from ..bench.registry import register
@@ -89,16 +91,16 @@ class Reconstruction(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         if not subject.decodes:
             return {}
-        images, labels = to_uint8(subject.images("val")).cpu(), subject.labels("val")
-        drawn = to_uint8(subject.reconstructions()).cpu()
+        images, labels = subject.images("val"), subject.labels("val")
+        drawn = subject.reconstructions()
         found = {
-            "PSNR": psnr(drawn, images),
-            "PSNR_mean": psnr(to_uint8(subject.reconstructions(deterministic=True)).cpu(), images),
+            "PSNR": by_chunk(psnr, drawn, images),
+            "PSNR_mean": by_chunk(psnr, subject.reconstructions(deterministic=True), images),
         }
         if ssim_window(*images.shape[-2:]):  # else they are points
-            found["SSIM"] = ssim(drawn, images)
+            found["SSIM"] = by_chunk(ssim, drawn, images)
             if self.lpips is not None:
-                found[self.lpips.name] = self.lpips(drawn, images)
+                found[self.lpips.name] = by_chunk(self.lpips, drawn, images)
         scores: dict[str, float] = {
             name: mean_estimate(name, values, labels) for name, values in found.items()
         }
@@ -128,13 +130,18 @@ class Reconstruction(Evaluator):
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
         if not subject.decodes:
             return {}
-        images, drawn = to_uint8(subject.images("val")).cpu(), to_uint8(subject.reconstructions()).cpu()
+        images, drawn = subject.images("val"), subject.reconstructions()
         if ssim_window(*images.shape[-2:]) is None:
             return {}
-        order = psnr(drawn, images).argsort()[:WORST]
+        order = by_chunk(psnr, drawn, images).argsort()[:WORST]
         return {
             "worst": torch.from_numpy(np.array(grid(torch.cat([images[order], drawn[order]]), len(order))))
         }
+
+
+def by_chunk(compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """(n,) numbers of pairs of images, (n, c, H, W) twice, of which few are in memory."""
+    return torch.cat([compare(*pair) for pair in zip(a.split(CHUNK), b.split(CHUNK), strict=True)])
 
 
 def compared(subject: Subject) -> list[FeatureExtractor]:

@@ -278,7 +278,7 @@ def judged(
     """
     device, noise = device_of(subject), subject.noise.fork("decoder")
     values, features = [torch.zeros(0).double()], []
-    for number, index in enumerate(torch.arange(subject.dataset.size("val")).split(CHUNK)):
+    for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         chosen = None if labels is None else labels[index].to(device)
         drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
         shown = drawn.clamp(-1, 1)

@@ -12,6 +12,7 @@ from latentbench.bench.api import (
     Regularizer,
     Subject,
 )
+from latentbench.bench.images import to_uint8
 
 
 class FakeDataset(Dataset):
@@ -76,13 +77,13 @@ class FakeSubject(Subject):
         self.costs = given.get("costs", {})
 
     def images(self, split):
-        return self.sets[split]
+        return to_uint8(self.sets[split])
 
     def labels(self, split):
         return torch.arange(len(self.sets[split])) % 10
 
     def reconstructions(self, deterministic=False):
-        return self.mean_reconstructions if deterministic else self.sets["reconstructions"]
+        return to_uint8(self.mean_reconstructions if deterministic else self.sets["reconstructions"])
 
     def latents(self, split, deterministic=False):
         return self.mean_z[split] if deterministic else self.z[split]

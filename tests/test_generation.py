@@ -173,7 +173,7 @@ def test_published_names_appear_with_the_weights_that_define_them():
 
 
 def test_classes_have_scores_where_samples_were_asked_for_one():
-    train, labels = FakeSubject().images("train"), torch.arange(60) % 10
+    train, labels = FakeSubject().sets["train"], torch.arange(60) % 10
     scores = run(subject_of([FakeExtractor("pixels")], labels, samples=train))
     classes = {str(label) for label in range(10)}
     for base in (*SHARES, "KD", "label_agreement", "memorisation"):
@@ -200,15 +200,15 @@ def test_memorisation_is_a_half_for_new_data_one_for_copies_and_zero_far_away():
     def memorisation(samples, **sizes):
         return run(FakeSubject(samples=samples, **sizes))["memorisation[pixels]"]
 
-    new = FakeSubject(seed=1, val=300).images("val")
+    new = FakeSubject(seed=1, val=300).sets["val"]
     assert memorisation(new, train=400, val=300) == pytest.approx(0.5, abs=0.06)
-    assert memorisation(FakeSubject().images("val")) == 0.5
-    assert memorisation(FakeSubject().images("train")) == 1
+    assert memorisation(FakeSubject().sets["val"]) == 0.5
+    assert memorisation(FakeSubject().sets["train"]) == 1
     assert memorisation(new + 10) == 0
 
 
 def test_the_real_row_has_only_names_with_its_own_number():
-    val = FakeSubject().images("val")
+    val = FakeSubject().sets["val"]
     scores = run(FakeSubject(real=True, samples=val))
     assert set(scores) == {f"{base}@20[pixels]" for base in {"gFD", "KD"} | SHARES}
     assert set(scores) < set(run(FakeSubject()))
@@ -220,7 +220,7 @@ def test_more_training_images_than_can_be_compared_in_pairs_are_thinned_evenly(m
     monkeypatch.setattr(generation, "PAIRS", 25)
     scores, evaluator = run(subject), create("evaluators", "generation")
     few = FakeSubject(samples=subject.samples)
-    few.sets["train"] = subject.images("train")[::3]
+    few.sets["train"] = subject.sets["train"][::3]
     assert scores["gFD[pixels]"] == whole["gFD[pixels]"]
     for base in {"KD", "memorisation"} | SHARES:
         assert scores[f"{base}[pixels]"] == run(few)[f"{base}[pixels]"] != whole[f"{base}[pixels]"]

@@ -168,5 +168,5 @@ def test_reconstructions_are_scored_with_random_weights_from_end_to_end():
     protocol = evaluator.protocol(name, subject)
     check_name(name, protocol)
     assert protocol["n"] == 20 and re.fullmatch("[0-9a-f]{64}", protocol["heads_weights_sha256"])
-    same = FakeSubject(scope="tokenizer", reconstructions=subject.images("val"))
+    same = FakeSubject(scope="tokenizer", reconstructions=subject.sets["val"])
     assert evaluator.run(same)[name] == 0

@@ -64,7 +64,7 @@ def test_ssim_windows_fit_the_image_and_vanish_below_three_pixels():
 
 
 def test_perfect_reconstructions_have_the_best_scores():
-    images = FakeSubject().images("val")
+    images = FakeSubject().sets["val"]
     scores = create("evaluators", "reconstruction").run(
         FakeSubject(scope="tokenizer", reconstructions=images)
     )
@@ -73,7 +73,7 @@ def test_perfect_reconstructions_have_the_best_scores():
 
 
 def test_psnr_is_of_drawn_latents_and_psnr_mean_of_deterministic_ones():
-    subject = FakeSubject(scope="tokenizer", mean_reconstructions=FakeSubject().images("val"))
+    subject = FakeSubject(scope="tokenizer", mean_reconstructions=FakeSubject().sets["val"])
     scores = create("evaluators", "reconstruction").run(subject)
     assert scores["PSNR"] < 10 and scores["PSNR_mean"] > 60
 
@@ -108,7 +108,7 @@ def test_the_protocol_says_what_a_value_depends_on(name, keys):
 def test_means_over_images_come_with_resamples_and_classes():
     subject = FakeSubject(scope="tokenizer")
     found = create("evaluators", "reconstruction").run(subject)["PSNR"]
-    each = psnr(to_uint8(subject.reconstructions()), to_uint8(subject.images("val")))
+    each = psnr(subject.reconstructions(), subject.images("val"))
     assert found == pytest.approx(each.mean().item())
     assert found.replicates[3] == pytest.approx(np.average(each, weights=counts("PSNR", 20)[3]))
     assert found.classes["4"] == pytest.approx(each[[4, 14]].mean().item())
@@ -134,7 +134,7 @@ def test_every_extractor_has_its_distances_but_those_for_cmmd():
 
 
 def test_the_worst_are_shown_below_their_originals_worst_first():
-    images = FakeSubject().images("val")
+    images = FakeSubject().sets["val"]
     reconstructions = images.clone()
     for place, error in ((7, 1.0), (3, 0.5), (12, 0.25)):
         reconstructions[place] = images[place] - error * images[place].sign()

@@ -25,6 +25,8 @@ from latentbench.evaluators.robustness import (
 class Quadrants(nn.Module):
     """A decoder that puts four tokens of 16 channels side by side, and remembers what it decoded."""
 
+    decodes = True
+
     def __init__(self):
         super().__init__()
         self.weight, self.seen = nn.Parameter(torch.ones(())), []
@@ -114,7 +116,7 @@ def test_replicates_and_classes_are_those_of_the_mean_curve():
     z = small_latents()
     scores = create("evaluators", "robustness").run(subject := subject_of(z))
     levels = [0.0, 0.05, 0.1, 0.2, 0.3, 0.5]
-    images = to_uint8(subject.images("val"))
+    images = subject.images("val")
     curves = [psnr(to_uint8(one.reshape(-1, 1, 8, 8)), images) for one in subject.tokenizer.seen[:6]]
     weights, found = counts("noise_tolerance", 60)[7], scores["noise_tolerance"]
     means = [np.average(curve, weights=weights) for curve in curves]

@@ -18,6 +18,7 @@ class Coordinates(FeatureExtractor):
     """For point sets: the two values of an image, as they are (a point is no picture: nothing is rounded)."""
 
     name = "coordinates"
+    rounds = False
     channels = 2
     spec = LatentSpec(tokens=1, channels=2)
     image = ImageSpec(channels=1, height=1, width=2)  # the only one that it describes
