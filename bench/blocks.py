@@ -10,6 +10,17 @@ from torch import Tensor, nn
 from .api import LatentSpec, Noise
 
 
+def single(x: Tensor) -> Tensor:
+    """In single precision, unless it has double: what half precision gave, for sums and differences."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(like: Tensor) -> torch.autocast:
+    """Keeps matrix products on the device of `like` in the precision of what they are given."""
+    # The meta device, on which operations are counted, has no autocast to be turned off.
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Adaptive layer norm's affine map: x (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
@@ -111,13 +122,15 @@ def rotary_table(spec: LatentSpec, head_width: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotary embedding (Su et al., 2021) of queries or keys (..., T, head_width) by `rotary_table`."""
+    if torch.compiler.is_compiling():  # it fuses this, and knows no complex numbers
+        (a, b), (cos, sin) = (single(y).unflatten(-1, (-1, 2)).unbind(-1) for y in (x, table))
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
     # One multiplication of complex numbers: several times faster on a CPU than cosines and sines apart.
     return torch.view_as_real(_complex(x) * _complex(table)).flatten(-2).type_as(x)
 
 
 def _complex(x: Tensor) -> Tensor:
-    wide = x if x.dtype == torch.float64 else x.float()  # there are no complex numbers of half precision
-    return torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(single(x).unflatten(-1, (-1, 2)))  # there are none of half precision
 
 
 class _ResidualMLP(nn.Module):

@@ -21,6 +21,7 @@ from ..bench.blocks import (
     modulate,
     rotary_table,
     rotate,
+    single,
     with_unconditional,
     zero,
 )
@@ -163,7 +164,7 @@ class AutoregressiveBlock(nn.Module):
         """(B, n, width) -> (B, n, 2C): a and b of the token after each."""
         if self.norm is not None and modulation is not None:
             hidden = modulate(self.norm(hidden), *modulation.chunk(2, dim=-1))
-        return self.output(hidden)
+        return single(self.output(hidden))  # log-determinants are sums over all of it
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """a and b (B, T, C) of every token; token 0 has zeros."""
@@ -225,7 +226,7 @@ class PrefixBlock(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(B, ..., width) -> (B, ..., 2C): a and b, e^a a softplus that is 1 where the output is 0."""
-        output = self.output(self.norm(hidden))
+        output = single(self.output(self.norm(hidden)))
         a, b = (4 * (output / 4).tanh()).chunk(2, dim=-1)
         return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.blocks import without_autocast
 from ..bench.flow import euler
 from ..bench.processes import gathered, of_all, own
 from ..bench.registry import register
@@ -163,8 +164,7 @@ def zones(
     times = [1 - g + (stop - 1 + g) * step / steps for step in range(steps + 1)]
     kappas = [t / (1 - t) for t in times]
     weights = _multistep(kappas, 1 if solver == "euler" else 3)
-    # The meta device, on which operations are counted, has no autocast to be turned off.
-    with torch.autocast("cpu" if anchors.is_meta else anchors.device.type, enabled=False):
+    with without_autocast(anchors):
         a, u = anchors.to(noise), noise
         # Zones depend on differences alone; small anchors keep more digits of them.
         a = a - a.detach().mean(0)

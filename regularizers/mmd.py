@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.blocks import without_autocast
 from ..bench.processes import gathered, of_all
 from ..bench.registry import register
 
@@ -20,7 +21,8 @@ Kernel = Callable[[Tensor], Tensor]  # squared distances -> values, elementwise
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """(n, D), (m, D) -> (n, m)."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1)
-    return (squares - 2 * x @ y.mT).clamp_min(0)
+    with without_autocast(x):
+        return (squares - 2 * x @ y.mT).clamp_min(0)
 
 
 def imq(channels: int) -> Kernel:

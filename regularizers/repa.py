@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import drop_labels
+from ..bench.blocks import drop_labels, single, without_autocast
 from ..bench.flow import euler, guided, interpolate
 from ..bench.processes import gathered, own
 from ..bench.registry import Use, register, use
@@ -27,8 +27,9 @@ def vf_loss(z: Tensor, f: Tensor, cos_margin: float, dist_margin: float) -> tupl
     The first asks that each token's cosine similarity with the teacher's exceed 1 - cos_margin, the second
     that those of an image's pairs of tokens differ by at most dist_margin from those of the teacher's pairs.
     """
-    z, f = F.normalize(z, dim=-1), F.normalize(f, dim=-1)
-    apart = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
+    z, f = F.normalize(single(z), dim=-1), F.normalize(f, dim=-1)
+    with without_autocast(z):
+        apart = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
     return F.relu(1 - cos_margin - (z * f).sum(-1)).mean(), F.relu(apart - dist_margin).mean()
 
 

@@ -105,7 +105,7 @@ def test_a_generator_s_modules_have_settings_of_their_own(tmp_path):
         "clip": 0.0,
         "modules": {"head": {"steps": 3}},
     }
-    draw = lambda index, noise, step: torch.zeros(len(index), 1, 1)  # noqa: E731
+    draw = lambda index, step: torch.zeros(len(index), 1, 1)  # noqa: E731
     train_generator(
         model, draw, 8, None, steps=10, batch=2, seed="0", optimizer=optimizer, context=Context(tmp_path)
     )

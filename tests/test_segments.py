@@ -8,8 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.flops import counted, generator_step
+from latentbench.bench.matrix import load
+from latentbench.bench.plan import make
 from latentbench.bench.registry import create
 from latentbench.bench.segments import prepare, segments
+from latentbench.bench.stages import STAGES
+from latentbench.bench.training import Context
 
 SPEC = LatentSpec(16, 4, (4, 4))
 LABELS = torch.arange(8) % 3
@@ -149,3 +153,50 @@ def test_the_estimate_is_what_autograd_keeps_and_the_largest_segment():
     one = (plain - kept) / 4 + of_inputs
     estimate = counted(generator_step, generator("lightningdit"), z, LABELS, checkpointing=True).activations
     assert estimate == pytest.approx(kept + one, rel=0.1)
+
+
+MATRIX = """\
+name: fast
+dataset: {use: digits}
+budget: {tokenizer_steps: 2, generator_steps: 2, batch: 8}
+features: effnet_lite0
+samples: 8
+tokenizers: {vit: {width: 16, depth: 1}}
+regularizers: {none: {}}
+generators: {lightningdit: {width: 16, depth: 2}}
+evaluators: [reconstruction]
+"""
+
+
+def planned(tmp_path, more=""):
+    (tmp_path / "matrix.yaml").write_text(MATRIX + more)
+    return {stage.kind: stage for stage in make(load(tmp_path / "matrix.yaml")).stages.values()}
+
+
+def test_what_changes_rounding_alone_is_in_no_key_and_compiling_is_in_those_of_training(tmp_path):
+    plain = planned(tmp_path)
+    lean, fast = planned(tmp_path, "checkpointing: true\n"), planned(tmp_path, "compile: true\n")
+    assert {kind: stage.key for kind, stage in lean.items()} == {k: stage.key for k, stage in plain.items()}
+    assert lean["tokenizer"].config["checkpointing"] and "checkpointing" not in plain["tokenizer"].config
+    assert fast["tokenizer"].key != plain["tokenizer"].key and fast["generator"].key != plain["generator"].key
+    assert fast["features"].key == plain["features"].key
+
+
+def test_a_stage_trains_as_its_config_says(tmp_path, monkeypatch):
+    compiled, compile_ = [], torch.compile
+    # Without a compiler: what it is given, and that it goes on with it.
+    monkeypatch.setattr(
+        torch, "compile", lambda f: compiled.append(f.__self__) or compile_(f, backend="eager")
+    )
+    found = {}
+    for more in ("", "checkpointing: true\n", "compile: true\ncheckpointing: true\n"):
+        stage = planned(tmp_path, more)["tokenizer"]
+        (tmp_path / str(len(found))).mkdir()
+        result = STAGES["tokenizer"](stage.config, {}, Context(tmp_path / str(len(found))))
+        found[more] = result.tensors
+    plain, *others = found.values()
+    for tensors in others:
+        assert tensors.keys() == plain.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-5)
+    assert [type(module).__name__ for module in compiled] == ["Block", "Block"]
