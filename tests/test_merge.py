@@ -13,10 +13,9 @@ from cli import TINY, bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from latentbench.bench import leaderboard, plan, provenance
 from latentbench.bench import matrix as matrices
-from latentbench.bench import plan, provenance
 from latentbench.bench.differences import Source
-from latentbench.bench.leaderboard import write
 from latentbench.bench.merge import LOCK, MergeError, merge, one_each
 from latentbench.bench.records import Record, RecordError, read
 from latentbench.bench.records import write as write_record
@@ -52,6 +51,12 @@ def changed(records, **provenance):
     return [replace(r, provenance={**r.provenance, **provenance}) for r in records]
 
 
+@pytest.fixture
+def without_tables(monkeypatch):
+    """For tests of what is merged: pages and figures take a second each."""
+    monkeypatch.setattr(leaderboard, "write", lambda folder, records: [])
+
+
 def table(path):
     with open(path / "leaderboard.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -63,7 +68,7 @@ def test_two_folders_give_the_leaderboard_of_one_run_of_all(tmp_path):
     a = folder(tmp_path / "a", mine)
     b = folder(tmp_path / "b", [r for r in everything if r not in mine])
     found = merge([a, b], tmp_path / "c")
-    whole = write(tmp_path / "whole", everything)
+    whole = leaderboard.write(tmp_path / "whole", everything)
     for file in whole:
         assert (tmp_path / "c" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
     assert set(whole) - {tmp_path / "whole" / f.relative_to(tmp_path / "c") for f in found.written} == set()
@@ -81,7 +86,7 @@ def test_seeds_of_two_groups_join_in_one_row(tmp_path):
     assert float(alone) == pytest.approx(sum(values) / 3)
 
 
-def test_the_same_cell_with_other_numbers_is_an_error_that_names_them(tmp_path):
+def test_the_same_cell_with_other_numbers_is_an_error_that_names_them(tmp_path, without_tables):
     ours = made(("kl",))
     metrics = deepcopy(ours[1].metrics)
     metrics["PSNR"]["value"] *= 1.01
@@ -103,7 +108,7 @@ def test_the_same_cell_with_other_numbers_is_an_error_that_names_them(tmp_path):
         merge([a, b], tmp_path / "c", prefer=[tmp_path])
 
 
-def test_a_cell_that_is_done_somewhere_is_done(tmp_path):
+def test_a_cell_that_is_done_somewhere_is_done(tmp_path, without_tables):
     ours = made(("kl",))
     failed = replace(ours[1], status="failed", reason="killed", metrics={})
     a, b = folder(tmp_path / "a", [*ours[:1], failed, *ours[2:]]), folder(tmp_path / "b", ours)
@@ -123,7 +128,7 @@ def test_a_cell_that_is_done_somewhere_is_done(tmp_path):
         ({"parts": {"frame": "3", "tokenizer.vit": "2"}}, r"tokenizer\.vit\n +1: .*a\n +2: .*b\n", None),
     ],
 )
-def test_settings_that_differ_are_listed_by_folder_and_refused(tmp_path, other, says, allow):
+def test_settings_that_differ_are_listed_by_folder_and_refused(tmp_path, without_tables, other, says, allow):
     parts = {"frame": "3", "tokenizer.vit": "1"}
     a = folder(tmp_path / "a", changed(made(("kl",)), parts=parts))
     b = folder(tmp_path / "b", changed(made(("none",))[1:], **{"parts": parts, **other}))
@@ -168,7 +173,7 @@ def test_protocols_stay_apart_and_are_told(tmp_path):
         assert sum(row[name] != "" for name in columns) == (row["regularizer"] != "real")
 
 
-def test_a_label_with_two_meanings_is_refused(tmp_path):
+def test_a_label_with_two_meanings_is_refused(tmp_path, without_tables):
     other = deepcopy(MATRIX)
     other["regularizers"]["kl"]["weight"] = 0.01
     other["tokenizers"]["vit"] |= {"budget": {"batch": 8}, "latents": None}  # an option that only one knows
@@ -187,7 +192,7 @@ def test_a_label_with_two_meanings_is_refused(tmp_path):
     assert any("could not be checked" in note for note in merge([a, b], tmp_path / "c").notes)
 
 
-def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path):
+def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path, without_tables):
     (tmp_path / "m.yaml").write_text(TINY)
     whole = matrices.load(tmp_path / "m.yaml", seeds=2)
     planned = plan.make(whole)
@@ -202,7 +207,7 @@ def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path):
     assert {c.key for c in again.cells} == {r.key for r in read(tmp_path / "c" / "records")}
 
 
-def test_matrices_without_a_common_one_are_kept_by_name(tmp_path):
+def test_matrices_without_a_common_one_are_kept_by_name(tmp_path, without_tables):
     one = {**deepcopy(MATRIX), "name": "ours", "seeds": [0]}
     two = {**deepcopy(MATRIX), "name": "../theirs", "seeds": [1], "plugins": ["../plugins/sphere.py"]}
     two["regularizers"] = {"none": {"use": "none"}}
@@ -222,7 +227,7 @@ def test_matrices_without_a_common_one_are_kept_by_name(tmp_path):
     assert whole["seeds"] == [0, 1] and set(whole["regularizers"]) == {"kl", "none"}
 
 
-def test_a_cell_that_one_matrix_skips_and_another_runs_has_no_common_matrix(tmp_path):
+def test_a_cell_that_one_matrix_skips_and_another_runs_has_no_common_matrix(tmp_path, without_tables):
     one = {**deepcopy(MATRIX), "skip": [{"why": "no", "generator": "mar", "dataset": "*"}]}
     ours = [
         replace(r, status="skipped", reason="no", metrics={}) if r.cell["generator"] == "mar" else r
@@ -235,7 +240,7 @@ def test_a_cell_that_one_matrix_skips_and_another_runs_has_no_common_matrix(tmp_
     assert len(list((tmp_path / "d").glob("matrix.lock.made_up*.yaml"))) == 2
 
 
-def test_pictures_come_along_and_a_folder_with_other_records_is_left_alone(tmp_path):
+def test_pictures_come_along_and_a_folder_with_other_records_is_left_alone(tmp_path, without_tables):
     a, b = (
         folder(tmp_path / f, made((r,), ("0",), generators=("mar",))) for f, r in (("a", "kl"), ("b", "none"))
     )
@@ -255,7 +260,7 @@ def test_pictures_come_along_and_a_folder_with_other_records_is_left_alone(tmp_p
         merge([a, tmp_path], tmp_path / "d")
 
 
-def test_older_records_load_and_newer_ones_say_who_wrote_them(tmp_path):
+def test_older_records_load_and_newer_ones_say_who_wrote_them(tmp_path, without_tables):
     ours = json.loads(made(("kl",))[1].to_json())
     older = {name: value for name, value in ours.items() if name not in ("curves", "cost", "provenance")}
     assert Record.from_json(json.dumps(older)).curves == {}
