@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CHUNK = 2**12  # samples of a reference at a time
+
+
 class Unfit(ValueError):
     """Raised by a constructor that cannot work with the spec it is given; such a cell is skipped."""
 
@@ -115,12 +118,15 @@ class Reference:
         multiplied by a fixed random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow
         Priors, section 3.2).
         """
-        own = self.pooled(spec).standardised()
-        channels = own.samples.shape[-1]
+        own, channels = self.pooled(spec), self.samples.shape[-1]
         if channels == spec.channels:
-            return own
+            return own.standardised()
         projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
-        return replace(own, samples=own.samples @ (projection.to(own.samples) / channels**0.5))
+        projection = projection / channels**0.5
+        mean, scale = own._moments()
+        # Chunk by chunk: copies of a large set before the projection don't fit into memory.
+        parts = [(chunk - mean) / scale @ projection.to(chunk) for chunk in own.samples.split(CHUNK)]
+        return replace(own, samples=torch.cat(parts))
 
     def pooled(self, spec: LatentSpec) -> Reference:
         """Tokens average-pooled onto the latent's grid or, without one, along the raster to its token count.
@@ -139,9 +145,17 @@ class Reference:
 
     def standardised(self) -> Reference:
         """Features centred, and divided by one scalar so that their mean variance is 1."""
-        mean = self.samples[: self.fit].mean((0, 1))
-        scale = (self.samples[: self.fit] - mean).square().mean().sqrt()
+        mean, scale = self._moments()
         return replace(self, samples=(self.samples - mean) / scale)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """The features' means (F,), and the scalar."""
+        chunks = self.samples[: self.fit].split(CHUNK)
+        shares = [len(chunk) / sum(map(len, chunks)) for chunk in chunks]
+        pairs = list(zip(chunks, shares, strict=True))
+        mean = torch.stack([chunk.mean((0, 1)) * share for chunk, share in pairs]).sum(0)
+        squares = [(chunk - mean).square().mean() * share for chunk, share in pairs]
+        return mean, torch.stack(squares).sum().sqrt()
 
 
 @dataclass(frozen=True)
@@ -471,6 +485,7 @@ class ReferenceSource:
 
     version: ClassVar[int] = 1
     spec: LatentSpec  # of the samples, before any projection
+    uses_features: bool = True  # whether draw() looks at them; for a set that decodes, others get none
     labelled: bool = False  # whether samples come with the dataset's classes
 
     def fingerprint(self) -> str | None:

@@ -30,6 +30,7 @@ class Row:
     init: str = "fresh"  # of a generator; "joint": from the regularizer's own
     reference: Row | None = None  # of a regularizer, in place of the matrix's
     teacher: Row | None = None
+    images: int | None = None  # that a reference is made of; None: all
     weights: str | None = None  # of a tokenizer: a file that its training starts from
     start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
     budget: Mapping[str, int] = field(default_factory=dict)  # in place of the matrix's, as far as given

@@ -24,6 +24,7 @@ KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
 CMMD_SIGMA = 10.0
 ROWS = 512  # of a kernel at a time: in single precision the sums over more would round too much
 KS_PROJECTIONS = 20
+MOST = 2**16  # features of a reference at a time
 FRECHET_PAIRS = 1000  # of images, from which the second order of a distance is estimated
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
 
@@ -72,13 +73,20 @@ def _rows(features: Tensor) -> Tensor:
 
 
 def gaussian(features: Tensor) -> Gaussian:
-    features = features.detach().cpu().double()
-    rows = _rows(features)
-    trace = rows.square().sum().item()
-    if len(rows) < rows.shape[1]:
-        return Gaussian(features.mean(0), trace, rows.T)
-    variances, axes = torch.linalg.eigh(rows.T @ rows)
-    return Gaussian(features.mean(0), trace, axes * variances.clamp(min=0).sqrt())
+    features = features.detach().cpu()
+    if len(features) < features.shape[1]:
+        rows = _rows(features.double())
+        return Gaussian(features.double().mean(0), rows.square().sum().item(), rows.T)
+    # Chunk by chunk: a large set in double precision would be twice its size, several times.
+    chunks, n = features.split(MOST), len(features)
+    mean = torch.stack([chunk.double().mean(0) * (len(chunk) / n) for chunk in chunks]).sum(0)
+    trace, covariance = 0.0, features.new_zeros(features.shape[1], features.shape[1]).double()
+    for chunk in chunks:
+        rows = (chunk.double() - mean) / math.sqrt(n - 1)
+        trace += rows.square().sum().item()
+        covariance += rows.T @ rows
+    variances, axes = torch.linalg.eigh(covariance)
+    return Gaussian(mean, trace, axes * variances.clamp(min=0).sqrt())
 
 
 _reference = once(gaussian)

@@ -220,9 +220,13 @@ def _sampler(reader: Reader, given: Mapping[str, Any], trail: Trail) -> Mapping[
 
 def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:
     """A row without axes."""
-    options = {key: value for key, value in given.items() if key != "use"}
-    clean = reader.options(cls, options, trail, where=f"bench info {kind} {name}")
-    return Row(name, name, clean, where=reader.place(trail))
+    frame = ("use", "images") if kind == "references" else ("use",)
+    options = {key: value for key, value in given.items() if key not in frame}
+    clean = reader.options(cls, options, trail, where=f"bench info {kind} {name}", also=frame[1:])
+    images = given.get("images") if "images" in frame else None
+    if images is not None and (type(images) is not int or images < 2):
+        reader.fault((*trail, "images"), f"images must be a number of them >= 2, not {shown(images)}")
+    return Row(name, name, clean, images=images, where=reader.place(trail))
 
 
 def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...]) -> dict[str, Any]:

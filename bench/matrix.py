@@ -83,7 +83,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
 
 def _plain_row(row: Row) -> dict[str, Any]:
     plain: dict[str, Any] = {"use": row.part, **_plain(row.options)}
-    for key in ("optimizer", "sampler", "weights", "start", "budget"):
+    for key in ("optimizer", "sampler", "images", "weights", "start", "budget"):
         if getattr(row, key):
             plain[key] = _plain(getattr(row, key))
     if row.guidance not in ((), (1.0,)):

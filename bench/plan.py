@@ -256,8 +256,9 @@ class _Planner:
                     raise self._refuse(regularizer, message)
         self._trainable(tokenizer, regularizer)
         parents: dict[str, str] = {}
-        if "teacher_spec" in asked:
-            parents["teacher"] = self._features(regularizer.teacher or m.teacher)
+        teacher = regularizer.teacher or m.teacher
+        if "teacher_spec" in asked and not self.dataset.decodes:
+            parents["teacher"] = self._features(teacher)
         if priors or asked & {"reference_spec", "reference_classes"}:
             parents["reference"] = self._reference(regularizer)
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
@@ -283,6 +284,8 @@ class _Planner:
             "probes": m.probes.latents if m.probes else None,
             "seed": seed.tokenizer,
         }
+        if "teacher_spec" in asked and self.dataset.decodes:  # tokens of a large set aren't kept
+            config["teacher"] = self._extractor(teacher)[1]
         if m.augment:
             config["augment"] = vars(m.augment)
         if tokenizer.weights:
@@ -301,7 +304,7 @@ class _Planner:
         augment, shaped = self.matrix.augment, self._shaped(tokenizer, regularizer)
         if shaped.two_views and not augment:
             raise Unfit(f"{regularizer.label} compares two views of an image; `augment: {{}}` makes them")
-        if augment and "teacher_spec" in build.facts_of(type(shaped)):
+        if augment and "teacher_spec" in build.facts_of(type(shaped)) and not self.dataset.decodes:
             raise Unfit(f"{regularizer.label} needs the teacher's features of augmented images")
         if shaped.balanced and not self._model(tokenizer, regularizer).decodes:
             raise Unfit(
@@ -365,10 +368,13 @@ class _Planner:
         name = (self.dataset_row.label, str(row.where), str(teacher.where))
         if name in self.references:
             return self.references[name]
-        if trained is None:
-            parents = {"features": self._features(teacher)}
-        else:
+        only: dict[str, Any] = {} if row.images is None else {"images": row.images}
+        if trained is not None:
             parents = self._tokenizer(*trained, m.seeds[0])
+        elif source.uses_features or not self.dataset.decodes:
+            parents = {"features": self._features(teacher, **only)}
+        else:
+            parents = {}
         fingerprint = source.fingerprint()
         if self.fetch and fingerprint is None:
             try:
@@ -378,7 +384,10 @@ class _Planner:
         config = {
             "dataset": self.data,
             "reference": part("references", row) | {"fingerprint": fingerprint},
+            **only,
         }
+        if not parents:
+            config["spec"] = vars(source.spec)
         label = f"{row.label} of {self.dataset_row.label}"
         self.references[name] = self._add("reference", label, config, parents)
         self.result.built[self.references[name]] = Built(self.dataset, source=source)
@@ -582,8 +591,8 @@ class _Planner:
         assert issubclass(cls, Evaluator)
         return cls.scopes()
 
-    def _features(self, row: Row, outputs: Sequence[str] = ()) -> str:
-        """The stage with the pooled features and tokens of a dataset, or with other outputs."""
+    def _extractor(self, row: Row) -> tuple[FeatureExtractor, dict[str, Any]]:
+        """It and its config, with the hash of its weights."""
         extractor: FeatureExtractor = self._made("features", row, build.extractor)
         if self.fetch and extractor.fingerprint() is None:
             try:
@@ -591,11 +600,16 @@ class _Planner:
             except (OSError, RuntimeError) as error:  # no network, or a file with another hash
                 self.offline |= isinstance(error, OfflineError)
                 raise self._refuse(row, f"no weights: {error}") from None
-        config: dict[str, Any] = {
-            "dataset": self.data,
-            "extractor": part("features", row) | {"fingerprint": extractor.fingerprint()},
-        }
+        return extractor, part("features", row) | {"fingerprint": extractor.fingerprint()}
+
+    def _features(self, row: Row, outputs: Sequence[str] = (), images: int | None = None) -> str:
+        """The stage with the pooled features and tokens of a dataset, or of some images, or other outputs."""
+        extractor, chosen = self._extractor(row)
+        config: dict[str, Any] = {"dataset": self.data, "extractor": chosen}
         label = f"{row.label} of {self.dataset_row.label}"
+        if images is not None:
+            label += f" ({images} images)"
+            config["images"] = images
         if outputs:
             label += f" ({', '.join(outputs)})"
             config["outputs"] = list(outputs)
@@ -613,7 +627,8 @@ class _Planner:
                 if output != "tokens":
                     by_role.setdefault(features_role(place, output), []).append(output)
             for role, outputs in by_role.items():
-                found[role] = self._features(row, () if role == "features" else outputs)
+                both = role == "features" and not self.dataset.decodes  # with a teacher's tokens
+                found[role] = self._features(row, () if both else outputs)
         return found
 
     def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
@@ -713,7 +728,7 @@ class _Planner:
         one = stage_id(kind, config, parents)
         if one not in self.result.stages:
             there = all(self.result.stages[parent].known for parent in parents.values())
-            files = ("dataset", "extractor", "reference", "weights")
+            files = ("dataset", "extractor", "teacher", "reference", "weights")
             named = [config[name] for name in files if name in config]
             networks = (loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict))
             named += [option for loss in networks for option in loss.values() if _is_file(option)]

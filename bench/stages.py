@@ -91,6 +91,8 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
             tensors[f"labels/{split}"] = drawn.labels
     chosen = config["reference"]
     protocol = {"use": chosen["name"], **chosen["options"], **basis}
+    if "images" in config:
+        protocol["images"] = config["images"]
     return Result({"spec": vars(source.spec), "protocol": protocol}, tensors)
 
 

@@ -161,7 +161,8 @@ def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
     found = {"generator_parameters_million": flops.parameters(generator) / 1e6}
     if type(generator).loss is Generator.loss:  # nothing to descend
         return found
-    counted = _per_latent(generator, subject.latents("train"), subject.labels("train"))
+    # Of val, which is smaller: only shapes matter.
+    counted = _per_latent(generator, subject.latents("val"), subject.labels("val"))
     return found | {"generator_gflop_per_latent": counted}
 
 

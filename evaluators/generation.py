@@ -117,7 +117,7 @@ class Generation(Evaluator):
         """The metrics of the first `at` samples."""
         samples, train = (subject.features(of, "pooled", extractor) for of in ("samples", "train"))
         samples, few = samples[:at], thinned(len(train))
-        labels = self._labels(subject, at, few)
+        labels = self._labels(subject, at, len(train), few)
 
         def name(base: str) -> str:
             return metric_name(base, extractor, at)
@@ -145,12 +145,17 @@ class Generation(Evaluator):
     def _names(self, extractor: FeatureExtractor, at: int | None) -> set[str]:
         return {metric_name(base, extractor, at) for base in self.metrics}
 
-    def _labels(self, subject: Subject, at: int | None, few: slice) -> tuple[Tensor, Tensor] | None:
-        """Of samples and of the training images they are compared with, if there are classes."""
+    def _labels(
+        self, subject: Subject, at: int | None, train: int, few: slice
+    ) -> tuple[Tensor, Tensor] | None:
+        """Of samples and of the training images they are compared with, if there are classes.
+
+        Those that are others mirrored, beyond the first `train`, have no features.
+        """
         asked, known = subject.sample_labels, subject.labels("train")
         if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
             return None
-        return asked[:at].cpu(), known[few].cpu()
+        return asked[:at].cpu(), known[:train][few].cpu()
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None
@@ -160,7 +165,7 @@ class Generation(Evaluator):
         features = {"features": extractor.protocol()}
         if base == "IS":
             return {"n": n, "splits": min(SPLITS, n), "split_seed": SPLIT_SEED, **features}
-        m = subject.dataset.size("train")
+        m = len(subject.features("train", "pooled", extractor))
         common = {"n": n, "reference": "train", "reference_n": m, **features}
         if base in ("gFD", "gFID"):
             return common

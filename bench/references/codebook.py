@@ -37,6 +37,8 @@ class Codebook(ReferenceSource):
     A fifth of the codes are kept from training, so that there are fresh ones to compare with.
     """
 
+    uses_features = False
+
     def __init__(
         self,
         image: ImageSpec,

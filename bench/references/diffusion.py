@@ -30,7 +30,7 @@ class Diffusion(ReferenceSource):
         time: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ) -> None:
         self.of, self.time = use(ReferenceSource, of, image=image, teacher_spec=teacher_spec), time
-        self.spec = self.of.spec
+        self.spec, self.uses_features = self.of.spec, self.of.uses_features
         self.labelled = self.of.labelled  # its own, not the class's
 
     def fingerprint(self) -> str | None:

@@ -21,6 +21,8 @@ class Gaussian(ReferenceSource):
     N(0, W'W), whose variances differ by a factor of 3 for 112 -> 8 channels.
     """
 
+    uses_features = False
+
     def __init__(
         self, tokens: Annotated[int, Field(ge=1)] = 1, channels: Annotated[int, Field(ge=1)] = 8
     ) -> None:

@@ -30,6 +30,8 @@ class Mixture(ReferenceSource):
     components are stretched by the random projection.
     """
 
+    uses_features = False
+
     def __init__(
         self,
         components: Annotated[int, Field(ge=2)] = 10,

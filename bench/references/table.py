@@ -25,6 +25,8 @@ class Table(ReferenceSource):
     151,936 rows of 896, and `quantize.embedding.weight` of LlamaGen's vq_ds16_c2i.pt, 16,384 of 8.
     """
 
+    uses_features = False
+
     def __init__(
         self,
         file: str = RANDOM,

@@ -48,6 +48,7 @@ class TextTokens(ReferenceSource):
     are kept from training, so that there are fresh ones to compare with; the paper takes all.
     """
 
+    uses_features = False
     spec = LatentSpec(1, CHANNELS)
 
     def fingerprint(self) -> str | None:
