@@ -85,5 +85,16 @@ def load(folder: Path, state: State) -> bool:
     return True
 
 
+def curves(folder: Path) -> dict[str, list[float]]:
+    """Those of the newest checkpoint, read from its header alone; none if there is none (any more)."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(folder / FILE, framework="pt") as handle:
+            return json.loads(handle.metadata()["state"])["curves"]
+    except FileNotFoundError:
+        return {}
+
+
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,9 @@ from . import __version__, registry
 if TYPE_CHECKING:
     from .matrix import Matrix
     from .plan import Cell, Plan
+    from .records import Record
     from .store import Store
+    from .tracking import Tracking
 
 app = typer.Typer(
     help="Which latent regularizer gives the best tokenizer for which generator?",
@@ -95,6 +97,10 @@ def run(
     ] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")] = False,
     offline: OfflineOption = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="tensorboard, wandb, mlflow, …: losses and scores, in DIR/track."),
+    ] = None,
     device: DeviceOption = "cpu",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")] = False,
     debug: DebugOption = False,
@@ -115,6 +121,8 @@ def run(
     from . import run as running
     from .progress import Display
 
+    if track:
+        _check_trackers(track)
     traces: list[str] = []
     with _resumable():
         loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
@@ -135,15 +143,23 @@ def run(
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
         out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)
         display = Display(out, len(needed), cached, quiet)
+        tracking = _tracking(track, folder, loaded, plan, store)
 
         def hear(event: Any) -> None:
             display.hear(event)
+            if tracking:
+                tracking.hear(event)
             if event.trace:
                 traces.append(event.trace)
 
+        def announce(cell: Cell, record: Record) -> None:
+            display.cell(cell, record)
+            if tracking:
+                tracking.cell(cell, record)
+
         try:
-            with display:
-                found = running.run(loaded, plan, cells, store, options, hear, display.cell)
+            with display, tracking or nullcontext():
+                found = running.run(loaded, plan, cells, store, options, hear, announce)
         except running.RunError as error:
             _fail(str(error), 2)
     if debug:
@@ -621,6 +637,28 @@ def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         _fail(f"-j takes a number of workers or auto, not {text!r}", 2)
     return int(text)
+
+
+def _check_trackers(names: list[str]) -> None:
+    from . import tracking
+
+    try:
+        tracking.check(names)
+    except tracking.TrackerError as error:
+        _fail(str(error), 2)
+
+
+def _tracking(
+    names: list[str] | None, folder: Path, matrix: Matrix, plan: Plan, store: Store
+) -> Tracking | None:
+    if not names:
+        return None
+    from .tracking import Tracking
+
+    def warn(text: str) -> None:
+        err.print(Text(f"warning: {text}"), soft_wrap=True)
+
+    return Tracking(names, folder / "track", matrix.name, plan, store, warn)
 
 
 def _published(as_json: bool) -> None:

@@ -86,7 +86,7 @@ def apart(sources: Sequence[Source]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for (dataset, name, kind), by_text in found.items():
         if len({tuple(sorted(folders)) for _, folders in by_text.values()}) > 1:
-            protocols = [_flat(protocol) for protocol, _ in by_text.values()]
+            protocols = [flat(protocol) for protocol, _ in by_text.values()]
             keys = [key for key in _keys(protocols) if len({_text(p.get(key)) for p in protocols}) > 1]
             sides = [
                 f"{', '.join(folders)}: {', '.join(f'{key} {_short(flat.get(key))}' for key in keys)}"
@@ -159,12 +159,12 @@ def _meanings(matrix: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
     for name, value in (matrix.get("budget") or {}).items():
         yield "budget", f"budget.{name}", value
     whole, shared = ({k: matrix[k] for k in names if k in matrix} for names in (WHOLE, SHARED))
-    for name, value in {**whole, **_flat(shared)}.items():
+    for name, value in {**whole, **flat(shared)}.items():
         yield "meaning", name, _placeless(value)
     for section in ROWS:
         for label, row in rows_of(matrix, section).items():
             beside = {key: row.get(key) for key in FRAME}
-            for name, value in {**beside, **_flat(without(row, (*FRAME, "guidance")))}.items():
+            for name, value in {**beside, **flat(without(row, (*FRAME, "guidance")))}.items():
                 yield "meaning", f"{section}.{label}.{name}", _placeless(value)
 
 
@@ -175,10 +175,11 @@ def _placeless(value: Any) -> Any:
     return value.rpartition("/")[2] if isinstance(value, str) else value
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
     return found
 
 
