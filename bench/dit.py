@@ -12,6 +12,7 @@ from .api import Flow, LatentSpec, Noise
 from .blocks import (
     LabelEmbedding,
     TimeEmbedding,
+    drop_labels,
     modulate,
     position_table,
     rotate,
@@ -19,7 +20,7 @@ from .blocks import (
     xavier,
     zero,
 )
-from .flow import euler, guide
+from .flow import euler, guide, interpolate
 
 LAST = 0.04  # length of the SDE's last step, which adds no noise
 
@@ -72,6 +73,7 @@ class DiT(Flow):
 
     positions: Tensor
     rotary: Tensor | None
+    label_dropout: float  # an option of the subclass's
 
     def __init__(
         self,
@@ -154,6 +156,12 @@ class DiT(Flow):
     def _start(self, labels: Tensor, noise: Noise) -> Tensor:
         like = self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
         return noise.normal(like, "noise")
+
+    def matched(self, z: Tensor, labels: Tensor | None, noise: Noise, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity (B, T, C) at times t (B,), with some labels dropped, and what it should be."""
+        start = noise.normal(z, "noise")
+        labels = drop_labels(labels, self.label_dropout, noise)
+        return self.run(interpolate(z, start, t), t, labels)[0], z - start
 
     def guided(
         self, labels: Tensor, guidance: float, start: float, channels: int | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -104,3 +106,12 @@ def squash(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
     picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
     array = np.asarray(picture.resize(side[::-1], Image.Resampling.BICUBIC))
     return array.reshape(*side, image.shape[2])
+
+
+@torch.no_grad()
+def in_chunks(
+    describe: Callable[[Tensor], dict[str, Tensor]], images: Tensor, size: int, outputs: Sequence[str]
+) -> dict[str, Tensor]:
+    """Outputs of all images (B, c, H, W), `size` of which a network takes at a time."""
+    chunks = [describe(chunk) for chunk in images.split(size)]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}

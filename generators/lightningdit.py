@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from ..bench.api import LatentSpec, Noise
-from ..bench.blocks import divide_width, drop_labels, rotary_table
+from ..bench.blocks import divide_width, rotary_table
 from ..bench.dit import Attention, Block, DiT
-from ..bench.flow import interpolate, logit_normal, shift_time
+from ..bench.flow import logit_normal, shift_time
 from ..bench.registry import register
 
 
@@ -61,12 +61,10 @@ class LightningDiT(DiT):
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         t = noise.uniform(z[:, 0, 0], "t")
         t = logit_normal(t) if self.time_law == "lognormal" else t
-        start = noise.normal(z, "noise")
-        labels = drop_labels(labels, self.label_dropout, noise)
-        predicted, _ = self.run(interpolate(z, start, t), t, labels)
-        losses = {"velocity": (predicted - (z - start)).square().mean()}
+        predicted, target = self.matched(z, labels, noise, t)
+        losses = {"velocity": (predicted - target).square().mean()}
         if self.cosine:
-            losses["cosine"] = (1 - cosine_similarity(predicted, z - start, dim=-1)).mean()
+            losses["cosine"] = (1 - cosine_similarity(predicted, target, dim=-1)).mean()
         return losses
 
     def sample(

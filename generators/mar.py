@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -143,6 +143,7 @@ class Schedule:
     noisy: Tensor
 
     @classmethod
+    @cache  # a training step asks for it, and each round of sampling
     def respaced(cls, steps: int) -> Schedule:
         """`steps` of the 1000, evenly spaced with both ends."""
         kept = (

@@ -12,9 +12,8 @@ from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
 
 from ..bench.api import LatentSpec, Noise
-from ..bench.blocks import divide_width, drop_labels
+from ..bench.blocks import divide_width
 from ..bench.dit import Attention, Block, DiT
-from ..bench.flow import interpolate
 from ..bench.registry import register
 
 
@@ -48,10 +47,8 @@ class SiT(DiT):
         self.label_dropout = label_dropout
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        t = noise.uniform(z[:, 0, 0], "t")
-        start = noise.normal(z, "noise")
-        predicted, _ = self.run(interpolate(z, start, t), t, drop_labels(labels, self.label_dropout, noise))
-        return {"velocity": (predicted - (z - start)).square().mean()}
+        predicted, target = self.matched(z, labels, noise, noise.uniform(z[:, 0, 0], "t"))
+        return {"velocity": (predicted - target).square().mean()}
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""LightningDiT against its published sizes and sampling by hand."""
+"""LightningDiT: its velocity at the start, and sampling by hand."""
 
 import pytest
 import torch
@@ -18,21 +18,6 @@ def make(randomise=True, spec=SPEC, classes=3, **options):
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
-
-
-@pytest.mark.parametrize(
-    ("size", "total", "trained"),
-    [
-        ({"width": 768, "depth": 12, "heads": 12}, 130_556_192, 130_359_584),
-        ({"width": 1152, "depth": 28, "heads": 16}, 675_256_736, 674_961_824),
-        ({"width": 1152, "depth": 28, "heads": 16, "qk_norm": True}, 675_260_768, 674_965_856),
-    ],
-)
-def test_published_sizes_have_published_parameter_counts(size, total, trained):
-    with torch.device("meta"):
-        model = LightningDiT(LatentSpec(256, 32, (16, 16)), 1000, **size)
-    assert sum(p.numel() for p in model.parameters()) == trained
-    assert trained + model.positions.numel() == total  # the official table of positions is a frozen parameter
 
 
 @pytest.mark.parametrize("spec", [SPEC, LatentSpec(4, 3)])

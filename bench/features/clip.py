@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, prepared
+from ..images import RESIZINGS, in_chunks, prepared
 from ..naming import CLIP
 from ..registry import register
 from ..weights import Weights, hub, seeded
@@ -71,10 +71,8 @@ class Clip(FeatureExtractor):
             "pooled": "projected image embedding, of unit length",
         }
 
-    @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+        return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)

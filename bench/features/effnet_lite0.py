@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, prepared
+from ..images import RESIZINGS, in_chunks, prepared
 from ..registry import register
 from ..weights import sha256
 
@@ -43,6 +43,7 @@ class EffNetLite0(FeatureExtractor):
         side = resolution // 16
         self.spec = LatentSpec(tokens=side * side, channels=112, grid=(side, side))
         self.spatial = max(1, min(7, 2023 // (resolution // 8) ** 2))  # channels
+        self.widths = {"logits": 1000, "spatial": self.spatial * (resolution // 8) ** 2}
 
     def fingerprint(self) -> str | None:
         file = weight_file()
@@ -61,10 +62,8 @@ class EffNetLite0(FeatureExtractor):
             "spatial": f"blocks.2, stride 8, the first {self.spatial} channels",
         }
 
-    @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        chunks = [self._describe(chunk, "logits" in outputs) for chunk in images.split(CHUNK)]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+        return in_chunks(lambda chunk: self._describe(chunk, "logits" in outputs), images, CHUNK, outputs)
 
     def _describe(self, images: Tensor, logits: bool) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, prepared
+from ..images import RESIZINGS, in_chunks, prepared
 from ..naming import INCEPTION
 from ..registry import register
 from ..weights import Weights, hub, seeded
@@ -34,6 +34,7 @@ class Inception(FeatureExtractor):
     resizing = OWN
     outputs = ("pooled", "tokens", "logits", "spatial")
     channels = 2048
+    widths = {"logits": 1008, "spatial": 2023}  # noqa: RUF012
     spec = LatentSpec(tokens=GRID * GRID, channels=2048, grid=(GRID, GRID))
 
     def __init__(self, weights: str | None = None, verify: bool = True) -> None:
@@ -59,10 +60,8 @@ class Inception(FeatureExtractor):
             "spatial": "mixed_6/conv, the first 7 channels of 17 x 17",
         }
 
-    @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        chunks = [self._describe(chunk) for chunk in images.split(CHUNK)]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+        return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)

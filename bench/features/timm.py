@@ -16,7 +16,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, prepared
+from ..images import RESIZINGS, in_chunks, prepared
 from ..registry import register
 from ..weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
 
@@ -47,7 +47,7 @@ class Timm(FeatureExtractor):
         self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
         own = layout(model, resolution, layer)
         self.outputs = ("pooled", "tokens", "logits") if own.classes else ("pooled", "tokens")
-        self.channels, self.spec = own.pooled, own.spec
+        self.channels, self.spec, self.widths = own.pooled, own.spec, {"logits": own.classes}
         options = [str(resolution)] if resolution != RESOLUTION else []
         options += [f"layer{layer}"] if layer is not None else []
         options += [RANDOM] if weights == RANDOM else []
@@ -75,11 +75,11 @@ class Timm(FeatureExtractor):
             "layer": "last" if self.layer is None else self.layer,
         }
 
-    @torch.no_grad()
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network = self._network.to(images.device)
-        chunks = [described(network, self._prepared(chunk), self.layer) for chunk in images.split(CHUNK)]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}
+        return in_chunks(
+            lambda chunk: described(network, self._prepared(chunk), self.layer), images, CHUNK, outputs
+        )
 
     def _prepared(self, images: Tensor) -> Tensor:
         """(B, c, H, W) in [-1, 1] -> (B, 3, r, r), standardised as the model's weights want it."""
