@@ -306,10 +306,6 @@ class _Planner:
             raise Unfit(f"{regularizer.label} compares two views of an image; `augment: {{}}` makes them")
         if augment and "teacher_spec" in build.facts_of(type(shaped)) and not self.dataset.decodes:
             raise Unfit(f"{regularizer.label} needs the teacher's features of augmented images")
-        if shaped.balanced and not self._model(tokenizer, regularizer).decodes:
-            raise Unfit(
-                f"{regularizer.label} weighs its loss by a reconstruction's; {tokenizer.label} has none"
-            )
 
     def _started(self, tokenizer: Row, regularizer: Row, seed: Seed) -> str:
         """The stage of the tokenizer that this one starts from."""

@@ -1,6 +1,7 @@
 """Latent zones against closed forms, brute force in float64, and what the paper promises of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch.autograd import gradcheck
 from latentbench.bench.api import LatentSpec, Noise, Step
 from latentbench.regularizers.lzn import (
     LZN,
+    LZNViews,
     ZoneSampler,
     alignment_loss,
     assignment,
     decode_labels,
     frequencies,
+    own_assigned,
     posterior,
     transport,
     velocity,
@@ -273,6 +276,40 @@ def test_descending_the_alignment_puts_latents_into_their_labels_zones():
         lzn.loss(z, h, step_with(labels))["align"].backward()
         optimizer.step()
     assert sum(accuracies[:2]) / 2 < 0.7 and sum(accuracies[-3:]) / 3 > 0.9, accuracies
+
+
+def test_two_views_are_aligned_as_the_released_code_does_it():
+    """View-1 latents, view-2 anchors: minus the mean log of the own one's largest P after 4 of 20 steps."""
+    spec = LatentSpec(1, 5)
+    h, views = randn(9, 1, 5, dtype=torch.float32), randn(9, 1, 5, seed=1, dtype=torch.float32)
+    lzn = LZNViews(spec, align_steps=20)
+    z = lzn.latent(h, Noise(3))
+    by_hand = euler_by_hand(h[:, 0].double(), 0.45 * Noise(3).normal(h, "zone")[:, 0].double(), 1e-4, 20)
+    torch.testing.assert_close(z[:, 0].double(), by_hand, atol=1e-4, rtol=0)
+    p = assignment(z[:, 0].double(), views[:, 0].double(), 20)[4:].amax(0).diag()
+    step = replace(step_with(torch.zeros(9)), views=views)
+    torch.testing.assert_close(lzn.loss(z, h, step)["align"].double(), -p.log().mean(), atol=1e-5, rtol=0)
+    assert lzn.loss(z, h, replace(step, views=None)) == {}
+    assert lzn.classify(z) is None
+
+
+def test_a_latent_s_own_anchor_may_be_any_of_those_of_all_processes():
+    s, anchors = randn(3, 4), randn(8, 4, seed=1)
+    whole = transport(s, anchors, 10)[1]
+    found = own_assigned(s, anchors, 5, 10)
+    torch.testing.assert_close(found, whole[:, torch.arange(3), torch.arange(5, 8)])
+
+
+def test_the_alignment_of_views_computed_anew_has_the_gradients_of_autograd():
+    s, anchors = randn(6, 3).requires_grad_(), randn(6, 3, seed=1).requires_grad_()
+    ours = own_assigned(s, anchors, 0, 8)
+    theirs = transport(s, anchors, 8)[1].diagonal(dim1=1, dim2=2)
+    weights = torch.rand(8, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    torch.testing.assert_close(ours, theirs)
+    pairs = [torch.autograd.grad((way * weights).sum(), (s, anchors)) for way in (ours, theirs)]
+    for one, two in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, two)
+        assert one.any()
 
 
 # --- the regularizer and its sampler ------------------------------------------------------------------------
