@@ -37,7 +37,10 @@ class ZoneClassification(Evaluator):
         Args:
             alphas: scales of the zones' noise to try beside the row's own and 0; the paper has 0, 0.2, … 1.2.
         """
-        self.alphas = tuple(dict.fromkeys(alphas))
+        self.alphas = {f"zone_accuracy_alpha_{alpha:g}": alpha for alpha in alphas}
+        about = "The same from latents with the zones' noise scaled by so much."
+        more = {name: Metric("tokenizer", True, "", about) for name in self.alphas}
+        self.metrics = {**type(self).metrics, **more}  # type: ignore[misc]
 
     def run(self, subject: Subject) -> dict[str, float]:
         truth = subject.labels("val")
@@ -54,18 +57,17 @@ class ZoneClassification(Evaluator):
 
     def _latents(self, subject: Subject) -> Iterator[tuple[str, Tensor]]:
         """Of the held-out images, by the name of the metric that is over them."""
-        for name in self.metrics:
+        for name in type(self).metrics:
             yield name, subject.latents("val", deterministic=name.endswith("_mean"))
         if not self.alphas or not hasattr(subject.regularizer, "alpha"):
             return
         like = next(subject.tokenizer.parameters())
         h = encode(subject.tokenizer, subject.dataset, "val", like.device)
         batch, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
-        for alpha in self.alphas:
+        for name, alpha in self.alphas.items():
             scaled: Any = copy.copy(subject.regularizer)
             scaled.alpha = alpha
-            z = draw(scaled, h, subject.labels("val"), noise, batch, like.device)
-            yield f"zone_accuracy[{alpha:g}]", z
+            yield name, draw(scaled, h, subject.labels("val"), noise, batch, like.device)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         return {
@@ -73,5 +75,5 @@ class ZoneClassification(Evaluator):
             "latents": "deterministic" if name.endswith("_mean") else "drawn",
             "latent_batch": subject.latent_batch,
             "decision": "the nearest anchor of a label, at the flow's end",
-            **({"alpha": float(name[:-1].partition("[")[2])} if "[" in name else {}),
+            **({"alpha": self.alphas[name]} if name in self.alphas else {}),
         }

@@ -26,7 +26,7 @@ class Inversion(Evaluator):
     """
 
     metrics = {
-        "inversion_error": Metric(
+        "reconstruction_l2": Metric(
             "tokenizer", False, "", "Euclidean distance of training images, in [-1, 1], from noise and back."
         )
     }
@@ -65,7 +65,7 @@ class Inversion(Evaluator):
                 return (again - images).flatten(1).norm(dim=1).cpu()
 
             total += chunked(error, len(chosen))
-        name = "inversion_error"
+        name = "reconstruction_l2"
         return {name: mean_estimate(name, total / self.repeats, labels)}
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -74,7 +74,6 @@ class Inversion(Evaluator):
             "repeats": self.repeats,
             "of": "train, a permutation of seed 0",
             "norm": "over channels and pixels, not clamped",
-            "latent_batch": subject.latent_batch,
         }
 
     def _chosen(self, subject: Subject) -> Tensor:

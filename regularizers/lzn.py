@@ -124,7 +124,12 @@ def own_assigned(latents: Tensor, anchors: Tensor, first: int, steps: int) -> Te
 
 def frequencies(labels: Tensor, classes: int) -> Tensor:
     """(n,) -> (classes,): the share of each class; 0 for the absent ones."""
-    return torch.bincount(labels, minlength=classes) / len(labels)
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0) / len(labels)
+
+
+def _known(labels: Tensor) -> Tensor:
+    """The rows that have a class; all on the meta device, where operations are counted and no values are."""
+    return torch.arange(len(labels)) if labels.is_meta else (labels >= 0).nonzero()[:, 0]
 
 
 def decode_labels(s: Tensor, anchors: Tensor) -> Tensor:
@@ -383,9 +388,8 @@ class LZN(Regularizer):
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         if self.labels is None or step.labels is None:
             return {}
-        known = step.labels >= 0
-        labels, everyones = step.labels[known], gathered(step.labels, step.noise)
-        everyones = everyones[everyones >= 0]
+        known, everyones = _known(step.labels), gathered(step.labels, step.noise)
+        labels, everyones = step.labels[known], everyones[_known(everyones)]
         if not len(labels):
             return {"align": 0 * z.sum()}
         weights = frequencies(everyones, self.classes)

@@ -75,6 +75,6 @@ def test_alphas_are_tried_on_the_same_noise_from_the_centres_of_zones_outwards()
     subject.z, subject.mean_z = centres, centres
     evaluator = create("evaluators", "classification", alphas=(0.0, 1.2))
     found = evaluator.run(subject)
-    assert set(found) == {"zone_accuracy", "zone_accuracy_mean", "zone_accuracy[0]", "zone_accuracy[1.2]"}
-    assert found["zone_accuracy[0]"] == found["zone_accuracy_mean"] and zones.alpha == 1.0
-    assert evaluator.protocol("zone_accuracy[1.2]", subject)["alpha"] == 1.2
+    assert set(found) == set(evaluator.metrics) and len(found) == 4
+    assert found["zone_accuracy_alpha_0"] == found["zone_accuracy_mean"] and zones.alpha == 1.0
+    assert evaluator.protocol("zone_accuracy_alpha_1.2", subject)["alpha"] == 1.2

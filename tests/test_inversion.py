@@ -38,12 +38,12 @@ def subject_of(tokenizer, **given):
 def test_the_error_is_the_mean_length_of_what_is_lost():
     subject = subject_of(Shift(), train=300)
     evaluator = create("evaluators", "inversion", repeats=2)
-    found = evaluator.run(subject)["inversion_error"]
+    found = evaluator.run(subject)["reconstruction_l2"]
     means = subject.sets["train"].mean((1, 2, 3))
     lost = 0.01 * (means + torch.arange(300) % 10).abs() * 8  # 64 pixels
     assert found == pytest.approx(lost.mean().item(), rel=1e-4) and len(found.replicates) == 100
     assert found.classes["3"] == pytest.approx(lost[3::10].mean().item(), rel=1e-4)
-    assert evaluator.protocol("inversion_error", subject)["n"] == 300
+    assert evaluator.protocol("reconstruction_l2", subject)["n"] == 300
 
 
 def test_as_many_images_are_taken_as_is_said_the_same_every_time():
@@ -52,7 +52,7 @@ def test_as_many_images_are_taken_as_is_said_the_same_every_time():
     assert one == two
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:50]
     lost = 0.08 * (subject.sets["train"][order].mean((1, 2, 3)) + order % 10).abs()
-    assert one["inversion_error"] == pytest.approx(lost.mean().item(), rel=1e-4)
+    assert one["reconstruction_l2"] == pytest.approx(lost.mean().item(), rel=1e-4)
 
 
 def test_a_decoder_that_does_not_draw_has_none():
