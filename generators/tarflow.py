@@ -230,14 +230,19 @@ class PrefixBlock(nn.Module):
         a, b = (4 * (output / 4).tanh()).chunk(2, dim=-1)
         return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
+    def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """a and b (B, T, C) of every token."""
         hidden = self.embed(torch.cat([self.start.expand(len(x), 1, -1), x[:, :-1]], dim=1))
         if self.label is not None:
             hidden = torch.cat([self.label(labels, len(x))[:, None], hidden], dim=1)
         for layer in self.layers:
             hidden = layer(hidden, rotary=self.rotary)
         a, b = self.head(hidden[:, -x.shape[1] :]).chunk(2, dim=-1)
+        return a, b
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
+        a, b = self.affine(x, labels)
         return (x - b) * (-a).exp(), -a.sum((1, 2))
 
     def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """Sampling speed of the generators: `pytest tests/benchmarks/test_sampling.py --benchmark-enable -n 0`."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -24,27 +26,41 @@ def test_sampling(benchmark, name, guidance):
 def uncached(model: TARFlow, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Runs each block anew on all tokens for every token."""
     for index, block in reversed(list(enumerate(model.blocks))):
-        target = noise.flip(1) if index % 2 else noise
+        target = model._turn(noise, index)
         x = target.clone()
-        for i in range(1, x.shape[1]):
-            hidden = block.embed(x) + block.positions + block.label(labels)
-            for layer in block.layers:
-                hidden = layer(hidden)
-            a, b = block.output(hidden)[:, i - 1].chunk(2, dim=-1)
-            x[:, i] = target[:, i] * a.exp() + b
-        noise = x.flip(1) if index % 2 else x
+        for i in range(x.shape[1]):
+            a, b = block.affine(x, labels)
+            x[:, i] = target[:, i] * a[:, i].exp() + b[:, i]
+        noise = model._turn(x, index)
     return noise
+
+
+LAYOUTS = {"tarflow": {}, "simflow": {"conditioning": "adaln"}, "starflow": {"conditioning": "prefix"}}
 
 
 @pytest.mark.parametrize("way", ["cached", "uncached"])
 @pytest.mark.parametrize("tokens", [16, 64])
-def test_tarflow_inverse(benchmark, tokens, way):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tarflow_inverse(benchmark, layout, tokens, way):
     torch.manual_seed(0)
-    model = TARFlow(LatentSpec(tokens, 8), 10).eval()
+    model = TARFlow(LatentSpec(tokens, 8), 10, **LAYOUTS[layout]).eval()
     for block in model.blocks:
         torch.nn.init.normal_(block.output.weight, std=0.02)
-    noise = torch.randn(len(LABELS), tokens, 8)
-    inverse = model.inverse if way == "cached" else lambda *inputs: uncached(model, *inputs)
+    noise, labels = torch.randn(32, tokens, 8), LABELS[:32]
+    inverse = model.inverse if way == "cached" else partial(uncached, model)
+    benchmark.group = f"{layout} of {tokens} tokens"
     with torch.no_grad():
-        z = benchmark.pedantic(inverse, (noise, LABELS), rounds=3, warmup_rounds=1)
-        torch.testing.assert_close(model(z, LABELS)[0], noise, rtol=1e-3, atol=1e-3)
+        z = benchmark.pedantic(inverse, (noise, labels), rounds=3, warmup_rounds=1)
+        torch.testing.assert_close(model(z, labels)[0], noise, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [64, 16, 4])
+@pytest.mark.benchmark(
+    group="mar: 64 tokens in so many rounds; attention looks both ways, so nothing is kept"
+)
+def test_mar_rounds(benchmark, iterations):
+    model = create("generators", "mar", spec=LatentSpec(64, 8, (8, 8)), classes=10).eval()
+    draw = partial(model.sample, LABELS[:32], 1.5, Noise(0), iterations=iterations)
+    with torch.no_grad():
+        z = benchmark.pedantic(draw, rounds=3, warmup_rounds=1)
+    assert z.shape == (32, 64, 8)

@@ -1,0 +1,83 @@
+"""Blocks at published widths, forward and backward, against what this CPU does in one large matrix product.
+
+`of the bound` in `extra_info`: what their operations would take at that product's rate, as a share of the
+median. Causal attention counts as a whole square. Read it with OMP_NUM_THREADS=1.
+
+pytest tests/benchmarks/test_blocks.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+"""
+
+import time
+from functools import partial
+
+import pytest
+import torch
+from timm.models.vision_transformer import Block as ViTBlock
+
+from latentbench.bench.api import LatentSpec
+from latentbench.bench.blocks import rotary_table
+from latentbench.bench.flops import backward, counted
+from latentbench.bench.registry import create, get
+from latentbench.generators.tarflow import CausalLayer
+
+IMAGES, TOKENS = 2, 256
+SPEC = LatentSpec(TOKENS, 32, (16, 16))
+LARGE = 1536  # of the matrices that the bound is measured with
+
+
+def of_generator(name, size):
+    """The first block of a generator without the others, and what it is given."""
+    options = get("generators", name).sizes[size] | {"depth": 1}
+    model = create("generators", name, spec=SPEC, classes=0, **options)
+    return model.blocks[0], (torch.randn(IMAGES, options["width"]), model.rotary)
+
+
+def causal(width, heads, adaptive):
+    modulation = torch.randn(IMAGES, 1, 6 * width) if adaptive else None
+    rotary = None if adaptive else rotary_table(SPEC, width // heads)
+    return CausalLayer(width, heads, adaptive), (modulation, None, 0, None, rotary)
+
+
+BLOCKS = {
+    "LightningDiT-XL": (1152, partial(of_generator, "lightningdit", "XL")),
+    "SiT-XL": (1152, partial(of_generator, "sit", "XL")),
+    "MAR-L": (1024, lambda: (ViTBlock(1024, 16, qkv_bias=True, proj_drop=0.1, attn_drop=0.1), ())),
+    "ViT-L": (1024, lambda: (ViTBlock(1024, 16, qkv_bias=True), ())),
+    "SimFlow-L": (1024, partial(causal, 1024, 16, True)),
+    "STARFlow-XL": (2048, partial(causal, 2048, 32, False)),
+}
+
+
+def step(block, x, *given):
+    backward(block(x, *given).square().mean())
+
+
+@pytest.fixture(scope="module")
+def rate():
+    """Operations a second."""
+    a, b = torch.randn(2, LARGE, LARGE)
+    seconds = []
+    for _ in range(7):
+        began = time.process_time()
+        a @ b
+        seconds.append(time.process_time() - began)
+    return 2 * LARGE**3 / sorted(seconds)[3]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.benchmark(
+    group=f"{IMAGES} images of {TOKENS} tokens, forward and backward",
+    timer=time.process_time,  # seconds of CPU: the same beside other work
+)
+def test_block(benchmark, name, rate):
+    width, build = BLOCKS[name]
+    torch.manual_seed(0)
+    block, given = build()
+    x = torch.randn(IMAGES, TOKENS, width)
+    flops = counted(step, block, x, *given).flops
+    benchmark.pedantic(step, (block, x.requires_grad_(), *given), rounds=5, warmup_rounds=1)
+    assert x.grad.isfinite().all()
+    if benchmark.stats:
+        median = benchmark.stats["median"]
+        benchmark.extra_info["of the bound"] = round(flops / rate / median, 2)
+        benchmark.extra_info["us per token"] = round(median / (IMAGES * TOKENS) * 1e6)
+        benchmark.extra_info["GFLOP/s of the bound"] = round(rate / 1e9)
