@@ -435,6 +435,9 @@ class FeatureExtractor:
     rounds: bool = True  # to 8 bits
     name: str  # what metric names carry in brackets, unless the weights are those that define a metric
     channels: int  # F of the pooled features
+    widths: Mapping[
+        str, int
+    ] = {}  # of other outputs than pooled features and tokens, as far as they are said
     spec: LatentSpec  # of the token features
 
     def fingerprint(self) -> str | None:

@@ -23,11 +23,23 @@ from .api import (
     Split,
     Tokenizer,
 )
-from .flops import Counted, TooLong, counted, generator_step, parameters, reconstruction_step, tokenizer_step
+from .fewer import originals
+from .flops import (
+    Counted,
+    TooLong,
+    counted,
+    generator_step,
+    parameters,
+    reconstruction_step,
+    regularizer_step,
+    tokenizer_step,
+)
+from .large import LARGE
 from .latents import CHUNK, DRAWS
 from .losses import Adversary
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan, Stage
+from .subject import SPLITS
 
 CALLS = 4_000  # of torch's functions while a sampler is followed
 ITERATED = ("steps", "iterations")  # options of samplers that their work is linear in
@@ -67,6 +79,7 @@ class Cost:
     activation_memory_bytes: int | None = 0  # that a training step keeps
     disk_bytes: int | None = 0
     note: str = ""
+    scratch_disk_bytes: int = 0  # that are given back when the stage ends, of what is too large for memory
 
     @property
     def flops(self) -> float | None:
@@ -106,7 +119,7 @@ class _Estimates:
         if stage.kind == "features":
             return _features(built, config)
         if stage.kind == "reference":
-            return _reference(built)
+            return _reference(built, config)
         kinds = {"tokenizer": self._tokenizer, "latents": self._latents, "samples": self._samples}
         return kinds.get(stage.kind, self._generator)(built, stage)
 
@@ -126,7 +139,7 @@ class _Estimates:
             looks = config["steps"] // probes["every"] + 1
             kept = looks * probes["images"] * tokenizer.spec.tokens * tokenizer.spec.channels * FLOAT
         again = config.get("checkpointing", False)
-        step = self._once(_tokenizer_step, tokenizer, regularizer, batch, precision, again, of=built)
+        step = self._step(built, config, batch, precision, again)
         if distance is not None or adversary is not None:
             added = self._once(_reconstruction_step, distance, adversary, batch, precision, of=built)
             step = _both(step, added)
@@ -141,6 +154,8 @@ class _Estimates:
         )
         if not found.images:
             return found
+        if "teacher" in config and not found.note:
+            found = replace(found, note="without the teacher, which describes each batch")
         # The networks of losses are there in training, and not kept.
         return replace(
             found,
@@ -151,6 +166,29 @@ class _Estimates:
             + sum(map(_bytes, filter(None, (distance, adversary)))),
             optimizer_memory_bytes=found.optimizer_memory_bytes + learning * (GRADIENT + ADAM),
         )
+
+    def _step(
+        self, built: Built, config: Mapping[str, Any], batch: int, precision: str, again: bool
+    ) -> Counted | str:
+        """The tokenizer's part, which rows share, and the regularizer's, which its strengths do."""
+        tokenizer, regularizer = built.tokenizer, built.regularizer
+        assert tokenizer is not None and regularizer is not None
+        how = (batch, precision, again)
+        if regularizer.two_views or not tokenizer.decodes or isinstance(tokenizer, FlowTokenizer):
+            return self._once(_tokenizer_step, tokenizer, regularizer, *how, of=built)
+        alike = _likeness([config["regularizer"], config["facts"]])
+        encoded = self._once(_encode, tokenizer, of=built)
+        plain = self._once(_bare_step, tokenizer, *how, of=built)
+        added, judged = (
+            self._once(_regularizer_step, tokenizer, alike, critics, *how, of=built)
+            for critics in (False, True)
+        )
+        if not (isinstance(plain, Counted) and isinstance(added, Counted) and isinstance(judged, Counted)):
+            return _why(plain, added, judged)
+        further = regularizer.critic_steps - 1 if regularizer.critics() else 0
+        judging = (1 + further) * judged.flops + further * batch * encoded.flops
+        most = max(plain.activations + added.activations, judged.activations)
+        return Counted(plain.flops + added.flops + judging, most)
 
     def _networks(
         self, config: Mapping[str, Any], image: ImageSpec
@@ -204,21 +242,26 @@ class _Estimates:
         if isinstance(encoded, Counted) and isinstance(decoded, Counted):
             checked = min(val, CHUNK) if isinstance(tokenizer, FlowTokenizer) else val
             per_image = encoded.flops + decoded.flops * 2 * checked / images
-        return Cost(0, total, images, per_image, weights, disk_bytes=disk, note=note)
+        # h, and the latents that statistics are of, before they are an artifact.
+        scratch = disk + (0 if regularizer.couples == "latent" else train * latent)
+        found = Cost(0, total, images, per_image, weights, disk_bytes=disk, note=note)
+        return replace(found, scratch_disk_bytes=_large(scratch))
 
     def _samples(self, built: Built, stage: Stage) -> Cost:
         model, tokenizer, config = built.generator, built.tokenizer, stage.config
         assert model is not None and tokenizer is not None
         options = tuple(sorted(config["sampler"].items()))
-        drawn = self._once(_sample, model, config["guidance"], options, of=built)
+        drawn = self._once(_sample, model, config["guidance"] != 1, options, of=built)
         decoded = self._once(_decode, tokenizer, of=built)
         image, count = built.dataset.image, config["samples"]
+        disk = count * (image.channels * image.height * image.width + 8)  # 8 bits, and a label
         return Cost(
             parameters_total=parameters(model, tokenizer.decoder),
             images=count,
             flops_per_image=None if (note := _why(drawn, decoded)) else drawn.flops + decoded.flops,
             weights_memory_bytes=_bytes(model) + _bytes(tokenizer),
-            disk_bytes=count * (image.channels * image.height * image.width + 8),  # 8 bits, and a label
+            disk_bytes=disk,
+            scratch_disk_bytes=_large(disk),
             note=note,
         )
 
@@ -265,16 +308,65 @@ def _training(
 def _tokenizer_step(
     built: Built, tokenizer: Tokenizer, regularizer: Regularizer, batch: int, precision: str, again: bool
 ) -> Counted:
-    images, facts, reference = _images(built.dataset, batch), built.facts, None
+    arguments = tokenizer.train(), regularizer.train(), *_given(built, regularizer, batch), True
+    return counted(tokenizer_step, *arguments, precision=precision, checkpointing=again)
+
+
+def _bare_step(built: Built, tokenizer: Tokenizer, batch: int, precision: str, again: bool) -> Counted:
+    """Of a tokenizer without a regularizer."""
+    given = _images(built.dataset, batch), _labels(built.dataset.classes, batch), None, None
+    arguments = tokenizer.train(), _First(tokenizer.spec), *given, False
+    return counted(tokenizer_step, *arguments, precision=precision, checkpointing=again)
+
+
+class _First(Regularizer):
+    """Takes the first of several encoder channels for the latent's."""
+
+    def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
+        return h[..., : self.spec.channels]
+
+
+def _regularizer_step(
+    built: Built,
+    tokenizer: Tokenizer,
+    alike: str,
+    critics: bool,
+    batch: int,
+    precision: str,
+    again: bool,
+) -> Counted:
+    """Of any row that is `alike`."""
+    regularizer, spec = built.regularizer, tokenizer.spec
+    assert regularizer is not None
+    if critics and not regularizer.critics():
+        return Counted(0, 0)
+    h = _empty(replace(spec, channels=spec.channels * regularizer.expansion), batch)
+    arguments = tokenizer, regularizer.train(), h, *_given(built, regularizer, batch), critics
+    return counted(regularizer_step, *arguments, precision=precision, checkpointing=again)
+
+
+def _given(built: Built, regularizer: Regularizer, batch: int) -> tuple[Tensor | None, ...]:
+    """Images, labels, teacher features and samples of the reference, as far as a regularizer has them."""
+    facts, reference = built.facts, None
     features = _empty(facts["teacher_spec"], batch) if "teacher_spec" in facts else None
     if "reference_spec" in facts:
         spec = facts["reference_spec"]
         labels = _labels(facts.get("reference_classes", 0), batch)
         reference = regularizer.reference(Reference(_empty(spec, batch), labels, spec.grid)).samples
-    labels = _labels(built.dataset.classes, batch)
-    batched = (images, labels, features, reference, True)
-    arguments = tokenizer.train(), regularizer.train(), *batched
-    return counted(tokenizer_step, *arguments, precision=precision, checkpointing=again)
+    return _images(built.dataset, batch), _labels(built.dataset.classes, batch), features, reference
+
+
+def _likeness(value: Any) -> str:
+    """Of rows that take the same work: options, where of a number that isn't whole only 0 and 1 matter."""
+
+    def coarse(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: coarse(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [coarse(item) for item in value]
+        return (value == 0, value == 1) if isinstance(value, float) else value
+
+    return repr(coarse(value))
 
 
 def _reconstruction_step(
@@ -309,8 +401,9 @@ def _decode(built: Built, tokenizer: Tokenizer) -> Counted:
     return Counted(once.flops * tokenizer.evaluations, 0)
 
 
-def _sample(built: Built, model: Generator, guidance: float, options: tuple[tuple[str, Any], ...]) -> Counted:
+def _sample(built: Built, model: Generator, guided: bool, options: tuple[tuple[str, Any], ...]) -> Counted:
     """Of one sample; work is taken to be linear in what a sampler iterates."""
+    flow, guidance = isinstance(model, Likelihood), 2.0 if guided else 1.0
     labels = _labels(built.dataset.classes, 1)
     if labels is None:
         labels = torch.full((1,), -1, device="meta")
@@ -318,7 +411,7 @@ def _sample(built: Built, model: Generator, guidance: float, options: tuple[tupl
     def follow(sampler: dict[str, Any], iterated: list[str]) -> float:
         if not iterated:
             draw = _quiet(lambda y: model.sample(y, guidance, Noise(0), **sampler))
-            return counted(draw, labels, calls=CALLS).flops
+            return counted(draw, labels, calls=CALLS // 4 if flow else CALLS).flops
         name, *rest = iterated
         one, two = (follow(sampler | {name: few}, rest) for few in (1, 2))
         return one + (two - one) * (sampler[name] - 1)
@@ -332,10 +425,12 @@ def _sample(built: Built, model: Generator, guidance: float, options: tuple[tupl
         if not isinstance(model, Likelihood):
             raise
     # An autoregressive flow: its inverse, with caches, takes the products of its density, and so does every
-    # branch of guidance; the step along the score takes that density and its gradient.
+    # branch of guidance; a step along a score takes that density and its gradient.
     density = counted(_quiet(model.log_prob), _empty(model.spec, 1), labels).flops
-    branches = 2 if guidance != 1 and built.dataset.classes else 1
-    return Counted(density * (branches + (3 if sampler.get("denoise") else 0)), 0)
+    guided = guided and built.dataset.classes > 0
+    scores = bool(sampler.get("denoise") and getattr(model, "noise_std", 1))
+    scores += 2 * bool(guided and sampler.get("score_step"))
+    return Counted(density * (1 + guided + 3 * scores), 0)
 
 
 def _features(built: Built, config: Mapping[str, Any]) -> Cost:
@@ -343,20 +438,34 @@ def _features(built: Built, config: Mapping[str, Any]) -> Cost:
     extractor = built.extractor
     assert extractor is not None
     width = {"pooled": extractor.channels, "tokens": extractor.spec.tokens * extractor.spec.channels}
-    asked, sizes = config.get("outputs", ["pooled", "tokens"]), _sizes(built.dataset)
-    count = None if None in sizes else sum(filter(None, sizes))
+    width |= extractor.widths
+    asked, count = config.get("outputs", ["pooled", "tokens"]), _described(built.dataset, config)
     known = count is not None and set(asked) <= set(width)
     disk = count * FLOAT * sum(width[name] for name in asked) if known and count is not None else None
-    return Cost(images=count or 0, flops_per_image=None, disk_bytes=disk, note="not counted: extractors")
+    found = Cost(images=count or 0, flops_per_image=None, disk_bytes=disk, note="not counted: extractors")
+    return replace(found, scratch_disk_bytes=_large(disk or 0))
 
 
-def _reference(built: Built) -> Cost:
+def _reference(built: Built, config: Mapping[str, Any]) -> Cost:
     """As many samples as there are images, as most sources draw."""
-    sizes = _sizes(built.dataset)
     assert built.source is not None
-    spec = built.source.spec
-    count = None if None in sizes else sum(filter(None, sizes))
+    spec, count = built.source.spec, _described(built.dataset, config)
     return Cost(disk_bytes=None if count is None else count * spec.tokens * spec.channels * FLOAT)
+
+
+def _described(dataset: Dataset, config: Mapping[str, Any]) -> int | None:
+    """Images of both splits that features are kept of, or a reference is made of."""
+    asked = config.get("images")
+    try:
+        there = [originals(dataset, split) for split in SPLITS]
+    except OSError:
+        return None
+    return sum(there if asked is None else (min(asked, count) for count in there))
+
+
+def _large(size: int) -> int:
+    """Bytes that don't stay in memory."""
+    return size if size >= LARGE else 0
 
 
 def _sizes(dataset: Dataset) -> tuple[int | None, int | None]:

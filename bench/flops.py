@@ -183,6 +183,39 @@ def tokenizer_step(
             parameter.requires_grad_(True)
         for _ in range(regularizer.critic_steps):
             backward(regularizer.critic_loss(name, z.detach(), step))
+    for _ in range(regularizer.critic_steps - 1 if critics and regularized else 0):
+        with torch.no_grad():  # the images of critics' further updates
+            tokenizer.encode(images)
+
+
+def regularizer_step(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    h: Tensor,
+    images: Tensor,
+    labels: Tensor | None,
+    features: Tensor | None,
+    reference: Tensor | None,
+    critics: bool,
+) -> None:
+    """What a regularizer adds to `tokenizer_step`, of h (B, T, C * expansion) that is there.
+
+    Its latents and its loss, forward and backward, or one update of each of its critics.
+    """
+    networks = regularizer.critics()
+    learned = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
+    for frozen in (*regularizer.priors().values(), *networks.values()):
+        frozen.requires_grad_(False)
+    noise, h = Noise(0, ("cost",)), h.detach().requires_grad_()
+    z = regularizer.latent(h, noise.fork("latent"), labels)
+    step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
+    if not critics:
+        backward(torch.stack([z.mean(), *regularizer.loss(z, h, step).values()]).sum())
+        return
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    for name in networks:
+        backward(regularizer.critic_loss(name, z.detach(), step))
 
 
 def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None, images: Tensor) -> None:

@@ -11,6 +11,7 @@ from .estimate import ACCELERATORS, Accelerator, Cost, costs
 from .plan import Cell, Plan, Stage
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+MUCH = 2e11  # bytes of features
 HEADER = ("kind", "stages", "cached", "parameters", "FLOPs", "memory", "disk", "hours")
 STAGE_HEADER = ("stage", "cells", "parameters", "FLOPs/image", "memory", "hours", "state")
 
@@ -46,7 +47,8 @@ class Forecast:
         todo = [s for s in self.stages if s.id not in self.cached]
         found["to_do"] = {"accelerator_hours": sum(self.hours(s) or 0 for s in todo)}
         known = [self.costs[s.id].memory_bytes or 0 for s in self.stages]
-        return found | {"largest_memory_bytes": max(known, default=0)}
+        scratch = max((self.costs[s.id].scratch_disk_bytes for s in self.stages), default=0)
+        return found | {"largest_memory_bytes": max(known, default=0), "largest_scratch_disk_bytes": scratch}
 
     def by_kind(self) -> list[tuple[str, ...]]:
         """A row for each kind, as `HEADER` has it: the largest of parameters and memory, sums of others."""
@@ -98,6 +100,12 @@ class Forecast:
         ]
         reasons = Counter((s.kind, self.costs[s.id].note) for s in self.stages if self.costs[s.id].note)
         said += [f"{count} {kind}: {note}" for (kind, note), count in reasons.items()]
+        if scratch := total["largest_scratch_disk_bytes"]:
+            said.append(f"disk: up to {scaled(scratch, 'B')} more while a stage writes, for each worker")
+        for s in self.stages:
+            if s.kind in ("features", "reference") and (self.costs[s.id].disk_bytes or 0) > MUCH:
+                size = scaled(self.costs[s.id].disk_bytes or 0, "B")
+                said.append(f"warning: {s.kind} {s.label}: {size} on disk; a reference takes `images: N`")
         large: dict[str, list[Stage]] = {}
         for s in self.stages:
             if (self.costs[s.id].memory_bytes or 0) > one.memory:
