@@ -26,7 +26,7 @@ class State:
     averages: dict[str, Average]
     step: int = 0
     seconds: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=dict)
+    curves: dict[str, list[float | None]] = field(default_factory=dict)
     probes: dict[int, Tensor] = field(default_factory=dict)  # latents by step
     snapshots: dict[str, Tensor] = field(default_factory=dict)  # weights on the way, by STEP/name
 

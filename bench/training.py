@@ -90,8 +90,7 @@ def run_steps(
         if bad:
             raise Diverged(f"the loss {bad[0]!r} is {losses[bad[0]]} at step {state.step}")
         if state.step % every == 0 or state.step == total:
-            for name, value in {"step": state.step, **losses}.items():
-                state.curves.setdefault(name, []).append(value)
+            _extend(state.curves, {"step": state.step, **losses})
         now = time.monotonic()
         state.seconds = now - began
         if stopping:
@@ -104,6 +103,13 @@ def run_steps(
             checkpoint.save(context.work, state)
             took = time.monotonic() - now
             due = time.monotonic() + max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * took)
+
+
+def _extend(curves: dict[str, list[float | None]], values: dict[str, float]) -> None:
+    """A point more of every curve: None for a loss that this part of a training doesn't have."""
+    points = len(curves.get("step", ()))
+    for name in {**curves, **values}:
+        curves.setdefault(name, [None] * points).append(values.get(name))
 
 
 def _shared(losses: dict[str, Tensor], context: Context) -> tuple[dict[str, float], bool]:
