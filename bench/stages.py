@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import build, losses, released
-from .api import Diverged, ImageSpec, Metric, Noise
+from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .augmentations import Augmentation
 from .fewer import Fewer
 from .figures import rendered
@@ -96,12 +96,16 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     return Result({"spec": vars(source.spec), "protocol": protocol}, tensors)
 
 
+def _reference(inputs: Inputs, context: Context) -> Reference:
+    return reference_of(inputs["reference"], context.scratch(f"reference/{context.group.rank}"))
+
+
 def prior(config: Config, inputs: Inputs, context: Context) -> Result:
     """One of a regularizer's priors, trained on the reference as it is."""
     spec = spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
-    target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
+    target = rows_of(in_its_space(regularizer, _reference(inputs, context)), "train")
     model = regularizer.priors()[config["prior"]]
     prepare(config, model)
     state = train_generator(
@@ -139,7 +143,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     prepare(config, model, regularizer)
     target = None
     if "reference" in inputs:
-        target = rows_of(in_its_space(regularizer, reference_of(inputs["reference"])), "train")
+        target = rows_of(in_its_space(regularizer, _reference(inputs, context)), "train")
     state = train_tokenizer(
         model,
         regularizer,
@@ -216,7 +220,7 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
         tensors["draws"] = draws
     labels = dataset.labels("val")
     z = draw(regularizer, tensors["h/val"], labels, noise.fork("val"), batch, context.device, group)
-    info = {
+    info: Config = {
         "spec": vars(model.spec),
         "dtype": str(z.dtype).removeprefix("torch."),
         "mean": rule.mean.tolist(),

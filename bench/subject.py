@@ -27,6 +27,7 @@ from .api import (
 )
 from .api import Subject as SubjectInterface
 from .images import from_uint8, to_uint8
+from .large import allocated
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
 from .pipeline import prefetch
 from .store import Artifact
@@ -251,21 +252,27 @@ class Subject(SubjectInterface):
         return self._reference_stage(own).info["protocol"]
 
     def _mapped(self, own: bool) -> Reference:
-        drawn = reference_of(self._reference_stage(own))
+        drawn = reference_of(self._reference_stage(own), self._scratch(f"reference/{own}"))
         return in_its_space(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
 
     def _reference_stage(self, own: bool) -> Artifact:
         return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]
 
 
-def reference_of(drawn: Artifact) -> Reference:
-    """The samples of a reference stage, train before val; statistics are to be train's."""
+def reference_of(drawn: Artifact, file: Path | None = None) -> Reference:
+    """The samples of a reference stage, train before val; statistics are to be train's.
+
+    Large ones are put together in the file.
+    """
     samples, labels = (
         [drawn.tensors[f"{what}/{split}"] for split in SPLITS if f"{what}/{split}" in drawn.tensors]
         for what in ("samples", "labels")
     )
     grid = spec_from(drawn.info["spec"]).grid
-    return Reference(torch.cat(samples), torch.cat(labels) if labels else None, grid, len(samples[0]))
+    fit, dtype = len(samples[0]), samples[0].dtype
+    whole = allocated((sum(map(len, samples)), *samples[0].shape[1:]), dtype, file)
+    whole[:fit], whole[fit:] = samples
+    return Reference(whole, torch.cat(labels) if labels else None, grid, fit)
 
 
 def in_its_space(regularizer: Regularizer, reference: Reference) -> Reference:
