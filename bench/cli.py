@@ -1,4 +1,4 @@
-"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `compare`, `clean`.
+"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `compare`, `check`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written); 2 usage or matrix error; 3 worse
 (`compare --fail-on`); 130 interrupted.
@@ -507,6 +507,49 @@ def audit(
         f"the same images score {distance} {number(low)} to {number(high)}: compare under one protocol only"
     )
     out.print(Text(said), soft_wrap=True)
+
+
+@app.command()
+def check(
+    what: Annotated[
+        str, typer.Argument(metavar="PART|FILE", help="my_reg.py, or kl, or generators/mar where names clash")
+    ],
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Test what a part promises, and run it in one small cell; about half a minute."""
+    import torch
+
+    from . import check as checking
+
+    torch.set_num_threads(1)  # as workers have it
+    try:
+        chosen = checking.targets(what, checking.options(option or ()), plugin or ())
+    except (checking.CheckError, registry.PartError) as error:
+        _fail(str(error), 2)
+    verdicts = [checking.Verdict(one) for one in chosen]
+    for verdict in verdicts:
+        part = verdict.target.part
+        if not as_json:
+            title = f"{part.name} ({registry.SINGULAR[part.kind]}, {verdict.target.file})"
+            out.print(Text(title), soft_wrap=True)
+        for line in verdict.lines():
+            if not as_json:
+                mark = {True: "[green]\u2713[/]", False: "[red]\u2717[/]", None: "\u2013"}[line.ok]
+                out.print(mark, Text(line.text), soft_wrap=True)
+                if debug and line.trace:
+                    err.print(Text(line.trace))
+        if not as_json:
+            print("\n".join(filter(None, ("", verdict.rows))))
+            print(verdict.summary)
+    if as_json:
+        print(json.dumps([verdict.plain() for verdict in verdicts], indent=1))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,0 +1,240 @@
+"""What every generator promises to the loops and to the samples stage."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .. import flops, registry
+from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
+from . import common
+from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
+
+SETTINGS = [(spec, classes) for spec in common.SPECS for classes in (CLASSES, 0)]
+STEPS = 100  # after which the loss must be lower
+GUIDANCES = (1.0, 1.5)
+
+
+class Scene:
+    """A generator with a batch of latents and every sort of label that may come."""
+
+    def __init__(self, part: Part, setting: tuple[LatentSpec, int]) -> None:
+        self.part, (self.spec, self.classes) = part, setting
+        self.model = self.fresh()
+        self.z = randn(BATCH, self.spec.tokens, self.spec.channels)
+        # Some classes, and dropped ones; None without classes.
+        self.labels = torch.tensor([0, 3, -1, 9, 1, -1]) if self.classes else None
+        self.asked = torch.tensor([0, 3, -1, 9]) if self.classes else torch.full((4,), -1)
+
+    def fresh(self, seed: int = 0) -> Generator:
+        return self.part.make(seed, spec=self.spec, classes=self.classes)
+
+    @property
+    def fitted(self) -> bool:
+        return self.part.cls.fit is not Generator.fit
+
+    def loss(self, model: Generator, step: int) -> Tensor:
+        terms = model.loss(self.z, self.labels, Noise(0).fork(step))
+        return torch.stack([*terms.values()]).sum()
+
+    def taught(self, steps: int) -> Generator:
+        model = self.fresh()
+        if self.fitted:
+            shape = (64, self.spec.tokens, self.spec.channels)
+            model.fit((randn(*shape, seed=i), None) for i in range(4))
+        else:
+            common.descend(lambda step: self.loss(model.train(), step), trainable(model), steps)
+        return model.eval()
+
+    @cached_property
+    def learned(self) -> Generator:
+        """After a few steps, or fitted, so that layers that start at zero say something."""
+        return self.taught(3)
+
+    def descending(self) -> None:
+        if self.fitted:
+            raise Beside("it is fitted: there is no loss to descend")
+
+
+def trains(scene: Scene) -> str:
+    """Every trainable parameter learns"""
+    model = scene.fresh()
+    if scene.fitted:
+        require(not trainable(model), "it has fit(), and parameters that only a loss would train")
+        return "it is fitted"
+    before = common.snapshot(model)
+    unseen = common.descend(lambda step: scene.loss(model, step), trainable(model))
+    common.require_moved(model, before, unseen, set(trainable(model)))
+    return f"{flops.parameters(model):,} parameters"
+
+
+def repeats(scene: Scene) -> None:
+    """Losses repeat, and take absent labels"""
+    scene.descending()
+    model = scene.learned
+
+    def compute(noise: int = 0) -> float:
+        return sum(model.loss(scene.z, scene.labels, Noise(noise)).values(), torch.zeros(())).item()
+
+    require(common.whatever_the_seed(compute), f"loss(): {common.GLOBAL}")
+    bare = model.loss(scene.z, None, Noise(0)).values()
+    require(all(value.isfinite() for value in bare), "loss() is not finite with labels = None")
+
+
+def samples(scene: Scene) -> None:
+    """Samples are finite, repeat and follow the noise"""
+    model, labels = scene.learned, scene.asked
+    shape = (len(labels), scene.spec.tokens, scene.spec.channels)
+    with torch.no_grad():
+        for w in GUIDANCES:
+            one = model.sample(labels, w, Noise(0))
+            require(one.shape == shape, f"sample() gives {tuple(one.shape)}, not {shape}")
+            require(one.isfinite().all(), f"samples at guidance {w} aren't finite")
+
+            def compute(w: float = w) -> Tensor:
+                return model.sample(labels, w, Noise(0))
+
+            require(common.whatever_the_seed(compute), f"sample() at guidance {w}: {common.GLOBAL}")
+            other = model.sample(labels, w, Noise(1))
+            require(not torch.allclose(other, one), f"samples at guidance {w} are the same for all noise")
+
+
+def rows(scene: Scene) -> None:
+    """A sample doesn't depend on its batch"""
+    model, labels = scene.learned, scene.asked
+    with torch.no_grad():
+        for w in GUIDANCES:
+            together = model.sample(labels, w, Noise(0))
+            parts = [model.sample(labels[i : i + 1], w, Noise(0, (), i, 4)) for i in range(len(labels))]
+            why = "draw with noise.normal(like) where rows come first, and use no batch statistics"
+            require(common.close(torch.cat(parts), together, 1e-3), f"one row alone differs; {why}")
+
+
+def learns(scene: Scene) -> str:
+    """After 100 steps the loss is lower"""
+    scene.descending()
+
+    def mean_loss(model: Generator) -> float:
+        with torch.no_grad():
+            return torch.stack([scene.loss(model.eval(), -1 - k) for k in range(16)]).mean().item()
+
+    start, model = mean_loss(scene.fresh()), scene.taught(STEPS)
+    end = mean_loss(model)
+    require(end < start, f"the loss was {start:.4g} and is {end:.4g} after {STEPS} steps of Adam at 1e-3")
+    with torch.no_grad():
+        drawn = model.sample(scene.asked, 1.0, Noise(0))
+    require(drawn.isfinite().all(), f"samples aren't finite after {STEPS} steps")
+    return f"{start:.4g} -> {end:.4g} on {BATCH} latents"
+
+
+def inputs(scene: Scene) -> None:
+    """It leaves its inputs as they were"""
+    given = common.Kept(z=scene.z, labels=scene.labels, asked=scene.asked)
+    if not scene.fitted:
+        scene.learned.loss(scene.z, scene.labels, Noise(0))
+    with torch.no_grad():
+        scene.learned.sample(scene.asked, 1.5, Noise(0))
+    given.require()
+
+
+def reloads(scene: Scene) -> None:
+    """Saved and loaded, it is the same"""
+    model = scene.learned
+    other = common.reload(model, scene.fresh(seed=1))
+    with torch.no_grad():
+        one, two = (m.sample(scene.asked, 1.5, Noise(0)) for m in (model, other))
+    require(equal(one, two), f"sample(): {common.LOST}")
+
+
+def on_meta(scene: Scene) -> None:
+    """It builds on the meta device"""
+    with torch.device("meta"):
+        meta = scene.fresh()
+    common.require_same_shapes(scene.fresh(), meta)
+
+
+def likelihood(scene: Scene) -> None:
+    """A likelihood is one number a latent"""
+    model, z, labels = scene.learned, scene.z, scene.labels
+    if not isinstance(model, Likelihood):
+        raise Beside("it is no Likelihood")
+    with torch.no_grad():
+        values = model.log_prob(z, labels)
+        require(values.shape == (BATCH,), f"log_prob() gives {tuple(values.shape)}, not (B,)")
+        require(values.isfinite().all(), "log_prob() is not finite")
+        one = model.log_prob(z[2:3], None if labels is None else labels[2:3])
+        require(common.close(one, values[2:3], 1e-3), "log_prob() of one row alone differs")
+        none = model.log_prob(z, None)
+        require(equal(none, model.log_prob(z, torch.full((BATCH,), -1))), "labels None and -1 differ")
+
+
+def velocity(scene: Scene) -> None:
+    """A flow has a velocity and hidden tokens"""
+    model, z = scene.learned, scene.z
+    if not isinstance(model, Flow):
+        raise Beside("it is no Flow")
+    t = torch.linspace(0.05, 0.95, BATCH)
+    with torch.no_grad():
+        v = model.velocity(z, t, scene.labels)
+        tapped = model.velocity(z, t, scene.labels, tap=1)
+    require(isinstance(v, Tensor) and v.shape == z.shape and v.isfinite().all(), "velocity() isn't (B, T, C)")
+    require(isinstance(tapped, tuple), "velocity(tap=1) must give (velocity, hidden tokens)")
+    same, hidden = tapped
+    require(isinstance(v, Tensor) and common.close(same, v), "velocity() with tap=1 is another")
+    require(hidden.dim() == 3 and len(hidden) == BATCH, "hidden tokens aren't (B, T, D)")
+    require(hidden.isfinite().all(), "hidden tokens aren't finite")
+
+
+def sampler(scene: Scene) -> str:
+    """Options of sampling have defaults"""
+    options = list(inspect.signature(scene.part.cls.sample).parameters.values())[4:]
+    for o in options:
+        good = o.kind is o.KEYWORD_ONLY and o.default is not o.empty and o.annotation is not o.empty
+        require(good, f"{o.name!r} of sample() must be keyword-only, annotated and have a default")
+    return ", ".join(o.name for o in options) or "none"
+
+
+def half(scene: Scene) -> None:
+    """It is finite in mixed precision (bf16)"""
+    scene.descending()
+    model = scene.fresh().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = scene.loss(model, 0)
+    value.backward()
+    gradients = [p.grad for p in trainable(model).values() if p.grad is not None]
+    require(
+        value.isfinite() and all(g.isfinite().all() for g in gradients), "loss or gradients aren't finite"
+    )
+
+
+def cost(scene: Scene) -> str:
+    """A training step"""
+    scene.descending()
+    z = randn(common.TIMED, scene.spec.tokens, scene.spec.channels)
+    labels = torch.arange(common.TIMED) % CLASSES if scene.classes else None
+    other = registry.create("generators", "lightningdit", spec=scene.spec, classes=scene.classes)
+    steps = [lambda m=m: flops.generator_step(m, z, labels) for m in (scene.fresh().train(), other)]
+    return f"{common.ratio(common.paced(*steps), 'lightningdit')} at batch {common.TIMED}"
+
+
+CHECKS: tuple[Callable[[Scene], str | None], ...] = (
+    common.documented,
+    common.versioned,
+    trains,
+    repeats,
+    samples,
+    rows,
+    learns,
+    inputs,
+    reloads,
+    on_meta,
+    likelihood,
+    velocity,
+    sampler,
+    half,
+    cost,
+)

@@ -1,0 +1,91 @@
+"""What every source of reference samples promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..api import ImageSpec, LatentSpec, Reference, ReferenceSource, Split
+from . import common
+from .common import CLASSES, Part, Sheet, randn, require
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+SETTINGS = common.IMAGES[:1]
+TEACHER = LatentSpec(4, 6, (2, 2))
+SIZES = {"train": 800, "val": 200}
+
+
+class Scene:
+    """A source with a small dataset and a teacher's features."""
+
+    def __init__(self, part: Part, image: ImageSpec) -> None:
+        self.part = part
+        self.data = Sheet(image, **SIZES)
+        self.source: ReferenceSource = self.fresh()
+        if self.source.fingerprint() is None:
+            raise common.Absent(self.source)
+        self.features = {
+            split: (randn(n, TEACHER.tokens, TEACHER.channels, seed=n), randn(n, 7, seed=n))
+            for split, n in SIZES.items()
+        }
+
+    def fresh(self) -> ReferenceSource:
+        return self.part.make(image=self.data.image, teacher_spec=TEACHER)
+
+    def draw(self, split: Split) -> Reference:
+        return self.fresh().draw(split, self.data, *self.features[split])
+
+
+def samples(scene: Scene) -> str:
+    """Samples are finite and as declared"""
+    spec, said = scene.source.spec, []
+    for split in SPLITS:
+        drawn = scene.draw(split)
+        meant = (len(drawn.samples), spec.tokens, spec.channels)
+        require(drawn.samples.shape == meant, f"samples are {tuple(drawn.samples.shape)}, not {meant}")
+        require(drawn.samples.isfinite().all(), f"samples of {split} aren't finite")
+        labels = drawn.labels
+        require((labels is not None) == scene.source.labelled, f"labelled is {scene.source.labelled}")
+        if labels is not None:
+            good = labels.shape == meant[:1] and 0 <= int(labels.min()) and int(labels.max()) < CLASSES
+            require(good, f"labels of {split} aren't one class of the dataset for each sample")
+        said.append(f"{meant[0]} {split}")
+    return f"{spec.tokens} x {spec.channels}, {', '.join(said)}"
+
+
+def repeats(scene: Scene) -> None:
+    """Samples repeat bit for bit"""
+    for split in SPLITS:
+
+        def compute(split: Split = split) -> Any:
+            return vars(scene.draw(split))
+
+        require(
+            common.whatever_the_seed(compute),
+            "samples change with torch's global generator; draw by seeds.seed_for(...)",
+        )
+
+
+def fresh(scene: Scene) -> None:
+    """The splits share no samples"""
+    seen = [{row.numpy().tobytes() for row in scene.draw(split).samples} for split in SPLITS]
+    twice = len(seen[0] & seen[1])
+    require(not twice, f"{twice} of {len(seen[1])} samples of val are in train: nothing would be held out")
+
+
+def inputs(scene: Scene) -> None:
+    """It leaves its inputs as they were"""
+    tokens, pooled = scene.features["train"]
+    given = common.Kept(tokens=tokens, pooled=pooled)
+    scene.draw("train")
+    given.require()
+
+
+CHECKS: tuple[Callable[[Scene], str | None], ...] = (
+    common.documented,
+    common.versioned,
+    samples,
+    repeats,
+    fresh,
+    inputs,
+)

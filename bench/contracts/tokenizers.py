@@ -1,0 +1,220 @@
+"""What every tokenizer promises to the loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import flops, registry
+from ..api import ImageSpec, Noise, Step, Tokenizer, Unfit
+from ..latents import decoded
+from . import common
+from .common import BATCH, Beside, Broken, Part, equal, require, trainable
+
+EXPANSIONS = (1, 2)
+SETTINGS = [(image, expansion) for image in common.IMAGES for expansion in EXPANSIONS]
+
+
+class Scene:
+    """A tokenizer with a batch of images."""
+
+    def __init__(self, part: Part, setting: tuple[ImageSpec, int]) -> None:
+        self.part, (self.image, self.expansion) = part, setting
+        self.images = common.rand_images(self.image)
+        self.model = self.fresh()
+
+    def fresh(self, seed: int = 0, expansion: int | None = None) -> Tokenizer:
+        data = registry.create("datasets", "ring", count=64, val=16)  # for those that are bound to one
+        facts = {"image": self.image, "dataset": data, "expansion": expansion or self.expansion}
+        return self.part.make(seed, **facts)
+
+    def first(self, h: Tensor) -> Tensor:
+        """A latent (B, T, C) from h, as it would be without noise."""
+        return h[..., : self.model.spec.channels]
+
+    def loss(self, model: Tokenizer, images: Tensor) -> Tensor:
+        h = model.encode(images)
+        z = h.unflatten(2, (self.expansion, -1)).sum(2)  # all channels of h, as a posterior uses them
+        own = model.loss(images, z, Step(0, images, None, Noise(0), model.decode))
+        value = (model.decode(z) - images).abs().mean() if own is None else sum(own.values(), 0 * z.sum())
+        # Where nothing is reconstructed, a regularizer's loss alone moves the encoder.
+        return value if trainable(model.decoder) else value + z.square().mean()
+
+
+def shapes(scene: Scene) -> str:
+    """It encodes into its spec and decodes into images"""
+    model, spec = scene.model, scene.model.spec
+    fits = spec.grid is None or spec.grid[0] * spec.grid[1] == spec.tokens
+    require(fits, f"the grid {spec.grid} doesn't have {spec.tokens} tokens")
+    h, meant = model.encode(scene.images), (BATCH, spec.tokens, spec.channels * scene.expansion)
+    require(h.shape == meant, f"encode() gives {tuple(h.shape)}, not (B, T, C * expansion) = {meant}")
+    if not model.decodes:
+        try:
+            model.decode(scene.first(h))
+        except Unfit:
+            return f"{spec}, which it doesn't decode"
+        raise Broken("decodes is False, but decode() doesn't raise Unfit")
+    back, shape = model.decode(scene.first(h)), tuple(scene.images.shape)
+    require(back.shape == shape, f"decode() gives {tuple(back.shape)}, not {shape}")
+    require(back.isfinite().all(), "decode() is not finite")
+    return f"{scene.image.channels} x {scene.image.height} x {scene.image.width} -> {spec}"
+
+
+def repeats(scene: Scene) -> None:
+    """In evaluation it repeats bit for bit"""
+    model = scene.model.eval()
+
+    def compute() -> Tensor:
+        h = model.encode(scene.images)
+        return model.decode(scene.first(h)) if model.decodes else h
+
+    with torch.no_grad():
+        require(common.whatever_the_seed(compute), "it changes with torch's global generator in eval mode")
+
+
+def rows(scene: Scene) -> None:
+    """An image doesn't depend on its batch"""
+    model, images = scene.model.eval(), scene.images
+    why = "use no batch statistics in eval mode"
+    with torch.no_grad():
+        h = model.encode(images)
+        z = scene.first(h)
+        require(common.close(model.encode(images[2:3]), h[2:3]), f"encode() of one row alone differs; {why}")
+        if not model.decodes:
+            return
+        # The same draw, where there is one.
+        alone, among = decoded(model, z[2:3], None, Noise(0, (), 2, BATCH)), decoded(model, z, None, Noise(0))
+        require(common.close(alone, among[2:3]), f"decode() of one row alone differs; {why}")
+
+
+def learns(scene: Scene) -> str:
+    """Every trainable parameter learns"""
+    model = scene.fresh().train()
+    before = common.snapshot(model)
+    unseen = common.descend(lambda _: scene.loss(model, scene.images), trainable(model))
+    common.require_moved(model, before, unseen, set(trainable(model)))
+    return f"{flops.parameters(model):,} parameters"
+
+
+def halves(scene: Scene) -> None:
+    """Encoder and decoder hold all that learns"""
+    model = scene.model
+    encoder, decoder = ({id(p) for p in part.parameters()} for part in (model.encoder, model.decoder))
+    lost = [name for name, p in trainable(model).items() if id(p) not in encoder | decoder]
+    require(not lost, f"{lost[:1]} is in neither: no optimizer would have it")
+    require(not encoder & decoder, "encoder and decoder share parameters")
+    of = {"encoder": encoder, "decoder": decoder} if model.decodes else {"encoder": encoder}
+    require(set(model.heads) == set(of), f"heads must have {' and '.join(of)}")
+    require(model.decodes or not decoder, "decodes is False, but its decoder has parameters")
+    for name, mine in of.items():
+        require(id(model.heads[name]) in mine, f"heads[{name!r}] is no parameter of the {name}")
+    rows, meant = model.heads["encoder"].shape[0], model.spec.channels * scene.expansion
+    require(rows == meant, f"heads['encoder'] has {rows} rows, not C * expansion = {meant}")
+
+
+def inputs(scene: Scene) -> None:
+    """It leaves its inputs as they were"""
+    given = common.Kept(images=scene.images)
+    h = scene.model.encode(scene.images)
+    z = scene.first(h).clone()
+    latent = common.Kept(z=z)
+    if scene.model.decodes:
+        scene.model.decode(z)
+    given.require()
+    latent.require()
+
+
+def reloads(scene: Scene) -> None:
+    """Saved and loaded, it is the same"""
+    model = scene.model.eval()
+    other = common.reload(model, scene.fresh(seed=1))
+    with torch.no_grad():
+        h = model.encode(scene.images)
+        require(equal(other.encode(scene.images), h), f"encode(): {common.LOST}")
+        z = scene.first(h)
+        same = not model.decodes or equal(other.decode(z), model.decode(z))
+        require(same, f"decode(): {common.LOST}")
+
+
+def probed(scene: Scene) -> None:
+    """A probe's features are a vector an image"""
+    if scene.part.cls.features is Tokenizer.features:
+        raise Beside("it has no features() of its own: the probe looks at latents")
+    with torch.no_grad():
+        found = scene.model.eval().features(scene.images)
+    good = found.dim() == 2 and len(found) == BATCH and bool(found.isfinite().all())
+    require(good, f"features() gives {tuple(found.shape)}, not finite (B, F)")
+
+
+def seeded(scene: Scene) -> None:
+    """The same seed gives the same weights"""
+    one, two = (dict(scene.fresh().state_dict()) for _ in range(2))
+    require(equal(one, two), "two built after torch.manual_seed(0) differ")
+
+
+def starts_alike(scene: Scene) -> None:
+    """Rows of another expansion start alike"""
+    one, two = (scene.fresh(expansion=e).state_dict() for e in EXPANSIONS)
+    alike = [key for key in one if one[key].shape == two[key].shape]
+    why = "build the encoder's output layer last: it draws another number of random values"
+    wrong = [key for key in alike if not equal(one[key], two[key])]
+    require(not wrong, f"{wrong[:1]} differs between expansion 1 and 2; {why}")
+    require(len(alike) > len(one) / 2, "more than the output layer has another shape with expansion 2")
+    wide = [key for key in one if key.startswith("decoder.") and key not in alike]
+    require(not wide, f"{wide[:1]} has another shape with expansion 2: a latent has C channels either way")
+
+
+def on_meta(scene: Scene) -> None:
+    """It builds and runs on the meta device"""
+    image = scene.image
+    with torch.device("meta"):
+        model = scene.fresh()
+        h = model.encode(torch.empty(2, image.channels, image.height, image.width))
+        good = not model.decodes or len(model.decode(scene.first(h))) == 2
+        require(good, "decode() loses rows on meta")
+    common.require_same_shapes(scene.fresh(), model)
+
+
+def half(scene: Scene) -> None:
+    """It is finite in mixed precision (bf16)"""
+    model = scene.fresh().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = scene.loss(model, scene.images)
+    value.backward()
+    gradients = [p.grad for p in trainable(model).values() if p.grad is not None]
+    require(
+        value.isfinite() and all(g.isfinite().all() for g in gradients), "loss or gradients aren't finite"
+    )
+
+
+def cost(scene: Scene) -> str:
+    """A training step"""
+    images = common.rand_images(scene.image, common.TIMED)
+    facts = {"image": scene.image, "expansion": scene.expansion}
+    try:
+        models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts)]
+    except ValueError as error:
+        raise Beside(f"the default vit doesn't fit: {error}") from None
+    found = common.paced(*(lambda m=m: flops.backward(scene.loss(m, images)) for m in models))
+    return f"{common.ratio(found, 'vit')} at batch {common.TIMED}"
+
+
+CHECKS: tuple[Callable[[Scene], str | None], ...] = (
+    common.documented,
+    common.versioned,
+    shapes,
+    repeats,
+    rows,
+    learns,
+    halves,
+    inputs,
+    reloads,
+    probed,
+    seeded,
+    starts_alike,
+    on_meta,
+    half,
+    cost,
+)
