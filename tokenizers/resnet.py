@@ -29,7 +29,8 @@ def backbone(channels: int, width: int, layers: tuple[int, ...], small: bool) ->
     For small images SimCLR's first layers (Chen et al., 2020, B.9): a 3 x 3 convolution and no pooling.
     """
     widths = tuple(width * 2**stage for stage in range(len(layers)))
-    network = Backbone(Bottleneck, layers, num_classes=0, in_chans=channels, channels=widths, norm_layer=norm)
+    block: Any = Bottleneck  # timm's annotations are of instances
+    network: Any = Backbone(block, layers, num_classes=0, in_chans=channels, channels=widths, norm_layer=norm)
     if small:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
