@@ -38,7 +38,7 @@ def rk45(
         return velocity(y.to(x.dtype), t.to(x.dtype), rows).to(y)
 
     rows, y = torch.arange(len(x), device=x.device), x.to(torch.float64, copy=True)
-    t = torch.full_like(y[(..., *[0] * (y.dim() - 1))], start)
+    t = torch.full((len(x),), start, dtype=y.dtype, device=y.device)
     k0 = slope(y, t, rows)
     h, retried = _first(slope, y, t, k0, rows, abs(stop - start) * ahead, rtol, atol), rows < 0
     while len(rows):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import Field
@@ -85,13 +85,13 @@ class Block(nn.Module):
         resized = inner != outer or resize
         self.skip = scaled(nn.Conv2d(inner, outer, 1)) if resized else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = F.silu(self.before(x))
         if self.resize:
             to = halved if self.resize == "down" else doubled
             h, x = to(h, self.style), to(x, self.style)
         h = self.first(h)
-        if self.told is not None:
+        if self.told is not None and embedding is not None:
             h = h + self.told(F.silu(embedding))[:, :, None, None]
         h = self.last(self.dropout(F.silu(self.after(h))))
         return (self.skip(x) + h) / math.sqrt(2)
@@ -233,23 +233,22 @@ class Decoder(nn.Module):
         self.embed_more = scaled(nn.Linear(embedding, embedding))
         self.down = Contraction(image, width, mult, blocks, attention, style, dropout, embedding)
         skipped = [channels for channels, _, _ in self.down.shapes[:-1]]
-        self.up, self.attend, self.resize = nn.ModuleList(), nn.ModuleDict(), nn.ModuleList()
+        rows, self.attend, self.resize = list[nn.ModuleList](), nn.ModuleDict(), nn.ModuleList()
         colours = list[nn.Module]()
         inner = skipped[-1]
         for level, factor in reversed(list(enumerate(mult))):
-            row = nn.ModuleList()
-            for _ in range(blocks + 1):
-                row.append(Block(inner + skipped.pop(), width * factor, embedding, dropout, style))
-                inner = width * factor
-            self.up.append(row)
             if image.width >> level in attention:
-                self.attend[f"{len(self.up) - 1}"] = Attention(inner)
+                self.attend[f"{len(rows)}"] = Attention(width * factor)
+            rows.append(nn.ModuleList())
+            for _ in range(blocks + 1):
+                rows[-1].append(Block(inner + skipped.pop(), width * factor, embedding, dropout, style))
+                inner = width * factor
             if style == "ncsn++" or level == 0:
                 last = scaled(conv(inner, image.channels), 0)
                 colours.append(nn.Sequential(norm(inner), nn.SiLU(), last))
             if level:
                 self.resize.append(Block(inner, inner, embedding, dropout, style, "up"))
-        self.colours = nn.ModuleList(colours)
+        self.up, self.colours = nn.ModuleList(rows), nn.ModuleList(colours)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """x (B, c, H, W), t (B,) in [0, 1], condition (B, K) -> (B, c, H, W)."""
@@ -263,7 +262,7 @@ class Decoder(nn.Module):
         *skipped, h = self.down(x, embedding)
         drawn: Tensor | None = None
         for index, row in enumerate(self.up):
-            for block in row:
+            for block in cast(nn.ModuleList, row):
                 h = block(torch.cat([h, skipped.pop()], 1), embedding)
             if f"{index}" in self.attend:
                 h = self.attend[f"{index}"](h)
