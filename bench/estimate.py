@@ -428,8 +428,8 @@ def _sample(built: Built, model: Generator, guided: bool, options: tuple[tuple[s
     # branch of guidance; a step along a score takes that density and its gradient.
     density = counted(_quiet(model.log_prob), _empty(model.spec, 1), labels).flops
     guided = guided and built.dataset.classes > 0
-    scores = bool(sampler.get("denoise") and getattr(model, "noise_std", 1))
-    scores += 2 * bool(guided and sampler.get("score_step"))
+    scores = 1 if sampler.get("denoise") and getattr(model, "noise_std", 1) else 0
+    scores += 2 if guided and sampler.get("score_step") else 0
     return Counted(density * (1 + guided + 3 * scores), 0)
 
 
