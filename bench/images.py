@@ -65,7 +65,8 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
     if how == "torch":
         if levels.shape[2:] == size:
             return levels.float()
-        return torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
+        made = torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
+        return made.clamp(0, 255)
     if how == "legacy":
         return torch.nn.functional.interpolate(levels.float(), size, mode="bilinear", align_corners=False)
     resizer = make_resizer("PIL", False, "bicubic", (resolution, resolution))

@@ -16,7 +16,7 @@ from .pipeline import prefetch
 from .processes import ALONE, Group
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
-STATISTICS = 2**20  # rows at a time
+STATISTICS = 2**22  # values at a time
 DRAWS = 4  # cached draws of a latent that depends on its minibatch
 
 
@@ -44,7 +44,7 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
         return Normalisation(torch.zeros(channels), torch.ones(channels))
     flat = z.flatten(0, 1) if rule == "channel" else z.flatten()[:, None]
     # Twice over the rows, chunk by chunk: a large set in float64 would be twice its size again.
-    chunks = flat.split(STATISTICS)
+    chunks = flat.split(max(1, STATISTICS // flat.shape[1]))
     mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(flat)
     squares = torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0)
     std = (squares / (len(flat) - 1)).sqrt()
