@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,6 +14,15 @@ from ..bench.api import Evaluator, Metric, Subject
 from ..bench.latents import CHUNK, draw, encode
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
+
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+
+
+def metrics_for(alphas: Sequence[float]) -> dict[str, Metric]:
+    """What the numbers mean; names carry alpha."""
+    about = "zone_accuracy from latents with the zones' noise scaled by {:g}."
+    return {f"zone_accuracy_alpha_{a:g}": Metric("tokenizer", True, "", about.format(a)) for a in alphas}
 
 
 @register("classification")
@@ -32,35 +41,33 @@ class ZoneClassification(Evaluator):
         "zone_accuracy_mean": Metric("tokenizer", True, "", "The same from latents without noise (alpha 0)."),
     }
 
-    def __init__(self, alphas: tuple[Annotated[float, Field(ge=0)], ...] = ()) -> None:
-        """
-        Args:
-            alphas: scales of the zones' noise to try beside the row's own and 0; the paper has 0, 0.2, … 1.2.
-        """
-        self.alphas = {f"zone_accuracy_alpha_{alpha:g}": alpha for alpha in alphas}
-        about = "The same from latents with the zones' noise scaled by so much."
-        more = {name: Metric("tokenizer", True, "", about) for name in self.alphas}
-        self.metrics = {**type(self).metrics, **more}  # type: ignore[misc]
+    def run(self, subject: Subject) -> dict[str, float]:
+        drawn = (
+            (name, subject.latents("val", deterministic=name.endswith("_mean"))) for name in self.metrics
+        )
+        return classified(subject, drawn)
+
+    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        return decided(subject) | {"latents": "deterministic" if name.endswith("_mean") else "drawn"}
+
+
+@register("classification_by_alpha")
+class ZoneClassificationByAlpha(Evaluator):
+    """`classification` with the zones' noise scaled otherwise than in training; figure 25."""
+
+    metrics = metrics_for(ALPHAS)
+
+    def __init__(self, alphas: tuple[Annotated[float, Field(ge=0)], ...] = ALPHAS) -> None:
+        self.metrics = metrics_for(alphas)  # type: ignore[misc]
+        self.alphas = dict(zip(self.metrics, dict.fromkeys(alphas), strict=True))
 
     def run(self, subject: Subject) -> dict[str, float]:
-        truth = subject.labels("val")
-        if truth is None:
-            return {}
-        found: dict[str, float] = {}
-        like = next(subject.regularizer.parameters(), torch.zeros(()))
-        for name, z in self._latents(subject):
-            told = [subject.regularizer.classify(chunk.to(like.device)) for chunk in z.split(CHUNK)]
-            labels = [chunk.cpu() for chunk in told if chunk is not None]
-            if labels:
-                found[name] = mean_estimate(name, torch.cat(labels) == truth.cpu(), truth)
-        return found
+        return classified(subject, self._latents(subject)) if hasattr(subject.regularizer, "alpha") else {}
+
+    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        return decided(subject) | {"alpha": self.alphas[name]}
 
     def _latents(self, subject: Subject) -> Iterator[tuple[str, Tensor]]:
-        """Of the held-out images, by the name of the metric that is over them."""
-        for name in type(self).metrics:
-            yield name, subject.latents("val", deterministic=name.endswith("_mean"))
-        if not self.alphas or not hasattr(subject.regularizer, "alpha"):
-            return
         like = next(subject.tokenizer.parameters())
         h = encode(subject.tokenizer, subject.dataset, "val", like.device)
         batch, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
@@ -69,11 +76,26 @@ class ZoneClassification(Evaluator):
             scaled.alpha = alpha
             yield name, draw(scaled, h, subject.labels("val"), noise, batch, like.device)
 
-    def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        return {
-            "n": subject.dataset.size("val"),
-            "latents": "deterministic" if name.endswith("_mean") else "drawn",
-            "latent_batch": subject.latent_batch,
-            "decision": "the nearest anchor of a label, at the flow's end",
-            **({"alpha": self.alphas[name]} if name in self.alphas else {}),
-        }
+
+def classified(subject: Subject, latents: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
+    """Shares of held-out images that their latents (n, T, C) classify rightly, by the name of a metric."""
+    truth = subject.labels("val")
+    if truth is None:
+        return {}
+    found: dict[str, float] = {}
+    like = next(subject.regularizer.parameters(), torch.zeros(()))
+    for name, z in latents:
+        told = [subject.regularizer.classify(chunk.to(like.device)) for chunk in z.split(CHUNK)]
+        labels = [chunk.cpu() for chunk in told if chunk is not None]
+        if labels:
+            found[name] = mean_estimate(name, torch.cat(labels) == truth.cpu(), truth)
+    return found
+
+
+def decided(subject: Subject) -> dict[str, Any]:
+    """What the protocols have in common."""
+    return {
+        "n": subject.dataset.size("val"),
+        "latent_batch": subject.latent_batch,
+        "decision": "the nearest anchor of a label, at the flow's end",
+    }

@@ -73,8 +73,8 @@ def test_alphas_are_tried_on_the_same_noise_from_the_centres_of_zones_outwards()
     h = encode(tokenizer, subject.dataset, "val", "cpu")
     centres = {"val": zones.latent(h, None)}
     subject.z, subject.mean_z = centres, centres
-    evaluator = create("evaluators", "classification", alphas=(0.0, 1.2))
+    plain, evaluator = (create("evaluators", f"classification{more}") for more in ("", "_by_alpha"))
     found = evaluator.run(subject)
-    assert set(found) == set(evaluator.metrics) and len(found) == 4
-    assert found["zone_accuracy_alpha_0"] == found["zone_accuracy_mean"] and zones.alpha == 1.0
+    assert set(found) == set(evaluator.metrics) and len(found) == 7 and zones.alpha == 1.0
+    assert found["zone_accuracy_alpha_0"] == plain.run(subject)["zone_accuracy_mean"]
     assert evaluator.protocol("zone_accuracy_alpha_1.2", subject)["alpha"] == 1.2
