@@ -15,7 +15,6 @@ from ..bench.latents import CHUNK, draw, encode
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
 
-
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
