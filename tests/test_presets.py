@@ -33,7 +33,7 @@ def test_a_preset_plans_without_data_weights_or_network(name, tmp_path):
     done = subprocess.run(asked, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert "warning" not in done.stderr and plan["totals"]["hours"] > 1
+    assert "warning" not in done.stderr and plan["totals"]["shared"]["accelerator_hours"] > 1
     assert all(
         stage["key"] == UNKNOWN for stage in plan["stages"] if stage["kind"] in ("tokenizer", "scores")
     )

@@ -340,6 +340,12 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(tmp_path):
         run_steps(state, 10, update, Context(tmp_path), 0)
 
 
+def test_curves_have_a_gap_where_a_loss_is_of_another_phase(tmp_path):
+    state, phases = State({}, {}, {}), (("kl",), ("kl", "l1"), ("gan",))
+    run_steps(state, 3, lambda step: dict.fromkeys(phases[step], torch.tensor(1.0)), Context(tmp_path), 0)
+    assert state.curves == {"step": [1, 2, 3], "kl": [1, 1, None], "l1": [None, 1, None], "gan": [None, None, 1]}
+
+
 def test_balanced_terms_have_their_share_of_the_reconstruction_s_gradient_at_the_head():
     head = nn.Parameter(torch.tensor([1.0, 2.0]))
     terms = {"l1": (3 * head).sum()}
