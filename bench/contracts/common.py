@@ -51,9 +51,13 @@ class Part:
     def cls(self) -> Any:
         return registry.get(self.kind, self.name)
 
-    def make(self, seed: int = 0, **facts: Any) -> Any:
-        """A new one, with those of the facts that its constructor names; a fact that is an option wins."""
-        torch.manual_seed(seed)
+    def make(self, seed: int | None = None, **facts: Any) -> Any:
+        """A new one, with those of the facts that its constructor names; a fact that is an option wins.
+
+        With a seed, torch's global generator is set to it before.
+        """
+        if seed is not None:
+            torch.manual_seed(seed)
         options = {name: value for name, value in self.options.items() if name not in facts}
         return registry.given(self.kind, self.name, facts, options)
 
@@ -237,7 +241,12 @@ def paced(*steps: Callable[[], Any]) -> list[float]:
 def ratio(seconds: list[float], other: str) -> str:
     """Seconds beside those of another part, measured in the same run."""
     mine, others = seconds
-    return f"{1000 * mine:.3g} ms, {mine / others:.2g} x {other}'s"
+    return f"{1000 * mine:.3g} ms, {times(mine, others)} x {other}'s"
+
+
+def times(mine: float, others: float) -> str:
+    """How many times as much, without an exponent."""
+    return f"{mine / others:.0f}" if mine > 10 * others else f"{mine / others:.1f}"
 
 
 # --- options ------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def chunks(scene: Scene) -> str:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    for subject, _ in scene.found:
+    for subject in (fresh() for fresh in scene.subjects):
         shared: dict[str, Tensor | None] = {"samples": subject.samples}
         shared["images"] = subject.images("val")
         if subject.scope == "tokenizer":
@@ -177,7 +177,7 @@ def fingerprint(scene: Scene) -> None:
 
 def cost(scene: Scene) -> str:
     """Scoring the small cell"""
-    return f"{scene.seconds:.2g} s for {len(scene.found)} subjects"
+    return f"{scene.seconds:.2g} s" if scene.found else "nothing"
 
 
 STATIC: tuple[Callable[[Scene], str | None], ...] = (

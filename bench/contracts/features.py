@@ -91,9 +91,10 @@ def rounds(scene: Scene) -> None:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    given = common.Kept(images=scene.images)
-    scene.extractor(scene.images)
-    scene.extractor.describe(scene.images, scene.extractor.outputs)
+    images = common.rand_images(scene.image, IMAGES, seed=1)
+    given = common.Kept(images=images)
+    scene.extractor(images)
+    scene.extractor.describe(images, scene.extractor.outputs)
     given.require()
 
 

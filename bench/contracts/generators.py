@@ -133,11 +133,12 @@ def learns(scene: Scene) -> str:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    given = common.Kept(z=scene.z, labels=scene.labels, asked=scene.asked)
+    fresh = Scene(scene.part, (scene.spec, scene.classes))
+    given = common.Kept(z=fresh.z, labels=fresh.labels, asked=fresh.asked)
     if not scene.fitted:
-        scene.learned.loss(scene.z, scene.labels, Noise(0))
+        scene.learned.loss(fresh.z, fresh.labels, Noise(0))
     with torch.no_grad():
-        scene.learned.sample(scene.asked, 1.5, Noise(0))
+        scene.learned.sample(fresh.asked, 1.5, Noise(0))
     given.require()
 
 

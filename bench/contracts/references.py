@@ -45,7 +45,10 @@ def samples(scene: Scene) -> str:
         require(drawn.samples.shape == meant, f"samples are {tuple(drawn.samples.shape)}, not {meant}")
         require(drawn.samples.isfinite().all(), f"samples of {split} aren't finite")
         labels = drawn.labels
-        require((labels is not None) == scene.source.labelled, f"labelled is {scene.source.labelled}")
+        require(
+            (labels is not None) == scene.source.labelled,
+            f"labelled is {scene.source.labelled}, but labels of {split} say otherwise",
+        )
         if labels is not None:
             good = labels.shape == meant[:1] and 0 <= int(labels.min()) and int(labels.max()) < CLASSES
             require(good, f"labels of {split} aren't one class of the dataset for each sample")
@@ -75,9 +78,10 @@ def fresh(scene: Scene) -> None:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    tokens, pooled = scene.features["train"]
+    fresh = Scene(scene.part, scene.data.image)
+    tokens, pooled = fresh.features["train"]
     given = common.Kept(tokens=tokens, pooled=pooled)
-    scene.draw("train")
+    fresh.draw("train")
     given.require()
 
 

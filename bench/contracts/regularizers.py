@@ -35,23 +35,20 @@ FACTS: dict[str, Any] = {
 class Scene:
     """A regularizer as the loop holds it, with a batch of hidden values and its step."""
 
-    def __init__(self, part: Part, spec: LatentSpec) -> None:
+    def __init__(self, part: Part, spec: LatentSpec, seed: int = 0) -> None:
         self.part, self.spec = part, spec
-        self.regularizer = self.fresh()
+        self.regularizer = self.fresh(seed)
         self.noise = Noise(7).fork("test")
         self.h = randn(BATCH, spec.tokens, spec.channels * self.regularizer.expansion).requires_grad_()
         self.labels = torch.tensor([0, 3, 1, 9, 1, 5])
 
-    def fresh(self, **options: Any) -> Regularizer:
+    def fresh(self, seed: int = 0, **options: Any) -> Regularizer:
         """Another one, its priors as if they were trained: an output that starts at zero says nothing."""
-        regularizer = self.part.make(spec=self.spec, **FACTS, **options)
+        regularizer = self.part.make(seed, spec=self.spec, **FACTS, **options)
         for prior in regularizer.priors().values():
             for index, p in enumerate(prior.requires_grad_(False).eval().parameters()):
                 p.add_(0.1 * randn(*p.shape, seed=index))
         return regularizer
-
-    def again(self) -> Scene:
-        return Scene(self.part, self.spec)
 
     @cached_property
     def asked(self) -> set[str]:
@@ -274,6 +271,7 @@ def rows_of_losses(scene: Scene) -> None:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
+    scene = Scene(scene.part, scene.spec)
     step, h = scene.step(), scene.h * 1.0
     given = common.Kept(h=h, images=step.images, labels=scene.labels)
     z = scene.latent(h)
@@ -293,10 +291,7 @@ def inputs(scene: Scene) -> None:
 
 def reloads(scene: Scene) -> None:
     """Saved and loaded, it is the same"""
-    one, two = scene.again(), scene.again()
-    with torch.no_grad():
-        for p in two.regularizer.parameters():
-            p.add_(1)
+    one, two = (Scene(scene.part, scene.spec, seed) for seed in (0, 1))
     common.reload(one.regularizer.eval(), two.regularizer)
     with torch.no_grad():
         require(equal(one.latent(one.h), two.latent(two.h)), f"latent(): {common.LOST}")
@@ -388,7 +383,7 @@ def cost(scene: Scene) -> str:
         kept = [flops.counted(flops.tokenizer_step, *step).activations / 2**20 for step in (mine, none)]
     except RuntimeError:  # shapes that depend on values
         return said
-    return f"{said}; keeps {kept[0]:.1f} MiB for the backward pass, {kept[0] / kept[1]:.2g} x none's"
+    return f"{said}; keeps {kept[0]:.1f} MiB for the backward pass, {common.times(*kept)} x none's"
 
 
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (
