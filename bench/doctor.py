@@ -121,9 +121,8 @@ def latents_ignore_batches(device: str) -> Iterator[Check]:
     for chunk in (128, 50, 7):
         h = latents.chunked(lambda index, _: tokenizer.encode(val[index].to(device)).cpu(), len(val), chunk)
         z = latents.draw(regularizer, h, None, Noise(0, ("doctor",)), 64, device)
-        images = latents.chunked(
-            lambda index, _, z=z: tokenizer.decode(z[index].to(device)).cpu(), len(z), chunk
-        )
+        decode = latents.decoder(tokenizer, z, device, None, None)
+        images = latents.chunked(decode, len(z), chunk)
         found[chunk] = float((images - val).square().mean())
     yield _alike("reconstruction error by chunk size", found)
 

@@ -76,7 +76,8 @@ def train_generator(
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
-        z, chosen, noise = load(*ahead(step), step, group)
+        index, given = ahead(step)
+        z, chosen, noise = load(index, given, step, group)
         main.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)

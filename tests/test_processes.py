@@ -11,7 +11,7 @@ from cli import TINY, bench, environment, results
 from torch import distributed, multiprocessing, nn
 from torch.distributed import TCPStore
 
-from latentbench.bench import latents
+from latentbench.bench import large, latents
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
 from latentbench.bench.augmentations import Augmentation
 from latentbench.bench.generator_loop import train_generator
@@ -159,19 +159,26 @@ class Alike(Regularizer):
     couples = "loss"
 
 
-def evaluated(group=ALONE):
-    """What is made in chunks: latents that depend on their batch and such that don't, and images."""
+def evaluated(group=ALONE, place=None):
+    """What is made in chunks: latents that depend on their batch and such that don't, and images.
+
+    In files of a folder, if it is given.
+    """
+
+    def file(name):
+        return place and place / name
+
     torch.manual_seed(0)
     tokenizer = get("tokenizers", "vit")(
         ImageSpec(1, 8, 8), 1, width=16, depth=1, heads=2, patch=4, channels=4
     ).eval()
-    h = latents.encode(tokenizer, Blobs(), "val", "cpu", group=group)
+    h = latents.encode(tokenizer, Blobs(), "val", "cpu", group=group, file=file("h"))
     drawn = [
-        latents.draw(part.eval(), h, Blobs().labels("val"), Noise(0, ("x",)), 32, "cpu", group)
-        for part in (method("simflow"), method("lzn"))
+        latents.draw(part.eval(), h, Blobs().labels("val"), Noise(0, ("x",)), 32, "cpu", group, file(str(i)))
+        for i, part in enumerate((method("simflow"), method("lzn")))
     ]
     few = latents.encode(tokenizer, Blobs(), "val", "cpu", 50, group=group)  # fewer chunks than processes
-    return h, *drawn, few, latents.decode_levels(tokenizer, drawn[0], "cpu", group)
+    return h, *drawn, few, latents.decode_levels(tokenizer, drawn[0], "cpu", group, file=file("images"))
 
 
 def gathering(group):
@@ -205,6 +212,9 @@ def work(rank, port, folder):
         for name in ("lightningdit", "mar")
     }
     made["evaluated"], made["gathered"] = evaluated(group), gathering(group)
+    large.LARGE = 1
+    made["mapped"] = evaluated(group, folder / "scratch")
+    large.LARGE = 2**28
     made["resumed by two"] = trained("dmvae", folder / "stopped by one", group)
     trained("dmvae", folder / "stopped by two", group, stop_at=7)
     try:
@@ -249,8 +259,9 @@ def test_a_generator_trains_alike(pair, tmp_path, name):
 
 def test_chunks_are_the_same_bits_without_duplicates_or_drops(pair):
     for made in pair[1:]:
-        for found, expected in zip(made["evaluated"], evaluated(), strict=True):
-            assert torch.equal(found, expected)
+        for where in ("evaluated", "mapped"):
+            for found, expected in zip(made[where], evaluated(), strict=True):
+                assert torch.equal(found, expected)
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(pair, tmp_path):
