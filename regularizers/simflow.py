@@ -213,6 +213,7 @@ class SimFlowREPAE(SimFlow):
         self.projector = projector(hidden.shape[-1], width, teacher_spec.channels)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
+        assert isinstance(self.prior, Likelihood)
         log_prob, hidden = self.prior.tapped(z, self._labels(step), self.tap)
         alignment = cosine_loss(self.projector(hidden), paired(step, self.teacher, self.spec))
         return {"prior": self.weight * self._surprise(log_prob, h, step), "align": self.align * alignment}
