@@ -97,7 +97,9 @@ def one_each(sources: Sequence[Source], prefer: Sequence[Path] = ()) -> tuple[li
     for one in sources:
         for record in one.records:
             cells.setdefault(tuple(record.cell.values()), []).append((one.folder, record))
-    chosen, notes, contradictions = [], [], []
+    chosen: list[Record] = []
+    notes: list[str] = []
+    contradictions: list[str] = []
     outdone: dict[str, list[str]] = {}
     for cell, mine in cells.items():
         best = min(RANKS[record.status] for _, record in mine)

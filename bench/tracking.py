@@ -75,7 +75,7 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._safely(lambda: [self._end(tracker, run) for tracker, run in list(self.open)])
+        self._safely(self._end_all)
 
     def hear(self, event: Event) -> None:
         """Tells of a stage's losses as far as they are safe: up to its checkpoint, or all when it is done."""
@@ -166,6 +166,10 @@ class Tracking:
         project = self.project if tracker in NAMED else run
         accelerator.init_trackers(project, config, {tracker: options})
         return accelerator
+
+    def _end_all(self) -> None:
+        for tracker, run in list(self.open):
+            self._end(tracker, run)
 
     def _end(self, tracker: str, run: str) -> None:
         accelerator = self.open.pop((tracker, run), None)
