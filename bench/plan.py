@@ -751,7 +751,8 @@ def part(kind: str, row: Row) -> dict[str, Any]:
 
 def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     cls = registry.get(kind, name)
-    config = {"name": name, "version": getattr(cls, "version", 1), "options": in_keys(cls, options)}
+    version = getattr(cls, "version", 1)
+    config: dict[str, Any] = {"name": name, "version": version, "options": in_keys(cls, options)}
     source = registry.sources(kind)[name]
     if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
         config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..images import from_uint8
 from ..registry import register
 from ..seeds import seed_for
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 WAVES = 3  # of the ground's texture
