@@ -7,6 +7,7 @@ import pytest
 import yaml
 from cli import bench, command, environment
 
+from latentbench.bench.api import Tokenizer
 from latentbench.bench.matrix import find, load
 from latentbench.bench.plan import UNKNOWN, make
 from latentbench.bench.registry import get
@@ -65,8 +66,9 @@ def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     assert (folder / "leaderboard.html").exists()
     smoke = load(name, profile="smoke")
     trained = [record["curves"]["tokenizer"] for record in records if "tokenizer" in record["curves"]]
-    decode = any(get("tokenizers", row.part).decodes for row in smoke.tokenizers)
-    for loss in smoke.reconstruction if decode else ():  # all of them, from their start on
+    parts = [get("tokenizers", row.part) for row in smoke.tokenizers]
+    reconstruct = any(part.decodes and part.loss is Tokenizer.loss for part in parts)
+    for loss in smoke.reconstruction if reconstruct else ():  # all of them, from their start on
         assert any(any(curve.get(loss, ())) for curve in trained), loss
     if "gan" in smoke.reconstruction:
         assert any(any(curve.get("gan_discriminator", ())) for curve in trained)
