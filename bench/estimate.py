@@ -403,7 +403,7 @@ def _decode(built: Built, tokenizer: Tokenizer) -> Counted:
 
 def _sample(built: Built, model: Generator, guided: bool, options: tuple[tuple[str, Any], ...]) -> Counted:
     """Of one sample; work is taken to be linear in what a sampler iterates."""
-    flow, guidance = isinstance(model, Likelihood), 2.0 if guided else 1.0
+    guidance = 2.0 if guided else 1.0
     labels = _labels(built.dataset.classes, 1)
     if labels is None:
         labels = torch.full((1,), -1, device="meta")
@@ -411,7 +411,7 @@ def _sample(built: Built, model: Generator, guided: bool, options: tuple[tuple[s
     def follow(sampler: dict[str, Any], iterated: list[str]) -> float:
         if not iterated:
             draw = _quiet(lambda y: model.sample(y, guidance, Noise(0), **sampler))
-            return counted(draw, labels, calls=CALLS // 4 if flow else CALLS).flops
+            return counted(draw, labels, calls=CALLS).flops
         name, *rest = iterated
         one, two = (follow(sampler | {name: few}, rest) for few in (1, 2))
         return one + (two - one) * (sampler[name] - 1)
