@@ -110,6 +110,7 @@ class Plan:
     uses: dict[str, int] = field(default_factory=dict)  # how many cells need a stage
     parameters: dict[str, int] = field(default_factory=dict)  # of the modules that a stage trains
     built: dict[str, Built] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # of stages
 
     def ancestors(self, ids: list[str]) -> list[str]:
         """These stages and all that they depend on, in plan order."""
@@ -120,7 +121,9 @@ class Plan:
             if one not in needed:
                 needed.add(one)
                 waiting += self.stages[one].parents.values()
-        return [one for one in self.stages if one in needed]
+        if len(self._places) != len(self.stages):
+            self._places = {one: place for place, one in enumerate(self.stages)}
+        return sorted(needed, key=self._places.__getitem__)
 
     def needed(self, cells: Iterable[Cell]) -> list[Stage]:
         """The stages behind these cells, in plan order."""
@@ -177,6 +180,8 @@ class _Planner:
         self.problems: dict[tuple[Any, str], Problem] = {}
         self.built: dict[tuple[str, ...], Any] = {}  # modules on the meta device, or why there is none
         self.references: dict[tuple[str, ...], str] = {}  # stages: a fingerprint may be of a large file
+        self.trained: dict[tuple[str, ...], dict[str, str]] = {}  # what `_tokenizer` has said
+        self.counts: dict[Regularizer | Tokenizer | Generator, int] = {}
 
     def plan(self) -> Plan:
         m = self.matrix
@@ -244,6 +249,13 @@ class _Planner:
 
     def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
         """The tokenizer and latents stages of a row, as roles for what comes after."""
+        rows = (self.dataset_row, tokenizer, regularizer)
+        name = (*(text for row in rows for text in (str(row.where), row.label)), str(seed.tokenizer))
+        if name not in self.trained:
+            self.trained[name] = self._training(tokenizer, regularizer, seed)
+        return self.trained[name]
+
+    def _training(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
         m, model = self.matrix, self._model(tokenizer, regularizer)
         spec = model.spec
         shaped = self._shaped(tokenizer, regularizer)
@@ -291,8 +303,8 @@ class _Planner:
         if tokenizer.weights:
             config["weights"] = self._weights(tokenizer, regularizer)
         trained = self._add("tokenizer", where, config, parents)
-        frozen = sum(_parameters(prior) for prior in priors.values())
-        self.result.parameters[trained] = _parameters(model) + _parameters(shaped) - frozen
+        frozen = sum(self._parameters(prior) for prior in priors.values())
+        self.result.parameters[trained] = self._parameters(model) + self._parameters(shaped) - frozen
         self.result.built[trained] = Built(self.dataset, model, shaped, facts=given)
         config = {"normalise": m.normalise, "seed": seed.tokenizer}
         encoded = self._add("latents", where, config, {"tokenizer": trained})
@@ -352,7 +364,7 @@ class _Planner:
             "seed": seed.tokenizer,
         }
         made = self._add("prior", f"{where} · {name}", config, {"reference": parents["reference"]})
-        self.result.parameters[made] = _parameters(prior)
+        self.result.parameters[made] = self._parameters(prior)
         self.result.built[made] = Built(self.dataset, generator=prior)
         return made
 
@@ -497,7 +509,7 @@ class _Planner:
         if type(model).fit is Generator.fit and self._snapshots(config["steps"]):
             config["snapshots"] = self._snapshots(config["steps"])
         made = self._add("generator", where, config, trained)
-        self.result.parameters[made] = _parameters(model)
+        self.result.parameters[made] = self._parameters(model)
         self.result.built[made] = Built(self.dataset, generator=model)
         return trained | {"generator": made}, where
 
@@ -707,6 +719,11 @@ class _Planner:
             raise self.built[name]
         return self.built[name]
 
+    def _parameters(self, module: Regularizer | Tokenizer | Generator) -> int:
+        if module not in self.counts:
+            self.counts[module] = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        return self.counts[module]
+
     def _refuse(self, row: Row, message: str) -> _Refused:
         problem = build_problem(row, message)
         self.problems[row.where, problem.message] = problem
@@ -783,7 +800,3 @@ def plain(value: Any) -> Any:
     return json.loads(
         json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item))
     )
-
-
-def _parameters(module: Regularizer | Tokenizer | Generator) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -121,6 +121,7 @@ def given(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, 
     return create(kind, name, **named, **options)
 
 
+@cache
 def parameters_of(cls: type) -> set[str]:
     """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
     found: set[str] = set()
