@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import losses
+from . import flops, losses
 from .api import (
     Dataset,
     FlowTokenizer,
@@ -29,7 +30,6 @@ from .flops import (
     TooLong,
     counted,
     generator_step,
-    parameters,
     reconstruction_step,
     regularizer_step,
     tokenizer_step,
@@ -41,6 +41,7 @@ from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan, Stage
 from .subject import SPLITS
 
+parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed
 ITERATED = ("steps", "iterations")  # options of samplers that their work is linear in
 FLOAT = 4  # bytes
@@ -503,6 +504,7 @@ def _labels(classes: int, count: int) -> Tensor | None:
     return torch.empty(count, dtype=torch.int64, device="meta") if classes else None
 
 
+@lru_cache(maxsize=256)  # stages of equal rows have the same modules
 def _bytes(module: nn.Module) -> int:
     """Of parameters and buffers, shared ones once."""
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
