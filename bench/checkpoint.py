@@ -1,9 +1,14 @@
-"""Checkpoints of a training stage: everything the next step depends on, bit for bit."""
+"""Checkpoints of a training stage: everything the next step depends on, bit for bit.
+
+A file's name ends in the start of its hash. The last two are kept: if the last one turns out to be broken,
+training goes on from the one before.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import integrity
 from .optim import Average
+from .room import room
 
-FILE = "checkpoint.safetensors"
+KEPT = 2
+DIGITS = 16  # of the hash
+WRITING = "checkpoint.writing"
 
 
 @dataclass
@@ -32,7 +41,11 @@ class State:
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes one file and renames it, so that a checkpoint is whole or not there."""
+    """Writes one file and renames it, so that a checkpoint is whole or not there.
+
+    Raises:
+        NoRoom: the disk is full; the checkpoints before are still there.
+    """
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -46,16 +59,60 @@ def save(folder: Path, state: State) -> None:
     for name, optimizer in state.optimizers.items():
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(v) for key, v in values.items()}
-    temporary = folder / f"checkpoint.{os.getpid()}"
+    temporary = folder / WRITING
     copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-    save_file(copies, temporary, metadata={"state": json.dumps(plain)})
-    with open(temporary, "rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.rename(folder / FILE)
+    try:
+        with room(folder, sum(tensor.nbytes for tensor in copies.values())):
+            save_file(copies, temporary, metadata={"state": json.dumps(plain)})
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            said = integrity.sha256(temporary)[:DIGITS]
+            temporary.rename(folder / f"checkpoint-{state.step}-{said}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in found(folder)[KEPT:]:
+        old.unlink()
 
 
 def exists(folder: Path) -> bool:
-    return (folder / FILE).is_file()
+    return bool(found(folder))
+
+
+def found(folder: Path) -> list[Path]:
+    """Those of a stage, the newest first."""
+
+    def step(file: Path) -> int:
+        return int(match[1]) if (match := re.match(r"checkpoint-(\d+)-", file.name)) else -1
+
+    return sorted(folder.glob("checkpoint*.safetensors"), key=step, reverse=True)
+
+
+def mend(folder: Path, root: Path) -> list[str]:
+    """Sets the newest checkpoints aside as long as they aren't what was written, and says so.
+
+    Before anything of a stage begins: all its processes must see the same.
+    """
+    notes = []
+    for file in found(folder):
+        try:
+            check(file)
+            break
+        except integrity.Corrupt as error:
+            aside = integrity.set_aside(file, root, f"checkpoint.{folder.name}")
+            notes.append(f"{error}; it is in {aside}, and training goes on from before it")
+    return notes
+
+
+def check(file: Path) -> None:
+    """Raises Corrupt if a checkpoint isn't what was written; of one without a hash the header must fit."""
+    integrity.check(file, None)
+    if match := re.fullmatch(r"checkpoint-\d+-(\w+)\.safetensors", file.name):
+        try:
+            same = integrity.sha256(file).startswith(match[1])
+        except OSError as error:
+            raise integrity.Corrupt(f"{file.name} cannot be read: {error.strerror}") from error
+        if not same:
+            raise integrity.Corrupt(f"{file.name} has another hash than when it was written")
 
 
 def load(folder: Path, state: State) -> bool:
@@ -64,7 +121,7 @@ def load(folder: Path, state: State) -> bool:
 
     if not exists(folder):
         return False
-    with safe_open(folder / FILE, framework="pt") as handle:
+    with safe_open(found(folder)[0], framework="pt") as handle:
         plain = json.loads(handle.metadata()["state"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     for name, module in state.modules.items():
@@ -89,11 +146,13 @@ def curves(folder: Path) -> dict[str, list[float]]:
     """Those of the newest checkpoint, read from its header alone; none if there is none (any more)."""
     from safetensors import safe_open
 
-    try:
-        with safe_open(folder / FILE, framework="pt") as handle:
-            return json.loads(handle.metadata()["state"])["curves"]
-    except FileNotFoundError:
-        return {}
+    for file in found(folder)[:1]:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                return json.loads(handle.metadata()["state"])["curves"]
+        except FileNotFoundError:
+            break
+    return {}
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

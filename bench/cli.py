@@ -1,7 +1,7 @@
 """The command line: `bench run`, `plan`, `list`, `info`, `report`, `compare`, `check`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written); 2 usage or matrix error; 3 worse
-(`compare --fail-on`); 130 interrupted.
+(`compare --fail-on`); 128 + N ended by signal N: 130 is Ctrl-C's, 143 SIGTERM's.
 Anything that needs torch is imported by the command that needs it.
 """
 
@@ -11,9 +11,12 @@ import atexit
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,8 +78,25 @@ def run(
     filter: FilterOption = None,
     seeds: SeedsOption = None,
     jobs: Annotated[
-        str, typer.Option("-j", "--jobs", metavar="N|auto", help="Worker processes; auto is one per core.")
+        str,
+        typer.Option(
+            "-j",
+            "--jobs",
+            metavar="N|auto",
+            help="Stages at a time; auto: one per core, with cuda per GPU, on a cluster all it holds.",
+        ),
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Workers here, or tasks of a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            envvar="RAY_ADDRESS",
+            help="A Ray cluster whose nodes share the folder of artifacts.  [default: one of this machine]",
+        ),
+    ] = None,
     loaders: Annotated[
         str,
         typer.Option(
@@ -116,7 +136,12 @@ def run(
             return
         atexit.register(team.dismiss_torchrun)
         processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
-    workers = max(1, _cores() // processes) if jobs == "auto" else _jobs(jobs)
+    if engine not in ("local", "ray"):
+        _fail(f"--engine takes local or ray, not {engine!r}", 2)
+    if engine == "ray" and find_spec("ray") is None:
+        _fail("--engine ray: ray isn't installed; `pip install ray` does it", 2)
+    abroad = engine == "ray" and ray_address is not None
+    workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
     from . import leaderboard
     from . import run as running
     from .progress import Display
@@ -130,7 +155,7 @@ def run(
         readers = _loaders(loaders, workers * processes * loaded.threads, workers * processes)
         options = running.Options(
             folder,
-            workers,
+            None if abroad and jobs == "auto" else workers,
             device,
             fail_fast,
             keep_records,
@@ -138,10 +163,12 @@ def run(
             "-".join(profile or ()),
             readers,
             processes,
+            engine,
+            ray_address,
         )
         needed = plan.needed(cells)
         cached = 0 if rerun else sum(store.has(stage) for stage in needed)
-        out.print(_headline(loaded, cells, len(needed), cached, workers), soft_wrap=True)
+        out.print(_headline(loaded, cells, len(needed), cached, options.jobs), soft_wrap=True)
         display = Display(out, len(needed), cached, quiet)
         tracking = _tracking(track, folder, loaded, plan, store)
 
@@ -605,7 +632,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
-    app()
+    from .room import NoRoom
+
+    try:
+        app()
+    except NoRoom as error:
+        err.print(Text(f"error: {error}"), soft_wrap=True)
+        sys.exit(1)
 
 
 def _open(
@@ -664,6 +697,15 @@ def _check_device(device: str) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _units(device: str) -> int:
+    """What a worker takes one of: cores, or GPUs."""
+    if device != "cuda":
+        return _cores()
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _loaders(text: str, busy: int, workers: int) -> int:
@@ -730,13 +772,33 @@ def _plugins(paths: list[Path] | None) -> None:
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Ctrl-C ends with exit code 130 and the command to go on with, which must not undo what is done."""
+    """Ctrl-C, SIGTERM and SIGHUP end with exit code 130, 143 and 129 and the command to go on with.
+
+    It must not undo what is done.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stopped(number)
+
+    # One that is ignored stays so: `nohup` asks for it. Other threads than the first take no signals.
+    first = threading.current_thread() is threading.main_thread()
+    heard = [s for s in (signal.SIGTERM, signal.SIGHUP) if first and signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        number = error.args[0] if isinstance(error, _Stopped) else signal.SIGINT
         again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--rerun")])
-        out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
-        raise typer.Exit(130) from None
+        with suppress(OSError):  # the terminal may be gone
+            out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
+        raise typer.Exit(128 + number) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks for the end."""
 
 
 def _fail(message: str, code: int) -> Any:

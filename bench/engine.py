@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -14,22 +15,14 @@ from pathlib import Path
 
 from . import worker
 from .plan import Plan, Stage
+from .schedule import EngineError, Event, Listen, Schedule
 from .store import Store
 
 IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a stage; `what` is started, progress, done, failed or diverged."""
-
-    what: str
-    stage: Stage
-    worker: int = 0
-    step: int = 0
-    total: int = 0
-    text: str = ""
-    trace: str = ""
+HINTS: dict[int, str] = {
+    signal.SIGKILL: "out of memory?",
+    signal.SIGBUS: "is the disk full, or a file of the cache cut short?",
+}
 
 
 @dataclass
@@ -41,16 +34,8 @@ class _Worker:
     ready: bool = False
 
 
-class EngineError(Exception):
-    """Workers that cannot start; the message is meant for users."""
-
-
-class Engine:
-    """Runs the missing stages of a plan on N worker processes.
-
-    A stage that fails takes its descendants with it and nothing else. `failures` maps a stage's id to the
-    reason, for descendants as well.
-    """
+class Engine(Schedule):
+    """Runs the missing stages of a plan on N worker processes."""
 
     def __init__(
         self,
@@ -65,29 +50,27 @@ class Engine:
         loaders: int = 0,
         processes: int = 1,
     ) -> None:
-        self.plan, self.store = plan, store
+        super().__init__(plan, store)
         self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
         self.plugins, self.loaders, self.processes = plugins, loaders, processes
-        self.failures: dict[str, str] = {}
-        self.done: set[str] = set()
+        self.gpus = _gpus() if device == "cuda" else []
         self.idle_deaths = 0
 
-    def run(self, wanted: list[str], listen: Callable[[Event], None], stop_on_failure: bool = False) -> None:
+    def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
         """Makes the wanted stages and what they need; `listen` is called in this process for every event."""
-        waiting = [stage for stage in self._missing(wanted, listen) if not self._doomed(stage)]
-        if not waiting:
+        self.begin(wanted, listen)
+        if not self.waiting:
             return
         workers: list[_Worker] = []
         try:
-            for number in range(min(self.jobs, len(waiting))):
+            for number in range(min(self.jobs, len(self.waiting))):
                 workers.append(self._start(number))
-            while waiting or any(w.stage for w in workers):
+            while self.waiting or self.given:
                 if stop_on_failure and self.failures:
                     break
-                for idle in (w for w in workers if w.stage is None and w.ready):
-                    stage = next((s for s in waiting if set(s.parents.values()) <= self.done), None)
-                    if stage is not None and self._give(idle, stage, listen):
-                        waiting.remove(stage)
+                idle = [w for w in workers if w.stage is None and w.ready]
+                for one, stage in zip(idle, self.ready(len(idle)), strict=False):
+                    self._give(one, stage, listen)
                 for ready in wait([w.pipe for w in workers], timeout=0.5):
                     one = next(w for w in workers if w.pipe is ready)
                     try:
@@ -95,91 +78,48 @@ class Engine:
                     except (EOFError, OSError):
                         workers[one.number] = self._died(one, listen)
                         continue
-                    if message[0] == "stopped" and one.stage is not None:  # somebody else's SIGTERM
-                        waiting.insert(0, one.stage)
-                        one.stage = None
                     self._take(one, message, listen)
-                waiting = [stage for stage in waiting if not self._doomed(stage)]
+                self.sift()
         finally:
             _stop(workers)
-        for stage in self.plan.stages.values():
-            self._doomed(stage)
+        self.end()
 
-    def _missing(self, wanted: list[str], listen: Callable[[Event], None]) -> list[Stage]:
-        """The stages to make, in plan order: what lies behind an artifact that is there isn't needed."""
-        missing, seen, look = set(), set(wanted), list(wanted)
-        while look:
-            stage = self.plan.stages[look.pop()]
-            if self.store.has(stage):
-                self._settle(stage, listen, quiet=True)
-                continue
-            missing.add(stage.id)
-            look += [parent for parent in stage.parents.values() if parent not in seen]
-            seen.update(stage.parents.values())
-        return [stage for stage in self.plan.stages.values() if stage.id in missing]
-
-    def _give(self, one: _Worker, stage: Stage, listen: Callable[[Event], None]) -> bool:
+    def _give(self, one: _Worker, stage: Stage, listen: Listen) -> None:
         parents = {role: self.plan.stages[parent] for role, parent in stage.parents.items()}
         try:
             one.pipe.send((stage, parents))
         except OSError:  # it has just died, which the loop is about to see
             one.ready = False
-            return False
+            return
+        self.take(stage)
         one.stage = stage
         listen(Event("started", stage, one.number))
-        return True
 
-    def _take(self, one: _Worker, message: tuple, listen: Callable[[Event], None]) -> None:
+    def _take(self, one: _Worker, message: tuple, listen: Listen) -> None:
         if message[0] == "ready":
             one.ready = True
             return
         stage = one.stage
         if stage is None:
             return
-        if message[0] == "progress":
-            listen(Event("progress", stage, one.number, *message[2:]))
-            return
-        one.stage = None
-        if message[0] == "failed":
-            self.failures[stage.id] = message[2]
-            listen(Event("failed", stage, one.number, text=message[2], trace=message[3]))
-        elif message[0] == "done":
-            self._settle(stage, listen, number=one.number)
+        if message[0] not in ("progress", "note"):
+            one.stage = None
+        self.hear(stage, message, listen, one.number)
 
-    def _settle(
-        self, stage: Stage, listen: Callable[[Event], None], number: int = 0, quiet: bool = False
-    ) -> None:
-        error = self.store.get(stage).error
-        if error is not None:
-            self.failures[stage.id] = error
-            listen(Event("diverged", stage, number, text=error))
-            return
-        self.done.add(stage.id)
-        if not quiet:
-            listen(Event("done", stage, number))
-
-    def _doomed(self, stage: Stage) -> bool:
-        """Whether a parent has failed; the plan's order makes this reach all descendants."""
-        reason = next((self.failures[p] for p in stage.parents.values() if p in self.failures), None)
-        if reason is not None:
-            self.failures[stage.id] = reason
-        return reason is not None
-
-    def _died(self, one: _Worker, listen: Callable[[Event], None]) -> _Worker:
+    def _died(self, one: _Worker, listen: Listen) -> _Worker:
         one.process.join()
         stage, code = one.stage, one.process.exitcode or 0
         reason = (
             f"the worker was killed by signal {-code}" if code < 0 else f"the worker exited with code {code}"
         )
-        if code == -9:
-            reason += " (out of memory?)"
+        if -code in HINTS:
+            reason += f" ({HINTS[-code]})"
         if stage is None:
             self.idle_deaths += 1
             if self.idle_deaths > IDLE_DEATHS:
                 raise EngineError(f"workers don't stay alive: {reason}")
             return self._start(one.number)
-        self.failures[stage.id] = reason
-        listen(Event("failed", stage, one.number, text=reason))
+        self.fail(stage, reason, listen, one.number)
         return self._start(one.number)
 
     def _start(self, number: int) -> _Worker:
@@ -188,14 +128,32 @@ class Engine:
         settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
         arguments = (theirs, self.store.root, *settings, self.processes)
         process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
-        with _environment(worker.environment(self.threads)):
+        with environ(worker.environment(self.threads) | visible(self.gpus, number, self.processes)):
             process.start()
         theirs.close()
         return _Worker(number, process, mine)
 
 
+def _gpus() -> list[str]:
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES allows; none is touched."""
+    import torch
+
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (chosen or [str(index) for index in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+
+
+def visible(gpus: Sequence[str], worker: int, processes: int) -> dict[str, str]:
+    """A worker's share of the GPUs, one for each of its processes: they are dealt in turn."""
+    if not gpus:
+        return {}
+    share = min(processes, len(gpus))  # torchrun's worker may have processes on other machines
+    mine = [gpus[(worker * share + one) % len(gpus)] for one in range(share)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environ(values: dict[str, str]) -> Iterator[None]:
+    """What processes that are started meanwhile inherit."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -80,6 +80,9 @@ def _save(picture: Image, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(name)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(file)
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return file

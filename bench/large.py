@@ -28,8 +28,10 @@ def allocated(shape: Sequence[int], dtype: torch.dtype, file: Path | None, group
     if group.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
-        with open(file, "wb") as handle:  # not from_file: the others need its whole length
-            handle.truncate(math.prod(shape) * dtype.itemsize)
+        # Not by from_file, for the others need its whole length; and no hole, for a process that finds the
+        # disk full as it fills one is killed.
+        with open(file, "wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, math.prod(shape) * dtype.itemsize)
     group.wait()
     return torch.from_file(str(file), shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
 

@@ -56,6 +56,8 @@ class Display:
             self.began[stage.id] = time.monotonic()
             self._line(f"start  {stage.kind:<9} {stage.label}")
             self._worker(event, escape(f"{stage.kind} {stage.label}"), 0, None)
+        elif event.what == "note":
+            self._note(f"note   {stage.kind:<9} {stage.label}: {event.text}")
         elif event.what == "progress":
             text = f"{escape(f'{stage.kind} {stage.label}')} [dim]{escape(event.text)}[/]"
             self._worker(event, text, event.step, event.total)
@@ -91,6 +93,9 @@ class Display:
         if event.what == "started":
             self.stages.reset(task)
         self.stages.update(task, description=text, completed=step, total=total)
+
+    def _note(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
 
     def _line(self, text: str, always: bool = False) -> None:
         if not self.live and (always or not self.quiet):

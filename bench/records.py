@@ -14,6 +14,7 @@ from typing import Any
 
 from . import __version__
 from .naming import check_name
+from .room import room
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")
@@ -135,11 +136,13 @@ def protocol_id(protocol: dict[str, Any]) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file that a reader, or a kill, finds either old or new."""
+    """Writes a file that a reader, or a kill, finds either old or new; NoRoom if the disk is full."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = text.encode("utf-8", errors="replace")
     try:
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        os.replace(temporary, path)
+        with room(path.parent, len(content)):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

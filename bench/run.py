@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from . import grids, leaderboard, records
 from .engine import Engine, EngineError, Event
+from .integrity import Corrupt
 from .matrix import Matrix, resolved
 from .plan import PROBE, Cell, Plan
 from .provenance import parts, provenance
 from .records import Record
+from .room import NoRoom, room
 from .store import Artifact, Store
+
+if TYPE_CHECKING:
+    from .ray_engine import RayEngine
+
+LOOKS = 5  # at most, at artifacts that break while they are read
 
 
 class RunError(Exception):
@@ -28,7 +35,7 @@ class Options:
     """How to run; nothing in it changes a number."""
 
     out: Path
-    jobs: int
+    jobs: int | None  # the most stages at a time; None: as many as a Ray cluster holds
     device: str = "cpu"
     fail_fast: bool = False
     keep_records: bool = False
@@ -36,6 +43,8 @@ class Options:
     profile: str = ""  # of the matrix, or several joined by hyphens; tables say it
     loaders: int = 0  # processes per worker that decode images ahead
     processes: int = 1  # that share each stage of a worker
+    engine: str = "local"
+    ray_address: str | None = None  # of a cluster; None starts one here
 
 
 def run(
@@ -49,8 +58,12 @@ def run(
 ) -> list[Record]:
     """Makes the chosen cells of a plan and returns the records of the results folder.
 
+    Artifacts that aren't what was written are made again, also those that no score waits for: records have
+    their curves.
+
     Raises:
         RunError: nothing has been written, or no stage could start.
+        NoRoom: some of the results could not be written; all that could be is.
     """
     missing = next((stage for stage in plan.needed(cells) if not stage.known), None)
     if missing is not None:
@@ -60,62 +73,119 @@ def run(
         batch = stage.config.get("batch", 0)
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
-    prepare(matrix, plan, store, options)
+    prepare(matrix, plan, store, options, cells)
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
     pending = [cell for cell in cells if cell.key not in kept]
-    wanted = list(dict.fromkeys(one for cell in pending for one in cell.scores.values()))
+    spoiled: dict[str, Exception] = {}  # why a cell's record could not be written
     if options.rerun:
         for stage in plan.needed(pending):
             store.discard(stage)
-    engine = Engine(
-        plan,
-        store,
-        jobs=options.jobs,
-        threads=matrix.threads,
-        device=options.device,
-        precision=matrix.precision,
-        plugins=list(matrix.plugins),
-        loaders=options.loaders,
-        processes=options.processes,
-    )
+    engine = _engine(matrix, plan, store, options)
 
     def settle(final: bool = False) -> None:
         decided = []
         for cell in pending:
-            ends = cell.scores.values()
+            ends = [*cell.scores.values(), *(s.id for s in plan.needed([cell]) if s.id in broken)]
             stopped = final and any(one in engine.failures for one in ends)
             if stopped or all(one in engine.done or one in engine.failures for one in ends):
                 decided.append(cell)
         for cell in decided:
+            try:
+                with room(options.out):
+                    record = book.write(cell, engine.failures)
+            except (Corrupt, NoRoom) as error:  # it stays pending, and others may do
+                spoiled[cell.key] = error
+                continue
+            spoiled.pop(cell.key, None)
             pending.remove(cell)
-            announce(cell, book.write(cell, engine.failures))
+            announce(cell, record)
         if decided:
-            book.publish()
+            publish()
+
+    def publish(complete: bool = False) -> list[Record]:
+        try:
+            with room(options.out):
+                return book.publish(complete)
+        except NoRoom as error:
+            if complete:
+                spoiled.setdefault("", error)
+            return []
 
     def heard(event: Event) -> None:
         listen(event)
-        if event.what == "done" and event.stage.kind == "scores":
+        if event.what == "done" and (event.stage.kind == "scores" or event.stage.id in broken):
             settle()
 
-    settle()  # skipped cells have nothing to wait for
-    try:
-        engine.run(wanted, heard, options.fail_fast)
-    except EngineError as error:
-        raise RunError(str(error)) from error
-    settle(final=True)
-    return book.publish(complete=True)
+    for _ in range(LOOKS):
+        broken = _broken(plan, store, pending, listen)
+        wanted = dict.fromkeys(one for cell in pending for one in cell.scores.values())
+        settle()  # skipped cells have nothing to wait for
+        try:
+            engine.run([*wanted, *(broken - wanted.keys())], heard, options.fail_fast)
+        except EngineError as error:
+            raise RunError(str(error)) from error
+        settle(final=True)
+        if not any(isinstance(error, Corrupt) for error in spoiled.values()):
+            break
+    found = publish(complete=True)
+    for why in spoiled.values():
+        if isinstance(why, Corrupt):
+            raise RunError(f"artifacts in {store.root} break again and again: {why}")
+        raise NoRoom(f"not all results are written: {why}; run again when there is room")
+    return found
 
 
-def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options) -> None:
-    """Fails before any work if a folder cannot be written; sets aside records of another matrix."""
-    for folder in (options.out / "records", store.root / "locks"):
+def _engine(matrix: Matrix, plan: Plan, store: Store, options: Options) -> Engine | RayEngine:
+    how: dict[str, Any] = {
+        "threads": matrix.threads,
+        "device": options.device,
+        "precision": matrix.precision,
+        "plugins": list(matrix.plugins),
+        "loaders": options.loaders,
+        "processes": options.processes,
+    }
+    if options.engine == "local":
+        return Engine(plan, store, jobs=options.jobs or 1, **how)
+    from .ray_engine import RayEngine
+
+    return RayEngine(plan, store, jobs=options.jobs, address=options.ray_address, **how)
+
+
+def _broken(plan: Plan, store: Store, cells: list[Cell], listen: Callable[[Event], None]) -> set[str]:
+    """The stages of these cells whose artifacts aren't what was written, now or when a run last looked."""
+    before, found = store.set_aside(), set()
+    for stage in plan.needed(cells):
+        try:
+            said = store.mend(stage, contents=stage.kind == "scores")
+        except OSError as error:
+            raise RunError(
+                f"an artifact in {store.root} is broken and cannot be set aside: {error}"
+            ) from error
+        if said:
+            listen(Event("note", stage, text=said))
+        if said or (stage.key in before and not store.has(stage)):
+            found.add(stage.id)
+    return found
+
+
+def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options, cells: list[Cell]) -> None:
+    """Fails before any work if a folder cannot be written; sets aside records of another matrix.
+
+    Nothing is written to a cache that has all that is asked for.
+    """
+    folders = [options.out / "records"]
+    if options.rerun or not all(
+        store.has(plan.stages[one]) for cell in cells for one in cell.scores.values()
+    ):
+        folders.append(store.root / "locks")
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):  # a read-only mount says nothing until it is written to
+                pass
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise RunError(f"cannot write to {folder}: permission denied")
     mine = {cell.key for cell in plan.cells}
     for file in sorted((options.out / "records").glob("*.json")):
         try:

@@ -4,16 +4,21 @@
     .bench/artifacts/KIND/KEY/tensors.safetensors   large results
     .bench/work/KEY/                                checkpoints of a stage that isn't finished
     .bench/locks/KEY                                held, as an operating-system lock, by who works on it
+    .bench/corrupt/KEY.N                            artifacts that weren't what was written
 
 There is no pickle anywhere. An artifact appears by one rename, so a killed run leaves nothing half-written.
+stage.json begins with the hash of its own text and names those of the other files; what doesn't fit them is
+set aside and made again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +26,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import integrity
+from .integrity import CORRUPT, Corrupt
+from .room import room
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .plan import Stage
 
 
-PARTS = ("artifacts", "work", "locks")
+TRASH = "trash"  # what is being removed
+REMOTE = "remote"  # copies of the stage.json of artifacts that are elsewhere
+PARTS = ("artifacts", "work", "locks", REMOTE, TRASH, CORRUPT)
+LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # as NFS without its lock service, or Lustre
+WAY_OUT = "let each machine have a local $LATENTBENCH_HOME, and all of them --store file:///THE/SHARED/FOLDER"
+# Of a stage.json, beside hashes.
+FIELDS = frozenset({"kind", "key", "label", "config", "parents", "error", "cost", "info"})
+
+_files: dict[tuple[int, ...], dict[str, Any] | None] = {}  # those that a stage.json names, by its identity
+
+
+class NoLocks(Exception):
+    """A folder that two processes cannot share safely; the message is meant for users."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +59,29 @@ class Artifact:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        return json.loads((self.path / "stage.json").read_text())
+        """What stage.json says.
+
+        Raises:
+            Corrupt: it isn't what was written.
+        """
+        file = self.path / "stage.json"
+        try:
+            state = integrity.identity(file)
+            _files.pop(state, None)  # until this look at it ends well
+            raw = file.read_bytes()
+            hashed = integrity.check_headed(raw)
+            meta = json.loads(raw)
+        except OSError as error:
+            raise Corrupt(f"stage.json cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise Corrupt(f"stage.json is broken: {error}") from error
+        expected = FIELDS | ({"sha256", "files"} if hashed else set())
+        if not isinstance(meta, dict) or set(meta) != expected:
+            raise Corrupt("stage.json is broken: it has other fields than are written")
+        if (meta["kind"], meta["key"]) != (self.path.parent.name, self.path.name):
+            raise Corrupt(f"it is the artifact of {meta['kind']} {meta['key'][:12]}")
+        _files[state] = meta.get("files")
+        return meta
 
     @property
     def info(self) -> dict[str, Any]:
@@ -52,10 +95,27 @@ class Artifact:
     def error(self) -> str | None:
         return self.meta["error"]
 
+    def check(self, contents: bool = True) -> None:
+        """Raises Corrupt unless all files are those that were written, by size and, if asked for, by hash.
+
+        An artifact from before hashes were kept is whole if its files' headers are.
+        """
+        try:
+            state = integrity.identity(self.path / "stage.json")
+        except OSError as error:
+            raise Corrupt(f"stage.json cannot be read: {error.strerror}") from error
+        files = _files[state] if state in _files else self.meta.get("files")
+        if files is None:
+            there = (self.path / "tensors.safetensors").is_file()
+            files = {"tensors.safetensors": None} if there else {}
+        for name, said in files.items():
+            integrity.check(self.path / name, said, contents)
+
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
+        self.check(contents=False)
         file = self.path / "tensors.safetensors"
         return load_file(file) if file.is_file() else {}
 
@@ -63,6 +123,7 @@ class Artifact:
         """One tensor, without reading the others."""
         from safetensors import safe_open
 
+        self.check(contents=False)
         with safe_open(self.path / "tensors.safetensors", framework="pt") as file:
             return file.get_tensor(name)
 
@@ -87,12 +148,21 @@ class Store:
     """The artifacts under one `.bench` folder."""
 
     root: Path
+    url: str = ""  # where they are kept as well
 
     def path(self, stage: Stage) -> Path:
         return self.root / "artifacts" / stage.kind / stage.key
 
     def has(self, stage: Stage) -> bool:
         return stage.known and (self.path(stage) / "stage.json").is_file()
+
+    def look(self, stage: Stage) -> bool:
+        """As `has`, of all that others may have made until now."""
+        return self.has(stage)
+
+    def share(self, stage: Stage) -> str | None:
+        """Keeps a copy where others find it, if there is such a place; says why if that isn't possible."""
+        return None
 
     def get(self, stage: Stage) -> Artifact:
         return Artifact(self.path(stage))
@@ -108,25 +178,65 @@ class Store:
         return folder
 
     @contextmanager
-    def lock(self, stage: Stage) -> Iterator[None]:
-        """Waits until nobody else works on this stage; a process that dies loses its lock."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / stage.key, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def lock(self, stage: Stage, wait: bool = True) -> Iterator[bool]:
+        """Waits until nobody else works on this stage, or is False; a process that dies loses its lock."""
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        with locked(self.root / "locks" / stage.key, wait) as held:
+            yield held
+
+    def mend(self, stage: Stage, contents: bool = True) -> str | None:
+        """Sets an artifact aside that isn't what was written, and says so; None if it is or isn't there."""
+        try:
+            if self.has(stage):
+                self.get(stage).check(contents)
+            return None
+        except Corrupt:
+            pass
+        with self.lock(stage):  # it may have been made again by now
+            try:
+                if self.has(stage):
+                    self.get(stage).check(contents)
+                return None
+            except Corrupt as error:
+                aside = integrity.set_aside(self.path(stage), self.root, stage.key)
+                return f"{error}; it is in {aside}, and made again"
+
+    def set_aside(self) -> set[str]:
+        """The keys of artifacts that were set aside, whether or not they have been made again."""
+        return {path.name.rpartition(".")[0] for path in (self.root / CORRUPT).glob("*.*")}
 
     def put(self, stage: Stage, result: Result) -> None:
-        """Writes the artifact into a temporary folder, flushes it to disk and renames it."""
-        from safetensors.torch import save_file
+        """Writes the artifact into a temporary folder, flushes it to disk and renames it.
 
-        final = self.path(stage)
+        Raises:
+            NoRoom: the disk is full; nothing half-written is left.
+        """
         temporary = self.work(stage) / "artifact"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        try:
+            with room(self.root, sum(tensor.nbytes for tensor in result.tensors.values())):
+                self._write(stage, result, temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self.settle(stage, temporary)
+
+    def settle(self, stage: Stage, folder: Path) -> None:
+        """Makes a whole folder the artifact; what its stage has worked with goes."""
+        final = self.path(stage)
+        self._remove(final)  # what a killed removal may have left
+        final.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(final)
+        shutil.rmtree(self.root / "work" / stage.key, ignore_errors=True)
+
+    def _write(self, stage: Stage, result: Result, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir()
         if result.tensors:
-            save_file(_apart(result.tensors), temporary / "tensors.safetensors")
+            save_file(_apart(result.tensors), folder / "tensors.safetensors")
         meta = {
+            "files": {file.name: integrity.described(file) for file in folder.iterdir()},
             "kind": stage.kind,
             "key": stage.key,
             "label": stage.label,
@@ -136,14 +246,10 @@ class Store:
             "cost": result.cost,
             "info": result.info,
         }
-        (temporary / "stage.json").write_text(json.dumps(meta, indent=1))
-        for file in temporary.iterdir():
+        (folder / "stage.json").write_text(integrity.headed(json.dumps(meta, indent=1)))
+        for file in folder.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        self._remove(final)  # what a killed removal may have left
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(final)
-        shutil.rmtree(self.root / "work" / stage.key, ignore_errors=True)
 
     def discard(self, stage: Stage) -> None:
         """Removes an artifact and its checkpoints, once nobody works on it."""
@@ -154,7 +260,7 @@ class Store:
     def _remove(self, folder: Path) -> None:
         """Away by one rename, for a half-removed artifact must not look like one."""
         if folder.exists():
-            trash = self.root / "trash" / f"{folder.name}.{os.getpid()}"
+            trash = self.root / TRASH / f"{folder.name}.{uuid.uuid4().hex}"
             trash.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(trash)
             shutil.rmtree(trash)
@@ -162,9 +268,9 @@ class Store:
     def clear(self) -> None:
         """Removes all artifacts and checkpoints, and nothing else that lies in the folder."""
         for name in PARTS:
-            if (self.root / name).is_dir():
+            if name != TRASH and (self.root / name).is_dir():
                 self._remove(self.root / name)
-                shutil.rmtree(self.root / "trash", ignore_errors=True)
+        shutil.rmtree(self.root / TRASH, ignore_errors=True)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
 
@@ -172,6 +278,26 @@ class Store:
         """Bytes on disk."""
         files = (file for name in PARTS for file in (self.root / name).rglob("*") if file.is_file())
         return sum(file.stat().st_size for file in files)
+
+
+@contextmanager
+def locked(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a file, made if need be, in the block; False if it is taken and not waited for."""
+    while True:
+        with open(file, "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                if error.errno in LOCKLESS:
+                    raise NoLocks(f"{file.parent} is on a file system without locks; {WAY_OUT}") from error
+                raise
+            # A file that was removed meanwhile is another than the next one opens.
+            if file.exists() and os.path.samestat(os.fstat(handle.fileno()), file.stat()):
+                yield True
+                return
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,9 +315,11 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def home(matrix_file: Path) -> Path:
-    """Where a matrix keeps its artifacts: $LATENTBENCH_HOME, or `.bench` beside the file.
+    """Where a matrix keeps its artifacts: $LATENTBENCH_HOME, or `.bench` beside the file if that is a URL or
+    not given.
 
     A packaged matrix, which is no file of the user's, keeps them in the working directory.
     """
     beside = matrix_file.resolve().parent if matrix_file.is_file() else Path.cwd()
-    return Path(os.environ.get("LATENTBENCH_HOME") or beside / ".bench")
+    named = os.environ.get("LATENTBENCH_HOME", "")
+    return Path(named) if named and "://" not in named else beside / ".bench"

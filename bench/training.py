@@ -17,10 +17,12 @@ from . import checkpoint
 from .api import Diverged
 from .checkpoint import State
 from .processes import ALONE, Group
+from .room import NoRoom
 from .seeds import seed_for
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
+CHECKPOINT_RETRY = 60.0  # seconds, when the disk is full
 
 
 class Stopped(Exception):
@@ -38,6 +40,7 @@ class Context:
     device: str = "cpu"
     precision: str = "fp32"
     report: Callable[[int, int, str], None] = lambda step, total, text: None
+    note: Callable[[str], None] = lambda text: None  # what a user should know
     stopping: Callable[[], bool] = lambda: False
     loaders: int = 0  # processes that decode images ahead
     group: Group = ALONE
@@ -95,14 +98,24 @@ def run_steps(
         state.seconds = now - began
         if stopping:
             if group.rank == 0:
-                checkpoint.save(context.work, state)
+                _save(state, context)
             raise Stopped
         if state.step % max(1, every // 4) == 0:
             context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
         if now > due and state.step < total and group.rank == 0:
-            checkpoint.save(context.work, state)
+            patience = CHECKPOINT_SECONDS if _save(state, context) else CHECKPOINT_RETRY
             took = time.monotonic() - now
-            due = time.monotonic() + max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * took)
+            due = time.monotonic() + max(patience, CHECKPOINT_SHARE * took)
+
+
+def _save(state: State, context: Context) -> bool:
+    """A checkpoint that cannot be written is said, and training goes on."""
+    try:
+        checkpoint.save(context.work, state)
+    except NoRoom as error:
+        context.note(f"no checkpoint of step {state.step}: {error}")
+        return False
+    return True
 
 
 def _extend(curves: dict[str, list[float | None]], values: dict[str, float]) -> None:

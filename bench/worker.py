@@ -10,8 +10,10 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from .integrity import Corrupt
+from .room import NoRoom, room
 from .store import Result, Store
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from .team import Team
 
 SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
+
+
+class Pipe(Protocol):
+    """What takes the words of a stage to the engine."""
+
+    def send(self, message: Any, /) -> None: ...
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -66,10 +74,14 @@ def run_stage(
     stage: Stage,
     parents: dict[str, Stage],
     team: Team,
-    pipe: Connection,
+    pipe: Pipe,
     stopping: threading.Event,
 ) -> tuple[str, ...]:
-    """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason."""
+    """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason.
+
+    "lost" is the answer where a parent's artifact had to be set aside.
+    """
+    from . import checkpoint
     from .api import Diverged
     from .stages import STAGES
     from .training import Context, Stopped
@@ -84,17 +96,27 @@ def run_stage(
             latest[0] = time.monotonic()
             pipe.send(("progress", stage.id, step, total, text))
 
+    def note(text: str) -> None:
+        pipe.send(("note", stage.id, text))
+
     try:
-        with store.lock(stage):
+        with room(store.root), store.lock(stage):
             if store.has(stage):
                 return ("done", stage.id)
+            for parent in parents.values():
+                if said := store.mend(parent):
+                    note(f"{parent.kind} {parent.label}: {said}")
+            if not all(map(store.has, parents.values())):
+                return ("lost", stage.id)
             _reset_peak_memory(device)
             began = time.monotonic()
             where = store.work(stage), device, setting.precision
+            for said in checkpoint.mend(store.work(stage), store.root):
+                note(said)
             inputs = {role: store.get(parent) for role, parent in parents.items()}
             try:
                 with team.sharing(stage, parents) as group:
-                    context = Context(*where, report, stopping.is_set, setting.loaders, group)
+                    context = Context(*where, report, note, stopping.is_set, setting.loaders, group)
                     result = STAGES[stage.kind](stage.config, inputs, context)
                     result.cost["processes"] = group.world
             except Diverged as error:
@@ -106,6 +128,12 @@ def run_stage(
     except Stopped:
         store.drop_scratch(stage)
         return ("stopped", stage.id)
+    except Corrupt:  # since it was looked at
+        store.drop_scratch(stage)
+        return ("lost", stage.id)
+    except NoRoom as error:
+        store.drop_scratch(stage)
+        return ("failed", stage.id, str(error), traceback.format_exc())
     except Exception as error:
         store.drop_scratch(stage)
         return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -1,0 +1,52 @@
+"""A full disk, in words: which folder has no room, what is free and what was needed."""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than is allowed here (ulimit -f)",
+}
+
+
+class NoRoom(Exception):
+    """What could not be written, and why; the message is meant for users."""
+
+
+@contextmanager
+def room(folder: Path, needed: int | None = None) -> Iterator[None]:
+    """Raises NoRoom where the block finds the disk full; `needed` are the bytes that it writes."""
+    try:
+        yield
+    except Exception as error:
+        number = _number(error)
+        if number not in FULL:
+            raise
+        there = next(one for one in (folder, *folder.resolve().parents) if one.exists())
+        free = f"{size(shutil.disk_usage(there).free)} free"
+        more = f", {size(needed)} needed" if needed is not None else ""
+        raise NoRoom(f"{FULL[number]} in {folder} ({free}{more})") from error
+
+
+def size(count: float) -> str:
+    """`1.5 GiB`."""
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    power = min(3, int(math.log(count, 1024)))
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
+
+
+def _number(error: Exception) -> int | None:
+    """An operating system's error number; safetensors has it in its message alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
