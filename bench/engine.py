@@ -93,7 +93,8 @@ class Engine(Schedule):
             return
         self.take(stage)
         one.stage = stage
-        listen(Event("started", stage, one.number))
+        if stage.id not in self.busy:  # which has been said
+            listen(Event("started", stage, one.number))
 
     def _take(self, one: _Worker, message: tuple, listen: Listen) -> None:
         if message[0] == "ready":
@@ -126,7 +127,7 @@ class Engine(Schedule):
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
-        arguments = (theirs, self.store.root, *settings, self.processes)
+        arguments = (theirs, self.store.root, *settings, self.processes, self.store.url)
         process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
         with environ(worker.environment(self.threads) | visible(self.gpus, number, self.processes)):
             process.start()

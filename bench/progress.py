@@ -58,6 +58,8 @@ class Display:
             self._worker(event, escape(f"{stage.kind} {stage.label}"), 0, None)
         elif event.what == "note":
             self._note(f"note   {stage.kind:<9} {stage.label}: {event.text}")
+        elif event.what == "busy":
+            self._line(f"busy   {stage.kind:<9} {stage.label}  {event.text}")
         elif event.what == "progress":
             text = f"{escape(f'{stage.kind} {stage.label}')} [dim]{escape(event.text)}[/]"
             self._worker(event, text, event.step, event.total)
@@ -67,7 +69,8 @@ class Display:
             seconds = time.monotonic() - self.began.get(stage.id, time.monotonic())
             count = f"[{self.finished}/{self.total}]"
             if event.what == "done":
-                self._line(f"done   {stage.kind:<9} {stage.label}  {seconds:.1f} s  {count}")
+                took = event.text or f"{seconds:.1f} s"
+                self._line(f"done   {stage.kind:<9} {stage.label}  {took}  {count}")
             else:
                 self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
 

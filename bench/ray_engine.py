@@ -97,11 +97,11 @@ def make(task: Task, queue: Queue) -> tuple:
     mail.send(("started", stage.id, node))
     if task.versions != versions():
         return ("failed", stage.id, f"{node} has {versions()}, the run {task.versions}", "")
-    if not setting.root.is_dir():
+    if not setting.url and not setting.root.is_dir():
         return ("failed", stage.id, f"{node} has no {setting.root}: nodes must share that folder", "")
     if task.folder.is_dir():
         os.chdir(task.folder)
-    store = Store(setting.root)
+    store = setting.store
     for parent in task.parents.values():
         appear(store, parent)
     return worker.run_stage(stage, task.parents, _team(setting, task.processes), mail, stopping)
@@ -110,7 +110,7 @@ def make(task: Task, queue: Queue) -> tuple:
 def appear(store: Store, stage: Stage) -> bool:
     """Whether an artifact is there; a network folder may show it late, and sooner if it is listed."""
     end = time.monotonic() + PATIENCE
-    while not store.has(stage) and time.monotonic() < end:
+    while not store.look(stage) and time.monotonic() < end:
         with suppress(OSError):
             os.listdir(store.path(stage).parent)
         time.sleep(0.5)
@@ -148,9 +148,9 @@ class RayEngine(Schedule):
             jobs: the most stages at a time; None: as many as the cluster has resources for.
             address: of a cluster, as `ray.init` takes it; None starts one here, which ends with the run.
         """
-        super().__init__(plan, Store(store.root.absolute()))
+        super().__init__(plan, replace(store, root=store.root.absolute()))
         folders = [plugin.absolute() for plugin in plugins]
-        self.setting = Setting(self.store.root, folders, threads, device, precision, loaders)
+        self.setting = Setting(self.store.root, folders, threads, device, precision, loaders, store.url)
         self.jobs, self.processes, self.address = jobs, processes, address
         self.lines: dict[str, int] = {}  # of the stages that have started, on a terminal
 
@@ -205,7 +205,8 @@ class RayEngine(Schedule):
                 listen(Event("note", stage, text=f"it was lost with its node, and goes on on {message[2]}"))
             else:
                 self.lines[stage.id] = next(n for n in count() if n not in self.lines.values())
-                listen(Event("started", stage, self.lines[stage.id]))
+                if stage.id not in self.busy:  # which has been said
+                    listen(Event("started", stage, self.lines[stage.id]))
 
     def _ended(self, stage: Stage, task: ray.ObjectRef, listen: Listen) -> None:
         line = self.lines.pop(stage.id, 0)

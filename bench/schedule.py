@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from .integrity import Corrupt
 from .plan import Plan, Stage
 from .store import Store
 
+PAUSE = 1.0  # seconds between looks at a stage that another run makes
 LOSSES = 5  # times that what a stage needs is found broken before it fails
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a stage; `what` is started, progress, note, done, failed or diverged."""
+    """Something that happened to a stage.
+
+    `what` is started, busy, progress, note, done, failed or diverged.
+    """
 
     what: str
     stage: Stage
@@ -45,6 +50,7 @@ class Schedule:
         self.plan, self.store = plan, store
         self.waiting: list[Stage] = []
         self.given: set[str] = set()  # ids of stages that are being made
+        self.busy: dict[str, float] = {}  # ids of stages that another run makes; when to look again
         self.losses: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
@@ -56,8 +62,10 @@ class Schedule:
         self.sift()
 
     def ready(self, count: int | None) -> list[Stage]:
-        """The first of the waiting stages whose parents are done, at most `count`."""
-        return list(islice((s for s in self.waiting if set(s.parents.values()) <= self.done), count))
+        """The first of the waiting stages that can be made now, at most `count`."""
+        now = time.monotonic()
+        due = (s for s in self.waiting if self.busy.get(s.id, 0) <= now)
+        return list(islice((s for s in due if set(s.parents.values()) <= self.done), count))
 
     def take(self, stage: Stage) -> None:
         """Somebody makes it now."""
@@ -76,13 +84,18 @@ class Schedule:
         self.given.discard(stage.id)
         if what == "stopped":  # somebody else's SIGTERM
             self.waiting.insert(0, stage)
+        elif what == "busy":
+            if stage.id not in self.busy:
+                listen(Event("busy", stage, number, text="another run makes it"))
+            self.busy[stage.id] = time.monotonic() + PAUSE
+            self.waiting.insert(0, stage)
         elif what == "lost":
             self._lost(stage, listen)
         elif what == "failed":
             self.fail(stage, said[0], listen, number, said[1])
-        elif what == "done":
+        elif what in ("done", "found"):
             try:
-                self._settle(stage, listen, number)
+                self._settle(stage, listen, number, text="made by another run" if what == "found" else "")
             except Corrupt:
                 self._lost(stage, listen)
 
@@ -129,7 +142,9 @@ class Schedule:
         again -= self.given
         self.waiting = [one for one in self.plan.stages.values() if one.id in again]
 
-    def _settle(self, stage: Stage, listen: Listen, number: int = 0, quiet: bool = False) -> None:
+    def _settle(
+        self, stage: Stage, listen: Listen, number: int = 0, quiet: bool = False, text: str = ""
+    ) -> None:
         error = self.store.get(stage).error
         if error is not None:
             self.failures[stage.id] = error
@@ -137,7 +152,7 @@ class Schedule:
             return
         self.done.add(stage.id)
         if not quiet:
-            listen(Event("done", stage, number))
+            listen(Event("done", stage, number, text=text))
 
     def _doomed(self, stage: Stage) -> bool:
         """Whether a parent has failed; the plan's order makes this reach all descendants."""

@@ -19,7 +19,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed import Store as Board
 
-from . import registry
+from . import registry, remote
 from .api import Diverged
 from .plan import Stage
 from .processes import ALONE, Group
@@ -43,6 +43,11 @@ class Setting:
     device: str
     precision: str
     loaders: int = 0
+    url: str = ""  # where artifacts are kept as well
+
+    @property
+    def store(self) -> Store:
+        return remote.at(self.root, self.url)
 
     def apply(self) -> None:
         """In the worker and each companion alike, before the first stage."""
@@ -165,7 +170,7 @@ def companion(place: Place, generation: int, rank: int, world: int, local: int) 
         key = f"task/{generation}/{number}"
         board.wait([key], PATIENCE)
         task = pickle.loads(board.get(key))
-        stage, setting, store = task.stage, task.setting, Store(task.setting.root)
+        stage, setting, store = task.stage, task.setting, task.setting.store
         try:
             if number == 0:
                 setting.apply()

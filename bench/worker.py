@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .integrity import Corrupt
 from .room import NoRoom, room
-from .store import Result, Store
+from .store import Result
 
 if TYPE_CHECKING:
     from .plan import Stage
@@ -44,6 +44,7 @@ def main(
     precision: str,
     loaders: int,
     processes: int,
+    url: str,
 ) -> None:
     """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
     die_with_parent()
@@ -53,7 +54,7 @@ def main(
 
     from .team import Setting, Team
 
-    setting = Setting(root, plugins, threads, device, precision, loaders)
+    setting = Setting(root, plugins, threads, device, precision, loaders, url)
     setting.apply()
     team = Team(processes, setting)
     pipe.send(("ready",))
@@ -79,14 +80,15 @@ def run_stage(
 ) -> tuple[str, ...]:
     """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason.
 
-    "lost" is the answer where a parent's artifact had to be set aside.
+    "found" is the answer where another run has made it, "busy" where one does, and "lost" where a parent's
+    artifact had to be set aside.
     """
     from . import checkpoint
     from .api import Diverged
     from .stages import STAGES
     from .training import Context, Stopped
 
-    setting, store = team.setting, Store(team.setting.root)
+    setting, store = team.setting, team.setting.store
     device, latest = setting.device, [0.0]
 
     def report(step: int, total: int, text: str) -> None:
@@ -100,9 +102,11 @@ def run_stage(
         pipe.send(("note", stage.id, text))
 
     try:
-        with room(store.root), store.lock(stage):
+        with room(store.root), store.lock(stage, wait=False) as held:
+            if not held:
+                return ("busy", stage.id)
             if store.has(stage):
-                return ("done", stage.id)
+                return ("found", stage.id)
             for parent in parents.values():
                 if said := store.mend(parent):
                     note(f"{parent.kind} {parent.label}: {said}")
@@ -124,6 +128,8 @@ def run_stage(
             result.cost.setdefault("seconds", time.monotonic() - began)
             result.cost["peak_memory_bytes"] = _peak_memory(device)
             store.put(stage, result)
+            if said := store.share(stage):
+                note(said)
             return ("done", stage.id)
     except Stopped:
         store.drop_scratch(stage)
