@@ -587,12 +587,13 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation, and that nothing changes a number that must not."""
+    from . import cleaning
     from . import doctor as doctoring
     from .store import Store, home
 
     _check_device(device)
     found = []
-    for check in doctoring.cache(Store(home(matrix))) if cache else doctoring.checks(device):
+    for check in cleaning.checks(Store(home(matrix))) if cache else doctoring.checks(device):
         found.append(check)
         if not as_json:
             mark = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "note"}[check.ok]
@@ -606,21 +607,53 @@ def doctor(
 @app.command()
 def clean(
     matrix: MatrixOption = Path("matrix.yaml"),
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR…]", help="Further results folders, beside results/*, whose stages stay."
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also what listed results need.")] = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,
 ) -> None:
-    """Remove the artifacts and checkpoints beside a matrix (or in $LATENTBENCH_HOME); results stay."""
+    """Free what no results here need of the cache beside a matrix (or in $LATENTBENCH_HOME); results stay."""
+    from . import cleaning
+    from .room import size
     from .store import Store, home
 
     store = Store(home(matrix))
     if not store.root.is_dir():
         print(f"nothing to free: no {store.root}")
         return
-    size = store.size() / 2**20
+    try:
+        needed: dict[str, set[str]] = {}
+        for lock in [] if every else cleaning.listed(folders or ()):
+            needed.setdefault(str(lock.parent), set()).update(cleaning.needs(lock))
+    except cleaning.CleanError as error:
+        _fail(f"{error}; nothing was removed. --all frees everything", 2)
+    held = list(cleaning.holdings(store, needed))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("kind", "kept", "", "to free", ""):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for kind, mine in cleaning.by_kind(held).items():
+        kept, rest = [h for h in mine if h.needed], [h for h in mine if not h.needed]
+        table.add_row(
+            kind, *(t for part in (kept, rest) for t in (str(len(part)), size(cleaning.total(part))))
+        )
+    out.print(table)
+    for name in needed:
+        out.print(Text(f"{name} keeps {size(cleaning.total(h for h in held if name in h.needed))}"))
+    unneeded = [holding for holding in held if not holding.needed]
+    amount = size(cleaning.total(unneeded))
     if not yes:
-        print(f"would free {size:.1f} MiB in {store.root}; bench clean --yes does it")
+        print(f"would free {amount} in {store.root}; bench clean --yes does it")
         return
-    store.clear()
-    print(f"freed {size:.1f} MiB in {store.root}")
+    busy = [holding for holding in unneeded if not cleaning.free(store, holding)]
+    if busy:
+        print(f"{len(busy)} are being worked on and stay")
+    elif len(unneeded) == len(held):
+        store.clear()
+    print(f"freed {amount} in {store.root}")
 
 
 @app.callback(invoke_without_command=True)

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .store import Store
-
 ROUNDING = 1e-4  # relative: what float32 kernels of different sizes may differ by in a distance
 IMAGES = 256
 PACKAGES = ("torch", "timm", "accelerate", "torch-fidelity", "clean-fid", "pandas", "scipy", "scikit-learn")
@@ -203,36 +201,6 @@ def runs_ignore_workers() -> Iterator[Check]:
         digests = {jobs: hashlib.sha256(text.encode()).hexdigest()[:12] for jobs, text in texts.items()}
         same = len(set(digests.values())) == 1
         yield Check("records by worker count", same, f"{len(found)} cells, 1 and 2 workers: {_said(digests)}")
-
-
-def cache(store: Store) -> Iterator[Check]:
-    """Every artifact: that it can be read, that its numbers are finite, and that its key is its content's."""
-    from safetensors import SafetensorError
-
-    from .plan import stage_id
-    from .store import Artifact
-
-    count = 0
-    for file in sorted(store.root.glob("artifacts/*/*/stage.json")):
-        artifact, name = Artifact(file.parent), f"{file.parent.parent.name} {file.parent.name[:12]}"
-        count += 1
-        try:
-            meta = artifact.meta
-            key = stage_id(meta["kind"], meta["config"], meta["parents"])
-            broken = [t for t, tensor in artifact.tensors.items() if not bool(_finite(tensor))]
-        except (ValueError, KeyError, OSError, SafetensorError) as error:
-            yield Check(name, False, f"cannot be read: {error}")
-            continue
-        if key != file.parent.name:
-            yield Check(name, False, f"was made by another config: its key would be {key[:12]}")
-        if broken:
-            yield Check(name, False, f"not finite: {', '.join(broken)}")
-    size = store.size() / 2**20
-    yield Check("cache", True, f"{count} artifacts, {size:.0f} MiB in {store.root}")
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _alike(name: str, values: dict[int, float]) -> Check:

@@ -224,7 +224,7 @@ class Store:
     def settle(self, stage: Stage, folder: Path) -> None:
         """Makes a whole folder the artifact; what its stage has worked with goes."""
         final = self.path(stage)
-        self._remove(final)  # what a killed removal may have left
+        self.remove(final)  # what a killed removal may have left
         final.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(final)
         shutil.rmtree(self.root / "work" / stage.key, ignore_errors=True)
@@ -254,10 +254,10 @@ class Store:
     def discard(self, stage: Stage) -> None:
         """Removes an artifact and its checkpoints, once nobody works on it."""
         with self.lock(stage):
-            self._remove(self.path(stage))
-            self._remove(self.root / "work" / stage.key)
+            self.remove(self.path(stage))
+            self.remove(self.root / "work" / stage.key)
 
-    def _remove(self, folder: Path) -> None:
+    def remove(self, folder: Path) -> None:
         """Away by one rename, for a half-removed artifact must not look like one."""
         if folder.exists():
             trash = self.root / TRASH / f"{folder.name}.{uuid.uuid4().hex}"
@@ -269,15 +269,10 @@ class Store:
         """Removes all artifacts and checkpoints, and nothing else that lies in the folder."""
         for name in PARTS:
             if name != TRASH and (self.root / name).is_dir():
-                self._remove(self.root / name)
+                self.remove(self.root / name)
         shutil.rmtree(self.root / TRASH, ignore_errors=True)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
-
-    def size(self) -> int:
-        """Bytes on disk."""
-        files = (file for name in PARTS for file in (self.root / name).rglob("*") if file.is_file())
-        return sum(file.stat().st_size for file in files)
 
 
 @contextmanager
