@@ -28,6 +28,7 @@ FRAME = {  # what any part of a section takes beside its own options
     "regularizers": ("use", "optimizer", "reference", "teacher", "budget"),
     "generators": ("use", "init", "optimizer", "guidance", "sampler", "budget"),
 }
+OWN = {"references": ("images",), "datasets": ("label",)}  # what the frame takes of parts without a section
 BUDGETS = {  # what a row may have of its own
     "tokenizers": ("tokenizer_steps", "refine_steps", "batch"),
     "regularizers": ("prior_steps", "batch"),  # of its priors
@@ -220,13 +221,17 @@ def _sampler(reader: Reader, given: Mapping[str, Any], trail: Trail) -> Mapping[
 
 def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:
     """A row without axes."""
-    frame = ("use", "images") if kind == "references" else ("use",)
+    frame = ("use", *OWN.get(kind, ()))
     options = {key: value for key, value in given.items() if key not in frame}
     clean = reader.options(cls, options, trail, where=f"bench info {kind} {name}", also=frame[1:])
     images = given.get("images") if "images" in frame else None
     if images is not None and (type(images) is not int or images < 2):
         reader.fault((*trail, "images"), f"images must be a number of them >= 2, not {shown(images)}")
-    return Row(name, name, clean, images=images, where=reader.place(trail))
+    label = given.get("label", name) if "label" in frame else name
+    problem = label_problem(label) if isinstance(label, str) else "must be text"
+    if problem:
+        reader.fault((*trail, "label"), f"the label {shown(label)} {problem}")
+    return Row(str(label), name, clean, images=images, where=reader.place(trail))
 
 
 def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
     nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in steps}
     return {
         "name": matrix.name,
-        "dataset": [_plain_row(row) for row in matrix.datasets],
+        "dataset": [_plain_row(row) | _label(row) for row in matrix.datasets],
         "seeds": nested if split else [seed.tokenizer for seed in matrix.seeds],
         "budget": asdict(matrix.budget),
         "features": [_plain_row(row) for row in matrix.features],
@@ -79,6 +79,11 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "compile": matrix.compile,
         "checkpointing": matrix.checkpointing,
     }
+
+
+def _label(row: Row) -> dict[str, str]:
+    """Of a row without a section's key, where it isn't its part's name."""
+    return {"label": row.label} if row.label != row.part else {}
 
 
 def _plain_row(row: Row) -> dict[str, Any]:

@@ -57,11 +57,11 @@ def resolved(data: Mapping[str, Any]) -> bool:
 
 
 def rows_of(matrix: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """Rows by label; datasets are a list, whose labels are the parts' names."""
+    """Rows by label; datasets are a list, of rows that are labelled or have the parts' names."""
     rows = matrix.get(section) or {}
     if isinstance(rows, Mapping):
         return dict(rows)
-    return {row["use"]: row for row in rows}
+    return {row.get("label", row["use"]): row for row in rows}
 
 
 def unique(items: Iterable[Any]) -> list[Any]:

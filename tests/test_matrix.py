@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latentbench.bench import registry
+from latentbench.bench import registry, union
 from latentbench.bench.matrix import MatrixError, Row, Seed, Skip, build_problem, load, resolved
+from latentbench.bench.plan import make
 
 PLUGIN = '''
 from __future__ import annotations
@@ -288,6 +289,35 @@ def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
     }
 
 
+def test_a_dataset_may_have_a_label_of_its_own_and_stand_twice_by_different_ones(write):
+    two = "dataset: [{use: mx_data, label: fine, size: 16}, {use: mx_data, size: 8}]"
+    matrix = load(write(with_line("dataset", two)))
+    assert matrix.datasets == (Row("fine", "mx_data", {"size": 16}), Row("mx_data", "mx_data", {"size": 8}))
+    plain = resolved(matrix, Path())
+    assert load(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
+    assert list(union.rows_of(plain, "dataset")) == ["fine", "mx_data"] and union.resolved(plain)
+
+
+def test_a_dataset_s_label_is_in_cells_and_in_no_stage_s_key(tmp_path):
+    text = """\
+dataset: {use: digits}
+seeds: [0]
+budget: {tokenizer_steps: 2, generator_steps: 2, batch: 4}
+features: effnet_lite0
+tokenizers: {vit: {}}
+regularizers: {none: {}, repa: {}}
+generators: {gaussian: {}}
+evaluators: [reconstruction, generation]
+"""
+    (tmp_path / "m.yaml").write_text(text)
+    plain = make(load(tmp_path / "m.yaml"))
+    (tmp_path / "m.yaml").write_text(text.replace("use: digits", "use: digits, label: scans"))
+    labelled = make(load(tmp_path / "m.yaml"))
+    assert labelled.stages.keys() == plain.stages.keys()
+    assert {cell.dataset for cell in labelled.cells} == {"scans"}
+    assert not {cell.key for cell in labelled.cells} & {cell.key for cell in plain.cells}
+
+
 def test_what_only_building_finds_is_reported_at_the_row(write):
     row = load(write(BASE)).regularizers[1]
     assert str(build_problem(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
@@ -361,6 +391,13 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
         ),
         ("dataset", "dataset: {size: 3}", "2:10: dataset needs a `use`, e.g. `dataset: {use: digits}`"),
         ("dataset", "dataset: [mx_data, mx_data]", "2:20: the dataset 'mx_data' is listed twice"),
+        (
+            "dataset",
+            "dataset: [mx_data, {use: mx_data, label: mx_data, size: 8}]",
+            "2:20: the dataset 'mx_data' is listed twice",
+        ),
+        ("dataset", "dataset: {use: mx_data, label: [a]}", "2:32: the label ['a'] must be text"),
+        ("dataset", "dataset: {use: mx_data, label: a/b}", "2:32: the label 'a/b' must not contain a path"),
         (
             "dataset",
             "dataset: []",

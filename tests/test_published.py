@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from fabricated import records
 
 from latentbench.bench import registry
+from latentbench.bench.matrix import find, load
 from latentbench.bench.naming import INCEPTION
 from latentbench.bench.published import figures, table
+from latentbench.bench.source import packaged
 
 
 def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):
@@ -89,6 +92,14 @@ def test_a_number_compares_with_the_same_data_metric_and_n_alone():
     assert verdict("PSNR", "PSNR", n=64) == (False, "n = 64, there 50,000")
     assert verdict("gFID", "gFID@1", protocol={**train, "reference": "test"})[1].startswith("reference test")
     assert verdict("gFID", "gFID@1", generators=("ar",), protocol=train) == (False, "not measured here")
+
+
+@pytest.mark.parametrize("name", sorted(set(packaged()) - {"lab2d", "strength"}))
+def test_a_preset_s_data_are_called_as_published_ones(name):
+    known = {f.data.lower().replace("-", "") for f in figures()}
+    for profile in {None, *yaml.safe_load(find(name).read_text())["profiles"]} - {"smoke"}:
+        for row in load(name, profile=profile).datasets:
+            assert row.label.replace("_", "") in known, profile
 
 
 def test_the_command_lists_them():
