@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from .api import ImageSpec, Noise
 from .backbones import transformer
+from .blocks import single
 from .diffaugment import resized
 from .images import to_rgb
 from .processes import ALONE, gathered
@@ -34,6 +35,7 @@ class Norm(nn.modules.batchnorm._BatchNorm):
         """(B, C, ...) -> alike."""
         if not self.training or self.group.world == 1:
             return super().forward(x)
+        given, x = x.dtype, single(x)
         over = [0, *range(2, x.dim())]
         own = torch.stack((x.mean(over), x.square().mean(over)))[None]  # (1, 2, C)
         mean, square = gathered(own, self.group.noise(Noise(0))).mean(0)
@@ -44,7 +46,7 @@ class Norm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return ((x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(given)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of them."""

@@ -100,26 +100,31 @@ def batch():
     return torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0)) * 3 + 1
 
 
-def normed(rank, folder):
+def normed(rank, folder, dtype):
     """A process's share of a batch through a norm, its gradient and the averages, to a file."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     judge = Adversary(nn.Sequential(Norm(3)), Adversarial())
     judge.share(Group(rank, 2))
-    x = batch().chunk(2)[rank].requires_grad_()
-    y = judge.network(x)
+    x = batch().to(dtype).chunk(2)[rank].requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = judge.network(x)
     (y**3).sum().backward()
     norm = judge.network[0]
     torch.save([y.detach(), x.grad, norm.running_mean, norm.running_var], folder / str(rank))
     distributed.destroy_process_group()
 
 
-def test_a_norm_of_two_processes_is_torch_s_of_the_whole_batch(tmp_path):
-    multiprocessing.start_processes(normed, (tmp_path,), nprocs=2, start_method="fork")
-    norm, x = nn.BatchNorm1d(3), batch().requires_grad_()
-    y = norm(x)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_of_two_processes_is_torch_s_of_the_whole_batch(dtype, tmp_path):
+    multiprocessing.start_processes(normed, (tmp_path, dtype), nprocs=2, start_method="fork")
+    norm, x = nn.BatchNorm1d(3), batch().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = norm(x)
     (y**3).sum().backward()
     shares = [torch.load(tmp_path / str(rank)) for rank in (0, 1)]
     for place, whole in enumerate((y.detach(), x.grad)):
-        assert torch.allclose(torch.cat([share[place] for share in shares]), whole, atol=1e-5)
+        found = torch.cat([share[place] for share in shares])
+        assert found.dtype == dtype
+        assert torch.allclose(found, whole, atol=1e-5 if dtype == torch.float32 else 0.03)
     for share in shares:
         assert torch.allclose(share[2], norm.running_mean) and torch.allclose(share[3], norm.running_var)
