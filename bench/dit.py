@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from .api import Flow, LatentSpec, Noise
 from .blocks import (
     LabelEmbedding,
+    RMSNorm,
     TimeEmbedding,
     drop_labels,
     modulate,
@@ -33,8 +34,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
         q, k, v = (

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from timm.layers import SwiGLUPacked
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..bench.api import LatentSpec, Noise
-from ..bench.blocks import divide_width, rotary_table
+from ..bench.blocks import RMSNorm, divide_width, rotary_table
 from ..bench.dit import Attention, Block, DiT
 from ..bench.flow import logit_normal, shift_time
 from ..bench.registry import register
@@ -48,14 +47,13 @@ class LightningDiT(DiT):
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
         head_width = divide_width(width, heads, multiple=4 if spec.grid else 2)
-        norm = partial(nn.RMSNorm, eps=1e-6)
 
         def block() -> Block:
             # SwiGLUPacked counts both halves of its first layer as hidden.
             attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
-            return Block(width, attention, mlp, norm)
+            return Block(width, attention, mlp, RMSNorm)
 
-        super().__init__(spec, classes, width, depth, block, norm, rotary_table(spec, head_width))
+        super().__init__(spec, classes, width, depth, block, RMSNorm, rotary_table(spec, head_width))
         self.time_law, self.cosine, self.label_dropout = time, cosine, label_dropout
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:

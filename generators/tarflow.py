@@ -16,6 +16,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention, silu, softplu
 from ..bench.api import LatentSpec, Likelihood, Noise, Unfit
 from ..bench.blocks import (
     LabelEmbedding,
+    RMSNorm,
     divide_width,
     drop_labels,
     modulate,
@@ -216,7 +217,7 @@ class PrefixBlock(nn.Module):
         self.start = nn.Parameter(torch.randn(spec.channels))
         self.label = LabelEmbedding(classes, width) if classes else None
         self.layers = nn.ModuleList(CausalLayer(width, heads) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         self.output = nn.Linear(width, 2 * spec.channels)
         rotary = rotary_table(spec, divide_width(width, heads, multiple=4 if spec.grid else 2))
         # A position is that of the token to be transformed; the class shares the first one's.
