@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -241,12 +242,13 @@ class RayEngine(Schedule):
         before = signal.getsignal(signal.SIGTERM)
         try:
             if self.address is not None:
+                _reach(self.address)
                 ray.init(self.address, runtime_env={"env_vars": values}, **QUIET)
             else:
                 cores = (self.jobs or 1) * max(self._needs(stage).cpus for stage in self.waiting)
                 with environ(values | {"RAY_USAGE_STATS_ENABLED": "0"}):  # workers that inherit start sooner
                     ray.init("local", num_cpus=cores, object_store_memory=OBJECTS, **QUIET)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own leaves without a word
@@ -254,6 +256,13 @@ class RayEngine(Schedule):
             yield
         finally:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody answers, which Ray would find out in minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _stop(tasks: list[ray.ObjectRef]) -> None:
