@@ -65,6 +65,18 @@ PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="PATH", help="A Python file with further parts.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where to compute.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="The I-th of N shares of the cells: for arrays of jobs."),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Keep artifacts there as well: s3://…, gs://…, file:///….  [default: $LATENTBENCH_HOME]",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Fail at once if the network is needed.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -117,6 +129,8 @@ def run(
     ] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")] = False,
     offline: OfflineOption = False,
+    shard: ShardOption = None,
+    store_url: StoreOption = None,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="tensorboard, wandb, mlflow, …: losses and scores, in DIR/track."),
@@ -148,9 +162,15 @@ def run(
 
     if track:
         _check_trackers(track)
+    if shard and rerun:
+        _fail("--rerun would remove what other shards have made; `bench clean` before them does it", 2)
     traces: list[str] = []
     with _resumable():
-        loaded, plan, cells, store = _open(matrix, profile, filter, seeds, plugin, device, fetch=True)
+        chosen = (matrix, profile, filter, seeds, plugin, device, shard, store_url)
+        loaded, plan, cells, store = _open(*chosen, fetch=True)
+        if not cells:
+            print(f"nothing to do: shard {shard} has no cells")
+            return
         folder = output or Path("results") / "-".join((loaded.name, *(profile or ())))
         readers = _loaders(loaders, workers * processes * loaded.threads, workers * processes)
         options = running.Options(
@@ -228,6 +248,8 @@ def plan(
         float, typer.Option("--utilisation", min=0.001, max=1, help="The share of its peak that is used.")
     ] = 0.35,
     every: Annotated[bool, typer.Option("--stages", help="A line for each stage.")] = False,
+    shard: ShardOption = None,
+    store_url: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is shared, what is cached and what all of it will take; runs nothing."""
@@ -237,7 +259,7 @@ def plan(
     chosen = accelerator or ("h100" if device == "cuda" else "cpu")
     if chosen not in ACCELERATORS:
         _fail(registry.unknown("accelerator", chosen, list(ACCELERATORS)), 2)
-    loaded, made, cells, store = _open(matrix, profile, filter, seeds, plugin, device)
+    loaded, made, cells, store = _open(matrix, profile, filter, seeds, plugin, device, shard, store_url)
     needed = made.needed(cells)
     cached = [s.id for s in needed if store.has(s)]
     found = forecast(made, cells, cached, chosen, loaded.precision, utilisation)
@@ -281,7 +303,8 @@ def plan(
         out.print(Text(sentence), soft_wrap=True)
     out.print(_headline(loaded, cells, len(needed), len(cached), None), soft_wrap=True)
     saved = sum(found.uses[s.id] - 1 for s in needed)
-    out.print(f"sharing saves {saved} stages; artifacts are kept in {store.root}", soft_wrap=True)
+    places = f"{store.root} and {store.url}" if store.url else store.root
+    out.print(f"sharing saves {saved} stages; artifacts are kept in {places}", soft_wrap=True)
 
 
 @app.command("list")
@@ -665,11 +688,12 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
+    from .remote import RemoteError
     from .room import NoRoom
 
     try:
         app()
-    except NoRoom as error:
+    except (NoRoom, RemoteError) as error:
         err.print(Text(f"error: {error}"), soft_wrap=True)
         sys.exit(1)
 
@@ -681,17 +705,22 @@ def _open(
     seeds: int | None,
     plugins: list[Path] | None,
     device: str,
+    shard: str | None,
+    url: str | None,
     fetch: bool = False,
 ) -> tuple[Matrix, Plan, list[Cell], Store]:
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
     from . import matrix as matrices
     from . import plan as planning
+    from . import remote
     from .selection import parse_filter, selects
-    from .store import Store, home
+    from .shards import deal
+    from .shards import parse as parse_shard
 
     _check_device(device)
     try:
         accept = parse_filter(filter)
+        share = parse_shard(shard) if shard else None
         loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
         made = planning.make(loaded, device=device, fetch=fetch)
     except matrices.MatrixError as error:
@@ -706,7 +735,15 @@ def _open(
     cells = [cell for cell in made.cells if selects(accept, cell.identity)]
     if not any(cell.tokenizer != "real" for cell in cells):
         _fail(f"no cell matches --filter {filter!r}", 2)
-    return loaded, made, cells, Store(home(file))
+    if share:
+        from .estimate import costs
+
+        flops = {one: cost.flops for one, cost in costs(made, made.needed(cells)).items()}
+        cells = deal(made, cells, share[1], flops)[share[0] - 1]
+    try:
+        return loaded, made, cells, remote.store(file, url)
+    except remote.RemoteError as error:
+        return _fail(str(error), 2)
 
 
 def _headline(matrix: Matrix, cells: list[Cell], needed: int, cached: int, jobs: int | None) -> Text:
@@ -810,8 +847,11 @@ def _resumable() -> Iterator[None]:
     It must not undo what is done.
     """
 
+    asked: list[int] = []
+
     def stop(number: int, frame: Any) -> None:
-        raise _Stopped(number)
+        asked.append(number)  # for Ray makes another exception of it
+        raise KeyboardInterrupt
 
     # One that is ignored stays so: `nohup` asks for it. Other threads than the first take no signals.
     first = threading.current_thread() is threading.main_thread()
@@ -819,8 +859,8 @@ def _resumable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
-    except KeyboardInterrupt as error:
-        number = error.args[0] if isinstance(error, _Stopped) else signal.SIGINT
+    except KeyboardInterrupt:
+        number = asked[-1] if asked else signal.SIGINT
         again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--rerun")])
         with suppress(OSError):  # the terminal may be gone
             out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
@@ -828,10 +868,6 @@ def _resumable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Stopped(KeyboardInterrupt):
-    """A signal that asks for the end."""
 
 
 def _fail(message: str, code: int) -> Any:

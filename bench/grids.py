@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ def write_reconstructions(
 def _save(picture: Image, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(name)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         picture.save(temporary, format="PNG")
         temporary.replace(file)

@@ -119,7 +119,7 @@ def _ranks(rows: list[Row]) -> dict[str, list[int | None]]:
 def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
     """NAME.csv and NAME.png of each; those of analyses that the records no longer allow are removed."""
     for old in (*folder.glob("*.csv"), *folder.glob("*.png")):
-        old.unlink()
+        old.unlink(missing_ok=True)
     written = []
     for finding in found:
         folder.mkdir(exist_ok=True)

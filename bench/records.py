@@ -7,12 +7,15 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .integrity import identity
 from .naming import check_name
 from .room import room
 
@@ -100,13 +103,19 @@ def write(folder: str | Path, record: Record) -> Path:
 
 def read(folder: str | Path) -> list[Record]:
     """All records in `folder` in the order of their cells; none if there is no such folder."""
+    return in_order(map(_read, sorted(Path(folder).glob("*.json"))))
+
+
+def news(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Record]:
+    """Those that have been written since `seen`, by any process; it maps files to their identities."""
     found: list[Record] = []
     for path in sorted(Path(folder).glob("*.json")):
-        try:
-            found.append(Record.from_json(path.read_text(encoding="utf-8")))
-        except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-            raise RecordError(f"{path} is not a record: {error}") from error
-    return in_order(found)
+        with suppress(FileNotFoundError):  # another run has just set it aside
+            state = identity(path)
+            if seen.get(path.name) != state:
+                found.append(_read(path))
+                seen[path.name] = state
+    return found
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -137,7 +146,7 @@ def protocol_id(protocol: dict[str, Any]) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file that a reader, or a kill, finds either old or new; NoRoom if the disk is full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # other machines have our number
     content = text.encode("utf-8", errors="replace")
     try:
         with room(path.parent, len(content)):
@@ -158,6 +167,15 @@ def plain_json(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise RecordError(f"{path} is not a record: {error}") from error
 
 
 def _metric(entry: dict[str, Any]) -> dict[str, Any]:

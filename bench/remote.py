@@ -96,8 +96,8 @@ class Mirror(Store):
         files = artifact.meta.get("files")
         if files is None:
             return None
-        artifact.check()
         try:
+            artifact.check()
             with self._reached() as (fs, base):
                 folder = f"{base}/{_name(stage)}"
                 fs.makedirs(folder, exist_ok=True)
@@ -110,6 +110,8 @@ class Mirror(Store):
                 fs.mv(temporary, f"{folder}/stage.json")  # at once, in file systems that are folders
         except RemoteError as error:
             return f"{error}; the next run uploads it"
+        except Corrupt as error:
+            return f"{error}; it isn't uploaded"
         self._seen().add(stage.key)
         return None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,13 @@ import yaml
 
 from . import grids, leaderboard, records
 from .engine import Engine, EngineError, Event
-from .integrity import Corrupt
+from .integrity import Corrupt, identity
 from .matrix import Matrix, resolved
 from .plan import PROBE, Cell, Plan
 from .provenance import parts, provenance
 from .records import Record
 from .room import NoRoom, room
-from .store import Artifact, Store
+from .store import Artifact, NoLocks, Store, alone
 
 if TYPE_CHECKING:
     from .ray_engine import RayEngine
@@ -74,6 +76,9 @@ def run(
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
     prepare(matrix, plan, store, options, cells)
+    for stage in plan.needed(cells):
+        if said := store.share(stage):
+            listen(Event("note", stage, text=said))
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
     pending = [cell for cell in cells if cell.key not in kept]
@@ -184,16 +189,22 @@ def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options, cells: l
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):  # a read-only mount says nothing until it is written to
                 pass
+            if folder.name == "locks":
+                with alone(folder / f"probe.{uuid.uuid4().hex}"):
+                    pass
+        except NoLocks as error:
+            raise RunError(str(error)) from error
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from error
     mine = {cell.key for cell in plan.cells}
     for file in sorted((options.out / "records").glob("*.json")):
-        try:
-            foreign = Record.from_json(file.read_text()).key not in mine
-        except ValueError:
-            foreign = True
-        if foreign:
-            file.rename(file.with_suffix(".json.stale"))
+        with suppress(FileNotFoundError):  # another run has done it
+            try:
+                foreign = Record.from_json(file.read_text()).key not in mine
+            except ValueError:
+                foreign = True
+            if foreign:
+                file.rename(file.with_suffix(".json.stale"))
     text = yaml.safe_dump(resolved(matrix, options.out), sort_keys=False, allow_unicode=True)
     said = f"# profile {options.profile}\n" if options.profile else ""
     records.replace_text(options.out / "matrix.lock.yaml", said + text)
@@ -206,7 +217,13 @@ class Book:
         self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
         self.folder = options.out
         self.title = matrix.name + (f", profile {options.profile}" if options.profile else "")
-        self.records = {record.key: record for record in records.read(self.folder / "records")}
+        self.seen: dict[str, tuple[int, ...]] = {}
+        self.records: dict[str, Record] = {}
+        self._read()
+
+    def _read(self) -> None:
+        """What other runs have written to the folder, too."""
+        self.records |= {record.key: record for record in records.news(self.folder / "records", self.seen)}
 
     def finished(self) -> set[str]:
         """The keys of the cells that the folder has finished records of."""
@@ -243,18 +260,32 @@ class Book:
         record = Record(
             cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
         )
-        records.write(self.folder / "records", record)
+        file = records.write(self.folder / "records", record)
+        self.seen[file.name] = identity(file)
         self.records[record.key] = record
         self._pictures(cell)
         return record
 
     def publish(self, complete: bool = False) -> list[Record]:
         """The leaderboard of all records in the folder; what takes seconds, at the end."""
-        found = records.in_order(self.records.values())
-        if complete:
-            self._reconstructions()
-        leaderboard.write(self.folder, found, self.title, complete)
+        with self._alone():
+            self._read()
+            found = records.in_order(self.records.values())
+            if complete:
+                self._reconstructions()
+            leaderboard.write(self.folder, found, self.title, complete)
         return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lets one run after the other read records and write tables, so that the last one's have all.
+
+        A network folder shows the newest records to a client that has just written beside them.
+        """
+        with ExitStack() as held:
+            with suppress(NoLocks):  # then the last to write may have missed what others just wrote
+                held.enter_context(alone(self.folder / "records" / ".publishing"))
+            yield
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:
         m = self.matrix

@@ -29,6 +29,7 @@ def deal(
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_tokenizer(plan, cell), []).append(cell)
+    untrained = groups.pop("", [])
     units = [(_work(plan, group, flops), group) for group in groups.values()]
     while len(units) < count:
         units.sort(key=lambda unit: unit[0], reverse=True)
@@ -38,6 +39,8 @@ def deal(
         _, group = units.pop(place)
         half = len(group) // 2
         units += [(_work(plan, part, flops), part) for part in (group[:half], group[half:])]
+    if untrained:
+        units.append((_work(plan, untrained, flops), untrained))
     shards: list[set[str]] = [set() for _ in range(count)]
     loads: list[Work] = [(0.0, 0)] * count
     for work, group in sorted(units, key=lambda unit: unit[0], reverse=True):

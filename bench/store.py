@@ -295,6 +295,16 @@ def locked(file: Path, wait: bool = True) -> Iterator[bool]:
                 return
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Holds the lock of a file that is there only as long."""
+    with locked(file):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, each with a storage of its own; large ones, which may be mapped files, aren't copied."""
     found: dict[str, Tensor] = {}
