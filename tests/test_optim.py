@@ -8,9 +8,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from latentbench.bench.api import Generator, LatentSpec
-from latentbench.bench.generator_loop import train_generator
-from latentbench.bench.optim import DEFAULTS, Average, adamw, rate, update
+from latentbench.bench.generator_loop import _groups, train_generator
+from latentbench.bench.matrix import load
+from latentbench.bench.optim import DEFAULTS, Average, adamw, ends, rate, update
 from latentbench.bench.processes import ALONE
+from latentbench.bench.registry import get
 from latentbench.bench.training import Context
 
 PLAIN = DEFAULTS | {"lr": 1.0, "warmup": 0, "schedule": "constant"}
@@ -114,6 +116,21 @@ def test_a_generator_s_modules_have_settings_of_their_own(tmp_path):
     assert model.head.weight.item() == pytest.approx(1 - 3 * 0.01, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet256-flow-priors"])
+def test_presets_decay_of_mar_what_its_code_decays(name):
+    (row,) = (row for row in load(name).generators if row.part == "mar")
+    model = get("generators", "mar")(
+        LatentSpec(4, 2), 3, width=8, depth=1, heads=2, head_width=8, head_depth=1
+    )
+    decay = {}
+    for settings, parameters in _groups(model, row.optimizer):
+        for group in adamw([(settings, parameters)]).param_groups:
+            decay |= {id(p): group["weight_decay"] for p in group["params"]}
+    for path, parameter in model.named_parameters():  # misc.add_weight_decay, whose `diffloss` is the head
+        free = parameter.dim() == 1 or path.endswith(".bias") or path.startswith("head.")
+        assert decay[id(parameter)] == (0.0 if free else 0.02), path
+
+
 def test_an_average_s_decay_rises_to_its_own_and_is_exact():
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
@@ -124,6 +141,20 @@ def test_an_average_s_decay_rises_to_its_own_and_is_exact():
         decay = min(0.5, (1 + k) / (10 + k))
         expected = decay * expected + (1 - decay) * k
     assert average.weights(module)["weight"].item() == pytest.approx(expected)
+
+
+def test_the_average_of_parameters_whose_updates_are_over_stays_too():
+    module, short = nn.Linear(1, 1), []
+    optimizer = adamw([(PLAIN | {"steps": 3}, [module.weight]), (PLAIN, [module.bias])])
+    average = Average(module, 0.5)
+    for k in range(6):
+        module.weight.grad, module.bias.grad = torch.ones(1, 1), torch.ones(1)
+        step_of(optimizer, [module.weight, module.bias], k)
+        average.update(module, k, ends(optimizer))
+        short.append({name: tensor.clone() for name, tensor in average.weights(module).items()})
+    assert all(torch.equal(later["weight"], short[2]["weight"]) for later in short[3:])
+    assert (short[5]["weight"] - module.weight).abs() > 0.1
+    assert not torch.equal(short[4]["bias"], short[5]["bias"])
 
 
 def test_statistics_of_batch_norms_are_averaged_and_what_counts_is_copied():
