@@ -115,3 +115,13 @@ class Matrix:
         others = {"prior_batch": prior.batch, "generator_batch": last.batch}
         steps = {"prior_steps": prior.prior_steps, "generator_steps": last.generator_steps}
         return vars(first) | steps | {k: batch for k, batch in others.items() if batch != first.batch}
+
+    def unnamed_parts(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """The parts of a cell's rows that their labels don't name."""
+        rows = (self.datasets, self.tokenizers, self.regularizers, self.generators)
+        return {
+            name: row.part
+            for name, found in zip(PATTERNS, rows, strict=True)
+            for row in found
+            if row.label == labels[name] and row.part != row.label.partition("[")[0]
+        }

@@ -352,8 +352,8 @@ def _provenance(records: list[Record]) -> str:
     seeds = dict.fromkeys(sorted((record.cell["seed"] for record in records), key=natural))
     lines = [f"- cells: {len(records)}, seeds {escape(', '.join(seeds))}"]
     for name in first_seen(record.provenance for record in records):
-        if name == "seed":
-            continue  # all of them stand in the line above
+        if name in ("seed", "uses"):
+            continue  # seeds stand in the line above, a row's parts in the resolved matrix
         texts = dict.fromkeys(compact(r.provenance[name]) for r in records if name in r.provenance)
         if name == "date" and len(texts) > 1:
             texts = dict.fromkeys((f"{min(texts)} to {max(texts)}",))

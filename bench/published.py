@@ -122,12 +122,12 @@ def _beside(one: Figure, rows: Sequence[Row]) -> tuple[str, bool, str]:
 
 def _alike(one: Figure, row: Row) -> bool:
     """The same regularizer, and for generation the same generator."""
-    if not one.regularizer or row.regularizer.partition("[")[0] != one.regularizer:
+    if not one.regularizer or row.part("regularizer") != one.regularizer:
         return False
     if one.metric in TOKENIZER:
         return not row.generator
     guided = row.guidance is not None and row.guidance > 1
-    return row.generator.partition("[")[0] == one.generator.split(" ")[0] and guided == one.guided
+    return row.part("generator") == one.generator.split(" ")[0] and guided == one.guided
 
 
 def _same_metric(one: Figure, name: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from statistics import fmean
@@ -72,6 +72,11 @@ class Row:
     reason: str
     values: dict[Column, Value]
     cost: dict[str, float]
+    uses: Mapping[str, str] = field(default_factory=dict)  # the parts that labels don't name
+
+    def part(self, name: str) -> str:
+        """The part behind the label of that name; the label where nothing is said."""
+        return self.uses.get(name) or str(getattr(self, name)).partition("[")[0]
 
     @property
     def real(self) -> bool:
@@ -132,6 +137,7 @@ def rows_of(records: list[Record]) -> list[Row]:
                 reason=_reason(mine),
                 values=fixed if guidance is None else fixed | _values(entries, guidance),
                 cost=_mean_cost([_cost_at(record, guidance) for record in mine]),
+                uses=mine[0].provenance.get("uses", {}),
             )
             for guidance in guidances or [None]
         ]
@@ -149,7 +155,8 @@ def tokenizer_rows(records: list[Record]) -> list[Row]:
             labels = (dataset, tokenizer, regularizer, "")
             scored = {_tokenizer_seed(seed) for seed, found in entries if any(w is None for _, w, _ in found)}
             seeds = {_tokenizer_seed(seed) for seed, _ in entries}
-            rows.append(Row(*labels, None, _status(mine), len(scored), len(seeds), "", values, {}))
+            uses = mine[0].provenance.get("uses", {})
+            rows.append(Row(*labels, None, _status(mine), len(scored), len(seeds), "", values, {}, uses))
     return rows
 
 

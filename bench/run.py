@@ -289,6 +289,7 @@ class Book:
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:
         m = self.matrix
+        uses = m.unnamed_parts(cell.identity)
         return (
             {"matrix": self.title}
             | provenance(self.options.device)
@@ -300,6 +301,7 @@ class Book:
                 "samples": m.samples,
                 "parts": parts(stage.config for stage in self.plan.needed([cell])),
             }
+            | ({"uses": uses} if uses else {})
         )
 
     def _artifact(self, one: str) -> Artifact | None:

@@ -102,6 +102,20 @@ def test_a_preset_s_data_are_called_as_published_ones(name):
             assert row.label.replace("_", "") in known, profile
 
 
+def test_a_row_is_known_by_its_part_whatever_its_label():
+    some = records(regularizers=("prior",), generators=("mar",), guidances=(1.0,), dataset="imagenet256")
+    for one in some:
+        one.provenance["uses"] = {"regularizer": "flow_prior"}
+    found = table(some)
+    beside = found[found.ours.str.contains("prior", regex=False)]
+    assert set(beside.regularizer) == {"flow_prior"} and {"PSNR", "gFID"} <= set(beside.metric)
+
+
+def test_generators_are_parts_of_the_suite():
+    names = {f.generator.split(" ")[0] for f in figures() if f.regularizer}
+    assert names <= {*registry.names("generators"), "joint", "none"}
+
+
 def test_the_command_lists_them():
     command = [sys.executable, "-m", "latentbench.bench.cli", "list", "published"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
