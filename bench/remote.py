@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,13 +162,15 @@ class Mirror(Store):
         return stub
 
     def _forget(self, stage: Stage) -> None:
-        """Takes a broken artifact from the URL: without stage.json it isn't there."""
+        """Takes a broken artifact from the URL, stage.json first: without it the artifact isn't there."""
         self._seen().discard(stage.key)
         shutil.rmtree(self.root / REMOTE / _name(stage), ignore_errors=True)
         with self._reached() as (fs, base):
-            file = f"{base}/{_name(stage)}/stage.json"
-            if fs.exists(file):
-                fs.rm_file(file)
+            folder = f"{base}/{_name(stage)}"
+            there = fs.find(folder) if fs.exists(folder) else []
+            for file in sorted(there, key=lambda file: not file.endswith("/stage.json")):
+                with suppress(FileNotFoundError):  # somebody else has found it broken
+                    fs.rm_file(file)
 
     def _seen(self) -> set[str]:
         """The keys of what is there, listed once in a process, and of what it has found or uploaded since."""
