@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .api import Generator, Noise
 from .checkpoint import State
-from .optim import GENERATOR_DEFAULTS, Average, adamw, group_settings, update
+from .optim import GENERATOR_DEFAULTS, Average, adamw, ends, group_settings, update
 from .pipeline import Ahead
 from .processes import ALONE, Group
 from .training import Context, batch_index, run_steps
@@ -72,7 +72,7 @@ def train_generator(
     settings = group_settings(GENERATOR_DEFAULTS, optimizer)
     trained = [p for p in generator.parameters() if p.requires_grad]
     main = accelerator.prepare(adamw(_groups(generator, optimizer)))
-    average = Average(generator, settings["ema"])
+    average, over = Average(generator, settings["ema"]), ends(main)
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ def train_generator(
             losses = generator.loss(z, chosen, noise)
         accelerator.backward(sum(losses.values()))
         update(main, trained, step, steps, settings["clip"], accelerator, group)
-        average.update(generator, step)
+        average.update(generator, step, over)
         if step + 1 in snapshots:
             weights = average.weights(generator)
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}

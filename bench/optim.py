@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,6 +106,12 @@ def update(
     optimizer.step()
 
 
+def ends(optimizer: torch.optim.Optimizer) -> dict[int, int]:
+    """After how many updates parameters, by id, are left as they are."""
+    limits = [(part["settings"]["steps"], part["params"]) for part in optimizer.param_groups]
+    return {id(p): limit for limit, params in limits if limit is not None for p in params}
+
+
 def _by_decay(
     settings: dict[str, Any], parameters: list[nn.Parameter]
 ) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
@@ -137,17 +144,22 @@ class Average:
             self.shadow = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Takes in the parameters after update `step`, and what norms track; other buffers are copied."""
+    def update(self, module: nn.Module, step: int, ends: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Takes in the parameters after update `step`, and what norms track; other buffers are copied.
+
+        Of parameters whose updates are over (`ends`) the average stays as well, as in LZN's released code:
+        else it would run after them until it is the last of the weights that it averages.
+        """
         if not self.shadow:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
-        averaged = [name for name in self.shadow if name in learned or name.endswith(TRACKED)]
+        still = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
+        averaged = [n for n in self.shadow if (n in learned and n not in still) or n.endswith(TRACKED)]
         shadows = [self.shadow[name] for name in averaged]
         if shadows:  # there may be buffers alone
             torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
-        for name in self.shadow.keys() - set(averaged):
+        for name in self.shadow.keys() - set(averaged) - still:
             self.shadow[name].copy_(current[name])
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:

@@ -105,6 +105,7 @@ def train_tokenizer(
         "tokenizer": Average(tokenizer, top["ema"]),
         "regularizer": Average(regularizer, optimizer[1].get("ema", joint)),
     }
+    ends = optim.ends(optimizers["main"])
     trained_along = {} if adversary is None else {"gan": adversary}
     modules = {"tokenizer": tokenizer, "regularizer": regularizer, **trained_along}
     state = State(modules, optimizers, averages)
@@ -262,8 +263,8 @@ def train_tokenizer(
         if weighted := [*terms.values(), *descended(gan), *own.values()]:  # else nothing is to be learned
             accelerator.backward(sum(weighted))
             descend(optimizers["main"], trained, index, steps, top["clip"])
-        averages["tokenizer"].update(tokenizer, index)
-        averages["regularizer"].update(regularizer, index)
+        averages["tokenizer"].update(tokenizer, index, ends)
+        averages["regularizer"].update(regularizer, index, ends)
         learn_critics(True)
         losses |= judged(images, step)
         for turn in range(regularizer.critic_steps if critics else 0):

@@ -414,3 +414,14 @@ def test_a_generator_that_fits_sees_every_latent_once(tmp_path):
     settings = {"steps": 5, "batch": 4, "seed": "0.0", "optimizer": {}, "context": Context(tmp_path)}
     train_generator(model, read, 10, None, **settings)
     assert torch.equal(model.seen, z)
+
+
+def test_a_decoder_that_stands_still_ends_as_its_average_and_is_refined_from_there(tmp_path):
+    ended, settings = [], {"ema": 0.9, "schedule": "constant", "decoder": {"steps": 4}}
+    for steps in (4, 12):
+        tokenizer, regularizer = parts()
+        train(tmp_path / f"{steps}", tokenizer, regularizer, steps=steps, optimizer=(settings, {}))
+        ended.append(weights(tokenizer.decoder))
+    assert torch.equal(*ended)
+    train(tmp_path / "on", tokenizer, regularizer, steps=0, refine_steps=3, optimizer=(settings, {}))
+    assert not torch.equal(weights(tokenizer.decoder), ended[1])
