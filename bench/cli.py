@@ -143,6 +143,8 @@ def run(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        if engine == "ray":
+            _fail("--engine ray starts a stage's processes itself: give --processes in place of torchrun", 2)
         from . import team
 
         if int(os.environ["RANK"]) > 0:
