@@ -227,7 +227,7 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
         "std": rule.std.tolist(),
     }
     if model.decodes:
-        info["round_trip"] = gap = round_trip(model, z, rule, context.device, group)
+        info["round_trip"] = gap = round_trip(model, dataset.image, z, rule, context.device, group)
         if not gap < 1e-3:
             raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
         shown = decode_levels(model, z[:CHUNK], context.device, labels=labels, noise=noise.fork("preview"))
