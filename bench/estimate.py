@@ -276,7 +276,8 @@ class _Estimates:
                 self.known[key] = "not counted: too long a sampler"
             # A plugin may fail in any way on tensors that have no values.
             except Exception as error:
-                self.known[key] = f"not counted without values: {type(error).__name__}: {error}"
+                said = str(error).partition("\n")[0]  # what follows are torch's C++ frames
+                self.known[key] = f"not counted without values: {type(error).__name__}: {said}"
         return self.known[key]
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from . import build, losses, registry, released, stages
 from .api import (
@@ -41,6 +43,7 @@ Config = Mapping[str, Any]
 UNKNOWN = "unknown"
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
+MODULES = 20_000  # at the most, in one part
 TRAINED = ("prior", "tokenizer", "generator")
 
 
@@ -706,7 +709,7 @@ class _Planner:
         name = (kind, str(row.where), row.label, self.dataset_row.label, *given)
         if name not in self.built:
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), _few_modules():
                     self.built[name] = construct({"name": row.part, "options": row.options})
             except Unfit as error:
                 self.built[name] = error
@@ -756,6 +759,24 @@ class NetworkNeeded(MatrixError):
 
 class _Refused(Exception):
     """A part could not be built; the problem is noted."""
+
+
+@contextmanager
+def _few_modules() -> Iterator[None]:
+    """Refuses a part of more modules than any network has: `depth: 1000000000` would be built for hours."""
+    left = MODULES
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it has more than {MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def part(kind: str, row: Row) -> dict[str, Any]:

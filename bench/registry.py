@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def sources(kind: str) -> dict[str, Source]:
 
 def load_plugin(path: str | Path) -> list[Source]:
     """Runs a plugin file and makes its parts available; one that fails is listed with its cause."""
-    file = Path(path).resolve()
+    file = Path(os.path.realpath(path))  # which, of links in a circle, doesn't raise
     if not file.is_file():
         raise PartError(f"no plugin file {str(path)!r}")
     module = f"latentbench_plugin_{file.stem}_{abs(hash(str(file))):x}"

@@ -19,6 +19,7 @@ from . import registry
 Trail = tuple[str | int, ...]  # keys and list indices, from the top
 Mark = tuple[int, int]  # line and column, from 1
 
+LARGEST = 2**63
 MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
 TEXT = "tag:yaml.org,2002:str"
@@ -209,7 +210,11 @@ def _document(top: yaml.MappingNode, name: str, loader: _Loader) -> Document:
             return [plain(item, (*trail, i)) for i, item in enumerate(node.value)]
         if any("\ud800" <= character <= "\udfff" for character in node.value):
             loader.refuse(node.start_mark, "half of a surrogate pair is no text")
-        return scalar(node.value) if node.style is None else None if node.style == "*" else node.value
+        found = scalar(node.value) if node.style is None else None if node.style == "*" else node.value
+        if type(found) is int and abs(found) >= LARGEST:
+            loader.refuse(node.start_mark, f"an integer of {len(node.value)} digits is too large")
+            return 0
+        return found
 
     def mapping(node: yaml.MappingNode, trail: Trail) -> dict[str, Any]:
         found: dict[str, Any] = {}
