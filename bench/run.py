@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from .store import Artifact, NoLocks, Store, alone
 if TYPE_CHECKING:
     from .ray_engine import RayEngine
 
+SHARE = 20  # times that tables of thousands of cells take pass before they are written again
 LOOKS = 5  # at most, at artifacts that break while they are read
 
 
@@ -82,6 +84,7 @@ def run(
     book = Book(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
     pending = [cell for cell in cells if cell.key not in kept]
+    due = 0.0  # when tables are written again
     spoiled: dict[str, Exception] = {}  # why a cell's record could not be written
     if options.rerun:
         for stage in plan.needed(pending):
@@ -91,7 +94,9 @@ def run(
     def settle(final: bool = False) -> None:
         decided = []
         for cell in pending:
-            ends = [*cell.scores.values(), *(s.id for s in plan.needed([cell]) if s.id in broken)]
+            ends = list(cell.scores.values())
+            if broken:
+                ends += [stage.id for stage in plan.needed([cell]) if stage.id in broken]
             stopped = final and any(one in engine.failures for one in ends)
             if stopped or all(one in engine.done or one in engine.failures for one in ends):
                 decided.append(cell)
@@ -105,10 +110,12 @@ def run(
             spoiled.pop(cell.key, None)
             pending.remove(cell)
             announce(cell, record)
-        if decided:
+        if decided and not final and time.monotonic() >= due:
             publish()
 
     def publish(complete: bool = False) -> list[Record]:
+        nonlocal due
+        started = time.monotonic()
         try:
             with room(options.out):
                 return book.publish(complete)
@@ -116,6 +123,9 @@ def run(
             if complete:
                 spoiled.setdefault("", error)
             return []
+        finally:
+            took = time.monotonic() - started
+            due = time.monotonic() + (SHARE * took if took > 1 else 0)
 
     def heard(event: Event) -> None:
         listen(event)
