@@ -142,21 +142,28 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line(tmp_path):
     assert "no Ray cluster at 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_cluster_of_its_own_ends_with_the_run_and_ctrl_c_keeps_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    "sign",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        signal.SIGTERM,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.nightly),
+    ],
+)
+def test_a_cluster_of_its_own_ends_with_the_run_which_says_how_to_go_on(tmp_path, sign):
     folder = matrix(tmp_path, re.sub(r"_steps: 12", "_steps: 100000", SMALL))
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        process = start(folder, "run", "--engine", "ray", "-j", 1)
-        until(process, "start  tokenizer")
-        time.sleep(1)
-        # A killed cluster's agents see it within a minute or two; they do no work.
-        workers = [pid for pid in workers_of(process.pid) if "Agent" not in cmdline(pid)]
-        process.send_signal(sign)
-        rest = process.communicate(timeout=120)[0]
-        assert workers and gone_within(30, workers), list(map(cmdline, workers))
-        if sign != signal.SIGKILL:
-            assert process.returncode == 128 + sign
-            assert "bench run --engine ray -j 1" in rest
-            assert list((folder / ".bench/work").glob("*/*.safetensors"))
+    process = start(folder, "run", "--engine", "ray", "-j", 1)
+    until(process, "start  tokenizer")
+    time.sleep(1)
+    # A killed cluster's agents see it within a minute or two; they do no work.
+    workers = [pid for pid in workers_of(process.pid) if "Agent" not in cmdline(pid)]
+    process.send_signal(sign)
+    rest = process.communicate(timeout=120)[0]
+    assert workers and gone_within(30, workers), list(map(cmdline, workers))
+    if sign != signal.SIGKILL:
+        assert process.returncode == 128 + sign
+        assert "bench run --engine ray -j 1" in rest
+        assert list((folder / ".bench/work").glob("*/*.safetensors"))  # a last checkpoint
 
 
 def start(folder, *arguments):

@@ -10,12 +10,12 @@ import re
 import pytest
 from cli import TINY, bench
 
-MATRIX = re.sub(r"  lightningdit: .*\n", "", TINY).replace("tokenizer_steps: 12", "tokenizer_steps: 2000")
+MATRIX = re.sub(r"  lightningdit: .*\n", "", TINY).replace("tokenizer_steps: 12", "tokenizer_steps: 1000")
 MATRIX = MATRIX.replace("weight: 1.0e-3", "weight: [1.0e-4, 1.0e-3, 1.0e-2]")
 
 
 @pytest.mark.parametrize("how", ["-j 1", "-j 2", "-j 2 --engine ray"])
-@pytest.mark.benchmark(group="4 tokenizers of 2,000 steps with their generators and scores")
+@pytest.mark.benchmark(group="4 tokenizers of 1,000 steps with their generators and scores")
 def test_engine(benchmark, how, tmp_path_factory):
     if "ray" in how:
         pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
