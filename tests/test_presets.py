@@ -55,6 +55,16 @@ def test_every_profile_of_a_preset_has_cells_of_its_own(name, profile):
     assert {cell.key for cell in part.cells} != {cell.key for cell in whole.cells}
 
 
+@pytest.mark.parametrize("name, profile", [*((name, None) for name in PRESETS), *PROFILES], ids=str)
+def test_a_preset_leaves_nothing_of_an_optimizer_to_defaults(name, profile):
+    matrix = load(name, profile=profile)
+    said = {"lr", "betas", "weight_decay", "warmup", "schedule", "clip", "ema"}
+    tokenizers = [row for row in matrix.tokenizers if matrix.budget_of(row).tokenizer_steps]
+    generators = [row for row in matrix.generators if row.part not in ("none", "joint", "gaussian")]
+    for row in (*tokenizers, *generators):
+        assert said <= set(row.optimizer), row.label
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
