@@ -46,6 +46,20 @@ def test_the_error_is_the_mean_length_of_what_is_lost():
     assert evaluator.protocol("reconstruction_l2", subject)["n"] == 300
 
 
+def test_latents_without_noise_are_inverted_once():
+    class Counts(Shift):
+        calls = 0
+
+        def inverted(self, images, z, labels):
+            self.calls += 1
+            return super().inverted(images, z, labels)
+
+    subject = subject_of(Counts(), train=100)
+    many, one = (create("evaluators", "inversion", repeats=n).run(subject) for n in (4, 1))
+    assert many["reconstruction_l2"] == pytest.approx(one["reconstruction_l2"], rel=1e-6)
+    assert subject.tokenizer.calls == 2
+
+
 def test_as_many_images_are_taken_as_is_said_the_same_every_time():
     subject = subject_of(Shift(), train=300)
     one, two = (create("evaluators", "inversion", images=50, repeats=1).run(subject) for _ in range(2))
