@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 CHUNK = 2**12  # samples of a reference at a time
 
 
+WHOLE = 2**20  # values of the global batch that are drawn at once; more of them in
+BLOCK = 8  # rows
+
+
 class Unfit(ValueError):
     """Raised by a constructor that cannot work with the spec it is given; such a cell is skipped."""
 
@@ -89,12 +93,20 @@ class Noise:
         return self._draw(torch.rand, like, tag)
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
-        generator = torch.Generator().manual_seed(seed_for(self.seed, *self.stream, "", tag))
+        def drawn(shape: Sequence[int], *part: int) -> Tensor:
+            seed = seed_for(self.seed, *self.stream, "", tag, *part)
+            return sampler(shape, generator=torch.Generator().manual_seed(seed))
+
         if like.dim() == 0:
-            return sampler((), generator=generator).to(like)
-        rows = like.shape[0]
-        drawn = sampler((rows * self.world, *like.shape[1:]), generator=generator)
-        return drawn[rows * self.rank : rows * (self.rank + 1)].to(like)
+            return drawn(()).to(like)
+        rows, shape = like.shape[0], like.shape[1:]
+        first, total = rows * self.rank, rows * self.world
+        if total * shape.numel() <= WHOLE:
+            return drawn((total, *shape))[first : first + rows].to(like)
+        # Large draws are of blocks with seeds of their own; a process makes those that it needs.
+        blocks = range(first // BLOCK, -(-(first + rows) // BLOCK))
+        parts = torch.cat([drawn((BLOCK, *shape), block) for block in blocks])
+        return parts[first % BLOCK : first % BLOCK + rows].to(like)
 
 
 @dataclass(frozen=True)

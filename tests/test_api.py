@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latentbench.bench.api import LatentSpec, Noise, Reference
+from latentbench.bench.api import BLOCK, WHOLE, LatentSpec, Noise, Reference
 
 LIKE = torch.empty(6, 3, 2)
 
@@ -39,6 +39,18 @@ def test_processes_draw_slices_of_the_global_batch():
         rows = LIKE[: 6 // world]
         parts = [Noise(3, ("s",), rank, world).normal(rows, "x") for rank in range(world)]
         assert torch.equal(torch.cat(parts), alone)
+
+
+@pytest.mark.parametrize("world", [2, 4, 7])
+def test_large_draws_are_the_same_in_shares_of_any_size(world):
+    whole = torch.empty(84, 128, 128)
+    assert whole.numel() > WHOLE and 84 // world % BLOCK
+    noise = Noise(3, ("s",)).normal(whole, "x")
+    shares = [Noise(3, ("s",), rank, world).normal(whole[: 84 // world], "x") for rank in range(world)]
+    assert torch.equal(torch.cat(shares), noise)
+    rows = noise.flatten(1)
+    assert (torch.corrcoef(rows) - torch.eye(84)).abs().max() < 6 / 128  # six deviations of independent rows
+    assert abs(noise.mean()) < 0.005 and abs(noise.std() - 1) < 0.005
 
 
 def test_a_scalar_is_shared_by_all_processes():
