@@ -115,7 +115,7 @@ def appear(store: Store, stage: Stage) -> bool:
         with suppress(OSError):
             os.listdir(store.path(stage).parent)
         time.sleep(0.5)
-    return store.has(stage)
+    return store.look(stage)
 
 
 def _team(setting: Setting, processes: int) -> Team:

@@ -89,11 +89,11 @@ def test_a_node_that_is_not_like_the_others_makes_nothing(tmp_path, interrupts, 
 
 def test_what_another_machine_has_made_may_be_seen_late(tmp_path, monkeypatch):
     looks = iter([False, False, True, True])
-    store = SimpleNamespace(has=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
+    store = SimpleNamespace(look=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
     monkeypatch.setattr(ray_engine.time, "sleep", lambda seconds: None)
     assert ray_engine.appear(store, stage("tokenizer"))
     monkeypatch.setattr(ray_engine, "PATIENCE", 0)
-    assert not ray_engine.appear(SimpleNamespace(has=lambda stage: False), stage("tokenizer"))
+    assert not ray_engine.appear(SimpleNamespace(look=lambda stage: False), stage("tokenizer"))
 
 
 def test_two_nodes_give_the_numbers_of_one_worker(undisturbed, nodes, tmp_path):
