@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from . import __version__, registry
+from .harmless import Text, visible
 
 if TYPE_CHECKING:
     from .matrix import Matrix
@@ -218,10 +218,10 @@ def run(
     found = [record for record in found if record.key in mine]
     failed = [record for record in found if record.status == "failed"]
     print()
-    print(leaderboard.summary(found))
+    print(visible(leaderboard.summary(found)))
     print()
     for record in failed:
-        print(f"failed: {' · '.join(record.cell.values())}: {record.reason}")
+        print(visible(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
     print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
     pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
     print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
@@ -454,7 +454,7 @@ def merge(
         _fail(str(error), 2)
     for note in found.notes:
         err.print(Text(f"note: {note}"), soft_wrap=True)
-    print(leaderboard.summary(found.records))
+    print(visible(leaderboard.summary(found.records)))
     print(f"\n{len(found.records)} records of {len(folders)} folders are in {output}")
     for file in found.written:
         print(file)
@@ -492,7 +492,7 @@ def compare(
         more = {"regressions": failed, "untested": untested}
         print(json.dumps(comparing.to_json(found) | more, indent=1))
     else:
-        print(comparing.text(found))
+        print(visible(comparing.text(found)))
     for regression in failed:
         err.print(Text(f"regression: {regression}"), soft_wrap=True)
     for line in untested:
@@ -596,8 +596,8 @@ def check(
                 if debug and line.trace:
                     err.print(Text(line.trace))
         if not as_json:
-            print("\n".join(filter(None, ("", verdict.rows))))
-            print(verdict.summary)
+            print(visible("\n".join(filter(None, ("", verdict.rows)))))
+            print(visible(verdict.summary))
     if as_json:
         print(json.dumps([verdict.plain() for verdict in verdicts], indent=1))
     if not all(verdict.passed for verdict in verdicts):

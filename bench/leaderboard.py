@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .harmless import csv
 from .markdown import markdown
 from .merge import Source, one_each
 from .records import Record, RecordError, read, replace_text
@@ -44,7 +45,7 @@ def write(
         title = named.pop() if len(named) == 1 else ""
     title = title or folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"leaderboard.csv": frame(results, complete).to_csv(index=False, lineterminator="\n")}
+    texts = {"leaderboard.csv": csv(frame(results, complete))}
     found: list[Finding] = []
     if complete:
         from .findings import all_of
@@ -124,7 +125,7 @@ def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
     for finding in found:
         folder.mkdir(exist_ok=True)
         written.append(folder / f"{finding.name}.csv")
-        replace_text(written[-1], finding.table.to_csv(index=False, lineterminator="\n"))
+        replace_text(written[-1], csv(finding.table))
         if finding.figure is not None:
             written.append(folder / f"{finding.name}.png")
             _lay_out(finding.figure)

@@ -43,7 +43,7 @@ Config = Mapping[str, Any]
 UNKNOWN = "unknown"
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
-MODULES = 20_000  # at the most, in one part
+MODULES = 10_000  # at the most, in one part
 TRAINED = ("prior", "tokenizer", "generator")
 
 

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from .engine import Event
+from .harmless import Text, visible
 from .plan import Cell
 from .records import Record
 
@@ -83,7 +83,7 @@ class Display:
         if self.live or record.status != "done":
             reason = f": {record.reason}" if record.reason else ""
             if self.live:
-                self.console.print(f"{SYMBOLS[record.status]} {escape(cell.name + reason)}")
+                self.console.print(f"{SYMBOLS[record.status]} {escape(visible(cell.name + reason))}")
             else:
                 self._line(f"{record.status:<8}cell      {cell.name}{reason}", always=True)
 

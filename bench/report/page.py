@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis import drawing
 from ..findings import Finding
+from ..harmless import csv as as_csv
 from ..markdown import COST_ABOUT, compact, spread_said
 from ..records import Record, natural, replace_text
 from ..rows import Column, Results, first_seen, full_protocol
@@ -105,8 +106,8 @@ def html(
         cost_about=COST_ABOUT,
         width=WIDTH,
         height=HEIGHT,
-        csv=_address(frame(results).to_csv(index=False, lineterminator="\n")),
-        csv_of=lambda finding: _address(finding.table.to_csv(index=False, lineterminator="\n")),
+        csv=_address(as_csv(frame(results))),
+        csv_of=lambda finding: _address(as_csv(finding.table)),
     )
 
 
