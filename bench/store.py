@@ -263,7 +263,7 @@ class Store:
             trash = self.root / TRASH / f"{folder.name}.{uuid.uuid4().hex}"
             trash.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(trash)
-            shutil.rmtree(trash)
+            shutil.rmtree(trash, ignore_errors=True)  # `bench clean` may be at it as well
 
     def clear(self) -> None:
         """Removes all artifacts and checkpoints, and nothing else that lies in the folder."""
