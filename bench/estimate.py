@@ -224,7 +224,10 @@ class _Estimates:
         )
 
     def _latents(self, built: Built, stage: Stage) -> Cost:
-        """Both splits are encoded; the held-out one (a chunk, if drawn) is decoded twice, as a check."""
+        """Both splits are encoded; as a check the held-out one is decoded twice, or two steps of its drawing.
+
+        What is drawn as a picture takes longer than that.
+        """
         tokenizer, regularizer = built.tokenizer, built.regularizer
         assert tokenizer is not None and regularizer is not None
         train, val = _sizes(built.dataset)
@@ -241,8 +244,10 @@ class _Estimates:
         disk += DRAWS * train * latent if regularizer.couples == "latent" else 0
         per_image, note = None, _why(encoded, decoded)
         if isinstance(encoded, Counted) and isinstance(decoded, Counted):
-            checked = min(val, CHUNK) if isinstance(tokenizer, FlowTokenizer) else val
-            per_image = encoded.flops + decoded.flops * 2 * checked / images
+            whole = 2.0 * val
+            if isinstance(tokenizer, FlowTokenizer):
+                whole = whole / tokenizer.evaluations + min(val, CHUNK)
+            per_image = encoded.flops + decoded.flops * whole / images
         # h, and the latents that statistics are of, before they are an artifact.
         scratch = disk + (0 if regularizer.couples == "latent" else train * latent)
         found = Cost(0, total, images, per_image, weights, disk_bytes=disk, note=note)
