@@ -675,10 +675,10 @@ def clean(
         return
     busy = [holding for holding in unneeded if not cleaning.free(store, holding)]
     if busy:
-        print(f"{len(busy)} are being worked on and stay")
+        print(f"{sum(h.kind != 'locks' for h in busy)} are being worked on and stay")
     elif len(unneeded) == len(held):
         store.clear()
-    print(f"freed {amount} in {store.root}")
+    print(f"freed {size(cleaning.total(unneeded) - cleaning.total(busy))} in {store.root}")
 
 
 @app.callback(invoke_without_command=True)
