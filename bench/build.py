@@ -76,7 +76,7 @@ def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> R
 def facts_of(cls: type[Regularizer]) -> set[str]:
     """The facts that a regularizer's constructor asks the frame for, beside its spec."""
     known = {"classes", "teacher_spec", "reference_spec", "reference_classes"}
-    return known & registry.parameters_of(cls)
+    return known & registry.parameters_of(cls)  # type: ignore[arg-type]  # hashable, as classes are
 
 
 def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:

@@ -32,7 +32,7 @@ def csv(table: pd.DataFrame) -> str:
     shown = table.rename(columns=_literal)
     for place, kind in enumerate(shown.dtypes):
         if kind.kind not in "biufc":
-            shown.isetitem(place, shown.iloc[:, place].map(_literal))
+            shown.isetitem(place, shown.iloc[:, place].map(_literal).to_numpy())
     return shown.to_csv(index=False, lineterminator="\n")
 
 

@@ -36,7 +36,7 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
     surrogate, as DMVAE's, has a value that means nothing: along its gradient it doesn't rise by the
     gradient's length.
     """
-    named = parameters_of(type(regularizer))
+    named = parameters_of(type(regularizer))  # type: ignore[arg-type]  # hashable, as classes are
     draws = "reference_spec" in named and not regularizer.priors()  # from the reference, at every step
     asks = draws or "teacher_spec" in named
     if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or asks:
