@@ -100,7 +100,8 @@ class Mirror(Store):
             artifact.check()
             with self._reached() as (fs, base):
                 folder = f"{base}/{_name(stage)}"
-                fs.makedirs(folder, exist_ok=True)
+                if not fs.async_impl:  # object stores have no folders, and would make a bucket of a misspelt name
+                    fs.makedirs(folder, exist_ok=True)
                 for name, said in files.items():
                     target = f"{folder}/{said['sha256']}"
                     if not fs.exists(target) or fs.size(target) != said["bytes"]:
