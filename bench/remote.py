@@ -100,7 +100,7 @@ class Mirror(Store):
             artifact.check()
             with self._reached() as (fs, base):
                 folder = f"{base}/{_name(stage)}"
-                if not fs.async_impl:  # object stores have no folders, and would make a bucket of a misspelt name
+                if not fs.async_impl:  # an object store would make a bucket of a misspelt name
                     fs.makedirs(folder, exist_ok=True)
                 for name, said in files.items():
                     target = f"{folder}/{said['sha256']}"
