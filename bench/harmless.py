@@ -29,10 +29,7 @@ class Text(rich.Text):
 
 def csv(table: pd.DataFrame) -> str:
     """A table as CSV; text that would be a formula begins with an apostrophe, as spreadsheets have it."""
-    shown = table.rename(columns=_literal)
-    for place, kind in enumerate(shown.dtypes):
-        if kind.kind not in "biufc":
-            shown.isetitem(place, shown.iloc[:, place].map(_literal).to_numpy())
+    shown = table.rename(columns=_literal).map(_literal)
     return shown.to_csv(index=False, lineterminator="\n")
 
 

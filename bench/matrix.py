@@ -54,7 +54,7 @@ def build_problem(row: Row, message: str) -> Problem:
 
 def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
     """The matrix as plain data with every default filled in: in this folder a matrix, with a row a label."""
-    split = any(seed.tokenizer != seed.generator or seed.tokenizer != seed.sampling for seed in matrix.seeds)
+    split = any("." in seed.label for seed in matrix.seeds)
     steps = ("tokenizer", "generator", "sampling")
     nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in steps}
     return {

@@ -70,6 +70,7 @@ class Source:
 
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], Source] = {}
+_asked: dict[type, set[str]] = {}  # of constructors, which is slow to look up
 C = TypeVar("C", bound=type)
 P = TypeVar("P")
 
@@ -122,17 +123,17 @@ def given(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, 
     return create(kind, name, **named, **options)
 
 
-@cache
 def parameters_of(cls: type) -> set[str]:
     """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
-    found: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters
-            found |= set(parameters)
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-                break
-    return found
+    if cls not in _asked:
+        _asked[cls] = set()
+        for base in cls.__mro__:
+            if "__init__" in vars(base):
+                parameters = inspect.signature(vars(base)["__init__"]).parameters
+                _asked[cls] |= set(parameters)
+                if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                    break
+    return _asked[cls]
 
 
 def kind_of(cls: type) -> str:

@@ -166,6 +166,12 @@ def test_what_a_matrix_resolves_to_is_the_same_matrix(text, file):
         assert getattr(again, kind) == getattr(matrix, kind)
 
 
+def test_seeds_for_each_step_keep_their_labels_where_all_are_equal(file):
+    matrix = read(file, TINY.replace("seeds: [0]", "seeds: {tokenizer: [3], generator: [3], sampling: [3]}"))
+    again = read(file, yaml.safe_dump(resolved(matrix, file.parent)))
+    assert [seed.label for seed in again.seeds] == [seed.label for seed in matrix.seeds] == ["3.3.3"]
+
+
 @settings(tries, max_examples=12)
 @given(text=st.one_of(mutated(), scratched(), values.map(yaml.safe_dump)))
 def test_the_command_ends_with_a_plan_or_with_exit_code_2_and_writes_nothing(text, file):

@@ -186,7 +186,7 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(reader, kind, tmp_pa
     elif kind == "zip":
         torch.save(evil, file)
     else:
-        file.write_bytes(pickle.dumps(evil))
+        file.write_bytes(pickle.dumps(evil, protocol=2))
     with pytest.raises(Exception) as refusal:
         WEIGHTS[reader](file)
     assert not isinstance(refusal.value, TypeError | AttributeError), refusal.value
