@@ -7,14 +7,17 @@ are those of one process but for rounding. Chunks, whose noise is keyed by their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from .api import Noise
+
+BUNCH = 2**25  # numbers of gradients that are sent together, about
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Group:
             return value
         total = value.detach().clone().contiguous()
         distributed.all_reduce(total)
-        return total / self.world
+        return total.div_(self.world)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Makes them those of the global batch; where no process has one there is none afterwards either."""
@@ -79,10 +82,22 @@ class Group:
                 parameter.grad = torch.zeros_like(parameter)
             if parameter.grad is not None:
                 alike.setdefault(parameter.dtype, []).append(parameter.grad)
-        for gradients in alike.values():
+        for gradients in chain(*map(_bunches, alike.values())):
             flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+
+def _bunches(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Few to send, and no copy of all of them at once."""
+    bunch, size = list[Tensor](), 0
+    for gradient in gradients:
+        bunch, size = [*bunch, gradient], size + gradient.numel()
+        if size >= BUNCH:
+            yield bunch
+            bunch, size = [], 0
+    if bunch:
+        yield bunch
 
 
 ALONE = Group()
