@@ -8,7 +8,7 @@ import torch
 from cli import bench
 from typer.testing import CliRunner
 
-from latentbench.bench import doctor
+from latentbench.bench import cleaning, doctor
 from latentbench.bench.cli import app
 from latentbench.bench.doctor import Check
 
@@ -70,4 +70,4 @@ def test_values_that_agree_to_rounding_pass():
         "x", True, "1: 100, 2: 100.001; largest difference 1.0e-05"
     )
     assert doctor._alike("x", {1: 100.0, 2: 101.0}).ok is False
-    assert not doctor._finite(torch.tensor([0.0, float("nan")]))
+    assert not cleaning.finite(torch.tensor([0.0, float("nan")]))
