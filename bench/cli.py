@@ -690,12 +690,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
+    from .integrity import Corrupt
     from .remote import RemoteError
     from .room import NoRoom
 
     try:
         app()
-    except (NoRoom, RemoteError) as error:
+    except (Corrupt, NoRoom, RemoteError) as error:
         err.print(Text(f"error: {error}"), soft_wrap=True)
         sys.exit(1)
 

@@ -1,5 +1,6 @@
 """Whatever happens to a run and its cache, the records end as those of a run that nothing happened to."""
 
+import json
 import os
 import random
 import resource
@@ -172,4 +173,7 @@ def test_twenty_kills_broken_artifacts_and_a_full_disk_change_no_value_of_twelve
     folder = tmp_path / "disturbed"
     last = bench("run", cwd=folder, timeout=900)
     assert last.returncode == 0 and "start" not in last.stdout, last.stdout + last.stderr
-    assert bench("doctor", "--cache", cwd=folder).returncode == 0
+    # What no record needs may still be broken: the doctor finds it.
+    found = json.loads(bench("doctor", "--cache", "--json", cwd=folder).stdout)
+    wrong = {check["name"] for check in found if check["ok"] is False}
+    assert wrong <= {f"{file.parents[1].name} {file.parent.name[:12]}" for file in chaos.broken}
