@@ -159,7 +159,7 @@ def test_a_run_that_is_killed_and_finds_files_broken_ends_with_the_same_records(
         "[reconstruction, generation, density, cost]", "[cost]"
     )
     truth, found, chaos = survives(tmp_path, text, 1, 1, seed=0, jobs=1, means=["parent"], fill=False)
-    assert found == truth and len(truth) == 4
+    assert found == truth and len(truth) == 5
     assert chaos.broken and chaos.noticed
 
 
