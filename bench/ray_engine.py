@@ -36,6 +36,8 @@ PATIENCE = 60.0  # seconds until what one machine has made must be seen by anoth
 LAST = 5.0  # seconds for a last checkpoint
 LOOK = 0.2  # seconds between looks at what stages say
 OBJECTS = 2**27  # bytes for Ray's own store, through which no tensor goes
+# Of a cluster of our own: its workers aren't nicer than the local engine's, which get the cores to themselves.
+OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
 
 _teams: dict[str, Team] = {}
@@ -246,7 +248,7 @@ class RayEngine(Schedule):
                 ray.init(self.address, runtime_env={"env_vars": values}, **QUIET)
             else:
                 cores = (self.jobs or 1) * max(self._needs(stage).cpus for stage in self.waiting)
-                with environ(values | {"RAY_USAGE_STATS_ENABLED": "0"}):  # workers that inherit start sooner
+                with environ(values | OWN):  # workers that inherit start sooner
                     ray.init("local", num_cpus=cores, object_store_memory=OBJECTS, **QUIET)
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from error

@@ -1,6 +1,7 @@
 """The Ray engine, on clusters of this machine and through the command line."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,6 +25,7 @@ SMALL = re.sub(r"  lightningdit: .*\n", "", TINY).replace(", generation, density
 
 def cluster():
     """Two nodes of one CPU each."""
+    os.environ["RAY_worker_niceness"] = "0"  # beside other tests the nice wait for minutes
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = found.add_node(num_cpus=1)
     return found, second

@@ -3,7 +3,7 @@
 `of the bound` in `extra_info`: what their operations would take at that product's rate, as a share of the
 median. Causal attention counts as a whole square. Read it with OMP_NUM_THREADS=1.
 
-pytest tests/benchmarks/test_blocks.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_layers.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import time
