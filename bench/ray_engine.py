@@ -36,7 +36,7 @@ PATIENCE = 60.0  # seconds until what one machine has made must be seen by anoth
 LAST = 5.0  # seconds for a last checkpoint
 LOOK = 0.2  # seconds between looks at what stages say
 OBJECTS = 2**27  # bytes for Ray's own store, through which no tensor goes
-# Of a cluster of our own: its workers aren't nicer than the local engine's, which get the cores to themselves.
+# Of a cluster of our own: its workers are no nicer than the local engine's.
 OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
 
