@@ -45,8 +45,10 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
     flat = z.flatten(0, 1) if rule == "channel" else z.flatten()[:, None]
     # Twice over the rows, chunk by chunk: a large set in float64 would be twice its size again.
     chunks = flat.split(max(1, STATISTICS // flat.shape[1]))
-    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(flat)
-    squares = torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0)
+    # Added up as they come: small sums that are kept would lie in the way of the next chunk's memory.
+    start = torch.zeros(flat.shape[1], dtype=torch.float64)
+    mean = sum((chunk.double().sum(0) for chunk in chunks), start) / len(flat)
+    squares = sum(((chunk.double() - mean).square().sum(0) for chunk in chunks), start)
     std = (squares / (len(flat) - 1)).sqrt()
     # A dead channel stays where it is instead of being blown up to noise.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
