@@ -8,6 +8,19 @@ from math import gcd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .api import ImageSpec
+
+
+def downsampling(image: ImageSpec, mult: Sequence[int]) -> int:
+    """What the levels of a network divide an image's size by; ValueError where that leaves a rest."""
+    factor = 2 ** (len(mult) - 1)
+    if image.height % factor or image.width % factor:
+        raise ValueError(
+            f"mult {tuple(mult)} divides the size by {factor}, which does not divide "
+            f"the image size {image.height} x {image.width}"
+        )
+    return factor
+
 
 def norm(channels: int) -> nn.GroupNorm:
     """32 groups, or fewer in a narrow network: a group keeps the four channels that it has at width 128."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
-from ..bench.convolutions import conv, decoder, encoder
+from ..bench.convolutions import conv, decoder, downsampling, encoder
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
@@ -38,12 +38,7 @@ class Conv(Tokenizer):
         channels: Positive = 8,
     ) -> None:
         super().__init__(image, expansion)
-        factor = 2 ** (len(mult) - 1)
-        if image.height % factor or image.width % factor:
-            raise ValueError(
-                f"mult {tuple(mult)} divides the size by {factor}, which does not divide "
-                f"the image size {image.height} x {image.width}"
-            )
+        factor = downsampling(image, mult)
         grid = (image.height // factor, image.width // factor)
         self.spec = LatentSpec(grid[0] * grid[1], channels, grid)
         self.grid = grid

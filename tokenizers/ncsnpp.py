@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..bench.api import Dataset, FlowTokenizer, ImageSpec, LatentSpec, Noise, Step, Unfit
 from ..bench.blocks import sinusoid
-from ..bench.convolutions import conv, norm
+from ..bench.convolutions import conv, downsampling, norm
 from ..bench.flow import euler, interpolate
 from ..bench.ode import rk45
 from ..bench.registry import register
@@ -324,12 +324,7 @@ class NCSNpp(FlowTokenizer):
             tolerance: relative and absolute, of `rk45`.
         """
         super().__init__(image, expansion)
-        factor = 2 ** (len(mult) - 1)
-        if image.height % factor or image.width % factor:
-            raise ValueError(
-                f"mult {tuple(mult)} divides the size by {factor}, which does not divide "
-                f"the image size {image.height} x {image.width}"
-            )
+        downsampling(image, mult)
         classes = dataset.classes if conditional and dataset is not None else 0
         if conditional and not classes:
             raise Unfit("conditional needs labels, and the dataset has none")
