@@ -117,8 +117,25 @@ class CausalLayer(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
-class AutoregressiveBlock(nn.Module):
-    """z_i = (x_i - b_i) exp(-a_i) with (a_i, b_i) from the tokens before i; the first token is unchanged.
+class AffineBlock(nn.Module):
+    """z_i = (x_i - b_i) exp(-a_i) with (a_i, b_i) from the tokens before i."""
+
+    def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """a and b (B, T, C) of every token."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
+        a, b = self.affine(x, labels)
+        return (x - b) * (-a).exp(), -a.sum((1, 2))
+
+    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
+        """Token by token with cached keys and values; guided, labels are (2B,): see `with_unconditional`."""
+        raise NotImplementedError
+
+
+class AutoregressiveBlock(AffineBlock):
+    """The first token is unchanged; positions are learned.
 
     The class is added to every embedded token or, `adaptive`, modulates the layers and the output.
     """
@@ -168,7 +185,6 @@ class AutoregressiveBlock(nn.Module):
         return single(self.output(hidden))  # log-determinants are sums over all of it
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """a and b (B, T, C) of every token; token 0 has zeros."""
         label, modulations = self.condition(labels)
         hidden = self.embed(x) + self.positions + label
         for layer, modulation in zip(self.layers, modulations[:-1], strict=True):
@@ -177,13 +193,7 @@ class AutoregressiveBlock(nn.Module):
         a, b = pad(self.head(hidden, modulations[-1])[:, :-1], (0, 0, 1, 0)).chunk(2, dim=-1)
         return a, b
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
-        a, b = self.affine(x, labels)
-        return (x - b) * (-a).exp(), -a.sum((1, 2))
-
     def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
-        """Token by token with cached keys and values; guided, labels are (2B,): see `with_unconditional`."""
         x, tokens = z.clone(), z.shape[1]
         copies = 1 if guidance is None else 2
         width = self.positions.shape[1]
@@ -203,7 +213,7 @@ class AutoregressiveBlock(nn.Module):
         return x
 
 
-class PrefixBlock(nn.Module):
+class PrefixBlock(AffineBlock):
     """STARFlow's block: a learned token stands before the first, so every token is transformed; rotary
     positions. The class, where there are classes, is one more token before that.
     """
@@ -232,7 +242,6 @@ class PrefixBlock(nn.Module):
         return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """a and b (B, T, C) of every token."""
         hidden = self.embed(torch.cat([self.start.expand(len(x), 1, -1), x[:, :-1]], dim=1))
         if self.label is not None:
             hidden = torch.cat([self.label(labels, len(x))[:, None], hidden], dim=1)
@@ -241,13 +250,7 @@ class PrefixBlock(nn.Module):
         a, b = self.head(hidden[:, -x.shape[1] :]).chunk(2, dim=-1)
         return a, b
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, C) -> the same shape, and the log-determinant (B,)."""
-        a, b = self.affine(x, labels)
-        return (x - b) * (-a).exp(), -a.sum((1, 2))
-
     def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
-        """As that of `AutoregressiveBlock`."""
         x, tokens = z.clone(), z.shape[1]
         copies = 1 if guidance is None else 2
         positions, head_width = self.rotary.shape
@@ -392,7 +395,7 @@ class TARFlow(Likelihood):
         rule = Guidance(guidance, guidance_rule, anneal, temperature)
         last = len(self.blocks) - 1
         for index, module in reversed(list(enumerate(self.blocks))):
-            block, turned = cast(AutoregressiveBlock | PrefixBlock, module), self._turn(noise, index)
+            block, turned = cast(AffineBlock, module), self._turn(noise, index)
             guided = guidance_rule == "linear" or index == last
             if labels is None or guidance == 1 or not block.classes or not guided:
                 noise = block.inverse(turned, labels)
