@@ -122,15 +122,24 @@ class DiT(Flow):
         return self.output(modulate(self.norm(x), shift, scale)), hidden
 
     def drawn(
-        self, field: Callable[[Tensor, Tensor], Tensor], labels: Tensor, noise: Noise, times: Tensor
-    ) -> Tensor:
-        """z (B, T, C) by Euler's method on the ODE, at these times from 0 to 1."""
-        return euler(field, self._start(labels, noise), times)
-
-    def diffused(
         self,
         field: Callable[[Tensor, Tensor], Tensor],
         labels: Tensor,
+        noise: Noise,
+        times: Tensor,
+        diffusion: float,
+    ) -> Tensor:
+        """z (B, T, C) by Euler's method on the ODE, at these times from 0 to 1, or `_diffused`."""
+        like = self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
+        start = noise.normal(like, "noise")
+        if diffusion:
+            return self._diffused(field, start, noise, len(times) - 1, diffusion)
+        return euler(field, start, times)
+
+    def _diffused(
+        self,
+        field: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
         noise: Noise,
         steps: int,
         diffusion: float,
@@ -141,7 +150,6 @@ class DiT(Flow):
         0.96 in equal steps, then in one without noise. Each step evaluates the velocity once; the official
         250 steps are as many here.
         """
-        x = self._start(labels, noise)
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
             v = field(x, t)
@@ -153,10 +161,6 @@ class DiT(Flow):
             spread = (2 * diffusion * (1 - now) * (following - now)).sqrt()
             x = x + spread * noise.normal(x, f"step {index}")
         return euler(drift, x, torch.stack([times[-1], torch.ones_like(times[-1])]))
-
-    def _start(self, labels: Tensor, noise: Noise) -> Tensor:
-        like = self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
-        return noise.normal(like, "noise")
 
     def matched(self, z: Tensor, labels: Tensor | None, noise: Noise, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity (B, T, C) at times t (B,), with some labels dropped, and what it should be."""

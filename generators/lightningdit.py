@@ -86,7 +86,5 @@ class LightningDiT(DiT):
         evaluations of the velocity; the official "250 steps" are 250 grid points, so 249 evaluations.
         """
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
-        if diffusion:
-            return self.diffused(field, labels, noise, steps, diffusion)
         times = shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift)
-        return self.drawn(field, labels, noise, times)
+        return self.drawn(field, labels, noise, times, diffusion)

@@ -61,11 +61,9 @@ class SiT(DiT):
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
     ) -> Tensor:
-        """Euler's method on the ODE or, with `diffusion` > 0 (SiT, REPA: 1), on the SDE (`DiT.diffused`).
+        """Euler's method on the ODE or, with `diffusion` > 0 (SiT, REPA: 1), on the SDE (`DiT.drawn`).
 
         Guidance is LightningDiT's.
         """
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
-        if diffusion:
-            return self.diffused(field, labels, noise, steps, diffusion)
-        return self.drawn(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"))
+        return self.drawn(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)
