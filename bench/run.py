@@ -69,16 +69,17 @@ def run(
         RunError: nothing has been written, or no stage could start.
         NoRoom: some of the results could not be written; all that could be is.
     """
-    missing = next((stage for stage in plan.needed(cells) if not stage.known), None)
+    needed = plan.needed(cells)
+    missing = next((stage for stage in needed if not stage.known), None)
     if missing is not None:
         raise RunError(f"{missing.label}: its data or weights are not on this machine")
     processes = options.processes
-    for stage in plan.needed(cells):
+    for stage in needed:
         batch = stage.config.get("batch", 0)
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
     prepare(matrix, plan, store, options, cells)
-    for stage in plan.needed(cells):
+    for stage in needed:
         if said := store.share(stage):
             listen(Event("note", stage, text=said))
     book = Book(matrix, plan, store, options)
