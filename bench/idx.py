@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import pad as padded
 
 from .api import Dataset, ImageSpec, Split
 from .images import from_uint8
@@ -33,18 +36,28 @@ def parse(raw: bytes) -> Tensor:
 class IdxDataset(Dataset):
     """60,000 grey images of 28 x 28 in ten classes, 10,000 held out: their test split is `val`."""
 
-    image = ImageSpec(channels=1, height=28, width=28)
     classes = 10
     title: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]  # where it is looked for
     hint: ClassVar[str]  # how to get it
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | None = None,
+        pad: Annotated[int, Field(ge=0)] = 0,
+        count: Mapping[str, Annotated[int, Field(ge=1)]] | None = None,
+    ) -> None:
         """
         Args:
             root: the folder with the four files, packed or not, or torchvision's root; null: the usual ones.
+            pad: black pixels on each side; 2 make it 32 x 32, which halves five times.
+            count: {"train": n, "val": n}, the first images of each; null is all.
         """
+        if count is not None and set(count) != set(PREFIX):
+            raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
         self.roots = [Path(one).expanduser() for one in ([root] if root is not None else self.folders)]
+        self.pad, self.count = pad, count
+        self.image = ImageSpec(channels=1, height=28 + 2 * pad, width=28 + 2 * pad)
 
     def fetch(self) -> None:
         if not self._files:
@@ -54,20 +67,23 @@ class IdxDataset(Dataset):
             )
 
     def fingerprint(self) -> str | None:
-        """sha256 of the unpacked files: Debian's packed and torchvision's unpacked ones are the same."""
+        """sha256 of options and unpacked files: Debian's packed and torchvision's unpacked ones are alike."""
         if not self._files:
             return None
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"pad={self.pad} count={self.count and sorted(self.count.items())}".encode())
         for split in PREFIX:
             for kind in KINDS:
                 digest.update(self._raw(split, kind))
         return digest.hexdigest()
 
     def size(self, split: Split) -> int:
-        return {"train": 60_000, "val": 10_000}[split] if not self._files else len(self._splits[split][1])
+        if self._files:
+            return len(self._splits[split][1])
+        there = {"train": 60_000, "val": 10_000}[split]
+        return there if self.count is None else min(there, self.count[split])
 
     def images(self, split: Split, index: Tensor) -> Tensor:
-        return from_uint8(self._splits[split][0][index])[:, None]
+        return from_uint8(padded(self._splits[split][0][index], [self.pad] * 4))[:, None]
 
     def labels(self, split: Split) -> Tensor:
         return self._splits[split][1]
@@ -98,5 +114,6 @@ class IdxDataset(Dataset):
         found: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in PREFIX:
             images, labels = (parse(self._raw(split, kind)) for kind in KINDS)
-            found[split] = images, labels.long()
+            first = slice(None if self.count is None else self.count[split])
+            found[split] = images[first], labels[first].long()
         return found

@@ -59,6 +59,23 @@ def test_torchvision_reads_the_same(tmp_path):
     assert torch.equal(levels, theirs.data) and torch.equal(mine.labels("val"), theirs.targets)
 
 
+def test_padding_is_black_and_a_count_takes_the_first(tmp_path):
+    made = write(tmp_path)
+    dataset = create("datasets", "mnist", root=str(tmp_path), pad=2, count={"train": 7, "val": 9})
+    assert (dataset.size("train"), dataset.size("val")) == (7, 5)  # there are 5
+    got = dataset.images("train", torch.arange(7))
+    assert got.shape == (7, 1, 32, 32) and (dataset.image.height, dataset.image.width) == (32, 32)
+    whole = np.pad(made["train"][0][:7], ((0, 0), (2, 2), (2, 2))) / 127.5 - 1
+    torch.testing.assert_close(got[:, 0].double(), torch.from_numpy(whole), atol=1e-6, rtol=0)
+    assert dataset.labels("train").tolist() == made["train"][1][:7].tolist()
+    with pytest.raises(ValueError, match=r"count must be \{train: N, val: N\}, not \{'train': 7\}"):
+        create("datasets", "mnist", root=str(tmp_path), count={"train": 7})
+    plain = create("datasets", "mnist", root=str(tmp_path))
+    assert dataset.fingerprint() != plain.fingerprint()
+    absent = create("datasets", "mnist", root="nowhere", count={"train": 7, "val": 20_000})
+    assert (absent.size("train"), absent.size("val")) == (7, 10_000)
+
+
 def test_packed_linked_and_unpacked_files_have_one_fingerprint(tmp_path):
     write(tmp_path / "packed")
     write(tmp_path / "plain", packed=False)
