@@ -13,7 +13,9 @@ from latentbench.bench.plan import UNKNOWN, make
 from latentbench.bench.registry import get
 from latentbench.bench.source import packaged
 
-PRESETS = sorted(set(packaged()) - {"lab2d", "strength"})
+PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
+OFTEN = {"imagenet256", "cifar10-lzn"}  # the comparison, and one in pixels; the others nightly
+SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
 
 
 def profiles(name):
@@ -23,7 +25,7 @@ def profiles(name):
 PROFILES = [(name, profile) for name in PRESETS for profile in profiles(name)]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_preset_plans_without_data_weights_or_network(name, tmp_path):
     env = environment(tmp_path / "home") | {
         "HF_HUB_OFFLINE": "1",
@@ -48,6 +50,7 @@ def test_a_run_without_the_data_says_what_is_missing(name, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name, profile", PROFILES, ids=lambda text: text)
 def test_every_profile_of_a_preset_has_cells_of_its_own(name, profile):
     whole, part = (make(load(name, profile=p)) for p in (None, profile))
@@ -65,7 +68,7 @@ def test_a_preset_leaves_nothing_of_an_optimizer_to_defaults(name, profile):
         assert said <= set(row.optimizer), row.label
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
