@@ -24,6 +24,7 @@ ORDER = {
         "recall",
         "coverage",
         "label_agreement",
+        "class_accuracy",
         "memorisation",
         "sfid",
         "sfd",
