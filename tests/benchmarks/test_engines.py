@@ -17,6 +17,8 @@ MATRIX = MATRIX.replace("weight: 1.0e-3", "weight: [1.0e-4, 1.0e-3, 1.0e-2]")
 @pytest.mark.parametrize("how", ["-j 1", "-j 2", "-j 2 --engine ray"])
 @pytest.mark.benchmark(group="4 tokenizers of 1,000 steps with their generators and scores")
 def test_engine(benchmark, how, tmp_path_factory):
+    if not benchmark.enabled:
+        pytest.skip("a minute, to be timed only: tests/test_run.py and tests/test_ray.py test the engines")
     if "ray" in how:
         pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
 
