@@ -18,20 +18,24 @@ from .distances import NEIGHBORHOOD, once
 from .records import base_name
 from .resampling import REPLICATES, class_means, counts, mean_estimate
 from .seeds import seed_for
+from .squares import Squares
 
 NEAREST = 5  # k of density, coverage and the agreement of labels
 ROWS = 256  # of distances at a time
 REACH = 24  # neighbours among which the third of any half lies, but for one image and half in 60,000
+PAIRS = 2**16  # of images at a time
 WORD = 60  # replicates in one integer, a bit each
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(n, F) -> (n, k) distances to the nearest of the other points, in order, and who they are."""
-    points = points.detach().cpu().double()
-    # The point itself comes first, at distance 0.
-    chunks = [torch.cdist(some, points).topk(k + 1, largest=False) for some in points.split(ROWS)]
-    distances, who = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return distances[:, 1:], who[:, 1:]
+    squares, found = Squares(points, points), []
+    for rows in torch.arange(len(points)).split(ROWS):
+        below = squares.below(rows)
+        below[torch.arange(len(rows)), rows] = torch.inf  # not itself
+        found.append(squares.nearest(rows, below, k))
+    distances, who = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return distances, who
 
 
 def radii(points: Tensor) -> Tensor:
@@ -98,27 +102,38 @@ def overlap(
         choices: (R, n) generated images that recall is of besides all.
     """
     n, others = len(generated), _radii_of_reference(real)
-    generated, real = generated.detach().cpu().double(), real.detach().cpu().double()
     distance, who = neighbours(generated, min(REACH, n - 1))
     chosen = torch.ones(1, n, dtype=torch.bool)
     holding = _holding(who, chosen if choices is None else torch.cat([chosen, choices]))
     held_by = np.zeros((len(holding), len(real)), dtype=np.int64)
-    coverage = torch.zeros(2, len(real))
-    each: list[tuple[Tensor, ...]] = []
+    every = np.bitwise_or.reduce(holding, (1, 2))[:, None]
+    inside, balls, coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(real))
+    squares, each = Squares(generated, real), []
     for rows in torch.arange(n).split(ROWS):
-        distances = torch.cdist(generated[rows], real)
-        nearer = torch.searchsorted(distance[rows], distances).numpy()
-        for word, bits in zip(held_by, holding, strict=True):
-            word |= np.bitwise_or.reduce(np.take_along_axis(bits[rows], nearer, 1), 0)
-        held = distances <= others[:, 1]
-        coverage += torch.stack([torch.ones_like(rows), rows]).float() @ held.float()
-        near, who = distances.topk(NEAREST, largest=False)
-        found = (distances <= others[:, 0]).any(1), held.sum(1) / NEAREST, near[:, 0]
-        each.append(found if labels is None else (*found, _agreement(labels[0][rows], labels[1][who])))
-    inside, density, nearest, *agreement = (torch.cat(parts).double() for parts in zip(*each, strict=True))
+        below = squares.below(rows)
+        near, who = squares.nearest(rows, below, NEAREST)
+        agreement = () if labels is None else (_agreement(labels[0][rows], labels[1][who]),)
+        each.append((near[:, 0], *agreement))
+        # Few pairs are as near as neighbours of either; where all choices hold a real image, only as its own.
+        wanted = torch.from_numpy((held_by != every).any(0)).to(below)
+        limits = distance[rows, -1:].square().to(below) * wanted
+        pairs = (below <= torch.maximum(limits, others[:, 1].square().to(below))).nonzero()
+        for i, j in (some.T for some in pairs.split(PAIRS)):
+            marks = torch.cat([distance[rows[i]], others[j]], 1)
+            apart = squares.beside(marks, below[i, j], rows[i], j)[:, None]
+            nearer = (marks[:, :-2] < apart).sum(1).numpy()
+            for word, bits in zip(held_by, holding, strict=True):
+                np.bitwise_or.at(word, j.numpy(), bits[rows[i].numpy(), nearer])
+            third, fifth = (marks[:, -2:] >= apart).T
+            inside[rows[i[third]]] = 1
+            balls.index_add_(0, rows[i[fifth]], torch.ones(int(fifth.sum())))
+            held = torch.stack([torch.ones_like(j), rows[i]])[:, fifth].float()
+            coverage.index_add_(1, j[fifth], held)
+    nearest, *agreements = (torch.cat(parts) for parts in zip(*each, strict=True))
     recall = torch.from_numpy(held_by[:, None] >> np.arange(WORD)[:, None] & 1).flatten(0, 1)
     recall = recall[: 1 if choices is None else 1 + len(choices)].double()
-    return Overlap(inside, density, nearest, agreement[0] if agreement else None, recall, coverage)
+    density = (balls / NEAREST).double()
+    return Overlap(inside.double(), density, nearest, agreements[0] if agreements else None, recall, coverage)
 
 
 def _agreement(asked: Tensor, found: Tensor) -> Tensor:
@@ -180,8 +195,8 @@ def overlap_estimates(
 
 def nearest(queries: Tensor, bank: Tensor) -> Tensor:
     """(n, F), (m, F) -> (n,) Euclidean distances to the nearest bank entry, in double precision."""
-    bank = bank.cpu().double()
-    return torch.cat([torch.cdist(some.cpu().double(), bank).amin(1) for some in queries.split(ROWS)])
+    squares, rows = Squares(queries, bank), torch.arange(len(queries)).split(ROWS)
+    return torch.cat([squares.nearest(some, squares.below(some), 1)[0][:, 0] for some in rows])
 
 
 _nearest_to_reference = once(nearest)
