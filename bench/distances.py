@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import wraps
+from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from .resampling import counts
 
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
 CMMD_SIGMA = 10.0
-ROWS = 512  # of a kernel at a time: in single precision the sums over more would round too much
+ROWS = 512  # and columns of a kernel at a time, which fit a cache: sums in single precision are short
 KS_PROJECTIONS = 20
 MOST = 2**16  # features of a reference at a time
 FRECHET_PAIRS = 1000  # of images, from which the second order of a distance is estimated
@@ -211,15 +212,19 @@ class Pairs(NamedTuple):
         return 2 * max(self.squares - shifts.item(), 0.0) / (n * (n - 3)) / (n * (n - 1))
 
 
+def _slices(start: int, stop: int) -> list[slice]:
+    return [slice(at, min(at + ROWS, stop)) for at in range(start, stop, ROWS)]
+
+
 def _between(kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(R,) the mean kernel between a, weighted by left (R, n), and b, by right (R, m); (n,) over all of b."""
-    total, means = torch.zeros(len(left), dtype=torch.float64), []
+    total, sums = torch.zeros(len(left), dtype=torch.float64), torch.zeros(len(a), dtype=torch.float64)
     mass, left, right = left.sum(1) * right.sum(1), left.to(a), right.to(a)
-    for rows in torch.arange(len(a)).split(ROWS):
-        block = kernel(a[rows], b)
-        total += ((left[:, rows] @ block) * right).sum(1, dtype=torch.float64)
-        means.append(block.mean(1, dtype=torch.float64))
-    return total / mass, torch.cat(means)
+    for rows, columns in product(_slices(0, len(a)), _slices(0, len(b))):
+        block = kernel(a[rows], b[columns])
+        total += ((left[:, rows] @ block) * right[:, columns]).sum(1, dtype=torch.float64)
+        sums[rows] += block.sum(1, dtype=torch.float64)
+    return total / mass, sums / len(b)
 
 
 def _within(kernel: Kernel, a: Tensor, weights: Tensor) -> Pairs:
@@ -227,13 +232,15 @@ def _within(kernel: Kernel, a: Tensor, weights: Tensor) -> Pairs:
     total, squares = torch.zeros(len(weights), dtype=torch.float64), 0.0
     sums = torch.zeros(len(a), dtype=torch.float64)
     mass, weights = weights.sum(1).square() - weights.square().sum(1), weights.to(a)
-    for start in range(0, len(a), ROWS):  # the upper triangle
-        rows = slice(start, start + ROWS)
-        block = kernel(a[rows], a[start:]).triu_(1)
-        total += 2 * ((weights[:, rows] @ block) * weights[:, start:]).sum(1, dtype=torch.float64)
-        sums[rows] += block.sum(1, dtype=torch.float64)
-        sums[start:] += block.sum(0, dtype=torch.float64)
-        squares += 2 * block.square_().sum(dtype=torch.float64).item()
+    for rows in _slices(0, len(a)):
+        for columns in _slices(rows.start, len(a)):  # the upper triangle
+            block = kernel(a[rows], a[columns])
+            if columns == rows:
+                block.triu_(1)
+            total += 2 * ((weights[:, rows] @ block) * weights[:, columns]).sum(1, dtype=torch.float64)
+            sums[rows] += block.sum(1, dtype=torch.float64)
+            sums[columns] += block.sum(0, dtype=torch.float64)
+            squares += 2 * block.square_().sum(dtype=torch.float64).item()
     return Pairs(total / mass, sums, squares)
 
 
