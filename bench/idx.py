@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -31,6 +31,12 @@ def parse(raw: bytes) -> Tensor:
     if len(values) != np.prod(sizes):
         raise ValueError(f"{len(values)} values of {int(np.prod(sizes))}: the file is truncated")
     return torch.from_numpy(values.copy().reshape(sizes))
+
+
+@lru_cache(maxsize=4)  # a set has four, and a worker makes hundreds of stages of it
+def unpacked(file: Path, changed: int) -> bytes:
+    """What is in a file, packed or not, that was last changed then."""
+    return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
 
 
 class IdxDataset(Dataset):
@@ -105,8 +111,8 @@ class IdxDataset(Dataset):
         return {}
 
     def _raw(self, split: Split, kind: str) -> bytes:
-        file = self._files[f"{PREFIX[split]}-{kind}"]
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        file = self._files[f"{PREFIX[split]}-{kind}"].resolve()
+        return unpacked(file, file.stat().st_mtime_ns)
 
     @cached_property
     def _splits(self) -> dict[Split, tuple[Tensor, Tensor]]:
