@@ -105,6 +105,8 @@ def overlap(
     distance, who = neighbours(generated, min(REACH, n - 1))
     chosen = torch.ones(1, n, dtype=torch.bool)
     holding = _holding(who, chosen if choices is None else torch.cat([chosen, choices]))
+    last = torch.from_numpy(holding.any(0).sum(1, keepdims=True)) - 1  # beyond, no choice's ball reaches
+    reach = distance.gather(1, last).square()
     held_by = np.zeros((len(holding), len(real)), dtype=np.int64)
     every = np.bitwise_or.reduce(holding, (1, 2))[:, None]
     inside, balls, coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(real))
@@ -116,7 +118,7 @@ def overlap(
         each.append((near[:, 0], *agreement))
         # Few pairs are as near as neighbours of either; where all choices hold a real image, only as its own.
         wanted = torch.from_numpy((held_by != every).any(0)).to(below)
-        limits = distance[rows, -1:].square().to(below) * wanted
+        limits = reach[rows].to(below) * wanted
         pairs = (below <= torch.maximum(limits, others[:, 1].square().to(below))).nonzero()
         for i, j in (some.T for some in pairs.split(PAIRS)):
             marks = torch.cat([distance[rows[i]], others[j]], 1)
