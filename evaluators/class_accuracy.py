@@ -79,7 +79,9 @@ class ClassAccuracy(Evaluator):
         asked = asked_of(subject)
         if asked is None or subject.real:
             return {}
-        return {"classes": drawing(*confusion(asked, self._told(subject, subject.extractors[0])))}
+        # A cell has pictures of all its guidances.
+        name = "classes" if subject.guidance is None else f"classes@{subject.guidance:g}"
+        return {name: drawing(*confusion(asked, self._told(subject, subject.extractors[0])))}
 
     def _told(self, subject: Subject, extractor: FeatureExtractor) -> Tensor:
         """(n,) classes that samples are taken for."""

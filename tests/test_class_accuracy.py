@@ -67,7 +67,15 @@ def test_the_real_row_has_the_name_and_the_protocol_of_samples_but_for_n():
     ceiling, found = (evaluator.protocol(NAME, subject) for subject in (real, samples))
     assert (ceiling.pop("n"), found.pop("n")) == (20, 40)
     assert ceiling == found == json.loads(json.dumps(found)) and found["reference_n"] == 300
-    assert evaluator.figures(real) == {} and evaluator.figures(samples).keys() == {"classes"}
+
+
+def test_samples_have_a_picture_for_each_guidance_and_real_images_none():
+    subject, evaluator = subject_of(toned(40), torch.arange(40) % 10), create("evaluators", "class_accuracy")
+    for guidance, name in ((None, "classes"), (1.5, "classes@1.5")):
+        subject.guidance = guidance
+        assert evaluator.figures(subject).keys() == {name}
+    subject.real = True
+    assert evaluator.figures(subject) == {}
 
 
 @pytest.mark.parametrize("asked", [None, torch.full((40,), -1)])
