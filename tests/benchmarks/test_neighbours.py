@@ -51,11 +51,12 @@ def plain_overlap(generated, real, choices):
 
 
 @pytest.fixture(scope="module")
-def sets():
+def sets(request):
     """Correlated features, as a network's are: a few directions hold most of the variance."""
+    real = 1000 if request.config.getoption("benchmark_disable") else REAL
     generator = torch.Generator().manual_seed(0)
     scales = torch.arange(1, FEATURES + 1) ** -0.5
-    return [torch.randn(n, FEATURES, generator=generator) * scales for n in (GENERATED, REAL)]
+    return [torch.randn(n, FEATURES, generator=generator) * scales for n in (GENERATED, real)]
 
 
 def seconds(call, *given):
