@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .inference import Inference
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """(..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
@@ -81,8 +83,14 @@ def prepared(images: Tensor, resolution: int | None, resizing: str = "clean", ro
     Without a resolution they keep their own.
     """
     levels = to_uint8(images) if rounds else (images.float() * 127.5 + 127.5).clamp(0, 255)
-    levels = to_rgb(levels)
-    return levels.float() if resolution is None else resize(levels, resolution, resizing)
+    if resolution is None:
+        return to_rgb(levels).float()
+    if levels.shape[1] != 1:
+        return resize(to_rgb(levels), resolution, resizing)
+    # Channels are resized each by itself: of grey images, three as one in colour.
+    filled = torch.cat([levels, levels[:1].expand(-len(levels) % 3, -1, -1, -1)])
+    resized = resize(filled.unflatten(0, (-1, 3)).squeeze(2), resolution, resizing)
+    return to_rgb(resized.flatten(0, 1)[: len(levels), None])
 
 
 def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
@@ -114,5 +122,6 @@ def in_chunks(
     describe: Callable[[Tensor], dict[str, Tensor]], images: Tensor, size: int, outputs: Sequence[str]
 ) -> dict[str, Tensor]:
     """Outputs of all images (B, c, H, W), `size` of which a network takes at a time."""
-    chunks = [describe(chunk) for chunk in images.split(size)]
+    with Inference():
+        chunks = [describe(chunk) for chunk in images.split(size)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer
 from .images import to_uint8
+from .inference import Inference
 from .large import rows
 from .pipeline import prefetch
 from .processes import ALONE, Group
@@ -68,14 +69,15 @@ def chunked(
 
     See `large.rows`; `file` is where they go if they are large.
     """
-    return rows(
-        lambda index, number: {"": function(index, number)},
-        torch.arange(count).split(chunk),
-        [""],
-        lambda name: file,
-        group,
-        None if into is None else {"": into},
-    )[""]
+    with Inference():
+        return rows(
+            lambda index, number: {"": function(index, number)},
+            torch.arange(count).split(chunk),
+            [""],
+            lambda name: file,
+            group,
+            None if into is None else {"": into},
+        )[""]
 
 
 def encode(

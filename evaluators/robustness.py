@@ -16,6 +16,7 @@ from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
 from ..bench.images import psnr, to_uint8
+from ..bench.inference import Inference
 from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import metric_name
 from ..bench.records import base_name
@@ -198,7 +199,9 @@ class Robustness(Evaluator):
             z, images, labels = subject.latents("val"), subject.images("val"), subject.labels("val")
             step = unit(z) * subject.noise.fork("robustness").normal(z, "noise")
             extractor = measured_by(subject)
-            curve: dict[float, Tensor] = {}
+            # What is decoded without noise are the reconstructions.
+            pairs = zip(subject.reconstructions().split(CHUNK), images.split(CHUNK), strict=True)
+            curve = {0.0: torch.cat([psnr(*pair) for pair in pairs])}
             distances: dict[str, Estimate] = {}
 
             def distance(base: str, features: Tensor, paired: bool = False) -> None:
@@ -207,7 +210,7 @@ class Robustness(Evaluator):
                 val = subject.features("val", extractor=extractor)
                 distances[name] = frechet_estimate(name, features, val, paired=paired)
 
-            for s in (0.0, *self.levels):
+            for s in self.levels:
                 wanted = extractor if s in self.distances else None
                 curve[s], features = judged(
                     subject,
@@ -280,7 +283,8 @@ def judged(
     values, features = [torch.zeros(0).double()], []
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         chosen = None if labels is None else labels[index].to(device)
-        drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
+        with Inference():
+            drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
         shown = drawn.clamp(-1, 1)
         if images is not None:
             values.append(psnr(to_uint8(shown).cpu(), images[index]))

@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from latentbench.bench.images import from_uint8, resize, round_to_8_bits, to_rgb, to_uint8
+from latentbench.bench.images import (
+    RESIZINGS,
+    from_uint8,
+    prepared,
+    resize,
+    round_to_8_bits,
+    to_rgb,
+    to_uint8,
+)
 
 
 def test_every_8_bit_level_survives_the_way_there_and_back():
@@ -43,3 +51,11 @@ def test_shrinking_averages_a_fine_pattern_away():
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
     small = resize(board.to(torch.uint8).expand(1, 3, 64, 64), 8)
     assert (small - 127.5).abs().max() < 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_grey_images_are_resized_as_their_copies_in_colour_are(count):
+    grey = torch.rand(count, 1, 20, 24, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    for resizing in RESIZINGS:
+        alike = prepared(grey.expand(-1, 3, -1, -1), 16, resizing)
+        assert torch.equal(prepared(grey, 16, resizing), alike)
