@@ -37,6 +37,8 @@ from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
+# No metric reads these outputs of the data; a subject that is asked for them describes the images then.
+UNREAD = {("logits", "train"), ("logits", "val"), ("spatial", "val")}
 VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when numbers change
 
 
@@ -48,17 +50,18 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     tensors: dict[str, Tensor] = {}
     total, before = dataset.size("train") + dataset.size("val"), 0
     for split in SPLITS:
-        chunks = torch.arange(dataset.size(split)).split(CHUNK)
+        wanted = [name for name in outputs if (name, split) not in UNREAD]
+        chunks = torch.arange(dataset.size(split) if wanted else 0).split(CHUNK)
         mine = chunks[group.rank :: group.world]
         images = prefetch(dataset, split, mine, context.loaders, context.device)
 
         def describe(index: Tensor, number: int) -> dict[str, Tensor]:
-            found = extractor.describe(next(images), outputs)  # noqa: B023
+            found = extractor.describe(next(images), wanted)  # noqa: B023
             context.report(before + int(index[-1]) + 1, total, "images")  # noqa: B023
             return {name: tensor.cpu() for name, tensor in found.items()}
 
-        made = rows(describe, chunks, outputs, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
-        tensors |= {f"{name}/{split}": made[name] for name in outputs}
+        made = rows(describe, chunks, wanted, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
+        tensors |= {f"{name}/{split}": made[name] for name in wanted}
         before += dataset.size(split)
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 

@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
+from timm.layers import Conv2dSame
+from torch import nn
 
+from latentbench.bench.features.effnet_lite0 import pad_evenly
 from latentbench.bench.registry import create
 
 
@@ -108,3 +111,15 @@ def test_the_weights_are_known_by_their_hash(extractor):
     # The first eight digits are in the file's own name.
     assert extractor.fingerprint().startswith("57934424")
     assert extractor.protocol()["weights_sha256"] == extractor.fingerprint()
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_even_padding_gives_what_tensorflows_does(side, groups):
+    torch.manual_seed(side)
+    network = nn.Sequential(Conv2dSame(4, 8, side, 2, groups=groups), nn.ReLU())
+    maps = torch.randn(2, 4, 8, 8)
+    expected = network(maps)
+    pad_evenly(network)
+    assert type(network[0]) is nn.Conv2d
+    torch.testing.assert_close(network(maps), expected, atol=1e-6, rtol=0)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import timm
 import torch
 from pydantic import Field
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -63,14 +63,16 @@ class EffNetLite0(FeatureExtractor):
         }
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        return in_chunks(lambda chunk: self._describe(chunk, "logits" in outputs), images, CHUNK, outputs)
+        return in_chunks(lambda chunk: self._describe(chunk, outputs), images, CHUNK, outputs)
 
-    def _describe(self, images: Tensor, logits: bool) -> dict[str, Tensor]:
+    def _describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)
         maps = network.bn1(network.conv_stem(self._prepared(images)))  # bn1 is its activation, once folded
         for block in network.blocks[:3]:
             maps = block(maps)
         found = {"spatial": maps[:, : self.spatial].flatten(1)}
+        if set(outputs) <= set(found):
+            return found
         # The last two stages halve the grid and widen it to 192 and 320 channels; the one before has 112.
         for block in network.blocks[3:-2]:
             maps = block(maps)
@@ -78,7 +80,7 @@ class EffNetLite0(FeatureExtractor):
         for block in network.blocks[-2:]:
             maps = block(maps)
         found["pooled"] = maps.mean((2, 3))
-        if logits:  # the classifier's head is a fifth of the network's work
+        if "logits" in outputs:  # the classifier's head is a fifth of the network's work
             found["logits"] = network.forward_head(network.bn2(network.conv_head(maps)))
         return found
 
@@ -102,6 +104,7 @@ class EffNetLite0(FeatureExtractor):
         network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
         network.eval().requires_grad_(False)
         fold_batch_norms(network)
+        pad_evenly(network)
         return network.to(memory_format=torch.channels_last)
 
 
@@ -120,6 +123,24 @@ def fold_batch_norms(module: nn.Module) -> None:
             before = ""
         else:
             fold_batch_norms(child)
+
+
+def pad_evenly(module: nn.Module) -> None:
+    """Has stride-2 convolutions of even sides, which pad more behind than before, pad alike, in place.
+
+    A row and a column of zeros in front of their kernels make up for it, without a padded copy of the maps.
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, Conv2dSame) and child.stride == (2, 2):
+            side = child.kernel_size[0]
+            even = nn.Conv2d(
+                child.in_channels, child.out_channels, side + 1, 2, (side - 1) // 2, groups=child.groups
+            )
+            even.weight.data = nn.functional.pad(child.weight, [1, 0, 1, 0])
+            even.bias = child.bias
+            setattr(module, name, even.requires_grad_(False))
+        else:
+            pad_evenly(child)
 
 
 def weight_file() -> Path | None:
