@@ -26,6 +26,7 @@ from .api import (
     Tokenizer,
 )
 from .api import Subject as SubjectInterface
+from .fewer import originals
 from .images import from_uint8, to_uint8
 from .large import allocated
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
@@ -185,16 +186,17 @@ class Subject(SubjectInterface):
         images = self._read(split)
         return chunked(lambda index, _: to_uint8(next(images)), count, file=self._scratch(f"images/{split}"))
 
-    def _read(self, split: Split) -> Iterator[Tensor]:
-        """The images as they are, by chunks."""
-        return prefetch(
-            self.dataset, split, torch.arange(self.dataset.size(split)).split(CHUNK), self._loaders
-        )
+    def _read(self, split: Split, count: int | None = None) -> Iterator[Tensor]:
+        """The images, or the first `count`, as they are, by chunks."""
+        count = self.dataset.size(split) if count is None else count
+        return prefetch(self.dataset, split, torch.arange(count).split(CHUNK), self._loaders)
 
     def labels(self, split: Split) -> Tensor | None:
         return self.dataset.labels(split)
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
+        if deterministic and torch.equal(self.latents("val", True), self.latents("val")):
+            return self.reconstructions()  # of a latent without noise: decoded once
         decode = self._decoder(deterministic)
         file = self._scratch(f"reconstructions/{deterministic}")
         count = self.dataset.size("val")
@@ -210,21 +212,26 @@ class Subject(SubjectInterface):
 
     def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
         place = 0 if extractor is None else self.extractors.index(extractor)
-        if of in ("train", "val"):
-            role = features_role(place, output)
-            return self._inputs[role].tensors[f"{output}/{of}"]
-        return self._described(place, of)[output]
+        if of == "samples":  # whose every output is asked for: in one pass
+            outputs = tuple(name for name in self.extractors[place].outputs if name != "tokens")
+            return self._described(place, of, outputs)[output]
+        kept = {}
+        if of != "reconstructions":
+            kept = self._inputs[features_role(place, output)].tensors
+        name = f"{output}/{of}"
+        return kept[name] if name in kept else self._described(place, of, (output,))[output]
 
-    def _described(self, place: int, of: Of) -> dict[str, Tensor]:
-        """All that metrics ask for, in one pass."""
+    def _described(self, place: int, of: Of, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        """Outputs of images that no stage has described."""
         extractor = self.extractors[place]
-        wanted = [name for name in extractor.outputs if name != "tokens"]
         chunks = self._images_of(of, extractor.rounds)
         parts = [extractor.describe(chunk.to(self._device), wanted) for chunk in chunks]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
     def _images_of(self, of: Of, rounded: bool) -> Iterator[Tensor]:
-        """(B, c, H, W) in [-1, 1] of samples or reconstructions, by chunks; as they are, or of 8 bits."""
+        """(B, c, H, W) in [-1, 1], by chunks: as they are, or of 8 bits."""
+        if of == "train" or of == "val":
+            return self._read(of, originals(self.dataset, of))
         if not rounded and of == "reconstructions":
             indices = torch.arange(self.dataset.size("val")).split(CHUNK)
             return map(self._decoder(), indices, range(len(indices)))
@@ -243,7 +250,13 @@ class Subject(SubjectInterface):
 
     @property
     def own_reference(self) -> bool:
-        return not torch.equal(self._mapped(True).samples, self._mapped(False).samples)
+        return self._may_differ and not torch.equal(self._mapped(True).samples, self._mapped(False).samples)
+
+    @property
+    def _may_differ(self) -> bool:
+        """Whether the row names a reference of its own, or maps it otherwise than the frame does."""
+        maps = type(self.regularizer).reference is not Regularizer.reference
+        return maps or "own_reference" in self._inputs
 
     def reference(self, split: Split, own: bool = False) -> Reference:
         return rows_of(self._mapped(own), split)
@@ -252,6 +265,8 @@ class Subject(SubjectInterface):
         return self._reference_stage(own).info["protocol"]
 
     def _mapped(self, own: bool) -> Reference:
+        if own and not self._may_differ:
+            return self._mapped(False)
         drawn = reference_of(self._reference_stage(own), self._scratch(f"reference/{own}"))
         return in_its_space(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
 
