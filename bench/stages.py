@@ -51,7 +51,7 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     total, before = dataset.size("train") + dataset.size("val"), 0
     for split in SPLITS:
         wanted = [name for name in outputs if (name, split) not in UNREAD]
-        chunks = torch.arange(dataset.size(split) if wanted else 0).split(CHUNK)
+        chunks = torch.arange(dataset.size(split)).split(CHUNK) if wanted else ()
         mine = chunks[group.rank :: group.world]
         images = prefetch(dataset, split, mine, context.loaders, context.device)
 
