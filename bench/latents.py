@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer
 from .images import to_uint8
-from .inference import Inference
 from .large import rows
 from .pipeline import prefetch
 from .processes import ALONE, Group
+from .products import Products
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
 STATISTICS = 2**22  # values at a time
@@ -69,7 +69,7 @@ def chunked(
 
     See `large.rows`; `file` is where they go if they are large.
     """
-    with Inference():
+    with Products():
         return rows(
             lambda index, number: {"": function(index, number)},
             torch.arange(count).split(chunk),

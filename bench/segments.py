@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
+
+from .products import Products
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
@@ -45,8 +47,8 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
     forward = segment.forward
     norms = [module for module in segment.modules() if isinstance(module, _NormBase)]
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _Untracked(norms)
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[None]]:
+        return Products(), _Again(norms)
 
     def run(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -56,18 +58,23 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
     return run
 
 
-class _Untracked:
-    """Batch norms have taken in this batch already; one object serves several backward passes."""
+class _Again:
+    """Batch norms have taken in this batch already; one object serves several backward passes.
+
+    Modes of the first pass don't reach into a backward pass.
+    """
 
     def __init__(self, norms: list[_NormBase]) -> None:
-        self.norms = norms
+        self.norms, self.products = norms, Products()
 
     def __enter__(self) -> None:
+        self.products.__enter__()
         # With `track_running_stats` off they would keep other tensors than in the first pass.
         self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
         for norm in self.norms:
             norm.momentum, norm.num_batches_tracked = 0.0, None
 
     def __exit__(self, *_: object) -> None:
+        self.products.__exit__(None, None, None)
         for norm, (momentum, seen) in zip(self.norms, self.before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, seen

@@ -1,0 +1,82 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from latentbench.bench import products
+from latentbench.bench.products import Products
+from latentbench.bench.segments import computed_again
+
+pytestmark = pytest.mark.skipif(not products.AVAILABLE, reason="this torch has no oneDNN")
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many products oneDNN was given."""
+    counted, product = [], products.product
+
+    def counting(*arguments):
+        counted.append(arguments[0].shape)
+        return product(*arguments)
+
+    monkeypatch.setattr(products, "product", counting)
+    return counted
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("keeps", [False, True], ids=["plain", "checkpointed"])
+def test_a_layer_and_its_gradients_are_the_exact_ones_up_to_rounding(biased, keeps, taken):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(128, 256, bias=biased), torch.randn(8, 16, 128, requires_grad=True)
+    weights = torch.randn(8, 16, 256)
+    with Products():
+        found = computed_again(layer)(x) if keeps else layer(x)
+        (found * weights).sum().backward()
+    assert len(taken) == 2 + keeps  # forward, and the input's gradient
+    got = [found, x.grad, *(p.grad for p in layer.parameters())]
+    exact, z = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
+    exact.zero_grad()
+    true = exact(z)
+    (true * weights.double()).sum().backward()
+    for one, other in zip(got, [true, z.grad, *(p.grad for p in exact.parameters())], strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=1e-5)
+
+
+def test_a_layer_at_rest_takes_one_product_and_a_frozen_one_no_gradient_of_its_own(taken):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(128, 256).requires_grad_(False), torch.randn(128, 128)
+    with torch.no_grad(), Products():
+        layer(x)
+    assert len(taken) == 1
+    with Products():
+        layer(x.requires_grad_()).sum().backward()
+    assert len(taken) == 3 and layer.weight.grad is None and x.grad is not None
+
+
+def test_gradients_have_gradients(taken):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 64), torch.randn(512, 64, requires_grad=True)
+
+    def penalty(layer, x):
+        (slope,) = torch.autograd.grad(layer(x).tanh().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), layer.weight)[0]
+
+    with Products():
+        found = penalty(layer, x)
+    assert taken
+    torch.testing.assert_close(found, penalty(layer, x), atol=1e-3, rtol=1e-4)
+
+
+def test_layers_that_are_small_or_of_another_precision_or_mapped_stay_as_they_are(taken):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(128, 256), torch.randn(128, 128)
+    with Products():
+        layer(x[:2])
+        layer(x.T)  # not row by row
+        torch.func.vmap(layer)(torch.randn(3, 128, 128))
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x)
+        layer.double()(x.double())
+    assert not taken
