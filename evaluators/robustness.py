@@ -16,9 +16,9 @@ from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
 from ..bench.images import psnr, to_uint8
-from ..bench.inference import Inference
 from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import metric_name
+from ..bench.products import Products
 from ..bench.records import base_name
 from ..bench.registry import register
 from ..bench.resampling import class_means, mean_estimate, means
@@ -283,7 +283,7 @@ def judged(
     values, features = [torch.zeros(0).double()], []
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         chosen = None if labels is None else labels[index].to(device)
-        with Inference():
+        with Products():
             drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
         shown = drawn.clamp(-1, 1)
         if images is not None:
