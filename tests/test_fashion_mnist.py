@@ -21,10 +21,6 @@ def records(folder):
     return [record for record in found if record["cell"]["regularizer"] != "real"]
 
 
-def family(label):
-    return label.partition("[")[0]
-
-
 def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
     plan = make(load("fashion-mnist", profile="evening"))
     cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
@@ -36,7 +32,7 @@ def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
 def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
     matrix = load("fashion-mnist")
     assert [row.part for row in matrix.tokenizers] == ["vit", "conv"] and matrix.samples == 10_000
-    rows = Counter(family(row.label) for row in matrix.regularizers)
+    rows = Counter(row.part for row in matrix.regularizers)
     assert set(rows) == FAMILIES | {"none"} and all(2 <= rows[one] <= 3 for one in FAMILIES)
     dataset = create("datasets", "fashion_mnist", root="nowhere", pad=2)
     shapes = {
@@ -49,7 +45,7 @@ def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
 
 def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
     tuning, evening = (load("fashion-mnist", profile=name) for name in ("tuning", "evening"))
-    trials = Counter(family(row.label) for row in tuning.regularizers)
+    trials = Counter(row.part for row in tuning.regularizers)
     assert trials.pop("none") == 1 and set(trials) == FAMILIES and len(set(trials.values())) == 1
     seeds = [{seed.label for seed in matrix.seeds} for matrix in (tuning, evening)]
     assert not seeds[0] & seeds[1]
@@ -62,11 +58,11 @@ def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committ
         assert record["status"] == "done" and len(values) == 1
         scores[record["cell"]["regularizer"]].append(math.log(values[0]))
     tuning, evening = (load("fashion-mnist", profile=name) for name in ("tuning", "evening"))
-    tried = {row.label: row.options for row in tuning.regularizers}
+    tried = {row.label: row for row in tuning.regularizers}
     assert set(scores) == set(tried) and {len(one) for one in scores.values()} == {2}
     for row in evening.regularizers:
-        best = min((label for label in tried if family(label) == row.label), key=lambda one: sum(scores[one]))
-        assert row.options == tried[best], row.label
+        own = [label for label, other in tried.items() if other.part == row.part]
+        assert row.options == tried[min(own, key=lambda label: sum(scores[label]))].options, row.label
 
 
 def test_committed_records_say_what_made_them():
