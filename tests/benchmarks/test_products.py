@@ -1,0 +1,60 @@
+"""A training step with oneDNN's linear layers, against MKL's: forward and backward, without the optimizer.
+
+`of the plain` in `extra_info`: seconds of CPU as a share of the plain ones, which take turns with them.
+
+pytest tests/benchmarks/test_products.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+"""
+
+import time
+from statistics import median
+
+import pytest
+import torch
+
+from latentbench.bench.api import ImageSpec, LatentSpec, Noise
+from latentbench.bench.products import Products
+from latentbench.bench.registry import create
+
+BATCH, ROUNDS = 32, 9
+
+
+def generator(name):
+    model = create("generators", name, spec=LatentSpec(16, 16, (4, 4)), classes=10, width=96).train()
+    z, labels = torch.randn(BATCH, 16, 16), torch.arange(BATCH) % 10
+    return model, lambda: sum(model.loss(z, labels, Noise(0)).values())
+
+
+def tokenizer(name):
+    shape = {"width": 128, "depth": 2, "patch": 8, "channels": 16}
+    model = create("tokenizers", name, image=ImageSpec(1, 32, 32), expansion=1, **shape)
+    images = torch.randn(BATCH, 1, 32, 32)
+    return model, lambda: (model.decode(model.encode(images)) - images).abs().mean()
+
+
+CASES = {"vit": tokenizer, "lightningdit": generator, "mar": generator, "tarflow": generator}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.benchmark(timer=time.process_time)  # seconds of CPU: the same beside other work
+def test_a_step(benchmark, name):
+    torch.manual_seed(0)
+    model, loss = CASES[name](name)
+    others = []
+
+    def plain():
+        model.zero_grad()
+        loss().backward()
+
+    def ours():
+        with Products():
+            plain()
+
+    def between():
+        began = time.process_time()
+        plain()
+        others.append(time.process_time() - began)
+
+    ours()
+    benchmark.pedantic(ours, setup=between, rounds=ROUNDS, iterations=1)
+    if benchmark.stats:
+        benchmark.extra_info["of the plain"] = round(benchmark.stats["median"] / median(others), 2)
