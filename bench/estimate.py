@@ -39,7 +39,7 @@ from .latents import CHUNK, DRAWS
 from .losses import Adversary
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan, Stage
-from .subject import SPLITS
+from .subject import SPLITS, kept
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed
@@ -446,28 +446,32 @@ def _features(built: Built, config: Mapping[str, Any]) -> Cost:
     assert extractor is not None
     width = {"pooled": extractor.channels, "tokens": extractor.spec.tokens * extractor.spec.channels}
     width |= extractor.widths
-    asked, count = config.get("outputs", ["pooled", "tokens"]), _described(built.dataset, config)
-    known = count is not None and set(asked) <= set(width)
-    disk = count * FLOAT * sum(width[name] for name in asked) if known and count is not None else None
-    found = Cost(images=count or 0, flops_per_image=None, disk_bytes=disk, note="not counted: extractors")
+    counts, disk = _described(built.dataset, config), None
+    asked = {split: kept(split, config.get("outputs", ["pooled", "tokens"])) for split in SPLITS}
+    if counts is not None and {*asked["train"], *asked["val"]} <= set(width):
+        disk = FLOAT * sum(counts[split] * sum(width[name] for name in asked[split]) for split in SPLITS)
+    images = sum(counts[split] for split in SPLITS if asked[split]) if counts else 0
+    found = Cost(images=images, flops_per_image=None, disk_bytes=disk, note="not counted: extractors")
     return replace(found, scratch_disk_bytes=_large(disk or 0))
 
 
 def _reference(built: Built, config: Mapping[str, Any]) -> Cost:
     """As many samples as there are images, as most sources draw."""
     assert built.source is not None
-    spec, count = built.source.spec, _described(built.dataset, config)
-    return Cost(disk_bytes=None if count is None else count * spec.tokens * spec.channels * FLOAT)
+    spec, counts = built.source.spec, _described(built.dataset, config)
+    return Cost(
+        disk_bytes=None if counts is None else sum(counts.values()) * spec.tokens * spec.channels * FLOAT
+    )
 
 
-def _described(dataset: Dataset, config: Mapping[str, Any]) -> int | None:
-    """Images of both splits that features are kept of, or a reference is made of."""
+def _described(dataset: Dataset, config: Mapping[str, Any]) -> dict[Split, int] | None:
+    """Images of each split that features are kept of, or a reference is made of."""
     asked = config.get("images")
     try:
-        there = [originals(dataset, split) for split in SPLITS]
+        there = {split: originals(dataset, split) for split in SPLITS}
     except OSError:
         return None
-    return sum(there if asked is None else (min(asked, count) for count in there))
+    return there if asked is None else {split: min(asked, count) for split, count in there.items()}
 
 
 def _large(size: int) -> int:

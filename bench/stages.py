@@ -31,14 +31,12 @@ from .resampling import rounded
 from .seeds import seed_for
 from .segments import prepare
 from .store import Artifact, Result
-from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, reference_of, rows_of, spec_from
+from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, kept, reference_of, rows_of, spec_from
 from .tokenizer_loop import train_tokenizer
 from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
-# No metric reads these outputs of the data; a subject that is asked for them describes the images then.
-UNREAD = {("logits", "train"), ("logits", "val"), ("spatial", "val")}
 VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when numbers change
 
 
@@ -50,7 +48,7 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     tensors: dict[str, Tensor] = {}
     total, before = dataset.size("train") + dataset.size("val"), 0
     for split in SPLITS:
-        wanted = [name for name in outputs if (name, split) not in UNREAD]
+        wanted = kept(split, outputs)
         chunks = torch.arange(dataset.size(split)).split(CHUNK) if wanted else ()
         mine = chunks[group.rank :: group.world]
         images = prefetch(dataset, split, mine, context.loaders, context.device)

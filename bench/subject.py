@@ -34,6 +34,7 @@ from .pipeline import prefetch
 from .store import Artifact
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric asks for these
 
 
 class Cell:
@@ -128,6 +129,11 @@ def features_role(place: int, output: str) -> str:
     return "features" if place == 0 and output in ("pooled", "tokens") else f"features/{place}"
 
 
+def kept(split: Split, outputs: Sequence[str]) -> list[str]:
+    """Those of a features stage's outputs that it describes a split by; a subject describes it by others."""
+    return [name for name in outputs if (split, name) not in UNREAD]
+
+
 def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
     """A spec from an artifact's or a config's plain data."""
     grid = plain["grid"]
@@ -215,11 +221,11 @@ class Subject(SubjectInterface):
         if of == "samples":  # whose every output is asked for: in one pass
             outputs = tuple(name for name in self.extractors[place].outputs if name != "tokens")
             return self._described(place, of, outputs)[output]
-        kept = {}
+        stored = {}
         if of != "reconstructions":
-            kept = self._inputs[features_role(place, output)].tensors
+            stored = self._inputs[features_role(place, output)].tensors
         name = f"{output}/{of}"
-        return kept[name] if name in kept else self._described(place, of, (output,))[output]
+        return stored[name] if name in stored else self._described(place, of, (output,))[output]
 
     def _described(self, place: int, of: Of, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         """Outputs of images that no stage has described."""
