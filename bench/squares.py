@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .products import linear
+
 WIDE = 64  # features, above which the product is in single precision, as it takes most of the time
 SPARE = 8  # candidates for the nearest k besides the first k by the bound
 MOST = 2**20  # numbers of points at a time that exact distances are taken of
@@ -57,7 +59,7 @@ class Squares:
 
     def below(self, rows: Tensor) -> Tensor:
         """(r,) indices of points -> (r, m)."""
-        return self._left[rows] @ self._right.T
+        return linear(self._left[rows], self._right)
 
     def nearest(self, rows: Tensor, below: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """`below(rows)`, infinite where a pair doesn't count -> (r, k) distances, in order, and who they are.
