@@ -78,12 +78,17 @@ def test_committed_records_say_what_made_them():
             assert entry["n"] > 0 and entry["protocol"], name
 
 
-def test_the_smoke_profile_runs_from_end_to_end(tmp_path):
+@pytest.mark.parametrize("rows", ["none|kl", pytest.param(None, marks=pytest.mark.nightly, id="all")])
+def test_the_smoke_profile_runs_from_end_to_end(rows, tmp_path):
     if create("datasets", "fashion_mnist").fingerprint() is None:
         pytest.skip("Fashion-MNIST isn't there: apt-get install dataset-fashion-mnist")
-    asked = ("run", "-m", "fashion-mnist", "--profile", "smoke", "-j", "2")
+    asked = ["run", "-m", "fashion-mnist", "--profile", "smoke", "-j", "2"]
+    asked += ["--filter", f"regularizer={rows}"] if rows else []
     done = bench(*asked, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     made = [json.loads(file.read_text()) for file in tmp_path.glob("results/fashion-mnist-smoke/records/*")]
     assert {record["status"] for record in made} == {"done"}
-    assert {record["cell"]["tokenizer"] for record in made} == {"vit", "conv", "real"}
+    assert {record["cell"]["tokenizer"] for record in made} >= {"vit", "conv"}
+    assert {record["cell"]["regularizer"] for record in made} - {"real"} == (
+        set(rows.split("|")) if rows else FAMILIES | {"none"}
+    )
