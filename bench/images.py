@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .products import Products
+from .products import by_onednn
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -122,6 +122,6 @@ def in_chunks(
     describe: Callable[[Tensor], dict[str, Tensor]], images: Tensor, size: int, outputs: Sequence[str]
 ) -> dict[str, Tensor]:
     """Outputs of all images (B, c, H, W), `size` of which a network takes at a time."""
-    with Products():
+    with by_onednn():
         chunks = [describe(chunk) for chunk in images.split(size)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}

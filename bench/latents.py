@@ -14,7 +14,7 @@ from .images import to_uint8
 from .large import rows
 from .pipeline import prefetch
 from .processes import ALONE, Group
-from .products import Products
+from .products import by_onednn
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
 STATISTICS = 2**22  # values at a time
@@ -69,7 +69,7 @@ def chunked(
 
     See `large.rows`; `file` is where they go if they are large.
     """
-    with Products():
+    with by_onednn():
         return rows(
             lambda index, number: {"": function(index, number)},
             torch.arange(count).split(chunk),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from .products import Products
+from .products import by_onednn
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
@@ -48,7 +48,7 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
     norms = [module for module in segment.modules() if isinstance(module, _NormBase)]
 
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[None]]:
-        return Products(), _Again(norms)
+        return by_onednn(), _Again(norms)
 
     def run(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -59,15 +59,13 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
 
 
 class _Again:
-    """Batch norms have taken in this batch already; one object serves several backward passes.
-
-    Modes of the first pass don't reach into a backward pass.
-    """
+    """Batch norms have taken in this batch already; one object serves several backward passes."""
 
     def __init__(self, norms: list[_NormBase]) -> None:
-        self.norms, self.products = norms, Products()
+        self.norms = norms
 
     def __enter__(self) -> None:
+        self.products = by_onednn()  # the first pass's doesn't reach into a backward pass
         self.products.__enter__()
         # With `track_running_stats` off they would keep other tensors than in the first pass.
         self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]

@@ -17,7 +17,7 @@ from . import checkpoint
 from .api import Diverged
 from .checkpoint import State
 from .processes import ALONE, Group
-from .products import Products
+from .products import by_onednn
 from .room import NoRoom
 from .seeds import seed_for
 
@@ -88,7 +88,7 @@ def run_steps(
     began, due = time.monotonic() - state.seconds, time.monotonic() + CHECKPOINT_SECONDS
     while state.step < total:
         torch.manual_seed(seed_for(*stream, "torch", state.step, *([group.rank] if group.rank else [])))
-        with Products():
+        with by_onednn():
             losses, stopping = _shared(update(state.step), context)
         state.step += 1
         bad = [name for name, value in losses.items() if not math.isfinite(value)]

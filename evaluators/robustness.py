@@ -18,7 +18,7 @@ from ..bench.grids import grid
 from ..bench.images import psnr, to_uint8
 from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import metric_name
-from ..bench.products import Products
+from ..bench.products import by_onednn
 from ..bench.records import base_name
 from ..bench.registry import register
 from ..bench.resampling import class_means, mean_estimate, means
@@ -283,7 +283,7 @@ def judged(
     values, features = [torch.zeros(0).double()], []
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         chosen = None if labels is None else labels[index].to(device)
-        with Products():
+        with by_onednn():
             drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
         shown = drawn.clamp(-1, 1)
         if images is not None:

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from latentbench.bench import products
-from latentbench.bench.products import Products
+from latentbench.bench.products import by_onednn
 from latentbench.bench.segments import computed_again
 
 pytestmark = pytest.mark.skipif(not products.AVAILABLE, reason="this torch has no oneDNN")
@@ -30,7 +31,7 @@ def test_a_layer_and_its_gradients_are_the_exact_ones_up_to_rounding(biased, kee
     torch.manual_seed(0)
     layer, x = nn.Linear(128, 256, bias=biased), torch.randn(8, 16, 128, requires_grad=True)
     weights = torch.randn(8, 16, 256)
-    with Products():
+    with by_onednn():
         found = computed_again(layer)(x) if keeps else layer(x)
         (found * weights).sum().backward()
     assert len(taken) == 2 + keeps  # forward, and the input's gradient
@@ -47,12 +48,26 @@ def test_a_layer_and_its_gradients_are_the_exact_ones_up_to_rounding(biased, kee
 def test_a_layer_at_rest_takes_one_product_and_a_frozen_one_no_gradient_of_its_own(taken):
     torch.manual_seed(0)
     layer, x = nn.Linear(128, 256).requires_grad_(False), torch.randn(128, 128)
-    with torch.no_grad(), Products():
+    with torch.no_grad(), by_onednn():
         layer(x)
     assert len(taken) == 1
-    with Products():
+    with by_onednn():
         layer(x.requires_grad_()).sum().backward()
     assert len(taken) == 3 and layer.weight.grad is None and x.grad is not None
+
+
+def test_outputs_may_be_changed_in_place_and_a_vector_has_gradients(taken):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(2048, 2048), torch.randn(2, 3, 2048, requires_grad=True)
+    model = nn.Sequential(layer, nn.ReLU(inplace=True))
+    with by_onednn():
+        model(x).sum().backward()
+        layer(torch.randn(2048, requires_grad=True)).sum().backward()
+    assert len(taken) == 4
+    layer.zero_grad()
+    found, x.grad = x.grad, None
+    model(x).sum().backward()
+    torch.testing.assert_close(x.grad, found, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_have_gradients(taken):
@@ -63,7 +78,7 @@ def test_gradients_have_gradients(taken):
         (slope,) = torch.autograd.grad(layer(x).tanh().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), layer.weight)[0]
 
-    with Products():
+    with by_onednn():
         found = penalty(layer, x)
     assert taken
     torch.testing.assert_close(found, penalty(layer, x), atol=1e-3, rtol=1e-4)
@@ -72,11 +87,20 @@ def test_gradients_have_gradients(taken):
 def test_layers_that_are_small_or_of_another_precision_or_mapped_stay_as_they_are(taken):
     torch.manual_seed(0)
     layer, x = nn.Linear(128, 256), torch.randn(128, 128)
-    with Products():
+    with by_onednn():
         layer(x[:2])
         layer(x.T)  # not row by row
         torch.func.vmap(layer)(torch.randn(3, 128, 128))
         with torch.autocast("cpu", torch.bfloat16):
             layer(x)
+        with forward_ad.dual_level(), torch.no_grad():
+            dual = forward_ad.make_dual(x, torch.ones_like(x))
+            assert forward_ad.unpack_dual(layer(dual)).tangent is not None
+        nn.functional.linear(x, layer.weight, torch.randn(1))
         layer.double()(x.double())
     assert not taken
+
+
+def test_the_mode_is_entered_once():
+    with by_onednn(), by_onednn():
+        assert len(torch.overrides._get_current_function_mode_stack()) == 1

@@ -10,7 +10,7 @@ from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.flops import counted, generator_step
 from latentbench.bench.matrix import load
 from latentbench.bench.plan import make
-from latentbench.bench.products import Products
+from latentbench.bench.products import by_onednn
 from latentbench.bench.registry import create
 from latentbench.bench.segments import prepare, segments
 from latentbench.bench.stages import STAGES
@@ -53,7 +53,7 @@ def gradients(model, loss):
         return tensor
 
     torch.manual_seed(1)
-    with saved_tensors_hooks(pack, lambda tensor: tensor), Products():  # as in training
+    with saved_tensors_hooks(pack, lambda tensor: tensor), by_onednn():  # as in training
         value = loss()
     value.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

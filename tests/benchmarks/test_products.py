@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
-from latentbench.bench.products import Products
+from latentbench.bench.products import by_onednn
 from latentbench.bench.registry import create
 
 BATCH, ROUNDS = 32, 9
@@ -46,7 +46,7 @@ def test_a_step(benchmark, name):
         loss().backward()
 
     def ours():
-        with Products():
+        with by_onednn():
             plain()
 
     def between():
