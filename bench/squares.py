@@ -13,6 +13,7 @@ from .products import linear
 
 WIDE = 64  # features, above which the product is in single precision, as it takes most of the time
 SPARE = 8  # candidates for the nearest k besides the first k by the bound
+MANY = 16  # rows that the bound leaves open, as where samples collapsed, for which a closer one is made
 MOST = 2**20  # numbers of points at a time that exact distances are taken of
 
 
@@ -36,10 +37,10 @@ class Squares:
     `error`, which is taken off, is above the sum of these, 5 F + 20, by a fifth.
     """
 
-    def __init__(self, points: Tensor, others: Tensor) -> None:
+    def __init__(self, points: Tensor, others: Tensor, dtype: torch.dtype | None = None) -> None:
         self.points, self.others = points.detach().cpu(), others.detach().cpu()
         width = self.points.shape[1]
-        dtype = torch.float32 if width > WIDE else torch.float64
+        self.dtype = dtype = dtype or (torch.float32 if width > WIDE else torch.float64)
         self.error = 3 * (width + 4) * torch.finfo(dtype).eps
         centre = self.others.double().mean(0)
         (self._left, one), (self._right, two) = (
@@ -75,9 +76,20 @@ class Squares:
         found = found.masked_fill_(below.gather(1, who).isinf(), torch.inf)
         found, order = found.sort(stable=True)
         found, who = found[:, :k], who.gather(1, order)[:, :k]
-        for row in (found[:, -1].square() >= bound).nonzero()[:, 0].tolist():
-            far = exact(self.points[rows[row], None], self.others)[0]
-            far[below[row].isinf()] = torch.inf
+        open_ = (found[:, -1].square() >= bound).nonzero()[:, 0]
+        if len(open_) > MANY and self.dtype != torch.float64:
+            closer = Squares(self.points[rows[open_]], self.others, torch.float64)
+            every = torch.arange(len(open_))
+            again = closer.below(every).masked_fill_(below[open_].isinf(), torch.inf)
+            found[open_], who[open_] = closer.nearest(every, again, k)
+            return found, who
+        for row in open_.tolist():
+            point, counts = self.points[rows[row]], below[row].isfinite()
+            copies = (counts & (self.others == point).all(1)).nonzero()[:k, 0]
+            if len(copies) == k:  # none is nearer
+                found[row], who[row] = 0, copies
+                continue
+            far = exact(point[None], self.others)[0].masked_fill_(~counts, torch.inf)
             distances, order = far.sort(stable=True)
             found[row], who[row] = distances[:k], order[:k]
         return found, who
