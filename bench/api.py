@@ -552,7 +552,8 @@ class Subject:
     """What an evaluator may ask of a cell: computed when asked, and shared between evaluators.
 
     `scope` is "tokenizer" (samples and generator are None) or "generator". The subject of the `real` row has
-    the held-out images as its samples, `real` set, and neither tokenizer, regularizer nor generator.
+    held-out images as its samples, as many as the others if there are, `real` set, and neither tokenizer,
+    regularizer nor generator.
     """
 
     scope: Literal["tokenizer", "generator"]

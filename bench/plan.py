@@ -568,9 +568,10 @@ class _Planner:
         return in_keys(registry.get("generators", generator.part), generator.sampler, "sample")
 
     def _real(self) -> None:
-        """The row of the held-out images, which no seed changes."""
-        where = self._where("held-out images")
-        scores = self._scores("generator", where, "0", self.features)
+        """The row of the held-out images, which no seed changes: no more of them than there are samples."""
+        where, count = self._where("held-out images"), self.matrix.samples
+        fewer = {"samples": count} if count < self.dataset.size("val") else {}
+        scores = self._scores("generator", where, "0", self.features, **fewer)
         name = self.dataset_row.label
         self.result.cells.append(Cell(name, "real", "real", "real", "0", {"": scores}))
 

@@ -311,6 +311,7 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
         config.get("guidance"),
         context.scratch,
         context.loaders,
+        config.get("samples"),
     )
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}

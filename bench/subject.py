@@ -159,11 +159,13 @@ class Subject(SubjectInterface):
         guidance: float | None = None,
         scratch: Callable[[str], Path | None] = lambda name: None,
         loaders: int = 0,
+        heldout: int | None = None,
     ) -> None:
         """
         Args:
             scratch: files for what is too large for memory.
             loaders: processes that decode images ahead.
+            heldout: of the `real` row, how many images are its samples, evenly spaced; None: all.
         """
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
@@ -175,7 +177,12 @@ class Subject(SubjectInterface):
             setattr(self, name, cache(getattr(self, name)))
         self.samples = self.sample_labels = None
         if self.real:
-            self.samples, self.sample_labels = self.images("val"), self.labels("val")
+            there, labels = dataset.size("val"), self.labels("val")
+            count = min(heldout or there, there)
+            self._heldout = torch.arange(count) * there // count
+            whole = count == there
+            self.samples = self.images("val") if whole else self._levels("val", self._heldout, "heldout")
+            self.sample_labels = None if labels is None else labels[self._heldout]
         else:
             self._cell = Cell(inputs, device, scratch=scratch)
             self.tokenizer, self.regularizer = self._cell.tokenizer, self._cell.regularizer
@@ -188,14 +195,16 @@ class Subject(SubjectInterface):
             self.sample_labels = inputs["samples"].tensors["labels"]
 
     def images(self, split: Split) -> Tensor:
-        count = self.dataset.size(split)
-        images = self._read(split)
-        return chunked(lambda index, _: to_uint8(next(images)), count, file=self._scratch(f"images/{split}"))
+        return self._levels(split, torch.arange(self.dataset.size(split)))
 
-    def _read(self, split: Split, count: int | None = None) -> Iterator[Tensor]:
-        """The images, or the first `count`, as they are, by chunks."""
-        count = self.dataset.size(split) if count is None else count
-        return prefetch(self.dataset, split, torch.arange(count).split(CHUNK), self._loaders)
+    def _levels(self, split: Split, index: Tensor, name: str = "images") -> Tensor:
+        images = self._read(split, index)
+        file = self._scratch(f"{name}/{split}")
+        return chunked(lambda rows, _: to_uint8(next(images)), len(index), file=file)
+
+    def _read(self, split: Split, index: Tensor) -> Iterator[Tensor]:
+        """These images as they are, by chunks."""
+        return prefetch(self.dataset, split, index.split(CHUNK), self._loaders)
 
     def labels(self, split: Split) -> Tensor | None:
         return self.dataset.labels(split)
@@ -237,12 +246,12 @@ class Subject(SubjectInterface):
     def _images_of(self, of: Of, rounded: bool) -> Iterator[Tensor]:
         """(B, c, H, W) in [-1, 1], by chunks: as they are, or of 8 bits."""
         if of == "train" or of == "val":
-            return self._read(of, originals(self.dataset, of))
+            return self._read(of, torch.arange(originals(self.dataset, of)))
         if not rounded and of == "reconstructions":
             indices = torch.arange(self.dataset.size("val")).split(CHUNK)
             return map(self._decoder(), indices, range(len(indices)))
         if not rounded and self.real:
-            return self._read("val")
+            return self._read("val", self._heldout)
         levels = self.samples if of == "samples" else self.reconstructions()
         assert levels is not None
         return map(from_uint8, levels.split(CHUNK))

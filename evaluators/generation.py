@@ -61,9 +61,9 @@ def thinned(n: int) -> slice:
 class Generation(Evaluator):
     """Samples against the train split, by every extractor: Frechet and kernel distances, shares, copies.
 
-    Many of these depend on the number of samples. The `real` row can have no more samples than there are
-    held-out images, so rows with more are scored at that number too (`gFD@360`): their first samples. Classes
-    have kernel distances and shares; a Frechet distance of so few images would be all bias.
+    Many of these depend on the number of samples. The `real` row has as many as the others where there are
+    as many held-out images; else the others are scored at that number too (`gFD@360`): their first samples.
+    Classes have kernel distances and shares; a Frechet distance of so few images would be all bias.
     """
 
     version = 3

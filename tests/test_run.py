@@ -44,6 +44,14 @@ def test_every_pair_is_a_row_of_the_leaderboard(undisturbed):
     assert "real" in text and "gFD" in text and "gFID" not in text
 
 
+def test_as_many_held_out_images_stand_beside_the_samples(undisturbed):
+    table = pd.read_csv(undisturbed / "results/tiny/leaderboard.csv")
+    real = table[table.regularizer == "real"]["gFD[effnet_lite0:32]"]
+    assert len(real) == 1 and real.item() < table["gFD[effnet_lite0:32]"].drop(real.index).min()
+    record = json.loads(next((undisturbed / "results/tiny/records").glob("*--real--*.json")).read_text())
+    assert {entry["n"] for entry in record["metrics"].values()} == {64}  # of 360, as samples are
+
+
 def test_pictures_of_samples_and_reconstructions_are_written(undisturbed):
     pictures = {file.name for file in (undisturbed / "results/tiny/samples").glob("*.png")}
     assert "digits--reconstructions.png" in pictures
