@@ -76,7 +76,8 @@ class IdxDataset(Dataset):
         """sha256 of options and unpacked files: Debian's packed and torchvision's unpacked ones are alike."""
         if not self._files:
             return None
-        digest = hashlib.sha256(f"pad={self.pad} count={self.count and sorted(self.count.items())}".encode())
+        chosen = f"pad={self.pad} count={self.count and sorted(self.count.items())}"
+        digest = hashlib.sha256(chosen.encode() if self.pad or self.count else b"")
         for split in PREFIX:
             for kind in KINDS:
                 digest.update(self._raw(split, kind))

@@ -37,7 +37,7 @@ from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
-VERSION = 3  # of the frame's own arithmetic; part of every key: raise it when numbers change
+VERSION = 3  # of the frame's own arithmetic, part of every key: raise it when numbers change beyond rounding
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -46,10 +46,11 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     extractor, group = build.extractor(config["extractor"]), context.group
     outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
-    total, before = dataset.size("train") + dataset.size("val"), 0
+    counts = {split: dataset.size(split) if kept(split, outputs) else 0 for split in SPLITS}
+    total, before = sum(counts.values()), 0
     for split in SPLITS:
         wanted = kept(split, outputs)
-        chunks = torch.arange(dataset.size(split)).split(CHUNK) if wanted else ()
+        chunks = torch.arange(counts[split]).split(CHUNK) if wanted else ()
         mine = chunks[group.rank :: group.world]
         images = prefetch(dataset, split, mine, context.loaders, context.device)
 
@@ -60,7 +61,7 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
 
         made = rows(describe, chunks, wanted, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
         tensors |= {f"{name}/{split}": made[name] for name in wanted}
-        before += dataset.size(split)
+        before += counts[split]
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)
 
 

@@ -64,10 +64,13 @@ class ClassAccuracy(Evaluator):
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None
         extractor = next(e for e in subject.extractors if name == metric_name("class_accuracy", e))
+        there = len(subject.features("train", "pooled", extractor))
+        drawn = {"reference_drawn": "without replacement, seed 0"} if there > self.images else {}
         return {
             "n": len(subject.samples),
             "reference": "train",
-            "reference_n": min(self.images, len(subject.features("train", "pooled", extractor))),
+            "reference_n": min(self.images, there),
+            **drawn,
             "features": extractor.protocol(),
             "classifier": "logistic regression on standardised features, L-BFGS",
             "strength": self.strength,
