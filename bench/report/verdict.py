@@ -110,7 +110,8 @@ def _certainty(
     if "best" in contest.marks:
         others = len(contest.places) - 1
         return ties, f"{seeds} seeds tell it from {_all(others)} (95 %, Holm-corrected).", "sure"
-    text = f"Tie: {seeds} seed{'' if seeds == 1 else 's'} can't tell {len(ties) + 1} of {len(contest.places)} apart."
+    counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    text = f"Tie: {counted} can't tell {len(ties) + 1} of {len(contest.places)} apart."
     rival = seeds_to_separate(rows, contest)
     if rival and rival[1] is not None:
         text += f" About {rival[1]} would tell it from {_name(rival[0], several)}."
