@@ -584,6 +584,13 @@ class Subject:
         """(n,) int64."""
         raise NotImplementedError
 
+    def asked(self) -> Tensor | None:
+        """(n,) classes that samples were asked for, on the CPU; None if there is no class, or no other."""
+        asked, known = self.sample_labels, self.labels("train")
+        if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
+            return None
+        return asked.cpu()
+
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         """Decoded held-out images, uint8, from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError

@@ -46,10 +46,10 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     extractor, group = build.extractor(config["extractor"]), context.group
     outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
-    counts = {split: dataset.size(split) if kept(split, outputs) else 0 for split in SPLITS}
+    asked = {split: kept(split, outputs) for split in SPLITS}
+    counts = {split: dataset.size(split) if asked[split] else 0 for split in SPLITS}
     total, before = sum(counts.values()), 0
-    for split in SPLITS:
-        wanted = kept(split, outputs)
+    for split, wanted in asked.items():
         chunks = torch.arange(counts[split]).split(CHUNK) if wanted else ()
         mine = chunks[group.rank :: group.world]
         images = prefetch(dataset, split, mine, context.loaders, context.device)

@@ -52,7 +52,7 @@ class ClassAccuracy(Evaluator):
         self.strength, self.iterations, self.images = strength, iterations, images
 
     def run(self, subject: Subject) -> dict[str, float]:
-        asked = asked_of(subject)
+        asked = subject.asked()
         if asked is None:
             return {}
         found: dict[str, float] = {}
@@ -79,7 +79,7 @@ class ClassAccuracy(Evaluator):
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
         """Which classes are taken for which, by the first extractor; not of real images."""
-        asked = asked_of(subject)
+        asked = subject.asked()
         if asked is None or subject.real:
             return {}
         # A cell has pictures of all its guidances.
@@ -97,14 +97,6 @@ class ClassAccuracy(Evaluator):
             train, known = train[drawn], known[drawn]
         classifier = _classifier(train, known, self.strength, self.iterations)
         return torch.from_numpy(classifier.predict(samples.float().cpu().numpy()))
-
-
-def asked_of(subject: Subject) -> Tensor | None:
-    """(n,) classes that samples were asked for; None if there is no class, or no other."""
-    asked, known = subject.sample_labels, subject.labels("train")
-    if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
-        return None
-    return asked.cpu()
 
 
 def fitted(train: Tensor, known: Tensor, strength: float, iterations: int) -> Any:

@@ -152,10 +152,10 @@ class Generation(Evaluator):
 
         Those that are others mirrored, beyond the first `train`, have no features.
         """
-        asked, known = subject.sample_labels, subject.labels("train")
-        if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
+        asked, known = subject.asked(), subject.labels("train")
+        if asked is None or known is None:
             return None
-        return asked[:at].cpu(), known[:train][few].cpu()
+        return asked[:at], known[:train][few].cpu()
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None
