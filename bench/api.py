@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .images import to_uint8
 from .seeds import seed_for
 
 if TYPE_CHECKING:
@@ -669,3 +668,14 @@ KINDS: dict[str, type] = {
 }
 
 Part = Regularizer | Tokenizer | Generator | Evaluator | Dataset | FeatureExtractor | ReferenceSource
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
+    # In place where it can be: sets of 256-pixel images are large.
+    return (images.float() * 127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(levels: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in [-1, 1]."""
+    return (levels.float() / 127.5).sub_(1)

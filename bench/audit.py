@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .api import Dataset, FeatureExtractor
+from .api import Dataset, FeatureExtractor, from_uint8, to_uint8
 from .distances import frechet_distance, kernel_distance, precision_recall
-from .images import RESIZINGS, adm_centre_crop, from_uint8, squash, to_uint8
+from .images import RESIZINGS, adm_centre_crop, squash
+from .inputs import SPLITS
 from .naming import metric_name
 from .records import protocol_id
-from .subject import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -66,11 +66,6 @@ def drop_labels(labels: Tensor | None, probability: float, noise: Noise) -> Tens
     return labels.masked_fill(noise.uniform(labels.float(), "dropped labels") < probability, -1)
 
 
-def with_unconditional(labels: Tensor) -> Tensor:
-    """(B,) -> (2B,): the labels, then as many -1, to run both branches of guidance in one pass."""
-    return torch.cat([labels, torch.full_like(labels, -1)])
-
-
 class LabelEmbedding(nn.Module):
     """A row per class and one for "no class" (label -1, labels None, or a model without classes)."""
 

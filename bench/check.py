@@ -15,13 +15,14 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, matrix, plan, registry, run, schema
+from . import leaderboard, matrix, plan, registry, run, schema, stage
 from .api import Dataset, Noise, Unfit
 from .build import dataset as dataset_of
 from .build import extractor as extractor_of
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
 from .records import Record
+from .source import MatrixError
 from .store import Store
 from .subject import Subject
 
@@ -256,7 +257,7 @@ def play(target: Target, folder: Path, data: Mapping[str, Any] | None = None) ->
         made = plan.make(loaded)
         store, options = Store(folder / ".bench"), run.Options(folder / "results", 1)
         found = run.run(loaded, made, made.cells, store, options, lambda _: None, lambda *_: None)
-    except matrix.MatrixError as error:
+    except MatrixError as error:
         raise Broken("; ".join(problem.message for problem in error.problems)) from error
     except run.RunError as error:
         raise Broken(str(error)) from error
@@ -318,7 +319,7 @@ def _subjects(folder: Path, target: Target) -> list[Callable[[], Subject]]:
     """The subjects that an evaluator scored in a matrix that has been played."""
     made, store = plan.make(matrix.load(folder / "check.yaml")), Store(folder / ".bench")
 
-    def of(stage: plan.Stage) -> Callable[[], Subject]:
+    def of(stage: stage.Stage) -> Callable[[], Subject]:
         config = stage.config
         inputs = {role: store.get(made.stages[parent]) for role, parent in stage.parents.items()}
         return lambda: Subject(

@@ -54,11 +54,12 @@ def needs(lock: Path) -> set[str]:
         CleanError: its matrix cannot be planned, or its data is not on this machine.
     """
     from . import matrix, plan
+    from .source import MatrixError
 
     try:
         loaded = matrix.load(lock)
         stages = [stage for device in DEVICES for stage in plan.make(loaded, device=device).stages.values()]
-    except matrix.MatrixError as error:
+    except MatrixError as error:
         raise CleanError(f"what {lock.parent} needs cannot be told: {error.problems[0]}") from error
     unknown = next((stage for stage in stages if not stage.known), None)
     if unknown is not None:
@@ -127,7 +128,7 @@ def checks(store: Store) -> Iterator[Check]:
 def _artifact(path: Path) -> Iterator[Check]:
     from safetensors import SafetensorError
 
-    from .plan import stage_id
+    from .stage import stage_id
 
     artifact, name = Artifact(path), f"{path.parent.name} {path.name[:12]}"
     try:

@@ -28,7 +28,7 @@ from . import __version__, registry
 from .harmless import Text, visible
 
 if TYPE_CHECKING:
-    from .matrix import Matrix
+    from .choices import Matrix
     from .plan import Cell, Plan
     from .records import Record
     from .store import Store
@@ -719,6 +719,7 @@ def _open(
     from .selection import parse_filter, selects
     from .shards import deal
     from .shards import parse as parse_shard
+    from .source import MatrixError
 
     _check_device(device)
     try:
@@ -726,7 +727,7 @@ def _open(
         share = parse_shard(shard) if shard else None
         loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
         made = planning.make(loaded, device=device, fetch=fetch)
-    except matrices.MatrixError as error:
+    except MatrixError as error:
         for problem in error.problems:
             err.print(Text(str(problem)), soft_wrap=True)
         count, code = len(error.problems), 4 if isinstance(error, planning.NetworkNeeded) else 2

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
+from .folders import Source
+from .provenance import flat
 from .records import Record
 from .rows import full_protocol
 from .union import rows_of, without
+from .words import some
 
 # What all rows of a matrix have in common; of the first also what one doesn't name says something.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")
@@ -28,19 +30,6 @@ ALLOWED = {
     "meaning": "a label has one meaning: rename one in its matrix and make it anew",
 }
 HARMLESS = ("versions", "dirty", "precision")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A results folder: its records, and the resolved matrices that made them, by file name."""
-
-    folder: Path
-    records: list[Record]
-    matrices: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(self.folder)
 
 
 @dataclass(frozen=True)
@@ -175,14 +164,6 @@ def _placeless(value: Any) -> Any:
     return value.rpartition("/")[2] if isinstance(value, str) else value
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
-
-
 def _keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for flat in flats for key in flat))
 
@@ -194,11 +175,6 @@ def _text(value: Any) -> str:
 def _short(value: Any) -> str:
     text = _text(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    """The first of them, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _note(

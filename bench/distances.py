@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .api import Estimate
-from .records import base_name
+from .naming import base_name
 from .resampling import counts
 
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults

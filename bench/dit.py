@@ -17,11 +17,10 @@ from .blocks import (
     modulate,
     position_table,
     rotate,
-    with_unconditional,
     xavier,
     zero,
 )
-from .flow import euler, guide, interpolate
+from .flow import euler, guide, interpolate, with_unconditional
 
 LAST = 0.04  # length of the SDE's last step, which adds no noise
 

@@ -14,8 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from . import worker
-from .plan import Plan, Stage
+from .plan import Plan
 from .schedule import EngineError, Event, Listen, Schedule
+from .stage import Stage
 from .store import Store
 
 IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up

@@ -10,8 +10,7 @@ from typing import Any
 from . import registry
 from .choices import Row
 from .reader import Reader
-from .schema import Budget, Critic, Group, Optimizer, Variants, axes, names_of, shown
-from .source import Trail
+from .schema import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
 EXAMPLES = {

@@ -25,21 +25,15 @@ from .api import (
     Tokenizer,
 )
 from .fewer import originals
-from .flops import (
-    Counted,
-    TooLong,
-    counted,
-    generator_step,
-    reconstruction_step,
-    regularizer_step,
-    tokenizer_step,
-)
+from .flops import Counted, TooLong, counted
+from .inputs import SPLITS, kept
 from .large import LARGE
 from .latents import CHUNK, DRAWS
 from .losses import Adversary
+from .one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
-from .plan import Built, Plan, Stage
-from .subject import SPLITS, kept
+from .plan import Built, Plan
+from .stage import Stage
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed

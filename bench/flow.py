@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .blocks import with_unconditional
-
 
 def expand_time(t: Tensor, like: Tensor) -> Tensor:
     """t (B,) or (B, T) with trailing dimensions of size 1, ready to multiply `like` (B, T, C)."""
@@ -55,3 +53,8 @@ def logit_normal(uniform: Tensor) -> Tensor:
     """sigmoid of a standard normal, from uniform draws (Esser et al., 2024)."""
     # A draw of exactly 0 would give t = 0 through -inf, which is fine; float32 uniforms never reach 1.
     return torch.special.ndtri(uniform).sigmoid()
+
+
+def with_unconditional(labels: Tensor) -> Tensor:
+    """(B,) -> (2B,): the labels, then as many -1, to run both branches of guidance in one pass."""
+    return torch.cat([labels, torch.full_like(labels, -1)])

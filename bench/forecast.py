@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .estimate import ACCELERATORS, Accelerator, Cost, costs
-from .plan import Cell, Plan, Stage
+from .plan import Cell, Plan
+from .stage import Stage
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MUCH = 2e11  # bytes of features

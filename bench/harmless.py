@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import text as rich
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # All but tabs and line ends, and the marks that turn the direction of writing.
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str) -> str:
@@ -25,13 +21,3 @@ class Text(rich.Text):
 
     def __init__(self, text: str = "", *style: Any, **more: Any) -> None:
         super().__init__(visible(text), *style, **more)
-
-
-def csv(table: pd.DataFrame) -> str:
-    """A table as CSV; text that would be a formula begins with an apostrophe, as spreadsheets have it."""
-    shown = table.rename(columns=_literal).map(_literal)
-    return shown.to_csv(index=False, lineterminator="\n")
-
-
-def _literal(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -8,18 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .api import from_uint8, to_uint8
 from .products import by_onednn
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """(..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
-    # In place where it can be: sets of 256-pixel images are large.
-    return (images.float() * 127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def from_uint8(levels: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in [-1, 1]."""
-    return (levels.float() / 127.5).sub_(1)
 
 
 def round_to_8_bits(images: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer
-from .images import to_uint8
+from .api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer, to_uint8
 from .large import rows
 from .pipeline import prefetch
 from .processes import ALONE, Group

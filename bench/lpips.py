@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .images import from_uint8, resize, to_rgb
+from .api import from_uint8
+from .images import resize, to_rgb
 from .naming import ALEX, VGG
 from .weights import Weights, hub, seeded, sha256
 

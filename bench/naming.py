@@ -91,3 +91,8 @@ def weights(protocol: dict[str, Any]) -> set[str]:
                     yield from found(item)
 
     return set(found(protocol))
+
+
+def base_name(name: str) -> str:
+    """A metric without its number and extractor: `gFD` of `gFD@360[effnet_lite0]`."""
+    return re.split(r"[@\[]", name)[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .api import Estimate
 from .distances import NEIGHBORHOOD, once
-from .records import base_name
+from .naming import base_name
 from .resampling import REPLICATES, class_means, counts, mean_estimate
 from .seeds import seed_for
 from .squares import Squares

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from . import build, losses, registry, released, stages
+from . import build, losses, registry, released
 from .api import (
     Dataset,
     Evaluator,
@@ -31,36 +31,20 @@ from .api import (
     Tokenizer,
     Unfit,
 )
+from .choices import Matrix, Row, Seed
 from .entries import JOINT, NONE
+from .inputs import features_role
 from .lpips import Lpips
-from .matrix import Matrix, MatrixError, Problem, Row, Seed, build_problem
+from .matrix import build_problem
 from .schema import REQUIRED, check, options_of
-from .subject import features_role
+from .source import MatrixError, Problem
+from .stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
 from .weights import RANDOM, OfflineError, sha256
 
-Config = Mapping[str, Any]
-
-UNKNOWN = "unknown"
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
 MODULES = 10_000  # at the most, in one part
 TRAINED = ("prior", "tokenizer", "generator")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One content-addressed step of work."""
-
-    kind: str
-    label: str
-    config: dict[str, Any] = field(repr=False)
-    parents: dict[str, str] = field(repr=False)  # role -> the parent's id
-    id: str
-    known: bool  # False while data or weights that it needs aren't there
-
-    @property
-    def key(self) -> str:
-        return self.id if self.known else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -132,35 +116,6 @@ class Plan:
         """The stages behind these cells, in plan order."""
         ends = [one for cell in cells for one in cell.scores.values()]
         return [self.stages[one] for one in self.ancestors(ends)]
-
-
-def digest(value: Any) -> str:
-    """sha256 of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
-    """What a stage is known by; of weights that it starts from or sees by the hash, not the place."""
-    return digest({"kind": kind, "config": _placeless(config), "parents": parents})
-
-
-def _placeless(config: Config) -> dict[str, Any]:
-    found = dict(config)
-    found.pop("checkpointing", None)  # it changes the rounding of gradients and, as processes do, no more
-    if "weights" in found:
-        found["weights"] = found["weights"]["fingerprint"]
-    if "reconstruction" in found:
-        found["reconstruction"] = {
-            name: {k: v["fingerprint"] if _is_file(v) else v for k, v in loss.items()}
-            if isinstance(loss, Mapping)
-            else loss
-            for name, loss in found["reconstruction"].items()
-        }
-    return found
-
-
-def _is_file(option: Any) -> bool:
-    return isinstance(option, Mapping) and "fingerprint" in option
 
 
 def make(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
@@ -739,7 +694,7 @@ class _Planner:
             raise kind(sorted(self.problems.values(), key=lambda p: (p.file, p.line, p.column)))
 
     def _add(self, kind: str, label: str, config: dict[str, Any], parents: dict[str, str]) -> str:
-        config = {**config, "env": self.env, "frame": stages.VERSION}
+        config = {**config, "env": self.env, "frame": FRAME_VERSION}
         if kind in TRAINED:
             config |= {name: True for name in ("compile", "checkpointing") if getattr(self.matrix, name)}
         one = stage_id(kind, config, parents)
@@ -748,7 +703,7 @@ class _Planner:
             files = ("dataset", "extractor", "teacher", "reference", "weights")
             named = [config[name] for name in files if name in config]
             networks = (loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict))
-            named += [option for loss in networks for option in loss.values() if _is_file(option)]
+            named += [option for loss in networks for option in loss.values() if is_file(option)]
             there = there and all(item.get("fingerprint", "") is not None for item in named)
             self.result.stages[one] = Stage(kind, label, config, parents, one, there)
         return one

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from .naming import defines
-from .records import Record, base_name
+from .naming import base_name, defines
+from .records import Record
 from .rows import Column, Results, Row
 from .tables import number, spread
 

@@ -26,8 +26,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import __version__, worker
 from .engine import environ
-from .plan import Plan, Stage
+from .plan import Plan
 from .schedule import EngineError, Event, Listen, Schedule
+from .stage import Stage
 from .store import Store
 from .team import SHARED, Setting, Team
 

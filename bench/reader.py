@@ -7,8 +7,8 @@ from typing import Any
 
 from . import registry
 from .choices import SECTIONS, Place
-from .schema import Budget, check, names_of, shown
-from .source import Document, MatrixError, Problem, Trail
+from .schema import Budget, Trail, check, names_of, shown
+from .source import Document, MatrixError, Problem
 
 KEYS = (
     *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,7 +15,7 @@ from typing import Any
 from . import __version__
 from .integrity import identity
 from .naming import check_name
-from .room import room
+from .room import replace_text
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")
@@ -134,26 +132,9 @@ def comparable(record: Record) -> dict[str, Any]:
     return {name: value for name, value in _items(record) if name not in ("cost", "provenance")}
 
 
-def base_name(name: str) -> str:
-    """A metric without its number and extractor: `gFD` of `gFD@360[effnet_lite0]`."""
-    return re.split(r"[@\[]", name)[0]
-
-
 def protocol_id(protocol: dict[str, Any]) -> str:
     """Six hex digits that stand for a protocol; the order of its keys doesn't matter."""
     return _digest(protocol, 6)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file that a reader, or a kill, finds either old or new; NoRoom if the disk is full."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # other machines have our number
-    content = text.encode("utf-8", errors="replace")
-    try:
-        with room(path.parent, len(content)):
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def plain_json(value: Any) -> Any:

@@ -21,15 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import integrity
 from .integrity import Corrupt
-from .records import replace_text
-from .room import NoRoom, room
+from .room import NoRoom, replace_text, room
 from .store import REMOTE, Artifact, Store, home
 
 if TYPE_CHECKING:
     import torch
     from fsspec import AbstractFileSystem
 
-    from .plan import Stage
+    from .stage import Stage
 
 _listed: dict[str, set[str]] = {}  # by URL, the keys of artifacts that this process has seen there
 

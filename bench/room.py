@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +52,15 @@ def _number(error: Exception) -> int | None:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that a reader, or a kill, finds either old or new; NoRoom if the disk is full."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # other machines have our number
+    content = text.encode("utf-8", errors="replace")
+    try:
+        with room(path.parent, len(content)):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .records import Record, base_name, in_order, protocol_id
+from .naming import base_name
+from .records import Record, in_order, protocol_id
 from .statistics import Observation, interval, mean
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import grids, leaderboard, records
-from .engine import Engine, EngineError, Event
+from .choices import Matrix
+from .engine import Engine
 from .integrity import Corrupt, identity
-from .matrix import Matrix, resolved
+from .matrix import resolved
 from .plan import PROBE, Cell, Plan
 from .provenance import parts, provenance
 from .records import Record
-from .room import NoRoom, room
+from .room import NoRoom, replace_text, room
+from .schedule import EngineError, Event
 from .store import Artifact, NoLocks, Store, alone
 
 if TYPE_CHECKING:
@@ -218,7 +220,7 @@ def prepare(matrix: Matrix, plan: Plan, store: Store, options: Options, cells: l
                 file.rename(file.with_suffix(".json.stale"))
     text = yaml.safe_dump(resolved(matrix, options.out), sort_keys=False, allow_unicode=True)
     said = f"# profile {options.profile}\n" if options.profile else ""
-    records.replace_text(options.out / "matrix.lock.yaml", said + text)
+    replace_text(options.out / "matrix.lock.yaml", said + text)
 
 
 class Book:
@@ -342,7 +344,7 @@ class Book:
         import torch
 
         from . import build
-        from .images import to_uint8
+        from .api import to_uint8
 
         for row in self.matrix.datasets:
             rows: dict[str, torch.Tensor] = {}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from .integrity import Corrupt
-from .plan import Plan, Stage
+from .plan import Plan
+from .stage import Stage
 from .store import Store
 
 PAUSE = 1.0  # seconds between looks at a stage that another run makes

@@ -18,7 +18,6 @@ from pydantic.fields import FieldInfo
 from . import registry
 from .api import Generator, ReferenceSource, Regularizer, Tokenizer
 from .registry import PartError, Use, unknown
-from .source import Trail
 
 # What the frame gives a constructor by name, which is no option of a matrix.
 FACTS: dict[type, set[str]] = {
@@ -37,6 +36,7 @@ Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+Trail = tuple[str | int, ...]  # keys and list indices, from the top
 Fault = tuple[Trail, str]  # where under the options, and what is wrong
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from . import registry
+from .schema import Trail
 
-Trail = tuple[str | int, ...]  # keys and list indices, from the top
 Mark = tuple[int, int]  # line and column, from 1
 
 LARGEST = 2**63

@@ -20,24 +20,24 @@ from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .augmentations import Augmentation
 from .fewer import Fewer
 from .figures import rendered
-from .flops import counted, parameters, reconstruction_step
+from .flops import counted, parameters
 from .generator_loop import train_generator
+from .inputs import SPLITS, facts_from, kept, spec_from
 from .large import allocated, rows
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
-from .naming import check_name
+from .naming import base_name, check_name
+from .one_step import reconstruction_step
 from .pipeline import prefetch
-from .records import base_name
 from .resampling import rounded
 from .seeds import seed_for
 from .segments import prepare
 from .store import Artifact, Result
-from .subject import SPLITS, Cell, Subject, facts_from, in_its_space, kept, reference_of, rows_of, spec_from
+from .subject import Cell, Subject, in_its_space, reference_of, rows_of
 from .tokenizer_loop import train_tokenizer
 from .training import Context
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]
-VERSION = 3  # of the frame's own arithmetic, part of every key: raise it when numbers change beyond rounding
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:

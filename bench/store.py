@@ -33,7 +33,7 @@ from .room import room
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .plan import Stage
+    from .stage import Stage
 
 
 TRASH = "trash"  # what is being removed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,24 +17,22 @@ from .api import (
     Dataset,
     FeatureExtractor,
     Generator,
-    LatentSpec,
     Noise,
     Of,
     Reference,
     Regularizer,
     Split,
     Tokenizer,
+    from_uint8,
+    to_uint8,
 )
 from .api import Subject as SubjectInterface
 from .fewer import originals
-from .images import from_uint8, to_uint8
+from .inputs import SPLITS, facts_from, features_role, spec_from
 from .large import allocated
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
 from .pipeline import prefetch
 from .store import Artifact
-
-SPLITS: tuple[Split, ...] = ("train", "val")
-UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric asks for these
 
 
 class Cell:
@@ -118,31 +116,6 @@ class Cell:
         file = self.scratch(f"{'mean' if noise is None else 'z'}/{split}")
         labels = self.dataset.labels(split)
         return draw(self.regularizer, h, labels, stream, batch, self.device, file=file)
-
-
-def features_role(place: int, output: str) -> str:
-    """The parent of a scores stage that has an output of the matrix's extractor at `place`.
-
-    The first one's stage is the teacher's, with pooled features and tokens; what else metrics need of the
-    data is in a stage of its own.
-    """
-    return "features" if place == 0 and output in ("pooled", "tokens") else f"features/{place}"
-
-
-def kept(split: Split, outputs: Sequence[str]) -> list[str]:
-    """Those of a features stage's outputs that it describes a split by; a subject describes it by others."""
-    return [name for name in outputs if (split, name) not in UNREAD]
-
-
-def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
-    """A spec from an artifact's or a config's plain data."""
-    grid = plain["grid"]
-    return LatentSpec(plain["tokens"], plain["channels"], tuple(grid) if grid else None)
-
-
-def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What a regularizer's constructor asks for by name."""
-    return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
 
 
 class Subject(SubjectInterface):

@@ -21,8 +21,8 @@ from torch.distributed import Store as Board
 
 from . import registry, remote
 from .api import Diverged
-from .plan import Stage
 from .processes import ALONE, Group
+from .stage import Stage
 from .store import Store
 from .training import Context, Stopped
 
@@ -159,8 +159,8 @@ def hire(place: Place, generation: int, rank: int, world: int, local: int) -> Ba
 
 def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
+    from .parent import die_with_parent
     from .stages import STAGES
-    from .worker import die_with_parent
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides what Ctrl-C means

@@ -18,10 +18,12 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from . import checkpoint, registry
-from .differences import flat
-from .engine import Event
-from .plan import Cell, Plan, Stage
-from .records import Record, replace_text
+from .plan import Cell, Plan
+from .provenance import flat
+from .records import Record
+from .room import replace_text
+from .schedule import Event
+from .stage import Stage
 from .store import Store
 from .team import hide_torchrun
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import threading
 import time
@@ -13,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .integrity import Corrupt
+from .parent import die_with_parent
 from .room import NoRoom, room
 from .store import Result
 
 if TYPE_CHECKING:
-    from .plan import Stage
+    from .stage import Stage
     from .team import Team
-
-SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 class Pipe(Protocol):
@@ -143,22 +140,6 @@ def run_stage(
     except Exception as error:
         store.drop_scratch(stage)
         return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def die_with_parent() -> None:
-    """No orphan goes on training: the kernel's signal on Linux, a look at the parent elsewhere."""
-    try:
-        ctypes.CDLL(None).prctl(SIGNAL_ON_PARENT_DEATH, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _reset_peak_memory(device: str) -> None:

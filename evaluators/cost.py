@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..bench import flops
+from ..bench import flops, one_step
 from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, Tokenizer
 from ..bench.registry import register
 
@@ -24,12 +24,12 @@ def tokenizer_step(tokenizer: Tokenizer, regularizer: Regularizer, *batch: Any) 
     """One training step of modules that are frozen by now."""
     tokenizer.train().requires_grad_(True)
     regularizer.requires_grad_(True)
-    flops.tokenizer_step(tokenizer, regularizer, *batch)
+    one_step.tokenizer_step(tokenizer, regularizer, *batch)
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
     """One training step of a module that is frozen by now."""
-    flops.generator_step(generator.train().requires_grad_(True), z, labels)
+    one_step.generator_step(generator.train().requires_grad_(True), z, labels)
 
 
 def stage_costs(costs: dict[str, dict[str, float]], scope: Scope) -> dict[str, float]:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.distances import cmmd_estimate, distance_protocol, frechet_estimate, kernel_estimate
-from ..bench.naming import metric_name
+from ..bench.naming import base_name, metric_name
 from ..bench.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
-from ..bench.records import base_name
 from ..bench.registry import register
 from ..bench.resampling import counts
 

@@ -12,14 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
-from ..bench.images import psnr, to_uint8
+from ..bench.images import psnr
 from ..bench.latents import CHUNK, decode, decoded
-from ..bench.naming import metric_name
+from ..bench.naming import base_name, metric_name
 from ..bench.products import by_onednn
-from ..bench.records import base_name
 from ..bench.registry import register
 from ..bench.resampling import class_means, mean_estimate, means
 

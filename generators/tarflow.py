@@ -23,10 +23,9 @@ from ..bench.blocks import (
     rotary_table,
     rotate,
     single,
-    with_unconditional,
     zero,
 )
-from ..bench.flow import guide
+from ..bench.flow import guide, with_unconditional
 from ..bench.registry import register
 
 

@@ -11,8 +11,8 @@ from latentbench.bench.api import (
     Reference,
     Regularizer,
     Subject,
+    to_uint8,
 )
-from latentbench.bench.images import to_uint8
 
 
 class FakeDataset(Dataset):

@@ -9,9 +9,10 @@ from cli import bench
 from PIL import Image
 
 from latentbench.bench import registry
+from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.audit import AuditError, ImageSet, audit, of_dataset, read, stored_as_jpeg
 from latentbench.bench.distances import frechet_distance
-from latentbench.bench.images import adm_centre_crop, from_uint8, resize, round_to_8_bits, squash, to_uint8
+from latentbench.bench.images import adm_centre_crop, resize, round_to_8_bits, squash
 
 
 @pytest.fixture(scope="module")

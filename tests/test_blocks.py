@@ -15,8 +15,8 @@ from latentbench.bench.blocks import (
     rotary_table,
     rotate,
     sinusoid,
-    with_unconditional,
 )
+from latentbench.bench.flow import with_unconditional
 
 GRID, ROW = LatentSpec(12, 8, (3, 4)), LatentSpec(12, 8)
 

@@ -7,6 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from subjects import FakeExtractor, FakeSubject
 
+from latentbench.bench.distances import once
 from latentbench.bench.registry import create
 from latentbench.evaluators import class_accuracy
 from latentbench.evaluators.class_accuracy import confusion
@@ -110,7 +111,7 @@ def test_numbers_are_the_same_twice_and_one_classifier_is_fitted_for_all_rows(mo
     def scored(seed):
         return run(subject_of(toned(40, 0.6, seed), torch.arange(40) % 10, toned(60, 0.6)))[NAME]
 
-    monkeypatch.setattr(class_accuracy, "_classifier", class_accuracy.once(counted))
+    monkeypatch.setattr(class_accuracy, "_classifier", once(counted))
     first, other, again = scored(1), scored(2), scored(1)
     assert len(fits) == 1 and first == again != other
     monkeypatch.setattr(class_accuracy, "_classifier", counted)

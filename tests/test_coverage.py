@@ -8,6 +8,7 @@ from scipy.stats import kstest, norm, wasserstein_distance
 from subjects import FakeSubject
 
 from latentbench.bench.api import LatentSpec
+from latentbench.bench.distances import directions, distance_to_normal
 from latentbench.bench.registry import create
 from latentbench.evaluators import coverage, zones
 from latentbench.evaluators.coverage import Coverage
@@ -26,9 +27,9 @@ def of(z, reference, fresh=None):
 
 def test_directions_are_unit_vectors_and_stay_the_same():
     for channels in (2, 5):
-        one = coverage.directions(channels, 20)
+        one = directions(channels, 20)
         torch.testing.assert_close(one.norm(dim=1), torch.ones(20).double())
-        assert torch.equal(one, coverage.directions(channels, 20))
+        assert torch.equal(one, directions(channels, 20))
 
 
 def test_a_shift_has_the_mean_length_of_its_projections():
@@ -48,8 +49,8 @@ def test_the_distance_to_the_normal_is_that_of_the_worst_direction():
     z = randn(4000, 2) * torch.tensor([1.0, 2.0])
     # sup |Phi(x) - Phi(x / 2)| is at x^2 = (8 / 3) log 2.
     x = (8 / 3 * math.log(2)) ** 0.5
-    assert coverage.distance_to_normal(z) == pytest.approx(norm.cdf(x) - norm.cdf(x / 2), abs=0.03)
-    assert coverage.distance_to_normal(randn(4000, 2)) < 0.03
+    assert distance_to_normal(z) == pytest.approx(norm.cdf(x) - norm.cdf(x / 2), abs=0.03)
+    assert distance_to_normal(randn(4000, 2)) < 0.03
 
 
 def test_latents_like_the_reference_score_as_fresh_samples_do():
@@ -136,7 +137,7 @@ def test_zones_have_the_distance_that_scipy_finds():
         kstest(z.double() @ (w / w.norm()), "norm").statistic
         for w in torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     )
-    assert zones.distance_to_normal(z) == pytest.approx(worst)
+    assert distance_to_normal(z) == pytest.approx(worst)
 
 
 def test_other_methods_have_no_zones():

@@ -22,8 +22,8 @@ from latentbench.bench import checkpoint, cleaning, integrity
 from latentbench.bench.checkpoint import State
 from latentbench.bench.cli import app
 from latentbench.bench.integrity import Corrupt
-from latentbench.bench.plan import Stage, stage_id
 from latentbench.bench.room import NoRoom, room, size
+from latentbench.bench.stage import Stage, stage_id
 from latentbench.bench.store import Artifact, Result, Store, locked
 from latentbench.bench.training import Context, run_steps
 

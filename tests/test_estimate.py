@@ -14,11 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from latentbench.bench import estimate, matrix, plan
-from latentbench.bench.api import LatentSpec
+from latentbench.bench import estimate, flops, matrix, plan
+from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.cli import app
-from latentbench.bench.flops import TooLong, backward, counted, generator_step
+from latentbench.bench.flops import TooLong, counted
 from latentbench.bench.forecast import forecast, scaled, span
+from latentbench.bench.one_step import backward, generator_step
 from latentbench.bench.registry import create
 
 SPEC = LatentSpec(16, 4, (4, 4))
@@ -127,12 +128,12 @@ def test_samplers_are_extrapolated_from_few_steps():
     sampler = (("steps", 12),)
     with FlopCounterMode(display=False) as real, torch.no_grad():
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            model.sample(torch.zeros(1, dtype=torch.int64), 1.5, estimate.Noise(0), steps=12)
+            model.sample(torch.zeros(1, dtype=torch.int64), 1.5, Noise(0), steps=12)
     assert estimate._sample(built, model.to("meta"), 1.5, sampler).flops == real.get_total_flops()
     mar = create("generators", "mar", spec=SPEC, classes=9)
     with FlopCounterMode(display=False) as real, torch.no_grad():
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            mar.sample(torch.zeros(1, dtype=torch.int64), 1.5, estimate.Noise(0), steps=6)
+            mar.sample(torch.zeros(1, dtype=torch.int64), 1.5, Noise(0), steps=6)
     found = estimate._sample(built, mar.to("meta"), 1.5, (("iterations", None), ("steps", 6)))
     assert found.flops == pytest.approx(real.get_total_flops(), rel=0.25)
 
@@ -159,7 +160,7 @@ def test_equal_modules_are_counted_once_whatever_the_seeds(tmp_path, monkeypatch
         calls.append(arguments)
         return counted(*arguments, **given)
 
-    monkeypatch.setattr(estimate, "counted", spied)
+    monkeypatch.setattr(flops, "counted", spied)
     planned(TINY, tmp_path)
     one = len(calls)
     made, costs = planned(TINY, tmp_path, seeds=3)
@@ -233,7 +234,7 @@ PEAK = """
 import re, tempfile
 from pathlib import Path
 import torch
-from latentbench.bench import flops
+from latentbench.bench import flops, one_step
 from latentbench.bench.api import LatentSpec
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.registry import create
@@ -241,7 +242,7 @@ from latentbench.bench.training import Context
 
 model = create("generators", "lightningdit", spec=LatentSpec(16, 8, (4, 4)), classes=9, width=128, depth=4)
 z, labels = torch.randn(256, 16, 8), torch.zeros(256, dtype=torch.int64)
-planned = flops.counted(flops.generator_step, model, z, labels).activations
+planned = flops.counted(one_step.generator_step, model, z, labels).activations
 
 def peak(batch):
     with tempfile.TemporaryDirectory() as work:

@@ -8,10 +8,9 @@ from subjects import FakeExtractor, FakeSubject
 from torch.utils.data import TensorDataset
 from torch_fidelity import FeatureExtractorBase
 
+from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.distances import kernel_distance, precision_recall
-from latentbench.bench.images import from_uint8, to_uint8
-from latentbench.bench.naming import INCEPTION
-from latentbench.bench.records import base_name
+from latentbench.bench.naming import INCEPTION, base_name
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts
 from latentbench.evaluators import generation

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from latentbench.bench import listing, plan
-from latentbench.bench.images import from_uint8, to_uint8
-from latentbench.bench.matrix import MatrixError, load
+from latentbench.bench.api import from_uint8, to_uint8
+from latentbench.bench.matrix import load
 from latentbench.bench.registry import create
+from latentbench.bench.source import MatrixError
 
 OLD = time.time() - 60
 

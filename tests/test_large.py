@@ -14,7 +14,7 @@ from latentbench.bench.distances import gaussian
 from latentbench.bench.fewer import Fewer, chosen
 from latentbench.bench.images import resize
 from latentbench.bench.pipeline import Ahead
-from latentbench.bench.plan import Stage
+from latentbench.bench.stage import Stage
 from latentbench.bench.store import Result, Store, _apart
 
 

@@ -21,12 +21,26 @@ PARTS = [
 ]
 
 
-def imported(file, top_level_only=False):
-    """What a file imports by absolute name: each module, and each name imported from it."""
+# From the lowest: a room imports rooms of its own or a lower layer, and two rooms never import each other.
+LAYERS = [
+    {"api", "registry", "flow"},
+    {"store", "runtime", "options", "statistics"},
+    {"data", "nn", "models", "datasets", "references"},
+    {"metrics", "features", "records"},
+    {"training", "contracts"},
+    {"matrix", "stages", "leaderboard"},
+    {"plan", "report"},
+    {"engine"},
+    {"tools"},
+    {"cli"},
+]
+LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def imported(file):
+    """The dotted names of modules, and of the names in them, that a file imports: late and for typing too."""
     package = ["latentbench", *file.relative_to(ROOT).parent.parts]
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    for node in nodes:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -40,8 +54,28 @@ def module_of(file):
     return ".".join(["latentbench", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
+def room_of(module):
+    """The room of a module of the frame: `matrix` of `latentbench.bench.matrix.load`."""
+    return module.split(".")[2]
+
+
+def lone(module):
+    """Whether a module lies in `bench/` itself, outside of all rooms."""
+    return module.count(".") == 2 and room_of(module) not in LAYERS[0]
+
+
+def import_graph():
+    """Each module of the product with the modules that it imports."""
+    modules = {module_of(file): file for folder in PACKAGES for file in (ROOT / folder).rglob("*.py")}
+    return {
+        module: {name for name in imported(file) if name in modules and name != module}
+        for module, file in modules.items()
+    }
+
+
 PART_FILES = [file for folder in PARTS for file in sorted((ROOT / folder).glob("*.py"))]
-FRAME_FILES = sorted((ROOT / "bench").glob("*.py"))
+FRAME_FILES = sorted(set((ROOT / "bench").rglob("*.py")) - set(PART_FILES))
+PACKAGES = ["bench", "regularizers", "tokenizers", "generators", "evaluators"]
 PART_PACKAGES = tuple("latentbench." + folder.replace("/", ".") for folder in PARTS)
 
 
@@ -75,13 +109,25 @@ def test_the_frame_imports_no_part(file):
     assert not [name for name in imported(file) if name.startswith(PART_PACKAGES)]
 
 
-def test_the_frame_has_no_import_cycles():
-    modules = {module_of(file): file for file in FRAME_FILES}
-    graph = {
-        module: {name for name in imported(file, top_level_only=True) if name in modules and name != module}
-        for module, file in modules.items()
-    }
-    tuple(TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph()
+    graph.pop("latentbench.bench")  # which nothing needs to import, and which imports nothing
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_rooms_import_only_rooms_of_their_own_or_a_lower_layer_and_never_in_a_circle():
+    rooms: dict[str, set[str]] = {}
+    for module, names in import_graph().items():
+        if not module.startswith("latentbench.bench.") or room_of(module) not in LAYER or lone(module):
+            continue
+        for name in names - {"latentbench.bench"}:
+            mine, other = room_of(module), room_of(name)
+            if other in LAYER and not lone(name):
+                assert LAYER[other] <= LAYER[mine], f"{module} imports {name}, which is of a higher layer"
+                rooms.setdefault(mine, set()).add(other)
+    for room in rooms:
+        rooms[room].discard(room)
+    tuple(TopologicalSorter(rooms).static_order())
 
 
 def test_every_part_folder_is_packaged():

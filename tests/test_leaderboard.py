@@ -15,9 +15,10 @@ import pytest
 import scipy.stats
 from matplotlib.figure import Figure
 
+from latentbench.bench.dataframe import frame
 from latentbench.bench.findings import Finding
-from latentbench.bench.leaderboard import frame, markdown, report, summary, write
-from latentbench.bench.markdown import escape
+from latentbench.bench.leaderboard import report, summary, write
+from latentbench.bench.markdown import escape, markdown
 from latentbench.bench.records import Record, RecordError, protocol_id
 from latentbench.bench.records import write as write_record
 from latentbench.bench.tables import number, spread

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentbench.bench.api import ImageSpec, Noise
-from latentbench.bench.images import from_uint8
+from latentbench.bench.api import ImageSpec, Noise, from_uint8
 from latentbench.bench.losses import (
     RECONSTRUCTION,
     Adversarial,

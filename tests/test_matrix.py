@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from latentbench.bench import registry, union
-from latentbench.bench.matrix import MatrixError, Row, Seed, Skip, build_problem, load, resolved
+from latentbench.bench.choices import Row, Seed, Skip
+from latentbench.bench.matrix import build_problem, load, resolved
 from latentbench.bench.plan import make
+from latentbench.bench.source import MatrixError
 
 PLUGIN = '''
 from __future__ import annotations

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from latentbench.bench import leaderboard, plan, provenance
 from latentbench.bench import matrix as matrices
-from latentbench.bench.differences import Source
-from latentbench.bench.merge import LOCK, MergeError, merge, one_each
+from latentbench.bench.folders import MergeError, Source, one_each
+from latentbench.bench.merge import LOCK, merge
 from latentbench.bench.records import Record, RecordError, read
 from latentbench.bench.records import write as write_record
 

@@ -13,8 +13,8 @@ from fabricated import records
 from matplotlib.figure import Figure
 
 from latentbench.bench import grids
+from latentbench.bench.dataframe import frame
 from latentbench.bench.findings import Finding
-from latentbench.bench.leaderboard import frame
 from latentbench.bench.records import Record
 from latentbench.bench.report import page, pictures
 from latentbench.bench.report.curves import POINTS, panels, thinned

@@ -8,8 +8,7 @@ import cli
 import pytest
 import torch
 
-from latentbench.bench.api import Dataset, ImageSpec
-from latentbench.bench.images import from_uint8
+from latentbench.bench.api import Dataset, ImageSpec, from_uint8
 from latentbench.bench.latents import encode
 from latentbench.bench.losses import RECONSTRUCTION, Term
 from latentbench.bench.pipeline import Reader, prefetch

@@ -8,10 +8,11 @@ import yaml
 from cli import bench, command, environment
 
 from latentbench.bench.api import Tokenizer
-from latentbench.bench.matrix import find, load
-from latentbench.bench.plan import UNKNOWN, make
+from latentbench.bench.matrix import load
+from latentbench.bench.plan import make
 from latentbench.bench.registry import get
-from latentbench.bench.source import packaged
+from latentbench.bench.source import find, packaged
+from latentbench.bench.stage import UNKNOWN
 
 PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
 OFTEN = {"imagenet256", "cifar10-lzn"}  # the comparison, and one in pixels; the others nightly

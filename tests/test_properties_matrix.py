@@ -13,8 +13,9 @@ from latentbench.bench import plan, registry
 from latentbench.bench.choices import Matrix
 from latentbench.bench.cli import app
 from latentbench.bench.entries import FRAME
-from latentbench.bench.matrix import MatrixError, load, resolved
+from latentbench.bench.matrix import load, resolved
 from latentbench.bench.reader import KEYS
+from latentbench.bench.source import MatrixError
 
 PARTS = [name for kind in registry.FOLDERS for name in registry.names(kind)]
 OPTIONS = ["weight", "depth", "width", "patch", "channels", "steps", "head", "every", "lr", "why", "*"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from latentbench.bench.integrity import Corrupt
-from latentbench.bench.plan import Stage
+from latentbench.bench.stage import Stage
 from latentbench.bench.store import Result, Store
 
 STAGES = [Stage(kind, kind, {}, {}, key * 64, True) for kind, key in (("latents", "a"), ("scores", "b"))]

@@ -11,10 +11,10 @@ import yaml
 from fabricated import records
 
 from latentbench.bench import registry
-from latentbench.bench.matrix import find, load
+from latentbench.bench.matrix import load
 from latentbench.bench.naming import INCEPTION
 from latentbench.bench.published import figures, table
-from latentbench.bench.source import packaged
+from latentbench.bench.source import find, packaged
 
 
 def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 (what follows needs ray)
 """The Ray engine, on clusters of this machine and through the command line."""
 
 import json
@@ -13,12 +14,18 @@ from cli import TINY, bench, cmdline, command, environment, gone_within, results
 
 ray = pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
 
-from ray.cluster_utils import Cluster  # noqa: E402
+from ray.cluster_utils import Cluster
 
-from latentbench.bench import ray_engine  # noqa: E402
-from latentbench.bench.plan import Stage  # noqa: E402
-from latentbench.bench.ray_engine import Needs, Task, make, needs, versions  # noqa: E402
-from latentbench.bench.team import Setting  # noqa: E402
+from latentbench.bench import ray_engine
+from latentbench.bench.ray_engine import (
+    Needs,
+    Task,
+    make,
+    needs,
+    versions,
+)
+from latentbench.bench.stage import Stage
+from latentbench.bench.team import Setting
 
 SMALL = re.sub(r"  lightningdit: .*\n", "", TINY).replace(", generation, density, cost", "")
 

@@ -6,8 +6,9 @@ from scipy.stats import special_ortho_group
 from skimage.metrics import peak_signal_noise_ratio
 from subjects import FakeSubject
 
+from latentbench.bench.api import to_uint8
 from latentbench.bench.distances import frechet_distance
-from latentbench.bench.images import psnr, to_uint8
+from latentbench.bench.images import psnr
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts
 from latentbench.evaluators.reconstruction import ssim, ssim_window

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentbench.bench import estimate, losses, matrix, plan
 from latentbench.bench.api import ImageSpec, Noise
 from latentbench.bench.discriminators import Patch
-from latentbench.bench.matrix import MatrixError
+from latentbench.bench.source import MatrixError
 
 PLUGIN = '''
 import torch

@@ -7,9 +7,11 @@ from torch.nn import functional as F
 
 from latentbench.bench import released
 from latentbench.bench.api import ImageSpec, Unfit
-from latentbench.bench.matrix import MatrixError, load
-from latentbench.bench.plan import UNKNOWN, make
+from latentbench.bench.matrix import load
+from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
+from latentbench.bench.source import MatrixError
+from latentbench.bench.stage import UNKNOWN
 from latentbench.bench.stages import STAGES
 from latentbench.bench.training import Context
 from latentbench.bench.weights import sha256

@@ -10,9 +10,10 @@ from latentbench.bench import latents
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
 from latentbench.bench.augmentations import Augmentation, augmented
 from latentbench.bench.losses import Term, l1
-from latentbench.bench.matrix import MatrixError, load
+from latentbench.bench.matrix import load
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
+from latentbench.bench.source import MatrixError
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context
 from latentbench.tokenizers.resnet import ResNet

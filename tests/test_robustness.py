@@ -6,20 +6,14 @@ import torch
 from subjects import FakeExtractor, FakeSubject
 from torch import nn
 
-from latentbench.bench.api import ImageSpec
+from latentbench.bench.api import ImageSpec, to_uint8
 from latentbench.bench.distances import frechet_distance
 from latentbench.bench.figures import rendered
-from latentbench.bench.images import psnr, to_uint8
-from latentbench.bench.records import base_name
+from latentbench.bench.images import psnr
+from latentbench.bench.naming import base_name
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts
-from latentbench.evaluators.robustness import (
-    between,
-    partners,
-    shown_pairs,
-    tolerance,
-    tolerance_estimate,
-)
+from latentbench.evaluators.robustness import between, partners, shown_pairs, tolerance, tolerance_estimate
 
 
 class Quadrants(nn.Module):

@@ -13,9 +13,10 @@ import pytest
 from cli import TINY, bench, command, environment, results
 
 from latentbench.bench import leaderboard, records, run, shards, store
-from latentbench.bench.plan import Cell, Plan, Stage
+from latentbench.bench.plan import Cell, Plan
 from latentbench.bench.records import Record
 from latentbench.bench.schedule import PAUSE, Schedule
+from latentbench.bench.stage import Stage
 from latentbench.bench.store import NoLocks, Store, locked
 
 SMALL = TINY.replace(", guidance: [1.0, 1.5]", "")

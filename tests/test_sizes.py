@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from latentbench.bench.api import Flow, Generator, LatentSpec
 from latentbench.bench.cli import app
-from latentbench.bench.matrix import MatrixError, load
+from latentbench.bench.matrix import load
 from latentbench.bench.registry import Use, create, get, names
 from latentbench.bench.schema import axes, check, names_of, options_of
+from latentbench.bench.source import MatrixError
 
 F16 = (16, 16)  # the grid of 256 pixels at a sixteenth
 XL = {"width": 1152, "depth": 28, "heads": 16}

@@ -5,8 +5,9 @@ import json
 import pytest
 from cli import TINY, bench, results
 
-from latentbench.bench.matrix import MatrixError, load
+from latentbench.bench.matrix import load
 from latentbench.bench.plan import make
+from latentbench.bench.source import MatrixError
 
 ROWS = TINY.replace(
     "  vit: {width: 16, depth: 1, heads: 2, patch: 4, channels: 4}\n",

@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from latentbench.bench import checkpoint, tracking
 from latentbench.bench.checkpoint import State
-from latentbench.bench.engine import Event
-from latentbench.bench.plan import Cell, Plan, Stage
+from latentbench.bench.plan import Cell, Plan
+from latentbench.bench.schedule import Event
+from latentbench.bench.stage import Stage
 from latentbench.bench.store import Result, Store
 
 CONFIG = {"tokenizer": {"name": "vit", "options": {"width": 16}}, "steps": 4, "optimizer": [{}, {"lr": 0.1}]}

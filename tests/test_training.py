@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from latentbench.bench import losses
-from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Noise, Regularizer
+from latentbench.bench.api import Dataset, Diverged, Generator, ImageSpec, LatentSpec, Noise, Regularizer
 from latentbench.bench.checkpoint import State
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.losses import Adversarial, Term, l1
 from latentbench.bench.optim import DEFAULTS, Average, group_settings, rate
 from latentbench.bench.registry import get
 from latentbench.bench.tokenizer_loop import balance, train_tokenizer
-from latentbench.bench.training import Context, Diverged, Stopped, batch_index, run_steps
+from latentbench.bench.training import Context, Stopped, batch_index, run_steps
 
 
 class Blobs(Dataset):

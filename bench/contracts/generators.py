@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .. import flops, registry
+from .. import flops, one_step, registry
 from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
 from . import common
 from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
@@ -218,7 +218,7 @@ def cost(scene: Scene) -> str:
     z = randn(common.TIMED, scene.spec.tokens, scene.spec.channels)
     labels = torch.arange(common.TIMED) % CLASSES if scene.classes else None
     other = registry.create("generators", "lightningdit", spec=scene.spec, classes=scene.classes)
-    steps = [lambda m=m: flops.generator_step(m, z, labels) for m in (scene.fresh().train(), other)]
+    steps = [lambda m=m: one_step.generator_step(m, z, labels) for m in (scene.fresh().train(), other)]
     return f"{common.ratio(common.paced(*steps), 'lightningdit')} at batch {common.TIMED}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import flops, registry, schema
+from .. import flops, one_step, registry, schema
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..augmentations import Augmentation
 from ..losses import Term, l1
@@ -351,7 +351,7 @@ def half(scene: Scene) -> None:
     bad = [name for name, value in losses.items() if not value.isfinite()]
     require(not bad, f"{bad[:1]} is not finite: compute what needs the range or the digits with .float()")
     if losses:
-        flops.backward(torch.stack([value.float() for value in losses.values()]).sum())
+        one_step.backward(torch.stack([value.float() for value in losses.values()]).sum())
         require(scene.h.grad is None or scene.h.grad.isfinite().all(), "gradients at h aren't finite")
     scene.h.grad = None
 
@@ -377,10 +377,10 @@ def cost(scene: Scene) -> str:
 
     mine, none = step_of(scene.fresh()), step_of(Regularizer(scene.spec))
     said = common.ratio(
-        common.paced(lambda: flops.tokenizer_step(*mine), lambda: flops.tokenizer_step(*none)), "none"
+        common.paced(lambda: one_step.tokenizer_step(*mine), lambda: one_step.tokenizer_step(*none)), "none"
     )
     try:
-        kept = [flops.counted(flops.tokenizer_step, *step).activations / 2**20 for step in (mine, none)]
+        kept = [flops.counted(one_step.tokenizer_step, *step).activations / 2**20 for step in (mine, none)]
     except RuntimeError:  # shapes that depend on values
         return said
     return f"{said}; keeps {kept[0]:.1f} MiB for the backward pass, {common.times(*kept)} x none's"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import flops, registry
+from .. import flops, one_step, registry
 from ..api import ImageSpec, Noise, Step, Tokenizer, Unfit
 from ..latents import decoded
 from . import common
@@ -198,7 +198,7 @@ def cost(scene: Scene) -> str:
         models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts)]
     except ValueError as error:
         raise Beside(f"the default vit doesn't fit: {error}") from None
-    found = common.paced(*(lambda m=m: flops.backward(scene.loss(m, images)) for m in models))
+    found = common.paced(*(lambda m=m: one_step.backward(scene.loss(m, images)) for m in models))
     return f"{common.ratio(found, 'vit')} at batch {common.TIMED}"
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..api import Dataset, ImageSpec, Split
-from ..images import from_uint8
+from ..api import Dataset, ImageSpec, Split, from_uint8
 from ..registry import register
 
 SIZES: dict[Split, int] = {"train": 50_000, "val": 10_000}

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, ImageSpec, Split
-from ..images import adm_centre_crop, from_uint8
+from ..api import Dataset, ImageSpec, Split, from_uint8
+from ..images import adm_centre_crop
 from ..listing import Listing, listed
 from ..registry import register
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, ImageSpec, Split
-from ..images import from_uint8
+from ..api import Dataset, ImageSpec, Split, from_uint8
 from ..registry import register
 from ..seeds import seed_for
 

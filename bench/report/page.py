@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis import drawing
 from ..findings import Finding
-from ..harmless import csv as as_csv
 from ..markdown import COST_ABOUT, compact, spread_said
-from ..records import Record, natural, replace_text
+from ..records import Record, natural
+from ..room import replace_text
 from ..rows import Column, Results, first_seen, full_protocol
 from ..tables import columns_of
 from . import pictures, sheets
+from .csv import csv as as_csv
 from .curves import HEIGHT, WIDTH, Panel, panels
 from .pictures import Picture
 from .sheets import Sheet
@@ -75,7 +76,7 @@ def html(
     folders: Sequence[Path] = (),
 ) -> str:
     """The page as text; labels, reasons and all else that comes with records is escaped by the template."""
-    from ..leaderboard import frame
+    from ..dataframe import frame
 
     results = Results.of(records)
     columns = columns_of(results.rows)

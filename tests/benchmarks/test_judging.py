@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 
-from latentbench.bench import images, products
+from latentbench.bench import api, images, products
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.features import effnet_lite0
 from latentbench.bench.latents import decode
@@ -41,7 +41,7 @@ def describing(output):
     grey = torch.rand(IMAGES, 1, 32, 32) * 2 - 1
 
     def coloured(levels, resolution, resizing, rounds):
-        return images.resize(images.to_rgb(images.to_uint8(levels)), resolution, resizing)
+        return images.resize(images.to_rgb(api.to_uint8(levels)), resolution, resizing)
 
     def plain():
         with mock.patch.object(effnet_lite0, "prepared", coloured):

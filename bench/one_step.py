@@ -1,0 +1,120 @@
+"""One training step of a tokenizer, a regularizer's part of it, or a generator: what cost is counted over."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+
+from .api import Generator, Noise, Regularizer, Step, Tokenizer
+from .latents import decoded
+from .losses import Adversary
+
+
+def tokenizer_step(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    images: Tensor,
+    labels: Tensor | None,
+    features: Tensor | None,
+    reference: Tensor | None,
+    regularized: bool,
+) -> None:
+    """One training step, forward and backward; `regularized` with the regularizer's loss and critics.
+
+    What requires a gradient is trained, but for priors.
+    """
+    critics = regularizer.critics()
+    learned = {name: [p for p in net.parameters() if p.requires_grad] for name, net in critics.items()}
+    for frozen in (*regularizer.priors().values(), *critics.values()):
+        frozen.requires_grad_(False)
+    noise = Noise(0, ("cost",))
+    h = tokenizer.encode(images)
+    z = regularizer.latent(h, noise.fork("latent"), labels)
+
+    def decode(z: Tensor) -> Tensor:
+        return decoded(tokenizer, z, labels, noise.fork("decoder"))
+
+    views = tokenizer.encode(images) if regularized and regularizer.two_views else None
+    step = Step(0, images, labels, noise.fork("loss"), decode, features, reference, views)
+    terms = tokenizer.loss(images, z, step)
+    if terms is None:
+        terms = {"l2": (decode(z) - images).square().mean()}
+    added = regularizer.loss(z, h, step) if regularized else {}
+    if not terms and not added:  # as if there were something that trains an encoder without a decoder
+        added = {"encoder": h.square().mean()}
+    backward(torch.stack([*terms.values(), *added.values()]).sum())
+    for name in critics if regularized else ():
+        for parameter in learned[name]:
+            parameter.requires_grad_(True)
+        for _ in range(regularizer.critic_steps):
+            backward(regularizer.critic_loss(name, z.detach(), step))
+    for _ in range(regularizer.critic_steps - 1 if critics and regularized else 0):
+        with torch.no_grad():  # the images of critics' further updates
+            tokenizer.encode(images)
+
+
+def regularizer_step(
+    tokenizer: Tokenizer,
+    regularizer: Regularizer,
+    h: Tensor,
+    images: Tensor,
+    labels: Tensor | None,
+    features: Tensor | None,
+    reference: Tensor | None,
+    critics: bool,
+) -> None:
+    """What a regularizer adds to `tokenizer_step`, of h (B, T, C * expansion) that is there.
+
+    Its latents and its loss, forward and backward, or one update of each of its critics.
+    """
+    networks = regularizer.critics()
+    learned = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
+    for frozen in (*regularizer.priors().values(), *networks.values()):
+        frozen.requires_grad_(False)
+    noise, h = Noise(0, ("cost",)), h.detach().requires_grad_()
+    z = regularizer.latent(h, noise.fork("latent"), labels)
+    step = Step(0, images, labels, noise.fork("loss"), tokenizer.decode, features, reference)
+    if not critics:
+        backward(torch.stack([z.mean(), *regularizer.loss(z, h, step).values()]).sum())
+        return
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    for name in networks:
+        backward(regularizer.critic_loss(name, z.detach(), step))
+
+
+def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None, images: Tensor) -> None:
+    """What networks in the reconstruction losses take of a training step, as `tokenizer_loop` has it.
+
+    Given images (B, c, H, W) twice, forward and backward to one of them, then the discriminator's update.
+    """
+    rebuilt = images.detach().clone().requires_grad_()
+    learned = [p for p in adversary.parameters() if p.requires_grad] if adversary is not None else []
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    terms = [(rebuilt - images).square().mean()]
+    terms += [distance(rebuilt, images)] if distance is not None else []
+    if adversary is not None:
+        gan = adversary.eval().fooled(rebuilt, Noise(0, ("cost",)))
+        if adversary.options.adaptive:
+            for loss in (torch.stack(terms).sum(), gan):
+                torch.autograd.grad(loss, rebuilt, retain_graph=True)
+        terms.append(gan)
+    backward(torch.stack(terms).sum())
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    if adversary is not None:
+        backward(adversary.train().loss(images, rebuilt.detach(), Noise(0, ("cost",))))
+
+
+def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
+    """One training step, forward and backward."""
+    terms = generator.loss(z, labels, Noise(0, ("cost",)))
+    backward(torch.stack(list(terms.values())).sum())
+
+
+def backward(loss: Tensor) -> None:
+    """`loss.backward()`, but under the modes of `counted`, which checkpoints need when they compute again."""
+    once = (torch.ones_like(loss),)
+    _engine_run_backward((loss,), once, False, False, (), allow_unreachable=True, accumulate_grad=True)

@@ -1,0 +1,62 @@
+"""A stage: one content-addressed step of work, and how its key is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Config = Mapping[str, Any]
+
+UNKNOWN = "unknown"
+
+# The version of the frame's own arithmetic, part of every key: raise it when numbers change beyond rounding.
+FRAME_VERSION = 3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One content-addressed step of work."""
+
+    kind: str
+    label: str
+    config: dict[str, Any] = field(repr=False)
+    parents: dict[str, str] = field(repr=False)  # role -> the parent's id
+    id: str
+    known: bool  # False while data or weights that it needs aren't there
+
+    @property
+    def key(self) -> str:
+        return self.id if self.known else UNKNOWN
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
+    """What a stage is known by; of weights that it starts from or sees by the hash, not the place."""
+    return digest({"kind": kind, "config": _placeless(config), "parents": parents})
+
+
+def _placeless(config: Config) -> dict[str, Any]:
+    found = dict(config)
+    found.pop("checkpointing", None)  # it changes the rounding of gradients and, as processes do, no more
+    if "weights" in found:
+        found["weights"] = found["weights"]["fingerprint"]
+    if "reconstruction" in found:
+        found["reconstruction"] = {
+            name: {k: v["fingerprint"] if is_file(v) else v for k, v in loss.items()}
+            if isinstance(loss, Mapping)
+            else loss
+            for name, loss in found["reconstruction"].items()
+        }
+    return found
+
+
+def is_file(option: Any) -> bool:
+    """Whether an option stands for a file: its path and the hash of its content."""
+    return isinstance(option, Mapping) and "fingerprint" in option
