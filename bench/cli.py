@@ -328,13 +328,13 @@ def list_parts(
         _fail(registry.unknown("kind of part", kind, known), 2)
     kinds = [kind] if kind in registry.FOLDERS else [] if kind else list(registry.FOLDERS)
     found = {k: [s for _, s in sorted(registry.sources(k).items())] for k in kinds}
-    matrices = packaged() if kind in (None, "matrices") else {}
+    presets = packaged() if kind in (None, "matrices") else {}
     if as_json:
         rows = {
             k: [{"name": s.name, "about": s.about, "problem": s.problem} for s in v] for k, v in found.items()
         }
-        if matrices:
-            rows["matrices"] = [{"name": m, "about": about, "problem": None} for m, about in matrices.items()]
+        if presets:
+            rows["matrices"] = [{"name": m, "about": about, "problem": None} for m, about in presets.items()]
         print(json.dumps(rows, indent=1))
         return
     for k, parts in found.items():
@@ -342,9 +342,9 @@ def list_parts(
         for source in parts:
             text = source.about if source.problem is None else f"cannot be used: {source.problem}"
             out.print(Text(f"  {source.name:<16} {text}"), soft_wrap=True)
-    if matrices:
+    if presets:
         out.print("[bold]matrices[/] (bench run --matrix NAME)")
-    for name, about in matrices.items():
+    for name, about in presets.items():
         out.print(Text(f"  {name:<16} {about}"), soft_wrap=True)
 
 

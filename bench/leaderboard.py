@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from .findings import Finding
 
-__all__ = ["frame", "markdown", "report", "summary", "write"]
 DPI = 150  # of the analyses' figures
 
 

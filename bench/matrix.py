@@ -8,15 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .choices import SECTIONS, Matrix, Row, Seed, Skip
+from .choices import SECTIONS, Matrix, Row
 from .entries import JOINT
 from .reader import Reader
-from .schema import Budget
 from .sections import read_matrix
-from .source import MatrixError, Problem, find, parse, read
-
-__all__ = ["Budget", "Matrix", "MatrixError", "Problem", "Row", "Seed", "Skip"]
-__all__ += ["build_problem", "find", "load", "resolved"]
+from .source import Problem, find, parse, read
 
 
 def load(

@@ -1,16 +1,12 @@
 """The tokenizer `points`: images find their row of the table, and only what is asked for moves."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from latentbench.bench import matrix
 from latentbench.bench.api import ImageSpec, Noise, Step, Unfit
 from latentbench.bench.matrix import load
 from latentbench.bench.registry import create
-
-MATRICES = Path(matrix.__file__).parent / "matrices"
+from latentbench.bench.source import PACKAGED
 
 POINT = ImageSpec(1, 1, 2)
 
@@ -90,6 +86,6 @@ def test_pictures_do_not_fit():
 
 
 def test_the_laboratorys_matrix_reads_and_every_skip_matches():
-    read = load(MATRICES / "lab2d.yaml")
+    read = load(PACKAGED / "lab2d.yaml")
     assert not read.warnings and len(read.datasets) == 7 and len(read.seeds) == 3
-    assert len(load(MATRICES / "lab2d.yaml", profile="smoke").seeds) == 1
+    assert len(load(PACKAGED / "lab2d.yaml", profile="smoke").seeds) == 1

@@ -110,8 +110,8 @@ def test_a_number_is_the_weight_and_stands_for_all_defaults(load):
 
 def test_a_resolved_matrix_reads_back_as_the_same(load, tmp_path):
     loaded = load(ALL.replace("DISCRIMINATOR", "patch, width: 8"))
-    resolved = matrix.resolved(loaded, tmp_path)
-    (tmp_path / "again.yaml").write_text(json.dumps(resolved))
+    written = matrix.resolved(loaded, tmp_path)
+    (tmp_path / "again.yaml").write_text(json.dumps(written))
     assert matrix.load(tmp_path / "again.yaml").reconstruction == loaded.reconstruction
 
 

@@ -166,8 +166,9 @@ def test_an_unknown_or_missing_tracker_is_named_with_those_that_are_there(monkey
 
 def test_nothing_of_trackers_is_imported_where_none_is_asked_for():
     names = "{'latentbench.bench.tracking', 'tensorboard', 'torch.utils.tensorboard'}"
-    modules = ("run", "worker", "stages", "cli")
-    imports = ", ".join(f"latentbench.bench.{module}" for module in modules)
+    imports = (
+        "latentbench.bench.run, latentbench.bench.worker, latentbench.bench.stages, latentbench.bench.cli"
+    )
     code = f"import sys, {imports}; assert not {names} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

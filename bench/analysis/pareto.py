@@ -222,11 +222,11 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
 
 def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figure:
     figure, axes = drawing.panels(len(grouped), 2.4)
-    style = drawing.styles(p.entry.regularizer for found in grouped.values() for p in found)
+    by_family = drawing.styles(p.entry.regularizer for found in grouped.values() for p in found)
     sign = _sign(x)
     for ax, (generator, found) in zip(axes, grouped.items(), strict=True):
         for path in paths(found):
-            look = style[drawing.family(path[0].entry.regularizer)]
+            look = by_family[drawing.family(path[0].entry.regularizer)]
             ax.plot([sign * p.x for p in path], [p.y for p in path], color=look.colour, lw=1.2, zorder=1)
         xy = np.array([(p.x, p.y) for p in found])
         mask = front(xy)
@@ -234,7 +234,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
         ax.step(sign * edge[:, 0], edge[:, 1], where="post", color=drawing.FAINT, lw=1, ls=":", zorder=0)
         named = found if len(found) <= 10 else [p for path in paths(found) for p in (path[0], path[-1])]
         for point, on in zip(found, mask, strict=True):
-            look, entry = style[drawing.family(point.entry.regularizer)], point.entry
+            look, entry = by_family[drawing.family(point.entry.regularizer)], point.entry
             ax.errorbar(
                 sign * point.x,
                 point.y,
@@ -253,7 +253,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
             drawing.logarithmic(ax, "x", xy[:, 0])
         ax.margins(x=0.15)
         drawing.captions(ax, generator, f"{x.name} {x.better}", f"{column.name} ↓")
-    looks = {name: {"color": s.colour, "marker": s.marker, "ls": ""} for name, s in style.items()}
+    looks = {name: {"color": s.colour, "marker": s.marker, "ls": ""} for name, s in by_family.items()}
     looks["on the front: filled"] = {"color": drawing.FAINT, "ls": ":"}
     drawing.key(figure, looks)
     return figure
