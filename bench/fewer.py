@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .api import Dataset, Split
-from .seeds import seed_for
+from .api.noise import seed_for
 
 
 class Fewer(Dataset):

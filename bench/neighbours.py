@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .api import Estimate
+from .api.noise import seed_for
 from .distances import NEIGHBORHOOD, once
 from .naming import base_name
 from .resampling import REPLICATES, class_means, counts, mean_estimate
-from .seeds import seed_for
 from .squares import Squares
 
 NEAREST = 5  # k of density, coverage and the agreement of labels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .api import Estimate
-from .seeds import seed_for
+from .api.noise import seed_for
 
 REPLICATES = 100
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import build, losses, released
 from .api import Diverged, ImageSpec, Metric, Noise, Reference
+from .api.noise import seed_for
 from .augmentations import Augmentation
 from .fewer import Fewer
 from .figures import rendered
@@ -29,7 +30,6 @@ from .naming import base_name, check_name
 from .one_step import reconstruction_step
 from .pipeline import prefetch
 from .resampling import rounded
-from .seeds import seed_for
 from .segments import prepare
 from .store import Artifact, Result
 from .subject import Cell, Subject, in_its_space, reference_of, rows_of

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from . import checkpoint, latents, optim
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
+from .api.noise import seed_for
 from .augmentations import Augmentation, augmented
 from .checkpoint import State
 from .losses import Adversary, Term, adaptive_weight
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
 from .pipeline import Reader
 from .processes import ALONE, Group
-from .seeds import seed_for
 from .training import Context, batch_index, run_steps
 
 

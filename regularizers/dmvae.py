@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit
+from ..bench.api.noise import seed_for
 from ..bench.blocks import position_table
 from ..bench.flow import expand_time, guided, interpolate
 from ..bench.registry import Use, register, use
-from ..bench.seeds import seed_for
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # x (B, T, C), t (B,) -> v (B, T, C)
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
+from ..api.noise import seed_for
 from ..registry import register
-from ..seeds import seed_for
 
 Array = NDArray[Any]
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split
+from ..api.noise import seed_for
 from ..registry import register
-from ..seeds import seed_for
 
 PATCHES = 100_000  # the codes are learned from no more
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split
+from ..api.noise import seed_for
 from ..flow import interpolate
 from ..registry import Use, register, use
-from ..seeds import seed_for
 
 
 @register("diffusion")

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..api.noise import seed_for
 from ..registry import register
-from ..seeds import seed_for
 
 
 def mixture_means(components: int, size: int, std: float, seed: int) -> Tensor:

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..api.noise import seed_for
 from ..registry import register
 from ..released import read
-from ..seeds import seed_for
 from ..weights import RANDOM, of_random, sha256
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..api.noise import seed_for
 from ..registry import register
-from ..seeds import seed_for
 
 TOKENS, CHANNELS = 30_522, 384
 

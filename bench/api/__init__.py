@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .seeds import seed_for
+from .noise import seed_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
