@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, matrix, plan, registry, run, schema, stage
+from . import leaderboard, matrix, plan, registry, run, schema
 from .api import Dataset, Noise, Unfit
 from .build import dataset as dataset_of
 from .build import extractor as extractor_of
@@ -23,7 +23,8 @@ from .contracts import datasets, evaluators, features, generators, references, r
 from .contracts.common import Beside, Broken, Part
 from .records import Record
 from .source import MatrixError
-from .store import Store
+from .store import stage
+from .store.artifacts import Store
 from .subject import Subject
 
 CONTRACTS: Mapping[str, ModuleType] = {

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import integrity
 from .optim import Average
-from .room import room
+from .store import hashes
+from .store.disk import room
 
 KEPT = 2
 DIGITS = 16  # of the hash
@@ -66,7 +66,7 @@ def save(folder: Path, state: State) -> None:
             save_file(copies, temporary, metadata={"state": json.dumps(plain)})
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
-            said = integrity.sha256(temporary)[:DIGITS]
+            said = hashes.sha256(temporary)[:DIGITS]
             temporary.rename(folder / f"checkpoint-{state.step}-{said}.safetensors")
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,22 +97,22 @@ def mend(folder: Path, root: Path) -> list[str]:
         try:
             check(file)
             break
-        except integrity.Corrupt as error:
-            aside = integrity.set_aside(file, root, f"checkpoint.{folder.name}")
+        except hashes.Corrupt as error:
+            aside = hashes.set_aside(file, root, f"checkpoint.{folder.name}")
             notes.append(f"{error}; it is in {aside}, and training goes on from before it")
     return notes
 
 
 def check(file: Path) -> None:
     """Raises Corrupt if a checkpoint isn't what was written; of one without a hash the header must fit."""
-    integrity.check(file, None)
+    hashes.check(file, None)
     if match := re.fullmatch(r"checkpoint-\d+-(\w+)\.safetensors", file.name):
         try:
-            same = integrity.sha256(file).startswith(match[1])
+            same = hashes.sha256(file).startswith(match[1])
         except OSError as error:
-            raise integrity.Corrupt(f"{file.name} cannot be read: {error.strerror}") from error
+            raise hashes.Corrupt(f"{file.name} cannot be read: {error.strerror}") from error
         if not same:
-            raise integrity.Corrupt(f"{file.name} has another hash than when it was written")
+            raise hashes.Corrupt(f"{file.name} has another hash than when it was written")
 
 
 def load(folder: Path, state: State) -> bool:

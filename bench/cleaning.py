@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from . import checkpoint
 from .doctor import Check
-from .integrity import CORRUPT, Corrupt
 from .merge import LOCK
-from .room import size
-from .store import TRASH, Artifact, Store, locked
+from .store.artifacts import TRASH, Artifact, Store, locked
+from .store.disk import size
+from .store.hashes import CORRUPT, Corrupt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def checks(store: Store) -> Iterator[Check]:
 def _artifact(path: Path) -> Iterator[Check]:
     from safetensors import SafetensorError
 
-    from .stage import stage_id
+    from .store.stage import stage_id
 
     artifact, name = Artifact(path), f"{path.parent.name} {path.name[:12]}"
     try:

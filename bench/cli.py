@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .choices import Matrix
     from .plan import Cell, Plan
     from .records import Record
-    from .store import Store
+    from .store.artifacts import Store
     from .tracking import Tracking
 
 app = typer.Typer(
@@ -614,7 +614,7 @@ def doctor(
     """Check this installation, and that nothing changes a number that must not."""
     from . import cleaning
     from . import doctor as doctoring
-    from .store import Store, home
+    from .store.artifacts import Store, home
 
     _check_device(device)
     found = []
@@ -643,8 +643,8 @@ def clean(
 ) -> None:
     """Free what no results here need of the cache beside a matrix (or in $LATENTBENCH_HOME); results stay."""
     from . import cleaning
-    from .room import size
-    from .store import Store, home
+    from .store.artifacts import Store, home
+    from .store.disk import size
 
     store = Store(home(matrix))
     if not store.root.is_dir():
@@ -690,9 +690,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
-    from .integrity import Corrupt
-    from .remote import RemoteError
-    from .room import NoRoom
+    from .store.disk import NoRoom
+    from .store.hashes import Corrupt
+    from .store.mirror import RemoteError
 
     try:
         app()
@@ -715,11 +715,11 @@ def _open(
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
     from . import matrix as matrices
     from . import plan as planning
-    from . import remote
     from .selection import parse_filter, selects
     from .shards import deal
     from .shards import parse as parse_shard
     from .source import MatrixError
+    from .store import mirror
 
     _check_device(device)
     try:
@@ -745,8 +745,8 @@ def _open(
         flops = {one: cost.flops for one, cost in costs(made, made.needed(cells)).items()}
         cells = deal(made, cells, share[1], flops)[share[0] - 1]
     try:
-        return loaded, made, cells, remote.store(file, url)
-    except remote.RemoteError as error:
+        return loaded, made, cells, mirror.store(file, url)
+    except mirror.RemoteError as error:
         return _fail(str(error), 2)
 
 

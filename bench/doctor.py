@@ -179,7 +179,7 @@ evaluators: [reconstruction, generation]
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
     from . import matrix, plan, records, run
-    from .store import Store
+    from .store.artifacts import Store
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "doctor.yaml"

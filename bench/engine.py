@@ -16,8 +16,8 @@ from pathlib import Path
 from . import worker
 from .plan import Plan
 from .schedule import EngineError, Event, Listen, Schedule
-from .stage import Stage
-from .store import Store
+from .store.artifacts import Store
+from .store.stage import Stage
 
 IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
 HINTS: dict[int, str] = {

@@ -33,7 +33,7 @@ from .losses import Adversary
 from .one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan
-from .stage import Stage
+from .store.stage import Stage
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed

@@ -9,7 +9,7 @@ from typing import Any
 
 from .estimate import ACCELERATORS, Accelerator, Cost, costs
 from .plan import Cell, Plan
-from .stage import Stage
+from .store.stage import Stage
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MUCH = 2e11  # bytes of features

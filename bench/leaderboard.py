@@ -11,9 +11,9 @@ from .folders import Source, one_each
 from .markdown import markdown
 from .records import Record, RecordError, read
 from .report.csv import csv
-from .room import replace_text
 from .rows import Column, Results, Row, grouped, joined
 from .standings import contests, rank_texts
+from .store.disk import replace_text
 from .tables import cells, first_score, guidance_of, headers, ranked, scored, shown
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from .differences import HARMLESS, apart, beside, differences, refusal
 from .folders import MergeError, Source, one_each
 from .records import Record, read
 from .records import write as write_record
-from .room import replace_text
 from .source import MatrixError, parse
 from .source import read as read_text
+from .store.disk import replace_text
 from .union import resolved, union, unique
 
 LOCK = "matrix.lock*.yaml"

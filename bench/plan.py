@@ -38,7 +38,7 @@ from .lpips import Lpips
 from .matrix import build_problem
 from .schema import REQUIRED, check, options_of
 from .source import MatrixError, Problem
-from .stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
+from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
 from .weights import RANDOM, OfflineError, sha256
 
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with

@@ -28,8 +28,8 @@ from . import __version__, worker
 from .engine import environ
 from .plan import Plan
 from .schedule import EngineError, Event, Listen, Schedule
-from .stage import Stage
-from .store import Store
+from .store.artifacts import Store
+from .store.stage import Stage
 from .team import SHARED, Setting, Team
 
 RETRIES = 3  # of a stage whose node, or worker, is lost

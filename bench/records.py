@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .integrity import identity
 from .naming import check_name
-from .room import replace_text
+from .store.disk import replace_text
+from .store.hashes import identity
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")

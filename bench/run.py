@@ -16,14 +16,14 @@ import yaml
 from . import grids, leaderboard, records
 from .choices import Matrix
 from .engine import Engine
-from .integrity import Corrupt, identity
 from .matrix import resolved
 from .plan import PROBE, Cell, Plan
 from .provenance import parts, provenance
 from .records import Record
-from .room import NoRoom, replace_text, room
 from .schedule import EngineError, Event
-from .store import Artifact, NoLocks, Store, alone
+from .store.artifacts import Artifact, NoLocks, Store, alone
+from .store.disk import NoRoom, replace_text, room
+from .store.hashes import Corrupt, identity
 
 if TYPE_CHECKING:
     from .ray_engine import RayEngine

@@ -31,7 +31,7 @@ from .one_step import reconstruction_step
 from .pipeline import prefetch
 from .resampling import rounded
 from .segments import prepare
-from .store import Artifact, Result
+from .store.artifacts import Artifact, Result
 from .subject import Cell, Subject, in_its_space, reference_of, rows_of
 from .tokenizer_loop import train_tokenizer
 from .training import Context

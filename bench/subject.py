@@ -32,7 +32,7 @@ from .inputs import SPLITS, facts_from, features_role, spec_from
 from .large import allocated
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
 from .pipeline import prefetch
-from .store import Artifact
+from .store.artifacts import Artifact
 
 
 class Cell:

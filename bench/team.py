@@ -19,11 +19,12 @@ from torch import distributed
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed import Store as Board
 
-from . import registry, remote
+from . import registry
 from .api import Diverged
 from .processes import ALONE, Group
-from .stage import Stage
-from .store import Store
+from .store import mirror
+from .store.artifacts import Store
+from .store.stage import Stage
 from .training import Context, Stopped
 
 # What is done once in each process, or scored with clocks, is the first one's alone.
@@ -47,7 +48,7 @@ class Setting:
 
     @property
     def store(self) -> Store:
-        return remote.at(self.root, self.url)
+        return mirror.at(self.root, self.url)
 
     def apply(self) -> None:
         """In the worker and each companion alike, before the first stage."""

@@ -21,10 +21,10 @@ from . import checkpoint, registry
 from .plan import Cell, Plan
 from .provenance import flat
 from .records import Record
-from .room import replace_text
 from .schedule import Event
-from .stage import Stage
-from .store import Store
+from .store.artifacts import Store
+from .store.disk import replace_text
+from .store.stage import Stage
 from .team import hide_torchrun
 
 TRAINED = ("prior", "tokenizer", "generator")

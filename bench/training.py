@@ -19,7 +19,7 @@ from .api.noise import seed_for
 from .checkpoint import State
 from .processes import ALONE, Group
 from .products import by_onednn
-from .room import NoRoom
+from .store.disk import NoRoom
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run

@@ -10,13 +10,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .integrity import Corrupt
 from .parent import die_with_parent
-from .room import NoRoom, room
-from .store import Result
+from .store.artifacts import Result
+from .store.disk import NoRoom, room
+from .store.hashes import Corrupt
 
 if TYPE_CHECKING:
-    from .stage import Stage
+    from .store.stage import Stage
     from .team import Team
 
 

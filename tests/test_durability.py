@@ -18,13 +18,14 @@ from cli import TINY, bench, command, environment, gone_within, results, workers
 from torch import nn
 from typer.testing import CliRunner
 
-from latentbench.bench import checkpoint, cleaning, integrity
+from latentbench.bench import checkpoint, cleaning
 from latentbench.bench.checkpoint import State
 from latentbench.bench.cli import app
-from latentbench.bench.integrity import Corrupt
-from latentbench.bench.room import NoRoom, room, size
-from latentbench.bench.stage import Stage, stage_id
-from latentbench.bench.store import Artifact, Result, Store, locked
+from latentbench.bench.store import hashes
+from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
+from latentbench.bench.store.disk import NoRoom, room, size
+from latentbench.bench.store.hashes import Corrupt
+from latentbench.bench.store.stage import Stage, stage_id
 from latentbench.bench.training import Context, run_steps
 
 CONFIG = {"seed": 3}
@@ -136,8 +137,8 @@ def test_a_broken_artifact_is_set_aside_and_said_in_one_line(store):
 
 def test_contents_are_hashed_once_per_process_and_file(store, monkeypatch):
     hashed = []
-    real = integrity.sha256
-    monkeypatch.setattr(integrity, "sha256", lambda file: hashed.append(file) or real(file))
+    real = hashes.sha256
+    monkeypatch.setattr(hashes, "sha256", lambda file: hashed.append(file) or real(file))
     for _ in range(3):
         store.get(STAGE).check()
     assert hashed == []  # it was when it was written
@@ -258,7 +259,7 @@ def test_a_full_device_and_a_used_up_quota_are_told_apart_from_other_errors(numb
 def test_a_lock_file_that_is_removed_while_somebody_waits_still_locks(tmp_path):
     file = tmp_path / "lock"
     waiting = (
-        "import sys, time; from pathlib import Path; from latentbench.bench.store import locked\n"
+        "import sys, time; from pathlib import Path; from latentbench.bench.store.artifacts import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('mine', flush=True); time.sleep(60)"
     )
     with locked(file) as held:

@@ -14,8 +14,8 @@ from latentbench.bench.distances import gaussian
 from latentbench.bench.fewer import Fewer, chosen
 from latentbench.bench.images import resize
 from latentbench.bench.pipeline import Ahead
-from latentbench.bench.stage import Stage
-from latentbench.bench.store import Result, Store, _apart
+from latentbench.bench.store.artifacts import Result, Store, _apart
+from latentbench.bench.store.stage import Stage
 
 
 class Numbers(Dataset):
@@ -205,7 +205,7 @@ import json, re, sys, threading, time
 from pathlib import Path
 from latentbench.bench import large, latents, matrix, plan
 from latentbench.bench.stages import STAGES
-from latentbench.bench.store import Store
+from latentbench.bench.store.artifacts import Store
 from latentbench.bench.training import Context
 
 import faiss, scipy.stats, skimage.metrics, torch_fidelity  # what stages import

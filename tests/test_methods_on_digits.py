@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 from sklearn.linear_model import Ridge
 
 from latentbench.bench import matrix, plan
-from latentbench.bench.store import Store
+from latentbench.bench.store.artifacts import Store
 from latentbench.bench.subject import Cell
 
 pytestmark = pytest.mark.nightly

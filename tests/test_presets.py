@@ -12,7 +12,7 @@ from latentbench.bench.matrix import load
 from latentbench.bench.plan import make
 from latentbench.bench.registry import get
 from latentbench.bench.source import find, packaged
-from latentbench.bench.stage import UNKNOWN
+from latentbench.bench.store.stage import UNKNOWN
 
 PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
 OFTEN = {"imagenet256", "cifar10-lzn"}  # the comparison, and one in pixels; the others nightly

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from latentbench.bench.integrity import Corrupt
-from latentbench.bench.stage import Stage
-from latentbench.bench.store import Result, Store
+from latentbench.bench.store.artifacts import Result, Store
+from latentbench.bench.store.hashes import Corrupt
+from latentbench.bench.store.stage import Stage
 
 STAGES = [Stage(kind, kind, {}, {}, key * 64, True) for kind, key in (("latents", "a"), ("scores", "b"))]
 ACTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "fcntl.flock", "shutil.rmtree")

@@ -24,7 +24,7 @@ from latentbench.bench.ray_engine import (
     needs,
     versions,
 )
-from latentbench.bench.stage import Stage
+from latentbench.bench.store.stage import Stage
 from latentbench.bench.team import Setting
 
 SMALL = re.sub(r"  lightningdit: .*\n", "", TINY).replace(", generation, density, cost", "")

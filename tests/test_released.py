@@ -11,8 +11,8 @@ from latentbench.bench.matrix import load
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
 from latentbench.bench.source import MatrixError
-from latentbench.bench.stage import UNKNOWN
 from latentbench.bench.stages import STAGES
+from latentbench.bench.store.stage import UNKNOWN
 from latentbench.bench.training import Context
 from latentbench.bench.weights import sha256
 

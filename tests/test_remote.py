@@ -9,9 +9,9 @@ import pytest
 import torch
 from cli import TINY, bench, results
 
-from latentbench.bench import remote
-from latentbench.bench.integrity import Corrupt
-from latentbench.bench.store import Result, Store, home
+from latentbench.bench.store import mirror
+from latentbench.bench.store.artifacts import Result, Store, home
+from latentbench.bench.store.hashes import Corrupt
 
 SMALL = TINY.replace("  kl: {weight: 1.0e-3}\n", "").replace(", guidance: [1.0, 1.5]", "")
 WEIGHTS = torch.arange(1000.0)
@@ -34,8 +34,8 @@ def url(request, tmp_path):
 
 def machine(folder, url):
     """A store as a process that has just started on a machine has it."""
-    remote._listed.clear()
-    return remote.at(folder, url)
+    mirror._listed.clear()
+    return mirror.at(folder, url)
 
 
 def made(store, one, **info):
@@ -66,9 +66,9 @@ def test_what_one_machine_makes_another_has(url, tmp_path):
 def test_what_was_made_meanwhile_is_seen_by_who_is_about_to_make_it(url, tmp_path):
     second = machine(tmp_path / "second", url)
     assert not second.has(stage())
-    listed = remote._listed.copy()
+    listed = mirror._listed.copy()
     made(machine(tmp_path / "first", url), stage())
-    remote._listed.update(listed)
+    mirror._listed.update(listed)
     assert not second.has(stage())  # one listing in a process
     with second.lock(stage(), wait=False) as held:
         assert held and second.has(stage())
@@ -119,7 +119,7 @@ def test_two_machines_that_make_one_artifact_at_once_leave_a_whole_one(url, tmp_
     for i, store in enumerate(both):  # as with other processors, whose last bits differ
         store.put(stage(), Result(tensors={"weights": WEIGHTS + i}))
     for store in both:
-        remote._listed.clear()
+        mirror._listed.clear()
         store._seen().clear()
         assert store.share(stage()) is None
     third = machine(tmp_path / "c", url)
@@ -140,10 +140,10 @@ def test_a_url_in_the_environment_has_the_usual_folder_as_its_cache(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTBENCH_HOME", f"file://{tmp_path}/remote/")
     assert home(tmp_path / "none.yaml") == tmp_path / ".bench"
-    found = remote.store(tmp_path / "none.yaml")
+    found = mirror.store(tmp_path / "none.yaml")
     assert (found.root, found.url) == (tmp_path / ".bench", f"file://{tmp_path}/remote")
-    with pytest.raises(remote.RemoteError, match="nowhere://x cannot be used"):
-        remote.store(tmp_path / "none.yaml", "nowhere://x")
+    with pytest.raises(mirror.RemoteError, match="nowhere://x cannot be used"):
+        mirror.store(tmp_path / "none.yaml", "nowhere://x")
 
 
 def test_a_second_machine_makes_nothing_and_has_the_same_records(tmp_path):

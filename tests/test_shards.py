@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from cli import TINY, bench, command, environment, results
 
-from latentbench.bench import leaderboard, records, run, shards, store
+from latentbench.bench import leaderboard, records, run, shards
 from latentbench.bench.plan import Cell, Plan
 from latentbench.bench.records import Record
 from latentbench.bench.schedule import PAUSE, Schedule
-from latentbench.bench.stage import Stage
-from latentbench.bench.store import NoLocks, Store, locked
+from latentbench.bench.store import artifacts
+from latentbench.bench.store.artifacts import NoLocks, Store, locked
+from latentbench.bench.store.stage import Stage
 
 SMALL = TINY.replace(", guidance: [1.0, 1.5]", "")
 
@@ -94,7 +95,7 @@ def test_a_stage_that_another_run_makes_is_left_for_others_and_looked_at_again(t
     now[0] += PAUSE
     assert [stage.id for stage in schedule.ready(1)] == ["t0"]
     says(plan.stages["t0"], "busy", "t0")
-    Store(tmp_path).put(plan.stages["t0"], store.Result())
+    Store(tmp_path).put(plan.stages["t0"], artifacts.Result())
     says(plan.stages["t0"], "found", "t0")
     assert [(event.what, event.text) for event in heard] == [
         ("busy", "another run makes it"),
@@ -107,7 +108,7 @@ def test_a_file_system_without_locks_is_an_error_that_says_what_to_do(tmp_path, 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    monkeypatch.setattr(artifacts.fcntl, "flock", refuse)
     with pytest.raises(NoLocks, match="without locks; .*--store file://"), locked(tmp_path / "lock"):
         pass
 

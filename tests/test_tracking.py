@@ -14,8 +14,8 @@ from latentbench.bench import checkpoint, tracking
 from latentbench.bench.checkpoint import State
 from latentbench.bench.plan import Cell, Plan
 from latentbench.bench.schedule import Event
-from latentbench.bench.stage import Stage
-from latentbench.bench.store import Result, Store
+from latentbench.bench.store.artifacts import Result, Store
+from latentbench.bench.store.stage import Stage
 
 CONFIG = {"tokenizer": {"name": "vit", "options": {"width": 16}}, "steps": 4, "optimizer": [{}, {"lr": 0.1}]}
 STAGE = Stage("tokenizer", "vit · kl[weight=0.01] · seed 0", CONFIG, {}, "ab" * 32, True)

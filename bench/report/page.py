@@ -14,8 +14,8 @@ from ..analysis import drawing
 from ..findings import Finding
 from ..markdown import COST_ABOUT, compact, spread_said
 from ..records import Record, natural
-from ..room import replace_text
 from ..rows import Column, Results, first_seen, full_protocol
+from ..store.disk import replace_text
 from ..tables import columns_of
 from . import pictures, sheets
 from .csv import csv as as_csv

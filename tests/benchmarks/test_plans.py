@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from latentbench.bench import matrix, plan, run
-from latentbench.bench.store import Result, Store
+from latentbench.bench.store.artifacts import Result, Store
 
 WEIGHTS = [round(0.001 * i, 3) for i in range(1, 100)]
 LARGE = f"""\

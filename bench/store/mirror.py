@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import integrity
-from .integrity import Corrupt
-from .room import NoRoom, replace_text, room
-from .store import REMOTE, Artifact, Store, home
+from . import hashes
+from .artifacts import REMOTE, Artifact, Store, home
+from .disk import NoRoom, replace_text, room
+from .hashes import Corrupt
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ class Mirror(Store):
                     for again in (True, False):
                         try:
                             fs.get_file(f"{base}/{_name(stage)}/{said['sha256']}", str(folder / name))
-                            integrity.check(folder / name, said)
+                            hashes.check(folder / name, said)
                             break
                         except FileNotFoundError as error:
                             raise Corrupt(f"{name} is missing") from error
@@ -154,7 +154,7 @@ class Mirror(Store):
                     raw = fs.cat_file(f"{base}/{_name(stage)}/stage.json")
                 except FileNotFoundError as error:
                     raise Corrupt(f"stage.json is missing at {self.url}") from error
-            if not integrity.check_headed(raw):
+            if not hashes.check_headed(raw):
                 raise Corrupt("stage.json has no hash")
             stub.parent.mkdir(parents=True, exist_ok=True)
             replace_text(stub, raw.decode())

@@ -26,9 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import integrity
-from .integrity import CORRUPT, Corrupt
-from .room import room
+from . import hashes
+from .disk import room
+from .hashes import CORRUPT, Corrupt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,10 +66,10 @@ class Artifact:
         """
         file = self.path / "stage.json"
         try:
-            state = integrity.identity(file)
+            state = hashes.identity(file)
             _files.pop(state, None)  # until this look at it ends well
             raw = file.read_bytes()
-            hashed = integrity.check_headed(raw)
+            hashed = hashes.check_headed(raw)
             meta = json.loads(raw)
         except OSError as error:
             raise Corrupt(f"stage.json cannot be read: {error.strerror}") from error
@@ -101,7 +101,7 @@ class Artifact:
         An artifact from before hashes were kept is whole if its files' headers are.
         """
         try:
-            state = integrity.identity(self.path / "stage.json")
+            state = hashes.identity(self.path / "stage.json")
         except OSError as error:
             raise Corrupt(f"stage.json cannot be read: {error.strerror}") from error
         files = _files[state] if state in _files else self.meta.get("files")
@@ -109,7 +109,7 @@ class Artifact:
             there = (self.path / "tensors.safetensors").is_file()
             files = {"tensors.safetensors": None} if there else {}
         for name, said in files.items():
-            integrity.check(self.path / name, said, contents)
+            hashes.check(self.path / name, said, contents)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ class Store:
                     self.get(stage).check(contents)
                 return None
             except Corrupt as error:
-                aside = integrity.set_aside(self.path(stage), self.root, stage.key)
+                aside = hashes.set_aside(self.path(stage), self.root, stage.key)
                 return f"{error}; it is in {aside}, and made again"
 
     def set_aside(self) -> set[str]:
@@ -236,7 +236,7 @@ class Store:
         if result.tensors:
             save_file(_apart(result.tensors), folder / "tensors.safetensors")
         meta = {
-            "files": {file.name: integrity.described(file) for file in folder.iterdir()},
+            "files": {file.name: hashes.described(file) for file in folder.iterdir()},
             "kind": stage.kind,
             "key": stage.key,
             "label": stage.label,
@@ -246,7 +246,7 @@ class Store:
             "cost": result.cost,
             "info": result.info,
         }
-        (folder / "stage.json").write_text(integrity.headed(json.dumps(meta, indent=1)))
+        (folder / "stage.json").write_text(hashes.headed(json.dumps(meta, indent=1)))
         for file in folder.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
