@@ -21,8 +21,8 @@ from .backbones import transformer
 from .blocks import single
 from .diffaugment import resized
 from .images import to_rgb
-from .processes import ALONE, gathered
 from .released import read
+from .runtime.processes import ALONE, gathered
 from .weights import RANDOM, seeded
 
 

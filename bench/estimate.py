@@ -27,12 +27,12 @@ from .api import (
 from .fewer import originals
 from .flops import Counted, TooLong, counted
 from .inputs import SPLITS, kept
-from .large import LARGE
 from .latents import CHUNK, DRAWS
 from .losses import Adversary
 from .one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan
+from .runtime.mapped import LARGE
 from .store.stage import Stage
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules

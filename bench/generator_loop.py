@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .api import Generator, Noise
 from .checkpoint import State
 from .optim import GENERATOR_DEFAULTS, Average, adamw, ends, group_settings, update
-from .pipeline import Ahead
-from .processes import ALONE, Group
+from .runtime.prefetch import Ahead
+from .runtime.processes import ALONE, Group
 from .training import Context, batch_index, run_steps
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .api import from_uint8, to_uint8
-from .products import by_onednn
+from .runtime.onednn import by_onednn
 
 
 def round_to_8_bits(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .api import ImageSpec, Noise
 from .diffaugment import augmented
-from .processes import ALONE, Group
+from .runtime.processes import ALONE, Group
 from .schema import Count, Scale
 
 if TYPE_CHECKING:

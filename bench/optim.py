@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .processes import Group
+    from .runtime.processes import Group
 
 DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,

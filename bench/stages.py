@@ -24,13 +24,13 @@ from .figures import rendered
 from .flops import counted, parameters
 from .generator_loop import train_generator
 from .inputs import SPLITS, facts_from, kept, spec_from
-from .large import allocated, rows
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
 from .naming import base_name, check_name
 from .one_step import reconstruction_step
-from .pipeline import prefetch
 from .resampling import rounded
-from .segments import prepare
+from .runtime.mapped import allocated, rows
+from .runtime.prefetch import prefetch
+from .runtime.recompute import prepare
 from .store.artifacts import Artifact, Result
 from .subject import Cell, Subject, in_its_space, reference_of, rows_of
 from .tokenizer_loop import train_tokenizer

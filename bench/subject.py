@@ -29,9 +29,9 @@ from .api import (
 from .api import Subject as SubjectInterface
 from .fewer import originals
 from .inputs import SPLITS, facts_from, features_role, spec_from
-from .large import allocated
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
-from .pipeline import prefetch
+from .runtime.mapped import allocated
+from .runtime.prefetch import prefetch
 from .store.artifacts import Artifact
 
 

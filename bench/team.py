@@ -21,7 +21,7 @@ from torch.distributed import Store as Board
 
 from . import registry
 from .api import Diverged
-from .processes import ALONE, Group
+from .runtime.processes import ALONE, Group
 from .store import mirror
 from .store.artifacts import Store
 from .store.stage import Stage
@@ -160,7 +160,7 @@ def hire(place: Place, generation: int, rank: int, world: int, local: int) -> Ba
 
 def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
-    from .parent import die_with_parent
+    from .runtime.parent import die_with_parent
     from .stages import STAGES
 
     die_with_parent()

@@ -17,8 +17,8 @@ from .augmentations import Augmentation, augmented
 from .checkpoint import State
 from .losses import Adversary, Term, adaptive_weight
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
-from .pipeline import Reader
-from .processes import ALONE, Group
+from .runtime.prefetch import Reader
+from .runtime.processes import ALONE, Group
 from .training import Context, batch_index, run_steps
 
 

@@ -17,8 +17,8 @@ from . import checkpoint
 from .api import Diverged
 from .api.noise import seed_for
 from .checkpoint import State
-from .processes import ALONE, Group
-from .products import by_onednn
+from .runtime.onednn import by_onednn
+from .runtime.processes import ALONE, Group
 from .store.disk import NoRoom
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .parent import die_with_parent
+from .runtime.parent import die_with_parent
 from .store.artifacts import Result
 from .store.disk import NoRoom, room
 from .store.hashes import Corrupt

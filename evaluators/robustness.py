@@ -18,9 +18,9 @@ from ..bench.grids import grid
 from ..bench.images import psnr
 from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import base_name, metric_name
-from ..bench.products import by_onednn
 from ..bench.registry import register
 from ..bench.resampling import class_means, mean_estimate, means
+from ..bench.runtime.onednn import by_onednn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import without_autocast
 from ..bench.flow import euler
-from ..bench.processes import gathered, of_all, own
 from ..bench.registry import register
+from ..bench.runtime.processes import gathered, of_all, own
 
 Solver = Literal["euler", "dpm"]
 Form = Literal["probability", "log"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import without_autocast
-from ..bench.processes import gathered, of_all
 from ..bench.registry import register
+from ..bench.runtime.processes import gathered, of_all
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

@@ -14,8 +14,8 @@ from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels, single, without_autocast
 from ..bench.flow import euler, guided, interpolate
-from ..bench.processes import gathered, own
 from ..bench.registry import Use, register, use
+from ..bench.runtime.processes import gathered, own
 
 Weight = Annotated[float, Field(ge=0)]
 Width = Annotated[int, Field(ge=1)]

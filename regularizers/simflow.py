@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Diverged, Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step, Unfit
 from ..bench.blocks import drop_labels
-from ..bench.processes import gathered
 from ..bench.registry import Use, register, use
+from ..bench.runtime.processes import gathered
 
 Perturbation = Literal["additive", "linear", "slerp", "none"]
 

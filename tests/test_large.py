@@ -8,12 +8,12 @@ import cli
 import pytest
 import torch
 
-from latentbench.bench import large
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Reference
 from latentbench.bench.distances import gaussian
 from latentbench.bench.fewer import Fewer, chosen
 from latentbench.bench.images import resize
-from latentbench.bench.pipeline import Ahead
+from latentbench.bench.runtime import mapped
+from latentbench.bench.runtime.prefetch import Ahead
 from latentbench.bench.store.artifacts import Result, Store, _apart
 from latentbench.bench.store.stage import Stage
 
@@ -42,9 +42,9 @@ def made(index, number):
 
 @pytest.mark.parametrize("limit", [1, 2**28])
 def test_rows_are_the_same_in_memory_and_in_a_file(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(large, "LARGE", limit)
+    monkeypatch.setattr(mapped, "LARGE", limit)
     indices = torch.arange(1000).split(30)
-    found = large.rows(made, indices, ["a", "b"], lambda name: tmp_path / "scratch" / name)
+    found = mapped.rows(made, indices, ["a", "b"], lambda name: tmp_path / "scratch" / name)
     assert torch.equal(found["a"], torch.arange(1000.0)[:, None])
     numbers = torch.cat([torch.full((len(index),), i) for i, index in enumerate(indices)])
     assert torch.equal(found["b"][:, 1], torch.arange(1000) + numbers)
@@ -52,13 +52,13 @@ def test_rows_are_the_same_in_memory_and_in_a_file(tmp_path, monkeypatch, limit)
 
 
 def test_rows_beyond_a_chunks_index_are_dropped():
-    found = large.rows(lambda index, number: {"": torch.full((8,), number)}, torch.arange(20).split(8), [""])
+    found = mapped.rows(lambda index, number: {"": torch.full((8,), number)}, torch.arange(20).split(8), [""])
     assert found[""].tolist() == [0] * 8 + [1] * 8 + [2] * 4
 
 
 def test_an_artifact_holds_what_a_mapped_file_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(large, "LARGE", 1)
-    tensor = large.allocated((50, 3), torch.float32, tmp_path / "scratch")
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    tensor = mapped.allocated((50, 3), torch.float32, tmp_path / "scratch")
     tensor[:] = torch.arange(150.0).view(50, 3)
     stage = Stage("latents", "x", {}, {}, "0" * 64, True)
     store = Store(tmp_path / "home")

@@ -11,8 +11,8 @@ from latentbench.bench.api import Generator, LatentSpec
 from latentbench.bench.generator_loop import _groups, train_generator
 from latentbench.bench.matrix import load
 from latentbench.bench.optim import DEFAULTS, Average, adamw, ends, rate, update
-from latentbench.bench.processes import ALONE
 from latentbench.bench.registry import get
+from latentbench.bench.runtime.processes import ALONE
 from latentbench.bench.training import Context
 
 PLAIN = DEFAULTS | {"lr": 1.0, "warmup": 0, "schedule": "constant"}

@@ -11,8 +11,8 @@ import torch
 from latentbench.bench.api import Dataset, ImageSpec, from_uint8
 from latentbench.bench.latents import encode
 from latentbench.bench.losses import RECONSTRUCTION, Term
-from latentbench.bench.pipeline import Reader, prefetch
 from latentbench.bench.registry import create
+from latentbench.bench.runtime.prefetch import Reader, prefetch
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context, Stopped, batch_index
 
@@ -154,7 +154,7 @@ PROGRAM = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
 from test_pipeline import Levels, steps
-from latentbench.bench.pipeline import prefetch
+from latentbench.bench.runtime.prefetch import prefetch
 images = prefetch(Levels(), "train", steps(50), 2)
 next(images)
 print("reading", flush=True)

@@ -11,13 +11,14 @@ from cli import TINY, bench, environment, results
 from torch import distributed, multiprocessing, nn
 from torch.distributed import TCPStore
 
-from latentbench.bench import large, latents, processes
+from latentbench.bench import latents
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
 from latentbench.bench.augmentations import Augmentation
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.losses import Term, l1
-from latentbench.bench.processes import ALONE, Group, gathered, of_all, own
 from latentbench.bench.registry import get
+from latentbench.bench.runtime import mapped, processes
+from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context, Stopped
 
@@ -213,9 +214,9 @@ def work(rank, port, folder):
         for name in ("lightningdit", "mar")
     }
     made["evaluated"], made["gathered"] = evaluated(group), gathering(group)
-    large.LARGE = 1
+    mapped.LARGE = 1
     made["mapped"] = evaluated(group, folder / "scratch")
-    large.LARGE = 2**28
+    mapped.LARGE = 2**28
     made["resumed by two"] = trained("dmvae", folder / "stopped by one", group)
     trained("dmvae", folder / "stopped by two", group, stop_at=7)
     try:

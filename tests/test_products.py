@@ -5,23 +5,23 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from latentbench.bench import products
-from latentbench.bench.products import by_onednn
-from latentbench.bench.segments import computed_again
+from latentbench.bench.runtime import onednn
+from latentbench.bench.runtime.onednn import by_onednn
+from latentbench.bench.runtime.recompute import computed_again
 
-pytestmark = pytest.mark.skipif(not products.AVAILABLE, reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not onednn.AVAILABLE, reason="this torch has no oneDNN")
 
 
 @pytest.fixture
 def taken(monkeypatch):
     """How many products oneDNN was given."""
-    counted, product = [], products.product
+    counted, product = [], onednn.product
 
     def counting(*arguments):
         counted.append(arguments[0].shape)
         return product(*arguments)
 
-    monkeypatch.setattr(products, "product", counting)
+    monkeypatch.setattr(onednn, "product", counting)
     return counted
 
 

@@ -11,9 +11,9 @@ from latentbench.bench.flops import counted
 from latentbench.bench.matrix import load
 from latentbench.bench.one_step import generator_step
 from latentbench.bench.plan import make
-from latentbench.bench.products import by_onednn
 from latentbench.bench.registry import create
-from latentbench.bench.segments import prepare, segments
+from latentbench.bench.runtime.onednn import by_onednn
+from latentbench.bench.runtime.recompute import prepare, segments
 from latentbench.bench.stages import STAGES
 from latentbench.bench.training import Context
 

@@ -12,11 +12,12 @@ from unittest import mock
 import pytest
 import torch
 
-from latentbench.bench import api, images, products
+from latentbench.bench import api, images
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.features import effnet_lite0
 from latentbench.bench.latents import decode
 from latentbench.bench.registry import create
+from latentbench.bench.runtime import onednn
 
 IMAGES, ROUNDS = 256, 7
 
@@ -27,7 +28,7 @@ def decoding():
     z = torch.randn(IMAGES, 16, 16)
 
     def plain():
-        with mock.patch.object(products, "AVAILABLE", False):
+        with mock.patch.object(onednn, "AVAILABLE", False):
             return decode(tokenizer, z, "cpu")
 
     return lambda: decode(tokenizer, z, "cpu"), plain

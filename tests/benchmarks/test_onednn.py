@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
-from latentbench.bench.products import by_onednn
 from latentbench.bench.registry import create
+from latentbench.bench.runtime.onednn import by_onednn
 
 BATCH, ROUNDS = 32, 9
 

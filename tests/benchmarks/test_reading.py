@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from latentbench.bench.pipeline import prefetch
 from latentbench.bench.registry import create
+from latentbench.bench.runtime.prefetch import prefetch
 
 FILES, BATCH, BATCHES = 64, 32, 17
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from .api import Dataset, Split, from_uint8
+from ..api import Dataset, Split, from_uint8
 from .parent import die_with_parent
 
 AHEAD = 2  # batches that a process decodes before they are asked for

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from .products import by_onednn
+from .onednn import by_onednn
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 

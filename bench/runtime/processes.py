@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from .api import Noise
+from ..api import Noise
 
 BUNCH = 2**25  # numbers of gradients that are sent together, about
 
