@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, matrix, plan, registry, run, schema
+from . import leaderboard, matrix, plan, registry, run
 from .api import Dataset, Noise, Unfit
 from .build import dataset as dataset_of
 from .build import extractor as extractor_of
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
+from .options.options import check_options
 from .records import Record
 from .source import MatrixError
 from .store import stage
@@ -129,7 +130,7 @@ def _named(what: str) -> list[tuple[str, str]]:
 
 
 def _target(kind: str, name: str, options: Mapping[str, Any], plugins: Sequence[Path]) -> Target:
-    clean, faults = schema.check(registry.get(kind, name), options, where=f"bench info {kind} {name}")
+    clean, faults = check_options(registry.get(kind, name), options, where=f"bench info {kind} {name}")
     if faults:
         raise CheckError("; ".join(message for _, message in faults))
     return Target(Part(kind, name, clean), options, plugins)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .augmentations import Augmentation
-from .schema import Budget, Probes
+from .options.options import Budget, Probes
 from .source import Problem
 
 SECTIONS = ("tokenizers", "regularizers", "generators")

@@ -365,21 +365,22 @@ def info(
         source = registry.sources(kind)[name]
     except registry.PartError as error:
         _fail(str(error), 2)
-    from . import entries, schema
+    from . import entries
+    from .options.options import SIZE, options_of, sizes_of
 
-    groups = {"options": schema.options_of(cls)}
+    groups = {"options": options_of(cls)}
     if kind == "generators":
-        groups["sampler"] = schema.options_of(cls, "sample")
+        groups["sampler"] = options_of(cls, "sample")
     sizes: dict[str, Any] = {}
     at = ""
-    if schema.sizes_of(cls):
+    if sizes_of(cls):
         from . import build
 
         at = build.COUNTED[kind][0]
         counts = build.parameters_of_sizes(kind, name)
         sizes = {
             size: {"parameters": counts[size], "at": at, "options": dict(options)}
-            for size, options in schema.sizes_of(cls).items()
+            for size, options in sizes_of(cls).items()
         }
     if as_json:
         shown = {
@@ -406,7 +407,7 @@ def info(
     for size, facts in sizes.items():
         meant = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
         out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {meant}"), soft_wrap=True)
-    beside = (*([schema.SIZE] if sizes else []), *entries.FRAME.get(kind, ()))
+    beside = (*([SIZE] if sizes else []), *entries.FRAME.get(kind, ()))
     if beside:
         out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
 

@@ -9,11 +9,11 @@ from itertools import chain
 from typing import Any
 
 from .folders import Source
+from .options.words import some
 from .provenance import flat
 from .records import Record
 from .rows import full_protocol
 from .union import rows_of, without
-from .words import some
 
 # What all rows of a matrix have in common; of the first also what one doesn't name says something.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")

@@ -9,8 +9,8 @@ from typing import Any
 
 from . import registry
 from .choices import Row
+from .options.options import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
 from .reader import Reader
-from .schema import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
 EXAMPLES = {

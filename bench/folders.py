@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .options.words import some
 from .records import Record, RecordError, comparable, in_order
 from .rows import full_protocol
-from .words import some
 
 
 @dataclass(frozen=True)

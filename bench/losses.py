@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from .api import ImageSpec, Noise
 from .diffaugment import augmented
+from .options.options import Count, Scale
 from .runtime.processes import ALONE, Group
-from .schema import Count, Scale
 
 if TYPE_CHECKING:
     from .discriminators import Features, Patch

@@ -36,7 +36,7 @@ from .entries import JOINT, NONE
 from .inputs import features_role
 from .lpips import Lpips
 from .matrix import build_problem
-from .schema import REQUIRED, check, options_of
+from .options.options import REQUIRED, check_options, options_of
 from .source import MatrixError, Problem
 from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
 from .weights import RANDOM, OfflineError, sha256
@@ -441,7 +441,7 @@ class _Planner:
         if generator.init == "joint" and own is None:
             raise Unfit(f"{regularizer.label} has no generator of its own")
         if own is not None and generator.part == "joint":
-            _, faults = check(type(own), generator.sampler, method="sample")
+            _, faults = check_options(type(own), generator.sampler, method="sample")
             if faults:
                 raise Unfit(f"the generator of {regularizer.label}: {faults[0][1]}")
             return trained, where

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import registry
 from .choices import SECTIONS, Place
-from .schema import Budget, Trail, check, names_of, shown
+from .options.options import Budget, Trail, check_options, names_of, shown
 from .source import Document, MatrixError, Problem
 
 KEYS = (
@@ -40,7 +40,7 @@ class Reader:
     ) -> dict[str, Any]:
         """Checked options; what is wrong is noted."""
         try:
-            clean, faults = check(target, options, method=method, **more)
+            clean, faults = check_options(target, options, method=method, **more)
         except registry.PartError as error:
             self.fault(trail, str(error))
             return {}

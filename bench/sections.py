@@ -14,8 +14,8 @@ from . import registry
 from .augmentations import Augmentation
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
+from .options.options import Budget, Critic, Probes, Settings, Trail, shown
 from .reader import KEYS, Reader
-from .schema import Budget, Critic, Probes, Settings, Trail, shown
 from .source import Problem
 
 MAX_CELLS = 100_000

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from . import registry
-from .schema import Trail
+from .options.options import Trail
 
 Mark = tuple[int, int]  # line and column, from 1
 

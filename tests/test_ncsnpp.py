@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Step
+from latentbench.bench.options.options import check_options
 from latentbench.bench.registry import create, get
-from latentbench.bench.schema import check
 from latentbench.tokenizers.ncsnpp import doubled, halved
 
 TINY = {"width": 8, "channels": 3, "reduced": 2, "units": 4}
@@ -16,7 +16,7 @@ class Labelled:
 
 
 def build(size=None, side=16, device="cpu", **options):
-    clean, wrong = check(get("tokenizers", "ncsnpp"), options | ({"size": size} if size else TINY))
+    clean, wrong = check_options(get("tokenizers", "ncsnpp"), options | ({"size": size} if size else TINY))
     assert not wrong
     torch.manual_seed(0)
     with torch.device(device):

@@ -9,6 +9,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, ReferenceSource
+from latentbench.bench.options.options import check_options
 from latentbench.bench.references.codebook import Codebook, patches
 from latentbench.bench.references.diffusion import Diffusion
 from latentbench.bench.references.gaussian import Gaussian
@@ -16,7 +17,6 @@ from latentbench.bench.references.mixture import Mixture, mixture_means
 from latentbench.bench.references.subset import Subset
 from latentbench.bench.references.text_tokens import TextTokens
 from latentbench.bench.registry import create, names
-from latentbench.bench.schema import check
 
 TEACHER, CLASSES = LatentSpec(4, 6, (2, 2)), 5
 CHECKED = ["codebook", "diffusion", "gaussian", "mixture", "subset", "teacher"]
@@ -309,5 +309,5 @@ def test_without_the_package_of_text_tokens_the_error_says_how_to_get_it(monkeyp
     ],
 )
 def test_a_matrix_can_name_what_makes_sense(cls, options, fault):
-    _, faults = check(cls, options)
+    _, faults = check_options(cls, options)
     assert bool(faults) == bool(fault) and fault in "".join(message for _, message in faults)

@@ -9,8 +9,8 @@ import pytest
 from pydantic import Field
 
 from latentbench.bench.api import Dataset, Flow, Generator, LatentSpec, Likelihood, Regularizer
+from latentbench.bench.options.options import REQUIRED, axes, check_options, label_text, options_of
 from latentbench.bench.registry import PartError, Use, use
-from latentbench.bench.schema import REQUIRED, axes, check, label_text, options_of
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -54,7 +54,7 @@ class Data(Dataset):
 
 
 def faults(**options: Any) -> list[str]:
-    return [message for _, message in check(Method, {"depth": 1} | options)[1]]
+    return [message for _, message in check_options(Method, {"depth": 1} | options)[1]]
 
 
 def test_facts_of_the_frame_are_no_options():
@@ -77,7 +77,7 @@ def test_an_option_says_its_annotation_default_and_range():
 
 def test_keyword_only_arguments_of_sample_are_the_samplers_options():
     assert set(options_of(Model, "sample")) == {"steps", "shift"}
-    assert check(Model, {"steps": 5}, method="sample") == ({"steps": 5, "shift": 1.0}, [])
+    assert check_options(Model, {"steps": 5}, method="sample") == ({"steps": 5, "shift": 1.0}, [])
     assert options_of(Generator, "sample") == {}
 
 
@@ -88,7 +88,9 @@ def test_options_passed_on_to_a_base_are_options():
 
 
 def test_defaults_are_filled_in_and_values_take_the_annotated_form():
-    clean, wrong = check(Method, {"depth": 2, "weight": 1, "widths": [8], "size": [1, 2], "path": "data"})
+    clean, wrong = check_options(
+        Method, {"depth": 2, "weight": 1, "widths": [8], "size": [1, 2], "path": "data"}
+    )
     assert not wrong
     assert clean["weight"] == 1.0 and type(clean["weight"]) is float
     assert clean["widths"] == (8,) and clean["size"] == (1, 2) and clean["path"] == Path("data")
@@ -96,7 +98,7 @@ def test_defaults_are_filled_in_and_values_take_the_annotated_form():
 
 
 def test_leaving_an_option_out_and_writing_its_default_are_the_same():
-    assert check(Method, {"depth": 1, "weight": 1})[0] == check(Method, {"depth": 1})[0]
+    assert check_options(Method, {"depth": 1, "weight": 1})[0] == check_options(Method, {"depth": 1})[0]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_wrong_value_is_named_with_its_choices(option, value, message):
 
 
 def test_a_missing_option_is_named():
-    assert check(Method, {})[1] == [((), "the option 'depth' is missing; it must be an integer")]
+    assert check_options(Method, {})[1] == [((), "the option 'depth' is missing; it must be an integer")]
 
 
 def test_all_faults_come_at_once():
@@ -159,7 +161,7 @@ def test_axes_multiply_with_the_last_moving_fastest():
         "[weight=1e-05,depth=2,widths=8]",
     ]
     options = [options for _, options in variants.rows()][-1]
-    assert options == check(Method, {"weight": 0.01, "depth": 2, "widths": [8, 16]})[0]
+    assert options == check_options(Method, {"weight": 0.01, "depth": 2, "widths": [8, 16]})[0]
 
 
 def test_without_axes_there_is_one_row_without_a_suffix():
@@ -205,7 +207,7 @@ def test_annotations_that_cannot_be_read_are_the_parts_fault():
         def __init__(self, x: Missing = 1) -> None: ...  # noqa: F821
 
     with pytest.raises(PartError, match="the annotations of Broken cannot be read: name 'Missing'"):
-        check(Broken, {})
+        check_options(Broken, {})
 
 
 def test_without_an_annotation_the_default_says_the_type():
@@ -229,11 +231,11 @@ class Paired(Regularizer):
 
 
 def test_an_option_that_names_a_part_is_filled_up_with_that_parts_defaults():
-    clean, wrong = check(Paired, {})
+    clean, wrong = check_options(Paired, {})
     assert not wrong and clean["other"] is None
     assert clean["prior"]["use"] == "tarflow" and clean["prior"]["width"] == 32
     assert clean["prior"]["blocks"] == options_of(type_of("tarflow"))["blocks"].default
-    named, _ = check(Paired, {"score": "tarflow", "other": {"use": "velocity_mlp", "depth": 2}})
+    named, _ = check_options(Paired, {"score": "tarflow", "other": {"use": "velocity_mlp", "depth": 2}})
     assert named["score"]["use"] == "tarflow" and named["other"]["depth"] == 2
     built = use(Likelihood, named["score"], spec=LatentSpec(4, 4), classes=0)
     assert type(built) is type_of("tarflow")
@@ -241,19 +243,21 @@ def test_an_option_that_names_a_part_is_filled_up_with_that_parts_defaults():
 
 def test_what_is_left_out_of_a_default_part_stays_as_the_option_has_it():
     for value in ({"blocks": 2}, {"use": "tarflow", "blocks": 2}):
-        clean, wrong = check(Paired, {"prior": value})
+        clean, wrong = check_options(Paired, {"prior": value})
         assert not wrong and (clean["prior"]["width"], clean["prior"]["blocks"]) == (32, 2)
 
 
 def test_a_part_that_does_not_fit_or_is_misspelt_is_named_at_its_place():
-    _, wrong = check(Paired, {"prior": {"use": "lightningdit"}, "score": {"wdth": 3}, "other": "tarflwo"})
+    _, wrong = check_options(
+        Paired, {"prior": {"use": "lightningdit"}, "score": {"wdth": 3}, "other": "tarflwo"}
+    )
     messages = dict(wrong)
     assert "must be the name of a Likelihood" in messages["prior", "use"]
     assert "gaussian, tarflow are" in messages["prior", "use"]
     assert "did you mean 'width'?" in messages["score", "wdth"]
     assert "unknown generator 'tarflwo'; did you mean 'tarflow'?" in messages["other", "use"]
-    assert "not 3" in dict(check(Paired, {"prior": 3})[1])["prior",]
-    assert "not null" in dict(check(Paired, {"prior": None})[1])["prior",]
+    assert "not 3" in dict(check_options(Paired, {"prior": 3})[1])["prior",]
+    assert "not null" in dict(check_options(Paired, {"prior": None})[1])["prior",]
 
 
 def test_an_axis_over_parts_is_labelled_by_what_was_written():

@@ -8,7 +8,7 @@ import torch
 
 from latentbench.bench.api import Diverged, LatentSpec, Likelihood, Noise, Step, Unfit
 from latentbench.bench.blocks import drop_labels
-from latentbench.bench.schema import check
+from latentbench.bench.options.options import check_options
 from latentbench.regularizers.simflow import SimFlow, SimFlowREPAE, capacity, entropy, perturb
 
 SPEC = LatentSpec(4, 4)
@@ -249,14 +249,14 @@ def test_the_joint_prior_adds_no_noise_and_is_the_sampler():
 
 
 def test_a_matrix_may_name_any_likelihood_or_flow_as_its_prior():
-    clean, faults = check(SimFlow, {"prior": {"width": 16}})
+    clean, faults = check_options(SimFlow, {"prior": {"width": 16}})
     assert not faults and clean["prior"]["width"] == 16 and clean["prior"]["noise_std"] == 0
     for prior in ("tarflow", "lightningdit", "velocity_mlp"):
-        clean, faults = check(SimFlow, {"prior": prior})
+        clean, faults = check_options(SimFlow, {"prior": prior})
         assert not faults
         regularizer = SimFlow(SPEC, 3, **clean).double()
         assert run(regularizer, randn(8, 4, 4))[1].isfinite()
-    assert check(SimFlow, {"prior": "mar"})[1]
+    assert check_options(SimFlow, {"prior": "mar"})[1]
 
 
 def test_a_prior_that_is_fitted_once_is_refused():
@@ -302,6 +302,6 @@ def test_alignment_needs_a_prior_with_that_layer_and_a_place_for_each_token():
 
 
 def test_all_of_simflow_s_options_are_options_with_alignment():
-    clean, faults = check(SimFlowREPAE, {"sigma": 0.3, "perturbation": "slerp", "align": 2.0})
+    clean, faults = check_options(SimFlowREPAE, {"sigma": 0.3, "perturbation": "slerp", "align": 2.0})
     assert not faults and (clean["sigma"], clean["perturbation"]) == (0.3, "slerp")
-    assert check(SimFlowREPAE, {"prior": "sit"})[1]
+    assert check_options(SimFlowREPAE, {"prior": "sit"})[1]

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from latentbench.bench.api import Flow, Generator, LatentSpec
 from latentbench.bench.cli import app
 from latentbench.bench.matrix import load
+from latentbench.bench.options.options import axes, check_options, names_of, options_of
 from latentbench.bench.registry import Use, create, get, names
-from latentbench.bench.schema import axes, check, names_of, options_of
 from latentbench.bench.source import MatrixError
 
 F16 = (16, 16)  # the grid of 256 pixels at a sixteenth
@@ -21,7 +21,7 @@ XL = {"width": 1152, "depth": 28, "heads": 16}
 def count(name, size, tokens, channels, classes=1000, **options):
     """Trained parameters, and those with the fixed table of positions, which official code counts as well."""
     spec = LatentSpec(tokens, channels, F16 if tokens == 256 else None)
-    clean, wrong = check(get("generators", name), {"size": size, **options})
+    clean, wrong = check_options(get("generators", name), {"size": size, **options})
     assert not wrong
     with torch.device("meta"):
         model = create("generators", name, spec=spec, classes=classes, **clean)
@@ -153,19 +153,19 @@ def test_the_papers_numbers_in_millions_hold_within_a_percent(name, size, channe
 def test_every_size_is_made_of_options(kind):
     for name in names(kind):
         for size in get(kind, name).sizes:
-            assert not check(get(kind, name), {"size": size})[1], (name, size)
+            assert not check_options(get(kind, name), {"size": size})[1], (name, size)
 
 
 def test_a_size_is_the_options_that_it_stands_for():
     cls = get("generators", "lightningdit")
-    assert check(cls, {"size": "XL"}) == check(cls, XL)
+    assert check_options(cls, {"size": "XL"}) == check_options(cls, XL)
     assert "size" not in options_of(cls)  # so no key of a cache has it
     assert "size" in names_of(cls) and "size" not in names_of(get("generators", "gaussian"))
 
 
 def test_what_is_given_beside_a_size_wins():
     cls = get("generators", "lightningdit")
-    assert check(cls, {"size": "XL", "depth": 12})[0] == check(cls, {**XL, "depth": 12})[0]
+    assert check_options(cls, {"size": "XL", "depth": 12})[0] == check_options(cls, {**XL, "depth": 12})[0]
     variants, wrong = axes(cls, {"size": "XL", "depth": [1, 2]})
     assert not wrong and [options["depth"] for _, options in variants.rows()] == [1, 2]
     assert {options["width"] for _, options in variants.rows()} == {1152}
@@ -181,7 +181,7 @@ def test_sizes_are_an_axis():
         "[size=1.0B,depth=1]",
         "[size=1.0B,depth=24]",
     ]
-    assert rows["[size=1.0B,depth=1]"] == check(cls, {"width": 1536, "depth": 1, "heads": 8})[0]
+    assert rows["[size=1.0B,depth=1]"] == check_options(cls, {"width": 1536, "depth": 1, "heads": 8})[0]
 
 
 class Paired(Generator):
@@ -195,11 +195,11 @@ class Paired(Generator):
 
 
 def test_a_part_in_an_option_has_sizes_too():
-    large = check(Paired, {"prior": {"size": "XL"}})[0]["prior"]
+    large = check_options(Paired, {"prior": {"size": "XL"}})[0]["prior"]
     # The size stands above the option's default, and what it doesn't name stays as it is there.
     assert (large["depth"], large["width"], large["cosine"]) == (28, 1152, False)
-    assert check(Paired, {"prior": {"size": "XL", "depth": 3}})[0]["prior"]["depth"] == 3
-    mlp = check(Paired, {"prior": {"use": "velocity_mlp", "size": "flow-priors"}})[0]["prior"]
+    assert check_options(Paired, {"prior": {"size": "XL", "depth": 3}})[0]["prior"]["depth"] == 3
+    mlp = check_options(Paired, {"prior": {"use": "velocity_mlp", "size": "flow-priors"}})[0]["prior"]
     assert (mlp["width"], mlp["depth"]) == (1024, 6)
     variants, wrong = axes(Paired, {"prior": [{"size": "B"}, {"size": "XL"}]})
     assert not wrong
@@ -225,7 +225,7 @@ def test_a_wrong_size_is_named_at_its_place(options, place, message):
 
 
 def test_a_part_without_sizes_has_no_such_option():
-    (place, message), *_ = check(get("generators", "gaussian"), {"size": "XL"})[1]
+    (place, message), *_ = check_options(get("generators", "gaussian"), {"size": "XL"})[1]
     assert place == ("size",) and message.startswith("unknown option 'size'")
 
 

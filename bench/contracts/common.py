@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .. import registry, schema
+from .. import registry
 from ..api import Dataset, ImageSpec, LatentSpec, Split, Tokenizer
+from ..options.options import REQUIRED, options_of
 
 BATCH, CLASSES = 6, 10
 TIMED = 64  # rows of a batch whose step is timed, as in the README's table
@@ -74,9 +75,9 @@ def documented(scene: Any) -> str:
     require(
         vars(cls).get("__doc__"), f"{cls.__name__} has no docstring; its first line is shown by bench list"
     )
-    options = schema.options_of(cls)
+    options = options_of(cls)
     for name, option in options.items():
-        require(option.default is not schema.REQUIRED, f"the option {name!r} has no default")
+        require(option.default is not REQUIRED, f"the option {name!r} has no default")
     for base in cls.__mro__[:-1]:
         bare = [n for n in _bare(base) if n in options]
         require(
@@ -254,7 +255,7 @@ def times(mine: float, others: float) -> str:
 
 def alternatives(part: Part) -> Iterator[tuple[str, Part]]:
     """The part with one option changed, for each whose other values can be guessed from its annotation."""
-    for name, option in schema.options_of(part.cls).items():
+    for name, option in options_of(part.cls).items():
         value = part.options.get(name, option.default)
         guesses: list[Any] = []
         if isinstance(value, bool):

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import flops, one_step, registry, schema
+from .. import flops, one_step, registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..augmentations import Augmentation
 from ..losses import Term, l1
+from ..options.options import options_of
 from ..tokenizer_loop import train_tokenizer
 from ..training import Context
 from . import common
@@ -313,7 +314,7 @@ def same_twice(scene: Scene) -> None:
 
 def without_weight(scene: Scene) -> str:
     """Weight 0 is the loss removed, bit for bit"""
-    options = schema.options_of(scene.part.cls)
+    options = options_of(scene.part.cls)
     weights = {name: o for name, o in options.items() if "weight" in name.split("_") or name == "align"}
     if not weights:
         raise Beside("it has no option `weight`")

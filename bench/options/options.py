@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from . import registry
-from .api import Generator, ReferenceSource, Regularizer, Tokenizer
-from .registry import PartError, Use, unknown
+from .. import registry
+from ..api import Generator, ReferenceSource, Regularizer, Tokenizer
+from ..registry import PartError, Use, unknown
 
 # What the frame gives a constructor by name, which is no option of a matrix.
 FACTS: dict[type, set[str]] = {
@@ -112,7 +112,7 @@ class Option:
         # A size that is given stands above the default's options, so both are written out first.
         (kept, _), (given, unknown_size) = sized(cls, kept), sized(cls, given, where)
         options = {key: item for key, item in {**kept, **given}.items() if key != "use"}
-        clean, faults = check(cls, options, where=where)
+        clean, faults = check_options(cls, options, where=where)
         if faults or unknown_size:
             raise Faults(unknown_size + faults)
         return {"use": name, **clean}
@@ -251,7 +251,7 @@ def options_of(target: Callable[..., Any], method: str = "") -> dict[str, Option
     return found
 
 
-def check(
+def check_options(
     target: Callable[..., Any],
     options: Mapping[str, Any],
     *,
@@ -327,7 +327,7 @@ def axes(
 
     lists = {name: value for name, value in options.items() if is_axis(name, value)}
     rest = {name: value for name, value in options.items() if name not in lists}
-    clean, faults = check(target, rest, also=also, given=lists, where=where)
+    clean, faults = check_options(target, rest, also=also, given=lists, where=where)
     read: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {}
     for name, values in lists.items():
         good: list[tuple[str, dict[str, Any]]] = []
@@ -335,7 +335,7 @@ def axes(
             faults.append(((name,), f"the axis {name!r} is empty; it needs at least one value"))
         for i, value in enumerate(values):
             if name not in known:
-                chosen, wrong = check(target, {SIZE: value}, given=known, where=where)
+                chosen, wrong = check_options(target, {SIZE: value}, given=known, where=where)
                 faults += [((SIZE, i), message) for _, message in wrong]
                 if not wrong:
                     good.append((value, {n: chosen[n] for n in sizes[value] if n not in options}))
