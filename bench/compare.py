@@ -16,7 +16,7 @@ from .records import Record, RecordError, plain_json, read
 from .rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from .selection import matches, parse_filter, selects
 from .standings import LEVEL, on_shared_images
-from .statistics import Difference, difference, holm, mean
+from .statistics.statistics import Difference, difference, holm, mean
 from .tables import number, shown
 
 Key = tuple[str, ...]

@@ -17,7 +17,7 @@ import numpy as np
 
 from .naming import base_name
 from .records import Record, in_order, protocol_id
-from .statistics import Observation, interval, mean
+from .statistics.statistics import Observation, interval, mean
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from . import statistics
 from .best_guidance import judged
 from .rows import ARROWS, Column, Row
-from .statistics import Observation, Rank
+from .statistics import statistics
+from .statistics.statistics import Observation, Rank
 from .tables import number
 
 LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are set against each other

@@ -10,7 +10,7 @@ from latentbench.bench.best_guidance import choose, judged, told
 from latentbench.bench.records import Record
 from latentbench.bench.rows import Column, Value, rows_of
 from latentbench.bench.standings import comparable, contests, rank_header, rank_texts, reading
-from latentbench.bench.statistics import Observation, detectable, ranks
+from latentbench.bench.statistics.statistics import Observation, detectable, ranks
 from latentbench.bench.tables import first_score
 
 GFD = Column("gFD[net]", "aaaaaa", "generator", {"better": "lower"})

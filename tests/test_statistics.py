@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from latentbench.bench.records import Record
 from latentbench.bench.rows import rows_of, tokenizer_rows
-from latentbench.bench.statistics import (
+from latentbench.bench.statistics.statistics import (
     Observation,
     detectable,
     difference,

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ..findings import Finding
 from ..records import Record
-from ..statistics import Rank
+from ..statistics.statistics import Rank
 from ..tables import number
 from . import drawing
 from .scores import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed

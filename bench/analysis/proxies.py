@@ -15,7 +15,7 @@ from scipy import stats
 from ..findings import Finding
 from ..records import Record
 from ..rows import Column, grouped
-from ..statistics import holm
+from ..statistics.statistics import holm
 from ..tables import COSTS
 from . import drawing
 from .scores import Board, caution, listed, p_text, plural

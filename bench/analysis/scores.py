@@ -15,7 +15,7 @@ from ..best_guidance import Choice, choose
 from ..records import Record, natural
 from ..rows import Column, Results, Row, Value
 from ..standings import contests
-from ..statistics import Rank
+from ..statistics.statistics import Rank
 from ..tables import first_score, number
 
 

@@ -12,7 +12,7 @@ from ..markdown import COST_COLUMNS, spending
 from ..records import Record, natural, protocol_id
 from ..rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
 from ..standings import Contest, contests, rank_header, rank_texts, reading
-from ..statistics import Rank
+from ..statistics.statistics import Rank
 from ..tables import (
     COSTS,
     cells,
