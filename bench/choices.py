@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .augmentations import Augmentation
+from .data.augment import Augmentation
 from .options.options import Budget, Probes
 from .source import Problem
 

@@ -19,8 +19,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .api import ImageSpec, Noise
 from .backbones import transformer
 from .blocks import single
+from .data.images import to_rgb
 from .diffaugment import resized
-from .images import to_rgb
 from .released import read
 from .runtime.processes import ALONE, gathered
 from .weights import RANDOM, seeded

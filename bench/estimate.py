@@ -24,7 +24,7 @@ from .api import (
     Split,
     Tokenizer,
 )
-from .fewer import originals
+from .data.subset import originals
 from .flops import Counted, TooLong, counted
 from .inputs import SPLITS, kept
 from .latents import CHUNK, DRAWS

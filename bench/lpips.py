@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .api import from_uint8
-from .images import resize, to_rgb
+from .data.images import resize, to_rgb
 from .naming import ALEX, VGG
 from .weights import Weights, hub, seeded, sha256
 

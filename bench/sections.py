@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .augmentations import Augmentation
 from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
+from .data.augment import Augmentation
 from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
 from .options.options import Budget, Critic, Probes, Settings, Trail, shown
 from .reader import KEYS, Reader

@@ -18,8 +18,8 @@ from torch import Tensor
 from . import build, losses, released
 from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .api.noise import seed_for
-from .augmentations import Augmentation
-from .fewer import Fewer
+from .data.augment import Augmentation
+from .data.subset import Fewer
 from .figures import rendered
 from .flops import counted, parameters
 from .generator_loop import train_generator

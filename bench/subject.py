@@ -27,7 +27,7 @@ from .api import (
     to_uint8,
 )
 from .api import Subject as SubjectInterface
-from .fewer import originals
+from .data.subset import originals
 from .inputs import SPLITS, facts_from, features_role, spec_from
 from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
 from .runtime.mapped import allocated

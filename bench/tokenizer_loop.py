@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from . import checkpoint, latents, optim
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
 from .api.noise import seed_for
-from .augmentations import Augmentation, augmented
 from .checkpoint import State
+from .data.augment import Augmentation, augmented
 from .losses import Adversary, Term, adaptive_weight
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
 from .runtime.prefetch import Reader

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.data.images import psnr
 from ..bench.distances import distance_protocol, frechet_estimate, kernel_estimate
 from ..bench.grids import grid
-from ..bench.images import psnr
 from ..bench.latents import CHUNK
 from ..bench.lpips import Lpips
 from ..bench.naming import metric_name

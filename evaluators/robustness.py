@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
+from ..bench.data.images import psnr
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
-from ..bench.images import psnr
 from ..bench.latents import CHUNK, decode, decoded
 from ..bench.naming import base_name, metric_name
 from ..bench.registry import register

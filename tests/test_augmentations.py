@@ -9,7 +9,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as theirs
 
 from latentbench.bench.api import Noise
-from latentbench.bench.augmentations import (
+from latentbench.bench.data.augment import (
     TRIES,
     Augmentation,
     augmented,

@@ -233,7 +233,7 @@ class Mine(FeatureExtractor):
         return {"weights": "0" * 64, "rounding": "8 bits", "scale": self.scale}
 
     def __call__(self, images):
-        from latentbench.bench.images import round_to_8_bits
+        from latentbench.bench.data.images import round_to_8_bits
         pooled = self.scale * round_to_8_bits(images).flatten(1)[:, :2].repeat(1, 2)
         return pooled, pooled[:, None]
 '''

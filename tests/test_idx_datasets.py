@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from latentbench.bench.idx import parse
+from latentbench.bench.data.idx import parse
 from latentbench.bench.registry import create
 
 COUNTS = {"train": ("train", 12), "val": ("t10k", 5)}

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from latentbench.bench import listing, plan
+from latentbench.bench import plan
 from latentbench.bench.api import from_uint8, to_uint8
+from latentbench.bench.data import image_index
 from latentbench.bench.matrix import load
 from latentbench.bench.registry import create
 from latentbench.bench.source import MatrixError
@@ -177,8 +178,8 @@ def test_a_folder_that_did_not_change_is_not_looked_at_again(tmp_path, monkeypat
     root = settle(imagenet(tmp_path / "a"))
     before = build(root).fingerprint()
     looked = []
-    inspect = listing._inspected
-    monkeypatch.setattr(listing, "_inspected", lambda f, verify: looked.append(f) or inspect(f, verify))
+    inspect = image_index._inspected
+    monkeypatch.setattr(image_index, "_inspected", lambda f, verify: looked.append(f) or inspect(f, verify))
     assert build(root).fingerprint() == before and not looked
     fill(root / "val" / "cat", ["9.JPEG"])
     assert build(root).size("val") == 5 and looked

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from latentbench.bench.api import from_uint8, to_uint8
-from latentbench.bench.images import RESIZINGS, prepared, resize, round_to_8_bits, to_rgb
+from latentbench.bench.data.images import RESIZINGS, prepared, resize, round_to_8_bits, to_rgb
 
 
 def test_every_8_bit_level_survives_the_way_there_and_back():

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Reference
+from latentbench.bench.data.images import resize
+from latentbench.bench.data.subset import Fewer, chosen
 from latentbench.bench.distances import gaussian
-from latentbench.bench.fewer import Fewer, chosen
-from latentbench.bench.images import resize
 from latentbench.bench.runtime import mapped
 from latentbench.bench.runtime.prefetch import Ahead
 from latentbench.bench.store.artifacts import Result, Store, _apart

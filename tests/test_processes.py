@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 from latentbench.bench import latents
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
-from latentbench.bench.augmentations import Augmentation
+from latentbench.bench.data.augment import Augmentation
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.losses import Term, l1
 from latentbench.bench.registry import get

@@ -7,8 +7,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from subjects import FakeSubject
 
 from latentbench.bench.api import to_uint8
+from latentbench.bench.data.images import psnr
 from latentbench.bench.distances import frechet_distance
-from latentbench.bench.images import psnr
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts
 from latentbench.evaluators.reconstruction import ssim, ssim_window

@@ -8,7 +8,7 @@ from cli import bench
 
 from latentbench.bench import latents
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
-from latentbench.bench.augmentations import Augmentation, augmented
+from latentbench.bench.data.augment import Augmentation, augmented
 from latentbench.bench.losses import Term, l1
 from latentbench.bench.matrix import load
 from latentbench.bench.plan import make

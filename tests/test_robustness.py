@@ -7,9 +7,9 @@ from subjects import FakeExtractor, FakeSubject
 from torch import nn
 
 from latentbench.bench.api import ImageSpec, to_uint8
+from latentbench.bench.data.images import psnr
 from latentbench.bench.distances import frechet_distance
 from latentbench.bench.figures import rendered
-from latentbench.bench.images import psnr
 from latentbench.bench.naming import base_name
 from latentbench.bench.registry import create
 from latentbench.bench.resampling import counts

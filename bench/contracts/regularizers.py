@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import flops, one_step, registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
-from ..augmentations import Augmentation
+from ..data.augment import Augmentation
 from ..losses import Term, l1
 from ..options.options import options_of
 from ..tokenizer_loop import train_tokenizer

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
-from ..images import adm_centre_crop
-from ..listing import Listing, listed
+from ..data.image_index import Listing, listed
+from ..data.images import adm_centre_crop
 from ..registry import register
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..idx import IdxDataset
+from ..data.idx import IdxDataset
 from ..registry import register
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, in_chunks, prepared
+from ..data.images import RESIZINGS, in_chunks, prepared
 from ..registry import register
 from ..weights import sha256
 

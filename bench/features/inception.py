@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, in_chunks, prepared
+from ..data.images import RESIZINGS, in_chunks, prepared
 from ..naming import INCEPTION
 from ..registry import register
 from ..weights import Weights, hub, seeded

@@ -16,7 +16,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
-from ..images import RESIZINGS, in_chunks, prepared
+from ..data.images import RESIZINGS, in_chunks, prepared
 from ..registry import register
 from ..weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
 

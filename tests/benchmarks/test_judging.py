@@ -12,8 +12,9 @@ from unittest import mock
 import pytest
 import torch
 
-from latentbench.bench import api, images
+from latentbench.bench import api
 from latentbench.bench.api import ImageSpec
+from latentbench.bench.data import images
 from latentbench.bench.features import effnet_lite0
 from latentbench.bench.latents import decode
 from latentbench.bench.registry import create

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .api import from_uint8, to_uint8
-from .runtime.onednn import by_onednn
+from ..api import from_uint8, to_uint8
+from ..runtime.onednn import by_onednn
 
 
 def round_to_8_bits(images: Tensor) -> Tensor:

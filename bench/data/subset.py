@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .api import Dataset, Split
-from .api.noise import seed_for
+from ..api import Dataset, Split
+from ..api.noise import seed_for
 
 
 class Fewer(Dataset):

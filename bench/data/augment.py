@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from .api import Noise
+from ..api import Noise
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TRIES = 10  # at a crop that lies in the image, before it is the whole

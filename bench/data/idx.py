@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad as padded
 
-from .api import Dataset, ImageSpec, Split, from_uint8
+from ..api import Dataset, ImageSpec, Split, from_uint8
 
 PREFIX: dict[Split, str] = {"train": "train", "val": "t10k"}
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
