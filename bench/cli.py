@@ -525,8 +525,8 @@ def audit(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from . import audit as auditing
+    from .nn.weights import OfflineError
     from .tables import number
-    from .weights import OfflineError
 
     try:
         part, _, model = features.partition(":")

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .api import ImageSpec, Noise
-from .diffaugment import augmented
+from .nn.diffaugment import augmented
 from .options.options import Count, Scale
 from .runtime.processes import ALONE, Group
 
 if TYPE_CHECKING:
-    from .discriminators import Features, Patch
+    from .nn.discriminators import Features, Patch
 
 Weight = Annotated[float, Field(gt=0)]
 Updates = Annotated[int, Field(ge=0)]
@@ -118,7 +118,7 @@ def adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
 
 
 def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
-    from . import discriminators as known
+    from .nn import discriminators as known
 
     if options.discriminator == "patch":
         return known.Patch(image, options.width, options.layers)
@@ -148,7 +148,7 @@ class Adversary(nn.Module):
 
     def share(self, group: Group) -> None:
         """Averages over a batch are from now on over the images of all processes."""
-        from .discriminators import Norm
+        from .nn.discriminators import Norm
 
         for module in self.modules():
             if isinstance(module, Adversary | Norm):

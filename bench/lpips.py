@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .api import from_uint8
 from .data.images import resize, to_rgb
 from .naming import ALEX, VGG
-from .weights import Weights, hub, seeded, sha256
+from .nn.weights import Weights, hub, seeded, sha256
 
 Net = Literal["alex", "vgg"]
 SMALLEST = 64  # pixels: the side of the patches that the heads were learned from

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from . import build, losses, registry, released
+from . import build, losses, registry
 from .api import (
     Dataset,
     Evaluator,
@@ -36,10 +36,11 @@ from .entries import JOINT, NONE
 from .inputs import features_role
 from .lpips import Lpips
 from .matrix import build_problem
+from .nn import released_weights
+from .nn.weights import RANDOM, OfflineError, sha256
 from .options.options import REQUIRED, check_options, options_of
 from .source import MatrixError, Problem
 from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
-from .weights import RANDOM, OfflineError, sha256
 
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
@@ -616,7 +617,7 @@ class _Planner:
         name = ("weights", str(tokenizer.where), tokenizer.label, self.dataset_row.label, str(id(model)))
         if name not in self.built:
             try:
-                released.state(model, tokenizer.part, file)
+                released_weights.state(model, tokenizer.part, file)
                 self.built[name] = {"file": str(file), "fingerprint": sha}
             except Unfit as error:
                 self.built[name] = error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, losses, released
+from . import build, losses
 from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .api.noise import seed_for
 from .data.augment import Augmentation
@@ -26,6 +26,7 @@ from .generator_loop import train_generator
 from .inputs import SPLITS, facts_from, kept, spec_from
 from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
 from .naming import base_name, check_name
+from .nn import released_weights
 from .one_step import reconstruction_step
 from .resampling import rounded
 from .runtime.mapped import allocated, rows
@@ -137,7 +138,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         adversary = losses.adversary(config["reconstruction"], dataset.image)
     if "weights" in config:
         file = Path(config["weights"]["file"])
-        model.load_state_dict(released.state(model, config["tokenizer"]["name"], file))
+        model.load_state_dict(released_weights.state(model, config["tokenizer"]["name"], file))
     if "start" in inputs:
         model.load_state_dict(inputs["start"].group("tokenizer"))
     for name, module in regularizer.priors().items():

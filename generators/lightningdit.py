@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..bench.api import LatentSpec, Noise
-from ..bench.blocks import RMSNorm, divide_width, rotary_table
-from ..bench.dit import Attention, Block, DiT
 from ..bench.flow import logit_normal, shift_time
+from ..bench.nn.blocks import RMSNorm, divide_width, rotary_table
+from ..bench.nn.dit import Attention, Block, DiT
 from ..bench.registry import register
 
 

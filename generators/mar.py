@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ..bench.api import Generator, LatentSpec, Noise
-from ..bench.blocks import LabelEmbedding, TokenMLP, divide_width, drop_labels, xavier
 from ..bench.flow import euler, guide, interpolate, with_unconditional
+from ..bench.nn.blocks import LabelEmbedding, TokenMLP, divide_width, drop_labels, xavier
 from ..bench.registry import register
 
 DIFFUSION_STEPS = 1000

@@ -12,8 +12,8 @@ from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
 
 from ..bench.api import LatentSpec, Noise
-from ..bench.blocks import divide_width
-from ..bench.dit import Attention, Block, DiT
+from ..bench.nn.blocks import divide_width
+from ..bench.nn.dit import Attention, Block, DiT
 from ..bench.registry import register
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention, silu, softplus
 
 from ..bench.api import LatentSpec, Likelihood, Noise, Unfit
-from ..bench.blocks import (
+from ..bench.flow import guide, with_unconditional
+from ..bench.nn.blocks import (
     LabelEmbedding,
     RMSNorm,
     divide_width,
@@ -25,7 +26,6 @@ from ..bench.blocks import (
     single,
     zero,
 )
-from ..bench.flow import guide, with_unconditional
 from ..bench.registry import register
 
 

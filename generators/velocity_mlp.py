@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Flow, LatentSpec, Noise
-from ..bench.blocks import LabelEmbedding, TokenMLP, drop_labels
 from ..bench.flow import euler, guided, interpolate
+from ..bench.nn.blocks import LabelEmbedding, TokenMLP, drop_labels
 from ..bench.registry import register
 
 

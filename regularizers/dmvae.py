@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit
 from ..bench.api.noise import seed_for
-from ..bench.blocks import position_table
 from ..bench.flow import expand_time, guided, interpolate
+from ..bench.nn.blocks import position_table
 from ..bench.registry import Use, register, use
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # x (B, T, C), t (B,) -> v (B, T, C)

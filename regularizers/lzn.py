@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import without_autocast
 from ..bench.flow import euler
+from ..bench.nn.blocks import without_autocast
 from ..bench.registry import register
 from ..bench.runtime.processes import gathered, of_all, own
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import without_autocast
+from ..bench.nn.blocks import without_autocast
 from ..bench.registry import register
 from ..bench.runtime.processes import gathered, of_all
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import drop_labels, single, without_autocast
 from ..bench.flow import euler, guided, interpolate
+from ..bench.nn.blocks import drop_labels, single, without_autocast
+from ..bench.nn.teacher_alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.registry import Use, register, use
 from ..bench.runtime.processes import gathered, own
 

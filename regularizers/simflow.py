@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..bench.alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.api import Diverged, Flow, Generator, LatentSpec, Likelihood, Noise, Regularizer, Step, Unfit
-from ..bench.blocks import drop_labels
+from ..bench.nn.blocks import drop_labels
+from ..bench.nn.teacher_alignment import check_pairs, cosine_loss, paired, projector
 from ..bench.registry import Use, register, use
 from ..bench.runtime.processes import gathered
 

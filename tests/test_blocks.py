@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise
-from latentbench.bench.blocks import (
+from latentbench.bench.flow import with_unconditional
+from latentbench.bench.nn.blocks import (
     LabelEmbedding,
     TokenMLP,
     drop_labels,
@@ -16,7 +17,6 @@ from latentbench.bench.blocks import (
     rotate,
     sinusoid,
 )
-from latentbench.bench.flow import with_unconditional
 
 GRID, ROW = LatentSpec(12, 8, (3, 4)), LatentSpec(12, 8)
 

@@ -8,8 +8,8 @@ from torch_fidelity.feature_extractor_clip import MODEL_METADATA, CLIPVisual, Fe
 
 from latentbench.bench.features.clip import MODELS
 from latentbench.bench.naming import CLIP, metric_name
+from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create
-from latentbench.bench.weights import sha256
 
 SIZES = {
     "embed_dim": 16,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import Noise
-from latentbench.bench.diffaugment import augmented, recoloured, resized, translated, without_rectangle
+from latentbench.bench.nn.diffaugment import augmented, recoloured, resized, translated, without_rectangle
 
 
 def pictures(n=3, side=16, channels=3, **given):

@@ -6,8 +6,8 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from latentbench.bench.api import ImageSpec, Noise
-from latentbench.bench.discriminators import LAYOUTS, Features, Norm, Patch, features, load
 from latentbench.bench.losses import Adversarial, Adversary, discriminator
+from latentbench.bench.nn.discriminators import LAYOUTS, Features, Norm, Patch, features, load
 from latentbench.bench.runtime.processes import Group
 
 IMAGENET = ImageSpec(3, 256, 256)

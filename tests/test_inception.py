@@ -7,8 +7,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from latentbench.bench.api import FeatureExtractor
 from latentbench.bench.features import inception
 from latentbench.bench.naming import INCEPTION, metric_name
+from latentbench.bench.nn.weights import Weights, sha256
 from latentbench.bench.registry import create
-from latentbench.bench.weights import Weights, sha256
 
 
 @pytest.fixture(scope="module")

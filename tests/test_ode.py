@@ -5,7 +5,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from latentbench.bench.api import Diverged
-from latentbench.bench.ode import rk45
+from latentbench.bench.nn.ode import rk45
 
 STIFF = torch.tensor([[1.0, -3.0], [0.2, 30.0], [-8.0, 0.0]], dtype=torch.float64)
 

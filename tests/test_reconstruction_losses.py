@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentbench.bench import estimate, losses, matrix, plan
 from latentbench.bench.api import ImageSpec, Noise
-from latentbench.bench.discriminators import Patch
+from latentbench.bench.nn.discriminators import Patch
 from latentbench.bench.source import MatrixError
 
 PLUGIN = '''

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from latentbench.bench.alignment import cosine_loss, regrid
 from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
+from latentbench.bench.nn.teacher_alignment import cosine_loss, regrid
 from latentbench.regularizers.repa import REPA, VF, SoftVQAlign, vf_loss
 
 

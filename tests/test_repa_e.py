@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from latentbench.bench.alignment import cosine_loss
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regularizer, Step
 from latentbench.bench.flow import interpolate
 from latentbench.bench.losses import Term, l1
+from latentbench.bench.nn.teacher_alignment import cosine_loss
 from latentbench.bench.registry import get
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context

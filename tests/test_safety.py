@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from test_registry import PLUGIN, package
 from typer.testing import CliRunner
 
-from latentbench.bench import discriminators, leaderboard, lpips, plan, registry, released, source
+from latentbench.bench import leaderboard, lpips, plan, registry, source
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.audit import read as read_images
 from latentbench.bench.cli import app
 from latentbench.bench.harmless import visible
 from latentbench.bench.matrix import load
+from latentbench.bench.nn import discriminators, released_weights
 from latentbench.bench.records import Record
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +165,7 @@ def lpips_with(file):
 
 
 WEIGHTS = {
-    "of a tokenizer": lambda file: released.state(vit(), "vit", file),
+    "of a tokenizer": lambda file: released_weights.state(vit(), "vit", file),
     "of Inception": lambda file: described("inception", weights=str(file), verify=False),
     "of CLIP": lambda file: described("clip", model="ViT-B-32", weights=str(file), verify=False),
     "of a timm model": lambda file: described("timm", model="resnet18", weights=str(file)),

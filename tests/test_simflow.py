@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import Diverged, LatentSpec, Likelihood, Noise, Step, Unfit
-from latentbench.bench.blocks import drop_labels
+from latentbench.bench.nn.blocks import drop_labels
 from latentbench.bench.options.options import check_options
 from latentbench.regularizers.simflow import SimFlow, SimFlowREPAE, capacity, entropy, perturb
 

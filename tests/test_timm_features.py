@@ -4,8 +4,8 @@ import timm
 import torch
 
 from latentbench.bench.naming import metric_name
+from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create
-from latentbench.bench.weights import sha256
 
 VIT = {"model": "test_vit.r160_in1k", "resolution": 64}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec
-from latentbench.bench.convolutions import Attention, norm
+from latentbench.bench.nn.convolutions import Attention, norm
 from latentbench.bench.registry import create
 from latentbench.tokenizers.conv import Conv
 from latentbench.tokenizers.vit import ViT

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
-from ..bench.convolutions import conv, decoder, downsampling, encoder
+from ..bench.nn.convolutions import conv, decoder, downsampling, encoder
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]

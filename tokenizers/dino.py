@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
-from ..bench.backbones import transformer
-from ..bench.convolutions import conv, decoder, up
+from ..bench.nn.convolutions import conv, decoder, up
+from ..bench.nn.timm_vit import transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Dataset, FlowTokenizer, ImageSpec, LatentSpec, Noise, Step, Unfit
-from ..bench.blocks import sinusoid
-from ..bench.convolutions import conv, downsampling, norm
 from ..bench.flow import euler, interpolate
-from ..bench.ode import rk45
+from ..bench.nn.blocks import sinusoid
+from ..bench.nn.convolutions import conv, downsampling, norm
+from ..bench.nn.ode import rk45
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]

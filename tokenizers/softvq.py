@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer, Unfit
-from ..bench.backbones import transformer
+from ..bench.nn.timm_vit import transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]

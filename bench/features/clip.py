@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..naming import CLIP
+from ..nn.weights import Weights, hub, seeded
 from ..registry import register
-from ..weights import Weights, hub, seeded
 
 CHUNK = 16
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -17,8 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
+from ..nn.weights import sha256
 from ..registry import register
-from ..weights import sha256
 
 CHUNK = 32  # the fastest on a CPU: larger ones fall out of its caches
 

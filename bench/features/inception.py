@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..naming import INCEPTION
+from ..nn.weights import Weights, hub, seeded
 from ..registry import register
-from ..weights import Weights, hub, seeded
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
+from ..nn.weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
 from ..registry import register
-from ..weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
 
 CHUNK = 32
 RESOLUTION = 224  # that of FD on DINOv2 (Stein et al., 2023)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
 from ..api.noise import seed_for
+from ..nn.released_weights import read
+from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
-from ..released import read
-from ..weights import RANDOM, of_random, sha256
 
 
 @register("table")

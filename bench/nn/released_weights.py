@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .api import Tokenizer, Unfit
+from ..api import Tokenizer, Unfit
 
 Names = dict[str, tuple[str, ...]]  # of our parameter: theirs; several are ours one after the other
 

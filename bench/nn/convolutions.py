@@ -8,7 +8,7 @@ from math import gcd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .api import ImageSpec
+from ..api import ImageSpec
 
 
 def downsampling(image: ImageSpec, mult: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import RK45
 from torch import Tensor
 
-from .api import Diverged
+from ..api import Diverged
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 

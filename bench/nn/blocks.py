@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .api import LatentSpec, Noise
+from ..api import LatentSpec, Noise
 
 
 def single(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .api import LatentSpec, Step, Unfit
+from ..api import LatentSpec, Step, Unfit
 
 
 def cosine_loss(projected: Tensor, features: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
-from .api import ImageSpec
+from ..api import ImageSpec
 
 
 def transformer(model: str, image: ImageSpec, patch: int) -> VisionTransformer:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .api import Noise
+from ..api import Noise
 
 SHIFT = 0.125  # of a side: the largest translation
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from .api import Flow, LatentSpec, Noise
+from ..api import Flow, LatentSpec, Noise
+from ..flow import euler, guide, interpolate, with_unconditional
 from .blocks import (
     LabelEmbedding,
     RMSNorm,
@@ -20,7 +21,6 @@ from .blocks import (
     xavier,
     zero,
 )
-from .flow import euler, guide, interpolate, with_unconditional
 
 LAST = 0.04  # length of the SDE's last step, which adds no noise
 

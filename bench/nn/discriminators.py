@@ -16,13 +16,13 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .api import ImageSpec, Noise
-from .backbones import transformer
+from ..api import ImageSpec, Noise
+from ..data.images import to_rgb
+from ..runtime.processes import ALONE, gathered
 from .blocks import single
-from .data.images import to_rgb
 from .diffaugment import resized
-from .released import read
-from .runtime.processes import ALONE, gathered
+from .released_weights import read
+from .timm_vit import transformer
 from .weights import RANDOM, seeded
 
 
