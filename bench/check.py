@@ -17,10 +17,10 @@ import yaml
 
 from . import leaderboard, matrix, plan, registry, run
 from .api import Dataset, Noise, Unfit
-from .build import dataset as dataset_of
-from .build import extractor as extractor_of
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
+from .models.build import dataset as dataset_of
+from .models.build import extractor as extractor_of
 from .options.options import check_options
 from .records import Record
 from .source import MatrixError

@@ -374,7 +374,7 @@ def info(
     sizes: dict[str, Any] = {}
     at = ""
     if sizes_of(cls):
-        from . import build
+        from .models import build
 
         at = build.COUNTED[kind][0]
         counts = build.parameters_of_sizes(kind, name)

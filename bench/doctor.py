@@ -108,8 +108,9 @@ def latents_ignore_batches(device: str) -> Iterator[Check]:
     """
     import torch
 
-    from . import latents, registry
+    from . import registry
     from .api import ImageSpec, Noise
+    from .models import latents
 
     _, val = _digits()
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import flops, losses
+from . import losses
 from .api import (
     Dataset,
     FlowTokenizer,
@@ -25,10 +25,11 @@ from .api import (
     Tokenizer,
 )
 from .data.subset import originals
-from .flops import Counted, TooLong, counted
 from .inputs import SPLITS, kept
-from .latents import CHUNK, DRAWS
 from .losses import Adversary
+from .models import flops
+from .models.flops import Counted, TooLong, counted
+from .models.latents import CHUNK, DRAWS
 from .one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan

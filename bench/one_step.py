@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 
 from .api import Generator, Noise, Regularizer, Step, Tokenizer
-from .latents import decoded
 from .losses import Adversary
+from .models.latents import decoded
 
 
 def tokenizer_step(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from . import build, losses, registry
+from . import losses, registry
 from .api import (
     Dataset,
     Evaluator,
@@ -36,6 +36,7 @@ from .entries import JOINT, NONE
 from .inputs import features_role
 from .lpips import Lpips
 from .matrix import build_problem
+from .models import build
 from .nn import released_weights
 from .nn.weights import RANDOM, OfflineError, sha256
 from .options.options import REQUIRED, check_options, options_of

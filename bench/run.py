@@ -343,8 +343,8 @@ class Book:
         """The first seed's tokenizers, each decoding the same held-out images."""
         import torch
 
-        from . import build
         from .api import to_uint8
+        from .models import build
 
         for row in self.matrix.datasets:
             rows: dict[str, torch.Tensor] = {}

@@ -15,16 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, losses
+from . import losses
 from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .api.noise import seed_for
 from .data.augment import Augmentation
 from .data.subset import Fewer
 from .figures import rendered
-from .flops import counted, parameters
 from .generator_loop import train_generator
 from .inputs import SPLITS, facts_from, kept, spec_from
-from .latents import CHUNK, DRAWS, IDENTITY, chunked, decode_levels, draw, encode, normalisation, round_trip
+from .models import build
+from .models.flops import counted, parameters
+from .models.latents import (
+    CHUNK,
+    DRAWS,
+    IDENTITY,
+    chunked,
+    decode_levels,
+    draw,
+    encode,
+    normalisation,
+    round_trip,
+)
 from .naming import base_name, check_name
 from .nn import released_weights
 from .one_step import reconstruction_step

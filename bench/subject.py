@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build
 from .api import (
     Dataset,
     FeatureExtractor,
@@ -29,7 +28,8 @@ from .api import (
 from .api import Subject as SubjectInterface
 from .data.subset import originals
 from .inputs import SPLITS, facts_from, features_role, spec_from
-from .latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
+from .models import build
+from .models.latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
 from .runtime.mapped import allocated
 from .runtime.prefetch import prefetch
 from .store.artifacts import Artifact

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, latents, optim
+from . import checkpoint, optim
 from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
 from .api.noise import seed_for
 from .checkpoint import State
 from .data.augment import Augmentation, augmented
 from .losses import Adversary, Term, adaptive_weight
+from .models import latents
 from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
 from .runtime.prefetch import Reader
 from .runtime.processes import ALONE, Group

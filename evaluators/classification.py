@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
-from ..bench.latents import CHUNK, draw, encode
+from ..bench.models.latents import CHUNK, draw, encode
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..bench import flops, one_step
+from ..bench import one_step
 from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, Tokenizer
+from ..bench.models import flops
 from ..bench.registry import register
 
 Scope = Literal["tokenizer", "generator"]

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, FlowTokenizer, Metric, Subject
-from ..bench.latents import CHUNK, chunked, draw
+from ..bench.models.latents import CHUNK, chunked, draw
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
 

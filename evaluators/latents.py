@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject
 from ..bench.distances import KS_PROJECTIONS, distance_to_normal
-from ..bench.latents import CHUNK
+from ..bench.models.latents import CHUNK
 from ..bench.registry import register
 from ..bench.resampling import counts
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Split, Subject, Tokenizer
-from ..bench.latents import CHUNK
+from ..bench.models.latents import CHUNK
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate
 

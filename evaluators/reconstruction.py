@@ -13,8 +13,8 @@ from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.data.images import psnr
 from ..bench.distances import distance_protocol, frechet_estimate, kernel_estimate
 from ..bench.grids import grid
-from ..bench.latents import CHUNK
 from ..bench.lpips import Lpips
+from ..bench.models.latents import CHUNK
 from ..bench.naming import metric_name
 from ..bench.registry import register
 from ..bench.resampling import mean_estimate

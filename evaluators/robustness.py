@@ -16,7 +16,7 @@ from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, 
 from ..bench.data.images import psnr
 from ..bench.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.grids import grid
-from ..bench.latents import CHUNK, decode, decoded
+from ..bench.models.latents import CHUNK, decode, decoded
 from ..bench.naming import base_name, metric_name
 from ..bench.registry import register
 from ..bench.resampling import class_means, mean_estimate, means

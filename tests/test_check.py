@@ -275,7 +275,7 @@ REFERENCES = {
 }
 
 EVALUATOR = '''
-from latentbench.bench.latents import CHUNK
+from latentbench.bench.models.latents import CHUNK
 
 @register("mine")
 class Mine(Evaluator):

@@ -5,7 +5,7 @@ import torch
 from subjects import FakeSubject
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Regularizer
-from latentbench.bench.latents import encode
+from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
 from latentbench.regularizers.lzn import LZN
 

@@ -4,7 +4,7 @@ from subjects import FakeSubject
 from torch import nn
 
 from latentbench.bench.api import Generator, ImageSpec, LatentSpec, Regularizer, Tokenizer
-from latentbench.bench.flops import flops, parameters
+from latentbench.bench.models.flops import flops, parameters
 from latentbench.bench.registry import create
 from latentbench.evaluators.cost import stage_costs
 

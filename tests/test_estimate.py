@@ -14,11 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from latentbench.bench import estimate, flops, matrix, plan
+from latentbench.bench import estimate, matrix, plan
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.cli import app
-from latentbench.bench.flops import TooLong, counted
 from latentbench.bench.forecast import forecast, scaled, span
+from latentbench.bench.models import flops
+from latentbench.bench.models.flops import TooLong, counted
 from latentbench.bench.one_step import backward, generator_step
 from latentbench.bench.registry import create
 

@@ -7,9 +7,9 @@ import torch
 from accelerate.state import AcceleratorState
 
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
-from latentbench.bench.flops import parameters
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.losses import Term, l1
+from latentbench.bench.models.flops import parameters
 from latentbench.bench.registry import create, get, names
 from latentbench.bench.tokenizer_loop import train_tokenizer
 from latentbench.bench.training import Context

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import Dataset, ImageSpec, from_uint8
-from latentbench.bench.latents import encode
 from latentbench.bench.losses import RECONSTRUCTION, Term
+from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.prefetch import Reader, prefetch
 from latentbench.bench.tokenizer_loop import train_tokenizer

@@ -11,11 +11,11 @@ from cli import TINY, bench, environment, results
 from torch import distributed, multiprocessing, nn
 from torch.distributed import TCPStore
 
-from latentbench.bench import latents
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation
 from latentbench.bench.generator_loop import train_generator
 from latentbench.bench.losses import Term, l1
+from latentbench.bench.models import latents
 from latentbench.bench.registry import get
 from latentbench.bench.runtime import mapped, processes
 from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own

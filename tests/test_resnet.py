@@ -6,11 +6,11 @@ import pytest
 import torch
 from cli import bench
 
-from latentbench.bench import latents
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation, augmented
 from latentbench.bench.losses import Term, l1
 from latentbench.bench.matrix import load
+from latentbench.bench.models import latents
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
 from latentbench.bench.source import MatrixError

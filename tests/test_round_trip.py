@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from latentbench.bench.api import FlowTokenizer, ImageSpec, LatentSpec, Tokenizer
-from latentbench.bench.latents import CHUNK, Normalisation, normalisation, round_trip
+from latentbench.bench.models.latents import CHUNK, Normalisation, normalisation, round_trip
 
 IMAGE = ImageSpec(1, 1, 4)
 

@@ -7,8 +7,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
-from latentbench.bench.flops import counted
 from latentbench.bench.matrix import load
+from latentbench.bench.models.flops import counted
 from latentbench.bench.one_step import generator_step
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .. import flops, one_step, registry
+from .. import one_step, registry
 from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
+from ..models import flops
 from . import common
 from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
 

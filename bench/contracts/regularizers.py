@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import flops, one_step, registry
+from .. import one_step, registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..data.augment import Augmentation
 from ..losses import Term, l1
+from ..models import flops
 from ..options.options import options_of
 from ..tokenizer_loop import train_tokenizer
 from ..training import Context

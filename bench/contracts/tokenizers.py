@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import flops, one_step, registry
+from .. import one_step, registry
 from ..api import ImageSpec, Noise, Step, Tokenizer, Unfit
-from ..latents import decoded
+from ..models import flops
+from ..models.latents import decoded
 from . import common
 from .common import BATCH, Beside, Broken, Part, equal, require, trainable
 

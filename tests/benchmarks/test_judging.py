@@ -16,7 +16,7 @@ from latentbench.bench import api
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.data import images
 from latentbench.bench.features import effnet_lite0
-from latentbench.bench.latents import decode
+from latentbench.bench.models.latents import decode
 from latentbench.bench.registry import create
 from latentbench.bench.runtime import onednn
 

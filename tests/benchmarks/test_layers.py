@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block as ViTBlock
 
 from latentbench.bench.api import LatentSpec
-from latentbench.bench.flops import counted
+from latentbench.bench.models.flops import counted
 from latentbench.bench.nn.blocks import rotary_table
 from latentbench.bench.one_step import backward
 from latentbench.bench.registry import create, get

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch
 
-from . import registry
-from .api import (
+from .. import registry
+from ..api import (
     Dataset,
     Evaluator,
     FeatureExtractor,

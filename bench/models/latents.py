@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer, to_uint8
-from .runtime.mapped import rows
-from .runtime.onednn import by_onednn
-from .runtime.prefetch import prefetch
-from .runtime.processes import ALONE, Group
+from ..api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer, to_uint8
+from ..runtime.mapped import rows
+from ..runtime.onednn import by_onednn
+from ..runtime.prefetch import prefetch
+from ..runtime.processes import ALONE, Group
 
 CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
 STATISTICS = 2**22  # values at a time
