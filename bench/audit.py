@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .api import Dataset, FeatureExtractor, from_uint8, to_uint8
 from .data.images import RESIZINGS, adm_centre_crop, squash
-from .distances import frechet_distance, kernel_distance, precision_recall
 from .inputs import SPLITS
-from .naming import metric_name
+from .metrics.distances import frechet_distance, kernel_distance, precision_recall
+from .metrics.names import metric_name
 from .records import protocol_id
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def features_ignore_batches(device: str) -> Iterator[Check]:
     """A distance over features that were computed in batches of 256, 100 and 7."""
     import torch
 
-    from .distances import frechet_distance
+    from .metrics.distances import frechet_distance
 
     train, val = _digits()
     extractor = _extractor()
@@ -140,7 +140,7 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, each the half."""
-    from .distances import frechet_distance
+    from .metrics.distances import frechet_distance
 
     train, val = _digits()
     with multiprocessing.get_context("spawn").Pool(2) as pool:

@@ -91,7 +91,7 @@ def terms(config: Mapping[str, Any]) -> dict[str, Term]:
     """The losses of a matrix that need no discriminator; on the meta device if that is the default."""
     found = {name: Term(config[name], RECONSTRUCTION[name]) for name in config if name in RECONSTRUCTION}
     if "lpips" in config:
-        from .lpips import Distance, Lpips
+        from .metrics.lpips import Distance, Lpips
 
         options = Perceptual(**config["lpips"] | {"weights": given(config["lpips"]["weights"])})
         lpips = Distance(Lpips(options.network, options.weights))

@@ -34,8 +34,8 @@ from .api import (
 from .choices import Matrix, Row, Seed
 from .entries import JOINT, NONE
 from .inputs import features_role
-from .lpips import Lpips
 from .matrix import build_problem
+from .metrics.lpips import Lpips
 from .models import build
 from .nn import released_weights
 from .nn.weights import RANDOM, OfflineError, sha256

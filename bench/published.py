@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from .naming import base_name, defines
+from .metrics.names import base_name, defines
 from .records import Record
 from .rows import Column, Results, Row
 from .tables import number, spread

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .naming import check_name
+from .metrics.names import check_name
 from .store.disk import replace_text
 from .store.hashes import identity
 

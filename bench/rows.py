@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .naming import base_name
+from .metrics.names import base_name
 from .records import Record, in_order, protocol_id
 from .statistics.statistics import Observation, interval, mean
 

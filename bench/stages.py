@@ -23,6 +23,8 @@ from .data.subset import Fewer
 from .figures import rendered
 from .generator_loop import train_generator
 from .inputs import SPLITS, facts_from, kept, spec_from
+from .metrics.bootstrap import rounded
+from .metrics.names import base_name, check_name
 from .models import build
 from .models.flops import counted, parameters
 from .models.latents import (
@@ -36,10 +38,8 @@ from .models.latents import (
     normalisation,
     round_trip,
 )
-from .naming import base_name, check_name
 from .nn import released_weights
 from .one_step import reconstruction_step
-from .resampling import rounded
 from .runtime.mapped import allocated, rows
 from .runtime.prefetch import prefetch
 from .runtime.recompute import prepare

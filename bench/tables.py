@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .naming import defines
+from .metrics.names import defines
 from .records import natural
 from .rows import ARROWS, Column, Row, Value
 

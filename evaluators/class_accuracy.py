@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
-from ..bench.distances import once
-from ..bench.naming import metric_name
+from ..bench.metrics.bootstrap import mean_estimate
+from ..bench.metrics.distances import once
+from ..bench.metrics.names import metric_name
 from ..bench.registry import register
-from ..bench.resampling import mean_estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

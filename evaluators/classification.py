@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
+from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK, draw, encode
 from ..bench.registry import register
-from ..bench.resampling import mean_estimate
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 

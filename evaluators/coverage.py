@@ -10,7 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
-from ..bench.distances import KS_PROJECTIONS, NEIGHBORHOOD, directions, distance_to_normal, precision_recall
+from ..bench.metrics.distances import (
+    KS_PROJECTIONS,
+    NEIGHBORHOOD,
+    directions,
+    distance_to_normal,
+    precision_recall,
+)
 from ..bench.registry import register
 
 if TYPE_CHECKING:

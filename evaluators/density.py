@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, Metric, Split, Subject
+from ..bench.metrics.bootstrap import counts
 from ..bench.registry import register
-from ..bench.resampling import counts
 
 
 def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:

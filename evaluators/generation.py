@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
-from ..bench.distances import cmmd_estimate, distance_protocol, frechet_estimate, kernel_estimate
-from ..bench.naming import base_name, metric_name
-from ..bench.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
+from ..bench.metrics.bootstrap import counts
+from ..bench.metrics.distances import cmmd_estimate, distance_protocol, frechet_estimate, kernel_estimate
+from ..bench.metrics.names import base_name, metric_name
+from ..bench.metrics.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
 from ..bench.registry import register
-from ..bench.resampling import counts
 
 SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults
 PAIRS = 50_000  # training images that samples are compared with one by one

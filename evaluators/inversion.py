@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, FlowTokenizer, Metric, Subject
+from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK, chunked, draw
 from ..bench.registry import register
-from ..bench.resampling import mean_estimate
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject
-from ..bench.distances import KS_PROJECTIONS, distance_to_normal
+from ..bench.metrics.bootstrap import counts
+from ..bench.metrics.distances import KS_PROJECTIONS, distance_to_normal
 from ..bench.models.latents import CHUNK
 from ..bench.registry import register
-from ..bench.resampling import counts
 
 CUTOFF = 0.25  # cycles per token, half of what a grid can hold
 ACTIVE = 0.01  # variance of Burda et al. (2016), section 2; it supposes latents of the size of N(0, 1)

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Split, Subject, Tokenizer
+from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK
 from ..bench.registry import register
-from ..bench.resampling import mean_estimate
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 WIDEST = 4096  # numbers of a latent that `auto` still takes as they are

@@ -12,7 +12,7 @@ from latentbench.bench import registry
 from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.audit import AuditError, ImageSet, audit, of_dataset, read, stored_as_jpeg
 from latentbench.bench.data.images import adm_centre_crop, resize, round_to_8_bits, squash
-from latentbench.bench.distances import frechet_distance
+from latentbench.bench.metrics.distances import frechet_distance
 
 
 @pytest.fixture(scope="module")

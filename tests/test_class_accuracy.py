@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from subjects import FakeExtractor, FakeSubject
 
-from latentbench.bench.distances import once
+from latentbench.bench.metrics.distances import once
 from latentbench.bench.registry import create
 from latentbench.evaluators import class_accuracy
 from latentbench.evaluators.class_accuracy import confusion

@@ -7,7 +7,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_clip import MODEL_METADATA, CLIPVisual, FeatureExtractorCLIP
 
 from latentbench.bench.features.clip import MODELS
-from latentbench.bench.naming import CLIP, metric_name
+from latentbench.bench.metrics.names import CLIP, metric_name
 from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create
 

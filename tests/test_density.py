@@ -6,8 +6,8 @@ import torch
 from subjects import FakeSubject
 
 from latentbench.bench.api import LatentSpec, Reference, Regularizer
+from latentbench.bench.metrics.bootstrap import REPLICATES, counts
 from latentbench.bench.registry import create
-from latentbench.bench.resampling import REPLICATES, counts
 from latentbench.evaluators.density import log_distances, neighbour_distances
 
 

@@ -9,8 +9,9 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from latentbench.bench import distances, neighbours
-from latentbench.bench.distances import (
+from latentbench.bench.metrics import distances, neighbours
+from latentbench.bench.metrics.bootstrap import counts
+from latentbench.bench.metrics.distances import (
     cmmd_estimate,
     frechet_distance,
     frechet_estimate,
@@ -19,7 +20,7 @@ from latentbench.bench.distances import (
     kernel_estimate,
     once,
 )
-from latentbench.bench.neighbours import (
+from latentbench.bench.metrics.neighbours import (
     halves,
     memorisation_estimate,
     nearest,
@@ -27,7 +28,6 @@ from latentbench.bench.neighbours import (
     overlap_estimates,
     radii,
 )
-from latentbench.bench.resampling import counts
 
 NAMES = {base: base for base in ("precision", "recall", "density", "coverage", "label_agreement")}
 

@@ -9,10 +9,10 @@ from torch.utils.data import TensorDataset
 from torch_fidelity import FeatureExtractorBase
 
 from latentbench.bench.api import from_uint8, to_uint8
-from latentbench.bench.distances import kernel_distance, precision_recall
-from latentbench.bench.naming import INCEPTION, base_name
+from latentbench.bench.metrics.bootstrap import counts
+from latentbench.bench.metrics.distances import kernel_distance, precision_recall
+from latentbench.bench.metrics.names import INCEPTION, base_name
 from latentbench.bench.registry import create
-from latentbench.bench.resampling import counts
 from latentbench.evaluators import generation
 from latentbench.evaluators.generation import inception_score
 

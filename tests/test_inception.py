@@ -6,7 +6,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from latentbench.bench.api import FeatureExtractor
 from latentbench.bench.features import inception
-from latentbench.bench.naming import INCEPTION, metric_name
+from latentbench.bench.metrics.names import INCEPTION, metric_name
 from latentbench.bench.nn.weights import Weights, sha256
 from latentbench.bench.registry import create
 
@@ -77,7 +77,7 @@ def test_a_file_with_another_hash_is_refused_with_both(file):
 
 def test_with_the_weights_that_define_it_a_distance_is_fid(file, monkeypatch):
     monkeypatch.setattr(inception, "INCEPTION", sha256(file))
-    monkeypatch.setattr("latentbench.bench.naming.INCEPTION", sha256(file))
+    monkeypatch.setattr("latentbench.bench.metrics.names.INCEPTION", sha256(file))
     extractor: FeatureExtractor = create("features", "inception", weights=str(file))
     assert extractor.name == "inception" and metric_name("gFD", extractor, 360) == "gFID@360"
 

@@ -11,7 +11,7 @@ import torch
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Reference
 from latentbench.bench.data.images import resize
 from latentbench.bench.data.subset import Fewer, chosen
-from latentbench.bench.distances import gaussian
+from latentbench.bench.metrics.distances import gaussian
 from latentbench.bench.runtime import mapped
 from latentbench.bench.runtime.prefetch import Ahead
 from latentbench.bench.store.artifacts import Result, Store, _apart
@@ -88,7 +88,7 @@ def test_fewer_images_are_always_the_same_and_none_is_a_mirrored_one():
 
 def test_moments_of_a_large_set_are_those_of_all_of_it(monkeypatch):
     features = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 3
-    monkeypatch.setattr("latentbench.bench.distances.MOST", 64)
+    monkeypatch.setattr("latentbench.bench.metrics.distances.MOST", 64)
     found = gaussian(features)
     torch.testing.assert_close(found.mean, features.double().mean(0))
     torch.testing.assert_close(found.root @ found.root.T, features.double().T.cov())

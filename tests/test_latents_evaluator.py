@@ -11,8 +11,8 @@ from scipy.stats import entropy, kstest
 from subjects import FakeSubject
 
 from latentbench.bench.api import LatentSpec
+from latentbench.bench.metrics.bootstrap import REPLICATES, counts
 from latentbench.bench.registry import create
-from latentbench.bench.resampling import REPLICATES, counts
 
 SPECTRAL = {"spectral_entropy", "high_frequency_ratio", "total_variation"}
 

@@ -19,7 +19,7 @@ from latentbench.bench.losses import (
     lecam,
     terms,
 )
-from latentbench.bench.lpips import Distance, Lpips
+from latentbench.bench.metrics.lpips import Distance, Lpips
 
 LPIPS = {"weight": 2.0, "network": "alex", "weights": "random", "ramp": 10}
 

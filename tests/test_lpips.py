@@ -7,9 +7,9 @@ from subjects import FakeSubject
 from torch.nn.functional import relu
 from torchvision.models import alexnet
 
-from latentbench.bench import lpips
-from latentbench.bench.lpips import Lpips
-from latentbench.bench.naming import ALEX, VGG, check_name
+from latentbench.bench.metrics import lpips
+from latentbench.bench.metrics.lpips import Lpips
+from latentbench.bench.metrics.names import ALEX, VGG, check_name
 from latentbench.bench.registry import create
 from latentbench.bench.rows import Column
 from latentbench.bench.tables import short_names

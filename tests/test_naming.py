@@ -2,7 +2,7 @@ import pytest
 from subjects import FakeSubject
 
 from latentbench.bench.api import FeatureExtractor
-from latentbench.bench.naming import ALEX, CLIP, INCEPTION, VGG, check_name, metric_name
+from latentbench.bench.metrics.names import ALEX, CLIP, INCEPTION, VGG, check_name, metric_name
 from latentbench.bench.records import Record, read
 from latentbench.bench.registry import create
 

@@ -12,7 +12,7 @@ from fabricated import records
 
 from latentbench.bench import registry
 from latentbench.bench.matrix import load
-from latentbench.bench.naming import INCEPTION
+from latentbench.bench.metrics.names import INCEPTION
 from latentbench.bench.published import figures, table
 from latentbench.bench.source import find, packaged
 

@@ -8,9 +8,9 @@ from subjects import FakeSubject
 
 from latentbench.bench.api import to_uint8
 from latentbench.bench.data.images import psnr
-from latentbench.bench.distances import frechet_distance
+from latentbench.bench.metrics.bootstrap import counts
+from latentbench.bench.metrics.distances import frechet_distance
 from latentbench.bench.registry import create
-from latentbench.bench.resampling import counts
 from latentbench.evaluators.reconstruction import ssim, ssim_window
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import Estimate
-from latentbench.bench.resampling import REPLICATES, counts, mean_estimate, means, rounded
+from latentbench.bench.metrics.bootstrap import REPLICATES, counts, mean_estimate, means, rounded
 
 
 def test_resamples_are_shared_by_all_rows_and_differ_between_metrics_and_replicates():

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from test_registry import PLUGIN, package
 from typer.testing import CliRunner
 
-from latentbench.bench import leaderboard, lpips, plan, registry, source
+from latentbench.bench import leaderboard, plan, registry, source
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.audit import read as read_images
 from latentbench.bench.cli import app
 from latentbench.bench.harmless import visible
 from latentbench.bench.matrix import load
+from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
 from latentbench.bench.records import Record
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentbench.bench import neighbours, squares
-from latentbench.bench.neighbours import halves, nearest, overlap, radii
-from latentbench.bench.squares import Squares
+from latentbench.bench.metrics import neighbours, pairwise
+from latentbench.bench.metrics.neighbours import halves, nearest, overlap, radii
+from latentbench.bench.metrics.pairwise import Squares
 
 WIDTHS = [5, 90]  # in double and in single precision
 
@@ -76,9 +76,9 @@ def test_the_bound_is_below_the_squares_and_above_them_less_twice_the_error(name
 @pytest.mark.parametrize("width", [3, 8, 17, 320])
 def test_the_distance_of_a_pair_is_the_same_in_any_set_and_order(width):
     a, b = drawn(40, 0, width), drawn(50, 1, width)
-    whole = squares.exact(a, b)
-    assert whole.equal(squares.exact(b, a).T)
-    assert all(squares.exact(a[i, None], b[j, None]) == whole[i, j] for i in range(40) for j in (0, 7, 49))
+    whole = pairwise.exact(a, b)
+    assert whole.equal(pairwise.exact(b, a).T)
+    assert all(pairwise.exact(a[i, None], b[j, None]) == whole[i, j] for i in range(40) for j in (0, 7, 49))
     np.testing.assert_allclose(whole, (a[:, None] - b).double().norm(dim=2), rtol=1e-6)
 
 
@@ -87,6 +87,6 @@ def test_blocks_and_pairs_by_parts_change_nothing(monkeypatch):
     whole = overlap(generated, real, None, halves("recall", 60))
     monkeypatch.setattr(neighbours, "ROWS", 7)
     monkeypatch.setattr(neighbours, "PAIRS", 11)
-    monkeypatch.setattr(squares, "MOST", 1000)
+    monkeypatch.setattr(pairwise, "MOST", 1000)
     for one, two in zip(overlap(generated, real, None, halves("recall", 60)), whole, strict=True):
         assert one is two is None or one.equal(two)

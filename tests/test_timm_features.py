@@ -3,7 +3,7 @@ import safetensors.torch
 import timm
 import torch
 
-from latentbench.bench.naming import metric_name
+from latentbench.bench.metrics.names import metric_name
 from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..api import Evaluator, Metric, Subject
-from ..naming import base_name, check_name
+from ..metrics.names import base_name, check_name
 from . import common
 from .common import Beside, Part, equal, require
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
-from ..naming import CLIP
+from ..metrics.names import CLIP
 from ..nn.weights import Weights, hub, seeded
 from ..registry import register
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
-from ..naming import INCEPTION
+from ..metrics.names import INCEPTION
 from ..nn.weights import Weights, hub, seeded
 from ..registry import register
 

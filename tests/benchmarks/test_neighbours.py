@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentbench.bench import neighbours
-from latentbench.bench.neighbours import REACH, halves, nearest, overlap, radii
+from latentbench.bench.metrics import neighbours
+from latentbench.bench.metrics.neighbours import REACH, halves, nearest, overlap, radii
 
 GENERATED, REAL, FEATURES, ROWS = 2000, 20_000, 320, 256
 

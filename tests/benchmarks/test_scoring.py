@@ -13,9 +13,9 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from latentbench.bench import distances, neighbours
-from latentbench.bench.distances import frechet_estimate, kernel_estimate
-from latentbench.bench.neighbours import memorisation_estimate, overlap_estimates
+from latentbench.bench.metrics import distances, neighbours
+from latentbench.bench.metrics.distances import frechet_estimate, kernel_estimate
+from latentbench.bench.metrics.neighbours import memorisation_estimate, overlap_estimates
 from latentbench.evaluators.generation import NEIGHBOURS, inception_score
 
 FEATURES, CLASSES = 320, 1000

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .api import Estimate
-from .api.noise import seed_for
+from ..api import Estimate
+from ..api.noise import seed_for
 
 REPLICATES = 100
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .runtime.onednn import linear
+from ..runtime.onednn import linear
 
 WIDE = 64  # features, above which the product is in single precision, as it takes most of the time
 SPARE = 8  # candidates for the nearest k besides the first k by the bound

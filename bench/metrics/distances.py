@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .api import Estimate
-from .naming import base_name
-from .resampling import counts
+from ..api import Estimate
+from .bootstrap import counts
+from .names import base_name
 
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
 CMMD_SIGMA = 10.0

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .api import from_uint8
-from .data.images import resize, to_rgb
-from .naming import ALEX, VGG
-from .nn.weights import Weights, hub, seeded, sha256
+from ..api import from_uint8
+from ..data.images import resize, to_rgb
+from ..nn.weights import Weights, hub, seeded, sha256
+from .names import ALEX, VGG
 
 Net = Literal["alex", "vgg"]
 SMALLEST = 64  # pixels: the side of the patches that the heads were learned from

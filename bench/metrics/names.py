@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # records are read without PyTorch
-    from .api import FeatureExtractor
+    from ..api import FeatureExtractor
 
 # sha256 of the weights that define a metric, as its authors' or its usual code downloads them.
 # torch-fidelity's and pytorch-fid's pt_inception-2015-12-05 are one file.
