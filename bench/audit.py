@@ -22,7 +22,7 @@ from .data.images import RESIZINGS, adm_centre_crop, squash
 from .inputs import SPLITS
 from .metrics.distances import frechet_distance, kernel_distance, precision_recall
 from .metrics.names import metric_name
-from .records import protocol_id
+from .records.records import protocol_id
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,7 +22,7 @@ from .contracts.common import Beside, Broken, Part
 from .models.build import dataset as dataset_of
 from .models.build import extractor as extractor_of
 from .options.options import check_options
-from .records import Record
+from .records.records import Record
 from .source import MatrixError
 from .store import stage
 from .store.artifacts import Store

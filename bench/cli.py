@@ -30,7 +30,7 @@ from .harmless import Text, visible
 if TYPE_CHECKING:
     from .choices import Matrix
     from .plan import Cell, Plan
-    from .records import Record
+    from .records.records import Record
     from .store.artifacts import Store
     from .tracking import Tracking
 
@@ -419,7 +419,7 @@ def report(
 ) -> None:
     """Rebuild the tables, the analyses and the page from records and pictures alone."""
     from . import leaderboard
-    from .records import RecordError
+    from .records.records import RecordError
 
     if len(folders) > 1 and output is None:
         _fail("several folders need -o DIR", 2)
@@ -447,7 +447,7 @@ def merge(
     """Join the records of several machines or groups, if nothing that matters differs."""
     from . import leaderboard
     from . import merge as merging
-    from .records import RecordError
+    from .records.records import RecordError
 
     try:
         found = merging.merge(folders, output, allow or (), prefer or ())
@@ -716,7 +716,7 @@ def _open(
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
     from . import matrix as matrices
     from . import plan as planning
-    from .selection import parse_filter, selects
+    from .records.labels import parse_filter, selects
     from .shards import deal
     from .shards import parse as parse_shard
     from .source import MatrixError

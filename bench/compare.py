@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .records import Record, RecordError, plain_json, read
+from .records.labels import matches, parse_filter, selects
+from .records.records import Record, RecordError, plain_json, read_records
 from .rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
-from .selection import matches, parse_filter, selects
 from .standings import LEVEL, on_shared_images
 from .statistics.statistics import Difference, difference, holm, mean
 from .tables import number, shown
@@ -112,7 +112,7 @@ def side(text: str) -> Side:
         raise CompareError(f"no results folder {text!r}")
     try:
         accept = parse_filter(text[end + 1 :], "a comparison")
-        found = read(Path(text[:end]) / "records")
+        found = read_records(Path(text[:end]) / "records")
     except (ValueError, RecordError) as error:
         raise CompareError(f"{text}: {error}") from error
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .records import Record
+from .records.records import Record
 from .rows import LABELS, Results, Row, Value, first_seen, joined
 from .standings import contests
 from .tables import columns_of, first_score

@@ -10,8 +10,8 @@ from typing import Any
 
 from .folders import Source
 from .options.words import some
-from .provenance import flat
-from .records import Record
+from .records.provenance import flat
+from .records.records import Record
 from .rows import full_protocol
 from .union import rows_of, without
 

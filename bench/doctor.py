@@ -179,7 +179,8 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from . import matrix, plan, records, run
+    from . import matrix, plan, run
+    from .records.records import comparable
     from .store.artifacts import Store
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,7 +199,7 @@ def runs_ignore_workers() -> Iterator[Check]:
             if failed:
                 yield Check("a small matrix runs", False, str(failed[0]))
                 return
-            texts[jobs] = json.dumps([records.comparable(one) for one in found], sort_keys=True)
+            texts[jobs] = json.dumps([comparable(one) for one in found], sort_keys=True)
         digests = {jobs: hashlib.sha256(text.encode()).hexdigest()[:12] for jobs, text in texts.items()}
         same = len(set(digests.values())) == 1
         yield Check("records by worker count", same, f"{len(found)} cells, 1 and 2 workers: {_said(digests)}")

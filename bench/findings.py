@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .records import Record
+from .records.records import Record
 from .rows import Results
 
 if TYPE_CHECKING:

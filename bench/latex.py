@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .best_guidance import judged, told
-from .records import Record
+from .records.records import Record
 from .rows import ARROWS, Column, Results, Row, full_protocol
 from .standings import Contest, contests, marks, rank_header, rank_texts
 from .tables import cells, first_score, guidance_of, ranked, scored, short_names, shown

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .dataframe import frame
 from .folders import Source, one_each
 from .markdown import markdown
-from .records import Record, RecordError, read
+from .records.records import Record, RecordError, read_records
 from .report.csv import csv
 from .rows import Column, Results, Row, grouped, joined
 from .standings import contests, rank_texts
@@ -65,7 +65,7 @@ def write(
 
 def report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
     """Rebuilds all in `out` from FOLDER/records and pictures of one or several results folders alone."""
-    sources = [Source(Path(folder), read(Path(folder) / "records")) for folder in folders]
+    sources = [Source(Path(folder), read_records(Path(folder) / "records")) for folder in folders]
     for one in sources:
         if not one.records:
             raise RecordError(f"no records in {one.folder / 'records'}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .best_guidance import judged, told
-from .records import Record, natural, protocol_id
+from .records.records import Record, natural, protocol_id
 from .rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
 from .standings import (
     Contest,

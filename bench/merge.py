@@ -13,8 +13,7 @@ import yaml
 
 from .differences import HARMLESS, apart, beside, differences, refusal
 from .folders import MergeError, Source, one_each
-from .records import Record, read
-from .records import write as write_record
+from .records.records import Record, read_records, write_record
 from .source import MatrixError, parse
 from .source import read as read_text
 from .store.disk import replace_text
@@ -74,7 +73,7 @@ def source(folder: Path) -> Source:
     Raises:
         MergeError: there are no records in it, or one cannot be read.
     """
-    records = read(folder / "records")
+    records = read_records(folder / "records")
     if not records:
         raise MergeError(f"no records in {folder / 'records'}")
     return Source(folder, records, {file.name: _matrix(file) for file in sorted(folder.glob(LOCK))})

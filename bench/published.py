@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from .metrics.names import base_name, defines
-from .records import Record
+from .records.records import Record
 from .rows import Column, Results, Row
 from .tables import number, spread
 

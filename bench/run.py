@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from . import grids, leaderboard, records
+from . import grids, leaderboard
 from .choices import Matrix
 from .engine import Engine
 from .matrix import resolved
 from .plan import PROBE, Cell, Plan
-from .provenance import parts, provenance
-from .records import Record
+from .records.provenance import parts, provenance
+from .records.records import Record, in_order, new_records, write_record
 from .schedule import EngineError, Event
 from .store.artifacts import Artifact, NoLocks, Store, alone
 from .store.disk import NoRoom, replace_text, room
@@ -236,7 +236,7 @@ class Book:
 
     def _read(self) -> None:
         """What other runs have written to the folder, too."""
-        self.records |= {record.key: record for record in records.news(self.folder / "records", self.seen)}
+        self.records |= {record.key: record for record in new_records(self.folder / "records", self.seen)}
 
     def finished(self) -> set[str]:
         """The keys of the cells that the folder has finished records of."""
@@ -273,7 +273,7 @@ class Book:
         record = Record(
             cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
         )
-        file = records.write(self.folder / "records", record)
+        file = write_record(self.folder / "records", record)
         self.seen[file.name] = identity(file)
         self.records[record.key] = record
         self._pictures(cell)
@@ -283,7 +283,7 @@ class Book:
         """The leaderboard of all records in the folder; what takes seconds, at the end."""
         with self._alone():
             self._read()
-            found = records.in_order(self.records.values())
+            found = in_order(self.records.values())
             if complete:
                 self._reconstructions()
             leaderboard.write(self.folder, found, self.title, complete)

@@ -19,8 +19,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from . import checkpoint, registry
 from .plan import Cell, Plan
-from .provenance import flat
-from .records import Record
+from .records.provenance import flat
+from .records.records import Record
 from .schedule import Event
 from .store.artifacts import Store
 from .store.disk import replace_text

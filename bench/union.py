@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from .records import Record
+from .records.records import Record
 from .rows import LABELS
 
 SECTIONS = ("dataset", "tokenizers", "regularizers", "generators")

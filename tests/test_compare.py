@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
 from latentbench.bench.compare import CompareError, Gate, compare, gate, regressions, side, text
-from latentbench.bench.records import Record, write
+from latentbench.bench.records.records import Record, write_record
 
 
 def folder(path, values, name="gFD[net]@1", status="done", k=5, n=9, better="lower", replicates=None):
@@ -27,7 +27,7 @@ def folder(path, values, name="gFD[net]@1", status="done", k=5, n=9, better="low
             reason = None if status == "done" else "loss is nan"
             metrics = {name: entry} if status == "done" else {}
             key = "/".join(labels.values())
-            write(path / "records", Record(cell, key, status, reason, metrics))
+            write_record(path / "records", Record(cell, key, status, reason, metrics))
     return str(path)
 
 
@@ -162,7 +162,7 @@ def test_a_cell_that_fails_in_b_is_a_regression(tmp_path):
 
 def test_only_what_is_asked_for_is_compared(tmp_path):
     for record in fabricated.records(generators=("mar",), seeds=("0", "1")):
-        write(tmp_path / "records", record)
+        write_record(tmp_path / "records", record)
     sides = side(f"{tmp_path}:regularizer=none"), side(f"{tmp_path}:regularizer=repa")
     names = [line.column.name for line in compare(*sides, ["gFD"]).lines]
     assert names == ["gFD[net]"] * 3  # not gFD@360, at three guidances

@@ -9,7 +9,7 @@ import fabricated
 import pytest
 
 from latentbench.bench.latex import NOT_FID, escape, latex
-from latentbench.bench.records import Record
+from latentbench.bench.records.records import Record
 
 
 def matrix(values, name="gFD[net]@1", labels=str, better="lower"):

@@ -19,8 +19,7 @@ from latentbench.bench.dataframe import frame
 from latentbench.bench.findings import Finding
 from latentbench.bench.leaderboard import report, summary, write
 from latentbench.bench.markdown import escape, markdown
-from latentbench.bench.records import Record, RecordError, protocol_id
-from latentbench.bench.records import write as write_record
+from latentbench.bench.records.records import Record, RecordError, protocol_id, write_record
 from latentbench.bench.tables import number, spread
 
 SCOPES = {

@@ -13,12 +13,12 @@ from cli import TINY, bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentbench.bench import leaderboard, plan, provenance
+from latentbench.bench import leaderboard, plan
 from latentbench.bench import matrix as matrices
 from latentbench.bench.folders import MergeError, Source, one_each
 from latentbench.bench.merge import LOCK, merge
-from latentbench.bench.records import Record, RecordError, read
-from latentbench.bench.records import write as write_record
+from latentbench.bench.records import provenance
+from latentbench.bench.records.records import Record, RecordError, read_records, write_record
 
 FEW = {"generators": ("mar", "tarflow"), "guidances": (1.0,)}
 MATRIX = {
@@ -204,7 +204,7 @@ def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path, without_tables)
     merge(halves, tmp_path / "c")
     again = plan.make(matrices.load(tmp_path / "c" / "matrix.lock.yaml"))
     assert {c.key for c in again.cells} == {c.key for c in planned.cells}
-    assert {c.key for c in again.cells} == {r.key for r in read(tmp_path / "c" / "records")}
+    assert {c.key for c in again.cells} == {r.key for r in read_records(tmp_path / "c" / "records")}
 
 
 def test_matrices_without_a_common_one_are_kept_by_name(tmp_path, without_tables):

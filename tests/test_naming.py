@@ -3,7 +3,7 @@ from subjects import FakeSubject
 
 from latentbench.bench.api import FeatureExtractor
 from latentbench.bench.metrics.names import ALEX, CLIP, INCEPTION, VGG, check_name, metric_name
-from latentbench.bench.records import Record, read
+from latentbench.bench.records.records import Record, read_records
 from latentbench.bench.registry import create
 
 OTHER = "ab" * 32
@@ -115,7 +115,7 @@ def test_a_record_that_was_renamed_by_hand_is_not_read(tmp_path):
     text = record("gFD[effnet_lite0]", {"features": {"weights_sha256": OTHER}}).to_json()
     (tmp_path / "a.json").write_text(text.replace("gFD[effnet_lite0]", "gFID"))
     with pytest.raises(ValueError, match="gFID"):
-        read(tmp_path)
+        read_records(tmp_path)
 
 
 def test_an_extractor_that_only_calls_itself_inception_gets_no_fid():

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from latentbench.bench import grids
 from latentbench.bench.dataframe import frame
 from latentbench.bench.findings import Finding
-from latentbench.bench.records import Record
+from latentbench.bench.records.records import Record
 from latentbench.bench.report import page, pictures
 from latentbench.bench.report.curves import POINTS, panels, thinned
 

@@ -8,15 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from latentbench.bench.records import (
+from latentbench.bench.records.records import (
     Record,
     RecordError,
     comparable,
     in_order,
     natural,
     protocol_id,
-    read,
-    write,
+    read_records,
+    write_record,
 )
 
 CELL = {"dataset": "digits", "tokenizer": "vit", "regularizer": "kl", "generator": "mar", "seed": "0"}
@@ -38,11 +38,11 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
         cost={"train_seconds": 1.5},
         provenance={"torch": "2.14", "seeds": {"tokenizer": 1}},
     )
-    path = write(tmp_path, third)
+    path = write_record(tmp_path, third)
     assert path.parent == tmp_path
-    assert read(tmp_path) == [third]
-    assert read(tmp_path)[0].metrics["PSNR"]["value"] == 1 / 3
-    assert read(tmp_path / "elsewhere") == []
+    assert read_records(tmp_path) == [third]
+    assert read_records(tmp_path)[0].metrics["PSNR"]["value"] == 1 / 3
+    assert read_records(tmp_path / "elsewhere") == []
 
 
 def test_a_record_is_strict_json_with_one_line_per_metric_and_curve():
@@ -61,9 +61,9 @@ def test_a_record_is_strict_json_with_one_line_per_metric_and_curve():
 @pytest.mark.parametrize(("value", "note"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 def test_a_value_that_is_not_finite_is_null_with_a_note(tmp_path, value, note):
     broken = record(metrics={"gFD": metric(value)})
-    write(tmp_path, broken)
-    assert read(tmp_path)[0].metrics["gFD"] == {**metric(None), "note": note}
-    assert comparable(read(tmp_path)[0]) == comparable(record(metrics={"gFD": metric(value)}))
+    write_record(tmp_path, broken)
+    assert read_records(tmp_path)[0].metrics["gFD"] == {**metric(None), "note": note}
+    assert comparable(read_records(tmp_path)[0]) == comparable(record(metrics={"gFD": metric(value)}))
 
 
 def test_numbers_of_numpy_become_plain_ones():
@@ -102,22 +102,22 @@ def test_file_names_are_safe_readable_and_unique(tmp_path):
     swapped = [record(tokenizer="a", regularizer="b--c"), record(tokenizer="a--b", regularizer="c")]
     assert swapped[0].filename != swapped[1].filename
     for label in labels:
-        write(tmp_path, record(regularizer=label))
-    assert {r.cell["regularizer"] for r in read(tmp_path)} == set(labels)
+        write_record(tmp_path, record(regularizer=label))
+    assert {r.cell["regularizer"] for r in read_records(tmp_path)} == set(labels)
 
 
 def test_writing_again_replaces_the_file_and_leaves_no_other(tmp_path):
-    write(tmp_path, record("failed", reason="boom"))
-    write(tmp_path, record())
+    write_record(tmp_path, record("failed", reason="boom"))
+    write_record(tmp_path, record())
     assert [path.name for path in (tmp_path).iterdir()] == [record().filename]
-    assert read(tmp_path)[0].status == "done"
+    assert read_records(tmp_path)[0].status == "done"
 
 
 def test_a_write_that_fails_leaves_the_old_record(tmp_path):
-    write(tmp_path, record())
+    write_record(tmp_path, record())
     with pytest.raises(TypeError):
-        write(tmp_path, record(provenance={"oops": object()}))
-    assert read(tmp_path) == [record()]
+        write_record(tmp_path, record(provenance={"oops": object()}))
+    assert read_records(tmp_path) == [record()]
 
 
 GOOD = json.loads(record(metrics={"x": metric(1.0)}).to_json())
@@ -141,11 +141,11 @@ GOOD = json.loads(record(metrics={"x": metric(1.0)}).to_json())
     ],
 )
 def test_a_broken_record_is_named_with_what_is_wrong(tmp_path, text, says):
-    write(tmp_path, record())
+    write_record(tmp_path, record())
     broken = tmp_path / "broken.json"
     broken.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RecordError, match=says) as error:
-        read(tmp_path)
+        read_records(tmp_path)
     assert str(broken) in str(error.value)
 
 

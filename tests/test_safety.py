@@ -25,7 +25,7 @@ from latentbench.bench.harmless import visible
 from latentbench.bench.matrix import load
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
-from latentbench.bench.records import Record
+from latentbench.bench.records.records import Record
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("bench", "regularizers", "tokenizers", "generators", "evaluators")

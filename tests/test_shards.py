@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from cli import TINY, bench, command, environment, results
 
-from latentbench.bench import leaderboard, records, run, shards
+from latentbench.bench import leaderboard, run, shards
 from latentbench.bench.plan import Cell, Plan
-from latentbench.bench.records import Record
+from latentbench.bench.records.records import Record, write_record
 from latentbench.bench.schedule import PAUSE, Schedule
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
@@ -124,10 +124,10 @@ def test_tables_have_what_other_runs_have_written_meanwhile(tmp_path):
     matrix = SimpleNamespace(name="m", datasets=[])
     book = run.Book(matrix, Plan(), Store(tmp_path / "cache"), run.Options(tmp_path / "out", 1))
     for name in ("mine", "theirs"):
-        records.write(tmp_path / "out/records", record(name))
+        write_record(tmp_path / "out/records", record(name))
     assert {one.key for one in book.publish(complete=True)} == {"mine", "theirs"}
     assert set(pd.read_csv(tmp_path / "out/leaderboard.csv").generator) == {"mine", "theirs"}
-    records.write(tmp_path / "out/records", record("late"))
+    write_record(tmp_path / "out/records", record("late"))
     assert len(book.publish()) == 3
     assert sorted(f.suffix for f in (tmp_path / "out/records").iterdir()) == [".json"] * 3
 
@@ -136,12 +136,12 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
     """A run that reads, is overtaken by another, and writes what it has read would lose a record."""
     matrix, order = SimpleNamespace(name="m", datasets=[]), []
     books = [run.Book(matrix, Plan(), Store(tmp_path / "cache"), run.Options(tmp_path, 1)) for _ in range(2)]
-    records.write(tmp_path / "records", record("first"))
+    write_record(tmp_path / "records", record("first"))
 
     def slow(folder, found, *_):
         if not order:
             order.append("begun")
-            records.write(tmp_path / "records", record("second"))
+            write_record(tmp_path / "records", record("second"))
             other.start()
             time.sleep(0.5)
         order.append(len(found))

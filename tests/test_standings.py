@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentbench.bench.best_guidance import choose, judged, told
-from latentbench.bench.records import Record
+from latentbench.bench.records.records import Record
 from latentbench.bench.rows import Column, Value, rows_of
 from latentbench.bench.standings import comparable, contests, rank_header, rank_texts, reading
 from latentbench.bench.statistics.statistics import Observation, detectable, ranks

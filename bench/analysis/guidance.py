@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..findings import Finding
-from ..records import Record
+from ..records.records import Record
 from ..rows import Column
 from ..tables import number
 from . import drawing

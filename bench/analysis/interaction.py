@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from ..findings import Finding
-from ..records import Record
+from ..records.records import Record
 from ..statistics.statistics import Rank
 from ..tables import number
 from . import drawing

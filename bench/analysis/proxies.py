@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ..findings import Finding
-from ..records import Record
+from ..records.records import Record
 from ..rows import Column, grouped
 from ..statistics.statistics import holm
 from ..tables import COSTS

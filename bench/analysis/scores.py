@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ..best_guidance import Choice, choose
-from ..records import Record, natural
+from ..records.records import Record, natural
 from ..rows import Column, Results, Row, Value
 from ..standings import contests
 from ..statistics.statistics import Rank

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..compute import generator_gflop, tokenizer_gflop
 from ..findings import Finding
 from ..metrics.names import base_name
-from ..records import Record
+from ..records.records import Record
 from ..rows import Column, grouped
 from ..tables import number
 from . import drawing

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..records import Record, natural
+from ..records.records import Record, natural
 from ..tables import number
 
 WIDTH, HEIGHT = 300, 170  # of a panel's drawing area, in SVG units

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..analysis import drawing
 from ..findings import Finding
 from ..markdown import COST_ABOUT, compact, spread_said
-from ..records import Record, natural
+from ..records.records import Record, natural
 from ..rows import Column, Results, first_seen, full_protocol
 from ..store.disk import replace_text
 from ..tables import columns_of

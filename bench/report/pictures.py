@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import grids
-from ..records import Record
+from ..records.records import Record
 from ..rows import LABELS
 
 if TYPE_CHECKING:

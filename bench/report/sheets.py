@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import published as papers
 from ..markdown import COST_COLUMNS, spending
-from ..records import Record, natural, protocol_id
+from ..records.records import Record, natural, protocol_id
 from ..rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
 from ..standings import Contest, contests, rank_header, rank_texts, reading
 from ..statistics.statistics import Rank

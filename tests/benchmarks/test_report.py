@@ -6,7 +6,7 @@ import pytest
 from fabricated import records
 
 from latentbench.bench import leaderboard
-from latentbench.bench.records import write
+from latentbench.bench.records.records import write_record
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     rows = [f"{name}[weight={w}]" for name in names for w in STRENGTHS] + ["none", "repa", "kl", "simflow"]
     folder = tmp_path_factory.mktemp("many")
     for record in records(rows, seeds=tuple("01234"), guidances=(1.0, 1.5, 2.0))[:501]:
-        write(folder / "records", record)
+        write_record(folder / "records", record)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from . import registry
+from .. import registry
 
 AXES = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 

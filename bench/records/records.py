@@ -12,10 +12,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .metrics.names import check_name
-from .store.disk import replace_text
-from .store.hashes import identity
+from .. import __version__
+from ..metrics.names import check_name
+from ..store.disk import replace_text
+from ..store.hashes import identity
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")
@@ -91,7 +91,7 @@ class Record:
         return cls(**data)
 
 
-def write(folder: str | Path, record: Record) -> Path:
+def write_record(folder: str | Path, record: Record) -> Path:
     """Stores a record as `folder`/CELL.json, whole or not at all; `folder` is results/NAME/records."""
     path = Path(folder) / record.filename
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +99,12 @@ def write(folder: str | Path, record: Record) -> Path:
     return path
 
 
-def read(folder: str | Path) -> list[Record]:
+def read_records(folder: str | Path) -> list[Record]:
     """All records in `folder` in the order of their cells; none if there is no such folder."""
     return in_order(map(_read, sorted(Path(folder).glob("*.json"))))
 
 
-def news(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Record]:
+def new_records(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Record]:
     """Those that have been written since `seen`, by any process; it maps files to their identities."""
     found: list[Record] = []
     for path in sorted(Path(folder).glob("*.json")):
