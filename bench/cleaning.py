@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import checkpoint
 from .doctor import Check
 from .merge import LOCK
 from .store.artifacts import TRASH, Artifact, Store, locked
 from .store.disk import size
 from .store.hashes import CORRUPT, Corrupt
+from .training import checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

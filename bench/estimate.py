@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import losses
 from .api import (
     Dataset,
     FlowTokenizer,
@@ -26,15 +25,16 @@ from .api import (
 )
 from .data.subset import originals
 from .inputs import SPLITS, kept
-from .losses import Adversary
 from .models import flops
 from .models.flops import Counted, TooLong, counted
 from .models.latents import CHUNK, DRAWS
-from .one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
-from .optim import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .plan import Built, Plan
 from .runtime.mapped import LARGE
 from .store.stage import Stage
+from .training import losses
+from .training.losses import Adversary
+from .training.one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
+from .training.optimizers import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed

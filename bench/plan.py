@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from . import losses, registry
+from . import registry
 from .api import (
     Dataset,
     Evaluator,
@@ -42,6 +42,7 @@ from .nn.weights import RANDOM, OfflineError, sha256
 from .options.options import REQUIRED, check_options, options_of
 from .source import MatrixError, Problem
 from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
+from .training import losses
 
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="

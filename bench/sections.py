@@ -130,7 +130,7 @@ def _augmentation(reader: Reader) -> Augmentation | None:
 
 def _reconstruction(reader: Reader) -> dict[str, Any]:
     """The weights of plain losses, and all options of the others; of those a number is the weight."""
-    from .losses import LOSSES, RECONSTRUCTION
+    from .training.losses import LOSSES, RECONSTRUCTION
 
     if reader.data.get("reconstruction") is None:
         return {"l1": 1.0}

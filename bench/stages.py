@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import losses
 from .api import Diverged, ImageSpec, Metric, Noise, Reference
 from .api.noise import seed_for
 from .data.augment import Augmentation
 from .data.subset import Fewer
 from .figures import rendered
-from .generator_loop import train_generator
 from .inputs import SPLITS, facts_from, kept, spec_from
 from .metrics.bootstrap import rounded
 from .metrics.names import base_name, check_name
@@ -39,14 +37,16 @@ from .models.latents import (
     round_trip,
 )
 from .nn import released_weights
-from .one_step import reconstruction_step
 from .runtime.mapped import allocated, rows
 from .runtime.prefetch import prefetch
 from .runtime.recompute import prepare
 from .store.artifacts import Artifact, Result
 from .subject import Cell, Subject, in_its_space, reference_of, rows_of
-from .tokenizer_loop import train_tokenizer
-from .training import Context
+from .training import losses
+from .training.generator import train_generator
+from .training.one_step import reconstruction_step
+from .training.steps import Context
+from .training.tokenizer import train_tokenizer
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]

@@ -80,10 +80,10 @@ def run_stage(
     "found" is the answer where another run has made it, "busy" where one does, and "lost" where a parent's
     artifact had to be set aside.
     """
-    from . import checkpoint
     from .api import Diverged
     from .stages import STAGES
-    from .training import Context, Stopped
+    from .training import checkpoint
+    from .training.steps import Context, Stopped
 
     setting, store = team.setting, team.setting.store
     device, latest = setting.device, [0.0]

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..bench import one_step
 from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, Tokenizer
 from ..bench.models import flops
 from ..bench.registry import register
+from ..bench.training import one_step
 
 Scope = Literal["tokenizer", "generator"]
 BATCH = 16  # images or latents that operations are counted on; some losses grow with the square of it

@@ -18,15 +18,16 @@ from cli import TINY, bench, command, environment, gone_within, results, workers
 from torch import nn
 from typer.testing import CliRunner
 
-from latentbench.bench import checkpoint, cleaning
-from latentbench.bench.checkpoint import State
+from latentbench.bench import cleaning
 from latentbench.bench.cli import app
 from latentbench.bench.store import hashes
 from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
 from latentbench.bench.store.disk import NoRoom, room, size
 from latentbench.bench.store.hashes import Corrupt
 from latentbench.bench.store.stage import Stage, stage_id
-from latentbench.bench.training import Context, run_steps
+from latentbench.bench.training import checkpoint
+from latentbench.bench.training.checkpoint import State
+from latentbench.bench.training.steps import Context, run_steps
 
 CONFIG = {"seed": 3}
 STAGE = Stage("latents", "vit · none", CONFIG, {}, stage_id("latents", CONFIG, {}), True)
@@ -182,8 +183,8 @@ def trained(folder, steps, notes=None):
 def test_training_goes_on_from_the_checkpoint_before_a_broken_one_with_the_same_numbers(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("latentbench.bench.training.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("latentbench.bench.training.CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr("latentbench.bench.training.steps.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("latentbench.bench.training.steps.CHECKPOINT_SHARE", 0)
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
     straight, _ = trained(work, 12)
@@ -205,7 +206,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_broken_one_with_the_same_
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("latentbench.bench.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("latentbench.bench.training.steps.CHECKPOINT_SECONDS", 0.0)
     straight, _ = trained(tmp_path, 6)
     for file in checkpoint.found(tmp_path):
         file.unlink()

@@ -20,8 +20,8 @@ from latentbench.bench.cli import app
 from latentbench.bench.forecast import forecast, scaled, span
 from latentbench.bench.models import flops
 from latentbench.bench.models.flops import TooLong, counted
-from latentbench.bench.one_step import backward, generator_step
 from latentbench.bench.registry import create
+from latentbench.bench.training.one_step import backward, generator_step
 
 SPEC = LatentSpec(16, 4, (4, 4))
 
@@ -235,11 +235,12 @@ PEAK = """
 import re, tempfile
 from pathlib import Path
 import torch
-from latentbench.bench import flops, one_step
+from latentbench.bench.models import flops
+from latentbench.bench.training import one_step
 from latentbench.bench.api import LatentSpec
-from latentbench.bench.generator_loop import train_generator
+from latentbench.bench.training.generator import train_generator
 from latentbench.bench.registry import create
-from latentbench.bench.training import Context
+from latentbench.bench.training.steps import Context
 
 model = create("generators", "lightningdit", spec=LatentSpec(16, 8, (4, 4)), classes=9, width=128, depth=4)
 z, labels = torch.randn(256, 16, 8), torch.zeros(256, dtype=torch.int64)

@@ -7,12 +7,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
-from latentbench.bench.generator_loop import train_generator
-from latentbench.bench.losses import Term, l1
 from latentbench.bench.models.flops import parameters
 from latentbench.bench.registry import create, get, names
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context
+from latentbench.bench.training.generator import train_generator
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.steps import Context
+from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.generators.tarflow import TARFlow
 from latentbench.regularizers.lzn import zones
 from latentbench.regularizers.mmd import imq, mmd

@@ -7,7 +7,7 @@ from latentbench.bench.api import Noise
 from latentbench.bench.registry import create
 from latentbench.bench.stages import features
 from latentbench.bench.subject import Subject
-from latentbench.bench.training import Context
+from latentbench.bench.training.steps import Context
 
 CONFIG = {
     "dataset": {"name": "digits", "options": {}},

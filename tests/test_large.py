@@ -206,7 +206,7 @@ from pathlib import Path
 from latentbench.bench import large, latents, matrix, plan
 from latentbench.bench.stages import STAGES
 from latentbench.bench.store.artifacts import Store
-from latentbench.bench.training import Context
+from latentbench.bench.training.steps import Context
 
 import faiss, scipy.stats, skimage.metrics, torch_fidelity  # what stages import
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from latentbench.bench.api import ImageSpec, Noise, from_uint8
-from latentbench.bench.losses import (
+from latentbench.bench.metrics.lpips import Distance, Lpips
+from latentbench.bench.training.losses import (
     RECONSTRUCTION,
     Adversarial,
     Adversary,
@@ -19,7 +20,6 @@ from latentbench.bench.losses import (
     lecam,
     terms,
 )
-from latentbench.bench.metrics.lpips import Distance, Lpips
 
 LPIPS = {"weight": 2.0, "network": "alex", "weights": "random", "ramp": 10}
 

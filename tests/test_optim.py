@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from latentbench.bench.api import Generator, LatentSpec
-from latentbench.bench.generator_loop import _groups, train_generator
 from latentbench.bench.matrix import load
-from latentbench.bench.optim import DEFAULTS, Average, adamw, ends, rate, update
 from latentbench.bench.registry import get
 from latentbench.bench.runtime.processes import ALONE
-from latentbench.bench.training import Context
+from latentbench.bench.training.generator import _groups, train_generator
+from latentbench.bench.training.optimizers import DEFAULTS, Average, adamw, last_steps, rate, step_optimizer
+from latentbench.bench.training.steps import Context
 
 PLAIN = DEFAULTS | {"lr": 1.0, "warmup": 0, "schedule": "constant"}
 
@@ -55,7 +55,7 @@ def test_a_floor_lifts_no_rate_and_without_one_nothing_is_rounded_otherwise():
 
 def step_of(optimizer, parameters, index, clip=0.0):
     accelerator = Accelerator(cpu=True)
-    update(optimizer, parameters, index, 10, clip, accelerator, ALONE)
+    step_optimizer(optimizer, parameters, index, 10, clip, accelerator, ALONE)
 
 
 def test_a_group_whose_updates_are_over_stays_and_others_are_clipped_without_it():
@@ -150,7 +150,7 @@ def test_the_average_of_parameters_whose_updates_are_over_stays_too():
     for k in range(6):
         module.weight.grad, module.bias.grad = torch.ones(1, 1), torch.ones(1)
         step_of(optimizer, [module.weight, module.bias], k)
-        average.update(module, k, ends(optimizer))
+        average.update(module, k, last_steps(optimizer))
         short.append({name: tensor.clone() for name, tensor in average.weights(module).items()})
     assert all(torch.equal(later["weight"], short[2]["weight"]) for later in short[3:])
     assert (short[5]["weight"] - module.weight).abs() > 0.1

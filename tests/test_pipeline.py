@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from latentbench.bench.api import Dataset, ImageSpec, from_uint8
-from latentbench.bench.losses import RECONSTRUCTION, Term
 from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.prefetch import Reader, prefetch
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context, Stopped, batch_index
+from latentbench.bench.training.losses import RECONSTRUCTION, Term
+from latentbench.bench.training.steps import Context, Stopped, batch_index
+from latentbench.bench.training.tokenizer import train_tokenizer
 
 
 class Levels(Dataset):

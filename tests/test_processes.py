@@ -13,14 +13,14 @@ from torch.distributed import TCPStore
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation
-from latentbench.bench.generator_loop import train_generator
-from latentbench.bench.losses import Term, l1
 from latentbench.bench.models import latents
 from latentbench.bench.registry import get
 from latentbench.bench.runtime import mapped, processes
 from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context, Stopped
+from latentbench.bench.training.generator import train_generator
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.steps import Context, Stopped
+from latentbench.bench.training.tokenizer import train_tokenizer
 
 # A method that fails in the second process alone, and one that ends it.
 PLUGIN = """\

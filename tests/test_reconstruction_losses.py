@@ -7,10 +7,11 @@ import torch
 from cli import bench
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentbench.bench import estimate, losses, matrix, plan
+from latentbench.bench import estimate, matrix, plan
 from latentbench.bench.api import ImageSpec, Noise
 from latentbench.bench.nn.discriminators import Patch
 from latentbench.bench.source import MatrixError
+from latentbench.bench.training import losses
 
 PLUGIN = '''
 import torch

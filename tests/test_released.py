@@ -14,7 +14,7 @@ from latentbench.bench.registry import create, get
 from latentbench.bench.source import MatrixError
 from latentbench.bench.stages import STAGES
 from latentbench.bench.store.stage import UNKNOWN
-from latentbench.bench.training import Context
+from latentbench.bench.training.steps import Context
 
 SMALL = ImageSpec(3, 32, 32)
 

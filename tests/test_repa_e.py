@@ -8,11 +8,11 @@ from torch import nn
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regularizer, Step
 from latentbench.bench.flow import interpolate
-from latentbench.bench.losses import Term, l1
 from latentbench.bench.nn.teacher_alignment import cosine_loss
 from latentbench.bench.registry import get
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.steps import Context
+from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.regularizers.repa import REPAE, Whitening
 
 SPEC, TEACHER = LatentSpec(4, 3, (2, 2)), LatentSpec(16, 5, (4, 4))

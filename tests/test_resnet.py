@@ -8,14 +8,14 @@ from cli import bench
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation, augmented
-from latentbench.bench.losses import Term, l1
 from latentbench.bench.matrix import load
 from latentbench.bench.models import latents
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
 from latentbench.bench.source import MatrixError
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.steps import Context
+from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.tokenizers.resnet import ResNet
 
 IMAGENET, DIGIT = ImageSpec(3, 224, 224), ImageSpec(1, 8, 8)

@@ -254,9 +254,9 @@ def test_control_characters_are_shown_and_not_sent_to_a_terminal(tmp_path):
 
 def test_an_artifact_of_tensors_and_json_is_all_that_a_stage_leaves(tmp_path):
     """By the first bytes: no file of an artifact or a checkpoint is a pickle."""
-    from latentbench.bench import checkpoint
     from latentbench.bench.store.artifacts import Result, Store
     from latentbench.bench.store.stage import Stage
+    from latentbench.bench.training import checkpoint
 
     store, stage = Store(tmp_path), Stage("latents", "x", {"a": 1}, {}, "ab" * 32, True)
     state = checkpoint.State({"m": torch.nn.Linear(2, 2)}, {}, {}, 3)

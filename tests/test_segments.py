@@ -9,13 +9,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.matrix import load
 from latentbench.bench.models.flops import counted
-from latentbench.bench.one_step import generator_step
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
 from latentbench.bench.runtime.recompute import prepare, segments
 from latentbench.bench.stages import STAGES
-from latentbench.bench.training import Context
+from latentbench.bench.training.one_step import generator_step
+from latentbench.bench.training.steps import Context
 
 SPEC = LatentSpec(16, 4, (4, 4))
 LABELS = torch.arange(8) % 3

@@ -10,12 +10,13 @@ import yaml
 from cli import TINY, bench, results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from latentbench.bench import checkpoint, tracking
-from latentbench.bench.checkpoint import State
+from latentbench.bench import tracking
 from latentbench.bench.plan import Cell, Plan
 from latentbench.bench.schedule import Event
 from latentbench.bench.store.artifacts import Result, Store
 from latentbench.bench.store.stage import Stage
+from latentbench.bench.training import checkpoint
+from latentbench.bench.training.checkpoint import State
 
 CONFIG = {"tokenizer": {"name": "vit", "options": {"width": 16}}, "steps": 4, "optimizer": [{}, {"lr": 0.1}]}
 STAGE = Stage("tokenizer", "vit · kl[weight=0.01] · seed 0", CONFIG, {}, "ab" * 32, True)

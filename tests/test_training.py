@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from latentbench.bench import losses
 from latentbench.bench.api import Dataset, Diverged, Generator, ImageSpec, LatentSpec, Noise, Regularizer
-from latentbench.bench.checkpoint import State
-from latentbench.bench.generator_loop import train_generator
-from latentbench.bench.losses import Adversarial, Term, l1
-from latentbench.bench.optim import DEFAULTS, Average, group_settings, rate
 from latentbench.bench.registry import get
-from latentbench.bench.tokenizer_loop import balance, train_tokenizer
-from latentbench.bench.training import Context, Stopped, batch_index, run_steps
+from latentbench.bench.training import losses
+from latentbench.bench.training.checkpoint import State
+from latentbench.bench.training.generator import train_generator
+from latentbench.bench.training.losses import Adversarial, Term, l1
+from latentbench.bench.training.optimizers import DEFAULTS, Average, group_settings, rate
+from latentbench.bench.training.steps import Context, Stopped, batch_index, run_steps
+from latentbench.bench.training.tokenizer import balance, train_tokenizer
 
 
 class Blobs(Dataset):

@@ -9,9 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .. import one_step, registry
+from .. import registry
 from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
 from ..models import flops
+from ..training import one_step
 from . import common
 from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import one_step, registry
+from .. import registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..data.augment import Augmentation
-from ..losses import Term, l1
 from ..models import flops
 from ..options.options import options_of
-from ..tokenizer_loop import train_tokenizer
-from ..training import Context
+from ..training import one_step
+from ..training.losses import Term, l1
+from ..training.steps import Context
+from ..training.tokenizer import train_tokenizer
 from . import common
 from .common import BATCH, CLASSES, Beside, Part, Plain, Sheet, equal, randn, require, trainable
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import one_step, registry
+from .. import registry
 from ..api import ImageSpec, Noise, Step, Tokenizer, Unfit
 from ..models import flops
 from ..models.latents import decoded
+from ..training import one_step
 from . import common
 from .common import BATCH, Beside, Broken, Part, equal, require, trainable
 

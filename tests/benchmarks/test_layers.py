@@ -16,8 +16,8 @@ from timm.models.vision_transformer import Block as ViTBlock
 from latentbench.bench.api import LatentSpec
 from latentbench.bench.models.flops import counted
 from latentbench.bench.nn.blocks import rotary_table
-from latentbench.bench.one_step import backward
 from latentbench.bench.registry import create, get
+from latentbench.bench.training.one_step import backward
 from latentbench.generators.tarflow import CausalLayer
 
 IMAGES, TOKENS = 2, 256

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Reference
-from latentbench.bench.losses import Term, l1
 from latentbench.bench.registry import create, get, names
-from latentbench.bench.tokenizer_loop import train_tokenizer
-from latentbench.bench.training import Context
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.steps import Context
+from latentbench.bench.training.tokenizer import train_tokenizer
 
 STEPS, BATCH = 10, 64
 TEACHER = LatentSpec(16, 112, (4, 4))  # effnet_lite0's tokens at 64 px

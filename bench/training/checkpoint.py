@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .optim import Average
-from .store import hashes
-from .store.disk import room
+from ..store import hashes
+from ..store.disk import room
+from .optimizers import Average
 
 KEPT = 2
 DIGITS = 16  # of the hash

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .api import Generator, Noise
+from ..api import Generator, Noise
+from ..runtime.prefetch import Ahead
+from ..runtime.processes import ALONE, Group
 from .checkpoint import State
-from .optim import GENERATOR_DEFAULTS, Average, adamw, ends, group_settings, update
-from .runtime.prefetch import Ahead
-from .runtime.processes import ALONE, Group
-from .training import Context, batch_index, run_steps
+from .optimizers import GENERATOR_DEFAULTS, Average, adamw, group_settings, last_steps, step_optimizer
+from .steps import Context, batch_index, run_steps
 
 
 def train_generator(
@@ -72,7 +72,7 @@ def train_generator(
     settings = group_settings(GENERATOR_DEFAULTS, optimizer)
     trained = [p for p in generator.parameters() if p.requires_grad]
     main = accelerator.prepare(adamw(_groups(generator, optimizer)))
-    average, over = Average(generator, settings["ema"]), ends(main)
+    average, over = Average(generator, settings["ema"]), last_steps(main)
     state = State({"generator": generator}, {"main": main}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def train_generator(
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)
         accelerator.backward(sum(losses.values()))
-        update(main, trained, step, steps, settings["clip"], accelerator, group)
+        step_optimizer(main, trained, step, steps, settings["clip"], accelerator, group)
         average.update(generator, step, over)
         if step + 1 in snapshots:
             weights = average.weights(generator)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 
-from .api import Generator, Noise, Regularizer, Step, Tokenizer
+from ..api import Generator, Noise, Regularizer, Step, Tokenizer
+from ..models.latents import decoded
 from .losses import Adversary
-from .models.latents import decoded
 
 
 def tokenizer_step(

@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..api import Diverged
+from ..api.noise import seed_for
+from ..runtime.onednn import by_onednn
+from ..runtime.processes import ALONE, Group
+from ..store.disk import NoRoom
 from . import checkpoint
-from .api import Diverged
-from .api.noise import seed_for
 from .checkpoint import State
-from .runtime.onednn import by_onednn
-from .runtime.processes import ALONE, Group
-from .store.disk import NoRoom
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run

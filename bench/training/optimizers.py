@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .runtime.processes import Group
+    from ..runtime.processes import Group
 
 DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,
@@ -81,7 +81,7 @@ def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.
     )
 
 
-def update(
+def step_optimizer(
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[nn.Parameter],
     step: int,
@@ -106,7 +106,7 @@ def update(
     optimizer.step()
 
 
-def ends(optimizer: torch.optim.Optimizer) -> dict[int, int]:
+def last_steps(optimizer: torch.optim.Optimizer) -> dict[int, int]:
     """After how many updates parameters, by id, are left as they are."""
     limits = [(part["settings"]["steps"], part["params"]) for part in optimizer.param_groups]
     return {id(p): limit for limit, params in limits if limit is not None for p in params}

@@ -10,17 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, optim
-from .api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
-from .api.noise import seed_for
+from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
+from ..api.noise import seed_for
+from ..data.augment import Augmentation, augmented
+from ..models import latents
+from ..runtime.prefetch import Reader
+from ..runtime.processes import ALONE, Group
+from . import checkpoint
 from .checkpoint import State
-from .data.augment import Augmentation, augmented
 from .losses import Adversary, Term, adaptive_weight
-from .models import latents
-from .optim import DEFAULTS, GENERATOR_DEFAULTS, Average, adamw, group_settings
-from .runtime.prefetch import Reader
-from .runtime.processes import ALONE, Group
-from .training import Context, batch_index, run_steps
+from .optimizers import (
+    DEFAULTS,
+    GENERATOR_DEFAULTS,
+    Average,
+    adamw,
+    group_settings,
+    last_steps,
+    step_optimizer,
+)
+from .steps import Context, batch_index, run_steps
 
 
 def train_tokenizer(
@@ -106,7 +114,7 @@ def train_tokenizer(
         "tokenizer": Average(tokenizer, top["ema"]),
         "regularizer": Average(regularizer, optimizer[1].get("ema", joint)),
     }
-    ends = optim.ends(optimizers["main"])
+    ends = last_steps(optimizers["main"])
     trained_along = {} if adversary is None else {"gan": adversary}
     modules = {"tokenizer": tokenizer, "regularizer": regularizer, **trained_along}
     state = State(modules, optimizers, averages)
@@ -156,7 +164,7 @@ def train_tokenizer(
     def descend(
         one: torch.optim.Optimizer, parameters: list[nn.Parameter], step: int, total: int, clip: float
     ) -> None:
-        optim.update(one, parameters, step, total, clip, accelerator, group)
+        step_optimizer(one, parameters, step, total, clip, accelerator, group)
 
     def learn_critics(on: bool) -> None:
         for parameters in (*learned.values(), judging):

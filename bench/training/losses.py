@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .api import ImageSpec, Noise
-from .nn.diffaugment import augmented
-from .options.options import Count, Scale
-from .runtime.processes import ALONE, Group
+from ..api import ImageSpec, Noise
+from ..nn.diffaugment import augmented
+from ..options.options import Count, Scale
+from ..runtime.processes import ALONE, Group
 
 if TYPE_CHECKING:
-    from .nn.discriminators import Features, Patch
+    from ..nn.discriminators import Features, Patch
 
 Weight = Annotated[float, Field(gt=0)]
 Updates = Annotated[int, Field(ge=0)]
@@ -91,7 +91,7 @@ def terms(config: Mapping[str, Any]) -> dict[str, Term]:
     """The losses of a matrix that need no discriminator; on the meta device if that is the default."""
     found = {name: Term(config[name], RECONSTRUCTION[name]) for name in config if name in RECONSTRUCTION}
     if "lpips" in config:
-        from .metrics.lpips import Distance, Lpips
+        from ..metrics.lpips import Distance, Lpips
 
         options = Perceptual(**config["lpips"] | {"weights": given(config["lpips"]["weights"])})
         lpips = Distance(Lpips(options.network, options.weights))
@@ -118,7 +118,7 @@ def adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
 
 
 def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
-    from .nn import discriminators as known
+    from ..nn import discriminators as known
 
     if options.discriminator == "patch":
         return known.Patch(image, options.width, options.layers)
@@ -148,7 +148,7 @@ class Adversary(nn.Module):
 
     def share(self, group: Group) -> None:
         """Averages over a batch are from now on over the images of all processes."""
-        from .nn.discriminators import Norm
+        from ..nn.discriminators import Norm
 
         for module in self.modules():
             if isinstance(module, Adversary | Norm):
