@@ -15,15 +15,16 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, matrix, plan, registry, run
+from . import leaderboard, plan, registry, run
 from .api import Dataset, Noise, Unfit
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
+from .matrix.load import load_matrix
+from .matrix.yaml_text import MatrixError
 from .models.build import dataset as dataset_of
 from .models.build import extractor as extractor_of
 from .options.options import check_options
 from .records.records import Record
-from .source import MatrixError
 from .store import stage
 from .store.artifacts import Store
 from .subject import Subject
@@ -255,7 +256,7 @@ def play(target: Target, folder: Path, data: Mapping[str, Any] | None = None) ->
     file = folder / "check.yaml"
     file.write_text(json.dumps(small(target, data or {"use": "digits"})))
     try:
-        loaded = matrix.load(file)
+        loaded = load_matrix(file)
         made = plan.make(loaded)
         store, options = Store(folder / ".bench"), run.Options(folder / "results", 1)
         found = run.run(loaded, made, made.cells, store, options, lambda _: None, lambda *_: None)
@@ -319,7 +320,7 @@ def small(target: Target, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _subjects(folder: Path, target: Target) -> list[Callable[[], Subject]]:
     """The subjects that an evaluator scored in a matrix that has been played."""
-    made, store = plan.make(matrix.load(folder / "check.yaml")), Store(folder / ".bench")
+    made, store = plan.make(load_matrix(folder / "check.yaml")), Store(folder / ".bench")
 
     def of(stage: stage.Stage) -> Callable[[], Subject]:
         config = stage.config

@@ -53,11 +53,12 @@ def needs(lock: Path) -> set[str]:
     Raises:
         CleanError: its matrix cannot be planned, or its data is not on this machine.
     """
-    from . import matrix, plan
-    from .source import MatrixError
+    from . import plan
+    from .matrix.load import load_matrix
+    from .matrix.yaml_text import MatrixError
 
     try:
-        loaded = matrix.load(lock)
+        loaded = load_matrix(lock)
         stages = [stage for device in DEVICES for stage in plan.make(loaded, device=device).stages.values()]
     except MatrixError as error:
         raise CleanError(f"what {lock.parent} needs cannot be told: {error.problems[0]}") from error

@@ -28,7 +28,7 @@ from . import __version__, registry
 from .harmless import Text, visible
 
 if TYPE_CHECKING:
-    from .choices import Matrix
+    from .matrix.matrix import Matrix
     from .plan import Cell, Plan
     from .records.records import Record
     from .store.artifacts import Store
@@ -321,7 +321,7 @@ def list_parts(
     if kind == "published":
         return _published(as_json)
     _plugins(plugin)
-    from .source import packaged
+    from .matrix.yaml_text import packaged
 
     known = [*registry.FOLDERS, "matrices", "published"]
     if kind is not None and kind not in known:
@@ -365,7 +365,7 @@ def info(
         source = registry.sources(kind)[name]
     except registry.PartError as error:
         _fail(str(error), 2)
-    from . import entries
+    from .matrix import parts
     from .options.options import SIZE, options_of, sizes_of
 
     groups = {"options": options_of(cls)}
@@ -407,7 +407,7 @@ def info(
     for size, facts in sizes.items():
         meant = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
         out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {meant}"), soft_wrap=True)
-    beside = (*([SIZE] if sizes else []), *entries.FRAME.get(kind, ()))
+    beside = (*([SIZE] if sizes else []), *parts.FRAME.get(kind, ()))
     if beside:
         out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
 
@@ -714,19 +714,19 @@ def _open(
     fetch: bool = False,
 ) -> tuple[Matrix, Plan, list[Cell], Store]:
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
-    from . import matrix as matrices
     from . import plan as planning
+    from .matrix.load import load_matrix
+    from .matrix.yaml_text import MatrixError
     from .records.labels import parse_filter, selects
     from .shards import deal
     from .shards import parse as parse_shard
-    from .source import MatrixError
     from .store import mirror
 
     _check_device(device)
     try:
         accept = parse_filter(filter)
         share = parse_shard(shard) if shard else None
-        loaded = matrices.load(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
+        loaded = load_matrix(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
         made = planning.make(loaded, device=device, fetch=fetch)
     except MatrixError as error:
         for problem in error.problems:

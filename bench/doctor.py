@@ -179,14 +179,15 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from . import matrix, plan, run
+    from . import plan, run
+    from .matrix.load import load_matrix
     from .records.records import comparable
     from .store.artifacts import Store
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "doctor.yaml"
         file.write_text(MATRIX)
-        loaded = matrix.load(file)
+        loaded = load_matrix(file)
         texts = {}
         for jobs in (1, 2):
             made = plan.make(loaded)

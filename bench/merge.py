@@ -13,9 +13,9 @@ import yaml
 
 from .differences import HARMLESS, apart, beside, differences, refusal
 from .folders import MergeError, Source, one_each
+from .matrix.yaml_text import MatrixError, parse
+from .matrix.yaml_text import read as read_text
 from .records.records import Record, read_records, write_record
-from .source import MatrixError, parse
-from .source import read as read_text
 from .store.disk import replace_text
 from .union import resolved, union, unique
 

@@ -31,16 +31,16 @@ from .api import (
     Tokenizer,
     Unfit,
 )
-from .choices import Matrix, Row, Seed
-from .entries import JOINT, NONE
 from .inputs import features_role
-from .matrix import build_problem
+from .matrix.load import build_problem
+from .matrix.matrix import Matrix, Row, Seed
+from .matrix.parts import JOINT, NONE
+from .matrix.yaml_text import MatrixError, Problem
 from .metrics.lpips import Lpips
 from .models import build
 from .nn import released_weights
 from .nn.weights import RANDOM, OfflineError, sha256
 from .options.options import REQUIRED, check_options, options_of
-from .source import MatrixError, Problem
 from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
 from .training import losses
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import grids, leaderboard
-from .choices import Matrix
 from .engine import Engine
-from .matrix import resolved
+from .matrix.load import resolved
+from .matrix.matrix import Matrix
 from .plan import PROBE, Cell, Plan
 from .records.provenance import parts, provenance
 from .records.records import Record, in_order, new_records, write_record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli import bench
 
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create
 
@@ -22,7 +22,7 @@ def records(folder):
 
 
 def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
-    plan = make(load("fashion-mnist", profile="evening"))
+    plan = make(load_matrix("fashion-mnist", profile="evening"))
     cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
     assert len(cells) == 84 and not any(cell.skipped for cell in cells)
     assert {cell.regularizer for cell in cells} == FAMILIES | {"none"}
@@ -30,7 +30,7 @@ def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
 
 
 def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
-    matrix = load("fashion-mnist")
+    matrix = load_matrix("fashion-mnist")
     assert [row.part for row in matrix.tokenizers] == ["vit", "conv"] and matrix.samples == 10_000
     rows = Counter(row.part for row in matrix.regularizers)
     assert set(rows) == FAMILIES | {"none"} and all(2 <= rows[one] <= 3 for one in FAMILIES)
@@ -44,7 +44,7 @@ def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
 
 
 def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
-    tuning, evening = (load("fashion-mnist", profile=name) for name in ("tuning", "evening"))
+    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
     trials = Counter(row.part for row in tuning.regularizers)
     assert trials.pop("none") == 1 and set(trials) == FAMILIES and len(set(trials.values())) == 1
     seeds = [{seed.label for seed in matrix.seeds} for matrix in (tuning, evening)]
@@ -57,7 +57,7 @@ def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committ
         values = [entry["value"] for name, entry in record["metrics"].items() if name.startswith("gFD[")]
         assert record["status"] == "done" and len(values) == 1
         scores[record["cell"]["regularizer"]].append(math.log(values[0]))
-    tuning, evening = (load("fashion-mnist", profile=name) for name in ("tuning", "evening"))
+    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
     tried = {row.label: row for row in tuning.regularizers}
     assert set(scores) == set(tried) and {len(one) for one in scores.values()} == {2}
     for row in evening.regularizers:

@@ -55,7 +55,7 @@ def module_of(file):
 
 
 def room_of(module):
-    """The room of a module of the frame: `matrix` of `latentbench.bench.matrix.load`."""
+    """The room of a module of the frame: `matrix` of `latentbench.bench.matrix.load.load_matrix`."""
     return module.split(".")[2]
 
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from latentbench.bench import registry, union
-from latentbench.bench.choices import Row, Seed, Skip
-from latentbench.bench.matrix import build_problem, load, resolved
+from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
+from latentbench.bench.matrix.matrix import Row, Seed, Skip
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.plan import make
-from latentbench.bench.source import MatrixError
 
 PLUGIN = '''
 from __future__ import annotations
@@ -107,13 +107,13 @@ def with_line(key: str, line: str) -> str:
 
 def problems(path: str, **options) -> list[str]:
     with pytest.raises(MatrixError) as caught:
-        load(path, **options)
+        load_matrix(path, **options)
     assert caught.value.problems == tuple(sorted(caught.value.problems))
     return [str(problem) for problem in caught.value.problems]
 
 
 def test_a_matrix_becomes_rows(write):
-    matrix = load(write(BASE))
+    matrix = load_matrix(write(BASE))
     assert matrix.name == "small" and matrix.file == Path("m.yaml").resolve()
     assert matrix.datasets == (Row("mx_data", "mx_data", {"size": 16}),)
     assert matrix.features == (matrix.teacher,)
@@ -141,7 +141,7 @@ def test_what_a_short_matrix_leaves_out_has_defaults(write):
     short = "\n".join(
         line for line in BASE.splitlines() if line.split(":")[0] not in ("name", "seeds", "budget")
     )
-    matrix = load(write(short))
+    matrix = load_matrix(write(short))
     assert matrix.name == "m" and matrix.seeds[0].label == "0"
     budget = matrix.budget
     assert (budget.tokenizer_steps, budget.generator_steps, budget.batch) == (600, 800, 64)
@@ -157,18 +157,18 @@ def test_what_a_short_matrix_leaves_out_has_defaults(write):
     ],
 )
 def test_seeds_are_a_list_a_number_or_a_number_for_each_step(write, seeds, labels):
-    assert [seed.label for seed in load(write(with_line("seeds", f"seeds: {seeds}"))).seeds] == labels
+    assert [seed.label for seed in load_matrix(write(with_line("seeds", f"seeds: {seeds}"))).seeds] == labels
 
 
 def test_seeds_from_the_command_line_replace_the_matrixs(write):
-    assert len(load(write(BASE), seeds=4).seeds) == 4
-    assert [seed.tokenizer for seed in load("m.yaml", seeds=[3, 5]).seeds] == [3, 5]
+    assert len(load_matrix(write(BASE), seeds=4).seeds) == 4
+    assert [seed.tokenizer for seed in load_matrix("m.yaml", seeds=[3, 5]).seeds] == [3, 5]
     assert problems("m.yaml", seeds=0)[0].startswith("--seeds: seeds must be a number of seeds from 1")
 
 
 def test_axes_multiply_within_their_own_part_in_a_stable_order(write):
     text = BASE.replace("{weight: [1.0e-4, 1e-2]}", "{mode: [soft, hard], widths: [[8], [8, 16]], weight: 2}")
-    matrix = load(write(text))
+    matrix = load_matrix(write(text))
     assert [row.label for row in matrix.regularizers][1:] == [
         "mx_pull[mode=soft,widths=8]",
         "mx_pull[mode=soft,widths=8x16]",
@@ -181,14 +181,14 @@ def test_axes_multiply_within_their_own_part_in_a_stable_order(write):
 
 def test_labels_that_look_like_booleans_or_numbers_stay_text(write):
     text = BASE.replace("  mx_none: {}", "  no: {use: mx_none}\n  on: {use: mx_none}\n  1: {use: mx_none}")
-    assert [row.label for row in load(write(text)).regularizers][:3] == ["no", "on", "1"]
+    assert [row.label for row in load_matrix(write(text)).regularizers][:3] == ["no", "on", "1"]
 
 
 def test_optimizers_are_kept_as_given_with_their_groups(write):
     optimizer = (
         "{lr: 1e-3, betas: [0.9, 0.99], encoder: {lr: 1e-5}, critics: {fake: {clip: 1, schedule: cosine}}}"
     )
-    matrix = load(write(BASE.replace("mx_none: {}", f"mx_none: {{optimizer: {optimizer}}}")))
+    matrix = load_matrix(write(BASE.replace("mx_none: {}", f"mx_none: {{optimizer: {optimizer}}}")))
     assert matrix.regularizers[0].optimizer == {
         "lr": 1e-3,
         "betas": (0.9, 0.99),
@@ -206,11 +206,11 @@ profiles:
     regularizers: {mx_none: {}}
   other: {threads: 2}
 """
-    smoke = load(write(BASE + profile), profile="smoke")
+    smoke = load_matrix(write(BASE + profile), profile="smoke")
     assert (smoke.budget.tokenizer_steps, smoke.budget.batch, smoke.samples) == (6, 2, 5)
     assert [row.label for row in smoke.regularizers] == ["mx_none"]
-    assert smoke.threads == 1 and load("m.yaml", profile="other").threads == 2
-    assert load("m.yaml") == load(write(BASE))
+    assert smoke.threads == 1 and load_matrix("m.yaml", profile="other").threads == 2
+    assert load_matrix("m.yaml") == load_matrix(write(BASE))
 
 
 def test_several_profiles_are_laid_over_each_other_in_order(write):
@@ -219,7 +219,9 @@ profiles:
   small: {budget: {batch: 2, tokenizer_steps: 3}, samples: 5}
   short: {budget: {tokenizer_steps: 1}, samples: 4, threads: 2}
 """
-    both, turned = (load(write(BASE + text), profile=p) for p in (["small", "short"], ["short", "small"]))
+    both, turned = (
+        load_matrix(write(BASE + text), profile=p) for p in (["small", "short"], ["short", "small"])
+    )
     assert (both.budget.batch, both.budget.tokenizer_steps, both.samples, both.threads) == (2, 1, 4, 2)
     assert (turned.budget.tokenizer_steps, turned.samples, turned.threads) == (3, 5, 2)
     wrong = problems(write(BASE + text.replace("samples: 4", "samples: x")), profile=["small", "short"])
@@ -244,7 +246,7 @@ def test_problems_in_a_profile_point_into_it(write):
 
 def test_skips_match_labels_labels_without_axes_and_parts(write):
     text = with_line("skip", "skip: [{regularizer: mx_pull, generator: 'mx_*', why: slow}]\n")
-    matrix = load(write(text))
+    matrix = load_matrix(write(text))
     [skip] = matrix.skip
     rows = (matrix.datasets[0], matrix.tokenizers[0])
     matched = [skip.matches(*rows, row, matrix.generators[0]) for row in matrix.regularizers]
@@ -263,12 +265,12 @@ def test_skips_match_labels_labels_without_axes_and_parts(write):
 
 def test_a_skip_that_matches_nothing_is_a_warning(write):
     text = with_line("skip", "skip:\n  - {generator: mx_flwo, why: slow}\n")
-    [warning] = load(write(text)).warnings
+    [warning] = load_matrix(write(text)).warnings
     assert str(warning) == "m.yaml:13:17: this skip matches nothing: no generator is called 'mx_flwo'"
 
 
 def test_a_matrix_is_immutable_and_can_be_sent_to_workers(write):
-    matrix = load(write(BASE))
+    matrix = load_matrix(write(BASE))
     with pytest.raises(AttributeError):
         matrix.samples = 3
     assert pickle.loads(pickle.dumps(matrix)) == matrix
@@ -278,9 +280,9 @@ def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
     text = BASE.replace("mx_none: {}", "mx_none: {optimizer: {lr: 0.1, betas: [0.5, 0.9]}}")
     text = text.replace("seeds: [0]", "seeds: {tokenizer: 2, generator: [4, 3]}")
     text += "skip: [{generator: mx_flow, why: slow}]\nprofiles: {a: {samples: 3}}\n"
-    matrix = load(write(text))
+    matrix = load_matrix(write(text))
     plain = resolved(matrix, Path())
-    again = load(write(yaml.safe_dump(plain, sort_keys=False)))
+    again = load_matrix(write(yaml.safe_dump(plain, sort_keys=False)))
     assert again == matrix
     assert resolved(again, Path()) == plain
     assert plain["regularizers"]["mx_pull[weight=0.01]"] == {
@@ -293,10 +295,10 @@ def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
 
 def test_a_dataset_may_have_a_label_of_its_own_and_stand_twice_by_different_ones(write):
     two = "dataset: [{use: mx_data, label: fine, size: 16}, {use: mx_data, size: 8}]"
-    matrix = load(write(with_line("dataset", two)))
+    matrix = load_matrix(write(with_line("dataset", two)))
     assert matrix.datasets == (Row("fine", "mx_data", {"size": 16}), Row("mx_data", "mx_data", {"size": 8}))
     plain = resolved(matrix, Path())
-    assert load(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
+    assert load_matrix(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
     assert list(union.rows_of(plain, "dataset")) == ["fine", "mx_data"] and union.resolved(plain)
 
 
@@ -312,16 +314,16 @@ generators: {gaussian: {}}
 evaluators: [reconstruction, generation]
 """
     (tmp_path / "m.yaml").write_text(text)
-    plain = make(load(tmp_path / "m.yaml"))
+    plain = make(load_matrix(tmp_path / "m.yaml"))
     (tmp_path / "m.yaml").write_text(text.replace("use: digits", "use: digits, label: scans"))
-    labelled = make(load(tmp_path / "m.yaml"))
+    labelled = make(load_matrix(tmp_path / "m.yaml"))
     assert labelled.stages.keys() == plain.stages.keys()
     assert {cell.dataset for cell in labelled.cells} == {"scans"}
     assert not {cell.key for cell in labelled.cells} & {cell.key for cell in plain.cells}
 
 
 def test_what_only_building_finds_is_reported_at_the_row(write):
-    row = load(write(BASE)).regularizers[1]
+    row = load_matrix(write(BASE)).regularizers[1]
     assert str(build_problem(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
 
 
@@ -621,7 +623,7 @@ def test_a_misspelt_section_is_not_also_missing(write):
 
 def test_an_error_survives_the_way_from_a_worker(write):
     with pytest.raises(MatrixError) as caught:
-        load(write("x: 1"))
+        load_matrix(write("x: 1"))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
@@ -648,12 +650,12 @@ def test_a_plugin_in_the_matrix_is_found_beside_it(write, tmp_path):
         plugin + '@register("mx_mine")\nclass Mine(Regularizer):\n    """Mine."""\n'
     )
     text = BASE.replace("mx_none: {}", "mx_mine: {}") + "plugins: [mine.py]\n"
-    matrix = load(write(text))
+    matrix = load_matrix(write(text))
     assert matrix.regularizers[0].part == "mx_mine"
     assert matrix.plugins == ((tmp_path / "mine.py").resolve(),)
     assert resolved(matrix, Path())["plugins"] == ["mine.py"]
     assert resolved(matrix, Path("results/x"))["plugins"] == ["../../mine.py"]
-    assert load(write(BASE), plugins=["mine.py"]).plugins == matrix.plugins
+    assert load_matrix(write(BASE), plugins=["mine.py"]).plugins == matrix.plugins
 
 
 def test_a_plugin_that_raises_hides_only_itself_and_is_named_when_asked_for(write, tmp_path):
@@ -662,7 +664,7 @@ def test_a_plugin_that_raises_hides_only_itself_and_is_named_when_asked_for(writ
     )
     plugin += '@register("mx_bad")\nclass Bad(Regularizer):\n    """Bad."""\n1 / 0\n'
     (tmp_path / "bad.py").write_text(plugin)
-    [warning] = load(write(BASE + "plugins: [bad.py]\n")).warnings
+    [warning] = load_matrix(write(BASE + "plugins: [bad.py]\n")).warnings
     assert str(warning).startswith("m.yaml:12:11: the plugin cannot be used: ")
     assert str(warning).endswith("bad.py:6: ZeroDivisionError: division by zero")
     registry._classes.pop(("regularizers", "mx_bad"), None)

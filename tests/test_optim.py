@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from latentbench.bench.api import Generator, LatentSpec
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.registry import get
 from latentbench.bench.runtime.processes import ALONE
 from latentbench.bench.training.generator import _groups, train_generator
@@ -118,7 +118,7 @@ def test_a_generator_s_modules_have_settings_of_their_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["imagenet256", "imagenet256-flow-priors"])
 def test_presets_decay_of_mar_what_its_code_decays(name):
-    (row,) = (row for row in load(name).generators if row.part == "mar")
+    (row,) = (row for row in load_matrix(name).generators if row.part == "mar")
     model = get("generators", "mar")(
         LatentSpec(4, 2), 3, width=8, depth=1, heads=2, head_width=8, head_depth=1
     )

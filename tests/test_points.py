@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, Noise, Step, Unfit
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import PACKAGED
 from latentbench.bench.registry import create
-from latentbench.bench.source import PACKAGED
 
 POINT = ImageSpec(1, 1, 2)
 
@@ -86,6 +86,6 @@ def test_pictures_do_not_fit():
 
 
 def test_the_laboratorys_matrix_reads_and_every_skip_matches():
-    read = load(PACKAGED / "lab2d.yaml")
+    read = load_matrix(PACKAGED / "lab2d.yaml")
     assert not read.warnings and len(read.datasets) == 7 and len(read.seeds) == 3
-    assert len(load(PACKAGED / "lab2d.yaml", profile="smoke").seeds) == 1
+    assert len(load_matrix(PACKAGED / "lab2d.yaml", profile="smoke").seeds) == 1

@@ -8,10 +8,10 @@ import yaml
 from cli import bench, command, environment
 
 from latentbench.bench.api import Tokenizer
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import find, packaged
 from latentbench.bench.plan import make
 from latentbench.bench.registry import get
-from latentbench.bench.source import find, packaged
 from latentbench.bench.store.stage import UNKNOWN
 
 PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
@@ -54,14 +54,14 @@ def test_a_run_without_the_data_says_what_is_missing(name, tmp_path):
 @pytest.mark.nightly
 @pytest.mark.parametrize("name, profile", PROFILES, ids=lambda text: text)
 def test_every_profile_of_a_preset_has_cells_of_its_own(name, profile):
-    whole, part = (make(load(name, profile=p)) for p in (None, profile))
+    whole, part = (make(load_matrix(name, profile=p)) for p in (None, profile))
     assert any(not cell.skipped for cell in part.cells if cell.tokenizer != "real")
     assert {cell.key for cell in part.cells} != {cell.key for cell in whole.cells}
 
 
 @pytest.mark.parametrize("name, profile", [*((name, None) for name in PRESETS), *PROFILES], ids=str)
 def test_a_preset_leaves_nothing_of_an_optimizer_to_defaults(name, profile):
-    matrix = load(name, profile=profile)
+    matrix = load_matrix(name, profile=profile)
     said = {"lr", "betas", "weight_decay", "warmup", "schedule", "clip", "ema"}
     tokenizers = [row for row in matrix.tokenizers if matrix.budget_of(row).tokenizer_steps]
     generators = [row for row in matrix.generators if row.part not in ("none", "joint", "gaussian")]
@@ -78,7 +78,7 @@ def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     assert {record["status"] for record in records} <= {"done", "skipped"}
     assert all(record["reason"] for record in records if record["status"] == "skipped")
     assert (folder / "leaderboard.html").exists()
-    smoke = load(name, profile="smoke")
+    smoke = load_matrix(name, profile="smoke")
     trained = [record["curves"]["tokenizer"] for record in records if "tokenizer" in record["curves"]]
     parts = [get("tokenizers", row.part) for row in smoke.tokenizers]
     reconstruct = any(part.decodes and part.loss is Tokenizer.loss for part in parts)

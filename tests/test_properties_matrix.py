@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from latentbench.bench import plan, registry
-from latentbench.bench.choices import Matrix
 from latentbench.bench.cli import app
-from latentbench.bench.entries import FRAME
-from latentbench.bench.matrix import load, resolved
-from latentbench.bench.reader import KEYS
-from latentbench.bench.source import MatrixError
+from latentbench.bench.matrix.checker import KEYS
+from latentbench.bench.matrix.load import load_matrix, resolved
+from latentbench.bench.matrix.matrix import Matrix
+from latentbench.bench.matrix.parts import FRAME
+from latentbench.bench.matrix.yaml_text import MatrixError
 
 PARTS = [name for kind in registry.FOLDERS for name in registry.names(kind)]
 OPTIONS = ["weight", "depth", "width", "patch", "channels", "steps", "head", "every", "lr", "why", "*"]
@@ -66,7 +66,7 @@ def read(file, text):
     """The matrix, or None after a look at its errors: a sentence each, at a place in the file."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "replace"))
     try:
-        found = load(file)
+        found = load_matrix(file)
     except MatrixError as error:
         return listed(error, file)
     assert isinstance(found, Matrix) and found.seeds and found.tokenizers

@@ -11,10 +11,10 @@ import yaml
 from fabricated import records
 
 from latentbench.bench import registry
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import find, packaged
 from latentbench.bench.metrics.names import INCEPTION
 from latentbench.bench.published import figures, table
-from latentbench.bench.source import find, packaged
 
 
 def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):
@@ -98,7 +98,7 @@ def test_a_number_compares_with_the_same_data_metric_and_n_alone():
 def test_a_preset_s_data_are_called_as_published_ones(name):
     known = {f.data.lower().replace("-", "") for f in figures()}
     for profile in {None, *yaml.safe_load(find(name).read_text())["profiles"]} - {"smoke"}:
-        for row in load(name, profile=profile).datasets:
+        for row in load_matrix(name, profile=profile).datasets:
             assert row.label.replace("_", "") in known, profile
 
 

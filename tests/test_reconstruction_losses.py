@@ -7,10 +7,11 @@ import torch
 from cli import bench
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentbench.bench import estimate, matrix, plan
+from latentbench.bench import estimate, plan
 from latentbench.bench.api import ImageSpec, Noise
+from latentbench.bench.matrix.load import load_matrix, resolved
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn.discriminators import Patch
-from latentbench.bench.source import MatrixError
 from latentbench.bench.training import losses
 
 PLUGIN = '''
@@ -75,7 +76,7 @@ def load(tmp_path, plugin):
     def do(losses):
         text = MATRIX.replace("LOSSES", losses).replace("plugin.py", str(plugin))
         (tmp_path / "matrix.yaml").write_text(text)
-        return matrix.load(tmp_path / "matrix.yaml")
+        return load_matrix(tmp_path / "matrix.yaml")
 
     return do
 
@@ -111,9 +112,9 @@ def test_a_number_is_the_weight_and_stands_for_all_defaults(load):
 
 def test_a_resolved_matrix_reads_back_as_the_same(load, tmp_path):
     loaded = load(ALL.replace("DISCRIMINATOR", "patch, width: 8"))
-    written = matrix.resolved(loaded, tmp_path)
+    written = resolved(loaded, tmp_path)
     (tmp_path / "again.yaml").write_text(json.dumps(written))
-    assert matrix.load(tmp_path / "again.yaml").reconstruction == loaded.reconstruction
+    assert load_matrix(tmp_path / "again.yaml").reconstruction == loaded.reconstruction
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_weights_are_known_by_their_hash_and_not_by_their_place(load, tmp_path):
     missing = keys(load(losses.format(tmp_path / "c.pth")))
     assert set(missing.values()) == {"unknown"}
     with pytest.raises(MatrixError, match="matrix.yaml:6:1: there is no file .*c.pth"):
-        plan.make(matrix.load(tmp_path / "matrix.yaml"), fetch=True)
+        plan.make(load_matrix(tmp_path / "matrix.yaml"), fetch=True)
 
 
 def test_options_of_losses_change_the_key_and_plain_weights_are_as_they_were(load):

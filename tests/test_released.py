@@ -6,12 +6,12 @@ import torch
 from torch.nn import functional as F
 
 from latentbench.bench.api import ImageSpec, Unfit
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.weights import sha256
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
-from latentbench.bench.source import MatrixError
 from latentbench.bench.stages import STAGES
 from latentbench.bench.store.stage import UNKNOWN
 from latentbench.bench.training.steps import Context
@@ -334,7 +334,7 @@ evaluators: [reconstruction]
 
 def planned(folder, weights, **how):
     (folder / "matrix.yaml").write_text(MATRIX.replace("WEIGHTS", weights))
-    return make(load(folder / "matrix.yaml"), **how)
+    return make(load_matrix(folder / "matrix.yaml"), **how)
 
 
 def trained(plan):

@@ -8,11 +8,11 @@ from cli import bench
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation, augmented
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.models import latents
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
-from latentbench.bench.source import MatrixError
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.steps import Context
 from latentbench.bench.training.tokenizer import train_tokenizer
@@ -188,7 +188,7 @@ evaluators:
 
 def planned(folder, text):
     (folder / "matrix.yaml").write_text(text)
-    return make(load(folder / "matrix.yaml"))
+    return make(load_matrix(folder / "matrix.yaml"))
 
 
 def skipped(plan, generator):

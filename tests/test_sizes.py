@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from latentbench.bench.api import Flow, Generator, LatentSpec
 from latentbench.bench.cli import app
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.options.options import axes, check_options, names_of, options_of
 from latentbench.bench.registry import Use, create, get, names
-from latentbench.bench.source import MatrixError
 
 F16 = (16, 16)  # the grid of 256 pixels at a sixteenth
 XL = {"width": 1152, "depth": 28, "heads": 16}
@@ -246,7 +246,7 @@ evaluators: [reconstruction]
 def test_a_matrix_takes_sizes_beside_options(tmp_path):
     file = tmp_path / "matrix.yaml"
     file.write_text(MATRIX)
-    matrix = load(file)
+    matrix = load_matrix(file)
     rows = {row.label: row.options for row in matrix.generators}
     assert list(rows) == ["lightningdit[size=B]", "lightningdit[size=XL]", "mar"]
     assert rows["lightningdit[size=XL]"]["width"] == 1152 and rows["lightningdit[size=XL]"]["depth"] == 3
@@ -259,7 +259,7 @@ def test_a_wrong_size_is_shown_where_it_stands(tmp_path):
     file = tmp_path / "matrix.yaml"
     file.write_text(MATRIX.replace("size: B,", "size: big,").replace("size: flow-priors", "size: flow-prior"))
     with pytest.raises(MatrixError) as error:
-        load(file)
+        load_matrix(file)
     places = {(p.line, p.column): p.message for p in error.value.problems}
     lines = file.read_text().splitlines()
     assert [lines[line - 1][column - 1 :].split("}")[0].split(",")[0] for line, column in places] == [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentbench.bench.source import MatrixError, Problem, find, parse, read
+from latentbench.bench.matrix.yaml_text import MatrixError, Problem, find, parse, read
 
 
 def refused(text: str | bytes) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 from cli import bench
 
-from latentbench.bench.matrix import load
+from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan import NetworkNeeded, make
 
 MATRIX = """\
@@ -111,7 +111,7 @@ def test_offline_a_run_without_the_weights_stops_at_once_where_a_plan_goes_on(ne
     (tmp_path / "matrix.yaml").write_text(
         text.replace("FEATURES", network).replace("EVALUATORS", "generation")
     )
-    matrix = load(tmp_path / "matrix.yaml")
+    matrix = load_matrix(tmp_path / "matrix.yaml")
     stages = make(matrix).stages.values()
     assert [stage.label for stage in stages if stage.kind == "features" and not stage.known]
     with pytest.raises(NetworkNeeded, match="offline, and .* is not here") as error:

@@ -11,7 +11,8 @@ import fabricated
 import pytest
 import torch
 
-from latentbench.bench import matrix, plan, run
+from latentbench.bench import plan, run
+from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.store.artifacts import Result, Store
 
 WEIGHTS = [round(0.001 * i, 3) for i in range(1, 100)]
@@ -44,7 +45,7 @@ print(len(made.cells), peak() - before)
 @pytest.mark.benchmark(group="10,000 cells")
 def test_planned(benchmark, tmp_path):
     (tmp_path / "matrix.yaml").write_text(LARGE)
-    loaded = matrix.load(tmp_path / "matrix.yaml")
+    loaded = load_matrix(tmp_path / "matrix.yaml")
     made = benchmark.pedantic(plan.make, (loaded,), rounds=3)
     assert len(made.cells) == 10_001
 
@@ -65,7 +66,7 @@ def cached(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
     text = LARGE.replace("seeds: 10", "seeds: 2").replace(str(WEIGHTS), str(WEIGHTS[:9]))
     (folder / "matrix.yaml").write_text(text.replace(", conv: {}", ""))
-    loaded = matrix.load(folder / "matrix.yaml")
+    loaded = load_matrix(folder / "matrix.yaml")
     made, store, rng = plan.make(loaded), Store(folder / ".bench"), random.Random(0)
     for stage in made.stages.values():
         store.put(stage, artifact(stage, rng))

@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .data.augment import Augmentation
-from .options.options import Budget, Probes
-from .source import Problem
+from ..data.augment import Augmentation
+from ..options.options import Budget, Probes
+from .yaml_text import Problem
 
 SECTIONS = ("tokenizers", "regularizers", "generators")
 PATTERNS = ("dataset", "tokenizer", "regularizer", "generator")

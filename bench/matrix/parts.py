@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import registry
-from .choices import Row
-from .options.options import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
-from .reader import Reader
+from .. import registry
+from ..options.options import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
+from .checker import Reader
+from .matrix import Row
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
 EXAMPLES = {

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .choices import SECTIONS, Matrix, Row
-from .entries import JOINT
-from .reader import Reader
-from .sections import read_matrix
-from .source import Problem, find, parse, read
+from .checker import Reader
+from .matrix import SECTIONS, Matrix, Row
+from .parts import JOINT
+from .top_level import read_matrix
+from .yaml_text import Problem, find, parse, read
 
 
-def load(
+def load_matrix(
     path: str | Path,
     *,
     profile: str | Sequence[str] | None = None,

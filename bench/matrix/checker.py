@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import registry
-from .choices import SECTIONS, Place
-from .options.options import Budget, Trail, check_options, names_of, shown
-from .source import Document, MatrixError, Problem
+from .. import registry
+from ..options.options import Budget, Trail, check_options, names_of, shown
+from .matrix import SECTIONS, Place
+from .yaml_text import Document, MatrixError, Problem
 
 KEYS = (
     *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from . import registry
-from .options.options import Trail
+from .. import registry
+from ..options.options import Trail
 
 Mark = tuple[int, int]  # line and column, from 1
 
@@ -76,7 +76,7 @@ class Document:
         return Problem(self.name, *(mark or (1, 1)), message)
 
 
-PACKAGED = Path(__file__).parent / "matrices"
+PACKAGED = Path(__file__).parent.parent / "presets"
 
 
 def packaged() -> dict[str, str]:

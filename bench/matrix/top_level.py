@@ -10,13 +10,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import registry
-from .choices import PATTERNS, SECTIONS, Matrix, Seed, Skip
-from .data.augment import Augmentation
-from .entries import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
-from .options.options import Budget, Critic, Probes, Settings, Trail, shown
-from .reader import KEYS, Reader
-from .source import Problem
+from .. import registry
+from ..data.augment import Augmentation
+from ..options.options import Budget, Critic, Probes, Settings, Trail, shown
+from .checker import KEYS, Reader
+from .matrix import PATTERNS, SECTIONS, Matrix, Seed, Skip
+from .parts import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
+from .yaml_text import Problem
 
 MAX_CELLS = 100_000
 
@@ -130,7 +130,7 @@ def _augmentation(reader: Reader) -> Augmentation | None:
 
 def _reconstruction(reader: Reader) -> dict[str, Any]:
     """The weights of plain losses, and all options of the others; of those a number is the weight."""
-    from .training.losses import LOSSES, RECONSTRUCTION
+    from ..training.losses import LOSSES, RECONSTRUCTION
 
     if reader.data.get("reconstruction") is None:
         return {"l1": 1.0}
