@@ -19,10 +19,10 @@ from torch import Tensor
 
 from .api import Dataset, FeatureExtractor, from_uint8, to_uint8
 from .data.images import RESIZINGS, adm_centre_crop, squash
-from .inputs import SPLITS
 from .metrics.distances import frechet_distance, kernel_distance, precision_recall
 from .metrics.names import metric_name
 from .records.records import protocol_id
+from .stages.inputs import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd

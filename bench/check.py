@@ -25,9 +25,9 @@ from .models.build import dataset as dataset_of
 from .models.build import extractor as extractor_of
 from .options.options import check_options
 from .records.records import Record
+from .stages.subject import Subject
 from .store import stage
 from .store.artifacts import Store
-from .subject import Subject
 
 CONTRACTS: Mapping[str, ModuleType] = {
     "regularizers": regularizers,

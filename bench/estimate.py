@@ -24,12 +24,12 @@ from .api import (
     Tokenizer,
 )
 from .data.subset import originals
-from .inputs import SPLITS, kept
 from .models import flops
 from .models.flops import Counted, TooLong, counted
 from .models.latents import CHUNK, DRAWS
 from .plan import Built, Plan
 from .runtime.mapped import LARGE
+from .stages.inputs import SPLITS, kept
 from .store.stage import Stage
 from .training import losses
 from .training.losses import Adversary

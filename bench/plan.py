@@ -31,7 +31,6 @@ from .api import (
     Tokenizer,
     Unfit,
 )
-from .inputs import features_role
 from .matrix.load import build_problem
 from .matrix.matrix import Matrix, Row, Seed
 from .matrix.parts import JOINT, NONE
@@ -41,6 +40,7 @@ from .models import build
 from .nn import released_weights
 from .nn.weights import RANDOM, OfflineError, sha256
 from .options.options import REQUIRED, check_options, options_of
+from .stages.inputs import features_role
 from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
 from .training import losses
 

@@ -161,7 +161,7 @@ def hire(place: Place, generation: int, rank: int, world: int, local: int) -> Ba
 def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
     from .runtime.parent import die_with_parent
-    from .stages import STAGES
+    from .stages.table import STAGES
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides what Ctrl-C means

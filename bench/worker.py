@@ -81,7 +81,7 @@ def run_stage(
     artifact had to be set aside.
     """
     from .api import Diverged
-    from .stages import STAGES
+    from .stages.table import STAGES
     from .training import checkpoint
     from .training.steps import Context, Stopped
 

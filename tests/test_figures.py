@@ -3,7 +3,7 @@
 import torch
 from matplotlib.figure import Figure
 
-from latentbench.bench.figures import rendered
+from latentbench.bench.stages.figures import rendered
 
 
 def test_a_figure_becomes_its_pixels_always_the_same():

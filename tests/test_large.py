@@ -204,7 +204,7 @@ RUN = """
 import json, re, sys, threading, time
 from pathlib import Path
 from latentbench.bench import large, latents, matrix, plan
-from latentbench.bench.stages import STAGES
+from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.artifacts import Store
 from latentbench.bench.training.steps import Context
 

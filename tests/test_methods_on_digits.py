@@ -13,8 +13,8 @@ from sklearn.linear_model import Ridge
 
 from latentbench.bench import plan
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.stages.subject import Cell
 from latentbench.bench.store.artifacts import Store
-from latentbench.bench.subject import Cell
 
 pytestmark = pytest.mark.nightly
 

@@ -12,7 +12,7 @@ from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.weights import sha256
 from latentbench.bench.plan import make
 from latentbench.bench.registry import create, get
-from latentbench.bench.stages import STAGES
+from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
 from latentbench.bench.training.steps import Context
 

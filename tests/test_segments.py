@@ -13,7 +13,7 @@ from latentbench.bench.plan import make
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
 from latentbench.bench.runtime.recompute import prepare, segments
-from latentbench.bench.stages import STAGES
+from latentbench.bench.stages.table import STAGES
 from latentbench.bench.training.one_step import generator_step
 from latentbench.bench.training.steps import Context
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .api import (
+from ..api import (
     Dataset,
     FeatureExtractor,
     Generator,
@@ -25,14 +25,14 @@ from .api import (
     from_uint8,
     to_uint8,
 )
-from .api import Subject as SubjectInterface
-from .data.subset import originals
+from ..api import Subject as SubjectInterface
+from ..data.subset import originals
+from ..models import build
+from ..models.latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
+from ..runtime.mapped import allocated
+from ..runtime.prefetch import prefetch
+from ..store.artifacts import Artifact
 from .inputs import SPLITS, facts_from, features_role, spec_from
-from .models import build
-from .models.latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
-from .runtime.mapped import allocated
-from .runtime.prefetch import prefetch
-from .store.artifacts import Artifact
 
 
 class Cell:

@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .api import Diverged, ImageSpec, Metric, Noise, Reference
-from .api.noise import seed_for
-from .data.augment import Augmentation
-from .data.subset import Fewer
-from .figures import rendered
-from .inputs import SPLITS, facts_from, kept, spec_from
-from .metrics.bootstrap import rounded
-from .metrics.names import base_name, check_name
-from .models import build
-from .models.flops import counted, parameters
-from .models.latents import (
+from ..api import Diverged, ImageSpec, Metric, Noise, Reference
+from ..api.noise import seed_for
+from ..data.augment import Augmentation
+from ..data.subset import Fewer
+from ..metrics.bootstrap import rounded
+from ..metrics.names import base_name, check_name
+from ..models import build
+from ..models.flops import counted, parameters
+from ..models.latents import (
     CHUNK,
     DRAWS,
     IDENTITY,
@@ -36,17 +34,19 @@ from .models.latents import (
     normalisation,
     round_trip,
 )
-from .nn import released_weights
-from .runtime.mapped import allocated, rows
-from .runtime.prefetch import prefetch
-from .runtime.recompute import prepare
-from .store.artifacts import Artifact, Result
+from ..nn import released_weights
+from ..runtime.mapped import allocated, rows
+from ..runtime.prefetch import prefetch
+from ..runtime.recompute import prepare
+from ..store.artifacts import Artifact, Result
+from ..training import losses
+from ..training.generator import train_generator
+from ..training.one_step import reconstruction_step
+from ..training.steps import Context
+from ..training.tokenizer import train_tokenizer
+from .figures import rendered
+from .inputs import SPLITS, facts_from, kept, spec_from
 from .subject import Cell, Subject, in_its_space, reference_of, rows_of
-from .training import losses
-from .training.generator import train_generator
-from .training.one_step import reconstruction_step
-from .training.steps import Context
-from .training.tokenizer import train_tokenizer
 
 Inputs = dict[str, Artifact]
 Config = dict[str, Any]

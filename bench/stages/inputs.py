@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .api import LatentSpec, Split
+from ..api import LatentSpec, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric asks for these
