@@ -525,8 +525,8 @@ def audit(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from . import audit as auditing
+    from .leaderboard.columns import number
     from .nn.weights import OfflineError
-    from .tables import number
 
     try:
         part, _, model = features.partition(":")
@@ -825,7 +825,7 @@ def _published(as_json: bool) -> None:
     """Every figure of the papers, a line for each setting of a table."""
     from itertools import groupby
 
-    from .published import figures
+    from .leaderboard.published import figures
 
     if as_json:
         print(json.dumps({"published": [figure._asdict() for figure in figures()]}, indent=1))

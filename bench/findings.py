@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .leaderboard.rows import Results
 from .records.records import Record
-from .rows import Results
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .dataframe import frame
-from .folders import Source, one_each
+from .leaderboard.columns import cells, first_score, guidance_of, headers, ranked, scored, shown
+from .leaderboard.folders import Source, one_each
+from .leaderboard.ranking import contests, rank_texts
+from .leaderboard.rows import Column, Results, Row, grouped, joined
 from .markdown import markdown
 from .records.records import Record, RecordError, read_records
 from .report.csv import csv
-from .rows import Column, Results, Row, grouped, joined
-from .standings import contests, rank_texts
 from .store.disk import replace_text
-from .tables import cells, first_score, guidance_of, headers, ranked, scored, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

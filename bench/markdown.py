@@ -7,20 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .best_guidance import judged, told
-from .records.records import Record, natural, protocol_id
-from .rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
-from .standings import (
-    Contest,
-    contests,
-    marks,
-    mean_shares,
-    rank_header,
-    rank_texts,
-    reading,
-    seeds_to_separate,
-)
-from .tables import (
+from .leaderboard.columns import (
     COSTS,
     cells,
     columns_of,
@@ -33,6 +20,19 @@ from .tables import (
     scored,
     shown,
 )
+from .leaderboard.guidance import judged, told
+from .leaderboard.ranking import (
+    Contest,
+    contests,
+    marks,
+    mean_shares,
+    rank_header,
+    rank_texts,
+    reading,
+    seeds_to_separate,
+)
+from .leaderboard.rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
+from .records.records import Record, natural, protocol_id
 
 if TYPE_CHECKING:
     import pandas as pd

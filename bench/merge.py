@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from .differences import HARMLESS, apart, beside, differences, refusal
-from .folders import MergeError, Source, one_each
+from .leaderboard.folders import MergeError, Source, one_each
 from .matrix.yaml_text import MatrixError, parse
 from .matrix.yaml_text import read as read_text
 from .records.records import Record, read_records, write_record

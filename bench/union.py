@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from .leaderboard.rows import LABELS
 from .records.records import Record
-from .rows import LABELS
 
 SECTIONS = ("dataset", "tokenizers", "regularizers", "generators")
 FREE = ("name", "seeds", "skip", "plugins", *SECTIONS)  # what a union may have more of than its parts

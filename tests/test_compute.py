@@ -2,7 +2,7 @@
 
 import pytest
 
-from latentbench.bench.compute import generator_gflop, tokenizer_gflop
+from latentbench.bench.leaderboard.training_cost import generator_gflop, tokenizer_gflop
 
 BUDGET = {"batch": 10, "tokenizer_steps": 100, "generator_steps": 50, "prior_steps": 20, "refine_steps": 5}
 COST = {"tokenizer_gflop_per_image": 2.0, "regularizer_gflop_per_image": 1.0, "prior_gflop_per_sample": 3.0}

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from latentbench.bench.dataframe import frame
 from latentbench.bench.findings import Finding
 from latentbench.bench.leaderboard import report, summary, write
+from latentbench.bench.leaderboard.columns import number, spread
 from latentbench.bench.markdown import escape, markdown
 from latentbench.bench.records.records import Record, RecordError, protocol_id, write_record
-from latentbench.bench.tables import number, spread
 
 SCOPES = {
     "PSNR": ("tokenizer", "higher"),

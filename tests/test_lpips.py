@@ -7,12 +7,12 @@ from subjects import FakeSubject
 from torch.nn.functional import relu
 from torchvision.models import alexnet
 
+from latentbench.bench.leaderboard.columns import short_names
+from latentbench.bench.leaderboard.rows import Column
 from latentbench.bench.metrics import lpips
 from latentbench.bench.metrics.lpips import Lpips
 from latentbench.bench.metrics.names import ALEX, VGG, check_name
 from latentbench.bench.registry import create
-from latentbench.bench.rows import Column
-from latentbench.bench.tables import short_names
 
 
 def levels(n=2, channels=3, side=64, seed=0):

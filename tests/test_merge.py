@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentbench.bench import leaderboard, plan
-from latentbench.bench.folders import MergeError, Source, one_each
+from latentbench.bench.leaderboard.folders import MergeError, Source, one_each
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.merge import LOCK, merge
 from latentbench.bench.records import provenance

@@ -11,10 +11,10 @@ import yaml
 from fabricated import records
 
 from latentbench.bench import registry
+from latentbench.bench.leaderboard.published import figures, table
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import find, packaged
 from latentbench.bench.metrics.names import INCEPTION
-from latentbench.bench.published import figures, table
 
 
 def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):

@@ -2,7 +2,7 @@
 
 from fabricated import records
 
-from latentbench.bench.rows import rows_of
+from latentbench.bench.leaderboard.rows import rows_of
 
 
 def columns(found, real):

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 
-from latentbench.bench.best_guidance import choose, judged, told
+from latentbench.bench.leaderboard.columns import first_score
+from latentbench.bench.leaderboard.guidance import choose, judged, told
+from latentbench.bench.leaderboard.ranking import comparable, contests, rank_header, rank_texts, reading
+from latentbench.bench.leaderboard.rows import Column, Value, rows_of
 from latentbench.bench.records.records import Record
-from latentbench.bench.rows import Column, Value, rows_of
-from latentbench.bench.standings import comparable, contests, rank_header, rank_texts, reading
 from latentbench.bench.statistics.statistics import Observation, detectable, ranks
-from latentbench.bench.tables import first_score
 
 GFD = Column("gFD[net]", "aaaaaa", "generator", {"better": "lower"})
 

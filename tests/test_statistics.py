@@ -8,8 +8,8 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from latentbench.bench.leaderboard.rows import rows_of, tokenizer_rows
 from latentbench.bench.records.records import Record
-from latentbench.bench.rows import rows_of, tokenizer_rows
 from latentbench.bench.statistics.statistics import (
     Observation,
     detectable,

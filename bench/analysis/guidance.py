@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..findings import Finding
+from ..leaderboard.columns import number
+from ..leaderboard.rows import Column
 from ..records.records import Record
-from ..rows import Column
-from ..tables import number
 from . import drawing
 from .scores import Board, Entry, by_seed, listed, plural, spread
 

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from ..findings import Finding
+from ..leaderboard.columns import number
 from ..records.records import Record
 from ..statistics.statistics import Rank
-from ..tables import number
 from . import drawing
 from .scores import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
 

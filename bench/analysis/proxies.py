@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ..findings import Finding
+from ..leaderboard.columns import COSTS
+from ..leaderboard.rows import Column, grouped
 from ..records.records import Record
-from ..rows import Column, grouped
 from ..statistics.statistics import holm
-from ..tables import COSTS
 from . import drawing
 from .scores import Board, caution, listed, p_text, plural
 

@@ -11,12 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..best_guidance import Choice, choose
+from ..leaderboard.columns import first_score, number
+from ..leaderboard.guidance import Choice, choose
+from ..leaderboard.ranking import contests
+from ..leaderboard.rows import Column, Results, Row, Value
 from ..records.records import Record, natural
-from ..rows import Column, Results, Row, Value
-from ..standings import contests
 from ..statistics.statistics import Rank
-from ..tables import first_score, number
 
 
 @dataclass(frozen=True)

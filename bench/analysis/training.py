@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..compute import generator_gflop, tokenizer_gflop
 from ..findings import Finding
+from ..leaderboard.columns import number
+from ..leaderboard.rows import Column, grouped
+from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ..metrics.names import base_name
 from ..records.records import Record
-from ..rows import Column, grouped
-from ..tables import number
 from . import drawing
 from .pareto import front
 from .scores import Board, Entry, by_seed, caution, listed, plural

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis import drawing
 from ..findings import Finding
+from ..leaderboard.columns import columns_of
+from ..leaderboard.rows import Column, Results, first_seen, full_protocol
 from ..markdown import COST_ABOUT, compact, spread_said
 from ..records.records import Record, natural
-from ..rows import Column, Results, first_seen, full_protocol
 from ..store.disk import replace_text
-from ..tables import columns_of
 from . import pictures, sheets
 from .csv import csv as as_csv
 from .curves import HEIGHT, WIDTH, Panel, panels

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import grids
+from ..leaderboard.rows import LABELS
 from ..records.records import Record
-from ..rows import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..best_guidance import judged, told
-from ..compute import generator_gflop, tokenizer_gflop
+from ..leaderboard.columns import cells, first_score, guidance_of, number, ranked, scored
+from ..leaderboard.guidance import judged, told
+from ..leaderboard.ranking import Contest, contests, rank_texts, seeds_to_separate
+from ..leaderboard.rows import Column, Row, Value, grouped
+from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ..markdown import spending
-from ..rows import Column, Row, Value, grouped
-from ..standings import Contest, contests, rank_texts, seeds_to_separate
-from ..tables import cells, first_score, guidance_of, number, ranked, scored
 
 BASELINE = "none"
 FEW = 3  # of a tie, named beside the first; the others are counted

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .metrics.names import base_name
-from .records.records import Record, in_order, protocol_id
-from .statistics.statistics import Observation, interval, mean
+from ..metrics.names import base_name
+from ..records.records import Record, in_order, protocol_id
+from ..statistics.statistics import Observation, interval, mean
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}

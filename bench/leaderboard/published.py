@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from .metrics.names import base_name, defines
-from .records.records import Record
+from ..metrics.names import base_name, defines
+from ..records.records import Record
+from .columns import number, spread
 from .rows import Column, Results, Row
-from .tables import number, spread
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .options.words import some
-from .records.records import Record, RecordError, comparable, in_order
+from ..options.words import some
+from ..records.records import Record, RecordError, comparable, in_order
 from .rows import full_protocol
 
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from .best_guidance import judged
+from ..statistics import statistics
+from ..statistics.statistics import Observation, Rank
+from .columns import number
+from .guidance import judged
 from .rows import ARROWS, Column, Row
-from .statistics import statistics
-from .statistics.statistics import Observation, Rank
-from .tables import number
 
 LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are set against each other
 FRECHET = re.compile(r"FI?D(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .columns import first_score
 from .rows import ARROWS, LABELS, Row, Value, grouped
-from .tables import first_score
 
 NAMED = 3  # rows whose seeds disagree; the others are counted
 

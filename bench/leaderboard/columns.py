@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .metrics.names import defines
-from .records.records import natural
+from ..metrics.names import defines
+from ..records.records import natural
 from .rows import ARROWS, Column, Row, Value
 
 # Columns of a table in this order; other metrics follow alphabetically.
