@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, plan, registry, run
+from . import leaderboard, registry, run
 from .api import Dataset, Noise, Unfit
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
@@ -24,6 +24,7 @@ from .matrix.yaml_text import MatrixError
 from .models.build import dataset as dataset_of
 from .models.build import extractor as extractor_of
 from .options.options import check_options
+from .plan.make import make_plan
 from .records.records import Record
 from .stages.subject import Subject
 from .store import stage
@@ -257,7 +258,7 @@ def play(target: Target, folder: Path, data: Mapping[str, Any] | None = None) ->
     file.write_text(json.dumps(small(target, data or {"use": "digits"})))
     try:
         loaded = load_matrix(file)
-        made = plan.make(loaded)
+        made = make_plan(loaded)
         store, options = Store(folder / ".bench"), run.Options(folder / "results", 1)
         found = run.run(loaded, made, made.cells, store, options, lambda _: None, lambda *_: None)
     except MatrixError as error:
@@ -320,7 +321,7 @@ def small(target: Target, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _subjects(folder: Path, target: Target) -> list[Callable[[], Subject]]:
     """The subjects that an evaluator scored in a matrix that has been played."""
-    made, store = plan.make(load_matrix(folder / "check.yaml")), Store(folder / ".bench")
+    made, store = make_plan(load_matrix(folder / "check.yaml")), Store(folder / ".bench")
 
     def of(stage: stage.Stage) -> Callable[[], Subject]:
         config = stage.config

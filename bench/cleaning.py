@@ -53,13 +53,13 @@ def needs(lock: Path) -> set[str]:
     Raises:
         CleanError: its matrix cannot be planned, or its data is not on this machine.
     """
-    from . import plan
     from .matrix.load import load_matrix
     from .matrix.yaml_text import MatrixError
+    from .plan.make import make_plan
 
     try:
         loaded = load_matrix(lock)
-        stages = [stage for device in DEVICES for stage in plan.make(loaded, device=device).stages.values()]
+        stages = [stage for device in DEVICES for stage in make_plan(loaded, device=device).stages.values()]
     except MatrixError as error:
         raise CleanError(f"what {lock.parent} needs cannot be told: {error.problems[0]}") from error
     unknown = next((stage for stage in stages if not stage.known), None)

@@ -29,7 +29,7 @@ from .harmless import Text, visible
 
 if TYPE_CHECKING:
     from .matrix.matrix import Matrix
-    from .plan import Cell, Plan
+    from .plan.make import Cell, Plan
     from .records.records import Record
     from .store.artifacts import Store
     from .tracking import Tracking
@@ -255,8 +255,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is shared, what is cached and what all of it will take; runs nothing."""
-    from .estimate import ACCELERATORS
-    from .forecast import HEADER, STAGE_HEADER, forecast
+    from .plan.estimate import ACCELERATORS
+    from .plan.forecast import HEADER, STAGE_HEADER, forecast
 
     chosen = accelerator or ("h100" if device == "cuda" else "cpu")
     if chosen not in ACCELERATORS:
@@ -714,12 +714,12 @@ def _open(
     fetch: bool = False,
 ) -> tuple[Matrix, Plan, list[Cell], Store]:
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
-    from . import plan as planning
     from .matrix.load import load_matrix
     from .matrix.yaml_text import MatrixError
+    from .plan.make import NetworkNeeded, make_plan
+    from .plan.shards import deal
+    from .plan.shards import parse as parse_shard
     from .records.labels import parse_filter, selects
-    from .shards import deal
-    from .shards import parse as parse_shard
     from .store import mirror
 
     _check_device(device)
@@ -727,11 +727,11 @@ def _open(
         accept = parse_filter(filter)
         share = parse_shard(shard) if shard else None
         loaded = load_matrix(file, profile=profile, seeds=seeds, plugins=tuple(plugins or ()))
-        made = planning.make(loaded, device=device, fetch=fetch)
+        made = make_plan(loaded, device=device, fetch=fetch)
     except MatrixError as error:
         for problem in error.problems:
             err.print(Text(str(problem)), soft_wrap=True)
-        count, code = len(error.problems), 4 if isinstance(error, planning.NetworkNeeded) else 2
+        count, code = len(error.problems), 4 if isinstance(error, NetworkNeeded) else 2
         _fail(f"{count} problem{'s' if count > 1 else ''} in {file}; nothing was run", code)
     except (registry.PartError, ValueError) as error:
         _fail(str(error), 2)
@@ -741,7 +741,7 @@ def _open(
     if not any(cell.tokenizer != "real" for cell in cells):
         _fail(f"no cell matches --filter {filter!r}", 2)
     if share:
-        from .estimate import costs
+        from .plan.estimate import costs
 
         flops = {one: cost.flops for one, cost in costs(made, made.needed(cells)).items()}
         cells = deal(made, cells, share[1], flops)[share[0] - 1]

@@ -179,8 +179,9 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from . import plan, run
+    from . import run
     from .matrix.load import load_matrix
+    from .plan.make import make_plan
     from .records.records import comparable
     from .store.artifacts import Store
 
@@ -190,7 +191,7 @@ def runs_ignore_workers() -> Iterator[Check]:
         loaded = load_matrix(file)
         texts = {}
         for jobs in (1, 2):
-            made = plan.make(loaded)
+            made = make_plan(loaded)
             folder = Path(scratch) / str(jobs)
             options = run.Options(folder / "results", jobs)
             found = run.run(

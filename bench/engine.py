@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from . import worker
-from .plan import Plan
+from .plan.make import Plan
 from .schedule import EngineError, Event, Listen, Schedule
 from .store.artifacts import Store
 from .store.stage import Stage

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from .harmless import Text, visible
-from .plan import Cell
+from .plan.make import Cell
 from .records.records import Record
 from .schedule import Event
 

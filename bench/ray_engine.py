@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import __version__, worker
 from .engine import environ
-from .plan import Plan
+from .plan.make import Plan
 from .schedule import EngineError, Event, Listen, Schedule
 from .store.artifacts import Store
 from .store.stage import Stage

@@ -17,7 +17,7 @@ from . import grids, leaderboard
 from .engine import Engine
 from .matrix.load import resolved
 from .matrix.matrix import Matrix
-from .plan import PROBE, Cell, Plan
+from .plan.make import PROBE, Cell, Plan
 from .records.provenance import parts, provenance
 from .records.records import Record, in_order, new_records, write_record
 from .schedule import EngineError, Event

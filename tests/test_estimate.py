@@ -14,13 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from latentbench.bench import estimate, plan
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.cli import app
-from latentbench.bench.forecast import forecast, scaled, span
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.models import flops
 from latentbench.bench.models.flops import TooLong, counted
+from latentbench.bench.plan import estimate
+from latentbench.bench.plan.forecast import forecast, scaled, span
+from latentbench.bench.plan.make import Built, make_plan
 from latentbench.bench.registry import create
 from latentbench.bench.training.one_step import backward, generator_step
 
@@ -37,7 +38,7 @@ def summed(module, x):
 
 def planned(text, folder, **given):
     (folder / "matrix.yaml").write_text(text)
-    made = plan.make(load_matrix(folder / "matrix.yaml", **given))
+    made = make_plan(load_matrix(folder / "matrix.yaml", **given))
     return made, estimate.costs(made, made.stages.values())
 
 
@@ -125,7 +126,7 @@ def test_samplers_are_extrapolated_from_few_steps():
     class Nine:
         classes = 9
 
-    built = plan.Built(Nine())
+    built = Built(Nine())
     model = create("generators", "lightningdit", spec=SPEC, classes=9)
     sampler = (("steps", 12),)
     with FlopCounterMode(display=False) as real, torch.no_grad():
@@ -172,7 +173,7 @@ def test_equal_modules_are_counted_once_whatever_the_seeds(tmp_path, monkeypatch
 
 def test_what_is_shared_is_paid_once(tmp_path):
     (tmp_path / "matrix.yaml").write_text(TINY)
-    made = plan.make(load_matrix(tmp_path / "matrix.yaml"))
+    made = make_plan(load_matrix(tmp_path / "matrix.yaml"))
     found = forecast(made, made.cells, [], "h100", "fp32", 0.5)
     total = found.totals()
     tokenizers = sum(c.flops for c in of_kind("tokenizer", made, found.costs))

@@ -9,7 +9,7 @@ import pytest
 from cli import bench
 
 from latentbench.bench.matrix.load import load_matrix
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 
 FAMILIES = {"kl", "flow_prior", "dmvae", "simflow", "lzn", "repa"}
@@ -22,7 +22,7 @@ def records(folder):
 
 
 def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
-    plan = make(load_matrix("fashion-mnist", profile="evening"))
+    plan = make_plan(load_matrix("fashion-mnist", profile="evening"))
     cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
     assert len(cells) == 84 and not any(cell.skipped for cell in cells)
     assert {cell.regularizer for cell in cells} == FAMILIES | {"none"}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from latentbench.bench import plan
 from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.data import image_index
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 
 OLD = time.time() - 60
@@ -287,11 +287,11 @@ def test_a_bad_file_or_none_ends_a_run_before_it_starts(tmp_path):
     (root / "train" / "dog" / "2.JPEG").write_bytes(b"x")
     (tmp_path / "m.yaml").write_text(MATRIX.format(root=root))
     with pytest.raises(MatrixError, match=r"(?s)m\.yaml:2.*dog/2\.JPEG \(no image\)"):
-        plan.make(load_matrix(tmp_path / "m.yaml"), fetch=True)
+        make_plan(load_matrix(tmp_path / "m.yaml"), fetch=True)
     (tmp_path / "m.yaml").write_text(MATRIX.format(root=tmp_path / "nowhere"))
     for fetch in (True, False):
         with pytest.raises(MatrixError, match="(?s)m.yaml:2.*nowhere.*`count` and `classes`"):
-            plan.make(load_matrix(tmp_path / "m.yaml"), fetch=fetch)
+            make_plan(load_matrix(tmp_path / "m.yaml"), fetch=fetch)
     there = MATRIX.replace("root:", "count: {{train: 100, val: 50}}, classes: 7, root:")
     (tmp_path / "m.yaml").write_text(there.format(root=tmp_path / "nowhere"))
-    assert plan.make(load_matrix(tmp_path / "m.yaml")).cells
+    assert make_plan(load_matrix(tmp_path / "m.yaml")).cells

@@ -203,7 +203,10 @@ evaluators:
 RUN = """
 import json, re, sys, threading, time
 from pathlib import Path
-from latentbench.bench import large, latents, matrix, plan
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.models import latents
+from latentbench.bench.plan.make import make_plan
+from latentbench.bench.runtime import mapped
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.artifacts import Store
 from latentbench.bench.training.steps import Context
@@ -215,9 +218,9 @@ def anonymous():
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 
-large.LARGE = 2**22
+mapped.LARGE = 2**22
 latents.STATISTICS = 2**19
-found = plan.make(matrix.load("matrix.yaml"))
+found = make_plan(load_matrix("matrix.yaml"))
 store, most = Store(Path("home")), {}
 for stage in found.stages.values():
     inputs = {role: store.get(found.stages[one]) for role, one in stage.parents.items()}

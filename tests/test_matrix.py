@@ -14,7 +14,7 @@ from latentbench.bench import registry, union
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
 from latentbench.bench.matrix.matrix import Row, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 
 PLUGIN = '''
 from __future__ import annotations
@@ -314,9 +314,9 @@ generators: {gaussian: {}}
 evaluators: [reconstruction, generation]
 """
     (tmp_path / "m.yaml").write_text(text)
-    plain = make(load_matrix(tmp_path / "m.yaml"))
+    plain = make_plan(load_matrix(tmp_path / "m.yaml"))
     (tmp_path / "m.yaml").write_text(text.replace("use: digits", "use: digits, label: scans"))
-    labelled = make(load_matrix(tmp_path / "m.yaml"))
+    labelled = make_plan(load_matrix(tmp_path / "m.yaml"))
     assert labelled.stages.keys() == plain.stages.keys()
     assert {cell.dataset for cell in labelled.cells} == {"scans"}
     assert not {cell.key for cell in labelled.cells} & {cell.key for cell in plain.cells}

@@ -13,10 +13,11 @@ from cli import TINY, bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentbench.bench import leaderboard, plan
+from latentbench.bench import leaderboard
 from latentbench.bench.leaderboard.folders import MergeError, Source, one_each
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.merge import LOCK, merge
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records import provenance
 from latentbench.bench.records.records import Record, RecordError, read_records, write_record
 
@@ -195,14 +196,14 @@ def test_a_label_with_two_meanings_is_refused(tmp_path, without_tables):
 def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path, without_tables):
     (tmp_path / "m.yaml").write_text(TINY)
     whole = load_matrix(tmp_path / "m.yaml", seeds=2)
-    planned = plan.make(whole)
+    planned = make_plan(whole)
     halves = []
     for name, seed in (("a", 0), ("b", 1)):
         half = load_matrix(tmp_path / "m.yaml", seeds=[seed])
-        records = [Record(cell.identity, cell.key, "done") for cell in plan.make(half).cells]
+        records = [Record(cell.identity, cell.key, "done") for cell in make_plan(half).cells]
         halves.append(folder(tmp_path / name, records, resolved(half, tmp_path / name)))
     merge(halves, tmp_path / "c")
-    again = plan.make(load_matrix(tmp_path / "c" / "matrix.lock.yaml"))
+    again = make_plan(load_matrix(tmp_path / "c" / "matrix.lock.yaml"))
     assert {c.key for c in again.cells} == {c.key for c in planned.cells}
     assert {c.key for c in again.cells} == {r.key for r in read_records(tmp_path / "c" / "records")}
 

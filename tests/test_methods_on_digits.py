@@ -11,8 +11,8 @@ from cli import bench
 from scipy.stats import ttest_rel
 from sklearn.linear_model import Ridge
 
-from latentbench.bench import plan
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.stages.subject import Cell
 from latentbench.bench.store.artifacts import Store
 
@@ -59,7 +59,7 @@ def made(tmp_path_factory):
 @cache
 def cells(folder):
     """(regularizer, seed) -> its tokenizer and latents, loaded."""
-    made, store, found = plan.make(load_matrix(folder / "matrix.yaml")), Store(folder / ".bench"), {}
+    made, store, found = make_plan(load_matrix(folder / "matrix.yaml")), Store(folder / ".bench"), {}
     for cell in made.cells:
         inputs = {
             s.kind: store.get(s)

@@ -10,7 +10,7 @@ from cli import bench, command, environment
 from latentbench.bench.api import Tokenizer
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import find, packaged
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import get
 from latentbench.bench.store.stage import UNKNOWN
 
@@ -54,7 +54,7 @@ def test_a_run_without_the_data_says_what_is_missing(name, tmp_path):
 @pytest.mark.nightly
 @pytest.mark.parametrize("name, profile", PROFILES, ids=lambda text: text)
 def test_every_profile_of_a_preset_has_cells_of_its_own(name, profile):
-    whole, part = (make(load_matrix(name, profile=p)) for p in (None, profile))
+    whole, part = (make_plan(load_matrix(name, profile=p)) for p in (None, profile))
     assert any(not cell.skipped for cell in part.cells if cell.tokenizer != "real")
     assert {cell.key for cell in part.cells} != {cell.key for cell in whole.cells}
 

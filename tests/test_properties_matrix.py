@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from latentbench.bench import plan, registry
+from latentbench.bench import registry
 from latentbench.bench.cli import app
 from latentbench.bench.matrix.checker import KEYS
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.matrix.matrix import Matrix
 from latentbench.bench.matrix.parts import FRAME
 from latentbench.bench.matrix.yaml_text import MatrixError
+from latentbench.bench.plan.make import make_plan
 
 PARTS = [name for kind in registry.FOLDERS for name in registry.names(kind)]
 OPTIONS = ["weight", "depth", "width", "patch", "channels", "steps", "head", "every", "lr", "why", "*"]
@@ -76,7 +77,7 @@ def read(file, text):
 def planned(file, matrix):
     """The cells: each pairing of rows, and the row of real images."""
     try:
-        made = plan.make(matrix)
+        made = make_plan(matrix)
     except MatrixError as error:
         return listed(error, file)
     pairs = len(matrix.datasets) * len(matrix.tokenizers) * len(matrix.regularizers) * len(matrix.generators)

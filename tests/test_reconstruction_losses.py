@@ -7,11 +7,12 @@ import torch
 from cli import bench
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentbench.bench import estimate, plan
 from latentbench.bench.api import ImageSpec, Noise
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn.discriminators import Patch
+from latentbench.bench.plan import estimate
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.training import losses
 
 PLUGIN = '''
@@ -82,7 +83,7 @@ def load(tmp_path, plugin):
 
 
 def keys(loaded):
-    return {s.label: s.key for s in plan.make(loaded).stages.values() if s.kind == "tokenizer"}
+    return {s.label: s.key for s in make_plan(loaded).stages.values() if s.kind == "tokenizer"}
 
 
 def test_a_run_with_all_losses_is_finite_and_reports_psnr(load, tmp_path):
@@ -149,7 +150,7 @@ def test_a_discriminator_that_comes_too_late_is_a_warning(load):
 
 def test_images_that_are_too_small_for_a_discriminator_are_a_problem_of_the_matrix(load):
     with pytest.raises(MatrixError, match="matrix.yaml:6:1: a discriminator of 5 layers takes images of 96"):
-        plan.make(load("{l1: 1, gan: {layers: 5}}"))
+        make_plan(load("{l1: 1, gan: {layers: 5}}"))
 
 
 def test_weights_are_known_by_their_hash_and_not_by_their_place(load, tmp_path):
@@ -163,7 +164,7 @@ def test_weights_are_known_by_their_hash_and_not_by_their_place(load, tmp_path):
     missing = keys(load(losses.format(tmp_path / "c.pth")))
     assert set(missing.values()) == {"unknown"}
     with pytest.raises(MatrixError, match="matrix.yaml:6:1: there is no file .*c.pth"):
-        plan.make(load_matrix(tmp_path / "matrix.yaml"), fetch=True)
+        make_plan(load_matrix(tmp_path / "matrix.yaml"), fetch=True)
 
 
 def test_options_of_losses_change_the_key_and_plain_weights_are_as_they_were(load):
@@ -174,7 +175,7 @@ def test_options_of_losses_change_the_key_and_plain_weights_are_as_they_were(loa
 
 def test_an_estimate_has_the_discriminator_and_the_operations_that_torch_counts(load):
     def cost(losses):
-        made = plan.make(load(losses))
+        made = make_plan(load(losses))
         return next(
             found
             for one, found in estimate.costs(made, made.stages.values()).items()

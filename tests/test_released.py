@@ -10,7 +10,7 @@ from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.weights import sha256
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
@@ -334,7 +334,7 @@ evaluators: [reconstruction]
 
 def planned(folder, weights, **how):
     (folder / "matrix.yaml").write_text(MATRIX.replace("WEIGHTS", weights))
-    return make(load_matrix(folder / "matrix.yaml"), **how)
+    return make_plan(load_matrix(folder / "matrix.yaml"), **how)
 
 
 def trained(plan):

@@ -11,7 +11,7 @@ from latentbench.bench.data.augment import Augmentation, augmented
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.models import latents
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.steps import Context
@@ -188,7 +188,7 @@ evaluators:
 
 def planned(folder, text):
     (folder / "matrix.yaml").write_text(text)
-    return make(load_matrix(folder / "matrix.yaml"))
+    return make_plan(load_matrix(folder / "matrix.yaml"))
 
 
 def skipped(plan, generator):

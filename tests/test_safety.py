@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from test_registry import PLUGIN, package
 from typer.testing import CliRunner
 
-from latentbench.bench import leaderboard, plan, registry
+from latentbench.bench import leaderboard, registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.audit import read as read_images
 from latentbench.bench.cli import app
@@ -26,6 +26,7 @@ from latentbench.bench.matrix import yaml_text
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.records import Record
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +204,7 @@ def test_a_checkpoint_of_objects_is_a_problem_at_its_row(tmp_path):
     text = with_("vit: {", f"vit: {{weights: {tmp_path / 'evil.pth'}, ")
     (tmp_path / "matrix.yaml").write_text(text)
     with pytest.raises(yaml_text.MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
-        plan.make(load_matrix(tmp_path / "matrix.yaml"))
+        make_plan(load_matrix(tmp_path / "matrix.yaml"))
     assert not (tmp_path / "done").exists()
 
 

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.models.flops import counted
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
 from latentbench.bench.runtime.recompute import prepare, segments
@@ -172,7 +172,7 @@ evaluators: [reconstruction]
 
 def planned(tmp_path, more=""):
     (tmp_path / "matrix.yaml").write_text(MATRIX + more)
-    return {stage.kind: stage for stage in make(load_matrix(tmp_path / "matrix.yaml")).stages.values()}
+    return {stage.kind: stage for stage in make_plan(load_matrix(tmp_path / "matrix.yaml")).stages.values()}
 
 
 def test_what_changes_rounding_alone_is_in_no_key_and_compiling_is_in_those_of_training(tmp_path):

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from cli import TINY, bench, command, environment, results
 
-from latentbench.bench import leaderboard, run, shards
-from latentbench.bench.plan import Cell, Plan
+from latentbench.bench import leaderboard, run
+from latentbench.bench.plan import shards
+from latentbench.bench.plan.make import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
 from latentbench.bench.schedule import PAUSE, Schedule
 from latentbench.bench.store import artifacts

@@ -7,7 +7,7 @@ from cli import TINY, bench, results
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.plan import make
+from latentbench.bench.plan.make import make_plan
 
 ROWS = TINY.replace(
     "  vit: {width: 16, depth: 1, heads: 2, patch: 4, channels: 4}\n",
@@ -37,7 +37,7 @@ ROWS = TINY.replace(
 
 def planned(tmp_path, text):
     (tmp_path / "matrix.yaml").write_text(text)
-    return make(load_matrix(tmp_path / "matrix.yaml"))
+    return make_plan(load_matrix(tmp_path / "matrix.yaml"))
 
 
 def of(plan, kind, *words):
@@ -110,5 +110,5 @@ def test_a_started_tokenizer_without_steps_is_the_one_it_started_from(tmp_path):
     }
     assert all(b["generator_batch"] == 16 for b in budgets)
     lock = tmp_path / "results" / "tiny" / "matrix.lock.yaml"
-    plans = [make(load_matrix(file)) for file in (lock, tmp_path / "matrix.yaml")]
+    plans = [make_plan(load_matrix(file)) for file in (lock, tmp_path / "matrix.yaml")]
     assert plans[0].stages.keys() == plans[1].stages.keys()

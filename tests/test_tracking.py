@@ -11,7 +11,7 @@ from cli import TINY, bench, results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latentbench.bench import tracking
-from latentbench.bench.plan import Cell, Plan
+from latentbench.bench.plan.make import Cell, Plan
 from latentbench.bench.schedule import Event
 from latentbench.bench.store.artifacts import Result, Store
 from latentbench.bench.store.stage import Stage

@@ -6,7 +6,7 @@ import pytest
 from cli import bench
 
 from latentbench.bench.matrix.load import load_matrix
-from latentbench.bench.plan import NetworkNeeded, make
+from latentbench.bench.plan.make import NetworkNeeded, make_plan
 
 MATRIX = """\
 name: tiny
@@ -112,8 +112,8 @@ def test_offline_a_run_without_the_weights_stops_at_once_where_a_plan_goes_on(ne
         text.replace("FEATURES", network).replace("EVALUATORS", "generation")
     )
     matrix = load_matrix(tmp_path / "matrix.yaml")
-    stages = make(matrix).stages.values()
+    stages = make_plan(matrix).stages.values()
     assert [stage.label for stage in stages if stage.kind == "features" and not stage.known]
     with pytest.raises(NetworkNeeded, match="offline, and .* is not here") as error:
-        make(matrix, fetch=True)
+        make_plan(matrix, fetch=True)
     assert error.value.problems[0].line == 3

@@ -11,8 +11,9 @@ import fabricated
 import pytest
 import torch
 
-from latentbench.bench import plan, run
+from latentbench.bench import run
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.plan.make import make_plan
 from latentbench.bench.store.artifacts import Result, Store
 
 WEIGHTS = [round(0.001 * i, 3) for i in range(1, 100)]
@@ -31,12 +32,14 @@ evaluators: [reconstruction, generation]
 PLAN = """\
 import re, sys
 from pathlib import Path
-from latentbench.bench import forecast, matrix, plan
-loaded = matrix.load(sys.argv[1])
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.plan import forecast
+from latentbench.bench.plan.make import make_plan
+loaded = load_matrix(sys.argv[1])
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-made = plan.make(loaded)
+made = make_plan(loaded)
 forecast.forecast(made, made.cells, (), "h100", "fp32", 0.35)
 print(len(made.cells), peak() - before)
 """
@@ -46,7 +49,7 @@ print(len(made.cells), peak() - before)
 def test_planned(benchmark, tmp_path):
     (tmp_path / "matrix.yaml").write_text(LARGE)
     loaded = load_matrix(tmp_path / "matrix.yaml")
-    made = benchmark.pedantic(plan.make, (loaded,), rounds=3)
+    made = benchmark.pedantic(make_plan, (loaded,), rounds=3)
     assert len(made.cells) == 10_001
 
 
@@ -67,7 +70,7 @@ def cached(tmp_path_factory):
     text = LARGE.replace("seeds: 10", "seeds: 2").replace(str(WEIGHTS), str(WEIGHTS[:9]))
     (folder / "matrix.yaml").write_text(text.replace(", conv: {}", ""))
     loaded = load_matrix(folder / "matrix.yaml")
-    made, store, rng = plan.make(loaded), Store(folder / ".bench"), random.Random(0)
+    made, store, rng = make_plan(loaded), Store(folder / ".bench"), random.Random(0)
     for stage in made.stages.values():
         store.put(stage, artifact(stage, rng))
     return loaded, made, store, folder

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from . import registry
-from .api import (
+from .. import registry
+from ..api import (
     Dataset,
     Evaluator,
     FeatureExtractor,
@@ -31,18 +31,18 @@ from .api import (
     Tokenizer,
     Unfit,
 )
-from .matrix.load import build_problem
-from .matrix.matrix import Matrix, Row, Seed
-from .matrix.parts import JOINT, NONE
-from .matrix.yaml_text import MatrixError, Problem
-from .metrics.lpips import Lpips
-from .models import build
-from .nn import released_weights
-from .nn.weights import RANDOM, OfflineError, sha256
-from .options.options import REQUIRED, check_options, options_of
-from .stages.inputs import features_role
-from .store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
-from .training import losses
+from ..matrix.load import build_problem
+from ..matrix.matrix import Matrix, Row, Seed
+from ..matrix.parts import JOINT, NONE
+from ..matrix.yaml_text import MatrixError, Problem
+from ..metrics.lpips import Lpips
+from ..models import build
+from ..nn import released_weights
+from ..nn.weights import RANDOM, OfflineError, sha256
+from ..options.options import REQUIRED, check_options, options_of
+from ..stages.inputs import features_role
+from ..store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
+from ..training import losses
 
 BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
 PROBE = "step="
@@ -121,7 +121,7 @@ class Plan:
         return [self.stages[one] for one in self.ancestors(ends)]
 
 
-def make(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
+def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
     """Cells and stages of a matrix; rows whose parts don't fit each other become skipped cells.
 
     With `fetch`, weights that aren't there are downloaded: they are part of the keys.

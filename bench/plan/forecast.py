@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..store.stage import Stage
 from .estimate import ACCELERATORS, Accelerator, Cost, costs
-from .plan import Cell, Plan
-from .store.stage import Stage
+from .make import Cell, Plan
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MUCH = 2e11  # bytes of features

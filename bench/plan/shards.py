@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from .plan import Cell, Plan
+from .make import Cell, Plan
 
 Work = tuple[float, int]  # FLOPs as far as they are known, and cells
 

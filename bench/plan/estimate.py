@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .api import (
+from ..api import (
     Dataset,
     FlowTokenizer,
     Generator,
@@ -23,18 +23,18 @@ from .api import (
     Split,
     Tokenizer,
 )
-from .data.subset import originals
-from .models import flops
-from .models.flops import Counted, TooLong, counted
-from .models.latents import CHUNK, DRAWS
-from .plan import Built, Plan
-from .runtime.mapped import LARGE
-from .stages.inputs import SPLITS, kept
-from .store.stage import Stage
-from .training import losses
-from .training.losses import Adversary
-from .training.one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
-from .training.optimizers import DEFAULTS, GENERATOR_DEFAULTS, group_settings
+from ..data.subset import originals
+from ..models import flops
+from ..models.flops import Counted, TooLong, counted
+from ..models.latents import CHUNK, DRAWS
+from ..runtime.mapped import LARGE
+from ..stages.inputs import SPLITS, kept
+from ..store.stage import Stage
+from ..training import losses
+from ..training.losses import Adversary
+from ..training.one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
+from ..training.optimizers import DEFAULTS, GENERATOR_DEFAULTS, group_settings
+from .make import Built, Plan
 
 parameters = lru_cache(maxsize=256)(flops.parameters)  # stages of equal rows have the same modules
 CALLS = 4_000  # of torch's functions while a sampler is followed
