@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from . import leaderboard, registry, run
+from . import registry, run
 from .api import Dataset, Noise, Unfit
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
@@ -26,6 +26,7 @@ from .models.build import extractor as extractor_of
 from .options.options import check_options
 from .plan.make import make_plan
 from .records.records import Record
+from .report.write import terminal_summary
 from .stages.subject import Subject
 from .store import stage
 from .store.artifacts import Store
@@ -203,7 +204,7 @@ class Verdict:
                 found, other = play(self.target, folder, RING), f"; on digits: {reason}"
             except (Broken, Beside):
                 raise reason from None
-        self.rows = leaderboard.summary(found)
+        self.rows = terminal_summary(found)
         return f"on {found[0].cell['dataset']}{other}"
 
 

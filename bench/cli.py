@@ -158,9 +158,9 @@ def run(
         _fail("--engine ray: ray isn't installed; `pip install ray` does it", 2)
     abroad = engine == "ray" and ray_address is not None
     workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
-    from . import leaderboard
     from . import run as running
     from .progress import Display
+    from .report.write import terminal_summary
 
     if track:
         _check_trackers(track)
@@ -218,7 +218,7 @@ def run(
     found = [record for record in found if record.key in mine]
     failed = [record for record in found if record.status == "failed"]
     print()
-    print(visible(leaderboard.summary(found)))
+    print(visible(terminal_summary(found)))
     print()
     for record in failed:
         print(visible(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
@@ -418,13 +418,13 @@ def report(
     output: OutOption = None,
 ) -> None:
     """Rebuild the tables, the analyses and the page from records and pictures alone."""
-    from . import leaderboard
     from .records.records import RecordError
+    from .report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
         _fail("several folders need -o DIR", 2)
     try:
-        written = leaderboard.report(folders, output or folders[0])
+        written = rebuild_report(folders, output or folders[0])
     except (RecordError, OSError) as error:
         _fail(str(error), 2)
     for file in written:
@@ -445,9 +445,9 @@ def merge(
     ] = None,
 ) -> None:
     """Join the records of several machines or groups, if nothing that matters differs."""
-    from . import leaderboard
     from . import merge as merging
     from .records.records import RecordError
+    from .report.write import terminal_summary
 
     try:
         found = merging.merge(folders, output, allow or (), prefer or ())
@@ -455,7 +455,7 @@ def merge(
         _fail(str(error), 2)
     for note in found.notes:
         err.print(Text(f"note: {note}"), soft_wrap=True)
-    print(visible(leaderboard.summary(found.records)))
+    print(visible(terminal_summary(found.records)))
     print(f"\n{len(found.records)} records of {len(folders)} folders are in {output}")
     for file in found.written:
         print(file)

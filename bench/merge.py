@@ -46,7 +46,7 @@ def merge(
     Raises:
         MergeError: with all that differs; nothing has been written.
     """
-    from .leaderboard import write
+    from .report.write import write_report
 
     allowed, out = set(allow), Path(out)
     for aspect in allowed.difference(HARMLESS):
@@ -63,7 +63,7 @@ def merge(
         write_record(out / "records", record)
     _pictures(sources, out, [Path(each) for each in prefer])
     kept = _matrices(sources, records, out)
-    written = write(out, records)
+    written = write_report(out, records)
     return Merged(records, [*written, *kept], [*apart(sources), *beside(sources), *notes])
 
 

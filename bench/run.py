@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from . import grids, leaderboard
 from .engine import Engine
 from .matrix.load import resolved
 from .matrix.matrix import Matrix
 from .plan.make import PROBE, Cell, Plan
 from .records.provenance import parts, provenance
 from .records.records import Record, in_order, new_records, write_record
+from .report import image_grids
+from .report.write import write_report
 from .schedule import EngineError, Event
 from .store.artifacts import Artifact, NoLocks, Store, alone
 from .store.disk import NoRoom, replace_text, room
@@ -286,7 +287,7 @@ class Book:
             found = in_order(self.records.values())
             if complete:
                 self._reconstructions()
-            leaderboard.write(self.folder, found, self.title, complete)
+            write_report(self.folder, found, self.title, complete)
         return found
 
     @contextmanager
@@ -331,13 +332,15 @@ class Book:
                 continue
             if stage.kind == "samples":
                 images, labels = artifact.tensors["images"], artifact.tensors["labels"]
-                name = grids.picture_name(cell.identity, f"@{stage.config['guidance']:g}")
-                grids.write_samples(self.folder / "samples", name, images, labels)
+                name = image_grids.picture_name(cell.identity, f"@{stage.config['guidance']:g}")
+                image_grids.write_samples(self.folder / "samples", name, images, labels)
                 continue
             trained = cell.identity | ({"generator": ""} if stage.config["scope"] == "tokenizer" else {})
             for folder, group in (("figures", "figure"), ("samples", "picture")):
                 for key, pixels in artifact.group(group).items():
-                    grids.write_pixels(self.folder / folder, grids.picture_name(trained, f"--{key}"), pixels)
+                    image_grids.write_pixels(
+                        self.folder / folder, image_grids.picture_name(trained, f"--{key}"), pixels
+                    )
 
     def _reconstructions(self) -> None:
         """The first seed's tokenizers, each decoding the same held-out images."""
@@ -362,4 +365,4 @@ class Book:
             count = min(64, dataset.size("val"))
             originals = to_uint8(dataset.images("val", torch.arange(count)))
             pairs = [("held-out images", originals), *rows.items()]
-            grids.write_reconstructions(self.folder / "samples", pairs, f"{row.label}--reconstructions")
+            image_grids.write_reconstructions(self.folder / "samples", pairs, f"{row.label}--reconstructions")

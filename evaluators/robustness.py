@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
 from ..bench.data.images import psnr
-from ..bench.grids import grid
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
 from ..bench.metrics.distances import distance_protocol, frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.models.latents import CHUNK, decode, decoded
 from ..bench.registry import register
+from ..bench.report.image_grids import grid
 from ..bench.runtime.onednn import by_onednn
 
 if TYPE_CHECKING:

@@ -10,11 +10,19 @@ import pytest
 from fabricated import records
 from scipy import stats
 
-from latentbench.bench import findings
-from latentbench.bench.analysis import drawing, gaps, guidance, interaction, pareto, proxies, training
-from latentbench.bench.analysis.scores import Board
+from latentbench.bench.report.analysis import (
+    budget_curves,
+    findings,
+    gaps,
+    guidance,
+    interaction,
+    pareto,
+    proxies,
+    style,
+)
+from latentbench.bench.report.analysis.board import Board
 
-MODULES = (interaction, guidance, pareto, gaps, training, proxies)
+MODULES = (interaction, guidance, pareto, gaps, budget_curves, proxies)
 
 
 def changed(found, edit):
@@ -91,7 +99,7 @@ def test_text_and_axes_have_the_two_colours_that_a_page_exchanges(made_up):
         file = io.StringIO()
         finding.figure.savefig(file, format="svg")
         strokes = set(re.findall(r"#[0-9a-f]{6}", file.getvalue()))
-        assert drawing.INK in strokes and "#000000" not in strokes, finding.name
+        assert style.INK in strokes and "#000000" not in strokes, finding.name
 
 
 # --- reconstruction against generation
@@ -269,7 +277,7 @@ def test_guidance_needs_two_seeds_and_two_guidances():
 
 
 def test_operations_are_those_of_the_tokenizer_and_of_the_steps_so_far(made_up):
-    table = training.finding(made_up).table
+    table = budget_curves.finding(made_up).table
     row = table[(table["regularizer"] == "repa") & (table["step"] == 300)].iloc[0]
     assert row["TFLOP"] == pytest.approx(((0.03 + 0.01) * 64 * 400 + 0.02 * 64 * 300) / 1e3)
 
@@ -277,12 +285,12 @@ def test_operations_are_those_of_the_tokenizer_and_of_the_steps_so_far(made_up):
 def test_a_crossing_is_found_where_the_lines_cross():
     def curve(label, values):
         steps = np.array([10.0, 1000.0])
-        return training.Curve(label, label, "mar", steps, np.array([values]), None)
+        return budget_curves.Curve(label, label, "mar", steps, np.array([values]), None)
 
     # Straight in logarithms: 400 -> 25 and 100 -> 50 meet where 400 (x/10)^-0.602 = 100 (x/10)^-0.151.
     slopes = math.log10(25 / 400) / 2, math.log10(50 / 100) / 2
     meet = 10 * 4 ** (1 / (slopes[1] - slopes[0]))
-    runs = training.leaders([curve("a", [400.0, 25.0]), curve("b", [100.0, 50.0])], lambda c: c.steps)
+    runs = budget_curves.leaders([curve("a", [400.0, 25.0]), curve("b", [100.0, 50.0])], lambda c: c.steps)
     assert [label for _, label in runs] == ["b", "a"]
     assert runs[1][0] == pytest.approx(meet, rel=0.05)
 
@@ -291,24 +299,24 @@ def test_a_leader_comes_with_the_seeds_that_agree():
     steps, seeds = np.array([10.0, 100.0]), ("0", "1", "2")
 
     def curve(label, values):
-        return training.Curve(label, label, "mar", steps, np.array(values), None, seeds)
+        return budget_curves.Curve(label, label, "mar", steps, np.array(values), None, seeds)
 
     a = curve("a", [[9.0, 4.0], [9.0, 4.0], [9.0, 6.0]])
     b = curve("b", [[8.0, 5.0], [8.0, 5.0], [8.0, 5.0]])
-    assert training.agreeing([a, b], lambda c: c.steps) == " (at the end in 2 of 3 seeds)"
-    assert training.agreeing([a, curve("c", [[20.0, 20.0]] * 3)], lambda c: c.steps) == " (3 of 3 seeds)"
+    assert budget_curves.agreeing([a, b], lambda c: c.steps) == " (at the end in 2 of 3 seeds)"
+    assert budget_curves.agreeing([a, curve("c", [[20.0, 20.0]] * 3)], lambda c: c.steps) == " (3 of 3 seeds)"
     assert (
-        training.agreeing(
-            [a, training.Curve("d", "d", "mar", steps, a.values[:1], None, ("7",))], lambda c: c.steps
+        budget_curves.agreeing(
+            [a, budget_curves.Curve("d", "d", "mar", steps, a.values[:1], None, ("7",))], lambda c: c.steps
         )
         == ""
     )
 
 
 def test_without_curves_the_final_points_are_set_against_operations(made_up):
-    finding = training.finding(changed(made_up, lambda r: {"curves": {}}))
+    finding = budget_curves.finding(changed(made_up, lambda r: {"curves": {}}))
     assert set(finding.table["on the front"]) == {"yes"}  # better and dearer, by how they were made up
-    assert training.finding(changed(made_up, lambda r: {"curves": {}, "cost": {}})) is None
+    assert budget_curves.finding(changed(made_up, lambda r: {"curves": {}, "cost": {}})) is None
 
 
 # --- proxies

@@ -9,8 +9,8 @@ import torch
 from fabricated import records
 from test_page import finding
 
-from latentbench.bench import grids
-from latentbench.bench.report import page
+from latentbench.bench.report import image_grids
+from latentbench.bench.report.page import page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright isn't installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,11 +26,11 @@ def file(tmp_path_factory):
     for one in found:
         if not one.real:
             images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
-            grids.write_samples(
-                folder / "samples", grids.picture_name(one.cell, "@1"), images, torch.arange(8)
+            image_grids.write_samples(
+                folder / "samples", image_grids.picture_name(one.cell, "@1"), images, torch.arange(8)
             )
-            name = grids.picture_name(one.cell | {"generator": ""}, "--worst")
-            grids.write_pixels(folder / "samples", name, images.expand(8, 3, 8, 8)[0].permute(1, 2, 0))
+            name = image_grids.picture_name(one.cell | {"generator": ""}, "--worst")
+            image_grids.write_pixels(folder / "samples", name, images.expand(8, 3, 8, 8)[0].permute(1, 2, 0))
     failed = dataclasses.replace(
         found[1], status="failed", reason="<b>nan</b>", cell=found[1].cell | {"seed": "9"}
     )

@@ -8,8 +8,8 @@ import subprocess
 import fabricated
 import pytest
 
-from latentbench.bench.latex import NOT_FID, escape, latex
 from latentbench.bench.records.records import Record
+from latentbench.bench.report.latex import NOT_FID, escape, latex
 
 
 def matrix(values, name="gFD[net]@1", labels=str, better="lower"):

@@ -15,12 +15,12 @@ import pytest
 import scipy.stats
 from matplotlib.figure import Figure
 
-from latentbench.bench.dataframe import frame
-from latentbench.bench.findings import Finding
-from latentbench.bench.leaderboard import report, summary, write
 from latentbench.bench.leaderboard.columns import number, spread
-from latentbench.bench.markdown import escape, markdown
 from latentbench.bench.records.records import Record, RecordError, protocol_id, write_record
+from latentbench.bench.report.analysis.findings import Finding
+from latentbench.bench.report.dataframe import frame
+from latentbench.bench.report.markdown import escape, markdown
+from latentbench.bench.report.write import rebuild_report, terminal_summary, write_report
 
 SCOPES = {
     "PSNR": ("tokenizer", "higher"),
@@ -121,7 +121,7 @@ def test_the_csv_has_one_header_line_and_plain_numbers(tmp_path):
         record("lzn", status="skipped", reason="no grid"),
         real(),
     ]
-    write(tmp_path, records)
+    write_report(tmp_path, records)
     lines = (tmp_path / "leaderboard.csv").read_text().splitlines()
     assert len(lines) == 1 + 5
     assert lines[0].startswith("dataset,tokenizer,regularizer,generator,guidance,status,")
@@ -458,14 +458,14 @@ def test_analyses_are_told_with_their_tables_and_pictures(tmp_path):
 
 
 def test_a_table_in_progress_has_neither_ranks_nor_what_takes_time(tmp_path):
-    written = write(tmp_path, matrix(FAR), complete=False)
+    written = write_report(tmp_path, matrix(FAR), complete=False)
     assert [path.name for path in written] == ["leaderboard.csv", "leaderboard.md"]
     assert "rank" not in written[1].read_text()
 
 
 def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of_date(tmp_path):
     some = {"regularizers": ("none", "kl", "repa"), "generators": ("mar", "tarflow"), "guidances": (1.0, 1.5)}
-    write(tmp_path, fabricated.records(seeds=("0", "1"), **some))
+    write_report(tmp_path, fabricated.records(seeds=("0", "1"), **some))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*(f"leaderboard.{end}" for end in ("csv", "md", "tex", "html")), "analysis"}
     found = {path.name for path in (tmp_path / "analysis").iterdir()}
@@ -473,7 +473,7 @@ def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of
     text = (tmp_path / "leaderboard.md").read_text()
     linked = set(re.findall(r"\(analysis/([^)]+)\)", text))
     assert {name for name in found if name.endswith("png")} <= linked <= found
-    write(tmp_path, matrix({"a": (1.0,)}))
+    write_report(tmp_path, matrix({"a": (1.0,)}))
     assert not list((tmp_path / "analysis").iterdir())
 
 
@@ -493,13 +493,13 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     ]
     random.Random(0).shuffle(records)
     folder = tmp_path / "digits"
-    texts = [path.read_bytes() for path in write(folder, records)]
+    texts = [path.read_bytes() for path in write_report(folder, records)]
     for each in records:
         write_record(folder / "records", each)
-    assert [path.read_bytes() for path in report([folder], tmp_path / "out")] == texts
+    assert [path.read_bytes() for path in rebuild_report([folder], tmp_path / "out")] == texts
     names = [f"leaderboard.{end}" for end in ("csv", "tex", "md", "html")]
-    assert [path.name for path in report([folder], folder) if path.parent == folder] == names
-    assert [path.read_bytes() for path in write(folder, records[::-1])] == texts
+    assert [path.name for path in rebuild_report([folder], folder) if path.parent == folder] == names
+    assert [path.read_bytes() for path in write_report(folder, records[::-1])] == texts
     assert texts[2].startswith(b"# m\n")
 
 
@@ -507,10 +507,8 @@ def test_another_process_makes_the_same_bytes(tmp_path):
     """Of pictures and drawings too, whatever the order of sets there."""
     for each in fabricated.records(("none", "kl", "repa", "simflow"), ("mar", "tarflow"), ("0", "1")):
         write_record(tmp_path / "records", each)
-    ours = report([tmp_path], tmp_path / "ours", "t")
-    code = (
-        "import sys; from latentbench.bench.leaderboard import report; report(sys.argv[1:2], *sys.argv[2:])"
-    )
+    ours = rebuild_report([tmp_path], tmp_path / "ours", "t")
+    code = "import sys; from latentbench.bench.report.write import rebuild_report as report; report(sys.argv[1:2], *sys.argv[2:])"
     there = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "theirs"), "t"]
     subprocess.run(there, check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
     for path in ours:
@@ -522,18 +520,18 @@ def test_another_process_makes_the_same_bytes(tmp_path):
 def test_a_report_joins_folders_and_refuses_contradictions(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     with pytest.raises(RecordError, match="no records in .*one"):
-        report([one], tmp_path / "out")
+        rebuild_report([one], tmp_path / "out")
     write_record(one / "records", record(PSNR=30.0, cost={"s": 1}))
     write_record(one / "records", record("none", status="failed", reason="killed"))
     write_record(two / "records", record(PSNR=30.0, cost={"s": 2}))
     write_record(two / "records", record("none", PSNR=29.0))
-    rows = pd.read_csv(report([one, two], tmp_path / "out")[0])
+    rows = pd.read_csv(rebuild_report([one, two], tmp_path / "out")[0])
     assert rows["PSNR"].tolist() == [30.0, 29.0] and set(rows["status"]) == {"done"}
     write_record(two / "records", record(PSNR=30.1))
     with pytest.raises(
         RecordError, match="one and .*two have different numbers for the cell digits/vit/kl/mar/0"
     ):
-        report([one, two], tmp_path / "out")
+        rebuild_report([one, two], tmp_path / "out")
 
 
 def test_the_footer_names_every_version_and_the_metrics():
@@ -568,8 +566,8 @@ def test_a_wide_table_says_what_only_the_csv_has():
 
 
 def test_the_summary_is_compact_whatever_the_matrix():
-    assert summary([]) == "no cells"
-    assert "30.50" in summary([record(PSNR=30.5)])
+    assert terminal_summary([]) == "no cells"
+    assert "30.50" in terminal_summary([record(PSNR=30.5)])
     label = "a_regularizer_with_a_long_name[weight=0.001,other=3]"
     records = [
         record(
@@ -580,7 +578,7 @@ def test_the_summary_is_compact_whatever_the_matrix():
         for s in (0, 1)
     ]
     for some in (records, records[:40], records[:8]):
-        lines = summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
+        lines = terminal_summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
         assert len(lines) <= 25 and max(map(len, lines)) <= 100
         assert lines[2].startswith("real") and lines[-1] == f"{len(some)} done, 1 failed cells"
         assert lines[0].startswith("best ") and " a generator by gFD[net]" in lines[0]
@@ -589,7 +587,7 @@ def test_the_summary_is_compact_whatever_the_matrix():
 def test_the_summary_has_no_column_that_is_empty_in_its_lines():
     records = [record(r, **{"gFD[net]@1.0": v}) for r, v in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
     records.append(record("d", **{"gFD[net]@1.0": 4.0, "recall[net]@1.0": 0.5}))
-    assert "recall" not in summary(records) and "recall" in summary(records[1:])
+    assert "recall" not in terminal_summary(records) and "recall" in terminal_summary(records[1:])
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from cli import TINY, bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentbench.bench import leaderboard
 from latentbench.bench.leaderboard.folders import MergeError, Source, one_each
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.merge import LOCK, merge
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records import provenance
 from latentbench.bench.records.records import Record, RecordError, read_records, write_record
+from latentbench.bench.report import write
+from latentbench.bench.report.write import write_report
 
 FEW = {"generators": ("mar", "tarflow"), "guidances": (1.0,)}
 MATRIX = {
@@ -55,7 +56,7 @@ def changed(records, **provenance):
 @pytest.fixture
 def without_tables(monkeypatch):
     """For tests of what is merged: pages and figures take a second each."""
-    monkeypatch.setattr(leaderboard, "write", lambda folder, records: [])
+    monkeypatch.setattr(write, "write_report", lambda folder, records: [])
 
 
 def table(path):
@@ -69,7 +70,7 @@ def test_two_folders_give_the_leaderboard_of_one_run_of_all(tmp_path):
     a = folder(tmp_path / "a", mine)
     b = folder(tmp_path / "b", [r for r in everything if r not in mine])
     found = merge([a, b], tmp_path / "c")
-    whole = leaderboard.write(tmp_path / "whole", everything)
+    whole = write_report(tmp_path / "whole", everything)
     for file in whole:
         assert (tmp_path / "c" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
     assert set(whole) - {tmp_path / "whole" / f.relative_to(tmp_path / "c") for f in found.written} == set()

@@ -12,12 +12,12 @@ import torch
 from fabricated import records
 from matplotlib.figure import Figure
 
-from latentbench.bench import grids
-from latentbench.bench.dataframe import frame
-from latentbench.bench.findings import Finding
 from latentbench.bench.records.records import Record
-from latentbench.bench.report import page, pictures
-from latentbench.bench.report.curves import POINTS, panels, thinned
+from latentbench.bench.report import image_grids
+from latentbench.bench.report.analysis.findings import Finding
+from latentbench.bench.report.dataframe import frame
+from latentbench.bench.report.page import embed, page
+from latentbench.bench.report.page.curves import POINTS, panels, thinned
 
 HOSTS = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
 VOID = {"meta", "link", "img", "input", "br"}
@@ -219,27 +219,31 @@ def test_pictures_are_found_by_their_cells_and_embedded_whole(tmp_path):
     for record in found:
         if record.real:
             continue
-        name = grids.picture_name(record.cell, "@1.5")
-        grids.write_samples(tmp_path / "samples", name, pixels, torch.arange(4))
+        name = image_grids.picture_name(record.cell, "@1.5")
+        image_grids.write_samples(tmp_path / "samples", name, pixels, torch.arange(4))
         trained = record.cell | {"generator": ""}
         worst = torch.zeros(5, 7, 3, dtype=torch.uint8)
-        grids.write_pixels(tmp_path / "samples", grids.picture_name(trained, "--worst_cases"), worst)
-        grids.write_pixels(tmp_path / "figures", grids.picture_name(record.cell, "--curve"), worst)
-    grids.write_pixels(tmp_path / "samples", "digits--reconstructions", worst)
-    grids.write_pixels(tmp_path / "samples", "elsewhere--reconstructions", worst)
+        image_grids.write_pixels(
+            tmp_path / "samples", image_grids.picture_name(trained, "--worst_cases"), worst
+        )
+        image_grids.write_pixels(
+            tmp_path / "figures", image_grids.picture_name(record.cell, "--curve"), worst
+        )
+    image_grids.write_pixels(tmp_path / "samples", "digits--reconstructions", worst)
+    image_grids.write_pixels(tmp_path / "samples", "elsewhere--reconstructions", worst)
     path = page.write(tmp_path, found, [], "made up", [tmp_path])
     document = Document(path.read_text())
     images = document.all("img")
     assert len(images) == 3 * 2 + 1
     assert {n["text"] for n in document.all("h3")} >= {"Samples", "Reconstructions", "worst cases", "curve"}
-    sample = grids.picture_name(found[1].cell, "@1.5")
-    data = base64.b64encode((tmp_path / "samples" / grids.file_name(sample)).read_bytes()).decode()
+    sample = image_grids.picture_name(found[1].cell, "@1.5")
+    data = base64.b64encode((tmp_path / "samples" / image_grids.file_name(sample)).read_bytes()).decode()
     assert f"data:image/png;base64,{data}" in {n["src"] for n in images}
     assert {(n["width"], n["height"]) for n in images} >= {("7", "5")}
 
 
 def test_a_figure_takes_the_colours_of_the_page():
-    text = pictures.svg(finding().figure, "first")
+    text = embed.svg(finding().figure, "first")
     root = ElementTree.fromstring(text)  # well-formed
     assert "currentColor" in text and "var(--faint)" in text and "#1f2328" not in text
     assert "viewBox" in root.attrib and not {"width", "height"} & set(root.attrib)

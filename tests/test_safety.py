@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from test_registry import PLUGIN, package
 from typer.testing import CliRunner
 
-from latentbench.bench import leaderboard, registry
+from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.audit import read as read_images
 from latentbench.bench.cli import app
@@ -28,6 +28,7 @@ from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.records import Record
+from latentbench.bench.report.write import write_report
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("bench", "regularizers", "tokenizers", "generators", "evaluators")
@@ -235,7 +236,7 @@ def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers(tmp_path):
         cell = dict.fromkeys(("dataset", "tokenizer", "regularizer", "generator"), text) | {"seed": str(i)}
         protocol = {"value": -1.5, "n": 4, "protocol": {"a": 1}, "scope": "tokenizer", "better": "higher"}
         found.append(Record(cell, str(i), "failed", text, {f"PSNR{i}": protocol}))
-    leaderboard.write(tmp_path, found)
+    write_report(tmp_path, found)
     text = (tmp_path / "leaderboard.csv").read_text()
     header, *lines = csv_files.reader(io.StringIO(text))
     assert "-1.5" in text

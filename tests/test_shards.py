@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from cli import TINY, bench, command, environment, results
 
-from latentbench.bench import leaderboard, run
+from latentbench.bench import run
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.make import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
+from latentbench.bench.report import write
 from latentbench.bench.schedule import PAUSE, Schedule
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
@@ -147,7 +148,7 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
             time.sleep(0.5)
         order.append(len(found))
 
-    monkeypatch.setattr(leaderboard, "write", slow)
+    monkeypatch.setattr(write, "write_report", slow)
     other = Thread(target=books[1].publish)
     books[0].publish()
     other.join()

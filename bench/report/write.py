@@ -6,25 +6,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..leaderboard.columns import cells, first_score, guidance_of, headers, ranked, scored, shown
+from ..leaderboard.folders import Source, one_each
+from ..leaderboard.ranking import contests, rank_texts
+from ..leaderboard.rows import Column, Results, Row, grouped, joined
+from ..records.records import Record, RecordError, read_records
+from ..store.disk import replace_text
+from .csv import csv
 from .dataframe import frame
-from .leaderboard.columns import cells, first_score, guidance_of, headers, ranked, scored, shown
-from .leaderboard.folders import Source, one_each
-from .leaderboard.ranking import contests, rank_texts
-from .leaderboard.rows import Column, Results, Row, grouped, joined
 from .markdown import markdown
-from .records.records import Record, RecordError, read_records
-from .report.csv import csv
-from .store.disk import replace_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .findings import Finding
+    from .analysis.findings import Finding
 
 DPI = 150  # of the analyses' figures
 
 
-def write(
+def write_report(
     folder: str | Path,
     records: Iterable[Record],
     title: str | None = None,
@@ -46,7 +46,7 @@ def write(
     texts = {"leaderboard.csv": csv(frame(results, complete))}
     found: list[Finding] = []
     if complete:
-        from .findings import all_of
+        from .analysis.findings import all_of
         from .latex import latex
 
         found = all_of(results)
@@ -56,20 +56,20 @@ def write(
         replace_text(folder / name, text)
     written = [folder / name for name in texts]
     if complete:
-        from .report import page
+        from .page import page
 
         written += _analyses(folder / "analysis", found)
         written.append(page.write(folder, results, found, title, [Path(f) for f in folders or (folder,)]))
     return written
 
 
-def report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
+def rebuild_report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
     """Rebuilds all in `out` from FOLDER/records and pictures of one or several results folders alone."""
     sources = [Source(Path(folder), read_records(Path(folder) / "records")) for folder in folders]
     for one in sources:
         if not one.records:
             raise RecordError(f"no records in {one.folder / 'records'}")
-    return write(out, one_each(sources)[0], title, folders=folders)
+    return write_report(out, one_each(sources)[0], title, folders=folders)
 
 
 def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
@@ -97,7 +97,7 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine(None)
 
 
-def summary(records: Iterable[Record]) -> str:
+def terminal_summary(records: Iterable[Record]) -> str:
     """For the terminal: the leading rows of each generator, at most 25 lines of 100 columns."""
     results, scope = Results.of(records), "generator"
     rows = [row for row in joined(results.rows) if scored(row, scope)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import grids
-from ..leaderboard.rows import LABELS
-from ..records.records import Record
+from ...leaderboard.rows import LABELS
+from ...records.records import Record
+from .. import image_grids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def _owners(records: Sequence[Record]) -> dict[str, dict[str, str]]:
 
 
 def _stem(labels: Mapping[str, str]) -> str:
-    return grids.file_name(grids.picture_name(labels, "")).removesuffix(".png")
+    return image_grids.file_name(image_grids.picture_name(labels, "")).removesuffix(".png")
 
 
 def _owned(path: Path, owners: Mapping[str, dict[str, str]]) -> Picture | None:

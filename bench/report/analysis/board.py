@@ -11,12 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..leaderboard.columns import first_score, number
-from ..leaderboard.guidance import Choice, choose
-from ..leaderboard.ranking import contests
-from ..leaderboard.rows import Column, Results, Row, Value
-from ..records.records import Record, natural
-from ..statistics.statistics import Rank
+from ...leaderboard.columns import first_score, number
+from ...leaderboard.guidance import Choice, choose
+from ...leaderboard.ranking import contests
+from ...leaderboard.rows import Column, Results, Row, Value
+from ...records.records import Record, natural
+from ...statistics.statistics import Rank
 
 
 @dataclass(frozen=True)

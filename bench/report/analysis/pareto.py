@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..findings import Finding
-from ..leaderboard.columns import number
-from ..leaderboard.rows import Column
-from ..records.records import Record
-from . import drawing
-from .scores import Board, Entry, by_seed, caution, listed, mean_of, most, plural, spread, tokenizer_seed
+from ...leaderboard.columns import number
+from ...leaderboard.rows import Column
+from ...records.records import Record
+from . import style
+from .board import Board, Entry, by_seed, caution, listed, mean_of, most, plural, spread, tokenizer_seed
+from .findings import Finding
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
 
@@ -105,7 +105,7 @@ def paths(found: Sequence[Point]) -> list[list[Point]]:
         for name, text in options.items():
             if (strength := _number(text)) is not None:
                 rest = tuple((k, v) for k, v in options.items() if k != name)
-                family = drawing.family(point.entry.regularizer)
+                family = style.family(point.entry.regularizer)
                 groups.setdefault((point.entry.tokenizer, family, name, rest), []).append((strength, point))
     return [
         [point for _, point in sorted(g, key=lambda pair: pair[0])] for g in groups.values() if len(g) > 1
@@ -149,11 +149,11 @@ def _table(generator: str, found: list[Point], x: Column, column: Column) -> lis
     target, lines = matched(found), paths(found)
     rows = []
     for i, point in enumerate(found):
-        family = drawing.family(point.entry.regularizer)
+        family = style.family(point.entry.regularizer)
         same = [
             j
             for j, p in enumerate(found)
-            if (drawing.family(p.entry.regularizer), p.entry.tokenizer) == (family, point.entry.tokenizer)
+            if (style.family(p.entry.regularizer), p.entry.tokenizer) == (family, point.entry.tokenizer)
         ]
         line = next((line for line in lines if point in line), [])
         values = list(at(line, target).values()) if line and target is not None else []
@@ -212,7 +212,7 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
             seeds = [seed for seed in values if all(seed in others for others, _ in reached)]
             lowest = sum(values[seed] == min(others[seed] for others, _ in reached) for seed in seeds)
             agree = f", the lowest in {lowest} of {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
-            family = drawing.family(path[0].entry.regularizer)
+            family = style.family(path[0].entry.regularizer)
             parts.append(
                 f"{generator}: {family}, {spread(list(values.values()))} at {x.base} {number(abs(target))} "
                 f"(of {len(reached)} paths{agree})"
@@ -221,20 +221,20 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
 
 
 def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figure:
-    figure, axes = drawing.panels(len(grouped), 2.4)
-    by_family = drawing.styles(p.entry.regularizer for found in grouped.values() for p in found)
+    figure, axes = style.panels(len(grouped), 2.4)
+    by_family = style.styles(p.entry.regularizer for found in grouped.values() for p in found)
     sign = _sign(x)
     for ax, (generator, found) in zip(axes, grouped.items(), strict=True):
         for path in paths(found):
-            look = by_family[drawing.family(path[0].entry.regularizer)]
+            look = by_family[style.family(path[0].entry.regularizer)]
             ax.plot([sign * p.x for p in path], [p.y for p in path], color=look.colour, lw=1.2, zorder=1)
         xy = np.array([(p.x, p.y) for p in found])
         mask = front(xy)
         edge = xy[mask][np.argsort(xy[mask][:, 0])]
-        ax.step(sign * edge[:, 0], edge[:, 1], where="post", color=drawing.FAINT, lw=1, ls=":", zorder=0)
+        ax.step(sign * edge[:, 0], edge[:, 1], where="post", color=style.FAINT, lw=1, ls=":", zorder=0)
         named = found if len(found) <= 10 else [p for path in paths(found) for p in (path[0], path[-1])]
         for point, on in zip(found, mask, strict=True):
-            look, entry = by_family[drawing.family(point.entry.regularizer)], point.entry
+            look, entry = by_family[style.family(point.entry.regularizer)], point.entry
             ax.errorbar(
                 sign * point.x,
                 point.y,
@@ -247,15 +247,15 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
                 elinewidth=0.8,
             )
             if point in named:
-                drawing.write(ax, sign * point.x, point.y, _short(point))
-        drawing.logarithmic(ax, "y", [p.y for p in found])
+                style.write(ax, sign * point.x, point.y, _short(point))
+        style.logarithmic(ax, "y", [p.y for p in found])
         if xy[:, 0].min() > 0 and xy[:, 0].max() > 10 * xy[:, 0].min():
-            drawing.logarithmic(ax, "x", xy[:, 0])
+            style.logarithmic(ax, "x", xy[:, 0])
         ax.margins(x=0.15)
-        drawing.captions(ax, generator, f"{x.name} {x.better}", f"{column.name} ↓")
+        style.captions(ax, generator, f"{x.name} {x.better}", f"{column.name} ↓")
     looks = {name: {"color": s.colour, "marker": s.marker, "ls": ""} for name, s in by_family.items()}
-    looks["on the front: filled"] = {"color": drawing.FAINT, "ls": ":"}
-    drawing.key(figure, looks)
+    looks["on the front: filled"] = {"color": style.FAINT, "ls": ":"}
+    style.key(figure, looks)
     return figure
 
 

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..findings import Finding
-from ..leaderboard.columns import number
-from ..leaderboard.rows import Column, grouped
-from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
-from ..metrics.names import base_name
-from ..records.records import Record
-from . import drawing
+from ...leaderboard.columns import number
+from ...leaderboard.rows import Column, grouped
+from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
+from ...metrics.names import base_name
+from ...records.records import Record
+from . import style
+from .board import Board, Entry, by_seed, caution, listed, plural
+from .findings import Finding
 from .pareto import front
-from .scores import Board, Entry, by_seed, caution, listed, plural
 
 OPERATIONS = (
     "Operations: priors, tokenizer, regularizer and generator, each per image × batch × its steps (priors "
@@ -193,8 +193,8 @@ def _told(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray], unit: s
 def _figure(curves: Sequence[Curve], name: str) -> Figure:
     generators = list(dict.fromkeys(c.generator for c in curves))
     counted = any(c.tflop is not None for c in curves)
-    figure, axes = drawing.panels(len(generators) * (2 if counted else 1), 2.2, columns=2)
-    looks = drawing.row_looks(c.regularizer for c in curves)
+    figure, axes = style.panels(len(generators) * (2 if counted else 1), 2.2, columns=2)
+    looks = style.row_looks(c.regularizer for c in curves)
     for i, generator in enumerate(generators):
         mine = [c for c in curves if c.generator == generator]
         pair = axes[2 * i : 2 * i + 2] if counted else axes[i : i + 1]
@@ -209,10 +209,10 @@ def _figure(curves: Sequence[Curve], name: str) -> Figure:
                 if curve.spreads is not None:
                     low, high = curve.means - curve.spreads, curve.means + curve.spreads
                     ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
-            drawing.logarithmic(ax, "y", [v for c, _ in shown for v in c.means])
-            drawing.logarithmic(ax, "x", [v for _, x in shown for v in x])
-            drawing.captions(ax, generator, unit, f"{name} ↓")
-    drawing.row_key(figure, looks)
+            style.logarithmic(ax, "y", [v for c, _ in shown for v in c.means])
+            style.logarithmic(ax, "x", [v for _, x in shown for v in x])
+            style.captions(ax, generator, unit, f"{name} ↓")
+    style.row_key(figure, looks)
     return figure
 
 
@@ -288,17 +288,17 @@ def _scatter(
     fronts: dict[str, list[str]],
     column: Column,
 ) -> Figure:
-    figure, axes = drawing.panels(len(generators), 2.3)
-    looks = drawing.row_looks(e.regularizer for e, _ in placed)
+    figure, axes = style.panels(len(generators), 2.3)
+    looks = style.row_looks(e.regularizer for e, _ in placed)
     for ax, generator in zip(axes, generators, strict=True):
         mine = [(e, x) for e, x in placed if e.generator == generator]
         for entry, x in mine:
             look = {**looks[entry.regularizer], "linestyle": ""}
             look["markerfacecolor"] = look["color"] if entry.label in fronts[generator] else "none"
             ax.errorbar(x, entry.mean, yerr=entry.value.std, elinewidth=0.8, **look)
-        drawing.logarithmic(ax, "y", [e.mean for e, _ in mine])
+        style.logarithmic(ax, "y", [e.mean for e, _ in mine])
         ax.margins(x=0.12)
-        drawing.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
+        style.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
     names = {one: {**look, "linestyle": ""} for one, look in looks.items()}
-    drawing.row_key(figure, names, **{"filled: nothing cheaper is as good": {"ls": ""}})
+    style.row_key(figure, names, **{"filled: nothing cheaper is as good": {"ls": ""}})
     return figure

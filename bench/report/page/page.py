@@ -10,18 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis import drawing
-from ..findings import Finding
-from ..leaderboard.columns import columns_of
-from ..leaderboard.rows import Column, Results, first_seen, full_protocol
+from ...leaderboard.columns import columns_of
+from ...leaderboard.rows import Column, Results, first_seen, full_protocol
+from ...records.records import Record, natural
+from ...store.disk import replace_text
+from ..analysis import style
+from ..analysis.findings import Finding
+from ..csv import csv as as_csv
 from ..markdown import COST_ABOUT, compact, spread_said
-from ..records.records import Record, natural
-from ..store.disk import replace_text
-from . import pictures, sheets
-from .csv import csv as as_csv
+from . import embed, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
-from .pictures import Picture
-from .sheets import Sheet
+from .embed import Picture
+from .tables import Sheet
 from .verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def html(
         spread=spread_said(results.rows),
         looks=_looks(trained),
         findings=[
-            (finding, _figure(finding, i), sheets.plain(finding.table)) for i, finding in enumerate(findings)
+            (finding, _figure(finding, i), tables.plain(finding.table)) for i, finding in enumerate(findings)
         ],
-        failed=sheets.failed(results.records),
-        published=sheets.published(results),
+        failed=tables.failed(results.records),
+        published=tables.published(results),
         protocols=_protocols(columns),
         metrics={column.base: column for column in columns},
         provenance=_provenance(results.records),
@@ -129,18 +129,18 @@ def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
     known = [one for one in budgets if isinstance(one, dict)]
     # Operations are compared where all rows have one budget.
     budget: dict[str, Any] = known[0] if known and all(one == known[0] for one in known) else {}
-    shown = pictures.found(folders, records)
+    shown = embed.found(folders, records)
     return Part(
         dataset,
         verdicts(rows, trained, budget),
-        sheets.generation(rows),
-        sheets.tokenizers(trained),
-        sheets.cost(rows),
-        sheets.classes(records),
+        tables.generation(rows),
+        tables.tokenizers(trained),
+        tables.cost(rows),
+        tables.classes(records),
         panels(records),
         _samples(shown),
         [one for one in shown if one.name == "--reconstructions" and not one.labels["tokenizer"]],
-        _drawn([*shown, *pictures.found(folders, records, "figures")]),
+        _drawn([*shown, *embed.found(folders, records, "figures")]),
     )
 
 
@@ -168,9 +168,9 @@ def _labels(records: list[Record], name: str) -> list[str]:
 def _looks(records: list[Record]) -> dict[str, tuple[str, str]]:
     """Colour and dashes of each regularizer's lines, as in the figures of the analyses."""
     regularizers = _labels(records, "regularizer")
-    styles, dashes = drawing.styles(regularizers), drawing.dashes(regularizers)
-    own = {drawing.FAINT: "var(--faint)"}
-    colours = {name: styles[drawing.family(name)].colour for name in regularizers}
+    styles, dashes = style.styles(regularizers), style.dashes(regularizers)
+    own = {style.FAINT: "var(--faint)"}
+    colours = {name: styles[style.family(name)].colour for name in regularizers}
     return {name: (own.get(colours[name], colours[name]), DASHES[dashes[name]]) for name in regularizers}
 
 
@@ -189,7 +189,7 @@ def _tally(records: list[Record]) -> str:
 
 
 def _figure(finding: Finding, place: int) -> str:
-    return pictures.svg(finding.figure, f"finding{place}") if finding.figure else ""
+    return embed.svg(finding.figure, f"finding{place}") if finding.figure else ""
 
 
 def _protocols(columns: list[Column]) -> dict[str, tuple[list[str], dict[str, Any]]]:

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from ..findings import Finding
-from ..leaderboard.columns import number
-from ..records.records import Record
-from ..statistics.statistics import Rank
-from . import drawing
-from .scores import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
+from ...leaderboard.columns import number
+from ...records.records import Record
+from ...statistics.statistics import Rank
+from . import style
+from .board import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
+from .findings import Finding
 
 
 @dataclass(frozen=True)
@@ -204,25 +204,25 @@ def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
         return float(np.mean([math.log(v) for (one, _), v in relative.items() if one == label]))
 
     labels = sorted({label for label, _ in relative}, key=overall)
-    figure, (ax,) = drawing.panels(1, 0.4 + 0.28 * len(labels))
-    figure.set_figwidth(min(drawing.WIDTH, 2 + 1.1 * len(generators)))
+    figure, (ax,) = style.panels(1, 0.4 + 0.28 * len(labels))
+    figure.set_figwidth(min(style.WIDTH, 2 + 1.1 * len(generators)))
     worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # one collapsed row shall not pale all
     for (label, generator), times in relative.items():
         x, y = generators.index(generator), labels.index(label)
         shade = 0.08 + 0.62 * max(1 - math.log(times) / worst, 0.0) ** 2
-        box = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=drawing.ACCENT, alpha=shade, lw=0)
+        box = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=style.ACCENT, alpha=shade, lw=0)
         ax.add_patch(box)
         rank = places.get(generator, {}).get(label)
         marked = rank is not None and rank.tied and rank.basis == "seeds"
         text = f"{times:.2f}" + (" ≈" if marked and times > 1 else "")
-        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=drawing.INK)
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=style.INK)
     ax.set_xlim(-0.5, len(generators) - 0.5)
     ax.set_ylim(len(labels) - 0.5, -0.5)
-    drawing.categories(ax.xaxis, generators)
-    drawing.categories(ax.yaxis, labels)
+    style.categories(ax.xaxis, generators)
+    style.categories(ax.yaxis, labels)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     note = f"{board.quality} over the generator's best  ·  ≈ may be the best too"
-    ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=drawing.SMALL, color=drawing.INK)
+    ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=style.SMALL, color=style.INK)
     return figure

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..findings import Finding
-from ..leaderboard.columns import number
-from ..leaderboard.rows import Column
-from ..records.records import Record
-from . import drawing
-from .scores import Board, Entry, by_seed, caution, head, listed, mean_of, plural, tokenizer_seed
+from ...leaderboard.columns import number
+from ...leaderboard.rows import Column
+from ...records.records import Record
+from . import style
+from .board import Board, Entry, by_seed, caution, head, listed, mean_of, plural, tokenizer_seed
+from .findings import Finding
 
 
 class Cause(NamedTuple):
@@ -203,7 +203,7 @@ def _method(measures: Measures) -> str:
 def _figure(found: Sequence[Gaps], measures: Measures) -> Figure:
     generators = list(dict.fromkeys(g.entry.generator for g in found))
     most = max(Counter(g.entry.generator for g in found).values())
-    figure, axes = drawing.panels(len(generators), 0.75 + 0.2 * most, columns=2)
+    figure, axes = style.panels(len(generators), 0.75 + 0.2 * most, columns=2)
     for ax, generator in zip(axes, generators, strict=True):
         mine = sorted(
             (g for g in found if g.entry.generator == generator), key=lambda g: sum(g.parts.values())
@@ -215,13 +215,13 @@ def _figure(found: Sequence[Gaps], measures: Measures) -> Figure:
                     y, value, left=right if value >= 0 else left, height=0.62, color=CAUSES[name].colour, lw=0
                 )
                 right, left = right + max(value, 0.0), left + min(value, 0.0)
-        drawing.categories(ax.yaxis, [g.entry.label for g in mine])
+        style.categories(ax.yaxis, [g.entry.label for g in mine])
         ax.set_ylim(most - 0.5, -0.5)
         if any(value < 0 for gaps in mine for value in gaps.parts.values()):
-            ax.axvline(0, color=drawing.INK, lw=0.8)
+            ax.axvline(0, color=style.INK, lw=0.8)
         above = " above held-out images" if measures.floor is not None else ""
-        drawing.captions(ax, generator, f"{head(measures.generated)}{above}")
+        style.captions(ax, generator, f"{head(measures.generated)}{above}")
     shown = [name for name in CAUSES if any(name in gaps.parts for gaps in found)]
     look = {"marker": "s", "ls": "", "markersize": 7}
-    drawing.key(figure, {CAUSES[name].part: {**look, "color": CAUSES[name].colour} for name in shown})
+    style.key(figure, {CAUSES[name].part: {**look, "color": CAUSES[name].colour} for name in shown})
     return figure

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..leaderboard.columns import cells, first_score, guidance_of, number, ranked, scored
-from ..leaderboard.guidance import judged, told
-from ..leaderboard.ranking import Contest, contests, rank_texts, seeds_to_separate
-from ..leaderboard.rows import Column, Row, Value, grouped
-from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
+from ...leaderboard.columns import cells, first_score, guidance_of, number, ranked, scored
+from ...leaderboard.guidance import judged, told
+from ...leaderboard.ranking import Contest, contests, rank_texts, seeds_to_separate
+from ...leaderboard.rows import Column, Row, Value, grouped
+from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ..markdown import spending
 
 BASELINE = "none"

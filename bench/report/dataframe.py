@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .leaderboard.columns import columns_of, first_score
-from .leaderboard.ranking import contests
-from .leaderboard.rows import LABELS, Results, Row, Value, first_seen, joined
-from .records.records import Record
+from ..leaderboard.columns import columns_of, first_score
+from ..leaderboard.ranking import contests
+from ..leaderboard.rows import LABELS, Results, Row, Value, first_seen, joined
+from ..records.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .leaderboard.columns import (
+from ..leaderboard.columns import (
     COSTS,
     cells,
     columns_of,
@@ -20,8 +20,8 @@ from .leaderboard.columns import (
     scored,
     shown,
 )
-from .leaderboard.guidance import judged, told
-from .leaderboard.ranking import (
+from ..leaderboard.guidance import judged, told
+from ..leaderboard.ranking import (
     Contest,
     contests,
     marks,
@@ -31,13 +31,13 @@ from .leaderboard.ranking import (
     reading,
     seeds_to_separate,
 )
-from .leaderboard.rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
-from .records.records import Record, natural, protocol_id
+from ..leaderboard.rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
+from ..records.records import Record, natural, protocol_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .findings import Finding
+    from .analysis.findings import Finding
 
 COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
     "tokenizer M": ("tokenizer_parameters_million",),

@@ -8,14 +8,21 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .leaderboard.rows import Results
-from .records.records import Record
+from ...leaderboard.rows import Results
+from ...records.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-ANALYSES = ("interaction", "guidance", "pareto", "gaps", "training", "proxies")  # in the order of a report
+ANALYSES = (
+    "interaction",
+    "guidance",
+    "pareto",
+    "gaps",
+    "budget_curves",
+    "proxies",
+)  # in the order of a report
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,13 @@ class Finding:
 
 def all_of(records: Iterable[Record] | Results) -> list[Finding]:
     """What can be said of each dataset's records; the dataset is named where there are several."""
-    from .analysis.scores import Board
+    from .board import Board
 
     datasets, found = Results.of(records).datasets, []
     for dataset, results in datasets.items():
         board = Board(results)
         for name in ANALYSES:
-            one = import_module(f".analysis.{name}", __package__).finding(board)
+            one = import_module(f".{name}", __package__).finding(board)
             if one is not None:
                 found.append(one if len(datasets) == 1 else _of(dataset, one))
     return found

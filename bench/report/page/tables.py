@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..leaderboard import published as papers
-from ..leaderboard.columns import (
+from ...leaderboard import published as papers
+from ...leaderboard.columns import (
     COSTS,
     cells,
     columns_of,
@@ -20,11 +20,11 @@ from ..leaderboard.columns import (
     scored,
     shown,
 )
-from ..leaderboard.ranking import Contest, contests, rank_header, rank_texts, reading
-from ..leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
+from ...leaderboard.ranking import Contest, contests, rank_header, rank_texts, reading
+from ...leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
+from ...records.records import Record, natural, protocol_id
+from ...statistics.statistics import Rank
 from ..markdown import COST_COLUMNS, spending
-from ..records.records import Record, natural, protocol_id
-from ..statistics.statistics import Rank
 
 if TYPE_CHECKING:
     import pandas as pd

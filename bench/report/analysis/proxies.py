@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ..findings import Finding
-from ..leaderboard.columns import COSTS
-from ..leaderboard.rows import Column, grouped
-from ..records.records import Record
-from ..statistics.statistics import holm
-from . import drawing
-from .scores import Board, caution, listed, p_text, plural
+from ...leaderboard.columns import COSTS
+from ...leaderboard.rows import Column, grouped
+from ...records.records import Record
+from ...statistics.statistics import holm
+from . import style
+from .board import Board, caution, listed, p_text, plural
+from .findings import Finding
 
 LEAST = 4  # rows; with three, tau has four values
 RESAMPLES = 999
@@ -172,7 +172,7 @@ def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> 
     counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=RESAMPLES).astype(float)
     resampled = tau_b(x, y, counts)
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    families = np.array([drawing.family(label.rpartition(" · ")[2]) for label in labels])
+    families = np.array([style.family(label.rpartition(" · ")[2]) for label in labels])
     left = np.array([families != family for family in dict.fromkeys(families)], dtype=float)
     without = tau_b(x, y, left)
     without = without[np.isfinite(without)] if np.isfinite(without).any() else np.array([math.nan])
@@ -253,27 +253,27 @@ def _told(f: Fidelity) -> str:
 
 def _figure(found: Sequence[Fidelity], target: str) -> Figure:
     mine = [f for f in found if f.target == target][:SHOWN]
-    figure, (ax,) = drawing.panels(1, 0.5 + 0.2 * len(mine))
-    figure.set_figwidth(drawing.WIDTH)
+    figure, (ax,) = style.panels(1, 0.5 + 0.2 * len(mine))
+    figure.set_figwidth(style.WIDTH)
     places = {f.signal.name: y for y, f in enumerate(mine)}
-    ax.axvline(0, color=drawing.FAINT, lw=0.8, zorder=0)
+    ax.axvline(0, color=style.FAINT, lw=0.8, zorder=0)
     for f in found:
         if f.target != target and f.signal.name in places:
-            ax.plot(f.tau, places[f.signal.name], "|", color=drawing.FAINT, ms=7, mew=1.2)
+            ax.plot(f.tau, places[f.signal.name], "|", color=style.FAINT, ms=7, mew=1.2)
     for f in mine:
         y, sure = places[f.signal.name], f.corrected < 0.05
         if f.interval:
-            ax.plot(f.interval, (y, y), color=drawing.ACCENT, lw=1.2)
-        ax.plot(f.tau, y, "o", color=drawing.ACCENT, mfc=drawing.ACCENT if sure else "none", ms=5)
+            ax.plot(f.interval, (y, y), color=style.ACCENT, lw=1.2)
+        ax.plot(f.tau, y, "o", color=style.ACCENT, mfc=style.ACCENT if sure else "none", ms=5)
     arrows = {1.0: " ↑", -1.0: " ↓", None: ""}
-    drawing.categories(ax.yaxis, [f.signal.name + arrows[f.signal.sign] for f in mine])
+    style.categories(ax.yaxis, [f.signal.name + arrows[f.signal.sign] for f in mine])
     ax.set_ylim(len(mine) - 0.4, -0.6)
     ax.set_xlim(-1.05, 1.05)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1])
-    drawing.captions(ax, "", f"Kendall's τ with generation quality ({target})")
-    dot: dict[str, Any] = {"marker": "o", "color": drawing.ACCENT, "ls": "-"}
+    style.captions(ax, "", f"Kendall's τ with generation quality ({target})")
+    dot: dict[str, Any] = {"marker": "o", "color": style.ACCENT, "ls": "-"}
     looks = {"τ and 95 % interval": {**dot, "mfc": "none"}, "beyond chance (Holm)": {**dot, "ls": ""}}
     if any(f.target != target for f in found):
-        looks["each generator alone"] = {"marker": "|", "color": drawing.FAINT, "ls": "", "markersize": 8}
-    drawing.key(figure, looks)
+        looks["each generator alone"] = {"marker": "|", "color": style.FAINT, "ls": "", "markersize": 8}
+    style.key(figure, looks)
     return figure

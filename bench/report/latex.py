@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .leaderboard.columns import cells, first_score, guidance_of, ranked, scored, short_names, shown
-from .leaderboard.guidance import judged, told
-from .leaderboard.ranking import Contest, contests, marks, rank_header, rank_texts
-from .leaderboard.rows import ARROWS, Column, Results, Row, full_protocol
-from .records.records import Record
+from ..leaderboard.columns import cells, first_score, guidance_of, ranked, scored, short_names, shown
+from ..leaderboard.guidance import judged, told
+from ..leaderboard.ranking import Contest, contests, marks, rank_header, rank_texts
+from ..leaderboard.rows import ARROWS, Column, Results, Row, full_protocol
+from ..records.records import Record
 
 WIDEST = 6  # metrics; the CSV has all
 TALLEST = 45  # rows that fit a page; a table with more is one per generator

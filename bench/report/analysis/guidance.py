@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..findings import Finding
-from ..leaderboard.columns import number
-from ..leaderboard.rows import Column
-from ..records.records import Record
-from . import drawing
-from .scores import Board, Entry, by_seed, listed, plural, spread
+from ...leaderboard.columns import number
+from ...leaderboard.rows import Column
+from ...records.records import Record
+from . import style
+from .board import Board, Entry, by_seed, listed, plural, spread
+from .findings import Finding
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _answer(found: Sequence[Judged], board: Board) -> str:
 
 def _figure(found: Sequence[Judged], column: Column) -> Figure:
     generators = list(dict.fromkeys(c.entry.generator for c in found))
-    figure, axes = drawing.panels(len(generators), 2.3)
-    looks = drawing.row_looks(c.entry.regularizer for c in found)
+    figure, axes = style.panels(len(generators), 2.3)
+    looks = style.row_looks(c.entry.regularizer for c in found)
     for ax, generator in zip(axes, generators, strict=True):
         mine = [c.entry for c in found if c.entry.generator == generator]
         for entry in mine:
@@ -135,10 +135,10 @@ def _figure(found: Sequence[Judged], column: Column) -> Figure:
             )
             look = {**looks[entry.regularizer], "markersize": 4}
             ax.errorbar(ws, means, yerr=spreads, lw=1.2, elinewidth=0.7, **look)
-            ax.plot(entry.guidance, entry.mean, "o", ms=9, mfc="none", mec=drawing.INK, mew=0.8)
-        drawing.logarithmic(ax, "y", [value.mean or 0.0 for entry in mine for value in entry.values.values()])
+            ax.plot(entry.guidance, entry.mean, "o", ms=9, mfc="none", mec=style.INK, mew=0.8)
+        style.logarithmic(ax, "y", [value.mean or 0.0 for entry in mine for value in entry.values.values()])
         ax.set_xticks(sorted({w for entry in mine for w in entry.values}))
-        drawing.captions(ax, generator, "guidance w", f"{column.name} ↓")
-    ring = {"marker": "o", "color": drawing.INK, "ls": "", "mfc": "none", "markersize": 8}
-    drawing.row_key(figure, looks, **{"chosen": ring})
+        style.captions(ax, generator, "guidance w", f"{column.name} ↓")
+    ring = {"marker": "o", "color": style.INK, "ls": "", "mfc": "none", "markersize": 8}
+    style.row_key(figure, looks, **{"chosen": ring})
     return figure
