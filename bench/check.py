@@ -15,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from . import registry, run
+from . import registry
 from .api import Dataset, Noise, Unfit
 from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from .contracts.common import Beside, Broken, Part
+from .engine import run
 from .matrix.load import load_matrix
 from .matrix.yaml_text import MatrixError
 from .models.build import dataset as dataset_of

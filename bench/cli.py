@@ -28,11 +28,11 @@ from . import __version__, registry
 from .harmless import Text, visible
 
 if TYPE_CHECKING:
+    from .engine.tracking import Tracking
     from .matrix.matrix import Matrix
     from .plan.make import Cell, Plan
     from .records.records import Record
     from .store.artifacts import Store
-    from .tracking import Tracking
 
 app = typer.Typer(
     help="Which latent regularizer gives the best tokenizer for which generator?",
@@ -145,12 +145,12 @@ def run(
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if engine == "ray":
             _fail("--engine ray starts a stage's processes itself: give --processes in place of torchrun", 2)
-        from . import team
+        from .engine import companions
 
         if int(os.environ["RANK"]) > 0:
-            team.serve_torchrun()
+            companions.serve_torchrun()
             return
-        atexit.register(team.dismiss_torchrun)
+        atexit.register(companions.dismiss_torchrun)
         processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
     if engine not in ("local", "ray"):
         _fail(f"--engine takes local or ray, not {engine!r}", 2)
@@ -158,7 +158,7 @@ def run(
         _fail("--engine ray: ray isn't installed; `pip install ray` does it", 2)
     abroad = engine == "ray" and ray_address is not None
     workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
-    from . import run as running
+    from .engine import run as running
     from .progress import Display
     from .report.write import terminal_summary
 
@@ -800,7 +800,7 @@ def _jobs(text: str) -> int:
 
 
 def _check_trackers(names: list[str]) -> None:
-    from . import tracking
+    from .engine import tracking
 
     try:
         tracking.check(names)
@@ -813,7 +813,7 @@ def _tracking(
 ) -> Tracking | None:
     if not names:
         return None
-    from .tracking import Tracking
+    from .engine.tracking import Tracking
 
     def warn(text: str) -> None:
         err.print(Text(f"warning: {text}"), soft_wrap=True)

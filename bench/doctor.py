@@ -179,7 +179,7 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from . import run
+    from .engine import run
     from .matrix.load import load_matrix
     from .plan.make import make_plan
     from .records.records import comparable

@@ -2,8 +2,8 @@
 
 import torch
 
-from latentbench.bench import engine
-from latentbench.bench.engine import visible
+from latentbench.bench.engine import local
+from latentbench.bench.engine.local import visible
 
 
 def test_gpus_are_dealt_to_workers_in_turn():
@@ -27,6 +27,6 @@ def test_without_gpus_nothing_is_said_of_them():
 def test_only_the_gpus_that_the_environment_names_are_dealt(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8d1f")
-    assert engine._gpus() == ["5", "GPU-8d1f"]
+    assert local._gpus() == ["5", "GPU-8d1f"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert engine._gpus() == ["0", "1"]
+    assert local._gpus() == ["0", "1"]

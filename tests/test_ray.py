@@ -16,16 +16,10 @@ ray = pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't i
 
 from ray.cluster_utils import Cluster
 
-from latentbench.bench import ray_engine
-from latentbench.bench.ray_engine import (
-    Needs,
-    Task,
-    make,
-    needs,
-    versions,
-)
+from latentbench.bench.engine import ray_cluster
+from latentbench.bench.engine.companions import Setting
+from latentbench.bench.engine.ray_cluster import Needs, Task, make, needs, versions
 from latentbench.bench.store.stage import Stage
-from latentbench.bench.team import Setting
 
 SMALL = re.sub(r"  lightningdit: .*\n", "", TINY).replace(", generation, density, cost", "")
 
@@ -99,10 +93,10 @@ def test_a_node_that_is_not_like_the_others_makes_nothing(tmp_path, interrupts, 
 def test_what_another_machine_has_made_may_be_seen_late(tmp_path, monkeypatch):
     looks = iter([False, False, True, True])
     store = SimpleNamespace(look=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
-    monkeypatch.setattr(ray_engine.time, "sleep", lambda seconds: None)
-    assert ray_engine.appear(store, stage("tokenizer"))
-    monkeypatch.setattr(ray_engine, "PATIENCE", 0)
-    assert not ray_engine.appear(SimpleNamespace(look=lambda stage: False), stage("tokenizer"))
+    monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
+    assert ray_cluster.appear(store, stage("tokenizer"))
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 0)
+    assert not ray_cluster.appear(SimpleNamespace(look=lambda stage: False), stage("tokenizer"))
 
 
 def test_two_nodes_give_the_numbers_of_one_worker(undisturbed, nodes, tmp_path):

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from cli import TINY, bench, command, environment, results
 
-from latentbench.bench import run
+from latentbench.bench.engine import run
+from latentbench.bench.engine.schedule import PAUSE, Schedule
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.make import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
 from latentbench.bench.report import write
-from latentbench.bench.schedule import PAUSE, Schedule
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
 from latentbench.bench.store.stage import Stage
@@ -83,7 +83,7 @@ def test_a_shard_that_cannot_be_is_a_usage_error(text):
 
 def test_a_stage_that_another_run_makes_is_left_for_others_and_looked_at_again(tmp_path, monkeypatch):
     plan, heard, now = plan_of(2, 1), [], [100.0]
-    monkeypatch.setattr("latentbench.bench.schedule.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("latentbench.bench.engine.schedule.time.monotonic", lambda: now[0])
     schedule = Schedule(plan, Store(tmp_path))
     schedule.done.add("features")
     schedule.waiting = [plan.stages["t0"], plan.stages["t1"]]

@@ -10,9 +10,9 @@ import yaml
 from cli import TINY, bench, results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from latentbench.bench import tracking
+from latentbench.bench.engine import tracking
+from latentbench.bench.engine.schedule import Event
 from latentbench.bench.plan.make import Cell, Plan
-from latentbench.bench.schedule import Event
 from latentbench.bench.store.artifacts import Result, Store
 from latentbench.bench.store.stage import Stage
 from latentbench.bench.training import checkpoint
@@ -166,8 +166,8 @@ def test_an_unknown_or_missing_tracker_is_named_with_those_that_are_there(monkey
 
 
 def test_nothing_of_trackers_is_imported_where_none_is_asked_for():
-    names = "{'latentbench.bench.tracking', 'tensorboard', 'torch.utils.tensorboard'}"
-    imports = "latentbench.bench.run, latentbench.bench.worker, latentbench.bench.stages.table, latentbench.bench.cli"
+    names = "{'latentbench.bench.engine.tracking', 'tensorboard', 'torch.utils.tensorboard'}"
+    imports = "latentbench.bench.engine.run, latentbench.bench.engine.worker, latentbench.bench.stages.table, latentbench.bench.cli"
     code = f"import sys, {imports}; assert not {names} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -11,7 +11,7 @@ import fabricated
 import pytest
 import torch
 
-from latentbench.bench import run
+from latentbench.bench.engine import run
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.store.artifacts import Result, Store

@@ -17,16 +17,16 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-from . import registry
-from .plan.make import Cell, Plan
-from .records.provenance import flat
-from .records.records import Record
+from .. import registry
+from ..plan.make import Cell, Plan
+from ..records.provenance import flat
+from ..records.records import Record
+from ..store.artifacts import Store
+from ..store.disk import replace_text
+from ..store.stage import Stage
+from ..training import checkpoint
+from .companions import hide_torchrun
 from .schedule import Event
-from .store.artifacts import Store
-from .store.disk import replace_text
-from .store.stage import Stage
-from .team import hide_torchrun
-from .training import checkpoint
 
 TRAINED = ("prior", "tokenizer", "generator")
 LIVE = ("tensorboard", "aim")  # may have several runs open in one process; others get a stage when it is done

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .engine import Engine
-from .matrix.load import resolved
-from .matrix.matrix import Matrix
-from .plan.make import PROBE, Cell, Plan
-from .records.provenance import parts, provenance
-from .records.records import Record, in_order, new_records, write_record
-from .report import image_grids
-from .report.write import write_report
+from ..matrix.load import resolved
+from ..matrix.matrix import Matrix
+from ..plan.make import PROBE, Cell, Plan
+from ..records.provenance import parts, provenance
+from ..records.records import Record, in_order, new_records, write_record
+from ..report import image_grids
+from ..report.write import write_report
+from ..store.artifacts import Artifact, NoLocks, Store, alone
+from ..store.disk import NoRoom, replace_text, room
+from ..store.hashes import Corrupt, identity
+from .local import Engine
 from .schedule import EngineError, Event
-from .store.artifacts import Artifact, NoLocks, Store, alone
-from .store.disk import NoRoom, replace_text, room
-from .store.hashes import Corrupt, identity
 
 if TYPE_CHECKING:
-    from .ray_engine import RayEngine
+    from .ray_cluster import RayEngine
 
 SHARE = 20  # times that tables of thousands of cells take pass before they are written again
 LOOKS = 5  # at most, at artifacts that break while they are read
@@ -166,7 +166,7 @@ def _engine(matrix: Matrix, plan: Plan, store: Store, options: Options) -> Engin
     }
     if options.engine == "local":
         return Engine(plan, store, jobs=options.jobs or 1, **how)
-    from .ray_engine import RayEngine
+    from .ray_cluster import RayEngine
 
     return RayEngine(plan, store, jobs=options.jobs, address=options.ray_address, **how)
 
@@ -346,8 +346,8 @@ class Book:
         """The first seed's tokenizers, each decoding the same held-out images."""
         import torch
 
-        from .api import to_uint8
-        from .models import build
+        from ..api import to_uint8
+        from ..models import build
 
         for row in self.matrix.datasets:
             rows: dict[str, torch.Tensor] = {}

@@ -19,13 +19,13 @@ from torch import distributed
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed import Store as Board
 
-from . import registry
-from .api import Diverged
-from .runtime.processes import ALONE, Group
-from .store import mirror
-from .store.artifacts import Store
-from .store.stage import Stage
-from .training.steps import Context, Stopped
+from .. import registry
+from ..api import Diverged
+from ..runtime.processes import ALONE, Group
+from ..store import mirror
+from ..store.artifacts import Store
+from ..store.stage import Stage
+from ..training.steps import Context, Stopped
 
 # What is done once in each process, or scored with clocks, is the first one's alone.
 SHARED = frozenset({"features", "prior", "tokenizer", "latents", "generator", "samples"})
@@ -160,8 +160,8 @@ def hire(place: Place, generation: int, rank: int, world: int, local: int) -> Ba
 
 def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
-    from .runtime.parent import die_with_parent
-    from .stages.table import STAGES
+    from ..runtime.parent import die_with_parent
+    from ..stages.table import STAGES
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides what Ctrl-C means

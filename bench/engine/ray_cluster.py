@@ -24,13 +24,14 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from . import __version__, worker
-from .engine import environ
-from .plan.make import Plan
+from .. import __version__
+from ..plan.make import Plan
+from ..store.artifacts import Store
+from ..store.stage import Stage
+from . import worker
+from .companions import SHARED, Setting, Team
+from .local import environ
 from .schedule import EngineError, Event, Listen, Schedule
-from .store.artifacts import Store
-from .store.stage import Stage
-from .team import SHARED, Setting, Team
 
 RETRIES = 3  # of a stage whose node, or worker, is lost
 PATIENCE = 60.0  # seconds until what one machine has made must be seen by another

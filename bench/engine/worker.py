@@ -10,14 +10,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .runtime.parent import die_with_parent
-from .store.artifacts import Result
-from .store.disk import NoRoom, room
-from .store.hashes import Corrupt
+from ..runtime.parent import die_with_parent
+from ..store.artifacts import Result
+from ..store.disk import NoRoom, room
+from ..store.hashes import Corrupt
 
 if TYPE_CHECKING:
-    from .store.stage import Stage
-    from .team import Team
+    from ..store.stage import Stage
+    from .companions import Team
 
 
 class Pipe(Protocol):
@@ -49,7 +49,7 @@ def main(
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
-    from .team import Setting, Team
+    from .companions import Setting, Team
 
     setting = Setting(root, plugins, threads, device, precision, loaders, url)
     setting.apply()
@@ -80,10 +80,10 @@ def run_stage(
     "found" is the answer where another run has made it, "busy" where one does, and "lost" where a parent's
     artifact had to be set aside.
     """
-    from .api import Diverged
-    from .stages.table import STAGES
-    from .training import checkpoint
-    from .training.steps import Context, Stopped
+    from ..api import Diverged
+    from ..stages.table import STAGES
+    from ..training import checkpoint
+    from ..training.steps import Context, Stopped
 
     setting, store = team.setting, team.setting.store
     device, latest = setting.device, [0.0]

@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ..plan.make import Plan
+from ..store.artifacts import Store
+from ..store.stage import Stage
 from . import worker
-from .plan.make import Plan
 from .schedule import EngineError, Event, Listen, Schedule
-from .store.artifacts import Store
-from .store.stage import Stage
 
 IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
 HINTS: dict[int, str] = {

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from .plan.make import Plan
-from .store.artifacts import Store
-from .store.hashes import Corrupt
-from .store.stage import Stage
+from ..plan.make import Plan
+from ..store.artifacts import Store
+from ..store.hashes import Corrupt
+from ..store.stage import Stage
 
 PAUSE = 1.0  # seconds between looks at a stage that another run makes
 LOSSES = 5  # times that what a stage needs is found broken before it fails
