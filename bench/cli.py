@@ -445,9 +445,9 @@ def merge(
     ] = None,
 ) -> None:
     """Join the records of several machines or groups, if nothing that matters differs."""
-    from . import merge as merging
     from .records.records import RecordError
     from .report.write import terminal_summary
+    from .tools import merge as merging
 
     try:
         found = merging.merge(folders, output, allow or (), prefer or ())
@@ -481,7 +481,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set two results folders, or two rows of one, against each other: B - A, paired over cells and seeds."""
-    from . import compare as comparing
+    from .tools import compare as comparing
 
     try:
         gates = [comparing.gate(text) for text in fail_on or ()]
@@ -524,9 +524,9 @@ def audit(
     _plugins(plugin)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from . import audit as auditing
     from .leaderboard.columns import number
     from .nn.weights import OfflineError
+    from .tools import audit as auditing
 
     try:
         part, _, model = features.partition(":")
@@ -577,7 +577,7 @@ def check(
     """Test what a part promises, and run it in one small cell; about half a minute."""
     import torch
 
-    from . import check as checking
+    from .tools import check as checking
 
     torch.set_num_threads(1)  # as workers have it
     try:
@@ -613,9 +613,9 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation, and that nothing changes a number that must not."""
-    from . import cleaning
-    from . import doctor as doctoring
     from .store.artifacts import Store, home
+    from .tools import cleaning
+    from .tools import doctor as doctoring
 
     _check_device(device)
     found = []
@@ -643,9 +643,9 @@ def clean(
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,
 ) -> None:
     """Free what no results here need of the cache beside a matrix (or in $LATENTBENCH_HOME); results stay."""
-    from . import cleaning
     from .store.artifacts import Store, home
     from .store.disk import size
+    from .tools import cleaning
 
     store = Store(home(matrix))
     if not store.root.is_dir():

@@ -8,7 +8,7 @@ import pytest
 from cli import bench
 from subjects import FakeSubject
 
-from latentbench.bench import check, registry
+from latentbench.bench import registry
 from latentbench.bench.contracts import (
     datasets,
     evaluators,
@@ -19,6 +19,7 @@ from latentbench.bench.contracts import (
     tokenizers,
 )
 from latentbench.bench.contracts.common import Part
+from latentbench.bench.tools import check
 
 HEAD = '''"""A plugin."""
 import torch

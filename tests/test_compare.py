@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
-from latentbench.bench.compare import CompareError, Gate, compare, gate, regressions, side, text
 from latentbench.bench.records.records import Record, write_record
+from latentbench.bench.tools.compare import CompareError, Gate, compare, gate, regressions, side, text
 
 
 def folder(path, values, name="gFD[net]@1", status="done", k=5, n=9, better="lower", replicates=None):

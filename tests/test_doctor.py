@@ -8,9 +8,9 @@ import torch
 from cli import bench
 from typer.testing import CliRunner
 
-from latentbench.bench import cleaning, doctor
 from latentbench.bench.cli import app
-from latentbench.bench.doctor import Check
+from latentbench.bench.tools import cleaning, doctor
+from latentbench.bench.tools.doctor import Check
 
 
 def test_nothing_that_must_not_changes_a_number(tmp_path):

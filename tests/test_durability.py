@@ -18,13 +18,13 @@ from cli import TINY, bench, command, environment, gone_within, results, workers
 from torch import nn
 from typer.testing import CliRunner
 
-from latentbench.bench import cleaning
 from latentbench.bench.cli import app
 from latentbench.bench.store import hashes
 from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
 from latentbench.bench.store.disk import NoRoom, room, size
 from latentbench.bench.store.hashes import Corrupt
 from latentbench.bench.store.stage import Stage, stage_id
+from latentbench.bench.tools import cleaning
 from latentbench.bench.training import checkpoint
 from latentbench.bench.training.checkpoint import State
 from latentbench.bench.training.steps import Context, run_steps

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latentbench.bench import registry, union
+from latentbench.bench import registry
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
 from latentbench.bench.matrix.matrix import Row, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.plan.make import make_plan
+from latentbench.bench.tools import combined_matrix
 
 PLUGIN = '''
 from __future__ import annotations
@@ -299,7 +300,10 @@ def test_a_dataset_may_have_a_label_of_its_own_and_stand_twice_by_different_ones
     assert matrix.datasets == (Row("fine", "mx_data", {"size": 16}), Row("mx_data", "mx_data", {"size": 8}))
     plain = resolved(matrix, Path())
     assert load_matrix(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
-    assert list(union.rows_of(plain, "dataset")) == ["fine", "mx_data"] and union.resolved(plain)
+    assert list(combined_matrix.rows_of(plain, "dataset")) == [
+        "fine",
+        "mx_data",
+    ] and combined_matrix.resolved(plain)
 
 
 def test_a_dataset_s_label_is_in_cells_and_in_no_stage_s_key(tmp_path):

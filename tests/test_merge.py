@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from latentbench.bench.leaderboard.folders import MergeError, Source, one_each
 from latentbench.bench.matrix.load import load_matrix, resolved
-from latentbench.bench.merge import LOCK, merge
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records import provenance
 from latentbench.bench.records.records import Record, RecordError, read_records, write_record
 from latentbench.bench.report import write
 from latentbench.bench.report.write import write_report
+from latentbench.bench.tools.merge import LOCK, merge
 
 FEW = {"generators": ("mar", "tarflow"), "guidances": (1.0,)}
 MATRIX = {

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
-from latentbench.bench.audit import read as read_images
 from latentbench.bench.cli import app
 from latentbench.bench.harmless import visible
 from latentbench.bench.matrix import yaml_text
@@ -29,6 +28,7 @@ from latentbench.bench.nn import discriminators, released_weights
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.records import Record
 from latentbench.bench.report.write import write_report
+from latentbench.bench.tools.audit import read as read_images
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("bench", "regularizers", "tokenizers", "generators", "evaluators")

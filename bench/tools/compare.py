@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .leaderboard.columns import number, shown
-from .leaderboard.ranking import LEVEL, on_shared_images
-from .leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
-from .records.labels import matches, parse_filter, selects
-from .records.records import Record, RecordError, plain_json, read_records
-from .statistics.statistics import Difference, difference, holm, mean
+from ..leaderboard.columns import number, shown
+from ..leaderboard.ranking import LEVEL, on_shared_images
+from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
+from ..records.labels import matches, parse_filter, selects
+from ..records.records import Record, RecordError, plain_json, read_records
+from ..statistics.statistics import Difference, difference, holm, mean
 
 Key = tuple[str, ...]
 UNSURE = {  # differences that another tokenizer seed may not repeat

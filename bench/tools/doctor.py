@@ -49,7 +49,7 @@ def installed() -> Iterator[Check]:
     """Versions, the weights of feature extractors, disk and device."""
     import torch
 
-    from . import registry
+    from .. import registry
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Check("python", sys.version_info >= (3, 11), python)
@@ -81,7 +81,7 @@ def features_ignore_batches(device: str) -> Iterator[Check]:
     """A distance over features that were computed in batches of 256, 100 and 7."""
     import torch
 
-    from .metrics.distances import frechet_distance
+    from ..metrics.distances import frechet_distance
 
     train, val = _digits()
     extractor = _extractor()
@@ -108,9 +108,9 @@ def latents_ignore_batches(device: str) -> Iterator[Check]:
     """
     import torch
 
-    from . import registry
-    from .api import ImageSpec, Noise
-    from .models import latents
+    from .. import registry
+    from ..api import ImageSpec, Noise
+    from ..models import latents
 
     _, val = _digits()
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def draws_ignore_processes() -> Check:
     """Noise of four processes is the rows of one's."""
     import torch
 
-    from .api import Noise
+    from ..api import Noise
 
     like = torch.zeros(8, 3, 5)
     whole = Noise(0, ("latent",)).normal(like)
@@ -140,7 +140,7 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, each the half."""
-    from .metrics.distances import frechet_distance
+    from ..metrics.distances import frechet_distance
 
     train, val = _digits()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -179,11 +179,11 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from .engine import run
-    from .matrix.load import load_matrix
-    from .plan.make import make_plan
-    from .records.records import comparable
-    from .store.artifacts import Store
+    from ..engine import run
+    from ..matrix.load import load_matrix
+    from ..plan.make import make_plan
+    from ..records.records import comparable
+    from ..store.artifacts import Store
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "doctor.yaml"
@@ -223,7 +223,7 @@ def _said(values: dict[int, Any]) -> str:
 def _digits() -> tuple[Tensor, Tensor]:
     import torch
 
-    from . import registry
+    from .. import registry
 
     data = registry.create("datasets", "digits")
     train, val = (data.images(split, torch.arange(IMAGES)) for split in ("train", "val"))
@@ -231,6 +231,6 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def _extractor() -> Any:
-    from . import registry
+    from .. import registry
 
     return registry.create("features", "effnet_lite0", resolution=32)

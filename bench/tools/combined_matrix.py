@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from .leaderboard.rows import LABELS
-from .records.records import Record
+from ..leaderboard.rows import LABELS
+from ..records.records import Record
 
 SECTIONS = ("dataset", "tokenizers", "regularizers", "generators")
 FREE = ("name", "seeds", "skip", "plugins", *SECTIONS)  # what a union may have more of than its parts
@@ -90,7 +90,7 @@ def _cells(matrix: Mapping[str, Any]) -> dict[tuple[str, ...], bool]:
 
 
 def _skips(skip: Mapping[str, str], labels: Sequence[str], sections: Sequence[Mapping[str, Any]]) -> bool:
-    from .matrix.matrix import Row
+    from ..matrix.matrix import Row
 
     rows = [Row(label, section[label]["use"], {}) for label, section in zip(labels, sections, strict=False)]
     return all(row.fits(skip.get(name, "*")) for name, row in zip(LABELS, rows, strict=True))

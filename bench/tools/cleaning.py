@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..store.artifacts import TRASH, Artifact, Store, locked
+from ..store.disk import size
+from ..store.hashes import CORRUPT, Corrupt
+from ..training import checkpoint
 from .doctor import Check
 from .merge import LOCK
-from .store.artifacts import TRASH, Artifact, Store, locked
-from .store.disk import size
-from .store.hashes import CORRUPT, Corrupt
-from .training import checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +53,9 @@ def needs(lock: Path) -> set[str]:
     Raises:
         CleanError: its matrix cannot be planned, or its data is not on this machine.
     """
-    from .matrix.load import load_matrix
-    from .matrix.yaml_text import MatrixError
-    from .plan.make import make_plan
+    from ..matrix.load import load_matrix
+    from ..matrix.yaml_text import MatrixError
+    from ..plan.make import make_plan
 
     try:
         loaded = load_matrix(lock)
@@ -129,7 +129,7 @@ def checks(store: Store) -> Iterator[Check]:
 def _artifact(path: Path) -> Iterator[Check]:
     from safetensors import SafetensorError
 
-    from .store.stage import stage_id
+    from ..store.stage import stage_id
 
     artifact, name = Artifact(path), f"{path.parent.name} {path.name[:12]}"
     try:

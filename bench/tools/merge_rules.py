@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from .leaderboard.folders import Source
-from .leaderboard.rows import full_protocol
-from .options.words import some
-from .records.provenance import flat
-from .records.records import Record
-from .union import rows_of, without
+from ..leaderboard.folders import Source
+from ..leaderboard.rows import full_protocol
+from ..options.words import some
+from ..records.provenance import flat
+from ..records.records import Record
+from .combined_matrix import rows_of, without
 
 # What all rows of a matrix have in common; of the first also what one doesn't name says something.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from .differences import HARMLESS, apart, beside, differences, refusal
-from .leaderboard.folders import MergeError, Source, one_each
-from .matrix.yaml_text import MatrixError, parse
-from .matrix.yaml_text import read as read_text
-from .records.records import Record, read_records, write_record
-from .store.disk import replace_text
-from .union import resolved, union, unique
+from ..leaderboard.folders import MergeError, Source, one_each
+from ..matrix.yaml_text import MatrixError, parse
+from ..matrix.yaml_text import read as read_text
+from ..records.records import Record, read_records, write_record
+from ..store.disk import replace_text
+from .combined_matrix import resolved, union, unique
+from .merge_rules import HARMLESS, apart, beside, differences, refusal
 
 LOCK = "matrix.lock*.yaml"
 
@@ -46,7 +46,7 @@ def merge(
     Raises:
         MergeError: with all that differs; nothing has been written.
     """
-    from .report.write import write_report
+    from ..report.write import write_report
 
     allowed, out = set(allow), Path(out)
     for aspect in allowed.difference(HARMLESS):

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .api import Dataset, FeatureExtractor, from_uint8, to_uint8
-from .data.images import RESIZINGS, adm_centre_crop, squash
-from .metrics.distances import frechet_distance, kernel_distance, precision_recall
-from .metrics.names import metric_name
-from .records.records import protocol_id
-from .stages.inputs import SPLITS
+from ..api import Dataset, FeatureExtractor, from_uint8, to_uint8
+from ..data.images import RESIZINGS, adm_centre_crop, squash
+from ..metrics.distances import frechet_distance, kernel_distance, precision_recall
+from ..metrics.names import metric_name
+from ..records.records import protocol_id
+from ..stages.inputs import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd

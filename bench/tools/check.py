@@ -15,22 +15,22 @@ from typing import Any
 
 import yaml
 
-from . import registry
-from .api import Dataset, Noise, Unfit
-from .contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
-from .contracts.common import Beside, Broken, Part
-from .engine import run
-from .matrix.load import load_matrix
-from .matrix.yaml_text import MatrixError
-from .models.build import dataset as dataset_of
-from .models.build import extractor as extractor_of
-from .options.options import check_options
-from .plan.make import make_plan
-from .records.records import Record
-from .report.write import terminal_summary
-from .stages.subject import Subject
-from .store import stage
-from .store.artifacts import Store
+from .. import registry
+from ..api import Dataset, Noise, Unfit
+from ..contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
+from ..contracts.common import Beside, Broken, Part
+from ..engine import run
+from ..matrix.load import load_matrix
+from ..matrix.yaml_text import MatrixError
+from ..models.build import dataset as dataset_of
+from ..models.build import extractor as extractor_of
+from ..options.options import check_options
+from ..plan.make import make_plan
+from ..records.records import Record
+from ..report.write import terminal_summary
+from ..stages.subject import Subject
+from ..store import stage
+from ..store.artifacts import Store
 
 CONTRACTS: Mapping[str, ModuleType] = {
     "regularizers": regularizers,
@@ -224,7 +224,7 @@ def look(promise: str, check: Callable[..., str | None], *about: Any) -> Line:
 
 def _where(error: Exception) -> str:
     """What failed, and the line outside the frame that it comes from."""
-    frame, trace, inner = Path(__file__).parent, error.__traceback__, ""
+    frame, trace, inner = Path(__file__).parent.parent, error.__traceback__, ""
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
         if file.is_file() and frame not in file.parents and "site-packages" not in file.parts:
