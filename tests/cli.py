@@ -37,7 +37,7 @@ def bench(*arguments, cwd, home=None, timeout=300):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "latentbench.bench.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "latentbench.bench.cli.app", *map(str, arguments)]
 
 
 def environment(home=None):

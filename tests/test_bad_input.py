@@ -7,7 +7,7 @@ import pytest
 from cli import TINY, bench
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 
 
 def replaced(old, new):

@@ -10,7 +10,7 @@ import pytest
 from cli import TINY, bench
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.registry import FOLDERS, names
 
 
@@ -23,7 +23,7 @@ def said(*arguments):
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
 def test_help_and_list_start_without_torch(arguments):
     code = (
-        "import sys; from typer.testing import CliRunner; from latentbench.bench.cli import app; "
+        "import sys; from typer.testing import CliRunner; from latentbench.bench.cli.app import app; "
         f"result = CliRunner().invoke(app, {arguments}); assert result.exit_code == 0, result.output; "
         "sys.exit(bool({'torch', 'pandas', 'timm', 'sklearn'} & set(sys.modules)))"
     )

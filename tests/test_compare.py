@@ -9,7 +9,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.records.records import Record, write_record
 from latentbench.bench.tools.compare import CompareError, Gate, compare, gate, regressions, side, text
 

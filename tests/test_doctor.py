@@ -8,7 +8,7 @@ import torch
 from cli import bench
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.tools import cleaning, doctor
 from latentbench.bench.tools.doctor import Check
 

@@ -18,7 +18,7 @@ from cli import TINY, bench, command, environment, gone_within, results, workers
 from torch import nn
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.store import hashes
 from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
 from latentbench.bench.store.disk import NoRoom, room, size

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from latentbench.bench.api import LatentSpec, Noise
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.models import flops
 from latentbench.bench.models.flops import TooLong, counted

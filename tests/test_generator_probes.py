@@ -6,7 +6,7 @@ import pytest
 from cli import bench
 from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 
 MATRIX = """
 name: small

@@ -336,7 +336,7 @@ def test_a_run_by_two_has_the_metrics_of_one_and_outlives_a_process(alone, tmp_p
 def test_torchrun_starts_the_processes_of_a_run(alone, tmp_path):
     (tmp_path / "matrix.yaml").write_text(SMALL)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "latentbench.bench.cli", "run"]
+    command = [*launch, "-m", "latentbench.bench.cli.app", "run"]
     env, options = environment(), {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run(command, env=env, **options)
     assert done.returncode == 0, done.stdout + done.stderr

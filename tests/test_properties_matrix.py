@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from latentbench.bench import registry
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.matrix.checker import KEYS
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.matrix.matrix import Matrix

@@ -117,7 +117,7 @@ def test_generators_are_parts_of_the_suite():
 
 
 def test_the_command_lists_them():
-    command = [sys.executable, "-m", "latentbench.bench.cli", "list", "published"]
+    command = [sys.executable, "-m", "latentbench.bench.cli.app", "list", "published"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"DINO prior.*4\.87", shown.stdout)

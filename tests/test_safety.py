@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
-from latentbench.bench.cli import app
-from latentbench.bench.harmless import visible
+from latentbench.bench.cli.app import app
+from latentbench.bench.cli.safe_text import visible
 from latentbench.bench.matrix import yaml_text
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.metrics import lpips
@@ -216,7 +216,7 @@ def test_an_installed_plugin_runs_when_it_is_asked_for_by_name_alone(tmp_path):
     (tmp_path / "matrix.yaml").write_text(TINY)
 
     def code(*arguments):
-        line = "import sys; sys.path.insert(0, '.'); from latentbench.bench.cli import app; app()"
+        line = "import sys; sys.path.insert(0, '.'); from latentbench.bench.cli.app import app; app()"
         command = [sys.executable, "-c", line, *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 

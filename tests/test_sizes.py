@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from latentbench.bench.api import Flow, Generator, LatentSpec
-from latentbench.bench.cli import app
+from latentbench.bench.cli.app import app
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.options.options import axes, check_options, names_of, options_of

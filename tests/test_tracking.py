@@ -167,7 +167,7 @@ def test_an_unknown_or_missing_tracker_is_named_with_those_that_are_there(monkey
 
 def test_nothing_of_trackers_is_imported_where_none_is_asked_for():
     names = "{'latentbench.bench.engine.tracking', 'tensorboard', 'torch.utils.tensorboard'}"
-    imports = "latentbench.bench.engine.run, latentbench.bench.engine.worker, latentbench.bench.stages.table, latentbench.bench.cli"
+    imports = "latentbench.bench.engine.run, latentbench.bench.engine.worker, latentbench.bench.stages.table, latentbench.bench.cli.app"
     code = f"import sys, {imports}; assert not {names} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -24,15 +24,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, registry
-from .harmless import Text, visible
+from .. import __version__, registry
+from .safe_text import Text, visible
 
 if TYPE_CHECKING:
-    from .engine.tracking import Tracking
-    from .matrix.matrix import Matrix
-    from .plan.make import Cell, Plan
-    from .records.records import Record
-    from .store.artifacts import Store
+    from ..engine.tracking import Tracking
+    from ..matrix.matrix import Matrix
+    from ..plan.make import Cell, Plan
+    from ..records.records import Record
+    from ..store.artifacts import Store
 
 app = typer.Typer(
     help="Which latent regularizer gives the best tokenizer for which generator?",
@@ -145,7 +145,7 @@ def run(
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if engine == "ray":
             _fail("--engine ray starts a stage's processes itself: give --processes in place of torchrun", 2)
-        from .engine import companions
+        from ..engine import companions
 
         if int(os.environ["RANK"]) > 0:
             companions.serve_torchrun()
@@ -158,9 +158,9 @@ def run(
         _fail("--engine ray: ray isn't installed; `pip install ray` does it", 2)
     abroad = engine == "ray" and ray_address is not None
     workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
-    from .engine import run as running
+    from ..engine import run as running
+    from ..report.write import terminal_summary
     from .progress import Display
-    from .report.write import terminal_summary
 
     if track:
         _check_trackers(track)
@@ -255,8 +255,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is shared, what is cached and what all of it will take; runs nothing."""
-    from .plan.estimate import ACCELERATORS
-    from .plan.forecast import HEADER, STAGE_HEADER, forecast
+    from ..plan.estimate import ACCELERATORS
+    from ..plan.forecast import HEADER, STAGE_HEADER, forecast
 
     chosen = accelerator or ("h100" if device == "cuda" else "cpu")
     if chosen not in ACCELERATORS:
@@ -321,7 +321,7 @@ def list_parts(
     if kind == "published":
         return _published(as_json)
     _plugins(plugin)
-    from .matrix.yaml_text import packaged
+    from ..matrix.yaml_text import packaged
 
     known = [*registry.FOLDERS, "matrices", "published"]
     if kind is not None and kind not in known:
@@ -365,8 +365,8 @@ def info(
         source = registry.sources(kind)[name]
     except registry.PartError as error:
         _fail(str(error), 2)
-    from .matrix import parts
-    from .options.options import SIZE, options_of, sizes_of
+    from ..matrix import parts
+    from ..options.options import SIZE, options_of, sizes_of
 
     groups = {"options": options_of(cls)}
     if kind == "generators":
@@ -374,7 +374,7 @@ def info(
     sizes: dict[str, Any] = {}
     at = ""
     if sizes_of(cls):
-        from .models import build
+        from ..models import build
 
         at = build.COUNTED[kind][0]
         counts = build.parameters_of_sizes(kind, name)
@@ -418,8 +418,8 @@ def report(
     output: OutOption = None,
 ) -> None:
     """Rebuild the tables, the analyses and the page from records and pictures alone."""
-    from .records.records import RecordError
-    from .report.write import rebuild_report
+    from ..records.records import RecordError
+    from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
         _fail("several folders need -o DIR", 2)
@@ -445,9 +445,9 @@ def merge(
     ] = None,
 ) -> None:
     """Join the records of several machines or groups, if nothing that matters differs."""
-    from .records.records import RecordError
-    from .report.write import terminal_summary
-    from .tools import merge as merging
+    from ..records.records import RecordError
+    from ..report.write import terminal_summary
+    from ..tools import merge as merging
 
     try:
         found = merging.merge(folders, output, allow or (), prefer or ())
@@ -481,7 +481,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set two results folders, or two rows of one, against each other: B - A, paired over cells and seeds."""
-    from .tools import compare as comparing
+    from ..tools import compare as comparing
 
     try:
         gates = [comparing.gate(text) for text in fail_on or ()]
@@ -524,9 +524,9 @@ def audit(
     _plugins(plugin)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from .leaderboard.columns import number
-    from .nn.weights import OfflineError
-    from .tools import audit as auditing
+    from ..leaderboard.columns import number
+    from ..nn.weights import OfflineError
+    from ..tools import audit as auditing
 
     try:
         part, _, model = features.partition(":")
@@ -577,7 +577,7 @@ def check(
     """Test what a part promises, and run it in one small cell; about half a minute."""
     import torch
 
-    from .tools import check as checking
+    from ..tools import check as checking
 
     torch.set_num_threads(1)  # as workers have it
     try:
@@ -613,9 +613,9 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation, and that nothing changes a number that must not."""
-    from .store.artifacts import Store, home
-    from .tools import cleaning
-    from .tools import doctor as doctoring
+    from ..store.artifacts import Store, home
+    from ..tools import cleaning
+    from ..tools import doctor as doctoring
 
     _check_device(device)
     found = []
@@ -643,9 +643,9 @@ def clean(
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Really remove them.")] = False,
 ) -> None:
     """Free what no results here need of the cache beside a matrix (or in $LATENTBENCH_HOME); results stay."""
-    from .store.artifacts import Store, home
-    from .store.disk import size
-    from .tools import cleaning
+    from ..store.artifacts import Store, home
+    from ..store.disk import size
+    from ..tools import cleaning
 
     store = Store(home(matrix))
     if not store.root.is_dir():
@@ -691,9 +691,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
-    from .store.disk import NoRoom
-    from .store.hashes import Corrupt
-    from .store.mirror import RemoteError
+    from ..store.disk import NoRoom
+    from ..store.hashes import Corrupt
+    from ..store.mirror import RemoteError
 
     try:
         app()
@@ -714,13 +714,13 @@ def _open(
     fetch: bool = False,
 ) -> tuple[Matrix, Plan, list[Cell], Store]:
     """The matrix, its whole plan, the chosen cells and the store; user errors end here, with exit code 2."""
-    from .matrix.load import load_matrix
-    from .matrix.yaml_text import MatrixError
-    from .plan.make import NetworkNeeded, make_plan
-    from .plan.shards import deal
-    from .plan.shards import parse as parse_shard
-    from .records.labels import parse_filter, selects
-    from .store import mirror
+    from ..matrix.load import load_matrix
+    from ..matrix.yaml_text import MatrixError
+    from ..plan.make import NetworkNeeded, make_plan
+    from ..plan.shards import deal
+    from ..plan.shards import parse as parse_shard
+    from ..records.labels import parse_filter, selects
+    from ..store import mirror
 
     _check_device(device)
     try:
@@ -741,7 +741,7 @@ def _open(
     if not any(cell.tokenizer != "real" for cell in cells):
         _fail(f"no cell matches --filter {filter!r}", 2)
     if share:
-        from .plan.estimate import costs
+        from ..plan.estimate import costs
 
         flops = {one: cost.flops for one, cost in costs(made, made.needed(cells)).items()}
         cells = deal(made, cells, share[1], flops)[share[0] - 1]
@@ -800,7 +800,7 @@ def _jobs(text: str) -> int:
 
 
 def _check_trackers(names: list[str]) -> None:
-    from .engine import tracking
+    from ..engine import tracking
 
     try:
         tracking.check(names)
@@ -813,7 +813,7 @@ def _tracking(
 ) -> Tracking | None:
     if not names:
         return None
-    from .engine.tracking import Tracking
+    from ..engine.tracking import Tracking
 
     def warn(text: str) -> None:
         err.print(Text(f"warning: {text}"), soft_wrap=True)
@@ -825,7 +825,7 @@ def _published(as_json: bool) -> None:
     """Every figure of the papers, a line for each setting of a table."""
     from itertools import groupby
 
-    from .leaderboard.published import figures
+    from ..leaderboard.published import figures
 
     if as_json:
         print(json.dumps({"published": [figure._asdict() for figure in figures()]}, indent=1))
@@ -878,7 +878,3 @@ def _resumable() -> Iterator[None]:
 def _fail(message: str, code: int) -> Any:
     err.print(Text(f"error: {message}"), soft_wrap=True)
     raise typer.Exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from .engine.schedule import Event
-from .harmless import Text, visible
-from .plan.make import Cell
-from .records.records import Record
+from ..engine.schedule import Event
+from ..plan.make import Cell
+from ..records.records import Record
+from .safe_text import Text, visible
 
 SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/]"}
 

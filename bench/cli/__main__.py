@@ -1,0 +1,5 @@
+"""`python -m latentbench.bench.cli`, which is `bench`."""
+
+from .app import main
+
+main()
