@@ -8,7 +8,7 @@ Ray's start is in it: some 5 seconds that workers of the local engine don't take
 import re
 
 import pytest
-from cli import TINY, bench
+from helpers.run import TINY, bench
 
 MATRIX = re.sub(r"  lightningdit: .*\n", "", TINY).replace("tokenizer_steps: 12", "tokenizer_steps: 1000")
 MATRIX = MATRIX.replace("weight: 1.0e-3", "weight: [1.0e-4, 1.0e-3, 1.0e-2]")

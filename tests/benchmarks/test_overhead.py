@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from cli import TINY, bench
+from helpers.run import TINY, bench
 
 
 @pytest.mark.parametrize("code", ["pass", "import torch", "help"])
 @pytest.mark.benchmark(group="start-up: an empty Python, torch alone, and bench --help")
 def test_start_up(benchmark, code):
-    python = [sys.executable, "-m", "latentbench.bench.cli.app", "--help"]
+    python = [sys.executable, "-m", "latentbench.bench.cli", "--help"]
     command = python if code == "help" else [sys.executable, "-c", code]
     done = benchmark.pedantic(subprocess.run, (command,), {"capture_output": True}, rounds=5, warmup_rounds=1)
     assert done.returncode == 0

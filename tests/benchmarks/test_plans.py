@@ -7,9 +7,9 @@ import random
 import subprocess
 import sys
 
-import fabricated
 import pytest
 import torch
+from helpers import fabricated_records
 
 from latentbench.bench.engine import run
 from latentbench.bench.matrix.load import load_matrix
@@ -82,7 +82,9 @@ def artifact(stage, rng):
         return Result(tensors=images if stage.kind == "samples" else {}, cost={"seconds": 1.0})
     scope = stage.config["scope"]
     names = ("PSNR", "rFD[net]") if scope == "tokenizer" else ("gFD[net]", "recall[net]")
-    metrics = {name: fabricated.metric(rng.gauss(50, 5), scope, "lower", 64, 1.0, rng) for name in names}
+    metrics = {
+        name: fabricated_records.metric(rng.gauss(50, 5), scope, "lower", 64, 1.0, rng) for name in names
+    }
     return Result({"metrics": metrics, "cost": {"seconds": 1.0}})
 
 

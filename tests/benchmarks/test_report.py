@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from fabricated import records
+from helpers.fabricated_records import records
 
 from latentbench.bench.records.records import write_record
 from latentbench.bench.report.write import rebuild_report

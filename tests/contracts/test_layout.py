@@ -1,0 +1,140 @@
+"""The folders' contract: a namespace without shadows, and imports in one direction."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = [
+    "regularizers",
+    "tokenizers",
+    "generators",
+    "evaluators",
+    "bench/datasets",
+    "bench/features",
+    "bench/references",
+]
+
+
+# From the lowest: a room imports rooms of its own or a lower layer, and two rooms never import each other.
+LAYERS = [
+    {"api", "registry", "flow"},
+    {"store", "runtime", "options", "statistics"},
+    {"data", "nn", "models", "datasets", "references"},
+    {"metrics", "features", "records"},
+    {"training", "contracts"},
+    {"matrix", "stages", "leaderboard"},
+    {"plan", "report"},
+    {"engine"},
+    {"tools"},
+    {"cli"},
+]
+LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def imported(file):
+    """The dotted names of modules, and of the names in them, that a file imports: late and for typing too."""
+    package = ["latentbench", *file.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def module_of(file):
+    return ".".join(["latentbench", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def room_of(module):
+    """The room of a module of the frame: `matrix` of `latentbench.bench.matrix.load.load_matrix`."""
+    return module.split(".")[2]
+
+
+def import_graph():
+    """Each module of the product with the modules that it imports."""
+    modules = {module_of(file): file for folder in PACKAGES for file in (ROOT / folder).rglob("*.py")}
+    return {
+        module: {name for name in imported(file) if name in modules and name != module}
+        for module, file in modules.items()
+    }
+
+
+PART_FILES = [file for folder in PARTS for file in sorted((ROOT / folder).glob("*.py"))]
+FRAME_FILES = sorted(set((ROOT / "bench").rglob("*.py")) - set(PART_FILES))
+PACKAGES = ["bench", "regularizers", "tokenizers", "generators", "evaluators"]
+PART_PACKAGES = tuple("latentbench." + folder.replace("/", ".") for folder in PARTS)
+
+
+@pytest.mark.parametrize("folder", PARTS)
+def test_part_folders_have_no_init_file(folder):
+    # `tokenizers/__init__.py` would shadow Hugging Face's `tokenizers` for whoever runs Python from here.
+    assert (ROOT / folder).is_dir() and not (ROOT / folder / "__init__.py").exists()
+
+
+def test_hugging_face_transformers_works_beside_us_from_the_repo_root():
+    code = (
+        "import tokenizers, transformers; from latentbench.bench.registry import names; "
+        "assert 'vit' in names('tokenizers'); print(tokenizers.Tokenizer.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "tokenizers"
+
+
+@pytest.mark.parametrize("file", PART_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_part_imports_the_frame_and_no_other_part(file):
+    ours = [name for name in imported(file) if name.startswith("latentbench")]
+    frame = {module_of(one) for one in FRAME_FILES}
+    for name in ours:
+        assert name in frame or name.rpartition(".")[0] in frame or name == "latentbench.bench", name
+        assert not name.startswith(PART_PACKAGES), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", FRAME_FILES, ids=lambda file: file.stem)
+def test_the_frame_imports_no_part(file):
+    assert not [name for name in imported(file) if name.startswith(PART_PACKAGES)]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph()
+    graph.pop("latentbench.bench")  # which nothing needs to import, and which imports nothing
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_rooms_import_only_rooms_of_their_own_or_a_lower_layer_and_never_in_a_circle():
+    rooms: dict[str, set[str]] = {}
+    for module, names in import_graph().items():
+        if not module.startswith("latentbench.bench."):
+            continue
+        for name in names - {"latentbench.bench"}:
+            mine, other = room_of(module), room_of(name)
+            assert LAYER[other] <= LAYER[mine], f"{module} imports {name}, which is of a higher layer"
+            rooms.setdefault(mine, set()).add(other)
+    for room in rooms:
+        rooms[room].discard(room)
+    tuple(TopologicalSorter(rooms).static_order())
+
+
+def test_every_part_folder_is_packaged():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for folder in ["bench", *PARTS]:
+        assert setup["package-dir"]["latentbench." + folder.replace("/", ".")] == folder
+    assert set(setup["packages"]) == set(setup["package-dir"])
+    nested = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("bench/**/*.py")}
+    assert nested <= set(setup["package-dir"].values())
+
+
+def test_library_code_prints_nothing_and_leaves_the_device_to_the_tensors():
+    for file in [*PART_FILES, *(file for file in FRAME_FILES if file.parent.name != "cli")]:
+        calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        assert "print" not in {getattr(call, "id", "") for call in calls}, file
+        assert "cuda" not in {getattr(call, "attr", "") for call in calls}, file

@@ -1,0 +1,31 @@
+"""A dataset of random 8-bit images that counts what is read of it."""
+
+import torch
+
+from latentbench.bench.api import Dataset, ImageSpec, from_uint8
+from latentbench.bench.training.steps import batch_index
+
+
+class Levels(Dataset):
+    """Random 8-bit images; it counts what this process reads."""
+
+    decodes = True
+    image, classes = ImageSpec(3, 8, 8), 0
+
+    def __init__(self, n=40):
+        self.stored = torch.randint(256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+        self.read = []
+
+    def size(self, split):
+        return len(self.stored)
+
+    def images(self, split, index):
+        self.read.append(index.tolist())
+        return from_uint8(self.stored[index])
+
+    def labels(self, split):
+        return None
+
+
+def steps(n, size=40):
+    return [batch_index(size, 8, step, "data") for step in range(n)]

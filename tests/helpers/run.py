@@ -1,0 +1,116 @@
+"""The command line as users run it, in a process of its own, and the matrices that tests give it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TINY = """\
+name: tiny
+dataset: {use: digits}
+seeds: [0]
+budget: {tokenizer_steps: 12, generator_steps: 12, batch: 16}
+features: {use: effnet_lite0, resolution: 32}
+reference: {use: teacher}
+reconstruction: {l1: 1.0}
+samples: 64
+tokenizers:
+  vit: {width: 16, depth: 1, heads: 2, patch: 4, channels: 4}
+regularizers:
+  none: {}
+  kl: {weight: 1.0e-3}
+generators:
+  gaussian: {}
+  lightningdit: {width: 32, depth: 1, heads: 2, guidance: [1.0, 1.5], sampler: {steps: 4}}
+evaluators: [reconstruction, generation, density, cost]
+"""
+
+
+def bench(*arguments, cwd, home=None, timeout=300):
+    """Runs `bench ARGUMENTS` to its end and returns the finished process, with text output."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "latentbench.bench.cli", *map(str, arguments)]
+
+
+def environment(home=None):
+    env = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS", "FORCE_COLOR")}
+    if home is not None:
+        env["LATENTBENCH_HOME"] = str(home)
+    return env
+
+
+def killed_at_work(seconds, *arguments, cwd, home=None):
+    """Starts `bench ARGUMENTS` and kills it with SIGKILL some seconds into its first stage.
+
+    True if it was still running then.
+    """
+    process = subprocess.Popen(
+        command(*arguments), cwd=cwd, env=environment(home), stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("start"):
+            break
+    try:
+        process.communicate(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return True
+
+
+def results(folder):
+    """What two runs of the same cells must agree on, by file."""
+    found = {}
+    for file in sorted(Path(folder, "records").glob("*.json")):
+        record = json.loads(file.read_text())
+        found[file.name] = {k: v for k, v in record.items() if k not in ("cost", "provenance")}
+    return found
+
+
+def workers_of(pid):
+    """Process ids of the live descendants of a process."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listed.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found, waiting = [], [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            found.append(child)
+            waiting.append(child)
+    return found
+
+
+def cmdline(pid):
+    """The command line of a process, or nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def gone_within(seconds, pids):
+    """Whether all of these processes are gone, or zombies, within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,126 @@
+import math
+import statistics
+
+import pytest
+import torch
+from helpers.fake_subject import FakeSubject
+
+from latentbench.bench.api import LatentSpec, Reference, Regularizer
+from latentbench.bench.metrics.bootstrap import REPLICATES, counts
+from latentbench.bench.registry import create
+from latentbench.evaluators.density import log_distances, neighbour_distances
+
+
+class Halving(Regularizer):
+    """A method with a space of its own."""
+
+    def reference(self, reference):
+        return Reference(reference.samples / 2)
+
+
+def tokens(n, seed=0, width=3):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+
+
+def subject(regularizer=Regularizer, **given):
+    return FakeSubject(scope="tokenizer", regularizer=regularizer(LatentSpec(4, 3)), **given)
+
+
+def latents(train, val):
+    return {"train": train.reshape(-1, 4, 3), "val": val.reshape(-1, 4, 3)}
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_distances_are_those_of_a_brute_force_loop(k):
+    queries, bank = tokens(40), tokens(60, seed=1) + 100  # far from zero, where float32 is coarse
+    queries = queries + 100
+    expected = [sorted((query - b).norm().item() for b in bank.double())[k - 1] for query in queries.double()]
+    assert neighbour_distances(queries, bank, k).tolist() == pytest.approx(expected)
+
+
+def test_the_nll_has_the_slope_of_a_density():
+    """Scaled by s, all distances grow by s; a Gaussian's bank of 2^C times the size has them halved."""
+    queries, bank = tokens(500), tokens(32_000, seed=1)
+    at = log_distances(queries, bank, 5, 0.0).mean()
+    assert log_distances(queries * 3, bank * 3, 5, 0.0).mean() == pytest.approx(at + math.log(3))
+    assert log_distances(queries, bank[:4000], 5, 0.0).mean() - at == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_latents_that_follow_the_reference_score_as_the_reference_does():
+    scores = create("evaluators", "density").run(subject(train=300, val=200))
+    assert scores["kNN_NLL"] == pytest.approx(scores["kNN_NLL_real"], abs=0.06)
+    assert scores["kNN_NLL_reverse"] == pytest.approx(scores["kNN_NLL_real"], abs=0.06)
+
+
+def test_collapsed_latents_score_well_one_way_and_badly_the_other():
+    z = latents(tokens(240) * 0.01, tokens(80, seed=1) * 0.01)
+    scores = create("evaluators", "density").run(subject(z=z))
+    assert scores["kNN_NLL"] < scores["kNN_NLL_real"] < scores["kNN_NLL_reverse"]
+
+
+def test_spread_out_latents_are_far_from_the_reference():
+    z = latents(tokens(240) * 10, tokens(80, seed=1) * 10)
+    scores = create("evaluators", "density").run(subject(z=z))
+    assert scores["kNN_NLL"] > scores["kNN_NLL_real"] + 1
+
+
+def test_duplicates_count_as_a_floor_and_keep_the_mean_finite():
+    same = torch.ones(240, 3)
+    references = latents(tokens(240), tokens(240)[:80])
+    scores = create("evaluators", "density", k=1).run(
+        subject(z=latents(same, same[:80]), references=references)
+    )
+    assert all(math.isfinite(value) for value in scores.values())
+    spread = (tokens(240) - tokens(240).mean(0)).square().sum(1).mean().sqrt().item()
+    assert scores["kNN_NLL_real"] == pytest.approx(math.log(1e-6 * spread), rel=1e-4)
+
+
+def test_a_space_of_its_own_adds_values_in_it():
+    plain, own = (create("evaluators", "density").run(subject(method)) for method in (Regularizer, Halving))
+    assert set(plain) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real"}
+    assert set(own) == set(plain) | {f"{name}_own" for name in plain}
+    assert {name: own[name] for name in plain} == plain
+    assert own["kNN_NLL_real_own"] == pytest.approx(plain["kNN_NLL_real"] - math.log(2), abs=1e-5)
+
+
+def test_more_neighbours_than_the_bank_holds_are_refused():
+    with pytest.raises(ValueError, match="k = 6 .* bank holds 5"):
+        neighbour_distances(tokens(3), tokens(5), 6)
+
+
+def test_the_draw_of_queries_and_banks_is_equal_stated_and_repeatable():
+    evaluator = create("evaluators", "density", queries=50, bank=100)
+    cell = subject()
+    assert evaluator.run(cell) == evaluator.run(cell)
+    protocols = [evaluator.protocol(name, cell) for name in ("kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real")]
+    assert all((p["n"], p["bank"], p["k"]) == (50, 100, 5) for p in protocols)
+    assert len({(p["queries_from"], p["bank_from"]) for p in protocols}) == 3
+
+
+def test_banks_are_as_large_as_the_smaller_side():
+    cell = subject(z=latents(tokens(120), tokens(40)))
+    protocol = create("evaluators", "density").protocol("kNN_NLL", cell)
+    assert (protocol["n"], protocol["bank"]) == (40, 120)
+
+
+def test_replicates_are_means_over_resampled_images_by_a_loop():
+    evaluator, cell = create("evaluators", "density", queries=50), subject()
+    found = evaluator.run(cell)["kNN_NLL"]
+    chosen = torch.randperm(80, generator=torch.Generator().manual_seed(0))[:50].tolist()
+    queries, bank = cell.latents("val").flatten(0, 1), cell.reference("train").samples.flatten(0, 1)
+    logs = neighbour_distances(queries[chosen], bank, 5).log().tolist()
+    images = sorted({token // 4 for token in chosen})
+    assert len(found.replicates) == REPLICATES and found == pytest.approx(sum(logs) / 50)
+    for replicate, times in zip(found.replicates, counts("kNN_NLL", len(images)).tolist(), strict=True):
+        times = [times[images.index(token // 4)] for token in chosen]
+        expected = sum(n * log for n, log in zip(times, logs, strict=True)) / sum(times)
+        assert replicate == pytest.approx(expected)
+
+
+def test_tokens_that_agree_within_images_are_as_uncertain_as_images_are():
+    """Every image's tokens are one token four times: n tokens know no more than n / 4."""
+    single = torch.randn(300, 1, 3, generator=torch.Generator().manual_seed(0))
+    cell = subject(z={"train": single, "val": single.expand(-1, 4, -1)}, train=600, val=300)
+    estimate = create("evaluators", "density", queries=1200).run(cell)["kNN_NLL"]
+    logs = neighbour_distances(single[:, 0], cell.reference("train").samples[:75].flatten(0, 1), 5).log()
+    assert statistics.stdev(estimate.replicates) == pytest.approx(logs.std().item() / 300**0.5, rel=0.25)

@@ -1,0 +1,379 @@
+"""The analyses of records, against brute force, scipy, statsmodels and effects that were put in."""
+
+import itertools
+import math
+from dataclasses import replace
+from zlib import crc32
+
+import numpy as np
+import pytest
+from helpers.fabricated_records import records
+from scipy import stats
+
+from latentbench.bench.report.analysis import (
+    budget_curves,
+    findings,
+    gaps,
+    guidance,
+    interaction,
+    pareto,
+    proxies,
+    style,
+)
+from latentbench.bench.report.analysis.board import Board
+
+MODULES = (interaction, guidance, pareto, gaps, budget_curves, proxies)
+
+
+def changed(found, edit):
+    """The records with metrics and curves as `edit(record)` gives them."""
+    return [record if record.real else replace(record, **edit(record)) for record in found]
+
+
+def scored(record, gfd):
+    """A record's metrics with other distances: gfd(w) or gfd(w, name)."""
+    metrics = {}
+    for name, entry in record.metrics.items():
+        head, _, w = name.rpartition("@")
+        if name.startswith("gFD"):
+            entry = {**entry, "value": gfd(float(w)) + (20 if head.startswith("gFD@") else 0)}
+        metrics[name] = entry
+    return {"metrics": metrics}
+
+
+def without(record, *starts):
+    kept = {name: m for name, m in record.metrics.items() if not name.startswith(starts)}
+    return {"metrics": kept}
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    return records()
+
+
+def test_every_analysis_has_an_answer_a_method_a_table_and_a_figure(made_up):
+    found = findings.all_of(made_up)
+    assert [finding.name for finding in found] == list(findings.ANALYSES)
+    for finding in found:
+        assert finding.question.endswith("?") and finding.answer.endswith(".")
+        assert "FD[net]" in finding.method and len(finding.table) >= 5
+        assert not finding.table.isna().all().any()
+        finding.figure.canvas.draw()
+
+
+def test_several_datasets_are_analysed_apart():
+    some = records(seeds=("0",), generators=("mar",)) + records(
+        seeds=("0",), generators=("mar",), dataset="a/b"
+    )
+    names = [finding.name for finding in findings.all_of(some)]
+    assert len(names) == len(set(names))
+    assert {name.partition("--")[0] for name in names} == {"digits", "a_b"}
+
+
+@pytest.mark.parametrize("analysis", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_records_without_a_generation_distance_give_no_finding(analysis, made_up):
+    bare = changed(made_up, lambda r: {**without(r, "gFD"), "curves": {}})
+    assert analysis.finding(bare) is None
+    assert analysis.finding([]) is None
+
+
+def test_one_seed_names_no_winner():
+    for finding in findings.all_of(records(seeds=("0",))):
+        assert "One seed" in finding.answer
+        assert not any(str(column).endswith(" std") for column in finding.table)
+
+
+def test_labels_are_no_formulas():
+    odd = records(
+        regularizers=("$\\frac{", "none", "kl[weight=0.01]", "kl[weight=0.02]"), generators=("mar", "tarflow")
+    )
+    for finding in findings.all_of(odd):
+        finding.figure.canvas.draw()
+
+
+def test_text_and_axes_have_the_two_colours_that_a_page_exchanges(made_up):
+    import io
+    import re
+
+    for finding in findings.all_of(made_up):
+        file = io.StringIO()
+        finding.figure.savefig(file, format="svg")
+        strokes = set(re.findall(r"#[0-9a-f]{6}", file.getvalue()))
+        assert style.INK in strokes and "#000000" not in strokes, finding.name
+
+
+# --- reconstruction against generation
+
+
+def test_the_front_is_what_no_point_dominates():
+    xy = np.random.default_rng(0).integers(0, 6, (40, 2)).astype(float)  # with ties and duplicates
+
+    def dominated(i):
+        return any((xy[j] <= xy[i]).all() and (xy[j] < xy[i]).any() for j in range(len(xy)))
+
+    assert pareto.front(xy).tolist() == [not dominated(i) for i in range(len(xy))]
+
+
+def test_the_hypervolume_is_the_share_of_the_box_that_is_dominated():
+    rng = np.random.default_rng(1)
+    xy, places = rng.random((6, 2)), rng.random((200_000, 2))
+    share = (xy[None] <= places[:, None]).all(-1).any(1).mean()
+    assert pareto.hypervolume(xy, np.zeros(2), np.ones(2)) == pytest.approx(share, abs=4e-3)
+
+
+def test_rows_that_differ_in_one_number_are_a_path_in_its_order(made_up):
+    labels = ("kl[weight=0.1]", "kl[weight=0.01]", "kl[mode=a,weight=0.05]", "none", "repa")
+    board = Board(records(regularizers=labels, generators=("mar",)))
+    points = pareto.points(board.entries, board.companion("rFI?D"))
+    found = [[p.entry.regularizer for p in path] for path in pareto.paths(points)]
+    assert found == [["kl[weight=0.01]", "kl[weight=0.1]"]]
+
+
+def test_generation_at_matched_reconstruction_is_interpolated_on_each_path():
+    labels = (
+        "kl[weight=0.01]",
+        "kl[weight=0.03]",
+        "kl[weight=0.05]",
+        "repa[weight=0.001]",
+        "repa[weight=0.02]",
+    )
+    finding = pareto.finding(records(regularizers=labels, generators=("mar",), noise=0))
+    # rFD = 10 + 15 e and gFD = 240 (1 - e / 4) at w = 1.5: on one line for both families.
+    reached = finding.table.dropna(subset=["gFD[net] there"])
+    ease = (reached["matched rFD[net]"] - 10) / 15
+    assert len(reached) > 3
+    assert reached["gFD[net] there"].to_numpy() == pytest.approx(240 * (1 - ease / 4).to_numpy())
+
+
+def test_psnr_takes_the_place_of_a_distance_that_is_not_there(made_up):
+    finding = pareto.finding(changed(made_up, lambda r: without(r, "rFD")))
+    assert "PSNR" in finding.table and "rFD[net]" not in finding.table
+    best = finding.table.groupby("generator")["PSNR"].transform("max") == finding.table["PSNR"]
+    assert (finding.table["on the front"][best] == "yes").all()
+
+
+# --- gaps
+
+
+def test_the_parts_of_a_gap_and_the_floor_add_up_to_the_distance(made_up):
+    table = gaps.finding(made_up).table
+    parts = table[[f"lost by {part}" for part in ("reconstruction", "latent noise", "generation")]].sum(
+        axis=1
+    )
+    assert (parts + 48).to_numpy() == pytest.approx(table["gFD@360[net]"].to_numpy())
+
+
+def test_the_largest_gap_is_the_one_that_was_put_in():
+    def edit(record):
+        metrics = scored(record, lambda w: 100.0)["metrics"]
+        clean = {"repa": 90.0}.get(record.cell["regularizer"], 5.0)
+        noisy = {"none": 85.0}.get(record.cell["regularizer"], clean + 1)
+        return {
+            "metrics": metrics
+            | {"rFD[net]": {**metrics["rFD[net]"], "value": clean}}
+            | {"rFD_noise_0.1[net]": {**metrics["rFD_noise_0.1[net]"], "value": noisy}}
+        }
+
+    table = gaps.finding(changed(records(), edit)).table.set_index("regularizer")["largest"]
+    assert set(table["repa"]) == {"reconstruction loses most"}
+    assert set(table["none"]) == {"decoder brittle"}
+    assert set(table["simflow"]) == {"latent hard to model"}
+
+
+def test_without_noisy_latents_two_parts_are_left(made_up):
+    finding = gaps.finding(changed(made_up, lambda r: without(r, "rFD_noise")))
+    assert "lost by latent noise" not in finding.table and "robustness" in finding.method
+
+
+# --- interaction
+
+
+def test_the_test_of_interaction_is_the_split_plot_of_statsmodels(made_up):
+    import pandas as pd
+    from statsmodels.api import OLS
+
+    board = Board(made_up)
+    found = interaction.interaction_test(interaction.complete(board.entries))
+    data = pd.DataFrame(
+        [
+            {"y": math.log(o.value), "r": e.regularizer, "g": e.generator, "s": f"{e.regularizer}/{o.seed}"}
+            for e in board.entries
+            for o in e.value.observations
+        ]
+    )
+    # A seed is of one regularizer, so what regularizers differ by is in the seeds' columns.
+    r, g, s = (pd.get_dummies(data[name], drop_first=True, dtype=float).to_numpy() for name in "rgs")
+    apart = np.column_stack([np.ones(len(data)), g, s])
+    both = np.column_stack([apart, *(r.T[:, None] * g.T).reshape(-1, len(data))])
+    f, p, _ = OLS(data["y"], both).fit().compare_f_test(OLS(data["y"], apart).fit())
+    assert (found.f, found.p) == pytest.approx((f, p))
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def swapped(strength):
+    """Whoever is best with mar is worst with tarflow, by `strength`; seeds vary by one."""
+    order = {"none": 0, "kl[weight=0.001]": 1, "kl[weight=0.01]": 2, "repa": 3, "simflow": 4}
+
+    def edit(record):
+        place = order[record.cell["regularizer"]]
+        sign = {"lightningdit": 0, "mar": 1, "tarflow": -1}[record.cell["generator"]]
+        jitter = np.random.default_rng(crc32(record.filename.encode())).normal()
+        return scored(record, lambda w: 200 + strength * sign * (place - 2) + 10 * (w - 1.5) ** 2 + jitter)
+
+    return changed(records(), edit)
+
+
+def test_a_winner_that_changes_is_seen_and_one_that_does_not_is_not_made_up():
+    changes = interaction.finding(swapped(30))
+    assert changes.answer.startswith("The lowest mean changes") or changes.answer.startswith("Yes")
+    assert "mar: none" in changes.answer and "tarflow: simflow" in changes.answer
+    assert "interact" in changes.answer and "p < 0.001" in changes.answer
+    same = interaction.interaction_test(interaction.complete(Board(swapped(0)).entries))
+    assert same.p > 0.001
+
+
+def test_a_generator_that_few_regularizers_have_is_left_out_of_the_test(made_up):
+    few = [r for r in made_up if r.cell["generator"] != "mar" or r.cell["regularizer"] == "repa"]
+    finding = interaction.finding(few)
+    assert "without mar" in finding.method
+    assert finding.table.set_index("regularizer")["mar"].notna().sum() == 1
+
+
+# --- guidance
+
+
+def test_each_seed_is_judged_at_the_guidance_that_the_others_choose():
+    values = {
+        "0": {1.0: 10, 1.5: 12, 2.0: 30},
+        "1": {1.0: 20, 1.5: 11, 2.0: 30},
+        "2": {1.0: 14, 1.5: 12, 2.0: 5},
+    }
+    one = records(regularizers=("kl",), generators=("mar",))
+    choice = guidance.judge(
+        Board(changed(one, lambda r: scored(r, values[r.cell["seed"]].__getitem__))).entries[0]
+    )
+    # The others' means: seed 0 (17, 11.5, 17.5), seed 1 (12, 12, 17.5), seed 2 (15, 11.5, 30).
+    assert choice.chosen == {"0": 1.5, "1": 1.0, "2": 1.5}
+    assert choice.honest == [12, 20, 12] and choice.gains == [-2, 0, 2]
+    assert choice.optimism == pytest.approx((12 + 20 + 12 - 10 - 11 - 5) / 3)
+
+
+def test_choosing_among_guidances_that_do_not_matter_flatters_and_the_honest_mean_does_not():
+    rng = np.random.default_rng(0)
+    labels = [f"kl[weight={i / 1000}]" for i in range(1, 41)]
+    some = records(regularizers=labels, generators=("mar",), guidances=(1.0, 1.5, 2.0, 2.5))
+    finding = guidance.finding(changed(some, lambda r: scored(r, lambda w: 100 + rng.normal())))
+    assert finding.table["gFD[net]"].mean() == pytest.approx(100, abs=0.3)
+    # The mean of the least of four standard normal values is -1.029.
+    assert finding.table["optimism"].mean() == pytest.approx(1.029, abs=0.3)
+
+
+def test_guidance_needs_two_seeds_and_two_guidances():
+    assert guidance.finding(records(seeds=("0",))) is None
+    assert guidance.finding(records(guidances=(1.0,))) is None
+
+
+# --- training
+
+
+def test_operations_are_those_of_the_tokenizer_and_of_the_steps_so_far(made_up):
+    table = budget_curves.finding(made_up).table
+    row = table[(table["regularizer"] == "repa") & (table["step"] == 300)].iloc[0]
+    assert row["TFLOP"] == pytest.approx(((0.03 + 0.01) * 64 * 400 + 0.02 * 64 * 300) / 1e3)
+
+
+def test_a_crossing_is_found_where_the_lines_cross():
+    def curve(label, values):
+        steps = np.array([10.0, 1000.0])
+        return budget_curves.Curve(label, label, "mar", steps, np.array([values]), None)
+
+    # Straight in logarithms: 400 -> 25 and 100 -> 50 meet where 400 (x/10)^-0.602 = 100 (x/10)^-0.151.
+    slopes = math.log10(25 / 400) / 2, math.log10(50 / 100) / 2
+    meet = 10 * 4 ** (1 / (slopes[1] - slopes[0]))
+    runs = budget_curves.leaders([curve("a", [400.0, 25.0]), curve("b", [100.0, 50.0])], lambda c: c.steps)
+    assert [label for _, label in runs] == ["b", "a"]
+    assert runs[1][0] == pytest.approx(meet, rel=0.05)
+
+
+def test_a_leader_comes_with_the_seeds_that_agree():
+    steps, seeds = np.array([10.0, 100.0]), ("0", "1", "2")
+
+    def curve(label, values):
+        return budget_curves.Curve(label, label, "mar", steps, np.array(values), None, seeds)
+
+    a = curve("a", [[9.0, 4.0], [9.0, 4.0], [9.0, 6.0]])
+    b = curve("b", [[8.0, 5.0], [8.0, 5.0], [8.0, 5.0]])
+    assert budget_curves.agreeing([a, b], lambda c: c.steps) == " (at the end in 2 of 3 seeds)"
+    assert budget_curves.agreeing([a, curve("c", [[20.0, 20.0]] * 3)], lambda c: c.steps) == " (3 of 3 seeds)"
+    assert (
+        budget_curves.agreeing(
+            [a, budget_curves.Curve("d", "d", "mar", steps, a.values[:1], None, ("7",))], lambda c: c.steps
+        )
+        == ""
+    )
+
+
+def test_without_curves_the_final_points_are_set_against_operations(made_up):
+    finding = budget_curves.finding(changed(made_up, lambda r: {"curves": {}}))
+    assert set(finding.table["on the front"]) == {"yes"}  # better and dearer, by how they were made up
+    assert budget_curves.finding(changed(made_up, lambda r: {"curves": {}, "cost": {}})) is None
+
+
+# --- proxies
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_tau_is_scipys_also_with_ties_and_of_resamples(draw):
+    rng = np.random.default_rng(draw)
+    x, y = rng.integers(0, 5, 12).astype(float), rng.integers(0, 5, 12).astype(float)
+    counts = rng.multinomial(12, [1 / 12] * 12, size=4).astype(float)
+    expected = [
+        stats.kendalltau(np.repeat(x, c.astype(int)), np.repeat(y, c.astype(int))).statistic for c in counts
+    ]
+    assert proxies.tau_b(x, y, counts) == pytest.approx(expected)
+
+
+def test_signals_are_positive_where_the_better_goes_with_the_better(made_up):
+    table = proxies.finding(made_up).table
+    pooled = table[table["generator"] == "all generators"].set_index("signal")["τ"]
+    # Lower is better of the first, higher of the second, and both are better with latents that are easier.
+    assert pooled["kNN_NLL"] == pytest.approx(1) and pooled["probe_accuracy"] == pytest.approx(1)
+    assert pooled["PSNR"] == pytest.approx(-1)  # easier latents were made to reconstruct worse
+    assert pooled["generator loss at the end"] > 0.7
+
+
+def test_a_signal_of_noise_is_not_called_a_proxy():
+    rng = np.random.default_rng(0)
+    labels = [f"kl[weight={i / 1000}]" for i in range(1, 13)]
+    found = 0
+    for _ in range(40):
+        quality = dict(zip(labels, rng.normal(size=12), strict=True))
+        signals = [
+            proxies.Signal(str(i), 1.0, dict(zip(labels, rng.normal(size=12), strict=True))) for i in range(8)
+        ]
+        found += any(f.corrected < 0.05 for f in proxies._measured(signals, quality, "mar"))
+    assert found <= 6  # of 40 families of tests, each wrong at most once in twenty; P(> 6) = 0.003
+
+
+def test_the_interval_of_tau_covers_it_and_one_family_left_out_is_left_out():
+    rng = np.random.default_rng(3)
+    labels = [f"{family}[weight={i}]" for family, i in itertools.product("abcd", range(1, 6))]
+    truth = 0.5  # tau of a bivariate normal with correlation sin(pi / 4)
+    covered = 0
+    for _ in range(100):
+        x = rng.normal(size=20)
+        y = math.sin(math.pi / 4) * x + math.cos(math.pi / 4) * rng.normal(size=20)
+        one = proxies.Signal("s", 1.0, dict(zip(labels, x, strict=True)))
+        fidelity = proxies.fidelity(one, dict(zip(labels, y, strict=True)))
+        covered += fidelity.interval[0] <= truth <= fidelity.interval[1]
+    assert covered >= 85
+    kept = [i for i, label in enumerate(labels) if not label.startswith("b")]
+    taus = stats.kendalltau(x[kept], y[kept]).statistic
+    assert fidelity.without_one[0] <= taus <= fidelity.without_one[1]
+
+
+def test_three_rows_are_too_few_for_a_proxy():
+    assert proxies.finding(records(regularizers=("none", "kl", "repa"))) is None
+    assert (
+        "says very little" in proxies.finding(records(regularizers=("none", "kl", "repa", "simflow"))).answer
+    )

@@ -1,0 +1,94 @@
+"""The Fashion-MNIST study: what its profiles compare, how its strengths were chosen, and that it runs."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from helpers.run import bench
+
+from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.plan.make import make_plan
+from latentbench.bench.registry import create
+
+FAMILIES = {"kl", "flow_prior", "dmvae", "simflow", "lzn", "repa"}
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+def records(folder):
+    found = [json.loads(file.read_text()) for file in sorted((RESULTS / folder / "records").glob("*.json"))]
+    return [record for record in found if record["cell"]["regularizer"] != "real"]
+
+
+def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
+    plan = make_plan(load_matrix("fashion-mnist", profile="evening"))
+    cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
+    assert len(cells) == 84 and not any(cell.skipped for cell in cells)
+    assert {cell.regularizer for cell in cells} == FAMILIES | {"none"}
+    assert {cell.generator for cell in cells} == {"gaussian", "lightningdit", "mar", "tarflow"}
+
+
+def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
+    matrix = load_matrix("fashion-mnist")
+    assert [row.part for row in matrix.tokenizers] == ["vit", "conv"] and matrix.samples == 10_000
+    rows = Counter(row.part for row in matrix.regularizers)
+    assert set(rows) == FAMILIES | {"none"} and all(2 <= rows[one] <= 3 for one in FAMILIES)
+    dataset = create("datasets", "fashion_mnist", root="nowhere", pad=2)
+    shapes = {
+        (made.spec.tokens, made.spec.channels)
+        for row in matrix.tokenizers
+        for made in [create("tokenizers", row.part, image=dataset.image, expansion=1, **row.options)]
+    }
+    assert shapes == {(16, 16)}
+
+
+def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
+    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
+    trials = Counter(row.part for row in tuning.regularizers)
+    assert trials.pop("none") == 1 and set(trials) == FAMILIES and len(set(trials.values())) == 1
+    seeds = [{seed.label for seed in matrix.seeds} for matrix in (tuning, evening)]
+    assert not seeds[0] & seeds[1]
+
+
+def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committed_trials():
+    scores = defaultdict(list)
+    for record in records("fashion-mnist-tuning"):
+        values = [entry["value"] for name, entry in record["metrics"].items() if name.startswith("gFD[")]
+        assert record["status"] == "done" and len(values) == 1
+        scores[record["cell"]["regularizer"]].append(math.log(values[0]))
+    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
+    tried = {row.label: row for row in tuning.regularizers}
+    assert set(scores) == set(tried) and {len(one) for one in scores.values()} == {2}
+    for row in evening.regularizers:
+        own = [label for label, other in tried.items() if other.part == row.part]
+        assert row.options == tried[min(own, key=lambda label: sum(scores[label]))].options, row.label
+
+
+def test_committed_records_say_what_made_them():
+    found = records("fashion-mnist")
+    assert len(found) == 84
+    for record in found:
+        made, cost = record["provenance"], record["cost"]
+        assert record["status"] == "done" and len(made["git_commit"]) == 40 and not made["git_dirty"]
+        assert made["packages"]["torch"] and made["seed"] == record["cell"]["seed"]
+        assert made["matrix"] == "fashion-mnist, profile evening" and made["samples"] == 5000
+        assert cost["tokenizer_seconds"] > 0 and any(name.startswith("samples_seconds") for name in cost)
+        for name, entry in record["metrics"].items():
+            assert entry["n"] > 0 and entry["protocol"], name
+
+
+@pytest.mark.parametrize("rows", ["none|kl", pytest.param(None, marks=pytest.mark.nightly, id="all")])
+def test_the_smoke_profile_runs_from_end_to_end(rows, tmp_path):
+    if create("datasets", "fashion_mnist").fingerprint() is None:
+        pytest.skip("Fashion-MNIST isn't there: apt-get install dataset-fashion-mnist")
+    asked = ["run", "-m", "fashion-mnist", "--profile", "smoke", "-j", "2"]
+    asked += ["--filter", f"regularizer={rows}"] if rows else []
+    done = bench(*asked, cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = [json.loads(file.read_text()) for file in tmp_path.glob("results/fashion-mnist-smoke/records/*")]
+    assert {record["status"] for record in made} == {"done"}
+    assert {record["cell"]["tokenizer"] for record in made} >= {"vit", "conv"}
+    assert {record["cell"]["regularizer"] for record in made} - {"real"} == (
+        set(rows.split("|")) if rows else FAMILIES | {"none"}
+    )
