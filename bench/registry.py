@@ -57,7 +57,7 @@ class PartError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class PartSource:
     """Where a part comes from; `problem` says why it cannot be used."""
 
     kind: str
@@ -69,7 +69,7 @@ class Source:
 
 
 _classes: dict[tuple[str, str], type] = {}
-_plugins: dict[tuple[str, str], Source] = {}
+_plugins: dict[tuple[str, str], PartSource] = {}
 _asked: dict[type, set[str]] = {}  # of constructors, which is slow to look up
 C = TypeVar("C", bound=type)
 P = TypeVar("P")
@@ -113,10 +113,10 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
 def use(base: type[P], choice: Use, **facts: Any) -> P:
     """The part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
-    return given(kind_of(base), options.pop("use"), facts, options)
+    return build(kind_of(base), options.pop("use"), facts, options)
 
 
-def given(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def build(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """A new part with its options, and those of the facts that its constructor names."""
     asked = parameters_of(get(kind, name))
     named = {fact: value for fact, value in facts.items() if fact in asked}
@@ -165,11 +165,11 @@ def get(kind: str, name: str) -> type:
     return _classes[kind, name]
 
 
-def sources(kind: str) -> dict[str, Source]:
+def sources(kind: str) -> dict[str, PartSource]:
     """Every known part of a kind by name, usable or not."""
     if kind not in FOLDERS:
         raise PartError(unknown("kind of part", kind, list(FOLDERS), "bench list"))
-    found: dict[str, Source] = {}
+    found: dict[str, PartSource] = {}
     mine = [source for source in _plugins.values() if source.kind == kind]
     for source in (*_built_in(kind), *_installed(kind), *mine):
         if source.name in found and found[source.name].file != source.file:
@@ -181,7 +181,7 @@ def sources(kind: str) -> dict[str, Source]:
     return found
 
 
-def load_plugin(path: str | Path) -> list[Source]:
+def load_plugin(path: str | Path) -> list[PartSource]:
     """Runs a plugin file and makes its parts available; one that fails is listed with its cause."""
     file = Path(os.path.realpath(path))  # which, of links in a circle, doesn't raise
     if not file.is_file():
@@ -203,10 +203,12 @@ def load_plugin(path: str | Path) -> list[Source]:
             for part in [part for part, cls in _classes.items() if cls.__module__ == module]:
                 del _classes[part]
     defined = [(kind, name, cls) for (kind, name), cls in _classes.items() if cls.__module__ == module]
-    loaded = [Source(kind, name, module, file, _first_line(cls.__doc__)) for kind, name, cls in defined]
+    loaded = [PartSource(kind, name, module, file, _first_line(cls.__doc__)) for kind, name, cls in defined]
     if problem is not None:
-        loaded = [Source(s.kind, s.name, module, file, s.about, problem) for s in _scan(file, module, None)]
-        loaded = loaded or [Source("regularizers", file.stem, module, file, problem=problem)]
+        loaded = [
+            PartSource(s.kind, s.name, module, file, s.about, problem) for s in _scan(file, module, None)
+        ]
+        loaded = loaded or [PartSource("regularizers", file.stem, module, file, problem=problem)]
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
@@ -220,21 +222,21 @@ def unknown(what: str, value: str, known: list[str], where: str = "") -> str:
 
 
 @cache
-def _built_in(kind: str) -> tuple[Source, ...]:
+def _built_in(kind: str) -> tuple[PartSource, ...]:
     root = Path(__file__).parent
     folder = root / kind if kind in ("datasets", "features", "references") else root.parent / kind
     files = sorted(folder.glob("*.py"))
     return tuple(source for file in files for source in _scan(file, f"{FOLDERS[kind]}.{file.stem}", kind))
 
 
-def _installed(kind: str) -> Iterator[Source]:
+def _installed(kind: str) -> Iterator[PartSource]:
     yield from (source for source in _entry_points(tuple(sys.path)) if source.kind == kind)
 
 
 @cache
-def _entry_points(path: tuple[str, ...]) -> tuple[Source, ...]:
+def _entry_points(path: tuple[str, ...]) -> tuple[PartSource, ...]:
     """The parts of installed packages; looking for them is slow, and depends on the search path alone."""
-    found: list[Source] = []
+    found: list[PartSource] = []
     for point in entry_points(group="latentbench.plugins"):
         try:
             spec = importlib.util.find_spec(point.module)
@@ -245,17 +247,17 @@ def _entry_points(path: tuple[str, ...]) -> tuple[Source, ...]:
         mine = [source for source in parts if source.name == point.name]
         problem = f"no part of that name in the module {point.module!r}, which its entry point names"
         # Where nothing tells the kind, the cause is shown under each.
-        lost = [Source(kind, point.name, point.module, file, problem=problem) for kind in FOLDERS]
+        lost = [PartSource(kind, point.name, point.module, file, problem=problem) for kind in FOLDERS]
         found += mine or lost
     return tuple(found)
 
 
-def _scan(file: Path, module: str, kind: str | None) -> Iterator[Source]:
+def _scan(file: Path, module: str, kind: str | None) -> Iterator[PartSource]:
     """The parts in a source file, by its `@register("name")` decorators."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        yield Source(kind or "regularizers", file.stem, module, file, problem=cause(error, file))
+        yield PartSource(kind or "regularizers", file.stem, module, file, problem=cause(error, file))
         return
     missing = [name for name in _imported(tree) if not _available(name)]
     problem = f"it needs the package {missing[0]!r}, which is not installed" if missing else None
@@ -267,7 +269,7 @@ def _scan(file: Path, module: str, kind: str | None) -> Iterator[Source]:
         for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register":
                 name = ast.literal_eval(decorator.args[0])
-                yield Source(its_kind, name, module, file, _first_line(ast.get_docstring(node)), problem)
+                yield PartSource(its_kind, name, module, file, _first_line(ast.get_docstring(node)), problem)
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

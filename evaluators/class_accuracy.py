@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.metrics.bootstrap import mean_estimate
-from ..bench.metrics.distances import once
 from ..bench.metrics.names import metric_name
+from ..bench.metrics.reuse import once
 from ..bench.registry import register
 
 if TYPE_CHECKING:

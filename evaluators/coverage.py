@@ -10,13 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
-from ..bench.metrics.distances import (
-    KS_PROJECTIONS,
-    NEIGHBORHOOD,
-    directions,
-    distance_to_normal,
-    precision_recall,
-)
+from ..bench.metrics.precision_recall import NEIGHBORHOOD, precision_recall
+from ..bench.metrics.projections import KS_PROJECTIONS, directions, distance_to_normal
 from ..bench.registry import register
 
 if TYPE_CHECKING:

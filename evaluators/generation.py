@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.metrics.bootstrap import counts
-from ..bench.metrics.distances import cmmd_estimate, distance_protocol, frechet_estimate, kernel_estimate
+from ..bench.metrics.frechet import frechet_estimate
+from ..bench.metrics.kernel import cmmd_estimate, kernel_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.metrics.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
+from ..bench.metrics.protocols import distance_protocol
 from ..bench.registry import register
 
 SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults

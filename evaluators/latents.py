@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject
 from ..bench.metrics.bootstrap import counts
-from ..bench.metrics.distances import KS_PROJECTIONS, distance_to_normal
+from ..bench.metrics.projections import KS_PROJECTIONS, distance_to_normal
 from ..bench.models.latents import CHUNK
 from ..bench.registry import register
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.data.images import psnr
 from ..bench.metrics.bootstrap import mean_estimate
-from ..bench.metrics.distances import distance_protocol, frechet_estimate, kernel_estimate
+from ..bench.metrics.frechet import frechet_estimate
+from ..bench.metrics.kernel import kernel_estimate
 from ..bench.metrics.lpips import Lpips
 from ..bench.metrics.names import metric_name
+from ..bench.metrics.protocols import distance_protocol
 from ..bench.models.latents import CHUNK
 from ..bench.registry import register
 from ..bench.report.image_grids import grid

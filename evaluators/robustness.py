@@ -15,9 +15,10 @@ from torch import Tensor
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
 from ..bench.data.images import psnr
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
-from ..bench.metrics.distances import distance_protocol, frechet_distance, frechet_estimate
+from ..bench.metrics.frechet import frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
-from ..bench.models.latents import CHUNK, decode, decoded
+from ..bench.metrics.protocols import distance_protocol
+from ..bench.models.latents import CHUNK, decode_all, decode_batch
 from ..bench.registry import register
 from ..bench.report.image_grids import grid
 from ..bench.runtime.onednn import by_onednn
@@ -243,7 +244,7 @@ class Robustness(Evaluator):
         a, b = (z[side] for side in shown_pairs(len(z), subject.labels("val")).T)
         steps = torch.linspace(0, 1, STEPS).tolist()
         on_the_way = torch.stack([between(a, b, t, self.midpoints[0], centre(z)) for t in steps], 1)
-        images = decode(subject.tokenizer, on_the_way.flatten(0, 1), device_of(subject))
+        images = decode_all(subject.tokenizer, on_the_way.flatten(0, 1), device_of(subject))
         return torch.from_numpy(np.array(grid(to_uint8(images), STEPS)))
 
 
@@ -283,7 +284,7 @@ def judged(
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         chosen = None if labels is None else labels[index].to(device)
         with by_onednn():
-            drawn = decoded(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
+            drawn = decode_batch(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
         shown = drawn.clamp(-1, 1)
         if images is not None:
             values.append(psnr(to_uint8(shown).cpu(), images[index]))

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Subject
-from ..bench.metrics.distances import KS_PROJECTIONS, distance_to_normal
+from ..bench.metrics.projections import KS_PROJECTIONS, distance_to_normal
 from ..bench.registry import register
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit
-from ..bench.api.noise import seed_for
+from ..bench.api import Flow, Generator, LatentSpec, Reference, Regularizer, Step, Unfit, seed_for
 from ..bench.flow import expand_time, guided, interpolate
 from ..bench.nn.blocks import position_table
 from ..bench.registry import Use, register, use

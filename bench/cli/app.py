@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import __version__, registry
-from .safe_text import Text, visible
+from .safe_text import Text, escape_control_characters
 
 if TYPE_CHECKING:
     from ..engine.tracking import Tracking
     from ..matrix.matrix import Matrix
-    from ..plan.make import Cell, Plan
+    from ..plan.plan import Cell, Plan
     from ..records.records import Record
     from ..store.artifacts import Store
 
@@ -159,7 +159,8 @@ def run(
     abroad = engine == "ray" and ray_address is not None
     workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
     from ..engine import run as running
-    from ..report.write import terminal_summary
+    from ..engine import run_options
+    from ..report.summary import terminal_summary
     from .progress import Display
 
     if track:
@@ -175,7 +176,7 @@ def run(
             return
         folder = output or Path("results") / "-".join((loaded.name, *(profile or ())))
         readers = _loaders(loaders, workers * processes * loaded.threads, workers * processes)
-        options = running.Options(
+        options = run_options.RunOptions(
             folder,
             None if abroad and jobs == "auto" else workers,
             device,
@@ -209,7 +210,7 @@ def run(
         try:
             with display, tracking or nullcontext():
                 found = running.run(loaded, plan, cells, store, options, hear, announce)
-        except running.RunError as error:
+        except run_options.RunError as error:
             _fail(str(error), 2)
     if debug:
         for trace in traces:
@@ -218,10 +219,10 @@ def run(
     found = [record for record in found if record.key in mine]
     failed = [record for record in found if record.status == "failed"]
     print()
-    print(visible(terminal_summary(found)))
+    print(escape_control_characters(terminal_summary(found)))
     print()
     for record in failed:
-        print(visible(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
+        print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
     print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
     pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
     print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
@@ -255,7 +256,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is shared, what is cached and what all of it will take; runs nothing."""
-    from ..plan.estimate import ACCELERATORS
+    from ..plan.cost import ACCELERATORS
     from ..plan.forecast import HEADER, STAGE_HEADER, forecast
 
     chosen = accelerator or ("h100" if device == "cuda" else "cpu")
@@ -446,7 +447,7 @@ def merge(
 ) -> None:
     """Join the records of several machines or groups, if nothing that matters differs."""
     from ..records.records import RecordError
-    from ..report.write import terminal_summary
+    from ..report.summary import terminal_summary
     from ..tools import merge as merging
 
     try:
@@ -455,7 +456,7 @@ def merge(
         _fail(str(error), 2)
     for note in found.notes:
         err.print(Text(f"note: {note}"), soft_wrap=True)
-    print(visible(terminal_summary(found.records)))
+    print(escape_control_characters(terminal_summary(found.records)))
     print(f"\n{len(found.records)} records of {len(folders)} folders are in {output}")
     for file in found.written:
         print(file)
@@ -493,7 +494,7 @@ def compare(
         more = {"regressions": failed, "untested": untested}
         print(json.dumps(comparing.to_json(found) | more, indent=1))
     else:
-        print(visible(comparing.text(found)))
+        print(escape_control_characters(comparing.text(found)))
     for regression in failed:
         err.print(Text(f"regression: {regression}"), soft_wrap=True)
     for line in untested:
@@ -597,8 +598,8 @@ def check(
                 if debug and line.trace:
                     err.print(Text(line.trace))
         if not as_json:
-            print(visible("\n".join(filter(None, ("", verdict.rows)))))
-            print(visible(verdict.summary))
+            print(escape_control_characters("\n".join(filter(None, ("", verdict.rows)))))
+            print(escape_control_characters(verdict.summary))
     if as_json:
         print(json.dumps([verdict.plain() for verdict in verdicts], indent=1))
     if not all(verdict.passed for verdict in verdicts):
@@ -644,7 +645,7 @@ def clean(
 ) -> None:
     """Free what no results here need of the cache beside a matrix (or in $LATENTBENCH_HOME); results stay."""
     from ..store.artifacts import Store, home
-    from ..store.disk import size
+    from ..store.disk import size_text
     from ..tools import cleaning
 
     store = Store(home(matrix))
@@ -664,13 +665,13 @@ def clean(
     for kind, mine in cleaning.by_kind(held).items():
         kept, rest = [h for h in mine if h.needed], [h for h in mine if not h.needed]
         table.add_row(
-            kind, *(t for part in (kept, rest) for t in (str(len(part)), size(cleaning.total(part))))
+            kind, *(t for part in (kept, rest) for t in (str(len(part)), size_text(cleaning.total(part))))
         )
     out.print(table)
     for name in needed:
-        out.print(Text(f"{name} keeps {size(cleaning.total(h for h in held if name in h.needed))}"))
+        out.print(Text(f"{name} keeps {size_text(cleaning.total(h for h in held if name in h.needed))}"))
     unneeded = [holding for holding in held if not holding.needed]
-    amount = size(cleaning.total(unneeded))
+    amount = size_text(cleaning.total(unneeded))
     if not yes:
         print(f"would free {amount} in {store.root}; bench clean --yes does it")
         return
@@ -679,7 +680,7 @@ def clean(
         print(f"{sum(h.kind != 'locks' for h in busy)} are being worked on and stay")
     elif len(unneeded) == len(held):
         store.clear()
-    print(f"freed {size(cleaning.total(unneeded) - cleaning.total(busy))} in {store.root}")
+    print(f"freed {size_text(cleaning.total(unneeded) - cleaning.total(busy))} in {store.root}")
 
 
 @app.callback(invoke_without_command=True)
@@ -691,13 +692,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """The entry point of `bench`."""
-    from ..store.disk import NoRoom
+    from ..store.disk import DiskFull
     from ..store.hashes import Corrupt
     from ..store.mirror import RemoteError
 
     try:
         app()
-    except (Corrupt, NoRoom, RemoteError) as error:
+    except (Corrupt, DiskFull, RemoteError) as error:
         err.print(Text(f"error: {error}"), soft_wrap=True)
         sys.exit(1)
 

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..engine.schedule import Event
-from ..plan.make import Cell
+from ..plan.plan import Cell
 from ..records.records import Record
-from .safe_text import Text, visible
+from .safe_text import Text, escape_control_characters
 
 SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/]"}
 
@@ -83,7 +83,9 @@ class Display:
         if self.live or record.status != "done":
             reason = f": {record.reason}" if record.reason else ""
             if self.live:
-                self.console.print(f"{SYMBOLS[record.status]} {escape(visible(cell.name + reason))}")
+                self.console.print(
+                    f"{SYMBOLS[record.status]} {escape(escape_control_characters(cell.name + reason))}"
+                )
             else:
                 self._line(f"{record.status:<8}cell      {cell.name}{reason}", always=True)
 

@@ -11,7 +11,7 @@ from rich import text as rich
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def visible(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     r"""Control characters as Python writes them: an escape is the four characters \x1b."""
     return ACTING.sub(lambda found: repr(found.group())[1:-1], text)
 
@@ -20,4 +20,4 @@ class Text(rich.Text):
     """rich's, of visible text."""
 
     def __init__(self, text: str = "", *style: Any, **more: Any) -> None:
-        super().__init__(visible(text), *style, **more)
+        super().__init__(escape_control_characters(text), *style, **more)

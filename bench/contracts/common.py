@@ -60,7 +60,7 @@ class Part:
         if seed is not None:
             torch.manual_seed(seed)
         options = {name: value for name, value in self.options.items() if name not in facts}
-        return registry.given(self.kind, self.name, facts, options)
+        return registry.build(self.kind, self.name, facts, options)
 
 
 def require(kept: Any, otherwise: str) -> None:

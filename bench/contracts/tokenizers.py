@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import registry
 from ..api import ImageSpec, Noise, Step, Tokenizer, Unfit
 from ..models import flops
-from ..models.latents import decoded
+from ..models.latents import decode_batch
 from ..training import one_step
 from . import common
 from .common import BATCH, Beside, Broken, Part, equal, require, trainable
@@ -87,7 +87,10 @@ def rows(scene: Scene) -> None:
         if not model.decodes:
             return
         # The same draw, where there is one.
-        alone, among = decoded(model, z[2:3], None, Noise(0, (), 2, BATCH)), decoded(model, z, None, Noise(0))
+        alone, among = (
+            decode_batch(model, z[2:3], None, Noise(0, (), 2, BATCH)),
+            decode_batch(model, z, None, Noise(0)),
+        )
         require(common.close(alone, among[2:3]), f"decode() of one row alone differs; {why}")
 
 

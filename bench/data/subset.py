@@ -7,11 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..api import Dataset, Split
-from ..api.noise import seed_for
+from ..api import Dataset, Split, seed_for
 
 
-class Fewer(Dataset):
+class Subset(Dataset):
     """At most `images` of each split (None: all), in their order, without those that are others mirrored."""
 
     def __init__(self, whole: Dataset, images: int | None = None) -> None:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, ImageSpec, Split, from_uint8
-from ..api.noise import seed_for
+from ..api import Dataset, ImageSpec, Split, from_uint8, seed_for
 from ..registry import register
 
 Array = NDArray[Any]

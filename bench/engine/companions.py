@@ -69,7 +69,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Place:
+class Rendezvous:
     """Where the board is: a key-value store that the worker, or torchrun's agent, keeps."""
 
     host: str
@@ -131,7 +131,7 @@ class Team:
     def _gather(self) -> None:
         if self.place is None:
             self.kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-            self.place = Place("127.0.0.1", self.kept.port)
+            self.place = Rendezvous("127.0.0.1", self.kept.port)
         self.generation, self.tasks, self.together = self.generation + 1, 0, True
         self.board = self.place.board()
         self.board.set("generation", str(self.generation))
@@ -149,7 +149,7 @@ class Team:
         return self.board.get(key).decode() if self.board.check([key]) else None
 
 
-def hire(place: Place, generation: int, rank: int, world: int, local: int) -> BaseProcess:
+def hire(place: Rendezvous, generation: int, rank: int, world: int, local: int) -> BaseProcess:
     """Starts a companion; `local` is its number on its machine, and its GPU's."""
     context = multiprocessing.get_context("spawn")
     arguments = (place, generation, rank, world, local)
@@ -158,7 +158,7 @@ def hire(place: Place, generation: int, rank: int, world: int, local: int) -> Ba
     return one
 
 
-def companion(place: Place, generation: int, rank: int, world: int, local: int) -> None:
+def companion(place: Rendezvous, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
     from ..runtime.parent import die_with_parent
     from ..stages.table import STAGES
@@ -241,9 +241,9 @@ def dismiss_torchrun() -> None:
     torchrun_place().board().set("generation", str(OVER))
 
 
-def torchrun_place() -> Place:
+def torchrun_place() -> Rendezvous:
     prefix = f"latentbench/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    return Place(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), prefix)
+    return Rendezvous(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), prefix)
 
 
 def hide_torchrun() -> None:

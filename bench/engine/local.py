@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ..plan.make import Plan
+from ..plan.plan import Plan
 from ..store.artifacts import Store
 from ..store.stage import Stage
 from . import worker
@@ -54,7 +54,7 @@ class Engine(Schedule):
         super().__init__(plan, store)
         self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
         self.plugins, self.loaders, self.processes = plugins, loaders, processes
-        self.gpus = _gpus() if device == "cuda" else []
+        self.gpus = visible_gpus() if device == "cuda" else []
         self.idle_deaths = 0
 
     def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
@@ -130,13 +130,13 @@ class Engine(Schedule):
         settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
         arguments = (theirs, self.store.root, *settings, self.processes, self.store.url)
         process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
-        with environ(worker.environment(self.threads) | visible(self.gpus, number, self.processes)):
+        with environ(worker.environment(self.threads) | gpu_environment(self.gpus, number, self.processes)):
             process.start()
         theirs.close()
         return _Worker(number, process, mine)
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs of this machine that CUDA_VISIBLE_DEVICES allows; none is touched."""
     import torch
 
@@ -144,7 +144,7 @@ def _gpus() -> list[str]:
     return (chosen or [str(index) for index in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
-def visible(gpus: Sequence[str], worker: int, processes: int) -> dict[str, str]:
+def gpu_environment(gpus: Sequence[str], worker: int, processes: int) -> dict[str, str]:
     """A worker's share of the GPUs, one for each of its processes: they are dealt in turn."""
     if not gpus:
         return {}

@@ -25,7 +25,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .. import __version__
-from ..plan.make import Plan
+from ..plan.plan import Plan
 from ..store.artifacts import Store
 from ..store.stage import Stage
 from . import worker
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
     return {"latentbench": __version__, "torch": torch.__version__}
 
 
-class Mail:
+class QueuePipe:
     """What run_stage sends, by a queue that lives beside the command."""
 
     def __init__(self, queue: Queue) -> None:
@@ -95,7 +95,7 @@ class Mail:
 
 def make(task: Task, queue: Queue) -> tuple:
     """On a node: makes the stage's artifact, unless the node isn't one of ours; returns what became of it."""
-    stage, setting, mail = task.stage, task.setting, Mail(queue)
+    stage, setting, mail = task.stage, task.setting, QueuePipe(queue)
     node = ray.util.get_node_ip_address()
     stopping = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stopping.set())  # which is what ray.cancel sends

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from ..plan.make import Plan
+from ..plan.plan import Plan
 from ..store.artifacts import Store
 from ..store.hashes import Corrupt
 from ..store.stage import Stage

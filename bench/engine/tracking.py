@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from .. import registry
-from ..plan.make import Cell, Plan
+from ..plan.plan import Cell, Plan
 from ..records.provenance import flat
 from ..records.records import Record
 from ..store.artifacts import Store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..runtime.parent import die_with_parent
 from ..store.artifacts import Result
-from ..store.disk import NoRoom, room
+from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def run_stage(
         pipe.send(("note", stage.id, text))
 
     try:
-        with room(store.root), store.lock(stage, wait=False) as held:
+        with explain_disk_full(store.root), store.lock(stage, wait=False) as held:
             if not held:
                 return ("busy", stage.id)
             if store.has(stage):
@@ -112,7 +112,7 @@ def run_stage(
             _reset_peak_memory(device)
             began = time.monotonic()
             where = store.work(stage), device, setting.precision
-            for said in checkpoint.mend(store.work(stage), store.root):
+            for said in checkpoint.quarantine_corrupt(store.work(stage), store.root):
                 note(said)
             inputs = {role: store.get(parent) for role, parent in parents.items()}
             try:
@@ -134,7 +134,7 @@ def run_stage(
     except Corrupt:  # since it was looked at
         store.drop_scratch(stage)
         return ("lost", stage.id)
-    except NoRoom as error:
+    except DiskFull as error:
         store.drop_scratch(stage)
         return ("failed", stage.id, str(error), traceback.format_exc())
     except Exception as error:

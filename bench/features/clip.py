@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
+from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..metrics.names import CLIP
-from ..nn.weights import Weights, hub, seeded
+from ..nn.weights import Weights, hub
 from ..registry import register
 
 CHUNK = 16

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
+from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..metrics.names import INCEPTION
-from ..nn.weights import Weights, hub, seeded
+from ..nn.weights import Weights, hub
 from ..registry import register
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"

@@ -16,8 +16,9 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from ..api import FeatureExtractor, LatentSpec
+from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
-from ..nn.weights import RANDOM, found, of_random, refuse_offline, seeded, sha256
+from ..nn.weights import RANDOM, found, of_random, refuse_offline, sha256
 from ..registry import register
 
 CHUNK = 32

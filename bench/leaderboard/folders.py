@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..options.words import some
+from ..options.words import listed
 from ..records.records import Record, RecordError, comparable, in_order
 from .rows import full_protocol
 
 
 @dataclass(frozen=True)
-class Source:
+class ResultsFolder:
     """A results folder: its records, and the resolved matrices that made them, by file name."""
 
     folder: Path
@@ -32,7 +32,7 @@ class MergeError(RecordError):
     """Folders that do not go together; the message lists everything that differs, and what to do."""
 
 
-def one_each(sources: Sequence[Source], prefer: Sequence[Path] = ()) -> tuple[list[Record], list[str]]:
+def one_each(sources: Sequence[ResultsFolder], prefer: Sequence[Path] = ()) -> tuple[list[Record], list[str]]:
     """One record of each cell, in the order of cells, and what is to be said of cells that had several.
 
     Equal numbers count once; a cell that is done somewhere is done. The record that stays depends on no
@@ -68,7 +68,7 @@ def one_each(sources: Sequence[Source], prefer: Sequence[Path] = ()) -> tuple[li
     if contradictions:
         advice = "a cell has one set of numbers: leave a folder out, or merge with --prefer FOLDER"
         raise MergeError("\n".join([*contradictions, advice]))
-    return in_order(chosen), [*notes, *(f"{said}: {some(cells)}" for said, cells in outdone.items())]
+    return in_order(chosen), [*notes, *(f"{said}: {listed(cells)}" for said, cells in outdone.items())]
 
 
 def _numbers(record: Record) -> dict[str, Any]:

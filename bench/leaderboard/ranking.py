@@ -23,7 +23,7 @@ FRECHET = re.compile(r"FI?D(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0
 
 
 @dataclass(frozen=True)
-class Contest:
+class Ranking:
     """Rows that are ranked by one column: their places in a table, best first, each with its rank."""
 
     generator: str  # "" for metrics of tokenizers
@@ -82,7 +82,7 @@ def comparable(
     ], True
 
 
-def contests(rows: Sequence[Row], columns: Sequence[Column]) -> list[Contest]:
+def rankings(rows: Sequence[Row], columns: Sequence[Column]) -> list[Ranking]:
     """By column and generator, without the real row; two rows have a value at least, and a known error."""
     found, once = [], judged(rows)
     for column in columns:
@@ -94,11 +94,11 @@ def contests(rows: Sequence[Row], columns: Sequence[Column]) -> list[Contest]:
                 groups.setdefault((row.dataset, generator), []).append(place)
         for (_, generator), places in groups.items():
             if len(places) > 1:
-                found.append(_contest(rows, column, generator, places))
+                found.append(_ranking(rows, column, generator, places))
     return [contest for contest in found if contest.basis != "none"]
 
 
-def rank_texts(rows: Sequence[Row], held: Sequence[Contest], columns: Sequence[Column]) -> list[str]:
+def rank_texts(rows: Sequence[Row], held: Sequence[Ranking], columns: Sequence[Column]) -> list[str]:
     """Like 1–3, by the first of the columns that has the row; with the protocol if there are several."""
     texts = [""] * len(rows)
     for contest in (each for column in reversed(columns) for each in held if each.column == column):
@@ -109,13 +109,13 @@ def rank_texts(rows: Sequence[Row], held: Sequence[Contest], columns: Sequence[C
     return texts
 
 
-def rank_header(held: Sequence[Contest], columns: Sequence[Column]) -> str:
+def rank_header(held: Sequence[Ranking], columns: Sequence[Column]) -> str:
     """Empty where nothing is known of a score's error; an order that other seeds may change says so."""
     bases = {contest.basis for contest in held if contest.column in columns}
     return "rank" if "seeds" in bases else "rank in this run" if bases else ""
 
 
-def reading(held: Sequence[Contest], columns: Sequence[Column]) -> str:
+def reading(held: Sequence[Ranking], columns: Sequence[Column]) -> str:
     """What a table's ranks (by `columns`) and marks mean, and what error they count."""
     decided = [contest for contest in held if contest.column in columns]
     if not decided:
@@ -139,7 +139,7 @@ def reading(held: Sequence[Contest], columns: Sequence[Column]) -> str:
     return text + "Their error includes training variance."
 
 
-def marks(held: Sequence[Contest]) -> dict[tuple[int, Column], str]:
+def marks(held: Sequence[Ranking]) -> dict[tuple[int, Column], str]:
     """By a row's place and column."""
     return {
         (place, contest.column): mark
@@ -148,7 +148,7 @@ def marks(held: Sequence[Contest]) -> dict[tuple[int, Column], str]:
     }
 
 
-def seeds_to_separate(rows: Sequence[Row], contest: Contest) -> tuple[Row, int | None] | None:
+def seeds_to_separate(rows: Sequence[Row], contest: Ranking) -> tuple[Row, int | None] | None:
     """The nearest rival of the best row, and the number of seeds that would tell the two apart.
 
     The rival is of another tokenizer or regularizer. None if there is no such tie; the number is None if more
@@ -165,15 +165,15 @@ def seeds_to_separate(rows: Sequence[Row], contest: Contest) -> tuple[Row, int |
     return None
 
 
-def mean_shares(contest: Contest) -> dict[str, float] | None:
+def mean_shares(contest: Ranking) -> dict[str, float] | None:
     """The part of the variance that is the tokenizer's, the generator's, …: a mean over rows."""
     known = [s for mine in contest.observations if (s := statistics.variance_shares(mine)) is not None]
     return {name: fmean(shares[name] for shares in known) for name in known[0]} if known else None
 
 
-def _contest(rows: Sequence[Row], column: Column, generator: str, places: list[int]) -> Contest:
+def _ranking(rows: Sequence[Row], column: Column, generator: str, places: list[int]) -> Ranking:
     higher = column.better == ARROWS["higher"]
     places = sorted(places, key=lambda i: (rows[i].values[column].mean or 0.0) * (-1 if higher else 1))
     observations, logs = comparable([rows[i].values[column].observations for i in places], column)
     ranks = statistics.ranks(observations, higher, on_shared_images(column), LEVEL)
-    return Contest(generator, column, places, ranks, observations, logs)
+    return Ranking(generator, column, places, ranks, observations, logs)

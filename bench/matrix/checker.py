@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import registry
-from ..options.options import Budget, Trail, check_options, names_of, shown
-from .matrix import SECTIONS, Place
+from ..options.options import Trail, check_options, names_of, shown
+from .matrix import SECTIONS, Position
+from .settings import Budget
 from .yaml_text import Document, MatrixError, Problem
 
 KEYS = (
@@ -17,7 +18,7 @@ KEYS = (
 )
 
 
-class Reader:
+class Checker:
     """A document, what its profile puts over it, and the problems found so far."""
 
     def __init__(self, document: Document) -> None:
@@ -74,7 +75,7 @@ class Reader:
             self.fault(trail, str(error), on_key)
             return None
 
-    def place(self, trail: Trail) -> Place:
+    def place(self, trail: Trail) -> Position:
         """Of a key."""
         problem = self.document.problem(trail, "", on_key=True)
         return problem.file, problem.line, problem.column

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .checker import Reader
-from .matrix import SECTIONS, Matrix, Row
+from .checker import Checker
+from .matrix import SECTIONS, Matrix, MatrixRow
 from .parts import JOINT
 from .top_level import read_matrix
 from .yaml_text import Problem, find, parse, read
@@ -35,7 +35,7 @@ def load_matrix(
     """
     file = find(path)
     document = parse(read(file, str(path)), str(path))
-    reader = Reader(document)
+    reader = Checker(document)
     reader.profiles([profile] if isinstance(profile, str) else profile or ())
     if seeds is not None:
         reader.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
@@ -43,7 +43,7 @@ def load_matrix(
     return read_matrix(reader, file, tuple(plugins))
 
 
-def build_problem(row: Row, message: str) -> Problem:
+def build_problem(row: MatrixRow, message: str) -> Problem:
     """What a part's constructor says against its options, at the row."""
     return Problem(*row.where, message)
 
@@ -77,12 +77,12 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
     }
 
 
-def _label(row: Row) -> dict[str, str]:
+def _label(row: MatrixRow) -> dict[str, str]:
     """Of a row without a section's key, where it isn't its part's name."""
     return {"label": row.label} if row.label != row.part else {}
 
 
-def _plain_row(row: Row) -> dict[str, Any]:
+def _plain_row(row: MatrixRow) -> dict[str, Any]:
     plain: dict[str, Any] = {"use": row.part, **_plain(row.options)}
     for key in ("optimizer", "sampler", "images", "weights", "start", "budget"):
         if getattr(row, key):

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..data.augment import Augmentation
-from ..options.options import Budget, Probes
+from .settings import Budget, Probes
 from .yaml_text import Problem
 
 SECTIONS = ("tokenizers", "regularizers", "generators")
 PATTERNS = ("dataset", "tokenizer", "regularizer", "generator")
-Place = tuple[str, int, int]  # file, line, column
+Position = tuple[str, int, int]  # file, line, column
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """A part with every option that its constructor takes, defaults included."""
 
     label: str
@@ -28,13 +28,13 @@ class Row:
     guidance: tuple[float, ...] = (1.0,)
     sampler: Mapping[str, Any] = field(default_factory=dict)
     init: str = "fresh"  # of a generator; "joint": from the regularizer's own
-    reference: Row | None = None  # of a regularizer, in place of the matrix's
-    teacher: Row | None = None
+    reference: MatrixRow | None = None  # of a regularizer, in place of the matrix's
+    teacher: MatrixRow | None = None
     images: int | None = None  # that a reference is made of; None: all
     weights: str | None = None  # of a tokenizer: a file that its training starts from
     start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
     budget: Mapping[str, int] = field(default_factory=dict)  # in place of the matrix's, as far as given
-    where: Place = field(default=("", 0, 0), compare=False)
+    where: Position = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:
         """On the label, the label without axes, or the part; `a|b` is either.
@@ -66,7 +66,9 @@ class Skip:
     regularizer: str = "*"
     generator: str = "*"
 
-    def matches(self, dataset: Row, tokenizer: Row, regularizer: Row, generator: Row) -> bool:
+    def matches(
+        self, dataset: MatrixRow, tokenizer: MatrixRow, regularizer: MatrixRow, generator: MatrixRow
+    ) -> bool:
         rows = zip(PATTERNS, (dataset, tokenizer, regularizer, generator), strict=True)
         return all(row.fits(getattr(self, name)) for name, row in rows)
 
@@ -77,18 +79,18 @@ class Matrix:
 
     name: str
     file: Path
-    datasets: tuple[Row, ...]
+    datasets: tuple[MatrixRow, ...]
     seeds: tuple[Seed, ...]
     budget: Budget
-    features: tuple[Row, ...]  # the first is the teacher, unless another is named
-    teacher: Row
-    reference: Row
+    features: tuple[MatrixRow, ...]  # the first is the teacher, unless another is named
+    teacher: MatrixRow
+    reference: MatrixRow
     reconstruction: Mapping[str, Any]  # of l1 and l2 weights, of the others all options
     samples: int
-    tokenizers: tuple[Row, ...]
-    regularizers: tuple[Row, ...]
-    generators: tuple[Row, ...]
-    evaluators: tuple[Row, ...]
+    tokenizers: tuple[MatrixRow, ...]
+    regularizers: tuple[MatrixRow, ...]
+    generators: tuple[MatrixRow, ...]
+    evaluators: tuple[MatrixRow, ...]
     skip: tuple[Skip, ...]
     probes: Probes | None
     augment: Augmentation | None  # of training images
@@ -99,9 +101,9 @@ class Matrix:
     checkpointing: bool
     plugins: tuple[Path, ...]
     warnings: tuple[Problem, ...] = field(compare=False)
-    losses: Place = field(default=("", 0, 0), compare=False)  # where `reconstruction` is
+    losses: Position = field(default=("", 0, 0), compare=False)  # where `reconstruction` is
 
-    def budget_of(self, row: Row) -> Budget:
+    def budget_of(self, row: MatrixRow) -> Budget:
         """The matrix's, but for what the row says itself."""
         return replace(self.budget, **row.budget)
 

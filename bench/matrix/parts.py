@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import registry
-from ..options.options import Budget, Critic, Group, Optimizer, Trail, Variants, axes, names_of, shown
-from .checker import Reader
-from .matrix import Row
+from ..options.options import Trail, Variants, axes, names_of, shown
+from .checker import Checker
+from .matrix import MatrixRow
+from .settings import Budget, Critic, Group, Optimizer
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys that take a part or several
 EXAMPLES = {
@@ -48,12 +49,12 @@ NONE = "none"  # or nothing: the tokenizer is scored alone
 class Entry:
     """An entry of a section before its axes are multiplied out."""
 
-    row: Row
+    row: MatrixRow
     variants: Variants
     trail: Trail
 
 
-def section(reader: Reader, kind: str) -> list[Entry]:
+def section(reader: Checker, kind: str) -> list[Entry]:
     """The entries of the tokenizers, regularizers or generators, without those that cannot be read."""
     found = reader.mapping((kind,), f"a mapping such as `{EXAMPLES[kind]}`")
     if reader.data.get(kind) == {}:
@@ -62,9 +63,9 @@ def section(reader: Reader, kind: str) -> list[Entry]:
     return [entry for entry in entries if entry is not None]
 
 
-def rows(reader: Reader, entries: list[Entry]) -> tuple[Row, ...]:
+def rows(reader: Checker, entries: list[Entry]) -> tuple[MatrixRow, ...]:
     """The entries with their axes multiplied out."""
-    found: dict[str, Row] = {}
+    found: dict[str, MatrixRow] = {}
     for entry in entries:
         for suffix, options in entry.variants.rows():
             base = entry.row
@@ -77,7 +78,7 @@ def rows(reader: Reader, entries: list[Entry]) -> tuple[Row, ...]:
     return tuple(found.values())
 
 
-def single(reader: Reader, given: Any, kind: str, trail: Trail) -> Row | None:
+def single(reader: Checker, given: Any, kind: str, trail: Trail) -> MatrixRow | None:
     """The one part at a place: a name, or `{use: name, option: …}`."""
     at: Trail = (*trail, "use")
     if given is None:
@@ -95,7 +96,7 @@ def single(reader: Reader, given: Any, kind: str, trail: Trail) -> Row | None:
     return _row(reader, kind, cls, given["use"], given, trail) if cls else None
 
 
-def several(reader: Reader, key: str) -> tuple[Row, ...]:
+def several(reader: Checker, key: str) -> tuple[MatrixRow, ...]:
     """One part, or a list of different ones, under a top-level key: datasets, feature extractors."""
     given, kind = reader.data.get(key), KINDS_OF[key]
     if not isinstance(given, list):
@@ -103,7 +104,7 @@ def several(reader: Reader, key: str) -> tuple[Row, ...]:
         return (row,) if row else ()
     if not given:
         reader.fault((key,), f"the list {key!r} is empty; write e.g. `{EXAMPLES[key]}`")
-    found: list[Row] = []
+    found: list[MatrixRow] = []
     for i, item in enumerate(given):
         row = single(reader, item, kind, (key, i))
         # Datasets name the rows of tables; of extractors there may be two by one part, with other options.
@@ -115,7 +116,7 @@ def several(reader: Reader, key: str) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def evaluators(reader: Reader) -> tuple[Row, ...]:
+def evaluators(reader: Checker) -> tuple[MatrixRow, ...]:
     """From a list of names and of `{name: {option: …}}`."""
     given = reader.data.get("evaluators")
     if given is None:
@@ -124,7 +125,7 @@ def evaluators(reader: Reader) -> tuple[Row, ...]:
         message = f"evaluators must be a list of names such as `{EXAMPLES['evaluators']}`"
         reader.fault(("evaluators",), f"{message}, not {shown(given)}")
         return ()
-    found: dict[str, Row] = {}
+    found: dict[str, MatrixRow] = {}
     for i, item in enumerate(given):
         trail: Trail = ("evaluators", i)
         if isinstance(item, str):
@@ -138,7 +139,7 @@ def evaluators(reader: Reader) -> tuple[Row, ...]:
     return tuple(found.values())
 
 
-def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
+def _entry(reader: Checker, kind: str, label: str, given: Any) -> Entry | None:
     trail = (kind, label)
     problem = label_problem(label)
     if problem:
@@ -187,38 +188,42 @@ def _entry(reader: Reader, kind: str, label: str, given: Any) -> Entry | None:
         reader.fault(trail, str(error), on_key=True)
         return None
     reader.faults(faults, trail, names_of(cls))
-    row = Row(label, name, {}, optimizer, where=reader.place(trail), **extra)
+    row = MatrixRow(label, name, {}, optimizer, where=reader.place(trail), **extra)
     return Entry(row, variants, trail)
 
 
-def _joint(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
+def _joint(reader: Checker, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
     """The regularizer's own generator, sampled as it is; what its sampler takes is known with the pair."""
     _known(reader, JOINT, given, ("use", "guidance", "sampler"), trail)
     sampler = _sampler(reader, given, trail)
     guidance = _guidance(reader, given.get("guidance"), (*trail, "guidance"))
-    row = Row(label, JOINT, {}, guidance=guidance, sampler=sampler, init=JOINT, where=reader.place(trail))
+    row = MatrixRow(
+        label, JOINT, {}, guidance=guidance, sampler=sampler, init=JOINT, where=reader.place(trail)
+    )
     return Entry(row, Variants({}, {}), trail)
 
 
-def _none(reader: Reader, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
+def _none(reader: Checker, label: str, given: Mapping[str, Any], trail: Trail) -> Entry:
     """No generator: what evaluators say of a tokenizer needs none."""
     _known(reader, NONE, given, ("use",), trail)
-    return Entry(Row(label, NONE, {}, guidance=(), where=reader.place(trail)), Variants({}, {}), trail)
+    return Entry(MatrixRow(label, NONE, {}, guidance=(), where=reader.place(trail)), Variants({}, {}), trail)
 
 
-def _known(reader: Reader, use: str, given: Iterable[Any], known: tuple[str, ...], trail: Trail) -> None:
+def _known(reader: Checker, use: str, given: Iterable[Any], known: tuple[str, ...], trail: Trail) -> None:
     for key in given:
         if key not in known:
             message = registry.unknown(f"option of `use: {use}`", str(key)[:60], list(known))
             reader.fault((*trail, key), message, on_key=True)
 
 
-def _sampler(reader: Reader, given: Mapping[str, Any], trail: Trail) -> Mapping[str, Any]:
+def _sampler(reader: Checker, given: Mapping[str, Any], trail: Trail) -> Mapping[str, Any]:
     sampler = {} if given.get("sampler") is None else given["sampler"]
     return sampler if reader.is_mapping((*trail, "sampler"), sampler, "a mapping of options") else {}
 
 
-def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail) -> Row:
+def _row(
+    reader: Checker, kind: str, cls: type, name: str, given: Mapping[str, Any], trail: Trail
+) -> MatrixRow:
     """A row without axes."""
     frame = ("use", *OWN.get(kind, ()))
     options = {key: value for key, value in given.items() if key not in frame}
@@ -230,10 +235,10 @@ def _row(reader: Reader, kind: str, cls: type, name: str, given: Mapping[str, An
     problem = label_problem(label) if isinstance(label, str) else "must be text"
     if problem:
         reader.fault((*trail, "label"), f"the label {shown(label)} {problem}")
-    return Row(str(label), name, clean, images=images, where=reader.place(trail))
+    return MatrixRow(str(label), name, clean, images=images, where=reader.place(trail))
 
 
-def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...]) -> dict[str, Any]:
+def _optimizer(reader: Checker, given: Any, trail: Trail, names: tuple[str, ...]) -> dict[str, Any]:
     """Settings as given, checked; of a row, and of its groups of parameters."""
     if given is None or not reader.is_mapping(trail, given, "a mapping such as `{lr: 1.0e-3}`"):
         return {}
@@ -255,7 +260,7 @@ def _optimizer(reader: Reader, given: Any, trail: Trail, names: tuple[str, ...])
     return found
 
 
-def _budget(reader: Reader, kind: str, given: Any, trail: Trail) -> dict[str, int]:
+def _budget(reader: Checker, kind: str, given: Any, trail: Trail) -> dict[str, int]:
     if given is None or not reader.is_mapping(trail, given, "a mapping such as `{batch: 256}`"):
         return {}
     for name in given:
@@ -265,7 +270,7 @@ def _budget(reader: Reader, kind: str, given: Any, trail: Trail) -> dict[str, in
     return reader.given(Budget, {name: given[name] for name in BUDGETS[kind] if name in given}, trail)
 
 
-def starts(reader: Reader, entries: list[Entry], found: tuple[Row, ...]) -> None:
+def starts(reader: Checker, entries: list[Entry], found: tuple[MatrixRow, ...]) -> None:
     """A tokenizer starts from another that is trained from the beginning."""
     known = {row.label: row for row in found}
     for entry in entries:
@@ -276,7 +281,7 @@ def starts(reader: Reader, entries: list[Entry], found: tuple[Row, ...]) -> None
             reader.fault(trail, f"{start!r} starts from another tokenizer itself; one start is possible")
 
 
-def _guidance(reader: Reader, given: Any, trail: Trail) -> tuple[float, ...]:
+def _guidance(reader: Checker, given: Any, trail: Trail) -> tuple[float, ...]:
     if given is None:
         return (1.0,)
     values = given if isinstance(given, list) else [given]
@@ -294,7 +299,7 @@ def _guidance(reader: Reader, given: Any, trail: Trail) -> tuple[float, ...]:
     return tuple(good)
 
 
-def _evaluator(reader: Reader, label: str, given: Any, trail: Trail, found: dict[str, Row]) -> None:
+def _evaluator(reader: Checker, label: str, given: Any, trail: Trail, found: dict[str, MatrixRow]) -> None:
     if label in found:
         reader.fault(trail, f"the evaluator {label!r} is listed twice", on_key=True)
     elif reader.is_mapping(trail, given, "a mapping of options"):

@@ -12,16 +12,17 @@ from typing import Any
 
 from .. import registry
 from ..data.augment import Augmentation
-from ..options.options import Budget, Critic, Probes, Settings, Trail, shown
-from .checker import KEYS, Reader
+from ..options.options import Trail, shown
+from .checker import KEYS, Checker
 from .matrix import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .parts import EXAMPLES, Entry, evaluators, label_problem, rows, section, several, single, starts
+from .settings import Budget, Critic, Probes, Settings
 from .yaml_text import Problem
 
 MAX_CELLS = 100_000
 
 
-def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]) -> Matrix:
+def read_matrix(reader: Checker, file: Path, more_plugins: tuple[str | Path, ...]) -> Matrix:
     """All sections, then the error with all problems if there are any."""
     _top_level(reader)
     plugins, warnings = _plugins(reader, file.parent, more_plugins)
@@ -57,7 +58,7 @@ def read_matrix(reader: Reader, file: Path, more_plugins: tuple[str | Path, ...]
     return replace(matrix, warnings=(*warnings, *_unmatched(reader, skips, matrix), *late))
 
 
-def _top_level(reader: Reader) -> None:
+def _top_level(reader: Checker) -> None:
     meant = []
     for key in reader.data:
         if key not in KEYS:
@@ -68,7 +69,7 @@ def _top_level(reader: Reader) -> None:
             reader.fault((key,) if key in reader.data else (), f"{key!r} is missing; write e.g. `{example}`")
 
 
-def _name(reader: Reader, file: Path) -> str:
+def _name(reader: Checker, file: Path) -> str:
     name = reader.data.get("name")
     if name is None:
         return file.stem
@@ -79,7 +80,7 @@ def _name(reader: Reader, file: Path) -> str:
 
 
 def _plugins(
-    reader: Reader, folder: Path, more: tuple[str | Path, ...]
+    reader: Checker, folder: Path, more: tuple[str | Path, ...]
 ) -> tuple[tuple[Path, ...], tuple[Problem, ...]]:
     """Loads plugin files; one that cannot be imported hides only its own parts, and is a warning."""
     given = reader.data.get("plugins") or []
@@ -109,7 +110,7 @@ def _plugins(
     return tuple(loaded), tuple(warnings)
 
 
-def _probes(reader: Reader) -> Probes | None:
+def _probes(reader: Checker) -> Probes | None:
     if reader.data.get("probes") is None:
         return None
     before = len(reader.problems)
@@ -121,14 +122,14 @@ def _probes(reader: Reader) -> Probes | None:
     return Probes(**clean)
 
 
-def _augmentation(reader: Reader) -> Augmentation | None:
+def _augmentation(reader: Checker) -> Augmentation | None:
     if reader.data.get("augment") is None:
         return None
     given = reader.mapping(("augment",), "a mapping such as `{crop: 0.08}`, or {} for SimCLR's")
     return Augmentation(**reader.options(Augmentation, given, ("augment",)))
 
 
-def _reconstruction(reader: Reader) -> dict[str, Any]:
+def _reconstruction(reader: Checker) -> dict[str, Any]:
     """The weights of plain losses, and all options of the others; of those a number is the weight."""
     from ..training.losses import LOSSES, RECONSTRUCTION
 
@@ -156,7 +157,7 @@ def _reconstruction(reader: Reader) -> dict[str, Any]:
     return found
 
 
-def _loss(reader: Reader, target: type, given: Mapping[str, Any], trail: Trail) -> dict[str, Any]:
+def _loss(reader: Checker, target: type, given: Mapping[str, Any], trail: Trail) -> dict[str, Any]:
     """The options of a loss with a network; one that learns has optimizer settings, as they are given."""
     more = ("optimizer",) if target.__name__ == "Adversarial" else ()
     own = {key: value for key, value in given.items() if key not in more}
@@ -173,7 +174,7 @@ def _loss(reader: Reader, target: type, given: Mapping[str, Any], trail: Trail) 
     return clean
 
 
-def _late(reader: Reader, matrix: Matrix) -> Iterable[Problem]:
+def _late(reader: Checker, matrix: Matrix) -> Iterable[Problem]:
     """A discriminator that comes when training is over is likely not what was meant."""
     gan, budget = matrix.reconstruction.get("gan"), matrix.budget
     steps = budget.tokenizer_steps + budget.refine_steps
@@ -182,7 +183,7 @@ def _late(reader: Reader, matrix: Matrix) -> Iterable[Problem]:
         yield reader.document.problem(("reconstruction", "gan"), message)
 
 
-def _seeds(reader: Reader) -> tuple[Sequence[int], ...]:
+def _seeds(reader: Checker) -> tuple[Sequence[int], ...]:
     """The seeds of (all) or of (tokenizer, generator, sampling), not multiplied yet."""
     given = reader.data.get("seeds")
     if given is None:
@@ -196,7 +197,7 @@ def _seeds(reader: Reader) -> tuple[Sequence[int], ...]:
     return tuple(_numbers(reader, given.get(name, 1), ("seeds", name)) for name in names)
 
 
-def _numbers(reader: Reader, given: Any, trail: Trail) -> Sequence[int]:
+def _numbers(reader: Checker, given: Any, trail: Trail) -> Sequence[int]:
     if type(given) is int and 1 <= given <= MAX_CELLS:
         return range(given)
     whole = isinstance(given, list) and all(type(seed) is int and seed >= 0 for seed in given)
@@ -214,7 +215,7 @@ def _expanded(seeds: tuple[Sequence[int], ...]) -> Iterable[Seed]:
 
 
 def _small_enough(
-    reader: Reader, entries: Mapping[str, list[Entry]], seeds: tuple[Sequence[int], ...]
+    reader: Checker, entries: Mapping[str, list[Entry]], seeds: tuple[Sequence[int], ...]
 ) -> bool:
     """Whether the matrix is small enough to be multiplied out."""
     counts = {kind: sum(entry.variants.count for entry in entries[kind]) for kind in SECTIONS}
@@ -230,7 +231,7 @@ def _small_enough(
     return cells <= MAX_CELLS
 
 
-def _skips(reader: Reader) -> dict[int, Skip]:
+def _skips(reader: Checker) -> dict[int, Skip]:
     given = reader.data.get("skip") or []
     if not isinstance(given, list):
         reader.fault(("skip",), f"skip must be a list of `{{generator: …, why: …}}`, not {shown(given)}")
@@ -250,7 +251,7 @@ def _skips(reader: Reader) -> dict[int, Skip]:
     return found
 
 
-def _unmatched(reader: Reader, skips: Mapping[int, Skip], matrix: Matrix) -> Iterable[Problem]:
+def _unmatched(reader: Checker, skips: Mapping[int, Skip], matrix: Matrix) -> Iterable[Problem]:
     sections = (matrix.datasets, matrix.tokenizers, matrix.regularizers, matrix.generators)
     for i, skip in skips.items():
         for name, mine in zip(PATTERNS, sections, strict=True):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..api import from_uint8
+from ..api.noise import seeded
 from ..data.images import resize, to_rgb
-from ..nn.weights import Weights, hub, seeded, sha256
+from ..nn.weights import Weights, hub, sha256
 from .names import ALEX, VGG
 
 Net = Literal["alex", "vgg"]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Estimate
-from ..api.noise import seed_for
+from ..api import Estimate, seed_for
 from .bootstrap import REPLICATES, class_means, counts, mean_estimate
-from .distances import NEIGHBORHOOD, once
 from .names import base_name
 from .pairwise import Squares
+from .precision_recall import NEIGHBORHOOD
+from .reuse import once
 
 NEAREST = 5  # k of density, coverage and the agreement of labels
 ROWS = 256  # of distances at a time

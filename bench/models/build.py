@@ -37,7 +37,7 @@ def parameters_of_sizes(kind: str, name: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for size, options in cast(Any, registry.get(kind, name)).sizes.items():
         with torch.device("meta"):
-            module = registry.given(kind, name, COUNTED[kind][1], options)
+            module = registry.build(kind, name, COUNTED[kind][1], options)
         found[size] = sum(parameter.numel() for parameter in module.parameters())
     return found
 
@@ -56,12 +56,12 @@ def evaluator(config: Config) -> Evaluator:
 
 def tokenizer(config: Config, data: Dataset, expansion: int) -> Tokenizer:
     facts = {"image": data.image, "expansion": expansion, "dataset": data}
-    return registry.given("tokenizers", config["name"], facts, _options(config))
+    return registry.build("tokenizers", config["name"], facts, _options(config))
 
 
 def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSource:
     facts = {"image": data.image, "teacher_spec": teacher}
-    return registry.given("references", config["name"], facts, _options(config))
+    return registry.build("references", config["name"], facts, _options(config))
 
 
 def regularizer_class(config: Config) -> type[Regularizer]:
@@ -70,7 +70,7 @@ def regularizer_class(config: Config) -> type[Regularizer]:
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:
     """With the facts that its constructor names: `classes`, `teacher_spec`, `reference_spec`, …"""
-    return registry.given("regularizers", config["name"], {**facts, "spec": spec}, _options(config))
+    return registry.build("regularizers", config["name"], {**facts, "spec": spec}, _options(config))
 
 
 def facts_of(cls: type[Regularizer]) -> set[str]:

@@ -124,14 +124,14 @@ def draw(
     return chunked(one, count, batch if coupled else CHUNK, group, file, into)
 
 
-def decoded(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
+def decode_batch(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
     """Images (B, c, H, W) of z (B, T, C), not clamped; labels and noise are for decoders that draw."""
     if isinstance(tokenizer, FlowTokenizer):
         return tokenizer.decode(z, labels, noise)
     return tokenizer.decode(z)
 
 
-def decode(
+def decode_all(
     tokenizer: Tokenizer,
     z: Tensor,
     device: torch.device | str,
@@ -139,10 +139,10 @@ def decode(
     noise: Noise | None = None,
 ) -> Tensor:
     """Images (n, c, H, W) clamped to [-1, 1], on the CPU."""
-    return chunked(decoder(tokenizer, z, device, labels, noise), len(z))
+    return chunked(chunk_decoder(tokenizer, z, device, labels, noise), len(z))
 
 
-def decode_levels(
+def decode_all_uint8(
     tokenizer: Tokenizer,
     z: Tensor,
     device: torch.device | str,
@@ -152,11 +152,11 @@ def decode_levels(
     file: Path | None = None,
 ) -> Tensor:
     """Images uint8 (n, c, H, W), on the CPU: a quarter of the bytes where a set is large."""
-    one = decoder(tokenizer, z, device, labels, noise)
+    one = chunk_decoder(tokenizer, z, device, labels, noise)
     return chunked(lambda index, chunk: to_uint8(one(index, chunk)), len(z), group=group, file=file)
 
 
-def decoder(
+def chunk_decoder(
     tokenizer: Tokenizer,
     z: Tensor,
     device: torch.device | str,
@@ -171,7 +171,7 @@ def decoder(
     def one(index: Tensor, chunk: int) -> Tensor:
         chosen = None if labels is None else labels[index].to(device)
         stream = None if noise is None else noise.fork(chunk)
-        return decoded(tokenizer, z[index].to(device), chosen, stream).clamp(-1, 1).cpu()
+        return decode_batch(tokenizer, z[index].to(device), chosen, stream).clamp(-1, 1).cpu()
 
     return one
 

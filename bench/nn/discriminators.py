@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..api import ImageSpec, Noise
+from ..api.noise import seeded
 from ..data.images import to_rgb
 from ..runtime.processes import ALONE, gathered
 from .blocks import single
 from .diffaugment import resized
 from .released_weights import read
 from .timm_vit import transformer
-from .weights import RANDOM, seeded
+from .weights import RANDOM
 
 
 class Norm(nn.modules.batchnorm._BatchNorm):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -102,14 +101,6 @@ def refuse_offline(file: Path | str, url: str) -> None:
 def of_random(network: str) -> str:
     """What stands for the sha256 of the random weights of a network."""
     return hashlib.sha256(f"{network}, random weights of seed 0".encode()).hexdigest()
-
-
-@contextmanager
-def seeded() -> Iterator[None]:
-    """Random weights are always the same ones; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @cache

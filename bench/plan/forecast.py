@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..store.stage import Stage
-from .estimate import ACCELERATORS, Accelerator, Cost, costs
-from .make import Cell, Plan
+from .cost import ACCELERATORS, Accelerator, Cost
+from .estimate import costs
+from .plan import Cell, Plan
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MUCH = 2e11  # bytes of features

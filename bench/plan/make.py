@@ -7,12 +7,10 @@ paths are not in it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from ..api import (
     Unfit,
 )
 from ..matrix.load import build_problem
-from ..matrix.matrix import Matrix, Row, Seed
+from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..matrix.yaml_text import MatrixError, Problem
 from ..metrics.lpips import Lpips
@@ -41,84 +39,14 @@ from ..nn import released_weights
 from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.options import REQUIRED, check_options, options_of
 from ..stages.inputs import features_role
-from ..store.stage import FRAME_VERSION, Config, Stage, digest, is_file, stage_id
+from ..store.stage import FRAME_VERSION, Config, Stage, is_file, stage_id
 from ..training import losses
+from .part_config import in_keys, part_config, plain, plain_facts
+from .plan import PROBE, Built, Cell, Plan
 
-BARE = Row("none", "none", {})  # what a tokenizer that others start from is trained with
-PROBE = "step="
+BARE = MatrixRow("none", "none", {})  # what a tokenizer that others start from is trained with
 MODULES = 10_000  # at the most, in one part
 TRAINED = ("prior", "tokenizer", "generator")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (dataset, tokenizer, regularizer, generator, seed), by labels, with the stages that score it."""
-
-    dataset: str
-    tokenizer: str
-    regularizer: str
-    generator: str
-    seed: str
-    # "" (tokenizer scope), the guidance as text, or PROBE and a generator's step -> a scores stage's id
-    scores: dict[str, str]
-    skipped: str | None = None
-
-    @property
-    def identity(self) -> dict[str, str]:
-        names = ("dataset", "tokenizer", "regularizer", "generator", "seed")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def key(self) -> str:
-        return digest({"cell": self.identity, "scores": self.scores, "skipped": self.skipped})
-
-    @property
-    def name(self) -> str:
-        """As progress lines say it."""
-        return " · ".join([*list(self.identity.values())[:4], f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a stage works on, with modules on the meta device that equal rows share: for estimates."""
-
-    dataset: Dataset
-    tokenizer: Tokenizer | None = None
-    regularizer: Regularizer | None = None
-    generator: Generator | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what the regularizer's constructor was given
-    extractor: FeatureExtractor | None = None
-    source: ReferenceSource | None = None
-
-
-@dataclass
-class Plan:
-    """Stages by id in an order that respects their parents, and the cells that need them."""
-
-    stages: dict[str, Stage] = field(default_factory=dict)
-    cells: list[Cell] = field(default_factory=list)
-    uses: dict[str, int] = field(default_factory=dict)  # how many cells need a stage
-    parameters: dict[str, int] = field(default_factory=dict)  # of the modules that a stage trains
-    built: dict[str, Built] = field(default_factory=dict)
-    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # of stages
-
-    def ancestors(self, ids: list[str]) -> list[str]:
-        """These stages and all that they depend on, in plan order."""
-        needed: set[str] = set()
-        waiting = list(ids)
-        while waiting:
-            one = waiting.pop()
-            if one not in needed:
-                needed.add(one)
-                waiting += self.stages[one].parents.values()
-        if len(self._places) != len(self.stages):
-            self._places = {one: place for place, one in enumerate(self.stages)}
-        return sorted(needed, key=self._places.__getitem__)
-
-    def needed(self, cells: Iterable[Cell]) -> list[Stage]:
-        """The stages behind these cells, in plan order."""
-        ends = [one for cell in cells for one in cell.scores.values()]
-        return [self.stages[one] for one in self.ancestors(ends)]
 
 
 def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
@@ -163,7 +91,7 @@ class _Planner:
         self.result.uses = Counter(s.id for cell in self.result.cells for s in self.result.needed([cell]))
         return self.result
 
-    def _use(self, row: Row) -> None:
+    def _use(self, row: MatrixRow) -> None:
         """Turns to a dataset: what its cells share."""
         m, self.dataset_row = self.matrix, row
         for evaluator in m.evaluators:
@@ -175,10 +103,10 @@ class _Planner:
                 _ = self.dataset.fetch() if self.fetch else self.dataset.size("train")
         except (OSError, ValueError) as error:  # files that aren't there, or that cannot be read
             raise self._refuse(row, str(error)) from None
-        self.data = part("datasets", row) | {"fingerprint": fingerprint}
+        self.data = part_config("datasets", row) | {"fingerprint": fingerprint}
         self.features = self._metric_features()
 
-    def _cell(self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed) -> None:
+    def _cell(self, tokenizer: MatrixRow, regularizer: MatrixRow, generator: MatrixRow, seed: Seed) -> None:
         labels = {
             "dataset": self.dataset_row.label,
             "tokenizer": tokenizer.label,
@@ -208,7 +136,7 @@ class _Planner:
             scores[f"{PROBE}{step}"] = self._generator_scores(*made, generator, largest, seed, step)
         self.result.cells.append(Cell(**labels, scores={k: v for k, v in scores.items() if v}))
 
-    def _tokenizer(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
+    def _tokenizer(self, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed) -> dict[str, str]:
         """The tokenizer and latents stages of a row, as roles for what comes after."""
         rows = (self.dataset_row, tokenizer, regularizer)
         name = (*(text for row in rows for text in (str(row.where), row.label)), str(seed.tokenizer))
@@ -216,7 +144,7 @@ class _Planner:
             self.trained[name] = self._training(tokenizer, regularizer, seed)
         return self.trained[name]
 
-    def _training(self, tokenizer: Row, regularizer: Row, seed: Seed) -> dict[str, str]:
+    def _training(self, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed) -> dict[str, str]:
         m, model = self.matrix, self._model(tokenizer, regularizer)
         spec = model.spec
         shaped = self._shaped(tokenizer, regularizer)
@@ -236,7 +164,7 @@ class _Planner:
             parents["reference"] = self._reference(regularizer)
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
         given = self._facts(regularizer, asked)
-        facts = plain(vars_of(given))
+        facts = plain(plain_facts(given))
         for name, prior in priors.items():
             parents[f"prior/{name}"] = self._prior(
                 name, prior, spec, regularizer, facts, seed, parents, where
@@ -246,8 +174,8 @@ class _Planner:
         budget = m.budget_of(tokenizer)
         config = {
             "dataset": self.data,
-            "tokenizer": part("tokenizers", tokenizer),
-            "regularizer": part("regularizers", regularizer),
+            "tokenizer": part_config("tokenizers", tokenizer),
+            "regularizer": part_config("regularizers", regularizer),
             "facts": facts,
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": self._losses() if model.decodes else {},
@@ -272,7 +200,7 @@ class _Planner:
         self.result.built[encoded] = self.result.built[trained]
         return {"tokenizer": trained, "latents": encoded}
 
-    def _trainable(self, tokenizer: Row, regularizer: Row) -> None:
+    def _trainable(self, tokenizer: MatrixRow, regularizer: MatrixRow) -> None:
         """Refuses rows whose loss lacks something that a training could only make up."""
         augment, shaped = self.matrix.augment, self._shaped(tokenizer, regularizer)
         if shaped.two_views and not augment:
@@ -280,7 +208,7 @@ class _Planner:
         if augment and "teacher_spec" in build.facts_of(type(shaped)) and not self.dataset.decodes:
             raise Unfit(f"{regularizer.label} needs the teacher's features of augmented images")
 
-    def _started(self, tokenizer: Row, regularizer: Row, seed: Seed) -> str:
+    def _started(self, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed) -> str:
         """The stage of the tokenizer that this one starts from."""
         first = next(row for row in self.matrix.tokenizers if row.label == tokenizer.start)
         own, theirs = (
@@ -299,14 +227,14 @@ class _Planner:
         name: str,
         prior: Generator,
         spec: LatentSpec,
-        regularizer: Row,
+        regularizer: MatrixRow,
         facts: dict[str, Any],
         seed: Seed,
         parents: dict[str, str],
         where: str,
     ) -> str:
         """The stage that trains one prior; what it doesn't depend on is not in its key."""
-        method = part("regularizers", regularizer)
+        method = part_config("regularizers", regularizer)
         asked = build.regularizer_class(method).prior_options
         if asked is not None:
             options = options_of(registry.get("regularizers", regularizer.part))
@@ -329,7 +257,7 @@ class _Planner:
         self.result.built[made] = Built(self.dataset, generator=prior)
         return made
 
-    def _reference(self, regularizer: Row | None) -> str:
+    def _reference(self, regularizer: MatrixRow | None) -> str:
         """The stage that draws the reference of a method, or of the matrix: one for all seeds."""
         m = self.matrix
         row, source, trained = self._source(regularizer)
@@ -352,7 +280,7 @@ class _Planner:
                 raise self._refuse(row, str(error)) from None
         config = {
             "dataset": self.data,
-            "reference": part("references", row) | {"fingerprint": fingerprint},
+            "reference": part_config("references", row) | {"fingerprint": fingerprint},
             **only,
         }
         if not parents:
@@ -362,7 +290,7 @@ class _Planner:
         self.result.built[self.references[name]] = Built(self.dataset, source=source)
         return self.references[name]
 
-    def _facts(self, regularizer: Row, asked: Collection[str]) -> dict[str, Any]:
+    def _facts(self, regularizer: MatrixRow, asked: Collection[str]) -> dict[str, Any]:
         """What a regularizer's constructor asks for by name."""
         m = self.matrix
         teacher: FeatureExtractor = self._made("features", regularizer.teacher or m.teacher, build.extractor)
@@ -375,7 +303,9 @@ class _Planner:
             }
         return {name: facts[name] for name in asked}
 
-    def _source(self, regularizer: Row | None) -> tuple[Row, ReferenceSource, tuple[Row, Row] | None]:
+    def _source(
+        self, regularizer: MatrixRow | None
+    ) -> tuple[MatrixRow, ReferenceSource, tuple[MatrixRow, MatrixRow] | None]:
         """The reference of a method, or of the matrix, and the rows whose latents it is made of, if it is."""
         m = self.matrix
         row = (regularizer and regularizer.reference) or m.reference
@@ -394,7 +324,7 @@ class _Planner:
             raise self._refuse(row, f"the reference cannot be made: {error}") from error
         return row, source, trained
 
-    def _trained_rows(self, reference: Row) -> tuple[Row, Row] | None:
+    def _trained_rows(self, reference: MatrixRow) -> tuple[MatrixRow, MatrixRow] | None:
         """The tokenizer and the regularizer whose latents a reference is made of, if it is."""
         chosen: Mapping[str, Any] | None = {"use": reference.part, **reference.options}
         while chosen is not None and chosen["use"] != "latents":
@@ -412,7 +342,7 @@ class _Planner:
         for name in ("tokenizer", "regularizer")[len(rows) :]:
             options = {key: value for key, value in chosen[name].items() if key != "use"}
             use = chosen[name]["use"]
-            rows.append(Row(f"reference's {use}", use, options, where=reference.where))
+            rows.append(MatrixRow(f"reference's {use}", use, options, where=reference.where))
         cls = build.regularizer_class({"name": rows[1].part})
         has_priors = cls.priors is not Regularizer.priors
         if has_priors or build.facts_of(cls) & {"reference_spec", "reference_classes"}:
@@ -421,7 +351,7 @@ class _Planner:
             )
         return rows[0], rows[1]
 
-    def _shaped(self, tokenizer: Row, regularizer: Row) -> Regularizer:
+    def _shaped(self, tokenizer: MatrixRow, regularizer: MatrixRow) -> Regularizer:
         """The regularizer on the meta device."""
         spec = self._model(tokenizer, regularizer).spec
         asked = build.facts_of(build.regularizer_class({"name": regularizer.part}))
@@ -431,7 +361,12 @@ class _Planner:
         )
 
     def _generator(
-        self, tokenizer: Row, regularizer: Row, generator: Row, seed: Seed, trained: dict[str, str]
+        self,
+        tokenizer: MatrixRow,
+        regularizer: MatrixRow,
+        generator: MatrixRow,
+        seed: Seed,
+        trained: dict[str, str],
     ) -> tuple[dict[str, str], str]:
         """The roles that samples are drawn from, and where."""
         where = self._where(tokenizer, regularizer, generator, f"seed {seed.tokenizer}.{seed.generator}")
@@ -460,7 +395,7 @@ class _Planner:
                 message = registry.unknown("name in optimizer.modules", name, own_modules)
                 raise self._refuse(generator, message)
         config = {
-            "generator": part("generators", generator),
+            "generator": part_config("generators", generator),
             "init": generator.init,
             "optimizer": plain(generator.optimizer),
             "steps": self.matrix.budget_of(generator).generator_steps,
@@ -474,7 +409,9 @@ class _Planner:
         self.result.built[made] = Built(self.dataset, generator=model)
         return trained | {"generator": made}, where
 
-    def _tokenizer_scores(self, tokenizer: Row, regularizer: Row, seed: Seed, trained: dict[str, str]) -> str:
+    def _tokenizer_scores(
+        self, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed, trained: dict[str, str]
+    ) -> str:
         where = self._where(tokenizer, regularizer, f"seed {seed.tokenizer}")
         parents = trained | self.features | {"reference": self._reference(None)}
         if regularizer.reference or regularizer.teacher:
@@ -495,7 +432,7 @@ class _Planner:
         self,
         parents: dict[str, str],
         where: str,
-        generator: Row,
+        generator: MatrixRow,
         guidance: float,
         seed: Seed,
         snapshot: int | None = None,
@@ -519,7 +456,7 @@ class _Planner:
         parents = parents | {"samples": drawn} | self.features
         return self._scores("generator", where, config["seed"], parents, guidance=guidance)
 
-    def _sampler(self, generator: Row) -> dict[str, Any]:
+    def _sampler(self, generator: MatrixRow) -> dict[str, Any]:
         """A regularizer's own generator is sampled by what is written alone."""
         if generator.part == JOINT:
             return plain(generator.sampler)
@@ -541,27 +478,27 @@ class _Planner:
             "scope": scope,
             "evaluators": [self._evaluator(row) for row in chosen],
             "dataset": self.data,
-            "extractors": [part("features", row) for row in self.matrix.features],
+            "extractors": [part_config("features", row) for row in self.matrix.features],
             "seed": seed,
             **extra,
         }
         return self._add("scores", f"{where} · {scope} scope", config, parents)
 
-    def _evaluator(self, row: Row) -> dict[str, Any]:
+    def _evaluator(self, row: MatrixRow) -> dict[str, Any]:
         """Its config, with what of its files is here, if it has any."""
         found = self._made("evaluators", row, build.evaluator).fingerprint()
-        return part("evaluators", row) | ({"fingerprint": found} if found else {})
+        return part_config("evaluators", row) | ({"fingerprint": found} if found else {})
 
-    def _where(self, *names: Row | str) -> str:
+    def _where(self, *names: MatrixRow | str) -> str:
         several = [self.dataset_row] if len(self.matrix.datasets) > 1 else []
         return " · ".join(name if isinstance(name, str) else name.label for name in (*several, *names))
 
-    def _scopes(self, row: Row) -> set[str]:
+    def _scopes(self, row: MatrixRow) -> set[str]:
         cls = registry.get("evaluators", row.part)
         assert issubclass(cls, Evaluator)
         return cls.scopes()
 
-    def _extractor(self, row: Row) -> tuple[FeatureExtractor, dict[str, Any]]:
+    def _extractor(self, row: MatrixRow) -> tuple[FeatureExtractor, dict[str, Any]]:
         """It and its config, with the hash of its weights."""
         extractor: FeatureExtractor = self._made("features", row, build.extractor)
         if self.fetch and extractor.fingerprint() is None:
@@ -570,9 +507,9 @@ class _Planner:
             except (OSError, RuntimeError) as error:  # no network, or a file with another hash
                 self.offline |= isinstance(error, OfflineError)
                 raise self._refuse(row, f"no weights: {error}") from None
-        return extractor, part("features", row) | {"fingerprint": extractor.fingerprint()}
+        return extractor, part_config("features", row) | {"fingerprint": extractor.fingerprint()}
 
-    def _features(self, row: Row, outputs: Sequence[str] = (), images: int | None = None) -> str:
+    def _features(self, row: MatrixRow, outputs: Sequence[str] = (), images: int | None = None) -> str:
         """The stage with the pooled features and tokens of a dataset, or of some images, or other outputs."""
         extractor, chosen = self._extractor(row)
         config: dict[str, Any] = {"dataset": self.data, "extractor": chosen}
@@ -601,14 +538,14 @@ class _Planner:
                 found[role] = self._features(row, () if both else outputs)
         return found
 
-    def _model(self, tokenizer: Row, regularizer: Row) -> Tokenizer:
+    def _model(self, tokenizer: MatrixRow, regularizer: MatrixRow) -> Tokenizer:
         """The tokenizer on the meta device, with the expansion that the regularizer asks for."""
         expansion = build.regularizer_class({"name": regularizer.part}).expansion
         return self._made(
             "tokenizers", tokenizer, lambda c: build.tokenizer(c, self.dataset, expansion), str(expansion)
         )
 
-    def _weights(self, tokenizer: Row, regularizer: Row) -> dict[str, str | None]:
+    def _weights(self, tokenizer: MatrixRow, regularizer: MatrixRow) -> dict[str, str | None]:
         """The checkpoint that a tokenizer starts from; what doesn't fit it is a problem at its row."""
         file = Path(tokenizer.weights or "").expanduser()
         if not file.is_file():
@@ -631,7 +568,7 @@ class _Planner:
 
     def _losses(self) -> dict[str, Any]:
         """The reconstruction losses, with the files and hashes of their networks' weights."""
-        row = Row("reconstruction", "reconstruction", {}, where=self.matrix.losses)
+        row = MatrixRow("reconstruction", "reconstruction", {}, where=self.matrix.losses)
         name = ("losses", self.dataset_row.label)
         if name not in self.built:
             try:
@@ -663,7 +600,7 @@ class _Planner:
                 gan["dino"] = {"file": str(file), "fingerprint": there}
         return found
 
-    def _made(self, kind: str, row: Row, construct: Callable[[Config], Any], *given: str) -> Any:
+    def _made(self, kind: str, row: MatrixRow, construct: Callable[[Config], Any], *given: str) -> Any:
         """The part on the meta device, built once; a problem at its row if the constructor refuses."""
         name = (kind, str(row.where), row.label, self.dataset_row.label, *given)
         if name not in self.built:
@@ -686,7 +623,7 @@ class _Planner:
             self.counts[module] = sum(p.numel() for p in module.parameters() if p.requires_grad)
         return self.counts[module]
 
-    def _refuse(self, row: Row, message: str) -> _Refused:
+    def _refuse(self, row: MatrixRow, message: str) -> _Refused:
         problem = build_problem(row, message)
         self.problems[row.where, problem.message] = problem
         return _Refused()
@@ -736,47 +673,3 @@ def _few_modules() -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def part(kind: str, row: Row) -> dict[str, Any]:
-    """A part's resolved config: its version and every option.
-
-    A plugin's source is hashed as well: whoever edits a plugin doesn't think of its version.
-    """
-    return _part(kind, row.part, row.options)
-
-
-def _part(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    cls = registry.get(kind, name)
-    version = getattr(cls, "version", 1)
-    config: dict[str, Any] = {"name": name, "version": version, "options": in_keys(cls, options)}
-    source = registry.sources(kind)[name]
-    if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
-        config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()
-    # A part's number changes with the parts that it is made of.
-    for option in options_of(cls).values():
-        chosen = options.get(option.name)
-        if option.needs and chosen:
-            inner = {key: value for key, value in chosen.items() if key != "use"}
-            used = _part(registry.kind_of(option.needs[0]), chosen["use"], inner)
-            config.setdefault("uses", {})[option.name] = {k: v for k, v in used.items() if k != "options"}
-    return config
-
-
-def in_keys(cls: type, options: Mapping[str, Any], method: str = "") -> dict[str, Any]:
-    """Options without those that a part has called `later` and that are at their defaults."""
-    later: Collection[str] = getattr(cls, "later", ())
-    known = options_of(cls, method) if later else {}
-    return plain({k: v for k, v in options.items() if k not in later or v != known[k].default})
-
-
-def vars_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as plain data: a LatentSpec by its fields."""
-    return {k: vars(v) if isinstance(v, LatentSpec) else v for k, v in sorted(facts.items())}
-
-
-def plain(value: Any) -> Any:
-    """As JSON would have it."""
-    return json.loads(
-        json.dumps(value, default=lambda item: dict(item) if hasattr(item, "keys") else str(item))
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from .make import Cell, Plan
+from .plan import Cell, Plan
 
 Work = tuple[float, int]  # FLOPs as far as they are known, and cells
 

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split
-from ..api.noise import seed_for
+from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..flow import interpolate
 from ..registry import Use, register, use
 

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
-from ..api.noise import seed_for
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..registry import register
 
 

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
-from ..api.noise import seed_for
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..nn.released_weights import read
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
-from ..api.noise import seed_for
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..registry import register
 
 TOKENS, CHANNELS = 30_522, 384

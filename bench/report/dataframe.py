@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.columns import columns_of, first_score
-from ..leaderboard.ranking import contests
+from ..leaderboard.ranking import rankings
 from ..leaderboard.rows import LABELS, Results, Row, Value, first_seen, joined
 from ..records.records import Record
 
@@ -52,7 +52,7 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
 def _ranks(rows: list[Row]) -> dict[str, list[int | None]]:
     """Of each row, by the score that the generation table ranks by; nothing where no row is ranked."""
     found: dict[str, list[int | None]] = {}
-    for contest in reversed(contests(rows, first_score(rows, "generator"))):
+    for contest in reversed(rankings(rows, first_score(rows, "generator"))):
         for place, rank in zip(contest.places, contest.ranks, strict=True):
             found.setdefault("rank_low", [None] * len(rows))[place] = rank.low
             found.setdefault("rank_high", [None] * len(rows))[place] = rank.high

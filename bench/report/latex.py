@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..leaderboard.columns import cells, first_score, guidance_of, ranked, scored, short_names, shown
 from ..leaderboard.guidance import judged, told
-from ..leaderboard.ranking import Contest, contests, marks, rank_header, rank_texts
+from ..leaderboard.ranking import Ranking, marks, rank_header, rank_texts, rankings
 from ..leaderboard.rows import ARROWS, Column, Results, Row, full_protocol
 from ..records.records import Record
 
@@ -46,7 +46,7 @@ def _table(rows: list[Row], scope: str, dataset: str) -> str:
     columns, _ = shown(rows, scope, WIDEST)
     if not columns:  # tokenizers of which nothing is scored
         return ""
-    held = contests(rows, columns)
+    held = rankings(rows, columns)
     ranks = rank_texts(rows, held, first_score(rows, scope))
     mark = marks(held)
     axes = ["tokenizer", "regularizer"]
@@ -105,7 +105,7 @@ def _headers(columns: list[Column]) -> list[str]:
     ]
 
 
-def _caption(rows: Sequence[Row], held: Sequence[Contest]) -> str:
+def _caption(rows: Sequence[Row], held: Sequence[Ranking]) -> str:
     """What values, ranks and marks mean."""
     seeds = max(row.seeds for row in rows)
     text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."

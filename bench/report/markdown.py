@@ -22,12 +22,12 @@ from ..leaderboard.columns import (
 )
 from ..leaderboard.guidance import judged, told
 from ..leaderboard.ranking import (
-    Contest,
-    contests,
+    Ranking,
     marks,
     mean_shares,
     rank_header,
     rank_texts,
+    rankings,
     reading,
     seeds_to_separate,
 )
@@ -134,7 +134,7 @@ def _generation(rows: list[Row], complete: bool) -> str:
     columns, others = shown(rows, "generator")
     if not columns:
         return ""
-    held = contests(rows, columns) if complete else []
+    held = rankings(rows, columns) if complete else []
     best = first_score(rows, "generator")
     values = _marked(rows, columns, held)
     for row, line in zip(rows, values, strict=True):
@@ -152,7 +152,7 @@ def _tokenizers(rows: list[Row], complete: bool) -> str:
     columns, others = shown(rows, "tokenizer")
     if not columns:
         return ""
-    held = contests(rows, columns) if complete else []
+    held = rankings(rows, columns) if complete else []
     best = first_score(rows, "tokenizer")
     lines = []
     for row, rank, line in zip(rows, _ranks(rows, held, best), _marked(rows, columns, held), strict=True):
@@ -161,7 +161,7 @@ def _tokenizers(rows: list[Row], complete: bool) -> str:
     return _section(header, lines, columns, others) + _certainty(rows, columns, held, best)
 
 
-def _marked(rows: list[Row], columns: list[Column], held: list[Contest]) -> list[list[str]]:
+def _marked(rows: list[Row], columns: list[Column], held: list[Ranking]) -> list[list[str]]:
     mark = marks(held)
     return [
         [
@@ -172,16 +172,16 @@ def _marked(rows: list[Row], columns: list[Column], held: list[Contest]) -> list
     ]
 
 
-def _ranks_header(held: list[Contest], best: list[Column]) -> list[str]:
+def _ranks_header(held: list[Ranking], best: list[Column]) -> list[str]:
     """No column where nothing is known of a score's error."""
     return [header] if (header := rank_header(held, best)) else []
 
 
-def _ranks(rows: list[Row], held: list[Contest], best: list[Column]) -> list[list[str]]:
+def _ranks(rows: list[Row], held: list[Ranking], best: list[Column]) -> list[list[str]]:
     return [[text for _ in _ranks_header(held, best)] for text in rank_texts(rows, held, best)]
 
 
-def _certainty(rows: list[Row], columns: list[Column], held: list[Contest], best: list[Column]) -> str:
+def _certainty(rows: list[Row], columns: list[Column], held: list[Ranking], best: list[Column]) -> str:
     """What the ranks of a table rest on, and what they could have shown."""
     decided = [contest for contest in held if contest.column in best]
     if not decided:
@@ -192,7 +192,7 @@ def _certainty(rows: list[Row], columns: list[Column], held: list[Contest], best
     return "".join(f"\n\n{part}" for part in parts if part)
 
 
-def _detectable(rows: list[Row], columns: list[Column], held: list[Contest], decided: list[Contest]) -> str:
+def _detectable(rows: list[Row], columns: list[Column], held: list[Ranking], decided: list[Ranking]) -> str:
     found = {(c.generator, c.column): c.detectable for c in held if c.detectable}
     shown = [column for column in columns if any(place[1] == column for place in found)]
     if not shown:
@@ -215,7 +215,7 @@ def _detectable(rows: list[Row], columns: list[Column], held: list[Contest], dec
     return f"{about}:\n\n{_table(header, lines, len(axis))}"
 
 
-def _tie(rows: list[Row], contest: Contest) -> str:
+def _tie(rows: list[Row], contest: Ranking) -> str:
     """The seeds that a decision between the first two would take, where what seeds change is known."""
     rival = seeds_to_separate(rows, contest)
     if rival is None or "seeds" not in contest.basis:
@@ -226,7 +226,7 @@ def _tie(rows: list[Row], contest: Contest) -> str:
     return f"{'more than 1000' if needed is None else needed} ({escape(names[0])}, {escape(names[1])})"
 
 
-def _shares(decided: list[Contest]) -> str:
+def _shares(decided: list[Ranking]) -> str:
     """Of nested seeds."""
     found = {contest.generator: shares for contest in decided if (shares := mean_shares(contest))}
     if not found:

@@ -61,7 +61,7 @@ def prefetch(
         yield from_uint8(levels.to(device, non_blocking=True))
 
 
-class Reader:
+class BatchReader:
     """Images of a training's steps: positions in one or more streams, each read ahead of its latest one.
 
     Positions of a stream are expected one after the other; another one starts its reading anew.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..api import LatentSpec, Split
+from ..store.artifacts import Artifact
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric asks for these
@@ -34,3 +35,7 @@ def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
 def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
     """What a regularizer's constructor asks for by name."""
     return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
+
+
+Inputs = dict[str, Artifact]
+Config = dict[str, Any]

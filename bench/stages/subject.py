@@ -2,120 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..api import (
-    Dataset,
-    FeatureExtractor,
-    Generator,
-    Noise,
-    Of,
-    Reference,
-    Regularizer,
-    Split,
-    Tokenizer,
-    from_uint8,
-    to_uint8,
-)
+from ..api import Dataset, FeatureExtractor, Noise, Of, Reference, Regularizer, Split, from_uint8, to_uint8
 from ..api import Subject as SubjectInterface
 from ..data.subset import originals
-from ..models import build
-from ..models.latents import CHUNK, IDENTITY, Normalisation, chunked, decoder, draw
-from ..runtime.mapped import allocated
+from ..models.latents import CHUNK, chunk_decoder, chunked
 from ..runtime.prefetch import prefetch
 from ..store.artifacts import Artifact
-from .inputs import SPLITS, facts_from, features_role, spec_from
-
-
-class Cell:
-    """The trained parts behind an artifact chain, rebuilt from the stored configs and weights."""
-
-    def __init__(
-        self,
-        inputs: dict[str, Artifact],
-        device: str,
-        snapshot: int | None = None,
-        scratch: Callable[[str], Path | None] = lambda name: None,
-    ) -> None:
-        """
-        Args:
-            snapshot: of the generator.
-            scratch: files for what is too large for memory.
-        """
-        self.inputs, self.device, self.snapshot, self.scratch = inputs, device, snapshot, scratch
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return self.inputs["tokenizer"].meta["config"]
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        return build.dataset(self.config["dataset"])
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        expansion = build.regularizer_class(self.config["regularizer"]).expansion
-        tokenizer = build.tokenizer(self.config["tokenizer"], self.dataset, expansion)
-        tokenizer.load_state_dict(self.inputs["tokenizer"].group("tokenizer"))
-        return tokenizer.to(self.device).eval()
-
-    @cached_property
-    def regularizer(self) -> Regularizer:
-        facts = facts_from(self.config["facts"])
-        regularizer = build.regularizer(self.config["regularizer"], self.tokenizer.spec, facts)
-        regularizer.load_state_dict(self.inputs["tokenizer"].group("regularizer"))
-        for prior in regularizer.priors().values():
-            prior.requires_grad_(False)
-        return regularizer.to(self.device).eval()
-
-    @cached_property
-    def generator(self) -> Generator:
-        """The trained one, at a snapshot if one is given, or, where none was, the regularizer's own."""
-        if "generator" not in self.inputs:
-            return self.joint().to(self.device).eval()
-        config = self.inputs["generator"].meta["config"]
-        generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
-        kept = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
-        generator.load_state_dict(self.inputs["generator"].group(kept))
-        return generator.to(self.device).eval()
-
-    @cached_property
-    def normalisation(self) -> Normalisation:
-        tensors = self.inputs["latents"].tensors
-        return Normalisation(tensors["mean"], tensors["std"])
-
-    def fresh(self, config: dict[str, Any]) -> Generator:
-        return build.generator(config, self.tokenizer.spec, self.dataset.classes)
-
-    def joint(self) -> Generator:
-        """A copy of the regularizer's own generator, as it is."""
-        own = self.regularizer.generator()
-        assert own is not None
-        return copy.deepcopy(own)
-
-    @property
-    def sampled_normalisation(self) -> Normalisation:
-        """The rule under which the generator models latents: a regularizer's own one knows no other."""
-        trained = self.inputs.get("generator")
-        joint = trained is None or trained.meta["config"]["init"] == "joint"
-        return IDENTITY if joint else self.normalisation
-
-    def latents(self, split: Split, noise: Noise | None) -> Tensor:
-        """z (n, T, C) of a split, not normalised."""
-        h = self.inputs["latents"].tensors[f"h/{split}"]
-        batch = self.config["batch"]
-        stream = None if noise is None else noise.fork(split)
-        file = self.scratch(f"{'mean' if noise is None else 'z'}/{split}")
-        labels = self.dataset.labels(split)
-        return draw(self.regularizer, h, labels, stream, batch, self.device, file=file)
+from .inputs import facts_from, features_role
+from .reference_samples import in_space_of, reference_samples, split_of
+from .trained_cell import TrainedCell
 
 
 class Subject(SubjectInterface):
@@ -157,7 +60,7 @@ class Subject(SubjectInterface):
             self.samples = self.images("val") if whole else self._levels("val", self._heldout, "heldout")
             self.sample_labels = None if labels is None else labels[self._heldout]
         else:
-            self._cell = Cell(inputs, device, scratch=scratch)
+            self._cell = TrainedCell(inputs, device, scratch=scratch)
             self.tokenizer, self.regularizer = self._cell.tokenizer, self._cell.regularizer
             self.facts = facts_from(self._cell.config["facts"])
             coupled = self.regularizer.couples == "latent"
@@ -193,7 +96,7 @@ class Subject(SubjectInterface):
     def _decoder(self, deterministic: bool = False) -> Callable[[Tensor, int], Tensor]:
         """Of a chunk of held-out images' latents."""
         z, noise = self.latents("val", deterministic), self.noise.fork("decoder")
-        return decoder(self.tokenizer, z, self._device, self.labels("val"), noise)
+        return chunk_decoder(self.tokenizer, z, self._device, self.labels("val"), noise)
 
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:
         return self._cell.latents(split, None if deterministic else self.noise.fork("latents"))
@@ -247,7 +150,7 @@ class Subject(SubjectInterface):
         return maps or "own_reference" in self._inputs
 
     def reference(self, split: Split, own: bool = False) -> Reference:
-        return rows_of(self._mapped(own), split)
+        return split_of(self._mapped(own), split)
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:
         return self._reference_stage(own).info["protocol"]
@@ -255,40 +158,8 @@ class Subject(SubjectInterface):
     def _mapped(self, own: bool) -> Reference:
         if own and not self._may_differ:
             return self._mapped(False)
-        drawn = reference_of(self._reference_stage(own), self._scratch(f"reference/{own}"))
-        return in_its_space(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
+        drawn = reference_samples(self._reference_stage(own), self._scratch(f"reference/{own}"))
+        return in_space_of(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
 
     def _reference_stage(self, own: bool) -> Artifact:
         return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]
-
-
-def reference_of(drawn: Artifact, file: Path | None = None) -> Reference:
-    """The samples of a reference stage, train before val; statistics are to be train's.
-
-    Large ones are put together in the file.
-    """
-    samples, labels = (
-        [drawn.tensors[f"{what}/{split}"] for split in SPLITS if f"{what}/{split}" in drawn.tensors]
-        for what in ("samples", "labels")
-    )
-    grid = spec_from(drawn.info["spec"]).grid
-    fit, dtype = len(samples[0]), samples[0].dtype
-    whole = allocated((sum(map(len, samples)), *samples[0].shape[1:]), dtype, file)
-    whole[:fit], whole[fit:] = samples
-    return Reference(whole, torch.cat(labels) if labels else None, grid, fit)
-
-
-def in_its_space(regularizer: Regularizer, reference: Reference) -> Reference:
-    """A reference as the regularizer has it, with the splits as they were."""
-    made = regularizer.reference(reference)
-    if len(made.samples) != len(reference.samples):
-        name = type(regularizer).__name__
-        raise ValueError(f"{name}.reference() makes {len(made.samples)} of {len(reference.samples)} samples")
-    return replace(made, fit=reference.fit)
-
-
-def rows_of(reference: Reference, split: Split) -> Reference:
-    """The rows of one split of a reference whose first `fit` samples are train's."""
-    rows = slice(0, reference.fit) if split == "train" else slice(reference.fit, None)
-    labels = None if reference.labels is None else reference.labels[rows]
-    return replace(reference, samples=reference.samples[rows], labels=labels)

@@ -44,7 +44,7 @@ class Observation:
     replicates: tuple[float, ...] = ()
 
 
-Row = Sequence[Observation]
+Observations = Sequence[Observation]
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class _Pairs:
         return gaps, np.sqrt(variance), df, _two_sided(gaps, np.sqrt(variance), df)
 
 
-def mean(observations: Row) -> float:
+def mean(observations: Observations) -> float:
     """Each tokenizer seed counts the same, within it each generator seed, within that each sampling."""
     return float(_nested_mean(observations, 0, 0)[0])
 
 
-def interval(observations: Row, shared: bool, level: float = 0.95) -> tuple[float, float] | None:
+def interval(observations: Observations, shared: bool, level: float = 0.95) -> tuple[float, float] | None:
     """Of the mean over seeds, by Student's t, with Satterthwaite's degrees of freedom if `shared`.
 
     Of one seed, from its replicates alone: what training adds isn't known then. None without either.
@@ -110,7 +110,7 @@ def interval(observations: Row, shared: bool, level: float = 0.95) -> tuple[floa
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def difference(a: Row, b: Row, shared: bool) -> Difference:
+def difference(a: Observations, b: Observations, shared: bool) -> Difference:
     """b - a: a paired t-test on the units that both have; if these are too few, see `_compared`.
 
     Where no unit is common and each has `EXCHANGED` or more, p is of exchanging them, which holds whatever
@@ -126,7 +126,7 @@ def difference(a: Row, b: Row, shared: bool) -> Difference:
     return Difference(gap, gap - half, gap + half, p, int(common.sum()), pairs.basis)
 
 
-def ranks(rows: Sequence[Row], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
+def ranks(rows: Sequence[Observations], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
     """Of rows that have an observation each; all differences are tested together (Holm, 1979).
 
     A row's rank is 1 + the number of rows that are significantly better, to k - the number of those that are
@@ -157,7 +157,7 @@ def holm(p: ArrayLike) -> Array:
     return adjusted.clip(max=1)
 
 
-def detectable(rows: Sequence[Row], shared: bool, comparisons: int | None = None) -> float | None:
+def detectable(rows: Sequence[Observations], shared: bool, comparisons: int | None = None) -> float | None:
     """The difference that two typical rows need to be told apart with 80 % power at 5 %.
 
     At 5 % divided by the number of comparisons: of all pairs of rows, as in `ranks`, unless given.
@@ -169,7 +169,9 @@ def detectable(rows: Sequence[Row], shared: bool, comparisons: int | None = None
     return float(errors * _noncentrality(df, ALPHA / (comparisons or comb(k, 2))))
 
 
-def seeds_needed(a: Row, b: Row, shared: bool, among: Sequence[Row] = ()) -> int | None:
+def seeds_needed(
+    a: Observations, b: Observations, shared: bool, among: Sequence[Observations] = ()
+) -> int | None:
     """Seeds of each with which a difference as large as theirs is found with 80 % power at 5 %.
 
     `among`: the rows, a and b with them, that are ranked together: their common error is used, and 5 % is
@@ -191,7 +193,7 @@ def seeds_needed(a: Row, b: Row, shared: bool, among: Sequence[Row] = ()) -> int
     return enough if enough <= MOST_SEEDS else None
 
 
-def variance_shares(observations: Row) -> dict[str, float] | None:
+def variance_shares(observations: Observations) -> dict[str, float] | None:
     """The shares of tokenizer, generator and sampling seeds, and of images within the last; their sum is 1.
 
     Nested analysis of variance with any numbers of seeds: mean squares are equated to their expectations
@@ -240,7 +242,7 @@ def permutation_p(a: ArrayLike, b: ArrayLike) -> float:
     return float(found.pvalue)
 
 
-def _units(rows: Sequence[Row]) -> tuple[list[dict[tuple[str, ...], list[Observation]]], int]:
+def _units(rows: Sequence[Observations]) -> tuple[list[dict[tuple[str, ...], list[Observation]]], int]:
     """The observations of each row by unit, and how many parts of a seed name a unit: 0 if all have one."""
     for depth in (1, 2):
         found: list[dict[tuple[str, ...], list[Observation]]] = []
@@ -253,7 +255,7 @@ def _units(rows: Sequence[Row]) -> tuple[list[dict[tuple[str, ...], list[Observa
     return [{(): list(row)} for row in rows], 0
 
 
-def _nested_mean(observations: Row, depth: int, replicates: int) -> Array:
+def _nested_mean(observations: Observations, depth: int, replicates: int) -> Array:
     """(1 + replicates,): of the values, and of each replicate."""
     if len(observations) == 1 or depth == len(LEVELS):
         found = [np.array((o.value, *o.replicates[:replicates])) for o in observations]
@@ -264,7 +266,7 @@ def _nested_mean(observations: Row, depth: int, replicates: int) -> Array:
     return np.mean([_nested_mean(group, depth + 1, replicates) for group in groups.values()], axis=0)
 
 
-def _table(rows: Sequence[Row]) -> tuple[Array, int]:
+def _table(rows: Sequence[Observations]) -> tuple[Array, int]:
     """(rows, units, 1 + replicates), NaN where a row has no such unit; and the units' depth.
 
     No replicates unless every observation has as many.
@@ -280,7 +282,7 @@ def _table(rows: Sequence[Row]) -> tuple[Array, int]:
     return table, depth
 
 
-def _pairs(rows: Sequence[Row], shared: bool) -> _Pairs:
+def _pairs(rows: Sequence[Observations], shared: bool) -> _Pairs:
     """As `_compared`, once for all who ask of the same rows: several tables show their ranks and ties."""
     return _compared(tuple(map(tuple, rows)), shared)
 

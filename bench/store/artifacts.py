@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hashes
-from .disk import room
+from .disk import explain_disk_full
 from .hashes import CORRUPT, Corrupt
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Store:
                     self.get(stage).check(contents)
                 return None
             except Corrupt as error:
-                aside = hashes.set_aside(self.path(stage), self.root, stage.key)
+                aside = hashes.quarantine(self.path(stage), self.root, stage.key)
                 return f"{error}; it is in {aside}, and made again"
 
     def set_aside(self) -> set[str]:
@@ -214,7 +214,7 @@ class Store:
         temporary = self.work(stage) / "artifact"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            with room(self.root, sum(tensor.nbytes for tensor in result.tensors.values())):
+            with explain_disk_full(self.root, sum(tensor.nbytes for tensor in result.tensors.values())):
                 self._write(stage, result, temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

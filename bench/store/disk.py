@@ -19,12 +19,12 @@ FULL = {
 }
 
 
-class NoRoom(Exception):
+class DiskFull(Exception):
     """What could not be written, and why; the message is meant for users."""
 
 
 @contextmanager
-def room(folder: Path, needed: int | None = None) -> Iterator[None]:
+def explain_disk_full(folder: Path, needed: int | None = None) -> Iterator[None]:
     """Raises NoRoom where the block finds the disk full; `needed` are the bytes that it writes."""
     try:
         yield
@@ -33,12 +33,12 @@ def room(folder: Path, needed: int | None = None) -> Iterator[None]:
         if number not in FULL:
             raise
         there = next(one for one in (folder, *folder.resolve().parents) if one.exists())
-        free = f"{size(shutil.disk_usage(there).free)} free"
-        more = f", {size(needed)} needed" if needed is not None else ""
-        raise NoRoom(f"{FULL[number]} in {folder} ({free}{more})") from error
+        free = f"{size_text(shutil.disk_usage(there).free)} free"
+        more = f", {size_text(needed)} needed" if needed is not None else ""
+        raise DiskFull(f"{FULL[number]} in {folder} ({free}{more})") from error
 
 
-def size(count: float) -> str:
+def size_text(count: float) -> str:
     """`1.5 GiB`."""
     if count < 1024:
         return f"{count:.0f} bytes"
@@ -59,7 +59,7 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # other machines have our number
     content = text.encode("utf-8", errors="replace")
     try:
-        with room(path.parent, len(content)):
+        with explain_disk_full(path.parent, len(content)):
             temporary.write_bytes(content)
             os.replace(temporary, path)
     finally:

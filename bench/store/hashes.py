@@ -74,7 +74,7 @@ def check_headed(raw: bytes) -> bool:
     return True
 
 
-def set_aside(path: Path, root: Path, name: str) -> Path:
+def quarantine(path: Path, root: Path, name: str) -> Path:
     """Moves a broken artifact or checkpoint to `root`/corrupt/NAME.N, to be looked at."""
     folder = root / CORRUPT
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import hashes
 from .artifacts import REMOTE, Artifact, Store, home
-from .disk import NoRoom, replace_text, room
+from .disk import DiskFull, explain_disk_full, replace_text
 from .hashes import Corrupt
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ class Mirror(Store):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             files = self.get(stage).meta["files"]
-            with self._reached() as (fs, base), room(self.root, sum(f["bytes"] for f in files.values())):
+            with (
+                self._reached() as (fs, base),
+                explain_disk_full(self.root, sum(f["bytes"] for f in files.values())),
+            ):
                 for name, said in files.items():
                     for again in (True, False):
                         try:
@@ -187,7 +190,7 @@ class Mirror(Store):
             fs, base = _file_system(self.url)
             fs.invalidate_cache()  # of listings: others write there
             yield fs, base
-        except (Corrupt, RemoteError, NoRoom):
+        except (Corrupt, RemoteError, DiskFull):
             raise
         except Exception as error:
             reason = str(error) or type(error).__name__

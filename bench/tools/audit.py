@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ..api import Dataset, FeatureExtractor, from_uint8, to_uint8
 from ..data.images import RESIZINGS, adm_centre_crop, squash
-from ..metrics.distances import frechet_distance, kernel_distance, precision_recall
+from ..metrics.frechet import frechet_distance
+from ..metrics.kernel import kernel_distance
 from ..metrics.names import metric_name
+from ..metrics.precision_recall import precision_recall
 from ..records.records import protocol_id
 from ..stages.inputs import SPLITS
 

@@ -19,7 +19,7 @@ from .. import registry
 from ..api import Dataset, Noise, Unfit
 from ..contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from ..contracts.common import Beside, Broken, Part
-from ..engine import run
+from ..engine import run, run_options
 from ..matrix.load import load_matrix
 from ..matrix.yaml_text import MatrixError
 from ..models.build import dataset as dataset_of
@@ -27,7 +27,7 @@ from ..models.build import extractor as extractor_of
 from ..options.options import check_options
 from ..plan.make import make_plan
 from ..records.records import Record
-from ..report.write import terminal_summary
+from ..report.summary import terminal_summary
 from ..stages.subject import Subject
 from ..store import stage
 from ..store.artifacts import Store
@@ -54,7 +54,7 @@ class CheckError(Exception):
 
 
 @dataclass(frozen=True)
-class Line:
+class Promise:
     """A promise that is kept (True), broken (False) or of no concern (None): what was found, what to do."""
 
     promise: str
@@ -145,7 +145,7 @@ class Verdict:
     """The lines of one part, as they are found, and at the end its rows of the leaderboard."""
 
     target: Target
-    found: list[Line] = field(default_factory=list)
+    found: list[Promise] = field(default_factory=list)
     rows: str = ""
     seconds: float = 0.0
 
@@ -165,7 +165,7 @@ class Verdict:
         lines = [{"promise": line.promise, "ok": line.ok, "found": line.found} for line in self.found]
         return about | {"seconds": self.seconds, "checks": lines, "leaderboard": self.rows}
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Promise]:
         """All checks in turn."""
         began = time.monotonic()
         for line in self._lines():
@@ -173,7 +173,7 @@ class Verdict:
             self.seconds = time.monotonic() - began
             yield line
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self) -> Iterator[Promise]:
         part = self.target.part
         contract = CONTRACTS[part.kind]
         if part.kind != "evaluators":
@@ -209,17 +209,17 @@ class Verdict:
         return f"on {found[0].cell['dataset']}{other}"
 
 
-def look(promise: str, check: Callable[..., str | None], *about: Any) -> Line:
+def look(promise: str, check: Callable[..., str | None], *about: Any) -> Promise:
     """One check; whatever a part fails with is its answer, as at the edge of a cell."""
     promise = promise.split("\n")[0]
     try:
-        return Line(promise, True, check(*about) or "")
+        return Promise(promise, True, check(*about) or "")
     except Beside as reason:
-        return Line(promise, None, str(reason))
+        return Promise(promise, None, str(reason))
     except Broken as reason:
-        return Line(promise, False, str(reason))
+        return Promise(promise, False, str(reason))
     except Exception as error:
-        return Line(promise, False, _where(error), traceback.format_exc())
+        return Promise(promise, False, _where(error), traceback.format_exc())
 
 
 def _where(error: Exception) -> str:
@@ -233,18 +233,18 @@ def _where(error: Exception) -> str:
     return f"{inner}{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def _first_that_fits(part: Part, contract: ModuleType) -> tuple[Any, Line]:
+def _first_that_fits(part: Part, contract: ModuleType) -> tuple[Any, Promise]:
     reason = ""
     for setting in contract.SETTINGS:
         try:
-            return contract.Scene(part, setting), Line(FITS, True, "" if setting is None else str(setting))
+            return contract.Scene(part, setting), Promise(FITS, True, "" if setting is None else str(setting))
         except Unfit as error:
             reason = str(error)
         except Broken as error:
-            return None, Line(FITS, False, str(error))
+            return None, Promise(FITS, False, str(error))
         except Exception as error:
             reason = _where(error)
-    return None, Line(FITS, False, f"none fits: {reason}")
+    return None, Promise(FITS, False, f"none fits: {reason}")
 
 
 # --- a small cell -------------------------------------------------------------------------------------------
@@ -261,11 +261,11 @@ def play(target: Target, folder: Path, data: Mapping[str, Any] | None = None) ->
     try:
         loaded = load_matrix(file)
         made = make_plan(loaded)
-        store, options = Store(folder / ".bench"), run.Options(folder / "results", 1)
+        store, options = Store(folder / ".bench"), run_options.RunOptions(folder / "results", 1)
         found = run.run(loaded, made, made.cells, store, options, lambda _: None, lambda *_: None)
     except MatrixError as error:
         raise Broken("; ".join(problem.message for problem in error.problems)) from error
-    except run.RunError as error:
+    except run_options.RunError as error:
         raise Broken(str(error)) from error
     mine = [record for record in found if target.part.name in record.cell.values()] or found
     failed = [str(record.reason) for record in mine if record.status == "failed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..store.artifacts import TRASH, Artifact, Store, locked
-from ..store.disk import size
+from ..store.disk import size_text
 from ..store.hashes import CORRUPT, Corrupt
 from ..training import checkpoint
 from .doctor import Check
@@ -118,12 +118,12 @@ def checks(store: Store) -> Iterator[Check]:
     for part, what in ((CORRUPT, "set aside"), (TRASH, "half removed")):
         left = list((store.root / part).glob("*"))
         if left:
-            amount = size(sum(map(_bytes, left)))
+            amount = size_text(sum(map(_bytes, left)))
             yield Check(part, None, f"{len(left)} {what}, {amount}; bench clean --yes frees them")
     locks = list(store.root.glob("locks/*"))
     held = [path.name[:12] for path in locks if _held(path)]
     yield Check("locks", True, f"{len(locks) - len(held)} free, {len(held)} held{_names(held)}")
-    yield Check("cache", True, f"{count} artifacts, {size(total)} in {store.root}")
+    yield Check("cache", True, f"{count} artifacts, {size_text(total)} in {store.root}")
 
 
 def _artifact(path: Path) -> Iterator[Check]:
@@ -148,14 +148,14 @@ def _artifact(path: Path) -> Iterator[Check]:
 
 def _unfinished(store: Store, path: Path) -> Iterator[Check]:
     name = f"unfinished {path.name[:12]}"
-    for file in checkpoint.found(path):
+    for file in checkpoint.checkpoint_files(path):
         try:
             checkpoint.check(file)
         except Corrupt as error:
             yield Check(name, False, f"{error}; the next run goes on from before it")
     busy = "somebody works on it" if _held(store.root / "locks" / path.name) else "nobody works on it"
-    said = ", ".join(file.name for file in checkpoint.found(path)) or "no checkpoint"
-    yield Check(name, None, f"{said}, {size(_bytes(path))}; {busy}")
+    said = ", ".join(file.name for file in checkpoint.checkpoint_files(path)) or "no checkpoint"
+    yield Check(name, None, f"{said}, {size_text(_bytes(path))}; {busy}")
 
 
 def finite(tensor: Tensor) -> bool:

@@ -90,7 +90,9 @@ def _cells(matrix: Mapping[str, Any]) -> dict[tuple[str, ...], bool]:
 
 
 def _skips(skip: Mapping[str, str], labels: Sequence[str], sections: Sequence[Mapping[str, Any]]) -> bool:
-    from ..matrix.matrix import Row
+    from ..matrix.matrix import MatrixRow
 
-    rows = [Row(label, section[label]["use"], {}) for label, section in zip(labels, sections, strict=False)]
+    rows = [
+        MatrixRow(label, section[label]["use"], {}) for label, section in zip(labels, sections, strict=False)
+    ]
     return all(row.fits(skip.get(name, "*")) for name, row in zip(LABELS, rows, strict=True))

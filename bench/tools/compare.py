@@ -40,7 +40,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedMetric:
     """One metric of one row on both sides; effect is B - A."""
 
     row: str
@@ -85,7 +85,7 @@ class Line:
 class Comparison:
     """All lines, and what could not be compared, each with its reason."""
 
-    lines: list[Line]
+    lines: list[ComparedMetric]
     apart: list[str]
     lost: dict[str, list[str]]  # by metric: rows that have a value in A and in B none, or no finite one
 
@@ -98,7 +98,7 @@ class Gate:
     amount: float = 0.0
     percent: bool = False
 
-    def closed_by(self, line: Line) -> bool:
+    def closed_by(self, line: ComparedMetric) -> bool:
         """Whether a line of its metric is a regression."""
         size = abs(line.difference.effect)
         return line.worse and size > (self.amount / 100 * abs(line.a) if self.percent else self.amount)
@@ -258,7 +258,7 @@ def _match(
             found.apart.append(f"only in B: {_name(key[:-1])}")
 
 
-def _line(name: str, row: Row, column: Column, theirs: Value) -> Line:
+def _line(name: str, row: Row, column: Column, theirs: Value) -> ComparedMetric:
     """Over the seeds that both have, if there are any."""
     both = row.values[column].observations, theirs.observations
     common = set.intersection(*({o.seed for o in each} for each in both))
@@ -267,10 +267,10 @@ def _line(name: str, row: Row, column: Column, theirs: Value) -> Line:
     found = difference(a, b, on_shared_images(column))
     if same:
         found = replace(found, effect=0.0, low=min(found.low, 0.0), high=max(found.high, 0.0), p=1.0)
-    return Line(name, column, mean(a), mean(b), found, found.p, same)
+    return ComparedMetric(name, column, mean(a), mean(b), found, found.p, same)
 
 
-def _corrected(lines: list[Line]) -> list[Line]:
+def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
     """Holm's p over all lines that are tested: identical ones aren't."""
     tested = [line for line in lines if line.difference.basis != "none" and not line.identical]
     p = holm([line.difference.p for line in tested])

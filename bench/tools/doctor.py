@@ -81,7 +81,7 @@ def features_ignore_batches(device: str) -> Iterator[Check]:
     """A distance over features that were computed in batches of 256, 100 and 7."""
     import torch
 
-    from ..metrics.distances import frechet_distance
+    from ..metrics.frechet import frechet_distance
 
     train, val = _digits()
     extractor = _extractor()
@@ -120,7 +120,7 @@ def latents_ignore_batches(device: str) -> Iterator[Check]:
     for chunk in (128, 50, 7):
         h = latents.chunked(lambda index, _: tokenizer.encode(val[index].to(device)).cpu(), len(val), chunk)
         z = latents.draw(regularizer, h, None, Noise(0, ("doctor",)), 64, device)
-        decode = latents.decoder(tokenizer, z, device, None, None)
+        decode = latents.chunk_decoder(tokenizer, z, device, None, None)
         images = latents.chunked(decode, len(z), chunk)
         found[chunk] = float((images - val).square().mean())
     yield _alike("reconstruction error by chunk size", found)
@@ -140,7 +140,7 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, each the half."""
-    from ..metrics.distances import frechet_distance
+    from ..metrics.frechet import frechet_distance
 
     train, val = _digits()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -179,7 +179,7 @@ evaluators: [reconstruction, generation]
 
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
-    from ..engine import run
+    from ..engine import run, run_options
     from ..matrix.load import load_matrix
     from ..plan.make import make_plan
     from ..records.records import comparable
@@ -193,7 +193,7 @@ def runs_ignore_workers() -> Iterator[Check]:
         for jobs in (1, 2):
             made = make_plan(loaded)
             folder = Path(scratch) / str(jobs)
-            options = run.Options(folder / "results", jobs)
+            options = run_options.RunOptions(folder / "results", jobs)
             found = run.run(
                 loaded, made, made.cells, Store(folder / ".bench"), options, lambda _: None, lambda *_: None
             )

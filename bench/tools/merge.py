@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..leaderboard.folders import MergeError, Source, one_each
+from ..leaderboard.folders import MergeError, ResultsFolder, one_each
 from ..matrix.yaml_text import MatrixError, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.records import Record, read_records, write_record
@@ -67,7 +67,7 @@ def merge(
     return Merged(records, [*written, *kept], [*apart(sources), *beside(sources), *notes])
 
 
-def source(folder: Path) -> Source:
+def source(folder: Path) -> ResultsFolder:
     """A results folder as it is on disk.
 
     Raises:
@@ -76,7 +76,7 @@ def source(folder: Path) -> Source:
     records = read_records(folder / "records")
     if not records:
         raise MergeError(f"no records in {folder / 'records'}")
-    return Source(folder, records, {file.name: _matrix(file) for file in sorted(folder.glob(LOCK))})
+    return ResultsFolder(folder, records, {file.name: _matrix(file) for file in sorted(folder.glob(LOCK))})
 
 
 def _matrix(file: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _matrix(file: Path) -> dict[str, Any]:
     return {**data, "plugins": plugins}
 
 
-def _check_out(out: Path, sources: Sequence[Source], records: Sequence[Record]) -> None:
+def _check_out(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Record]) -> None:
     """A folder with records of its own is not added to, unless it is one of the sources."""
     files = {record.filename for record in records}
     mine = {path.name for path in (out / "records").glob("*.json")}
@@ -103,7 +103,7 @@ def _check_out(out: Path, sources: Sequence[Source], records: Sequence[Record]) 
         )
 
 
-def _pictures(sources: Sequence[Source], out: Path, prefer: Sequence[Path]) -> None:
+def _pictures(sources: Sequence[ResultsFolder], out: Path, prefer: Sequence[Path]) -> None:
     """Of several of one name a preferred folder's, else one that depends on no order of the folders."""
     for kind in ("samples", "figures"):
         found: dict[str, tuple[int, bytes]] = {}
@@ -117,7 +117,7 @@ def _pictures(sources: Sequence[Source], out: Path, prefer: Sequence[Path]) -> N
             (out / kind / name).write_bytes(content)
 
 
-def _matrices(sources: Sequence[Source], records: Sequence[Record], out: Path) -> list[Path]:
+def _matrices(sources: Sequence[ResultsFolder], records: Sequence[Record], out: Path) -> list[Path]:
     """matrix.lock.yaml of exactly these cells, or all that there were: `matrix.lock.NAME.yaml`."""
     matrices = unique(matrix for one in sources for matrix in one.matrices.values())
     complete = all(one.matrices for one in sources)

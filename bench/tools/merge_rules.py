@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from ..leaderboard.folders import Source
+from ..leaderboard.folders import ResultsFolder
 from ..leaderboard.rows import full_protocol
-from ..options.words import some
+from ..options.words import listed
 from ..records.provenance import flat
 from ..records.records import Record
 from .combined_matrix import rows_of, without
@@ -45,7 +45,7 @@ class Difference:
         return "\n".join([f"  {self.what}", *said])
 
 
-def differences(sources: Sequence[Source]) -> list[Difference]:
+def differences(sources: Sequence[ResultsFolder]) -> list[Difference]:
     """What must not differ between any two records; what a record doesn't say differs from nothing."""
     values: dict[tuple[str, str], dict[str, list[str]]] = {}
     for one in sources:
@@ -60,7 +60,7 @@ def differences(sources: Sequence[Source]) -> list[Difference]:
     ]
 
 
-def apart(sources: Sequence[Source]) -> list[str]:
+def apart(sources: Sequence[ResultsFolder]) -> list[str]:
     """Metrics of a dataset under several protocols, which a leaderboard keeps in columns of their own."""
     found: dict[tuple[str, str, str], dict[str, tuple[dict[str, Any], list[str]]]] = {}
     for one in sources:
@@ -83,12 +83,12 @@ def apart(sources: Sequence[Source]) -> list[str]:
             ]
             notes.setdefault("; ".join(sides), []).append(" ".join(filter(None, (dataset, name, kind))))
     return [
-        f"several protocols, kept in columns of their own: {some(names)} ({sides})"
+        f"several protocols, kept in columns of their own: {listed(names)} ({sides})"
         for sides, names in notes.items()
     ]
 
 
-def beside(sources: Sequence[Source]) -> list[str]:
+def beside(sources: Sequence[ResultsFolder]) -> list[str]:
     """What may differ, for it is in no number or in its last digits."""
     notes = []
     for name in ("git_commit", "device", "threads"):

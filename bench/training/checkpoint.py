@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..store import hashes
-from ..store.disk import room
+from ..store.disk import explain_disk_full
 from .optimizers import Average
 
 KEPT = 2
@@ -62,7 +62,7 @@ def save(folder: Path, state: State) -> None:
     temporary = folder / WRITING
     copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
     try:
-        with room(folder, sum(tensor.nbytes for tensor in copies.values())):
+        with explain_disk_full(folder, sum(tensor.nbytes for tensor in copies.values())):
             save_file(copies, temporary, metadata={"state": json.dumps(plain)})
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -70,15 +70,15 @@ def save(folder: Path, state: State) -> None:
             temporary.rename(folder / f"checkpoint-{state.step}-{said}.safetensors")
     finally:
         temporary.unlink(missing_ok=True)
-    for old in found(folder)[KEPT:]:
+    for old in checkpoint_files(folder)[KEPT:]:
         old.unlink()
 
 
 def exists(folder: Path) -> bool:
-    return bool(found(folder))
+    return bool(checkpoint_files(folder))
 
 
-def found(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Path) -> list[Path]:
     """Those of a stage, the newest first."""
 
     def step(file: Path) -> int:
@@ -87,18 +87,18 @@ def found(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint*.safetensors"), key=step, reverse=True)
 
 
-def mend(folder: Path, root: Path) -> list[str]:
+def quarantine_corrupt(folder: Path, root: Path) -> list[str]:
     """Sets the newest checkpoints aside as long as they aren't what was written, and says so.
 
     Before anything of a stage begins: all its processes must see the same.
     """
     notes = []
-    for file in found(folder):
+    for file in checkpoint_files(folder):
         try:
             check(file)
             break
         except hashes.Corrupt as error:
-            aside = hashes.set_aside(file, root, f"checkpoint.{folder.name}")
+            aside = hashes.quarantine(file, root, f"checkpoint.{folder.name}")
             notes.append(f"{error}; it is in {aside}, and training goes on from before it")
     return notes
 
@@ -121,7 +121,7 @@ def load(folder: Path, state: State) -> bool:
 
     if not exists(folder):
         return False
-    with safe_open(found(folder)[0], framework="pt") as handle:
+    with safe_open(checkpoint_files(folder)[0], framework="pt") as handle:
         plain = json.loads(handle.metadata()["state"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     for name, module in state.modules.items():
@@ -146,7 +146,7 @@ def curves(folder: Path) -> dict[str, list[float]]:
     """Those of the newest checkpoint, read from its header alone; none if there is none (any more)."""
     from safetensors import safe_open
 
-    for file in found(folder)[:1]:
+    for file in checkpoint_files(folder)[:1]:
         try:
             with safe_open(file, framework="pt") as handle:
                 return json.loads(handle.metadata()["state"])["curves"]

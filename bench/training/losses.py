@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..api import ImageSpec, Noise
 from ..nn.diffaugment import augmented
-from ..options.options import Count, Scale
+from ..options.types import Count, Scale
 from ..runtime.processes import ALONE, Group
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def terms(config: Mapping[str, Any]) -> dict[str, Term]:
     if "lpips" in config:
         from ..metrics.lpips import Distance, Lpips
 
-        options = Perceptual(**config["lpips"] | {"weights": given(config["lpips"]["weights"])})
+        options = Perceptual(**config["lpips"] | {"weights": weights_path(config["lpips"]["weights"])})
         lpips = Distance(Lpips(options.network, options.weights))
         found["lpips"] = Term(options.weight, lpips, options.ramp)
     return {name: found[name] for name in config if name in found}
@@ -113,7 +113,7 @@ def adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
     if "gan" not in config:
         return None
     chosen = {key: value for key, value in config["gan"].items() if key != "optimizer"}
-    options = Adversarial(**chosen | {"dino": given(chosen["dino"])})
+    options = Adversarial(**chosen | {"dino": weights_path(chosen["dino"])})
     return Adversary(discriminator(options, image), options)
 
 
@@ -130,7 +130,7 @@ def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
     return known.Features(image, layout, options.dino, options.model, options.resolution)
 
 
-def given(weights: Any) -> str | None:
+def weights_path(weights: Any) -> str | None:
     """What a matrix says of a network's weights, from a stage's config."""
     return weights["file"] if isinstance(weights, Mapping) else weights
 

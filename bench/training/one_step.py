@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 
 from ..api import Generator, Noise, Regularizer, Step, Tokenizer
-from ..models.latents import decoded
+from ..models.latents import decode_batch
 from .losses import Adversary
 
 
@@ -33,7 +33,7 @@ def tokenizer_step(
     z = regularizer.latent(h, noise.fork("latent"), labels)
 
     def decode(z: Tensor) -> Tensor:
-        return decoded(tokenizer, z, labels, noise.fork("decoder"))
+        return decode_batch(tokenizer, z, labels, noise.fork("decoder"))
 
     views = tokenizer.encode(images) if regularized and regularizer.two_views else None
     step = Step(0, images, labels, noise.fork("loss"), decode, features, reference, views)

@@ -13,11 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..api import Diverged
-from ..api.noise import seed_for
+from ..api import Diverged, seed_for
 from ..runtime.onednn import by_onednn
 from ..runtime.processes import ALONE, Group
-from ..store.disk import NoRoom
+from ..store.disk import DiskFull
 from . import checkpoint
 from .checkpoint import State
 
@@ -114,7 +113,7 @@ def _save(state: State, context: Context) -> bool:
     """A checkpoint that cannot be written is said, and training goes on."""
     try:
         checkpoint.save(context.work, state)
-    except NoRoom as error:
+    except DiskFull as error:
         context.note(f"no checkpoint of step {state.step}: {error}")
         return False
     return True

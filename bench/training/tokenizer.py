@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit
-from ..api.noise import seed_for
+from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit, seed_for
 from ..data.augment import Augmentation, augmented
 from ..models import latents
-from ..runtime.prefetch import Reader
+from ..runtime.prefetch import BatchReader
 from ..runtime.processes import ALONE, Group
 from . import checkpoint
 from .checkpoint import State
@@ -122,7 +121,7 @@ def train_tokenizer(
     def rows(position: int, stream: str) -> Tensor:
         return group.rows(batch_index(size, batch, position, seed, stream))
 
-    read = Reader(dataset, "train", rows, context.loaders, device)
+    read = BatchReader(dataset, "train", rows, context.loaders, device)
 
     def seen(images: Tensor, noise: Noise) -> Tensor:
         return images if augmentation is None else augmented(images, noise, augmentation)
@@ -151,7 +150,7 @@ def train_tokenizer(
             images,
             known,
             noise,
-            lambda z: latents.decoded(tokenizer, z, known, noise.fork("decoder")),
+            lambda z: latents.decode_batch(tokenizer, z, known, noise.fork("decoder")),
             described(images, index) if update < steps else None,
             drawn,
             other,

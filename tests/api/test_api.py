@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from latentbench.bench.api import BLOCK, WHOLE, LatentSpec, Noise, Reference
+from latentbench.bench.api import LatentSpec, Noise, Reference
+from latentbench.bench.api.noise import BLOCK, WHOLE
 
 LIKE = torch.empty(6, 3, 2)
 

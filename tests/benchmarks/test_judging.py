@@ -16,7 +16,7 @@ from latentbench.bench import api
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.data import images
 from latentbench.bench.features import effnet_lite0
-from latentbench.bench.models.latents import decode
+from latentbench.bench.models.latents import decode_all
 from latentbench.bench.registry import create
 from latentbench.bench.runtime import onednn
 
@@ -30,9 +30,9 @@ def decoding():
 
     def plain():
         with mock.patch.object(onednn, "AVAILABLE", False):
-            return decode(tokenizer, z, "cpu")
+            return decode_all(tokenizer, z, "cpu")
 
-    return lambda: decode(tokenizer, z, "cpu"), plain
+    return lambda: decode_all(tokenizer, z, "cpu"), plain
 
 
 def describing(output):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import fabricated_records
 
-from latentbench.bench.engine import run
+from latentbench.bench.engine import results_folder, run, run_options
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.store.artifacts import Result, Store
@@ -92,8 +92,10 @@ def artifact(stage, rng):
 @pytest.mark.benchmark(group="100 cells that are all there, without the tables")
 def test_cached(benchmark, kept, cached, monkeypatch):
     loaded, made, store, folder = cached
-    options = run.Options(out=folder / "results", jobs=1, keep_records=kept)
-    monkeypatch.setattr(run.Book, "publish", lambda book, complete=False: list(book.records.values()))
+    options = run_options.RunOptions(out=folder / "results", jobs=1, keep_records=kept)
+    monkeypatch.setattr(
+        results_folder.ResultsWriter, "publish", lambda book, complete=False: list(book.records.values())
+    )
     arguments = (loaded, made, made.cells, store, options, lambda event: None, lambda cell, record: None)
     found = benchmark.pedantic(run.run, arguments, rounds=3)
     assert len(found) == len(made.cells) == 101 and all(record.status == "done" for record in found)

@@ -13,8 +13,9 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from latentbench.bench.metrics import distances, neighbours
-from latentbench.bench.metrics.distances import frechet_estimate, kernel_estimate
+from latentbench.bench.metrics import frechet, neighbours
+from latentbench.bench.metrics.frechet import frechet_estimate
+from latentbench.bench.metrics.kernel import kernel_estimate
 from latentbench.bench.metrics.neighbours import memorisation_estimate, overlap_estimates
 from latentbench.evaluators.generation import NEIGHBOURS, inception_score
 
@@ -64,8 +65,8 @@ def test_scoring(benchmark, metric, way, sets, monkeypatch):
     benchmark.group = f"{metric} of {len(sets[0])} images"
     if way == "ours, first cell":
         for module, name in (
-            (distances, "_reference"),
-            (distances, "_within_reference"),
+            (frechet, "_reference"),
+            (frechet, "_within_reference"),
             (neighbours, "_radii_of_reference"),
             (neighbours, "_nearest_to_reference"),
         ):

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from latentbench.bench.cli import app
 from latentbench.bench.store import hashes
 from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
-from latentbench.bench.store.disk import NoRoom, room, size
+from latentbench.bench.store.disk import DiskFull, explain_disk_full, size_text
 from latentbench.bench.store.hashes import Corrupt
 from latentbench.bench.store.stage import Stage, stage_id
 from latentbench.bench.tools import cleaning
@@ -188,18 +188,18 @@ def test_training_goes_on_from_the_checkpoint_before_a_broken_one_with_the_same_
     work = tmp_path / "work" / "key"
     work.mkdir(parents=True)
     straight, _ = trained(work, 12)
-    first, second = checkpoint.found(work)
+    first, second = checkpoint.checkpoint_files(work)
     assert [file.name.split("-")[1] for file in (first, second)] == ["11", "10"]
     for broken, begins in ((first, 10), (second, 0)):
         flip(broken, -1)
-        (note,) = checkpoint.mend(work, tmp_path)
+        (note,) = checkpoint.quarantine_corrupt(work, tmp_path)
         assert "corrupt/checkpoint.key." in note
         for file in (work).glob("checkpoint-*"):
             if file.name not in (first.name, second.name):
                 file.unlink()
         again, seen = trained(work, 12)
         assert seen[0] == begins and torch.equal(again, straight)
-        for file in checkpoint.found(work):
+        for file in checkpoint.checkpoint_files(work):
             if file != second:
                 file.unlink()
     assert Store(tmp_path).set_aside() == {"checkpoint.key"}  # which is no artifact's
@@ -208,7 +208,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_broken_one_with_the_same_
 def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("latentbench.bench.training.steps.CHECKPOINT_SECONDS", 0.0)
     straight, _ = trained(tmp_path, 6)
-    for file in checkpoint.found(tmp_path):
+    for file in checkpoint.checkpoint_files(tmp_path):
         file.unlink()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     notes = []
@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_what_is_free_and_neede
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        with pytest.raises(NoRoom, match=r"ulimit -f\) in .* \([\d.]+ GiB free, 4.0 KiB needed\)"):
+        with pytest.raises(DiskFull, match=r"ulimit -f\) in .* \([\d.]+ GiB free, 4.0 KiB needed\)"):
             store.put(STAGE, Result({}, TENSORS))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -241,11 +241,14 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_what_is_free_and_neede
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_device_and_a_used_up_quota_are_told_apart_from_other_errors(number, tmp_path):
-    with pytest.raises(NoRoom, match="space is left" if number == errno.ENOSPC else "quota"), room(tmp_path):
+    with (
+        pytest.raises(DiskFull, match="space is left" if number == errno.ENOSPC else "quota"),
+        explain_disk_full(tmp_path),
+    ):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), room(tmp_path):
+    with pytest.raises(PermissionError), explain_disk_full(tmp_path):
         raise OSError(errno.EACCES, "no")
-    assert [size(n) for n in (0, 1023, 1024, 3 * 2**30, 2**50)] == [
+    assert [size_text(n) for n in (0, 1023, 1024, 3 * 2**30, 2**50)] == [
         "0 bytes",
         "1023 bytes",
         "1.0 KiB",
@@ -421,6 +424,6 @@ def test_unfinished_work_is_shown_and_its_broken_checkpoint_found(tmp_path):
     found = {check.name: check for check in cleaning.checks(store)}
     assert "checkpoint-7-" in found[f"unfinished {STAGE.key[:12]}"].found
     assert found["cache"].ok
-    (file,) = checkpoint.found(store.work(STAGE))
+    (file,) = checkpoint.checkpoint_files(store.work(STAGE))
     flip(file, -1)
     assert [check.ok for check in cleaning.checks(store) if check.name.startswith("unf")] == [False, None]

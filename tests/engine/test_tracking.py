@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from latentbench.bench.engine import tracking
 from latentbench.bench.engine.schedule import Event
-from latentbench.bench.plan.make import Cell, Plan
+from latentbench.bench.plan.plan import Cell, Plan
 from latentbench.bench.store.artifacts import Result, Store
 from latentbench.bench.store.stage import Stage
 from latentbench.bench.training import checkpoint

@@ -8,7 +8,7 @@ import pytest
 
 from latentbench.bench.leaderboard.columns import first_score
 from latentbench.bench.leaderboard.guidance import choose, judged, told
-from latentbench.bench.leaderboard.ranking import comparable, contests, rank_header, rank_texts, reading
+from latentbench.bench.leaderboard.ranking import comparable, rank_header, rank_texts, rankings, reading
 from latentbench.bench.leaderboard.rows import Column, Value, rows_of
 from latentbench.bench.records.records import Record
 from latentbench.bench.statistics.statistics import Observation, detectable, ranks
@@ -42,7 +42,7 @@ def records(values, names=("gFD[net]",), better="lower", replicates=False):
 
 
 def held(rows):
-    return contests(rows, first_score(rows, "generator"))
+    return rankings(rows, first_score(rows, "generator"))
 
 
 def test_a_bad_row_hides_no_difference_of_good_ones():
@@ -98,7 +98,7 @@ def test_each_row_competes_at_one_guidance_in_all_metrics():
         ("b", 1.5): (40, 42, 41),
     }
     rows = records(values, ("gFD[net]", "gFD@360[net]", "sFD[net]"))
-    found = contests(rows, list(rows[0].values))
+    found = rankings(rows, list(rows[0].values))
     assert len(found) == 3
     for contest in found:
         assert [(rows[i].regularizer, rows[i].guidance) for i in contest.places] == [("a", 1.5), ("b", 1.0)]

@@ -12,7 +12,7 @@ import yaml
 
 from latentbench.bench import registry
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
-from latentbench.bench.matrix.matrix import Row, Seed, Skip
+from latentbench.bench.matrix.matrix import MatrixRow, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.tools import combined_matrix
@@ -116,10 +116,10 @@ def problems(path: str, **options) -> list[str]:
 def test_a_matrix_becomes_rows(write):
     matrix = load_matrix(write(BASE))
     assert matrix.name == "small" and matrix.file == Path("m.yaml").resolve()
-    assert matrix.datasets == (Row("mx_data", "mx_data", {"size": 16}),)
+    assert matrix.datasets == (MatrixRow("mx_data", "mx_data", {"size": 16}),)
     assert matrix.features == (matrix.teacher,)
-    assert matrix.teacher == Row("mx_features", "mx_features", {"resolution": 32})
-    assert matrix.tokenizers == (Row("tok", "mx_tokens", {"width": 32}),)
+    assert matrix.teacher == MatrixRow("mx_features", "mx_features", {"resolution": 32})
+    assert matrix.tokenizers == (MatrixRow("tok", "mx_tokens", {"width": 32}),)
     assert [row.label for row in matrix.regularizers] == [
         "mx_none",
         "mx_pull[weight=0.0001]",
@@ -129,7 +129,7 @@ def test_a_matrix_becomes_rows(write):
     assert matrix.regularizers[2].where == ("m.yaml", 9, 3)
     [flow] = matrix.generators
     assert flow.guidance == (1.0, 1.5) and flow.sampler == {"steps": 30} and flow.options == {"depth": 2}
-    assert matrix.evaluators == (Row("mx_scores", "mx_scores", {"k": 5}),)
+    assert matrix.evaluators == (MatrixRow("mx_scores", "mx_scores", {"k": 5}),)
     assert matrix.seeds == (Seed(0, 0, 0, "0"),)
     assert (matrix.budget.tokenizer_steps, matrix.budget.batch, matrix.samples) == (6, 4, 1000)
     assert matrix.reference.part == "teacher" and matrix.reference.options == {"features": "tokens"}
@@ -297,7 +297,10 @@ def test_the_resolved_matrix_is_a_matrix_with_the_same_rows(write):
 def test_a_dataset_may_have_a_label_of_its_own_and_stand_twice_by_different_ones(write):
     two = "dataset: [{use: mx_data, label: fine, size: 16}, {use: mx_data, size: 8}]"
     matrix = load_matrix(write(with_line("dataset", two)))
-    assert matrix.datasets == (Row("fine", "mx_data", {"size": 16}), Row("mx_data", "mx_data", {"size": 8}))
+    assert matrix.datasets == (
+        MatrixRow("fine", "mx_data", {"size": 16}),
+        MatrixRow("mx_data", "mx_data", {"size": 8}),
+    )
     plain = resolved(matrix, Path())
     assert load_matrix(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
     assert list(combined_matrix.rows_of(plain, "dataset")) == [

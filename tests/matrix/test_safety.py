@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.cli import app
-from latentbench.bench.cli.safe_text import visible
+from latentbench.bench.cli.safe_text import escape_control_characters
 from latentbench.bench.matrix import yaml_text
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.metrics import lpips
@@ -245,7 +245,10 @@ def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers(tmp_path):
 
 
 def test_control_characters_are_shown_and_not_sent_to_a_terminal(tmp_path):
-    assert visible("a\x1b[2Jb\x07\r\x9bc\u202ed\ne\tf") == "a\\x1b[2Jb\\x07\\r\\x9bc\\u202ed\ne\tf"
+    assert (
+        escape_control_characters("a\x1b[2Jb\x07\r\x9bc\u202ed\ne\tf")
+        == "a\\x1b[2Jb\\x07\\r\\x9bc\\u202ed\ne\tf"
+    )
     (tmp_path / "records").mkdir()
     cell = dict.fromkeys(("dataset", "tokenizer", "regularizer", "generator", "seed"), "a\x1b]0;b\x07")
     (tmp_path / "records" / "a.json").write_text(Record(cell, "a", "failed", "\x1b[2J gone").to_json())

@@ -9,17 +9,10 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from latentbench.bench.metrics import distances, neighbours
+from latentbench.bench.metrics import frechet, neighbours
 from latentbench.bench.metrics.bootstrap import counts
-from latentbench.bench.metrics.distances import (
-    cmmd_estimate,
-    frechet_distance,
-    frechet_estimate,
-    gaussian,
-    kernel_distance,
-    kernel_estimate,
-    once,
-)
+from latentbench.bench.metrics.frechet import frechet_distance, frechet_estimate, gaussian
+from latentbench.bench.metrics.kernel import cmmd_estimate, kernel_distance, kernel_estimate
 from latentbench.bench.metrics.neighbours import (
     halves,
     memorisation_estimate,
@@ -28,6 +21,7 @@ from latentbench.bench.metrics.neighbours import (
     overlap_estimates,
     radii,
 )
+from latentbench.bench.metrics.reuse import once
 
 NAMES = {base: base for base in ("precision", "recall", "density", "coverage", "label_agreement")}
 
@@ -289,7 +283,7 @@ def test_what_concerns_the_reference_is_computed_once_however_it_is_read(monkeyp
         calls.append(len(x))
         return gaussian(x)
 
-    monkeypatch.setattr(distances, "_reference", once(counting))
+    monkeypatch.setattr(frechet, "_reference", once(counting))
     b = features(30, 1)
     for seed in (2, 3):
         frechet_estimate("gFD", features(20, seed), b.clone())
@@ -302,10 +296,10 @@ def test_sets_larger_than_a_chunk_are_compared_whole(monkeypatch):
     a, b = features(50), features(70, 1)
     labels = torch.arange(50) % 2, torch.arange(70) % 2
     whole = kernel_estimate("KD", a, b), cmmd_estimate("CMMD", a, b), overlap(a, b, labels)
-    for module in (distances, neighbours):
+    for module in (frechet, neighbours):
         monkeypatch.setattr(module, "ROWS", 16)
     for name in ("_within_reference", "_radii_of_reference"):
-        module = distances if hasattr(distances, name) else neighbours
+        module = frechet if hasattr(frechet, name) else neighbours
         monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
     assert kernel_estimate("KD", a, b) == pytest.approx(whole[0], rel=1e-4)
     assert cmmd_estimate("CMMD", a, b) == pytest.approx(whole[1])

@@ -21,7 +21,8 @@ from latentbench.bench.models import flops
 from latentbench.bench.models.flops import TooLong, counted
 from latentbench.bench.plan import estimate
 from latentbench.bench.plan.forecast import forecast, scaled, span
-from latentbench.bench.plan.make import Built, make_plan
+from latentbench.bench.plan.make import make_plan
+from latentbench.bench.plan.plan import Built
 from latentbench.bench.registry import create
 from latentbench.bench.training.one_step import backward, generator_step
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from helpers.run import TINY, bench, command, environment, results
 
-from latentbench.bench.engine import run
+from latentbench.bench.engine import results_folder, run_options
 from latentbench.bench.engine.schedule import PAUSE, Schedule
 from latentbench.bench.plan import shards
-from latentbench.bench.plan.make import Cell, Plan
+from latentbench.bench.plan.plan import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
 from latentbench.bench.report import write
 from latentbench.bench.store import artifacts
@@ -124,7 +124,9 @@ def record(generator):
 
 def test_tables_have_what_other_runs_have_written_meanwhile(tmp_path):
     matrix = SimpleNamespace(name="m", datasets=[])
-    book = run.Book(matrix, Plan(), Store(tmp_path / "cache"), run.Options(tmp_path / "out", 1))
+    book = results_folder.ResultsWriter(
+        matrix, Plan(), Store(tmp_path / "cache"), run_options.RunOptions(tmp_path / "out", 1)
+    )
     for name in ("mine", "theirs"):
         write_record(tmp_path / "out/records", record(name))
     assert {one.key for one in book.publish(complete=True)} == {"mine", "theirs"}
@@ -137,7 +139,12 @@ def test_tables_have_what_other_runs_have_written_meanwhile(tmp_path):
 def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypatch):
     """A run that reads, is overtaken by another, and writes what it has read would lose a record."""
     matrix, order = SimpleNamespace(name="m", datasets=[]), []
-    books = [run.Book(matrix, Plan(), Store(tmp_path / "cache"), run.Options(tmp_path, 1)) for _ in range(2)]
+    books = [
+        results_folder.ResultsWriter(
+            matrix, Plan(), Store(tmp_path / "cache"), run_options.RunOptions(tmp_path, 1)
+        )
+        for _ in range(2)
+    ]
     write_record(tmp_path / "records", record("first"))
 
     def slow(folder, found, *_):

@@ -20,7 +20,8 @@ from latentbench.bench.records.records import Record, RecordError, protocol_id, 
 from latentbench.bench.report.analysis.findings import Finding
 from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.markdown import escape, markdown
-from latentbench.bench.report.write import rebuild_report, terminal_summary, write_report
+from latentbench.bench.report.summary import terminal_summary
+from latentbench.bench.report.write import rebuild_report, write_report
 
 SCOPES = {
     "PSNR": ("tokenizer", "higher"),

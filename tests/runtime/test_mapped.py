@@ -10,8 +10,8 @@ from helpers.run import environment
 
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Reference
 from latentbench.bench.data.images import resize
-from latentbench.bench.data.subset import Fewer, chosen
-from latentbench.bench.metrics.distances import gaussian
+from latentbench.bench.data.subset import Subset, chosen
+from latentbench.bench.metrics.frechet import gaussian
 from latentbench.bench.runtime import mapped
 from latentbench.bench.runtime.prefetch import Ahead
 from latentbench.bench.store.artifacts import Result, Store, _apart
@@ -76,19 +76,19 @@ def test_what_has_a_storage_of_its_own_is_not_copied():
 
 
 def test_fewer_images_are_always_the_same_and_none_is_a_mirrored_one():
-    few = Fewer(Numbers(), 7)
+    few = Subset(Numbers(), 7)
     assert few.size("train") == few.size("val") == 7
     assert torch.equal(few.index["train"], chosen(Numbers(), "train", 7))
     assert few.index["train"].max() < 20 and (few.index["train"].diff() > 0).all()
     index = torch.tensor([3, 0])
     assert torch.equal(few.images("train", index), Numbers().images("train", few.index["train"][index]))
     assert torch.equal(few.labels("train"), few.index["train"] % 2)
-    assert Fewer(Numbers()).size("train") == 20 and Fewer(Numbers(), 99).size("val") == 10
+    assert Subset(Numbers()).size("train") == 20 and Subset(Numbers(), 99).size("val") == 10
 
 
 def test_moments_of_a_large_set_are_those_of_all_of_it(monkeypatch):
     features = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 3
-    monkeypatch.setattr("latentbench.bench.metrics.distances.MOST", 64)
+    monkeypatch.setattr("latentbench.bench.metrics.reuse.MOST", 64)
     found = gaussian(features)
     torch.testing.assert_close(found.mean, features.double().mean(0))
     torch.testing.assert_close(found.root @ found.root.T, features.double().T.cov())
@@ -99,7 +99,7 @@ def test_a_large_reference_is_projected_as_a_small_one_is(monkeypatch):
     samples = torch.randn(300, 4, 10, generator=torch.Generator().manual_seed(1)) * 2 + 1
     reference, spec = Reference(samples, grid=(2, 2), fit=200), LatentSpec(4, 3, (2, 2))
     whole = reference.projected(spec).samples
-    monkeypatch.setattr("latentbench.bench.api.CHUNK", 32)
+    monkeypatch.setattr("latentbench.bench.api.reference.CHUNK", 32)
     torch.testing.assert_close(reference.projected(spec).samples, whole, rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from helpers.run import gone_within, workers_of
 
 from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
-from latentbench.bench.runtime.prefetch import Reader, prefetch
+from latentbench.bench.runtime.prefetch import BatchReader, prefetch
 from latentbench.bench.training.losses import RECONSTRUCTION, Term
 from latentbench.bench.training.steps import Context, Stopped, batch_index
 from latentbench.bench.training.tokenizer import train_tokenizer
@@ -53,7 +53,7 @@ def test_a_reader_serves_streams_side_by_side_from_any_position(workers):
     def index(position, stream):
         return batch_index(40, 4, position, stream)
 
-    read = Reader(dataset, "train", index, workers)
+    read = BatchReader(dataset, "train", index, workers)
     for position, stream in [
         (5, "data"),
         (6, "data"),

@@ -179,7 +179,7 @@ def evaluated(group=ALONE, place=None):
         for i, part in enumerate((method("simflow"), method("lzn")))
     ]
     few = latents.encode(tokenizer, Blobs(), "val", "cpu", 50, group=group)  # fewer chunks than processes
-    return h, *drawn, few, latents.decode_levels(tokenizer, drawn[0], "cpu", group, file=file("images"))
+    return h, *drawn, few, latents.decode_all_uint8(tokenizer, drawn[0], "cpu", group, file=file("images"))
 
 
 def gathering(group):

@@ -5,8 +5,8 @@ import torch
 
 from latentbench.bench.api import Noise
 from latentbench.bench.registry import create
+from latentbench.bench.stages.features import features
 from latentbench.bench.stages.subject import Subject
-from latentbench.bench.stages.table import features
 from latentbench.bench.training.steps import Context
 
 CONFIG = {

@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
-from latentbench.bench.stages.subject import Cell
+from latentbench.bench.stages.trained_cell import TrainedCell
 from latentbench.bench.store.artifacts import Store
 
 pytestmark = pytest.mark.nightly
@@ -67,7 +67,7 @@ def cells(folder):
             if s.kind in ("tokenizer", "latents", "features")
         }
         if cell.tokenizer != "real":
-            found[cell.regularizer, cell.seed] = Cell(inputs, "cpu")
+            found[cell.regularizer, cell.seed] = TrainedCell(inputs, "cpu")
     return found
 
 

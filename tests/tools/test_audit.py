@@ -11,7 +11,7 @@ from PIL import Image
 from latentbench.bench import registry
 from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.data.images import adm_centre_crop, resize, round_to_8_bits, squash
-from latentbench.bench.metrics.distances import frechet_distance
+from latentbench.bench.metrics.frechet import frechet_distance
 from latentbench.bench.tools.audit import AuditError, ImageSet, audit, of_dataset, read, stored_as_jpeg
 
 

@@ -13,7 +13,7 @@ from helpers.run import TINY, bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentbench.bench.leaderboard.folders import MergeError, Source, one_each
+from latentbench.bench.leaderboard.folders import MergeError, ResultsFolder, one_each
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records import provenance
@@ -311,7 +311,7 @@ def shares(draw):
 
 
 def joined(*groups):
-    return one_each([Source(str(i), list(group)) for i, group in enumerate(groups)])[0]
+    return one_each([ResultsFolder(str(i), list(group)) for i, group in enumerate(groups)])[0]
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

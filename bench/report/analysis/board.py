@@ -13,7 +13,7 @@ import numpy as np
 
 from ...leaderboard.columns import first_score, number
 from ...leaderboard.guidance import Choice, choose
-from ...leaderboard.ranking import contests
+from ...leaderboard.ranking import rankings
 from ...leaderboard.rows import Column, Results, Row, Value
 from ...records.records import Record, natural
 from ...statistics.statistics import Rank
@@ -104,7 +104,7 @@ class Board:
     @cached_property
     def standings(self) -> dict[str, dict[str, Rank]]:
         """By generator and label, where two entries have a known error: the leaderboard's ranks."""
-        held = contests(self.rows, [self.column]) if self.column else []
+        held = rankings(self.rows, [self.column]) if self.column else []
         return {
             contest.generator: {
                 self.label(self.rows[place]): rank

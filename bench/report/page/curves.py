@@ -19,7 +19,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One regularizer's curve; `path` is the d of an SVG path."""
 
     regularizer: str
@@ -34,7 +34,7 @@ class Panel:
     title: str
     stage: str  # "tokenizer", "generator", "quality": a record's
     generator: str  # empty for tokenizers
-    lines: list[Line]
+    lines: list[Curve]
     across: list[tuple[float, str]]  # ticks: place, text
     up: list[tuple[float, str]]
 
@@ -88,7 +88,7 @@ def _panel(place: tuple[str, ...], lines: Mapping[str, list[Points]], several: b
         return WIDTH * (x - left) / ((right - left) or 1), HEIGHT * (1 - height)
 
     drawn = [
-        Line(regularizer, _path(at(x, y) for x, y in points), number(points[-1][1]))
+        Curve(regularizer, _path(at(x, y) for x, y in points), number(points[-1][1]))
         for regularizer, points in means.items()
     ]
     levels = [low + (high - low) * i / (FEW - 1) for i in range(FEW)]

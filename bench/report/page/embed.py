@@ -42,7 +42,7 @@ class Picture:
         return int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
 
 
-def found(folders: Sequence[Path], records: Sequence[Record], of: str = "samples") -> list[Picture]:
+def find_pictures(folders: Sequence[Path], records: Sequence[Record], of: str = "samples") -> list[Picture]:
     """All pictures in FOLDER/samples (or figures) that belong to the records' cells, in the records' order.
 
     A file name begins with its cell's labels; the cell with the most labels that fit owns it. Of one name in

@@ -21,7 +21,7 @@ from ..markdown import COST_ABOUT, compact, spread_said
 from . import embed, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
 from .embed import Picture
-from .tables import Sheet
+from .tables import HtmlTable
 from .verdict import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ class Part:
 
     dataset: str
     verdicts: list[Verdict]
-    generation: Sheet | None
-    tokenizers: Sheet | None
-    cost: Sheet | None
-    classes: dict[str, Sheet]
+    generation: HtmlTable | None
+    tokenizers: HtmlTable | None
+    cost: HtmlTable | None
+    classes: dict[str, HtmlTable]
     panels: list[Panel]
     samples: list[Samples]
     reconstructions: list[Picture]
@@ -129,7 +129,7 @@ def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
     known = [one for one in budgets if isinstance(one, dict)]
     # Operations are compared where all rows have one budget.
     budget: dict[str, Any] = known[0] if known and all(one == known[0] for one in known) else {}
-    shown = embed.found(folders, records)
+    shown = embed.find_pictures(folders, records)
     return Part(
         dataset,
         verdicts(rows, trained, budget),
@@ -140,7 +140,7 @@ def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
         panels(records),
         _samples(shown),
         [one for one in shown if one.name == "--reconstructions" and not one.labels["tokenizer"]],
-        _drawn([*shown, *embed.found(folders, records, "figures")]),
+        _drawn([*shown, *embed.find_pictures(folders, records, "figures")]),
     )
 
 

@@ -20,7 +20,7 @@ from ...leaderboard.columns import (
     scored,
     shown,
 )
-from ...leaderboard.ranking import Contest, contests, rank_header, rank_texts, reading
+from ...leaderboard.ranking import Ranking, rank_header, rank_texts, rankings, reading
 from ...leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
 from ...records.records import Record, natural, protocol_id
 from ...statistics.statistics import Rank
@@ -50,7 +50,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell; `heat` is 0 for the worst and 1 for the best of its group."""
 
     text: str
@@ -64,37 +64,37 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A table's row; its labels are what filters choose by."""
 
-    cells: list[Cell]
+    cells: list[TableCell]
     regularizer: str = ""
     generator: str = ""
     real: bool = False
 
 
 @dataclass(frozen=True)
-class Sheet:
+class HtmlTable:
     """A table; its first column stays in view. `note` says what its ranks and marks mean."""
 
     heads: list[Head]
-    lines: list[Line]
+    lines: list[TableRow]
     note: str = ""
 
 
-def generation(rows: list[Row]) -> Sheet | None:
+def generation(rows: list[Row]) -> HtmlTable | None:
     """Every row with samples, at each guidance; ranked within its generator at one of them."""
     rows = [row for row in ranked(rows, "generator") if scored(row, "generator")]
     labels = {
         "regularizer": lambda row: _label("real images" if row.real else row.regularizer),
         "generator": lambda row: _label("" if row.real else row.generator),
         "tokenizer": lambda row: _label("" if row.real else row.tokenizer),
-        "w": lambda row: Cell(guidance_of(row), row.guidance),
+        "w": lambda row: TableCell(guidance_of(row), row.guidance),
     }
     return _metrics(rows, "generator", labels)
 
 
-def tokenizers(rows: list[Row]) -> Sheet | None:
+def tokenizers(rows: list[Row]) -> HtmlTable | None:
     """Every tokenizer and regularizer."""
     labels = {
         "regularizer": lambda row: _label(row.regularizer),
@@ -103,7 +103,9 @@ def tokenizers(rows: list[Row]) -> Sheet | None:
     return _metrics(ranked(rows, "tokenizer"), "tokenizer", labels)
 
 
-def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], Cell]]) -> Sheet | None:
+def _metrics(
+    rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], TableCell]]
+) -> HtmlTable | None:
     columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
     if not columns:
         return None
@@ -111,7 +113,7 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
     columns = [*few, *(column for column in columns if column not in few)]
     heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in labels]
     first = first_score(rows, scope)
-    held = contests(rows, columns)
+    held = rankings(rows, columns)
     places, standing = _places(rows, held), rank_texts(rows, held, first)
     heads += [Head(rank_header(held, first), reading(held, first))] if any(standing) else []
     told = len({(row.seeds_done, row.seeds) for row in rows if not row.real}) > 1
@@ -124,14 +126,14 @@ def _metrics(rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], C
         line = [cell(row) for cell in labels.values()]
         if any(standing):
             line.append(
-                Cell(standing[i], next((places[i, c].rank.low for c in first if (i, c) in places), None))
+                TableCell(standing[i], next((places[i, c].rank.low for c in first if (i, c) in places), None))
             )
         done = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done} of {row.seeds}"
-        line.append(Cell(done, row.seeds_done))
+        line.append(TableCell(done, row.seeds_done))
         for column, text in zip(columns, cells(row, columns), strict=True):
             line.append(_cell(text, row.values.get(column), column, places.get((i, column))))
-        lines.append(Line(line, row.regularizer, row.generator, row.real))
-    return Sheet(heads, lines, reading(held, first))
+        lines.append(TableRow(line, row.regularizer, row.generator, row.real))
+    return HtmlTable(heads, lines, reading(held, first))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Place:
     mark: str
 
 
-def _places(rows: list[Row], held: Sequence[Contest]) -> dict[tuple[int, Column], Place]:
+def _places(rows: list[Row], held: Sequence[Ranking]) -> dict[tuple[int, Column], Place]:
     found = {}
     for contest in held:
         means = [rows[i].values[contest.column].mean or 0.0 for i in contest.places]
@@ -155,9 +157,9 @@ def _places(rows: list[Row], held: Sequence[Contest]) -> dict[tuple[int, Column]
     return found
 
 
-def _cell(text: str, value: Value | None, column: Column, place: Place | None) -> Cell:
+def _cell(text: str, value: Value | None, column: Column, place: Place | None) -> TableCell:
     if value is None:
-        return Cell(text)
+        return TableCell(text)
     said = [f"{text} over {value.n} seed{'s' * (value.n != 1)}"]
     if value.interval:
         error = " (sampling noise only)" if value.n == 1 else ""
@@ -167,7 +169,7 @@ def _cell(text: str, value: Value | None, column: Column, place: Place | None) -
         said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
         said += ["may be the best"] * (place.mark == "tied")
         said += filter(None, [BASES.get(place.rank.basis)])
-    return Cell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
+    return TableCell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
 
 
 def about(column: Column) -> str:
@@ -179,7 +181,7 @@ def about(column: Column) -> str:
     return "\n".join(filter(None, [*said, f"Protocol {column.protocol}"]))
 
 
-def cost(rows: list[Row]) -> Sheet | None:
+def cost(rows: list[Row]) -> HtmlTable | None:
     """What rows take to train and to sample."""
     rows = sorted((row for row in rows if not row.real), key=lambda row: natural(row.generator))
     spent = [spending(row) for row in rows]
@@ -200,17 +202,17 @@ def cost(rows: list[Row]) -> Sheet | None:
             _label(row.regularizer),
             _label(row.generator),
             _label(row.tokenizer),
-            Cell(guidance_of(row), row.guidance),
+            TableCell(guidance_of(row), row.guidance),
         ]
         if any(value is not None for value in sums):
-            numbers = [Cell("" if value is None else number(value), value) for value in sums]
-            lines.append(Line([*labels, *numbers], row.regularizer, row.generator))
+            numbers = [TableCell("" if value is None else number(value), value) for value in sums]
+            lines.append(TableRow([*labels, *numbers], row.regularizer, row.generator))
     names = ("regularizer", "generator", "tokenizer", "w")
     heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in names]
-    return Sheet([*heads, *map(Head, used)], lines)
+    return HtmlTable([*heads, *map(Head, used)], lines)
 
 
-def classes(records: Sequence[Record]) -> dict[str, Sheet]:
+def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
     """{metric: table} of all metrics with values by class: a row per cell, means over seeds."""
     gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[float]]]] = {}
     seen = set()
@@ -234,20 +236,20 @@ def classes(records: Sequence[Record]) -> dict[str, Sheet]:
     }
 
 
-def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> Sheet:
+def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> HtmlTable:
     labels = sorted({label for line in lines.values() for label in line}, key=natural)
     several = any(generator for _, generator, _ in lines)
     heads = [Head("regularizer", numeric=False)] + [Head("generator", numeric=False)] * several
     body = []
     for (regularizer, generator, _), line in lines.items():
         means = [sum(line[label]) / len(line[label]) if label in line else None for label in labels]
-        texts = [Cell("" if mean is None else number(mean), mean) for mean in means]
+        texts = [TableCell("" if mean is None else number(mean), mean) for mean in means]
         first = [_label(regularizer)] + [_label(generator)] * several
-        body.append(Line([*first, *texts], regularizer, generator))
-    return Sheet([*heads, *map(Head, labels)], body)
+        body.append(TableRow([*first, *texts], regularizer, generator))
+    return HtmlTable([*heads, *map(Head, labels)], body)
 
 
-def failed(records: Iterable[Record]) -> Sheet | None:
+def failed(records: Iterable[Record]) -> HtmlTable | None:
     """Cells without an end, and why; seeds of one cell with one reason share a line."""
     seeds: dict[tuple[str, ...], list[str]] = {}
     for record in records:
@@ -256,17 +258,17 @@ def failed(records: Iterable[Record]) -> Sheet | None:
             seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
     names = ("regularizer", "generator", "tokenizer", "dataset", "seeds", "status", "reason")
     lines = [
-        Line(
+        TableRow(
             list(map(_label, (regularizer, generator, tokenizer, dataset, ", ".join(mine), status, reason))),
             regularizer,
             generator,
         )
         for (dataset, tokenizer, regularizer, generator, status, reason), mine in seeds.items()
     ]
-    return Sheet([Head(name, numeric=False) for name in names], lines) if lines else None
+    return HtmlTable([Head(name, numeric=False) for name in names], lines) if lines else None
 
 
-def plain(table: pd.DataFrame) -> Sheet:
+def plain(table: pd.DataFrame) -> HtmlTable:
     """Any table of numbers and text; a column `url` becomes the first column's link."""
     names = [str(name) for name in table.columns if name != "url"]
     columns = {name: list(table[name]) for name in table.columns}
@@ -277,12 +279,12 @@ def plain(table: pd.DataFrame) -> Sheet:
         safe = (
             link if link.startswith(("https://arxiv.org/", "https://doi.org/", "https://github.com/")) else ""
         )
-        lines.append(Line([Cell(line[0].text, line[0].key, link=safe), *line[1:]]))
+        lines.append(TableRow([TableCell(line[0].text, line[0].key, link=safe), *line[1:]]))
     numeric = [any(line.cells[j].key is not None for line in lines) for j in range(len(names))]
-    return Sheet([Head(name, numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines)
+    return HtmlTable([Head(name, numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines)
 
 
-def published(records: Iterable[Record] | Results) -> Sheet:
+def published(records: Iterable[Record] | Results) -> HtmlTable:
     """The papers' numbers beside ours; those that something stands beside come first."""
     table = papers.table(records)
     names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
@@ -292,20 +294,20 @@ def published(records: Iterable[Record] | Results) -> Sheet:
     return replace(sheet, heads=[replace(head, more=head.text in rest) for head in sheet.heads])
 
 
-def _value(value: Any) -> Cell:
+def _value(value: Any) -> TableCell:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return Cell("")
+        return TableCell("")
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool has no number either
-        return Cell("yes" if value else "no")
+        return TableCell("yes" if value else "no")
     try:
         plain = float(value)
     except (TypeError, ValueError):
-        return Cell("" if str(value) in ("nan", "<NA>", "None") else str(value))
-    return Cell(str(value)) if isinstance(value, str) else Cell(number(plain), plain)
+        return TableCell("" if str(value) in ("nan", "<NA>", "None") else str(value))
+    return TableCell(str(value)) if isinstance(value, str) else TableCell(number(plain), plain)
 
 
-def _label(text: str) -> Cell:
-    return Cell(text)
+def _label(text: str) -> TableCell:
+    return TableCell(text)
 
 
 def _same(rows: list[Row]) -> bool:

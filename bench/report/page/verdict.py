@@ -8,7 +8,7 @@ from typing import Any
 
 from ...leaderboard.columns import cells, first_score, guidance_of, number, ranked, scored
 from ...leaderboard.guidance import judged, told
-from ...leaderboard.ranking import Contest, contests, rank_texts, seeds_to_separate
+from ...leaderboard.ranking import Ranking, rank_texts, rankings, seeds_to_separate
 from ...leaderboard.rows import Column, Row, Value, grouped
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ..markdown import spending
@@ -61,7 +61,7 @@ def verdicts(rows: Sequence[Row], trained: Sequence[Row], budget: Mapping[str, A
 
 def _verdict(rows: list[Row], column: Column, budget: Mapping[str, Any], real: str, chosen: str) -> Verdict:
     several = len({row.tokenizer for row in rows}) > 1
-    held = contests(rows, [column])
+    held = rankings(rows, [column])
     first = rows[held[0].places[0] if held else 0]
     ties, sure, level = _certainty(rows, column, held[0] if held else None, several)
     sound = bool(held) and held[0].basis == "seeds"
@@ -94,7 +94,7 @@ def _verdict(rows: list[Row], column: Column, budget: Mapping[str, Any], real: s
 
 
 def _certainty(
-    rows: list[Row], column: Column, contest: Contest | None, several: bool
+    rows: list[Row], column: Column, contest: Ranking | None, several: bool
 ) -> tuple[list[str], str, str]:
     """Who ties with the best, a sentence about it, and how sure it is."""
     if len(rows) < 2:

@@ -7,7 +7,7 @@ import torch
 from helpers.fake_subject import FakeExtractor, FakeSubject
 from sklearn.linear_model import LogisticRegression
 
-from latentbench.bench.metrics.distances import once
+from latentbench.bench.metrics.reuse import once
 from latentbench.bench.registry import create
 from latentbench.evaluators import class_accuracy
 from latentbench.evaluators.class_accuracy import confusion

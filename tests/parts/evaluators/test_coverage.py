@@ -8,7 +8,7 @@ from helpers.fake_subject import FakeSubject
 from scipy.stats import kstest, norm, wasserstein_distance
 
 from latentbench.bench.api import LatentSpec
-from latentbench.bench.metrics.distances import directions, distance_to_normal
+from latentbench.bench.metrics.projections import directions, distance_to_normal
 from latentbench.bench.registry import create
 from latentbench.evaluators import coverage, zones
 from latentbench.evaluators.coverage import Coverage

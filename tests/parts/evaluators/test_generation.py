@@ -10,8 +10,9 @@ from torch_fidelity import FeatureExtractorBase
 
 from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.metrics.bootstrap import counts
-from latentbench.bench.metrics.distances import kernel_distance, precision_recall
+from latentbench.bench.metrics.kernel import kernel_distance
 from latentbench.bench.metrics.names import INCEPTION, base_name
+from latentbench.bench.metrics.precision_recall import precision_recall
 from latentbench.bench.registry import create
 from latentbench.evaluators import generation
 from latentbench.evaluators.generation import inception_score

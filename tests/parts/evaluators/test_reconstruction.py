@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from latentbench.bench.api import to_uint8
 from latentbench.bench.data.images import psnr
 from latentbench.bench.metrics.bootstrap import counts
-from latentbench.bench.metrics.distances import frechet_distance
+from latentbench.bench.metrics.frechet import frechet_distance
 from latentbench.bench.registry import create
 from latentbench.evaluators.reconstruction import ssim, ssim_window
 

@@ -9,7 +9,7 @@ from torch import nn
 from latentbench.bench.api import ImageSpec, to_uint8
 from latentbench.bench.data.images import psnr
 from latentbench.bench.metrics.bootstrap import counts
-from latentbench.bench.metrics.distances import frechet_distance
+from latentbench.bench.metrics.frechet import frechet_distance
 from latentbench.bench.metrics.names import base_name
 from latentbench.bench.registry import create
 from latentbench.bench.stages.figures import rendered

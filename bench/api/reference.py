@@ -1,0 +1,105 @@
+"""Samples of the distribution that latents should follow, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .data import Dataset, Split
+from .specs import LatentSpec
+
+CHUNK = 2**12  # samples of a reference at a time
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Samples of the distribution that a latent should follow, not paired with images.
+
+    `samples` is (M, N, F): M draws of N tokens (1 if unstructured) of F channels; `labels` is (M,) or None.
+    Statistics for centring, scaling or a PCA are those of the first `fit` samples (None: of all): the frame
+    passes train and val as one, so that both are mapped alike and nothing is learned from val.
+    """
+
+    samples: Tensor
+    labels: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    fit: int | None = None
+
+    def projected(self, spec: LatentSpec) -> Reference:
+        """Into the shape and units of a latent, the same way for every row of a matrix.
+
+        Tokens are pooled (see `pooled`), features standardised, and, unless the latent has as many channels,
+        multiplied by a fixed random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow
+        Priors, section 3.2).
+        """
+        own, channels = self.pooled(spec), self.samples.shape[-1]
+        if channels == spec.channels:
+            return own.standardised()
+        projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
+        projection = projection / channels**0.5
+        mean, scale = own._moments()
+        # Chunk by chunk: copies of a large set before the projection don't fit into memory.
+        parts = [(chunk - mean) / scale @ projection.to(chunk) for chunk in own.samples.split(CHUNK)]
+        return replace(own, samples=torch.cat(parts))
+
+    def pooled(self, spec: LatentSpec) -> Reference:
+        """Tokens average-pooled onto the latent's grid or, without one, along the raster to its token count.
+
+        A single token stays single: it says nothing of positions.
+        """
+        samples = self.samples.float()
+        if samples.shape[1] in (1, spec.tokens):
+            return replace(self, samples=samples)
+        maps = samples.transpose(1, 2)  # (M, F, N)
+        if self.grid and spec.grid:
+            maps = nn.functional.adaptive_avg_pool2d(maps.unflatten(2, self.grid), spec.grid).flatten(2)
+        else:
+            maps = nn.functional.adaptive_avg_pool1d(maps, spec.tokens)
+        return replace(self, samples=maps.transpose(1, 2), grid=spec.grid)
+
+    def standardised(self) -> Reference:
+        """Features centred, and divided by one scalar so that their mean variance is 1."""
+        mean, scale = self._moments()
+        return replace(self, samples=(self.samples - mean) / scale)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """The features' means (F,), and the scalar."""
+        chunks = self.samples[: self.fit].split(CHUNK)
+        shares = [len(chunk) / sum(map(len, chunks)) for chunk in chunks]
+        pairs = list(zip(chunks, shares, strict=True))
+        mean = torch.stack([chunk.mean((0, 1)) * share for chunk, share in pairs]).sum(0)
+        squares = [(chunk - mean).square().mean() * share for chunk, share in pairs]
+        return mean, torch.stack(squares).sum().sqrt()
+
+
+class ReferenceSource:
+    """Where a reference distribution comes from: `reference: {use: gaussian}` of a matrix or of a method.
+
+    A constructor that names `teacher_spec: LatentSpec` or `image: ImageSpec` is given them by the frame.
+    """
+
+    version: ClassVar[int] = 1
+    spec: LatentSpec  # of the samples, before any projection
+    uses_features: bool = True  # whether draw() looks at them; for a set that decodes, others get none
+    labelled: bool = False  # whether samples come with the dataset's classes
+
+    def fingerprint(self) -> str | None:
+        """sha256 of the files that samples are made of, beside the dataset's; None if they aren't there."""
+        return ""
+
+    def fetch(self) -> None:
+        """Called before a run where files aren't there.
+
+        Raises:
+            FileNotFoundError: naming the file.
+        """
+
+    def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
+        """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
+
+        "train" is what methods may learn from, "val" are fresh samples of the same distribution.
+        """
+        raise NotImplementedError

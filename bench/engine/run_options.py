@@ -1,0 +1,27 @@
+"""How to run; nothing in it changes a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RunError(Exception):
+    """A run that cannot start; the message is meant for users."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; nothing in it changes a number."""
+
+    out: Path
+    jobs: int | None  # the most stages at a time; None: as many as a Ray cluster holds
+    device: str = "cpu"
+    fail_fast: bool = False
+    keep_records: bool = False
+    rerun: bool = False
+    profile: str = ""  # of the matrix, or several joined by hyphens; tables say it
+    loaders: int = 0  # processes per worker that decode images ahead
+    processes: int = 1  # that share each stage of a worker
+    engine: str = "local"
+    ray_address: str | None = None  # of a cluster; None starts one here

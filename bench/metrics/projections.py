@@ -1,0 +1,27 @@
+"""Distances along random projections."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+KS_PROJECTIONS = 20
+
+
+def directions(channels: int, count: int) -> Tensor:
+    """(count, channels) float64 unit vectors, always the same: evenly spread in the plane, else random."""
+    if channels == 2:
+        angles = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+    drawn = torch.randn(count, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.nn.functional.normalize(drawn, dim=1)
+
+
+def distance_to_normal(z: Tensor) -> float:
+    """(n, C) -> the largest Kolmogorov-Smirnov distance to N(0, 1) over 20 directions."""
+    from scipy.stats import kstest
+
+    along = directions(z.shape[1], KS_PROJECTIONS).T
+    return max(float(kstest(one, "norm").statistic) for one in (z.double().cpu() @ along).T.numpy())

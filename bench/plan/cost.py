@@ -1,0 +1,59 @@
+"""Data sheets of accelerators, and the cost of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Peak of dense matrix products, in FLOP/s without sparsity, and memory."""
+
+    name: str
+    peak: Mapping[str, float]  # by precision
+    memory: float  # bytes
+
+
+ACCELERATORS = {
+    # NVIDIA's data sheets: H100 SXM, A100 SXM 80 GB, GeForce RTX 4090 (Ada whitepaper, fp32 accumulation).
+    "h100": Accelerator("h100", {"fp32": 67e12, "bf16": 989e12}, 80e9),
+    "a100": Accelerator("a100", {"fp32": 19.5e12, "bf16": 312e12}, 80e9),
+    "rtx4090": Accelerator("rtx4090", {"fp32": 82.6e12, "bf16": 165.2e12}, 24e9),
+    # One core with AVX2: 2 multiply-adds of 8 floats in each of 3e9 cycles; half precision is no faster.
+    "cpu": Accelerator("cpu core", {"fp32": 96e9, "bf16": 96e9}, 16e9),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage; None where it isn't known without data or values, as `note` says."""
+
+    parameters: int = 0  # trainable
+    parameters_total: int = 0
+    images: int = 0  # or latents, that go through
+    flops_per_image: float | None = 0.0  # in training: forward and backward
+    weights_memory_bytes: int = 0
+    optimizer_memory_bytes: int = 0  # gradients, AdamW's two moments, the average of weights
+    activation_memory_bytes: int | None = 0  # that a training step keeps
+    disk_bytes: int | None = 0
+    note: str = ""
+    scratch_disk_bytes: int = 0  # that are given back when the stage ends, of what is too large for memory
+
+    @property
+    def flops(self) -> float | None:
+        return None if self.flops_per_image is None else self.flops_per_image * self.images
+
+    @property
+    def memory_bytes(self) -> int | None:
+        if self.activation_memory_bytes is None:
+            return None
+        return self.weights_memory_bytes + self.optimizer_memory_bytes + self.activation_memory_bytes
+
+    def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:
+        """On one accelerator that does this share of its peak."""
+        return None if self.flops is None else self.flops / (accelerator.peak[precision] * utilisation * 3600)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"flops": self.flops, "memory_bytes": self.memory_bytes}

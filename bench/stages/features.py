@@ -1,0 +1,40 @@
+"""The features stage: an extractor's outputs for both splits of a dataset."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..data.subset import Subset
+from ..models import build
+from ..models.latents import CHUNK
+from ..runtime.mapped import rows
+from ..runtime.prefetch import prefetch
+from ..store.artifacts import Result
+from ..training.steps import Context
+from .inputs import SPLITS, Config, Inputs, kept
+
+
+def features(config: Config, inputs: Inputs, context: Context) -> Result:
+    """Pooled and token features of both splits, or other outputs of an extractor."""
+    dataset = Subset(build.dataset(config["dataset"]), config.get("images"))
+    extractor, group = build.extractor(config["extractor"]), context.group
+    outputs = config.get("outputs", ["pooled", "tokens"])
+    tensors: dict[str, Tensor] = {}
+    asked = {split: kept(split, outputs) for split in SPLITS}
+    counts = {split: dataset.size(split) if asked[split] else 0 for split in SPLITS}
+    total, before = sum(counts.values()), 0
+    for split, wanted in asked.items():
+        chunks = torch.arange(counts[split]).split(CHUNK) if wanted else ()
+        mine = chunks[group.rank :: group.world]
+        images = prefetch(dataset, split, mine, context.loaders, context.device)
+
+        def describe(index: Tensor, number: int) -> dict[str, Tensor]:
+            found = extractor.describe(next(images), wanted)  # noqa: B023
+            context.report(before + int(index[-1]) + 1, total, "images")  # noqa: B023
+            return {name: tensor.cpu() for name, tensor in found.items()}
+
+        made = rows(describe, chunks, wanted, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
+        tensors |= {f"{name}/{split}": made[name] for name in wanted}
+        before += counts[split]
+    return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)

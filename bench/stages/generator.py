@@ -1,0 +1,53 @@
+"""The generator stage: a generator trained on latents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..api import Noise
+from ..api.noise import seeded
+from ..models.latents import IDENTITY
+from ..runtime.recompute import prepare
+from ..store.artifacts import Result
+from ..training.generator import train_generator
+from ..training.steps import Context
+from .inputs import Config, Inputs
+from .trained_cell import TrainedCell
+
+
+def generator(config: Config, inputs: Inputs, context: Context) -> Result:
+    """A generator trained on normalised latents that are drawn anew at every step."""
+    cell = TrainedCell(inputs, context.device)
+    joint = config["init"] == "joint"
+    with seeded(config["seed"], "init", "generator"):
+        model = cell.joint() if joint else cell.fresh(config["generator"])
+    prepare(config, model)
+    kept, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
+    h, cached = kept["h/train"], kept.get("draws")
+    rule = IDENTITY if joint else cell.normalisation
+
+    def read(index: Tensor, step: int) -> Tensor:
+        return h[index] if cached is None else cached[step % len(cached), index]
+
+    @torch.no_grad()
+    def latent(given: Tensor, chosen: Tensor | None, noise: Noise) -> Tensor:
+        return rule(cell.regularizer.latent(given, noise, chosen) if cached is None else given)
+
+    state = train_generator(
+        model,
+        read,
+        len(h),
+        labels,
+        latent=latent,
+        steps=config["steps"],
+        batch=config["batch"],
+        seed=config["seed"],
+        optimizer=config["optimizer"],
+        context=context,
+        snapshots=config.get("snapshots", ()),
+    )
+    tensors = {f"generator/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"snapshot/{name}": tensor for name, tensor in state.snapshots.items()}
+    cost = {"seconds": state.seconds, "steps": state.step} if state.step else {}
+    return Result({"curves": state.curves}, tensors, cost=cost)

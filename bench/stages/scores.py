@@ -1,0 +1,85 @@
+"""The scores stage: the metrics of a trained tokenizer or of generated samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..api import Metric, Noise
+from ..metrics.bootstrap import rounded
+from ..metrics.names import base_name, check_name
+from ..models import build
+from ..models.latents import CHUNK
+from ..store.artifacts import Result
+from ..training.steps import Context
+from .figures import rendered
+from .inputs import Config, Inputs
+from .subject import Subject
+
+
+def scores(config: Config, inputs: Inputs, context: Context) -> Result:
+    """Every metric of one scope, each with its protocol and n."""
+    dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
+    noise = Noise(config["seed"], ("evaluate",))
+    subject = Subject(
+        config["scope"],
+        inputs,
+        dataset,
+        extractors,
+        noise,
+        context.device,
+        config.get("guidance"),
+        context.scratch,
+        context.loaders,
+        config.get("samples"),
+    )
+    metrics: dict[str, Any] = {}
+    cost: dict[str, float] = {}
+    pictures: dict[str, Tensor] = {}
+    for position, part in enumerate(config["evaluators"]):
+        evaluator = build.evaluator(part)
+        for name, value in evaluator.run(subject).items():
+            meaning = evaluator.metrics[base_name(name)]
+            if meaning.cost:
+                cost[name] = value
+            else:
+                protocol = evaluator.protocol(name, subject)
+                check_name(name, protocol)
+                metrics[name] = entry(value, meaning, protocol, config)
+        for name, figure in evaluator.figures(subject).items():
+            if isinstance(figure, Tensor):
+                pictures[f"picture/{name}"] = figure
+            else:
+                pictures[f"figure/{name}"] = rendered(figure)
+        context.report(position + 1, len(config["evaluators"]), part["name"])
+    return Result({"metrics": metrics, "cost": cost}, pictures)
+
+
+def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:
+    """A value with all that is needed to read and to compare it."""
+    direction = {True: "higher", False: "lower", None: None}[meaning.higher_is_better]
+    own = {key: item for key, item in protocol.items() if key != "n"}
+    data, env = config["dataset"], config["env"]
+    shared = {
+        "data": f"{data['name']} {data['fingerprint'][:12]}",
+        "chunk": CHUNK,
+        "precision": env["precision"],
+    }
+    # A latent that depends on the batch that it is encoded in. That is the row's doing, as its losses are:
+    # in the protocol it would keep such a row out of every column.
+    coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
+    replicates, classes = (getattr(value, name, None) for name in ("replicates", "classes"))
+    return {
+        **({"value": float(value)} if math.isfinite(value) else {"value": None, "note": str(float(value))}),
+        "n": int(protocol["n"]),
+        "protocol": own | shared,
+        **coupled,
+        "scope": meaning.scope,
+        "better": direction,
+        "unit": meaning.unit,
+        "about": meaning.about,
+        **({"replicates": rounded(replicates)} if replicates else {}),
+        **({"classes": dict(classes)} if classes else {}),
+    }

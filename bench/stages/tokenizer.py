@@ -1,0 +1,98 @@
+"""The tokenizer stage: a tokenizer and its regularizer, trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..api import ImageSpec
+from ..api.noise import seeded
+from ..data.augment import Augmentation
+from ..models import build
+from ..models.flops import counted, parameters
+from ..nn import released_weights
+from ..runtime.recompute import prepare
+from ..store.artifacts import Result
+from ..training import losses
+from ..training.one_step import reconstruction_step
+from ..training.steps import Context
+from ..training.tokenizer import train_tokenizer
+from .inputs import Config, Inputs, facts_from
+from .reference import regularizer_reference
+from .reference_samples import in_space_of, split_of
+
+
+def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
+    """A trained tokenizer with its regularizer."""
+    dataset, seed = build.dataset(config["dataset"]), config["seed"]
+    method = build.regularizer_class(config["regularizer"])
+    with seeded(seed, "init", "tokenizer"):
+        model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
+    with seeded(seed, "init", "regularizer"):
+        regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
+    with seeded(seed, "init", "discriminator"):
+        adversary = losses.adversary(config["reconstruction"], dataset.image)
+    if "weights" in config:
+        file = Path(config["weights"]["file"])
+        model.load_state_dict(released_weights.state(model, config["tokenizer"]["name"], file))
+    if "start" in inputs:
+        model.load_state_dict(inputs["start"].group("tokenizer"))
+    for name, module in regularizer.priors().items():
+        module.load_state_dict(inputs[f"prior/{name}"].group("prior"))
+    prepare(config, model, regularizer)
+    target = None
+    if "reference" in inputs:
+        target = split_of(in_space_of(regularizer, regularizer_reference(inputs, context)), "train")
+    state = train_tokenizer(
+        model,
+        regularizer,
+        dataset,
+        losses.terms(config["reconstruction"]),
+        steps=config["steps"],
+        refine_steps=config["refine_steps"],
+        batch=config["batch"],
+        seed=seed,
+        optimizer=config["optimizer"],
+        context=context,
+        teacher=_teacher(config, inputs),
+        reference=target,
+        probes=config["probes"],
+        adversary=adversary,
+        adversary_optimizer=config["reconstruction"].get("gan", {}).get("optimizer", {}),
+        augmentation=Augmentation(**config["augment"]) if "augment" in config else None,
+    )
+    tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"regularizer/{name}": tensor for name, tensor in regularizer.state_dict().items()}
+    if state.probes:
+        tensors["probes/step"] = torch.tensor(sorted(state.probes))
+        tensors["probes/z"] = torch.stack([state.probes[step] for step in sorted(state.probes)])
+    steps = config["steps"] + config["refine_steps"]
+    cost = {"seconds": state.seconds, "steps": steps} | (_of_losses(config, dataset.image) if steps else {})
+    return Result({"curves": state.curves}, tensors, cost=cost)
+
+
+def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """(images, index) -> token features: kept ones or, of a set that decodes, made of the images at hand."""
+    if "teacher" in inputs:
+        kept = inputs["teacher"].tensors["tokens/train"]
+        return lambda images, index: kept[index]
+    if "teacher" not in config:
+        return None
+    extractor = build.extractor(config["teacher"])
+    if extractor.resizing == "clean":
+        extractor.resizing = "torch"  # on the device, where the images are
+    return lambda images, index: extractor.describe(images, ["tokens"])["tokens"]
+
+
+def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
+    """What the networks in the reconstruction losses take, if there are any."""
+    distance, adversary = losses.networks(config["reconstruction"], image)
+    if distance is None and adversary is None:
+        return {}
+    count, shape = config["batch"], (image.channels, image.height, image.width)
+    step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
+    judge = {} if adversary is None else {"discriminator_parameters": parameters(adversary, trainable=True)}
+    return {"loss_flops_per_image": step.flops / count, **judge}

@@ -1,0 +1,100 @@
+"""The trained parts of a cell, rebuilt from stored configs and weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..api import Dataset, Generator, Noise, Regularizer, Split, Tokenizer
+from ..models import build
+from ..models.latents import IDENTITY, Normalisation, draw
+from ..store.artifacts import Artifact
+from .inputs import facts_from
+
+
+class TrainedCell:
+    """The trained parts behind an artifact chain, rebuilt from the stored configs and weights."""
+
+    def __init__(
+        self,
+        inputs: dict[str, Artifact],
+        device: str,
+        snapshot: int | None = None,
+        scratch: Callable[[str], Path | None] = lambda name: None,
+    ) -> None:
+        """
+        Args:
+            snapshot: of the generator.
+            scratch: files for what is too large for memory.
+        """
+        self.inputs, self.device, self.snapshot, self.scratch = inputs, device, snapshot, scratch
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.inputs["tokenizer"].meta["config"]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return build.dataset(self.config["dataset"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        expansion = build.regularizer_class(self.config["regularizer"]).expansion
+        tokenizer = build.tokenizer(self.config["tokenizer"], self.dataset, expansion)
+        tokenizer.load_state_dict(self.inputs["tokenizer"].group("tokenizer"))
+        return tokenizer.to(self.device).eval()
+
+    @cached_property
+    def regularizer(self) -> Regularizer:
+        facts = facts_from(self.config["facts"])
+        regularizer = build.regularizer(self.config["regularizer"], self.tokenizer.spec, facts)
+        regularizer.load_state_dict(self.inputs["tokenizer"].group("regularizer"))
+        for prior in regularizer.priors().values():
+            prior.requires_grad_(False)
+        return regularizer.to(self.device).eval()
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The trained one, at a snapshot if one is given, or, where none was, the regularizer's own."""
+        if "generator" not in self.inputs:
+            return self.joint().to(self.device).eval()
+        config = self.inputs["generator"].meta["config"]
+        generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
+        kept = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
+        generator.load_state_dict(self.inputs["generator"].group(kept))
+        return generator.to(self.device).eval()
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        tensors = self.inputs["latents"].tensors
+        return Normalisation(tensors["mean"], tensors["std"])
+
+    def fresh(self, config: dict[str, Any]) -> Generator:
+        return build.generator(config, self.tokenizer.spec, self.dataset.classes)
+
+    def joint(self) -> Generator:
+        """A copy of the regularizer's own generator, as it is."""
+        own = self.regularizer.generator()
+        assert own is not None
+        return copy.deepcopy(own)
+
+    @property
+    def sampled_normalisation(self) -> Normalisation:
+        """The rule under which the generator models latents: a regularizer's own one knows no other."""
+        trained = self.inputs.get("generator")
+        joint = trained is None or trained.meta["config"]["init"] == "joint"
+        return IDENTITY if joint else self.normalisation
+
+    def latents(self, split: Split, noise: Noise | None) -> Tensor:
+        """z (n, T, C) of a split, not normalised."""
+        h = self.inputs["latents"].tensors[f"h/{split}"]
+        batch = self.config["batch"]
+        stream = None if noise is None else noise.fork(split)
+        file = self.scratch(f"{'mean' if noise is None else 'z'}/{split}")
+        labels = self.dataset.labels(split)
+        return draw(self.regularizer, h, labels, stream, batch, self.device, file=file)
