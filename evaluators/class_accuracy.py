@@ -52,7 +52,7 @@ class ClassAccuracy(Evaluator):
         self.strength, self.iterations, self.images = strength, iterations, images
 
     def run(self, subject: Subject) -> dict[str, float]:
-        asked = subject.asked()
+        asked = subject.requested_labels()
         if asked is None:
             return {}
         found: dict[str, float] = {}
@@ -79,7 +79,7 @@ class ClassAccuracy(Evaluator):
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
         """Which classes are taken for which, by the first extractor; not of real images."""
-        asked = subject.asked()
+        asked = subject.requested_labels()
         if asked is None or subject.real:
             return {}
         # A cell has pictures of all its guidances.

@@ -153,7 +153,7 @@ class Generation(Evaluator):
 
         Those that are others mirrored, beyond the first `train`, have no features.
         """
-        asked, known = subject.asked(), subject.labels("train")
+        asked, known = subject.requested_labels(), subject.labels("train")
         if asked is None or known is None:
             return None
         return asked[:at], known[:train][few].cpu()

@@ -93,7 +93,7 @@ class Subject:
         """(n,) int64."""
         raise NotImplementedError
 
-    def asked(self) -> Tensor | None:
+    def requested_labels(self) -> Tensor | None:
         """(n,) classes that samples were asked for, on the CPU; None if there is no class, or no other."""
         asked, known = self.sample_labels, self.labels("train")
         if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:

@@ -67,7 +67,7 @@ class Noise:
 
 @contextmanager
 def seeded(*names: str | int) -> Iterator[None]:
-    """Seeds torch's global generator by names (0 without any) for a block, and restores its state afterwards."""
+    """Seeds torch's global generator by names (0 without any), and restores its state after the block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(*names) if names else 0)
         yield

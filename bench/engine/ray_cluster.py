@@ -115,11 +115,11 @@ def make(task: Task, queue: Queue) -> tuple:
 def appear(store: Store, stage: Stage) -> bool:
     """Whether an artifact is there; a network folder may show it late, and sooner if it is listed."""
     end = time.monotonic() + PATIENCE
-    while not store.look(stage) and time.monotonic() < end:
+    while not store.has_now(stage) and time.monotonic() < end:
         with suppress(OSError):
             os.listdir(store.path(stage).parent)
         time.sleep(0.5)
-    return store.look(stage)
+    return store.has_now(stage)
 
 
 def _team(setting: Setting, processes: int) -> Team:

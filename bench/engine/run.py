@@ -59,7 +59,7 @@ def run(
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
     prepare(matrix, plan, store, options, cells)
     for stage in needed:
-        if said := store.share(stage):
+        if said := store.upload(stage):
             listen(Event("note", stage, text=said))
     book = ResultsWriter(matrix, plan, store, options)
     kept = book.finished() if options.keep_records else set()
@@ -149,10 +149,10 @@ def _engine(matrix: Matrix, plan: Plan, store: Store, options: RunOptions) -> En
 
 def _broken(plan: Plan, store: Store, cells: list[Cell], listen: Callable[[Event], None]) -> set[str]:
     """The stages of these cells whose artifacts aren't what was written, now or when a run last looked."""
-    before, found = store.set_aside(), set()
+    before, found = store.quarantined_keys(), set()
     for stage in plan.needed(cells):
         try:
-            said = store.mend(stage, contents=stage.kind == "scores")
+            said = store.quarantine_if_corrupt(stage, contents=stage.kind == "scores")
         except OSError as error:
             raise RunError(
                 f"an artifact in {store.root} is broken and cannot be set aside: {error}"

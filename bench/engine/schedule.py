@@ -120,7 +120,7 @@ class Schedule:
         missing, seen, look = set(), set(wanted), list(wanted)
         while look:
             stage = self.plan.stages[look.pop()]
-            if said := self.store.mend(stage, contents=False):
+            if said := self.store.quarantine_if_corrupt(stage, contents=False):
                 listen(Event("note", stage, text=said))
             if self.store.has(stage):
                 self._settle(stage, listen, quiet=True)

@@ -105,7 +105,7 @@ def run_stage(
             if store.has(stage):
                 return ("found", stage.id)
             for parent in parents.values():
-                if said := store.mend(parent):
+                if said := store.quarantine_if_corrupt(parent):
                     note(f"{parent.kind} {parent.label}: {said}")
             if not all(map(store.has, parents.values())):
                 return ("lost", stage.id)
@@ -125,7 +125,7 @@ def run_stage(
             result.cost.setdefault("seconds", time.monotonic() - began)
             result.cost["peak_memory_bytes"] = _peak_memory(device)
             store.put(stage, result)
-            if said := store.share(stage):
+            if said := store.upload(stage):
                 note(said)
             return ("done", stage.id)
     except Stopped:

@@ -156,11 +156,11 @@ class Store:
     def has(self, stage: Stage) -> bool:
         return stage.known and (self.path(stage) / "stage.json").is_file()
 
-    def look(self, stage: Stage) -> bool:
+    def has_now(self, stage: Stage) -> bool:
         """As `has`, of all that others may have made until now."""
         return self.has(stage)
 
-    def share(self, stage: Stage) -> str | None:
+    def upload(self, stage: Stage) -> str | None:
         """Keeps a copy where others find it, if there is such a place; says why if that isn't possible."""
         return None
 
@@ -184,7 +184,7 @@ class Store:
         with locked(self.root / "locks" / stage.key, wait) as held:
             yield held
 
-    def mend(self, stage: Stage, contents: bool = True) -> str | None:
+    def quarantine_if_corrupt(self, stage: Stage, contents: bool = True) -> str | None:
         """Sets an artifact aside that isn't what was written, and says so; None if it is or isn't there."""
         try:
             if self.has(stage):
@@ -201,7 +201,7 @@ class Store:
                 aside = hashes.quarantine(self.path(stage), self.root, stage.key)
                 return f"{error}; it is in {aside}, and made again"
 
-    def set_aside(self) -> set[str]:
+    def quarantined_keys(self) -> set[str]:
         """The keys of artifacts that were set aside, whether or not they have been made again."""
         return {path.name.rpartition(".")[0] for path in (self.root / CORRUPT).glob("*.*")}
 
@@ -219,9 +219,9 @@ class Store:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.settle(stage, temporary)
+        self.publish(stage, temporary)
 
-    def settle(self, stage: Stage, folder: Path) -> None:
+    def publish(self, stage: Stage, folder: Path) -> None:
         """Makes a whole folder the artifact; what its stage has worked with goes."""
         final = self.path(stage)
         self.remove(final)  # what a killed removal may have left

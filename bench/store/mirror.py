@@ -44,7 +44,7 @@ class Mirror(Store):
     def has(self, stage: Stage) -> bool:
         return super().has(stage) or (stage.known and stage.key in self._seen())
 
-    def look(self, stage: Stage) -> bool:
+    def has_now(self, stage: Stage) -> bool:
         """As `has`, but asks again for what another machine may have made meanwhile."""
         if not self.has(stage) and stage.known:
             with self._reached() as (fs, base):
@@ -65,12 +65,12 @@ class Mirror(Store):
         """The lock holds on this machine, or for this folder; another one's work is seen when it is done."""
         with super().lock(stage, wait) as held:
             if held:
-                self.look(stage)
+                self.has_now(stage)
             yield held
 
-    def mend(self, stage: Stage, contents: bool = True) -> str | None:
+    def quarantine_if_corrupt(self, stage: Stage, contents: bool = True) -> str | None:
         if super().has(stage) or not self.has(stage):
-            return super().mend(stage, contents)
+            return super().quarantine_if_corrupt(stage, contents)
         try:
             artifact = self.get(stage)
             artifact.check(contents)
@@ -81,10 +81,10 @@ class Mirror(Store):
 
     def discard(self, stage: Stage) -> None:
         super().discard(stage)
-        if self.look(stage):
+        if self.has_now(stage):
             self._forget(stage)
 
-    def share(self, stage: Stage) -> str | None:
+    def upload(self, stage: Stage) -> str | None:
         """Uploads an artifact that is only here; says why if that isn't possible, None otherwise.
 
         One from before hashes were kept stays here: its files have no name there.
@@ -145,7 +145,7 @@ class Mirror(Store):
                             if not again:
                                 raise
                 shutil.copyfile(stub, folder / "stage.json")
-            self.settle(stage, folder)
+            self.publish(stage, folder)
         return super().get(stage)
 
     def _stub(self, stage: Stage) -> Path:

@@ -118,20 +118,20 @@ def old(store):
 
 def test_artifacts_from_before_hashes_stay_valid_and_truncated_ones_are_found(store):
     file = old(store).path(STAGE) / "tensors.safetensors"
-    assert store.mend(STAGE) is None
+    assert store.quarantine_if_corrupt(STAGE) is None
     assert torch.equal(store.get(STAGE).tensors["h"], TENSORS["h"])
     file.write_bytes(file.read_bytes()[:-8])
-    assert "broken" in store.mend(STAGE)
+    assert "broken" in store.quarantine_if_corrupt(STAGE)
 
 
 def test_a_broken_artifact_is_set_aside_and_said_in_one_line(store):
-    assert store.mend(STAGE) is None
+    assert store.quarantine_if_corrupt(STAGE) is None
     for n in (1, 2):
         flip(store.path(STAGE) / "tensors.safetensors", -1)
-        said = store.mend(STAGE)
+        said = store.quarantine_if_corrupt(STAGE)
         assert f"corrupt/{STAGE.key}.{n}" in said and "another hash" in said and "\n" not in said
-        assert not store.has(STAGE) and store.set_aside() == {STAGE.key}
-        assert store.mend(STAGE) is None
+        assert not store.has(STAGE) and store.quarantined_keys() == {STAGE.key}
+        assert store.quarantine_if_corrupt(STAGE) is None
         store.put(STAGE, Result({}, TENSORS))
     assert len(list((store.root / "corrupt").iterdir())) == 2
 
@@ -202,7 +202,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_broken_one_with_the_same_
         for file in checkpoint.checkpoint_files(work):
             if file != second:
                 file.unlink()
-    assert Store(tmp_path).set_aside() == {"checkpoint.key"}  # which is no artifact's
+    assert Store(tmp_path).quarantined_keys() == {"checkpoint.key"}  # which is no artifact's
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(tmp_path, monkeypatch):

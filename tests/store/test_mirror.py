@@ -40,7 +40,7 @@ def machine(folder, url):
 
 def made(store, one, **info):
     store.put(one, Result(info=info, tensors={"weights": WEIGHTS, "bias": WEIGHTS[:3]}))
-    return store.share(one)
+    return store.upload(one)
 
 
 def files(url):
@@ -90,7 +90,7 @@ def test_an_upload_that_is_cut_leaves_nothing_and_is_made_up_for(url, tmp_path, 
     assert "the line is dead" in said and "the next run uploads it" in said
     assert first.has(stage())
     assert not machine(tmp_path / "second", url).has(stage())
-    assert machine(tmp_path / "first", url).share(stage()) is None  # as the next run does
+    assert machine(tmp_path / "first", url).upload(stage()) is None  # as the next run does
     second = machine(tmp_path / "second", url)
     assert torch.equal(second.get(stage()).tensors["weights"], WEIGHTS)
 
@@ -107,11 +107,13 @@ def test_a_broken_copy_is_taken_away_and_made_again(url, tmp_path, place):
     assert second.has(stage())
     with pytest.raises(Corrupt):
         _ = second.get(stage()).tensors
-    assert "made again" in second.mend(stage())
+    assert "made again" in second.quarantine_if_corrupt(stage())
     assert not second.has(stage()) and not second.path(stage()).exists()
     assert made(second, stage()) is None
     third = machine(tmp_path / "third", url)
-    assert third.mend(stage()) is None and torch.equal(third.get(stage()).tensor("weights"), WEIGHTS)
+    assert third.quarantine_if_corrupt(stage()) is None and torch.equal(
+        third.get(stage()).tensor("weights"), WEIGHTS
+    )
 
 
 def test_two_machines_that_make_one_artifact_at_once_leave_a_whole_one(url, tmp_path):
@@ -121,9 +123,9 @@ def test_two_machines_that_make_one_artifact_at_once_leave_a_whole_one(url, tmp_
     for store in both:
         mirror._listed.clear()
         store._seen().clear()
-        assert store.share(stage()) is None
+        assert store.upload(stage()) is None
     third = machine(tmp_path / "c", url)
-    assert third.mend(stage()) is None
+    assert third.quarantine_if_corrupt(stage()) is None
     assert third.get(stage()).tensor("weights")[0] in (0, 1)
 
 
@@ -132,7 +134,7 @@ def test_a_local_artifact_that_is_broken_isnt_uploaded(url, tmp_path):
     store.put(stage(), Result(tensors={"weights": WEIGHTS}))
     file = store.path(stage()) / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert "isn't uploaded" in store.share(stage())
+    assert "isn't uploaded" in store.upload(stage())
     assert files(url) == [] or not any(one.endswith("stage.json") for one in files(url))
 
 

@@ -68,7 +68,7 @@ class Writers(RuleBasedStateMachine):
     def make(self, stage, value):
         """As a worker does."""
         with self.store.lock(stage):
-            self.store.mend(stage, contents=False)
+            self.store.quarantine_if_corrupt(stage, contents=False)
             if not self.store.has(stage):
                 self.store.put(stage, result(value))
 
@@ -123,14 +123,14 @@ class Writers(RuleBasedStateMachine):
             content = bytearray(path.read_bytes())
             content[where % len(content)] ^= 1
             path.write_bytes(bytes(content))
-            said = self.store.mend(stage)
+            said = self.store.quarantine_if_corrupt(stage)
             assert said and not self.store.has(stage)
             self.written[stage.id] = {None}
 
     @invariant()
     def every_artifact_is_whole(self):
         for stage in STAGES:
-            assert self.store.mend(stage) is None
+            assert self.store.quarantine_if_corrupt(stage) is None
             found = self.read(stage)
             assert found in self.written[stage.id]
             self.written[stage.id] = {found}
@@ -177,4 +177,4 @@ def test_a_truncated_artifact_is_set_aside_at_every_length(tmp_path):
                 store.get(stage).check()
                 raise AssertionError(f"{file} of {length} bytes was taken for whole")
             except Corrupt:
-                assert store.mend(stage) and not store.has(stage)
+                assert store.quarantine_if_corrupt(stage) and not store.has(stage)
