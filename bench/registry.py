@@ -20,6 +20,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .user_error import UserError
+
 FOLDERS = {
     "regularizers": "latentbench.regularizers",
     "tokenizers": "latentbench.tokenizers",
@@ -52,8 +54,8 @@ BASES = {
 }
 
 
-class PartError(Exception):
-    """A part that is unknown, taken, or cannot be imported; the message is meant for users."""
+class PartError(UserError):
+    """A part that is unknown, taken, or cannot be imported."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..user_error import UserError
 
-class RunError(Exception):
-    """A run that cannot start; the message is meant for users."""
+
+class RunError(UserError):
+    """A run that cannot start."""
 
 
 @dataclass(frozen=True)

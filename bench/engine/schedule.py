@@ -12,6 +12,7 @@ from ..plan.plan import Plan
 from ..store.artifacts import Store
 from ..store.hashes import Corrupt
 from ..store.stage import Stage
+from ..user_error import UserError
 
 PAUSE = 1.0  # seconds between looks at a stage that another run makes
 LOSSES = 5  # times that what a stage needs is found broken before it fails
@@ -36,8 +37,8 @@ class Event:
 Listen = Callable[[Event], None]
 
 
-class EngineError(Exception):
-    """Workers that cannot start; the message is meant for users."""
+class EngineError(UserError):
+    """Workers that cannot start."""
 
 
 class Schedule:

@@ -25,6 +25,7 @@ from ..store.artifacts import Store
 from ..store.disk import replace_text
 from ..store.stage import Stage
 from ..training import checkpoint
+from ..user_error import UserError
 from .companions import hide_torchrun
 from .schedule import Event
 
@@ -34,8 +35,8 @@ NAMED = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "e
 LOOK = 5.0  # seconds between two looks at a stage's checkpoint
 
 
-class TrackerError(ValueError):
-    """A tracker that cannot be used; the message is meant for users."""
+class TrackerError(UserError, ValueError):
+    """A tracker that cannot be used."""
 
 
 def check(names: Iterable[str]) -> None:

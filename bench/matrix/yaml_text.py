@@ -16,6 +16,7 @@ import yaml
 
 from .. import registry
 from ..options.options import Trail
+from ..user_error import UserError
 
 Mark = tuple[int, int]  # line and column, from 1
 
@@ -43,7 +44,7 @@ class Problem:
         return f"{place}: {self.message}"
 
 
-class MatrixError(Exception):
+class MatrixError(UserError):
     """A matrix that cannot be run; `problems` are all that was found, by position."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -16,6 +16,7 @@ from .. import __version__
 from ..metrics.names import check_name
 from ..store.disk import replace_text
 from ..store.hashes import identity
+from ..user_error import UserError
 
 CELL = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 STATUSES = ("done", "failed", "skipped")
@@ -23,7 +24,7 @@ STATUSES = ("done", "failed", "skipped")
 DEPTHS = {"metrics": 1, "curves": 2, "cost": 1, "provenance": 1}
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A record that cannot be read; the message names the file and is meant for users."""
 
 

@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..user_error import UserError
 from . import hashes
 from .disk import explain_disk_full
 from .hashes import CORRUPT, Corrupt
@@ -47,8 +48,8 @@ FIELDS = frozenset({"kind", "key", "label", "config", "parents", "error", "cost"
 _files: dict[tuple[int, ...], dict[str, Any] | None] = {}  # those that a stage.json names, by its identity
 
 
-class NoLocks(Exception):
-    """A folder that two processes cannot share safely; the message is meant for users."""
+class NoLocks(UserError):
+    """A folder that two processes cannot share safely."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..user_error import UserError
+
 FULL = {
     errno.ENOSPC: "no space is left",
     errno.EDQUOT: "the disk quota is used up",
@@ -19,8 +21,8 @@ FULL = {
 }
 
 
-class DiskFull(Exception):
-    """What could not be written, and why; the message is meant for users."""
+class DiskFull(UserError):
+    """What could not be written, and why."""
 
 
 @contextmanager

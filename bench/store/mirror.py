@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..user_error import UserError
 from . import hashes
 from .artifacts import REMOTE, Artifact, Store, home
 from .disk import DiskFull, explain_disk_full, replace_text
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _listed: dict[str, set[str]] = {}  # by URL, the keys of artifacts that this process has seen there
 
 
-class RemoteError(Exception):
-    """A URL that cannot be used now; the message is meant for users."""
+class RemoteError(UserError):
+    """A URL that cannot be used now."""
 
 
 @dataclass(frozen=True)

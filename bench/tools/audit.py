@@ -25,6 +25,7 @@ from ..metrics.names import metric_name
 from ..metrics.precision_recall import precision_recall
 from ..records.records import protocol_id
 from ..stages.inputs import SPLITS
+from ..user_error import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +35,8 @@ LEAST = 8  # images on either side
 MOST = 10_000  # reference images: what protocols differ by shows with fewer than all
 
 
-class AuditError(ValueError):
-    """An image set that cannot be audited; the message is meant for users."""
+class AuditError(UserError, ValueError):
+    """An image set that cannot be audited."""
 
 
 @dataclass(frozen=True)

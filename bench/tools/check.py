@@ -31,6 +31,7 @@ from ..report.summary import terminal_summary
 from ..stages.subject import Subject
 from ..store import stage
 from ..store.artifacts import Store
+from ..user_error import UserError
 
 CONTRACTS: Mapping[str, ModuleType] = {
     "regularizers": regularizers,
@@ -49,8 +50,8 @@ BOUND = ("evaluators", "features")  # may be for points or densities alone, and 
 RING = {"use": "ring", "count": 512, "val": 128}
 
 
-class CheckError(Exception):
-    """Nothing that could be checked; the message is meant for users."""
+class CheckError(UserError):
+    """Nothing that could be checked."""
 
 
 @dataclass(frozen=True)

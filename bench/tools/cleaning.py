@@ -11,6 +11,7 @@ from ..store.artifacts import TRASH, Artifact, Store, locked
 from ..store.disk import size_text
 from ..store.hashes import CORRUPT, Corrupt
 from ..training import checkpoint
+from ..user_error import UserError
 from .doctor import Check
 from .merge import LOCK
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 DEVICES = ("cpu", "cuda")  # stages of either are needed: a lock file doesn't say which
 
 
-class CleanError(Exception):
-    """Results whose stages cannot be told; the message is meant for users."""
+class CleanError(UserError):
+    """Results whose stages cannot be told."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of,
 from ..records.labels import matches, parse_filter, selects
 from ..records.records import Record, RecordError, plain_json, read_records
 from ..statistics.statistics import Difference, difference, holm, mean
+from ..user_error import UserError
 
 Key = tuple[str, ...]
 UNSURE = {  # differences that another tokenizer seed may not repeat
@@ -26,8 +27,8 @@ UNSURE = {  # differences that another tokenizer seed may not repeat
 }
 
 
-class CompareError(ValueError):
-    """Sides that cannot be compared; the message is meant for users."""
+class CompareError(UserError, ValueError):
+    """Sides that cannot be compared."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PARTS = [
 
 # From the lowest: a room imports rooms of its own or a lower layer, and two rooms never import each other.
 LAYERS = [
-    {"api", "registry", "flow"},
+    {"api", "registry", "flow", "user_error"},
     {"store", "runtime", "options", "statistics"},
     {"data", "nn", "models", "datasets", "references"},
     {"metrics", "features", "records"},

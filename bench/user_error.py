@@ -1,0 +1,11 @@
+"""The base of errors whose message is meant for users."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UserError(Exception):
+    """An error that the command line prints without a traceback before it exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 2
