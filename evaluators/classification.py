@@ -1,4 +1,4 @@
-"""Classification by latent zones: the label in whose zone an image's latent lies (LZN, Lin et al., 2025)."""
+"""Accuracy of classification by latent zones (LZN, Lin et al., 2025)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
 def metrics_for(alphas: Sequence[float]) -> dict[str, Metric]:
-    """What the numbers mean; names carry alpha."""
+    """The metrics by name; a name contains alpha."""
     about = "zone_accuracy from latents with the zones' noise scaled by {:g}."
     return {f"zone_accuracy_alpha_{a:g}": Metric("tokenizer", True, "", about.format(a)) for a in alphas}
 
 
 @register("classification")
 class ZoneClassification(Evaluator):
-    """For methods whose latents say their class (`lzn` with `align`), nothing for others.
+    """Accuracy of the regularizer's own classifier of latents (`lzn` with `align`); none for others.
 
-    Latents are encoded in minibatches of the training's size, `latent_batch` of the protocol: the larger, the
-    better they tell; the paper's is 2000. It also drops the incomplete last one; here every image counts.
+    Latents are encoded in minibatches of the training's size, `latent_batch` in the protocol; larger ones
+    classify better. The paper has 2000 and drops the incomplete last minibatch, whereas here every image
+    counts.
     """
 
     version = 2
@@ -41,32 +42,35 @@ class ZoneClassification(Evaluator):
     }
 
     def run(self, subject: Subject) -> dict[str, float]:
-        drawn = (
+        latents = (
             (name, subject.latents("val", deterministic=name.endswith("_mean"))) for name in self.metrics
         )
-        return classified(subject, drawn)
+        return accuracies(subject, latents)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        return decided(subject) | {"latents": "deterministic" if name.endswith("_mean") else "drawn"}
+        return common_protocol(subject) | {"latents": "deterministic" if name.endswith("_mean") else "drawn"}
 
 
 @register("classification_by_alpha")
 class ZoneClassificationByAlpha(Evaluator):
-    """`classification` with the zones' noise scaled otherwise than in training; figure 25."""
+    """`classification` at other scales of the zones' noise than in training (LZN, figure 25)."""
 
     metrics = metrics_for(ALPHAS)
 
     def __init__(self, alphas: tuple[Annotated[float, Field(ge=0)], ...] = ALPHAS) -> None:
         self.metrics = metrics_for(alphas)  # type: ignore[misc]
-        self.alphas = dict(zip(self.metrics, dict.fromkeys(alphas), strict=True))
+        self.alphas = dict(zip(self.metrics, dict.fromkeys(alphas), strict=True))  # by metric name
 
     def run(self, subject: Subject) -> dict[str, float]:
-        return classified(subject, self._latents(subject)) if hasattr(subject.regularizer, "alpha") else {}
+        if not hasattr(subject.regularizer, "alpha"):
+            return {}
+        return accuracies(subject, self._latents(subject))
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        return decided(subject) | {"alpha": self.alphas[name]}
+        return common_protocol(subject) | {"alpha": self.alphas[name]}
 
     def _latents(self, subject: Subject) -> Iterator[tuple[str, Tensor]]:
+        """Metric names, and the latents drawn with the name's alpha."""
         like = next(subject.tokenizer.parameters())
         h = encode(subject.tokenizer, subject.dataset, "val", like.device)
         batch, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
@@ -76,23 +80,26 @@ class ZoneClassificationByAlpha(Evaluator):
             yield name, draw(scaled, h, subject.labels("val"), noise, batch, like.device)
 
 
-def classified(subject: Subject, latents: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
-    """Shares of held-out images that their latents (n, T, C) classify rightly, by the name of a metric."""
+def accuracies(subject: Subject, latents: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
+    """Accuracies on held-out images by metric name, from pairs of a metric name and latents (n, T, C).
+
+    Empty without labels, or if the regularizer doesn't classify.
+    """
     truth = subject.labels("val")
     if truth is None:
         return {}
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     like = next(subject.regularizer.parameters(), torch.zeros(()))
     for name, z in latents:
-        told = [subject.regularizer.classify(chunk.to(like.device)) for chunk in z.split(CHUNK)]
-        labels = [chunk.cpu() for chunk in told if chunk is not None]
+        predictions = [subject.regularizer.classify(chunk.to(like.device)) for chunk in z.split(CHUNK)]
+        labels = [chunk.cpu() for chunk in predictions if chunk is not None]
         if labels:
-            found[name] = mean_estimate(name, torch.cat(labels) == truth.cpu(), truth)
-    return found
+            scores[name] = mean_estimate(name, torch.cat(labels) == truth.cpu(), truth)
+    return scores
 
 
-def decided(subject: Subject) -> dict[str, Any]:
-    """What the protocols have in common."""
+def common_protocol(subject: Subject) -> dict[str, Any]:
+    """The part of the protocol that both evaluators share."""
     return {
         "n": subject.dataset.size("val"),
         "latent_batch": subject.latent_batch,

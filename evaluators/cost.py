@@ -1,4 +1,4 @@
-"""What a row costs: parameters, floating-point operations of training, wall seconds and peak memory."""
+"""The cost of a row: parameters, floating-point operations of training, wall seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -14,42 +14,62 @@ from ..bench.registry import register
 from ..bench.training import one_step
 
 Scope = Literal["tokenizer", "generator"]
-BATCH = 16  # images or latents that operations are counted on; some losses grow with the square of it
+BATCH = 16  # images or latents whose operations are counted; some losses grow with its square
 STAGES: dict[Scope, tuple[str, ...]] = {
     "tokenizer": ("features", "reference", "prior", "tokenizer", "latents"),
     "generator": ("generator", "samples"),
 }
+ABOUT: dict[Scope, dict[str, str]] = {  # millions of parameters, and GFLOP
+    "tokenizer": {
+        "tokenizer_parameters_million": "Parameters of encoder and decoder.",
+        "regularizer_parameters_million": "Parameters of the regularizer, its critics and priors.",
+        "tokenizer_gflop_per_image": "Encoding and decoding a training image, forward and backward.",
+        "regularizer_gflop_per_image": "What the regularizer's loss and critics add to that.",
+        "discriminator_parameters_million": "Parameters that the reconstruction's discriminator learns.",
+        "loss_gflop_per_image": "What LPIPS and the discriminator add to training on an image.",
+        "prior_gflop_per_sample": (
+            "Training the regularizer's priors beforehand on a sample of the reference."
+        ),
+    },
+    "generator": {
+        "generator_parameters_million": "Parameters of the generator.",
+        "generator_gflop_per_latent": "Training on one latent, forward and backward.",
+    },
+}
 
 
 def tokenizer_step(tokenizer: Tokenizer, regularizer: Regularizer, *batch: Any) -> None:
-    """One training step of modules that are frozen by now."""
+    """One training step of a tokenizer and a regularizer that were frozen after training."""
     tokenizer.train().requires_grad_(True)
     regularizer.requires_grad_(True)
     one_step.tokenizer_step(tokenizer, regularizer, *batch)
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
-    """One training step of a module that is frozen by now."""
+    """One training step of a generator that was frozen after training."""
     one_step.generator_step(generator.train().requires_grad_(True), z, labels)
 
 
 def stage_costs(costs: dict[str, dict[str, float]], scope: Scope) -> dict[str, float]:
-    """Seconds and peak memory by stage; of several with the same first word (`prior/…`), sum and maximum."""
-    found: dict[str, float] = {}
+    """Seconds, peak memory and further costs of the scope's stages, by metric name.
+
+    Stages with the same first word (`prior/…`) are combined: sum of seconds, maximum of memory.
+    """
+    metrics: dict[str, float] = {}
     for label, cost in costs.items():
         stage = re.split(r"[^a-z]", label)[0]
         if stage not in STAGES[scope]:
             continue
         if "seconds" in cost:
-            found[f"{stage}_seconds"] = found.get(f"{stage}_seconds", 0.0) + cost["seconds"]
+            metrics[f"{stage}_seconds"] = metrics.get(f"{stage}_seconds", 0.0) + cost["seconds"]
         if "peak_memory_bytes" in cost:
             peak = cost["peak_memory_bytes"] / 2**20
-            found[f"{stage}_peak_mib"] = max(found.get(f"{stage}_peak_mib", 0.0), peak)
+            metrics[f"{stage}_peak_mib"] = max(metrics.get(f"{stage}_peak_mib", 0.0), peak)
         if "loss_flops_per_image" in cost:
-            found["loss_gflop_per_image"] = cost["loss_flops_per_image"] / 1e9
+            metrics["loss_gflop_per_image"] = cost["loss_flops_per_image"] / 1e9
         if "discriminator_parameters" in cost:
-            found["discriminator_parameters_million"] = cost["discriminator_parameters"] / 1e6
-    return found
+            metrics["discriminator_parameters_million"] = cost["discriminator_parameters"] / 1e6
+    return metrics
 
 
 @register("cost")
@@ -57,45 +77,9 @@ class Cost(Evaluator):
     """Parameters and operations of each part, seconds and memory of each stage."""
 
     metrics = {
-        "tokenizer_parameters_million": Metric(
-            "tokenizer", False, "M", "Parameters of encoder and decoder.", cost=True
-        ),
-        "regularizer_parameters_million": Metric(
-            "tokenizer", False, "M", "Parameters of the regularizer, its critics and priors.", cost=True
-        ),
-        "tokenizer_gflop_per_image": Metric(
-            "tokenizer",
-            False,
-            "GFLOP",
-            "Encoding and decoding a training image, forward and backward.",
-            cost=True,
-        ),
-        "regularizer_gflop_per_image": Metric(
-            "tokenizer", False, "GFLOP", "What the regularizer's loss and critics add to that.", cost=True
-        ),
-        "discriminator_parameters_million": Metric(
-            "tokenizer", False, "M", "Parameters that the reconstruction's discriminator learns.", cost=True
-        ),
-        "loss_gflop_per_image": Metric(
-            "tokenizer",
-            False,
-            "GFLOP",
-            "What LPIPS and the discriminator add to training on an image.",
-            cost=True,
-        ),
-        "prior_gflop_per_sample": Metric(
-            "tokenizer",
-            False,
-            "GFLOP",
-            "Training the regularizer's priors beforehand on a sample of the reference.",
-            cost=True,
-        ),
-        "generator_parameters_million": Metric(
-            "generator", False, "M", "Parameters of the generator.", cost=True
-        ),
-        "generator_gflop_per_latent": Metric(
-            "generator", False, "GFLOP", "Training on one latent, forward and backward.", cost=True
-        ),
+        name: Metric(scope, False, "GFLOP" if "gflop" in name else "M", about, cost=True)
+        for scope, abouts in ABOUT.items()
+        for name, about in abouts.items()
     } | {
         f"{stage}_{suffix}": Metric(scope, False, unit, about.format(stage), cost=True)
         for scope, stages in STAGES.items()
@@ -109,10 +93,10 @@ class Cost(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         if subject.real:
             return {}
-        spent = stage_costs(subject.costs, subject.scope)
+        costs = stage_costs(subject.costs, subject.scope)
         if subject.generator is None:
-            return spent | _of_tokenizer(subject)
-        return spent | _of_generator(subject.generator, subject)
+            return costs | _tokenizer_costs(subject)
+        return costs | _generator_costs(subject.generator, subject)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name.endswith(("_seconds", "_mib")):
@@ -122,30 +106,31 @@ class Cost(Evaluator):
         return {"n": 1}
 
 
-def _of_tokenizer(subject: Subject) -> dict[str, float]:
+def _tokenizer_costs(subject: Subject) -> dict[str, float]:
     tokenizer, regularizer = subject.tokenizer, subject.regularizer
-    teacher, device = subject.facts.get("teacher_spec"), next(tokenizer.parameters()).device
-    labels = subject.labels("train")
-    first = torch.arange(min(BATCH, subject.dataset.size("train")))
+    device = next(tokenizer.parameters()).device
+
+    def first_rows(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[:BATCH].to(device)
+
+    teacher = subject.facts.get("teacher_spec")
+    features = torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None
+    priors, loss_has_reference = regularizer.priors().values(), "reference_spec" in subject.facts
+    reference = subject.reference("train", own=True) if priors or loss_has_reference else None
+    # Only the first images: a large set doesn't fit into memory.
+    index = torch.arange(min(BATCH, subject.dataset.size("train")))
     batch = (
         tokenizer,
         regularizer,
-        *(
-            None if value is None else value[:BATCH].to(device)
-            for value in (
-                subject.dataset.images("train", first),  # not all: a large set fills the memory
-                labels,
-                torch.zeros(BATCH, teacher.tokens, teacher.channels) if teacher else None,
-                subject.reference("train", own=True).samples if "reference_spec" in subject.facts else None,
-            )
-        ),
+        first_rows(subject.dataset.images("train", index)),
+        first_rows(subject.labels("train")),
+        first_rows(features),
+        first_rows(reference.samples if reference and loss_has_reference else None),
     )
     plain = flops.flops(tokenizer_step, *batch, False)
-    priors = regularizer.priors().values()
-    reference = subject.reference("train", own=True) if priors else None
-    found = {
+    costs = {
         "prior_gflop_per_sample": sum(
-            _per_latent(prior, reference.samples, reference.labels) for prior in priors if reference
+            _gflop_per_latent(prior, reference.samples, reference.labels) for prior in priors if reference
         ),
         "tokenizer_parameters_million": flops.parameters(tokenizer.encoder, tokenizer.decoder) / 1e6,
         "regularizer_parameters_million": flops.parameters(regularizer) / 1e6,
@@ -153,22 +138,22 @@ def _of_tokenizer(subject: Subject) -> dict[str, float]:
     }
     try:
         added = flops.flops(tokenizer_step, *batch, True) - plain
-    except RuntimeError:  # a loss that needs more of a training run than there is here goes without
-        return found
-    return found | {"regularizer_gflop_per_image": added / BATCH / 1e9}
+    except RuntimeError:  # losses that need more of a training run than this one step have no such cost
+        return costs
+    return costs | {"regularizer_gflop_per_image": added / BATCH / 1e9}
 
 
-def _of_generator(generator: Generator, subject: Subject) -> dict[str, float]:
-    found = {"generator_parameters_million": flops.parameters(generator) / 1e6}
-    if type(generator).loss is Generator.loss:  # nothing to descend
-        return found
-    # Of val, which is smaller: only shapes matter.
-    counted = _per_latent(generator, subject.latents("val"), subject.labels("val"))
-    return found | {"generator_gflop_per_latent": counted}
+def _generator_costs(generator: Generator, subject: Subject) -> dict[str, float]:
+    costs = {"generator_parameters_million": flops.parameters(generator) / 1e6}
+    if type(generator).loss is Generator.loss:  # it is fitted in closed form
+        return costs
+    # Only shapes matter, so the smaller split will do.
+    gflop = _gflop_per_latent(generator, subject.latents("val"), subject.labels("val"))
+    return costs | {"generator_gflop_per_latent": gflop}
 
 
-def _per_latent(generator: Generator, z: Tensor, labels: Tensor | None) -> float:
-    """GFLOP of training on one of z (n, T, C)."""
+def _gflop_per_latent(generator: Generator, z: Tensor, labels: Tensor | None) -> float:
+    """GFLOP of a training step on latents z (n, T, C), per latent."""
     device = next(generator.parameters()).device
-    known = None if labels is None else labels[:BATCH].to(device)
-    return flops.flops(generator_step, generator, z[:BATCH].to(device), known) / BATCH / 1e9
+    batch_labels = None if labels is None else labels[:BATCH].to(device)
+    return flops.flops(generator_step, generator, z[:BATCH].to(device), batch_labels) / BATCH / 1e9

@@ -1,4 +1,4 @@
-"""Whether latents fill a reference: k-NN recall, sliced Wasserstein distance, and distance to the normal."""
+"""How well latents fill a reference: k-NN recall, sliced Wasserstein distance, and distance to N(0, I)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROJECTIONS = 64  # directions of the sliced Wasserstein distance
-PANELS = 6
+PANELS = 6  # of the figure
 BLUE, RED = "#2f6db5", "#d1495b"
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> float:
-    """(n, C), (m, C) -> mean over directions of the 1-Wasserstein distance of projections."""
+    """The 1-Wasserstein distance of projections of (n, C) and (m, C), averaged over directions."""
     from scipy.stats import wasserstein_distance
 
-    along = directions(a.shape[1], projections).T
-    pairs = zip((a.double() @ along).T, (b.double() @ along).T, strict=True)
-    return sum(float(wasserstein_distance(one, two)) for one, two in pairs) / projections
+    axes = directions(a.shape[1], projections).T
+    pairs = zip((a.double() @ axes).T, (b.double() @ axes).T, strict=True)
+    return sum(float(wasserstein_distance(*pair)) for pair in pairs) / projections
 
 
 @register("coverage")
 class Coverage(Evaluator):
-    """Latents against as many fresh reference samples, each number beside that of other fresh samples.
+    """Compares latents with equally many fresh reference samples; `_real` metrics compare other samples.
 
-    Of the first training images, as every image of a point set's table is the latent of many. Manifolds are
-    unions of balls that reach to each point's third neighbour (Kynkaanniemi et al., 2019).
+    Latents are those of the first training images, as the `points` tokenizer repeats its latents after these.
+    Manifolds are unions of balls that reach to each point's third neighbour (Kynkaanniemi et al., 2019).
     """
 
     metrics = {
@@ -65,62 +65,63 @@ class Coverage(Evaluator):
     def __init__(self, points: Annotated[int, Field(ge=8)] = 1024) -> None:
         """
         Args:
-            points: latents, of the first training images; as many as the table of `points` has rows.
+            points: number of latents, by default as many as the table of the tokenizer `points` has rows.
         """
         self.points = points
 
     def run(self, subject: Subject) -> dict[str, float]:
         z, fresh, other = self._sets(subject)
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for suffix, points in (("", z), ("_real", other)):
-            found[f"latent_precision{suffix}"], found[f"latent_recall{suffix}"] = precision_recall(
-                points, fresh
-            )
-            found[f"SWD{suffix}"] = sliced_wasserstein(points, fresh)
-        whole = subject.latents("train")[: self.points].flatten(1).cpu()
-        return found | {"KS": distance_to_normal(whole)}
+            precision, recall = precision_recall(points, fresh)
+            scores[f"latent_precision{suffix}"], scores[f"latent_recall{suffix}"] = precision, recall
+            scores[f"SWD{suffix}"] = sliced_wasserstein(points, fresh)
+        vectors = subject.latents("train")[: self.points].flatten(1).cpu()
+        return scores | {"KS": distance_to_normal(vectors)}
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         z, fresh, _ = self._sets(subject)
         if name == "KS":
             n = min(self.points, len(subject.latents("train")))
             return {"n": n, "projections": KS_PROJECTIONS, "of": "whole latents, all tokens as one vector"}
-        how = {"projections": PROJECTIONS, "order": 1} if name.startswith("SWD") else {"k": NEIGHBORHOOD}
+        settings = {"projections": PROJECTIONS, "order": 1} if name.startswith("SWD") else {"k": NEIGHBORHOOD}
         return {
             "n": len(z),
             "latents": "of the first training images",
             "reference": subject.reference_protocol(),
             "reference_n": len(fresh),
             "floor": "reference samples of train",
-            **how,
+            **settings,
         }
 
     def _sets(self, subject: Subject) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (n, C) of latents, of fresh reference samples and of others, all as many."""
+        """Tokens (n, C) of latents, of fresh reference samples (val) and of other samples (train)."""
         sets = (
             subject.latents("train")[: self.points],
             subject.reference("val").samples,
             subject.reference("train").samples,
         )
-        tokens = [each.flatten(0, 1).cpu() for each in sets]
-        count = min(len(tokens[0]), len(tokens[1]), len(tokens[2]))
-        return tokens[0][:count], tokens[1][:count], tokens[2][:count]
+        z, fresh, other = (tokens.flatten(0, 1).cpu() for tokens in sets)
+        n = min(len(z), len(fresh), len(other))
+        return z[:n], fresh[:n], other[:n]
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
-        """The way of the first two channels, where latents are points; elsewhere nothing."""
+        """Latents at several training steps, if they are points (one token of two channels)."""
         latents = subject.latents("train")
         if latents.shape[1:] != (1, 2):
             return {}
         z, fresh, _ = self._sets(subject)
         steps, probes = subject.trajectory()
-        # Early probes lie closer: what happens, happens at the start.
-        chosen = (torch.linspace(0, 1, PANELS) ** 2 * (len(steps) - 1)).round().long().unique()
-        frames = [(f"step {int(steps[i])}", probes[i, : self.points, 0]) for i in chosen if len(steps)]
-        return {"trajectory": drawing(frames or [("at the end", z)], fresh)}
+        frames = [("at the end", z)]
+        if len(steps):
+            # More panels of early steps, in which latents change most.
+            chosen = (torch.linspace(0, 1, PANELS) ** 2 * (len(steps) - 1)).round().long().unique()
+            frames = [(f"step {int(steps[i])}", probes[i, : self.points, 0]) for i in chosen]
+        return {"trajectory": drawing(frames, fresh)}
 
 
 def drawing(frames: list[tuple[str, Tensor]], reference: Tensor) -> Figure:
-    """Latents (n, 2) at some steps, over the reference (m, 2)."""
+    """One panel for each (title, latents (n, 2)), over the reference (m, 2)."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(frames))

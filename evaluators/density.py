@@ -1,4 +1,4 @@
-"""How well latents fill a reference distribution: nearest-neighbour NLL, both ways (Flow Priors)."""
+"""How well latents fill a reference distribution: nearest-neighbour NLL in both directions (Flow Priors)."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ from ..bench.registry import register
 
 
 def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
-    """(n, C), (m, C) -> (n,) float64 Euclidean distance of each query to its k-th neighbour in the bank.
+    """Euclidean distance (n,), in float64, of each query (n, C) to its k-th neighbour in the bank (m, C).
 
-    A bank entry that equals the query is a neighbour like any other (queries and bank are drawn apart).
+    A bank entry that equals the query counts as a neighbour: queries and bank are drawn separately.
     """
     if k > len(bank):
         raise ValueError(f"k = {k} neighbours were asked for, but the bank holds {len(bank)} tokens")
-    # faiss expands |q - b|^2 in float32, which loses small distances: it searches around the bank's mean, and
-    # the distances to what it found are then taken directly.
+    # faiss expands |q - b|^2 in float32, which loses small distances. So the search is around the bank's
+    # mean, and distances to the neighbours are then computed directly.
     centre = bank.double().mean(0)
     queries, bank = queries.double() - centre, bank.double() - centre
     index = faiss.IndexFlatL2(bank.shape[1])
     index.add(np.ascontiguousarray(bank.cpu().numpy(), dtype=np.float32))
-    _, found = index.search(np.ascontiguousarray(queries.cpu().numpy(), dtype=np.float32), k)
-    neighbours = bank[torch.from_numpy(found).to(bank.device)]  # (n, k, C)
+    _, rows = index.search(np.ascontiguousarray(queries.cpu().numpy(), dtype=np.float32), k)
+    neighbours = bank[torch.from_numpy(rows).to(bank.device)]  # (n, k, C)
     return (queries[:, None] - neighbours).norm(dim=2).amax(1)
 
 
 def log_distances(queries: Tensor, bank: Tensor, k: int, floor: float) -> Tensor:
-    """(n,) logs of the distance to the k-th neighbour; times C, NLLs in nats up to a constant.
+    """Log distances (n,) to the k-th neighbour; times C, they are NLLs in nats up to a constant.
 
-    Distances below `floor` count as `floor`: duplicates lie at distance 0 and would make the mean infinite.
+    Distances are clamped to at least `floor`, as duplicates at distance 0 would make the mean infinite.
     """
     return neighbour_distances(queries, bank, k).clamp(min=floor).log()
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens (n, C) and the images (n,) that they are of."""
+    """Tokens (n, C), and the indices of their images (n,)."""
 
     values: Tensor
     images: Tensor
 
 
-def drawn(sets: Tensor, count: int) -> Tokens:
-    """`count` tokens of (N, T, C) without replacement, the same for every set of this size."""
-    tokens = sets.flatten(0, 1)
+def drawn(z: Tensor, count: int) -> Tokens:
+    """`count` tokens of z (N, T, C) without replacement, the same for all z of this size."""
+    tokens = z.flatten(0, 1)
     chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:count]
-    return Tokens(tokens[chosen.to(tokens.device)], chosen // sets.shape[1])
+    return Tokens(tokens[chosen.to(tokens.device)], chosen // z.shape[1])
 
 
 def mean_over_images(metric: str, values: Tensor, images: Tensor) -> Estimate:
-    """The mean of (n,) values; resamples are of the images, as the tokens of one are alike."""
+    """The mean of values (n,), resampled by images, as the tokens of an image are correlated."""
     _, image = images.unique(return_inverse=True)
     sums, sizes = (image.bincount(weights) for weights in (values.cpu(), torch.ones(len(values)).double()))
-    times = counts(metric, len(sums))
-    return Estimate(values.mean().item(), (times @ sums) / (times @ sizes))
+    multiplicities = counts(metric, len(sums))
+    return Estimate(values.mean().item(), (multiplicities @ sums) / (multiplicities @ sizes))
 
 
 @register("density")
 class Density(Evaluator):
-    """k-NN NLL between latent tokens and the reference's, both ways, beside the reference's own value."""
+    """k-NN NLL from latent tokens to the reference's and back, and between two samples of the reference."""
 
     metrics = {
         "kNN_NLL": Metric(
@@ -99,9 +99,8 @@ class Density(Evaluator):
         self.k, self.queries, self.bank = k, queries, bank
 
     def run(self, subject: Subject) -> dict[str, float]:
-        return self._score(subject, own=False) | (
-            self._score(subject, own=True) if subject.own_reference else {}
-        )
+        scores = self._score(subject, own=False)
+        return scores | self._score(subject, own=True) if subject.own_reference else scores
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         own = name.endswith("_own")
@@ -123,8 +122,8 @@ class Density(Evaluator):
     def _score(self, subject: Subject, own: bool) -> dict[str, float]:
         sets = self._sets(subject, own)
         queries, bank = self._sizes(*sets)
-        z, reference = (drawn(some, queries) for some in sets[:2])
-        z_bank, reference_bank = (drawn(some, bank).values for some in sets[2:])
+        z, reference = (drawn(tokens, queries) for tokens in sets[:2])
+        z_bank, reference_bank = (drawn(tokens, bank).values for tokens in sets[2:])
         spread = reference_bank.double() - reference_bank.double().mean(0)
         floor = 1e-6 * spread.square().sum(1).mean().sqrt().item()
         pairs = {
@@ -132,15 +131,15 @@ class Density(Evaluator):
             "kNN_NLL_reverse": (reference, z_bank),
             "kNN_NLL_real": (reference, reference_bank),
         }
-        found: dict[str, float] = {}
-        for base, (asking, among) in pairs.items():
+        scores: dict[str, float] = {}
+        for base, (from_tokens, to_bank) in pairs.items():
             name = f"{base}_own" if own else base
-            logs = log_distances(asking.values, among, self.k, floor)
-            found[name] = mean_over_images(name, logs, asking.images)
-        return found
+            logs = log_distances(from_tokens.values, to_bank, self.k, floor)
+            scores[name] = mean_over_images(name, logs, from_tokens.images)
+        return scores
 
     def _sets(self, subject: Subject, own: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents and reference of val, latents and reference of train, each (n, T, C)."""
+        """Latents and reference of val, then latents and reference of train, each (n, T, C)."""
 
         def latents(split: Split) -> Tensor:
             z = subject.latents(split)
@@ -155,6 +154,6 @@ class Density(Evaluator):
         )
 
     def _sizes(self, z: Tensor, reference: Tensor, z_bank: Tensor, reference_bank: Tensor) -> tuple[int, int]:
-        """Equal numbers of queries and equal banks in both directions: log r_k falls as a bank grows."""
-        tokens = [some.shape[0] * some.shape[1] for some in (z, reference, z_bank, reference_bank)]
+        """Numbers of queries and bank entries, equal in both directions: log r_k falls as a bank grows."""
+        tokens = [len(x) * x.shape[1] for x in (z, reference, z_bank, reference_bank)]
         return min(self.queries, *tokens[:2]), min(self.bank, *tokens[2:])

@@ -1,4 +1,4 @@
-"""How close generated images come to the training set, and whether they copy it, by features."""
+"""How close generated images come to the training set in feature space, and whether they copy it."""
 
 from __future__ import annotations
 
@@ -20,51 +20,56 @@ from ..bench.metrics.protocols import distance_protocol
 from ..bench.registry import register
 
 SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults
-PAIRS = 50_000  # training images that samples are compared with one by one
+PAIRS = 50_000  # largest number of training images for metrics over pairs of images
 NEIGHBOURS = ("precision", "recall", "density", "coverage", "label_agreement")
 
 
 def inception_score(name: str, logits: Tensor) -> Estimate:
     """exp of the mean KL divergence from a sample's classes to all samples' (Salimans et al., 2016).
 
-    The mean over shuffled tenths of the samples, as in torch-fidelity. Replicates are to the first order in
-    the samples' weights, from each tenth without one of its samples, as a jackknife: by derivatives, a class
-    that only one sample has would count too little. They spread as values of new samples do with tenths of
-    36, and 1.2 times as wide with tenths of 10; with tenths of one or two there are none.
+    As in torch-fidelity, this is the mean over ten splits of the shuffled samples. Replicates are linear in
+    the samples' weights. A weight's coefficient comes from its split without the sample, as in a jackknife,
+    since derivatives would underestimate the effect of a class with a single sample. Replicates vary as much
+    as values of new samples do for splits of 36, and 1.2 times as much for splits of 10; for splits of one or
+    two there are no replicates.
     """
     n = len(logits)
     order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(n))
     splits = min(SPLITS, n)
-    scores, change = [], torch.zeros(n, dtype=torch.float64)
+    scores, influence = [], torch.zeros(n, dtype=torch.float64)
     for i in range(splits):
         rows = order[i * n // splits : (i + 1) * n // splits]
         p = logits[rows].detach().cpu().double().softmax(1)
-        own = entropy(p)
-        scores.append((entropy(p.mean(0)) - own.mean()).exp())
+        entropies = entropy(p)
+        scores.append((entropy(p.mean(0)) - entropies.mean()).exp())
         if (size := len(rows)) > 2:
-            without = (entropy((p.sum(0) - p) / (size - 1)) - (own.sum() - own) / (size - 1)).exp()
-            change[rows] = (without.mean() - without) * (size - 1) / size / splits
+            mean_without = (entropies.sum() - entropies) / (size - 1)
+            score_without = (
+                entropy((p.sum(0) - p) / (size - 1)) - mean_without
+            ).exp()  # each sample left out
+            influence[rows] = (score_without.mean() - score_without) * (size - 1) / size / splits
     value = torch.stack(scores).mean().item()
-    return Estimate(value, value + (counts(name, n) - 1) @ change if n // splits > 2 else None)
+    return Estimate(value, value + (counts(name, n) - 1) @ influence if n // splits > 2 else None)
 
 
 def entropy(p: Tensor) -> Tensor:
-    """(..., K) probabilities, up to rounding below 0 -> (...) in nats."""
+    """Entropies (...) in nats of probabilities (..., K), which rounding may have made negative."""
     return torch.special.entr(p.clamp(min=0)).sum(-1)
 
 
 def thinned(n: int) -> slice:
-    """Of n training images at most 50,000, evenly spaced, as they may come sorted by class."""
+    """Selects at most 50,000 of n training images, evenly spaced, as they may be sorted by class."""
     return slice(None, None, math.ceil(n / PAIRS))
 
 
 @register("generation")
 class Generation(Evaluator):
-    """Samples against the train split, by every extractor: Frechet and kernel distances, shares, copies.
+    """Compares samples with the train split by every extractor: distances, precision, recall, copies.
 
-    Many of these depend on the number of samples. The `real` row has as many as the others where there are
-    as many held-out images; else the others are scored at that number too (`gFD@360`): their first samples.
-    Classes have kernel distances and shares; a Frechet distance of so few images would be all bias.
+    Many of these metrics depend on the number of samples. If there are fewer held-out images than samples,
+    the `real` row has fewer images, and the first samples of the other rows are scored at that number, too
+    (`gFD@360`). Single classes have kernel distances and shares, but no Frechet distances, whose bias would
+    dominate for so few images.
     """
 
     version = 3
@@ -106,63 +111,66 @@ class Generation(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         assert subject.samples is not None
         n, heldout = len(subject.samples), subject.dataset.size("val")
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for extractor in subject.extractors:
             if not subject.real:
-                found |= self._score(subject, extractor, None)
+                scores |= self._score(subject, extractor, None)
             if subject.real or n > heldout:
-                found |= self._score(subject, extractor, n if subject.real else heldout)
-        return found
+                scores |= self._score(subject, extractor, n if subject.real else heldout)
+        return scores
 
     def _score(self, subject: Subject, extractor: FeatureExtractor, at: int | None) -> dict[str, float]:
-        """The metrics of the first `at` samples."""
+        """The metrics of the first `at` samples (None: of all)."""
         samples, train = (subject.features(of, "pooled", extractor) for of in ("samples", "train"))
-        samples, few = samples[:at], thinned(len(train))
-        labels = self._labels(subject, at, len(train), few)
+        samples, subset = samples[:at], thinned(len(train))
+        labels = self._labels(subject, at, len(train), subset)
 
         def name(base: str) -> str:
             return metric_name(base, extractor, at)
 
         if extractor.cmmd:
-            return {name("CMMD"): cmmd_estimate(name("CMMD"), samples, train[few], labels)}
-        found: dict[str, float] = {name("gFD"): frechet_estimate(name("gFD"), samples, train)}
+            return {name("CMMD"): cmmd_estimate(name("CMMD"), samples, train[subset], labels)}
+        scores: dict[str, float] = {name("gFD"): frechet_estimate(name("gFD"), samples, train)}
         if "spatial" in extractor.outputs and at is None:
-            maps, others = (subject.features(of, "spatial", extractor) for of in ("samples", "train"))
-            found[name("sFD")] = frechet_estimate(name("sFD"), maps, others)
-        found[name("KD")] = kernel_estimate(name("KD"), samples, train[few], labels=labels)
+            maps, train_maps = (subject.features(of, "spatial", extractor) for of in ("samples", "train"))
+            scores[name("sFD")] = frechet_estimate(name("sFD"), maps, train_maps)
+        scores[name("KD")] = kernel_estimate(name("KD"), samples, train[subset], labels=labels)
         if "logits" in extractor.outputs:
             logits = subject.features("samples", "logits", extractor)[:at]
-            found[name("IS")] = inception_score(name("IS"), logits)
+            scores[name("IS")] = inception_score(name("IS"), logits)
         if min(len(samples), len(train)) <= NEAREST:
-            return found
+            return scores
         names = {base: name(base) for base in NEIGHBOURS}
-        shares, near = overlap_estimates(names, samples, train[few], labels)
+        shares, nearest = overlap_estimates(names, samples, train[subset], labels)
         if at is None:
-            full, heldout = name("memorisation"), subject.features("val", "pooled", extractor)
-            asked = labels[0] if labels else None
-            shares[full] = memorisation_estimate(full, near, heldout, train[few], asked)
-        return found | shares
+            full_name, heldout = name("memorisation"), subject.features("val", "pooled", extractor)
+            sample_labels = labels[0] if labels else None
+            shares[full_name] = memorisation_estimate(
+                full_name, nearest, heldout, train[subset], sample_labels
+            )
+        return scores | shares
 
     def _names(self, extractor: FeatureExtractor, at: int | None) -> set[str]:
         return {metric_name(base, extractor, at) for base in self.metrics}
 
     def _labels(
-        self, subject: Subject, at: int | None, train: int, few: slice
+        self, subject: Subject, at: int | None, train: int, subset: slice
     ) -> tuple[Tensor, Tensor] | None:
-        """Of samples and of the training images they are compared with, if there are classes.
+        """Labels of the samples and of the training images they are compared with; None without classes.
 
-        Those that are others mirrored, beyond the first `train`, have no features.
+        Training images after the first `train` are mirrored copies, which have no features.
         """
-        asked, known = subject.requested_labels(), subject.labels("train")
-        if asked is None or known is None:
+        requested, train_labels = subject.requested_labels(), subject.labels("train")
+        if requested is None or train_labels is None:
             return None
-        return asked[:at], known[:train][few].cpu()
+        return requested[:at], train_labels[:train][subset].cpu()
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None
-        base, at = base_name(name), re.search(r"@(\d+)", name)
-        n = int(at[1]) if at else len(subject.samples)
-        extractor = next(e for e in subject.extractors if name in self._names(e, int(at[1]) if at else None))
+        base, match = base_name(name), re.search(r"@(\d+)", name)
+        at = int(match[1]) if match else None
+        n = len(subject.samples) if at is None else at
+        extractor = next(e for e in subject.extractors if name in self._names(e, at))
         features = {"features": extractor.protocol()}
         if base == "IS":
             return {"n": n, "splits": min(SPLITS, n), "split_seed": SPLIT_SEED, **features}

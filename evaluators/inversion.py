@@ -1,4 +1,4 @@
-"""How well a decoder that draws gives an image back: to noise and forth again (LZN, Lin et al., 2025)."""
+"""Reconstruction error of flow decoders: an image is mapped to noise and back (LZN, Lin et al., 2025)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Positive = Annotated[int, Field(ge=1)]
 
 @register("inversion")
 class Inversion(Evaluator):
-    """For tokenizers whose decoder is a flow (`ncsnpp`), nothing for others: LZN's reconstruction error.
+    """LZN's reconstruction error for tokenizers whose decoder is a flow (`ncsnpp`); no value for others.
 
-    An image's latent is drawn, the flow inverted from the image to noise, and followed from there again, with
-    the same latent and the image's own class. The defaults are the paper's for CIFAR-10; it has 256 images at
-    256 pixels.
+    An image's latent is drawn; the flow is inverted from the image to noise, then run forward again with the
+    same latent and the image's class. The defaults are the paper's for CIFAR-10; at 256 pixels the paper has
+    256 images.
     """
 
     metrics = {
@@ -34,8 +34,8 @@ class Inversion(Evaluator):
     def __init__(self, images: Positive = 2000, repeats: Positive = 20) -> None:
         """
         Args:
-            images: of the training set, which ones being the same for every row.
-            repeats: latents drawn of each image.
+            images: number of training images, the same ones for every row.
+            repeats: number of latents drawn per image.
         """
         self.images, self.repeats = images, repeats
 
@@ -45,8 +45,8 @@ class Inversion(Evaluator):
         if not isinstance(tokenizer, FlowTokenizer):
             return {}
         chosen = self._chosen(subject)
-        everyones = subject.labels("train")
-        labels = None if everyones is None else everyones[chosen]
+        train_labels = subject.labels("train")
+        labels = None if train_labels is None else train_labels[chosen]
         device, noise = next(tokenizer.parameters()).device, subject.noise.fork("inversion")
 
         def pixels(index: Tensor) -> Tensor:
@@ -54,19 +54,19 @@ class Inversion(Evaluator):
 
         h = chunked(lambda index, _: tokenizer.encode(pixels(index)).cpu(), len(chosen))
         batch = subject.latent_batch or CHUNK
-        total, found, before = torch.zeros(len(chosen)), torch.zeros(0), torch.zeros(0)
+        total, errors, previous = torch.zeros(len(chosen)), torch.zeros(0), torch.zeros(0)
         for repeat in range(self.repeats):
             z = draw(subject.regularizer, h, labels, noise.fork(repeat), batch, device)
 
             def error(index: Tensor, _: int, z: Tensor = z) -> Tensor:
                 images, latent = pixels(index), z[index].to(device)
-                known = None if labels is None else labels[index].to(device)
-                again = tokenizer.drawn(tokenizer.inverted(images, latent, known), latent, known)
-                return (again - images).flatten(1).norm(dim=1).cpu()
+                classes = None if labels is None else labels[index].to(device)
+                reconstructed = tokenizer.drawn(tokenizer.inverted(images, latent, classes), latent, classes)
+                return (reconstructed - images).flatten(1).norm(dim=1).cpu()
 
-            if not torch.equal(z, before):  # the same latents have the same errors
-                found, before = chunked(error, len(chosen)), z
-            total += found
+            if not torch.equal(z, previous):  # deterministic latents have the same errors in every repeat
+                errors, previous = chunked(error, len(chosen)), z
+            total += errors
         name = "reconstruction_l2"
         return {name: mean_estimate(name, total / self.repeats, labels)}
 
@@ -79,6 +79,6 @@ class Inversion(Evaluator):
         }
 
     def _chosen(self, subject: Subject) -> Tensor:
-        """(n,) training images, in an order without classes."""
+        """Indices (n,) of training images, shuffled, as a dataset may be sorted by class."""
         order = torch.randperm(subject.dataset.size("train"), generator=torch.Generator().manual_seed(0))
         return order[: self.images]

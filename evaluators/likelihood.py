@@ -1,4 +1,4 @@
-"""Whether a loss on latents follows their true negative log-likelihood (Flow Priors, figures 3 and 5)."""
+"""Correlation of a loss on latents with their true negative log-likelihood (Flow Priors, figures 3 and 5)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REACH = 3.0  # the plane is [-3, 3]^2, in standardised units, as in the paper
-BATCH = 2048  # latents that the loss along training is a mean over, at least; the same noise at every probe
-CHUNK = 32  # points at a time
+BATCH = (
+    2048  # the loss along training is a mean over at least as many latents, with equal noise at each probe
+)
+CHUNK = 32  # points per call of the loss
 BLUE, RED = "#2f6db5", "#d1495b"
 
 
 def value(regularizer: Regularizer, z: Tensor, noise: Noise, index: int) -> Tensor:
-    """The regularizer's loss on latents (B, T, C) alone, a scalar; weights are in it."""
+    """The regularizer's weighted loss on latents (B, T, C), a scalar, without images or labels."""
     images = z.new_zeros(len(z), 1, 1, 2)
     terms = regularizer.loss(z, z, Step(index, images, None, noise, lambda z: z[:, None]))
     return sum(terms.values(), z.new_zeros(()))
 
 
 def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int = 0) -> bool:
-    """Whether the loss is a mean over latents of a fixed function of each, and descends just that function.
+    """Whether the loss is the mean of a fixed function of single latents, with that function's gradient.
 
-    Losses that depend on the whole minibatch, on a critic or on an image's features are none of a latent. A
-    surrogate, as DMVAE's, has a value that means nothing: along its gradient it doesn't rise by the
-    gradient's length.
+    Losses that depend on the whole minibatch, on a critic or on an image's features are no functions of a
+    latent. A surrogate loss, as DMVAE's, has a meaningless value, which is detected: along its gradient the
+    loss doesn't rise by the gradient's length.
     """
     named = parameters_of(type(regularizer))  # type: ignore[arg-type]  # hashable, as classes are
-    draws = "reference_spec" in named and not regularizer.priors()  # from the reference, at every step
-    asks = draws or "teacher_spec" in named
-    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or asks:
+    draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
+    depends_on_data = draws_reference or "teacher_spec" in named
+    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or depends_on_data:
         return False
     z = z.detach().requires_grad_()
     with torch.enable_grad():
@@ -48,7 +50,7 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
     length = gradient.norm()
     if length == 0:
         return False
-    # Each coordinate by about 0.002: with ten times as much, a flow's loss on `ring` bends by 10 %.
+    # About 0.002 per coordinate: at ten times as much, the curvature of a flow's loss on `ring` is 10 %.
     step = 0.002 * z.numel() ** 0.5 * gradient / length
     with torch.no_grad():
         ahead, behind = (value(regularizer, z + sign * step, noise, index) for sign in (1, -1))
@@ -58,24 +60,24 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
 
 @torch.no_grad()
 def landscape(regularizer: Regularizer, points: Tensor, draws: int, noise: Noise, index: int) -> Tensor:
-    """The loss at each point (n, C), by itself: (n,), each a mean over `draws` repetitions.
+    """The losses (n,) at single points (n, C), each a mean over `draws` repetitions.
 
-    Every point has the same times and noises. What they err by is then nearly the same everywhere: the
-    landscape is smooth, and a correlation over it suffers less than from independent draws.
+    All points have the same times and noises, and so nearly the same error: the landscape is smooth, and a
+    correlation over it suffers less than from independent draws.
     """
 
-    def one(point: Tensor) -> Tensor:
+    def loss_at(point: Tensor) -> Tensor:
         return value(regularizer, point.expand(draws, 1, -1), noise, index)
 
     try:  # the same numbers, some 20 times faster
-        many = torch.func.vmap(one, randomness="same")
-        return torch.cat([many(chunk) for chunk in points.split(CHUNK)])
-    except RuntimeError:  # a loss that vmap can't batch, such as one that branches on a value
-        return torch.stack([one(point) for point in points])
+        losses_at = torch.func.vmap(loss_at, randomness="same")
+        return torch.cat([losses_at(chunk) for chunk in points.split(CHUNK)])
+    except RuntimeError:  # a loss that vmap can't batch, for example because it branches on a value
+        return torch.stack([loss_at(point) for point in points])
 
 
 def pearson(a: Tensor, b: Tensor) -> float | None:
-    """Of two series (n,); None if one of them is constant, or shorter than 3."""
+    """Pearson's correlation of two series (n,); None if a series is constant or shorter than 3."""
     if len(a) < 3 or not a.double().std() > 0 or not b.double().std() > 0:
         return None
     return float(np.corrcoef(a.double().cpu(), b.double().cpu())[0, 1])
@@ -83,7 +85,7 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """NLLs and losses; those of the loss are None if it is no potential."""
+    """NLLs in nats, and losses; the losses are None if `is_potential` is false."""
 
     latents: Tensor  # (n, 2)
     data: Tensor  # (m, 2) fresh reference samples
@@ -99,10 +101,10 @@ class Measured:
 
 @register("likelihood")
 class LatentLikelihood(Evaluator):
-    """For point sets: the latents' true NLL, and how the regularizer's loss correlates with it.
+    """The true NLL of latents in point sets, and its correlation with the regularizer's loss.
 
-    NLLs are in nats, of standardised points, and never clipped: the density is a sum that float64 holds.
-    Correlations are Pearson's. They are left out where the loss is no function of single latents.
+    NLLs are in nats, of standardised points, and never clipped, as float64 can represent the density.
+    Correlations are Pearson's. There are none if the loss isn't a function of single latents.
     """
 
     metrics = {
@@ -133,40 +135,40 @@ class LatentLikelihood(Evaluator):
     ) -> None:
         """
         Args:
-            points: latents, of the first training images; as many as the table of `points` has rows.
+            points: number of latents, by default as many as the table of the tokenizer `points` has rows.
             grid: points along each axis of the plane.
-            support: reference samples at which the loss is taken.
-            draws: repetitions of each point, for the loss's times and noises.
+            support: number of reference samples at which the loss is evaluated.
+            draws: repetitions of each point, each with another time and noise of the loss.
         """
         self.points, self.grid, self.support, self.draws = points, grid, support, draws
         self._last: tuple[Subject, Measured] | None = None
 
     def run(self, subject: Subject) -> dict[str, float]:
-        found = self._measured(subject)
+        measured = self._measured(subject)
         scores: dict[str, float | None] = {
-            "NLL": found.nll.mean().item(),
-            "NLL_real": found.nll_data.mean().item(),
+            "NLL": measured.nll.mean().item(),
+            "NLL_real": measured.nll_data.mean().item(),
         }
-        if found.loss_steps is not None and found.loss_plane is not None and found.loss_data is not None:
-            near = found.nll_data[: len(found.loss_data)]
-            scores["NLL_correlation_training"] = pearson(found.loss_steps, found.nll_steps)
-            scores["NLL_correlation_plane"] = pearson(found.loss_plane, found.nll_plane)
-            scores["NLL_correlation_support"] = pearson(found.loss_data, near)
+        loss_steps, loss_plane, loss_data = measured.loss_steps, measured.loss_plane, measured.loss_data
+        if loss_steps is not None and loss_plane is not None and loss_data is not None:
+            scores["NLL_correlation_training"] = pearson(loss_steps, measured.nll_steps)
+            scores["NLL_correlation_plane"] = pearson(loss_plane, measured.nll_plane)
+            scores["NLL_correlation_support"] = pearson(loss_data, measured.nll_data[: len(loss_data)])
         return {name: score for name, score in scores.items() if score is not None}
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        found, bandwidth = self._measured(subject), getattr(subject.dataset, "bandwidth", 0)
+        measured, bandwidth = self._measured(subject), getattr(subject.dataset, "bandwidth", 0)
         density = f"smoothed by a Gaussian kernel of {bandwidth}" if bandwidth else "true"
         common = {"density": density, "clipped": False, "units": "standardised reference"}
         if name in ("NLL", "NLL_real"):
-            return {"n": len(found.nll if name == "NLL" else found.nll_data), **common}
+            return {"n": len(measured.nll if name == "NLL" else measured.nll_data), **common}
         common |= {"loss": "of the trained regularizer", "noise": "the same for every point"}
         if name.endswith("training"):
             latents = subject.trajectory()[1].shape[1]
-            return {"n": len(found.steps), "latents": latents, "draws": _repeats(latents), **common}
+            return {"n": len(measured.steps), "latents": latents, "draws": _repeats(latents), **common}
         if name.endswith("plane"):
             return {"n": self.grid**2, "reach": REACH, "draws": self.draws, **common}
-        return {"n": min(self.support, len(found.data)), "draws": self.draws, **common}
+        return {"n": min(self.support, len(measured.data)), "draws": self.draws, **common}
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
         return {"likelihood": drawing(self._measured(subject), type(subject.dataset).__name__)}
@@ -192,82 +194,81 @@ class LatentLikelihood(Evaluator):
         data = subject.reference("val").samples[:, 0]
         axis = torch.linspace(-REACH, REACH, self.grid)
         plane = torch.cartesian_prod(axis, axis)
-        path = nll(probes).reshape(len(steps), -1).mean(1) if len(steps) else torch.zeros(0).double()
-        found = Measured(z[:, 0].cpu(), data.cpu(), steps, nll(z), nll(data), path, nll(plane))
+        nll_steps = nll(probes).reshape(len(steps), -1).mean(1) if len(steps) else torch.zeros(0).double()
+        measured = Measured(z[:, 0].cpu(), data.cpu(), steps, nll(z), nll(data), nll_steps, nll(plane))
 
         regularizer, noise = subject.regularizer, subject.noise.fork("likelihood")
         device = next((p.device for p in regularizer.parameters()), z.device)
-        last = int(steps[-1]) if len(steps) else 0  # weights that grow with the step are those of the end
-        # On the reference rather than the latents, which may have arrived where the loss is flat.
+        last = (
+            int(steps[-1]) if len(steps) else 0
+        )  # loss weights that grow with the step have their last value
+        # Tested on the reference, as the trained latents may lie where the loss is flat.
         if not is_potential(regularizer, data[:64, None].to(device), noise, last):
-            return found
+            return measured
 
         def losses(points: Tensor) -> Tensor:
             return landscape(regularizer, points.to(device), self.draws, noise.fork("point"), last).cpu()
 
-        with torch.no_grad():
-            along = [
-                torch.stack(
-                    [
-                        value(regularizer, batch.to(device), noise.fork(i), last)
-                        for i in range(_repeats(len(batch)))
-                    ]
-                ).mean()
-                for batch in probes
-            ]
+        @torch.no_grad()
+        def mean_loss(z: Tensor) -> Tensor:
+            repeats = range(_repeats(len(z)))
+            return torch.stack(
+                [value(regularizer, z.to(device), noise.fork(i), last) for i in repeats]
+            ).mean()
+
         return replace(
-            found,
-            loss_steps=torch.stack(along).cpu() if along else torch.zeros(0),
+            measured,
+            loss_steps=torch.stack([mean_loss(z) for z in probes]).cpu() if len(steps) else torch.zeros(0),
             loss_plane=losses(plane),
             loss_data=losses(data[: self.support]),
         )
 
 
 def _repeats(latents: int) -> int:
+    """The number of noises for each of some latents, so that the loss is a mean over about `BATCH`."""
     return max(1, round(BATCH / max(1, latents)))
 
 
-def drawing(found: Measured, title: str) -> Figure:
-    """The NLL with the latents on it, the loss with the data, and both along training."""
+def drawing(measured: Measured, title: str) -> Figure:
+    """Up to three panels: the NLL with the latents, the loss with the reference, and both along training."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    panels = ["nll"] + ["loss"] * (found.loss_plane is not None) + ["curves"] * (len(found.steps) > 1)
-    figure = Figure(figsize=(4.2 * len(panels), 4.0), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    side = round(len(found.nll_plane) ** 0.5)
-    for axis, panel in zip(axes, panels, strict=True):
-        if panel == "curves":
-            _curves(axis, found)
-            continue
-        plane = found.nll_plane if panel == "nll" else found.loss_plane
-        assert plane is not None
-        values = plane.double().reshape(side, side).T.numpy()  # rows are y
-        # Colours for the lower 60 %: far away the values grow without bound and say nothing.
-        top = np.quantile(values, 0.6)
-        ticks = np.linspace(-REACH, REACH, side)
-        shade = axis.contourf(
-            ticks, ticks, values, np.linspace(values.min(), top, 25), cmap="viridis_r", extend="max"
-        )
-        figure.colorbar(shade, ax=axis, shrink=0.8, pad=0.02, ticks=MaxNLocator(5), format="%g")
-        dots, colour, what = (
-            (found.latents, RED, "latents at the end")
-            if panel == "nll"
-            else (found.data[:1024], BLUE, "reference")
-        )
-        axis.scatter(*dots.T.numpy(), s=4, c=colour, alpha=0.6, linewidths=0, label=what)
-        axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
-        axis.set_title(f"{title}: NLL (nats)" if panel == "nll" else "the regularizer's loss")
-        axis.legend(loc="upper right", fontsize=8, markerscale=3, framealpha=0.9)
+    planes = [(f"{title}: NLL (nats)", measured.nll_plane, measured.latents, RED, "latents at the end")]
+    if measured.loss_plane is not None:
+        reference = measured.data[:1024]
+        planes.append(("the regularizer's loss", measured.loss_plane, reference, BLUE, "reference"))
+    has_curves = len(measured.steps) > 1
+    panels = len(planes) + has_curves
+    figure = Figure(figsize=(4.2 * panels, 4.0), dpi=100, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis, plane in zip(axes, planes, strict=False):
+        _draw_plane(axis, *plane)
+    if has_curves:
+        _draw_curves(axes[-1], measured)
     return figure
 
 
-def _curves(axis: Any, found: Measured) -> None:
-    axis.plot(found.steps, found.nll_steps, color=RED, linestyle="--")
-    axis.axhline(found.nll_data.mean().item(), color="grey", linewidth=0.8, linestyle=":")
+def _draw_plane(axis: Any, title: str, plane: Tensor, points: Tensor, colour: str, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    side = round(len(plane) ** 0.5)
+    values = plane.double().reshape(side, side).T.numpy()  # rows are y
+    # Only the lower 60 % of values have colours, as values grow without bound far from the data.
+    levels = np.linspace(values.min(), np.quantile(values, 0.6), 25)
+    ticks = np.linspace(-REACH, REACH, side)
+    contours = axis.contourf(ticks, ticks, values, levels, cmap="viridis_r", extend="max")
+    axis.figure.colorbar(contours, ax=axis, shrink=0.8, pad=0.02, ticks=MaxNLocator(5), format="%g")
+    axis.scatter(*points.T.numpy(), s=4, c=colour, alpha=0.6, linewidths=0, label=label)
+    axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", title=title)
+    axis.legend(loc="upper right", fontsize=8, markerscale=3, framealpha=0.9)
+
+
+def _draw_curves(axis: Any, measured: Measured) -> None:
+    axis.plot(measured.steps, measured.nll_steps, color=RED, linestyle="--")
+    axis.axhline(measured.nll_data.mean().item(), color="grey", linewidth=0.8, linestyle=":")
     axis.set_ylabel("NLL (nats); dotted: of the reference", color=RED)
     axis.set(xlabel="step", title="along training")
-    if found.loss_steps is not None:
-        other = axis.twinx()
-        other.plot(found.steps, found.loss_steps, color=BLUE)
-        other.set_ylabel("loss", color=BLUE)
+    if measured.loss_steps is not None:
+        loss_axis = axis.twinx()
+        loss_axis.plot(measured.steps, measured.loss_steps, color=BLUE)
+        loss_axis.set_ylabel("loss", color=BLUE)

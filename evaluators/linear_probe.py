@@ -1,4 +1,4 @@
-"""How much of the class a linear classifier reads from latents or features (Alain & Bengio, 2016)."""
+"""How well a linear classifier predicts the class from latents or features (Alain & Bengio, 2016)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ..bench.models.latents import CHUNK
 from ..bench.registry import register
 
 SPLITS: tuple[Split, ...] = ("train", "val")
-WIDEST = 4096  # numbers of a latent that `auto` still takes as they are
+WIDEST = 4096  # `auto` pools latents of more values
 
 
 @register("linear_probe")
 class LinearProbe(Evaluator):
-    """Multinomial logistic regression on the latents of train, as drawn; nothing without labels.
+    """Multinomial logistic regression on the drawn latents of train; no value without labels.
 
-    Of tokenizers that have features for it (`resnet`: what is in front of its head), on these as well. LZN's
-    table 2 has another classifier: AdamW at 3e-4, 300 epochs of 8192 augmented crops, averaged weights.
+    For tokenizers with `features()` (`resnet`: its layer before the head) also on these features. LZN's table
+    2
+    has another classifier: AdamW at 3e-4, 300 epochs of 8192 augmented crops, averaged weights.
     """
 
     metrics = {
@@ -52,36 +53,37 @@ class LinearProbe(Evaluator):
     ) -> None:
         """
         Args:
-            pool: the mean of a latent's tokens, or all of them as one vector; `auto`: that, up to 4096 wide.
-            strength: the weight of |w|^2 / 2 beside the mean loss: scikit-learn's 1 / C by the images.
-            iterations: of L-BFGS at most.
-            images: of train that it learns from, drawn once, if there are more.
+            pool: `mean` averages a latent's tokens, `flatten` concatenates them; `auto` is `flatten` for
+                latents of up to 4096 values and `mean` above.
+            strength: weight of |w|^2 / 2 relative to the mean loss, 1 / (C * images) for scikit-learn's C.
+            iterations: largest number of L-BFGS iterations.
+            images: largest number of training images; of a larger set a fixed random subset is drawn.
         """
         self.pool, self.strength, self.iterations, self.images = pool, strength, iterations, images
 
     def run(self, subject: Subject) -> dict[str, float]:
-        known, truth = subject.labels("train"), subject.labels("val")
-        if known is None or truth is None:
+        train_labels, truth = subject.labels("train"), subject.labels("val")
+        if train_labels is None or truth is None:
             return {}
-        chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[: self.images]
-        classes = known[chosen].cpu()
-        latents = [self._vectors(z) for z in (subject.latents("train")[chosen], subject.latents("val"))]
-        ranked = {"probe": self._ranked(latents[0], classes, latents[1])}
+        subset = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(0))[: self.images]
+        classes = train_labels[subset].cpu()
+        train, val = (self._vectors(z) for z in (subject.latents("train")[subset], subject.latents("val")))
+        predictions = {"probe": self._ranked_classes(train, classes, val)}
         if type(subject.tokenizer).features is not Tokenizer.features:
-            index = {"train": chosen, "val": torch.arange(len(truth))}
-            train, val = (described(subject, split, index[split]).numpy() for split in SPLITS)
-            ranked["feature_probe"] = self._ranked(train, classes, val)
-        found: dict[str, float] = {}
-        for probe, order in ranked.items():
-            right = order == truth.cpu()[:, None]
-            for suffix, first in (("_accuracy", 1), ("_top5", 5)):
+            index = {"train": subset, "val": torch.arange(len(truth))}
+            train, val = (tokenizer_features(subject, split, index[split]).numpy() for split in SPLITS)
+            predictions["feature_probe"] = self._ranked_classes(train, classes, val)
+        scores: dict[str, float] = {}
+        for probe, ranked in predictions.items():
+            correct = ranked == truth.cpu()[:, None]
+            for suffix, k in (("_accuracy", 1), ("_top5", 5)):
                 name = probe + suffix
-                if name in self.metrics and order.shape[1] > first:
-                    found[name] = mean_estimate(name, right[:, :first].any(1), truth)
-        return found
+                if name in self.metrics and ranked.shape[1] > k:
+                    scores[name] = mean_estimate(name, correct[:, :k].any(1), truth)
+        return scores
 
-    def _ranked(self, train: Any, classes: Tensor, val: Any) -> Tensor:
-        """Arrays (n, F) and (m, F) -> (m, classes): those of train, likeliest first."""
+    def _ranked_classes(self, train: Any, classes: Tensor, val: Any) -> Tensor:
+        """Classes (m, K) of `val` (m, F), the most probable first, by a classifier of `train` (n, F)."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -89,16 +91,17 @@ class LinearProbe(Evaluator):
         inverse = 1 / (self.strength * len(classes))
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse, max_iter=self.iterations))
         probe.fit(train, classes.numpy())
-        likely = torch.from_numpy(probe.predict_proba(val)).argsort(dim=1, descending=True, stable=True)
-        return torch.from_numpy(probe.classes_)[likely]
+        ranks = torch.from_numpy(probe.predict_proba(val)).argsort(dim=1, descending=True, stable=True)
+        return torch.from_numpy(probe.classes_)[ranks]
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        of = {"features": "of the tokenizer, standardised by train"}
+        inputs = {"features": "of the tokenizer, standardised by train"}
         if not name.startswith("feature"):
-            of = {"latents": "drawn, standardised by train", "pool": self._pooling(subject.latents("val"))}
+            pool = self._pooling(subject.latents("val"))
+            inputs = {"latents": "drawn, standardised by train", "pool": pool}
         return {
             "n": subject.dataset.size("val"),
-            **of,
+            **inputs,
             "train": min(self.images, subject.dataset.size("train")),
             "classifier": "logistic regression, L-BFGS",
             "strength": self.strength,
@@ -111,13 +114,13 @@ class LinearProbe(Evaluator):
         return "flatten" if z[0].numel() <= WIDEST else "mean"
 
     def _vectors(self, z: Tensor) -> Any:
-        """(n, T, C) -> float64 array (n, F)."""
+        """The pooled latents (n, T, C) as a float64 array (n, F)."""
         z = z.double().cpu()
         return (z.mean(1) if self._pooling(z) == "mean" else z.flatten(1)).numpy()
 
 
 @torch.no_grad()
-def described(subject: Subject, split: Split, index: Tensor) -> Tensor:
+def tokenizer_features(subject: Subject, split: Split, index: Tensor) -> Tensor:
     """The tokenizer's features (n, F) of images of a split, in float64 on the CPU."""
     device = next(subject.tokenizer.parameters()).device
     batches = (subject.dataset.images(split, chunk).to(device) for chunk in index.split(CHUNK))

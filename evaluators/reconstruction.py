@@ -1,4 +1,4 @@
-"""What a tokenizer keeps of an image: PSNR, SSIM (Wang et al., 2004), LPIPS, distances of features."""
+"""Reconstruction quality: PSNR, SSIM (Wang et al., 2004), LPIPS and distances of features."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ..bench.report.image_grids import grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WORST = 16  # shown
+WORST = 16  # reconstructions in the figure
 
 
 def ssim_window(height: int, width: int) -> dict[str, Any] | None:
-    """scikit-image's arguments: the paper's 11 x 11 Gaussian, on smaller images a box of at most 7 x 7.
+    """scikit-image's arguments: the paper's 11 x 11 Gaussian or, for smaller images, a box of at most 7 x 7.
 
-    None below 3 pixels, where SSIM means nothing.
+    None below 3 pixels, for which SSIM is meaningless.
     """
     side = min(height, width)
     if side >= 11:
@@ -39,7 +39,7 @@ def ssim_window(height: int, width: int) -> dict[str, Any] | None:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """uint8 (B, c, H, W) twice -> (B,), mean over channels and positions where the window fits."""
+    """SSIM (B,) of pairs of uint8 images (B, c, H, W), mean over channels and inner window positions."""
     from skimage.metrics import structural_similarity
 
     window = ssim_window(*a.shape[-2:]) or {}
@@ -50,9 +50,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 @register("reconstruction")
 class Reconstruction(Evaluator):
-    """Reconstructions of the held-out images against those images: PSNR, SSIM, LPIPS, rFD, rKD.
+    """Compares reconstructions with the held-out images: PSNR, SSIM, LPIPS, rFD, rKD.
 
-    A tokenizer that only encodes has none.
+    A tokenizer that only encodes has no values.
     """
 
     version = 2
@@ -80,12 +80,16 @@ class Reconstruction(Evaluator):
     ) -> None:
         """
         Args:
-            lpips: its backbone, downloaded if need be; "auto" is AlexNet, if its weights are here or named.
+            lpips: backbone of LPIPS, whose weights are downloaded if needed; "auto" is AlexNet if its weights
+                are on this machine or named, else "none".
             lpips_weights: torchvision's file, or "random"; null is torch.hub's cache.
         """
-        chosen = Lpips("vgg" if lpips == "vgg" else "alex", lpips_weights)
-        wanted = chosen.here or lpips_weights is not None if lpips == "auto" else lpips != "none"
-        self.lpips = chosen if wanted else None
+        metric = Lpips("vgg" if lpips == "vgg" else "alex", lpips_weights)
+        if lpips == "auto":
+            wanted = metric.here or lpips_weights is not None
+        else:
+            wanted = lpips != "none"
+        self.lpips = metric if wanted else None
 
     def fingerprint(self) -> str:
         return "" if self.lpips is None else str(self.lpips.protocol())
@@ -94,24 +98,22 @@ class Reconstruction(Evaluator):
         if not subject.decodes:
             return {}
         images, labels = subject.images("val"), subject.labels("val")
-        drawn = subject.reconstructions()
-        found = {
-            "PSNR": by_chunk(psnr, drawn, images),
+        reconstructions = subject.reconstructions()
+        values = {
+            "PSNR": by_chunk(psnr, reconstructions, images),
             "PSNR_mean": by_chunk(psnr, subject.reconstructions(deterministic=True), images),
         }
-        if ssim_window(*images.shape[-2:]):  # else they are points
-            found["SSIM"] = by_chunk(ssim, drawn, images)
+        if ssim_window(*images.shape[-2:]):  # points of a point set have none
+            values["SSIM"] = by_chunk(ssim, reconstructions, images)
             if self.lpips is not None:
-                found[self.lpips.name] = by_chunk(self.lpips, drawn, images)
-        scores: dict[str, float] = {
-            name: mean_estimate(name, values, labels) for name, values in found.items()
-        }
+                values[self.lpips.name] = by_chunk(self.lpips, reconstructions, images)
+        scores: dict[str, float] = {name: mean_estimate(name, x, labels) for name, x in values.items()}
         for extractor in compared(subject):
-            drawn = subject.features("reconstructions", extractor=extractor)
+            features = subject.features("reconstructions", extractor=extractor)
             originals = subject.features("val", extractor=extractor)
             for base, estimate in (("rFD", frechet_estimate), ("rKD", kernel_estimate)):
                 name = metric_name(base, extractor)
-                scores[name] = estimate(name, drawn, originals, paired=True)
+                scores[name] = estimate(name, features, originals, paired=True)
         return scores
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -125,27 +127,30 @@ class Reconstruction(Evaluator):
             return {**common, "latent": "drawn", "data_range": 255, **(ssim_window(*images.shape[-2:]) or {})}
         if self.lpips is not None and name == self.lpips.name:
             return {**common, "latent": "drawn", **self.lpips.protocol()}
-        names = {metric_name(base, one): one for base in ("rFD", "rKD") for one in compared(subject)}
-        extras = distance_protocol(name, n, n)
-        return {**common, "latent": "drawn", "features": names[name].protocol(), **extras}
+        extractor = next(
+            extractor
+            for extractor in compared(subject)
+            if name in (metric_name("rFD", extractor), metric_name("rKD", extractor))
+        )
+        features = extractor.protocol()
+        return {**common, "latent": "drawn", "features": features, **distance_protocol(name, n, n)}
 
     def figures(self, subject: Subject) -> dict[str, Figure | Tensor]:
         if not subject.decodes:
             return {}
-        images, drawn = subject.images("val"), subject.reconstructions()
+        images, reconstructions = subject.images("val"), subject.reconstructions()
         if ssim_window(*images.shape[-2:]) is None:
             return {}
-        order = by_chunk(psnr, drawn, images).argsort()[:WORST]
-        return {
-            "worst": torch.from_numpy(np.array(grid(torch.cat([images[order], drawn[order]]), len(order))))
-        }
+        worst = by_chunk(psnr, reconstructions, images).argsort()[:WORST]
+        pairs = torch.cat([images[worst], reconstructions[worst]])
+        return {"worst": torch.from_numpy(np.array(grid(pairs, len(worst))))}
 
 
 def by_chunk(compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """(n,) numbers of pairs of images, (n, c, H, W) twice, of which few are in memory."""
+    """compare(a, b) (n,) for image sets (n, c, H, W), chunk by chunk, as the sets may not fit into memory."""
     return torch.cat([compare(*pair) for pair in zip(a.split(CHUNK), b.split(CHUNK), strict=True)])
 
 
 def compared(subject: Subject) -> list[FeatureExtractor]:
-    """The extractors that Frechet and kernel distances are for."""
+    """The extractors whose features have Frechet and kernel distances."""
     return [extractor for extractor in subject.extractors if not extractor.cmmd]

@@ -1,4 +1,4 @@
-"""How a decoder takes latents that no image has: noisy ones (SimFlow, figure 3a) and ones in between."""
+"""How a decoder handles latents of no image: with noise (SimFlow, figure 3a), and between two images."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ Level = Annotated[float, Field(gt=0)]
 
 NOISE, DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.5), (0.1, 0.3)
 FALL = 3.0  # dB
-PAIRS, STEPS = 8, 7  # of the picture
+PAIRS, STEPS = 8, 7  # rows and columns of the interpolation figure
 
 
 def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
-    """(n, T, C) twice -> the latents at t on the ways from a (t = 0) to b (t = 1).
+    """Latents (n, T, C) at t on the paths from a (t = 0) to b (t = 1), both (n, T, C).
 
-    On the sphere (White, 2016) around `centre` a midpoint is as far out as its ends are; on the line those of
-    independent latents lie nearer by sqrt(2). Ends that point the same or opposite ways are joined by a line.
+    On the sphere around `centre` (White, 2016) a midpoint is as far from the centre as the ends are;
+    midpoints on the line between independent latents are nearer by sqrt(2). Ends in the same or in opposite
+    directions are joined by a line.
     """
     x, y = ((z - centre).double().flatten(1) for z in (a, b))
     weights = torch.tensor([1 - t, t], dtype=torch.float64).expand(len(x), 2)
@@ -51,37 +52,38 @@ def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
 def tolerance(noise: Sequence[float], curve: Sequence[float], beyond: bool = False) -> float:
     """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; NaN if it never does.
 
-    Between two levels the squared error grows with the squared noise, as it does for a linear decoder; and so
-    it does `beyond` the largest, if that is wanted, where it grew up to there.
+    Between two noise levels the squared error is interpolated linearly in the squared noise, which is exact
+    for a linear decoder. With `beyond`, it is extrapolated after the largest level if it was still growing.
     """
-    points = [(s**2, 10 ** (-value / 10)) for s, value in zip(noise, curve, strict=True)]
+    points = [(level**2, 10 ** (-value / 10)) for level, value in zip(noise, curve, strict=True)]
     target = points[0][1] * 10 ** (FALL / 10)
-    ways = list(pairwise(points))
-    for i, ((s, below), (following, above)) in enumerate(ways):
-        if above >= target or (beyond and i == len(ways) - 1 and above > below):
-            return (s + (following - s) * (target - below) / (above - below)) ** 0.5
+    segments = list(pairwise(points))
+    for i, ((start, error), (end, next_error)) in enumerate(segments):
+        extrapolated = beyond and i == len(segments) - 1 and next_error > error
+        if next_error >= target or extrapolated:
+            return (start + (end - start) * (target - error) / (next_error - error)) ** 0.5
     return math.nan
 
 
 def partners(n: int) -> Tensor:
-    """(n, 2) pairs of n images, each image once on either side and never with itself (unless alone)."""
+    """Pairs (n, 2) of n images: every image is once first and once second, never with itself unless n = 1."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     return torch.stack([order, order.roll(1)], 1)
 
 
 def shown_pairs(n: int, labels: Tensor | None) -> Tensor:
-    """At most 8 pairs of n images: with labels, the first four of one class each, the others of two."""
+    """At most 8 pairs of n images: with labels, up to four pairs within a class, the rest across classes."""
     if labels is None:
         return partners(n)[:PAIRS]
-    members = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
-    same = [own[:2] for own in members if len(own) > 1][: PAIRS // 2]
-    mixed = [torch.stack([a[0], b[-1]]) for a, b in pairwise(members)][: PAIRS - len(same)]
+    classes = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
+    same = [images[:2] for images in classes if len(images) > 1][: PAIRS // 2]
+    mixed = [torch.stack([a[0], b[-1]]) for a, b in pairwise(classes)][: PAIRS - len(same)]
     return torch.stack(same + mixed) if same + mixed else partners(n)[:PAIRS]
 
 
 def metrics_for(levels: Sequence[float], distances: Sequence[float]) -> dict[str, Metric]:
-    """What the numbers mean; names carry the noise."""
-    found = {
+    """The metrics by name; a name contains the noise level."""
+    metrics = {
         "noise_tolerance": Metric(
             "tokenizer",
             True,
@@ -101,19 +103,19 @@ def metrics_for(levels: Sequence[float], distances: Sequence[float]) -> dict[str
     }
     for s in levels:
         about = f"PSNR with noise of {s:g} standard deviations on latents."
-        found[f"PSNR_noise_{s:g}"] = Metric("tokenizer", True, "dB", about)
+        metrics[f"PSNR_noise_{s:g}"] = Metric("tokenizer", True, "dB", about)
     for s in distances:
         about = f"rFD with noise of {s:g} standard deviations on latents."
-        found[f"rFD_noise_{s:g}"] = Metric("tokenizer", False, "", about)
-    return found
+        metrics[f"rFD_noise_{s:g}"] = Metric("tokenizer", False, "", about)
+    return metrics
 
 
 @register("robustness")
 class Robustness(Evaluator):
-    """Decodes latents with noise on them, and the midpoints of two images' latents.
+    """Decodes latents with noise, and the midpoints between the latents of two images.
 
-    Noise comes in units of each channel's standard deviation over the held-out latents, which is what a
-    generator's errors are relative to. Pairs and draws are the same for every row.
+    The unit of noise is each channel's standard deviation over the held-out latents, to which a generator's
+    errors are relative. Pairs and draws are the same for every row.
     """
 
     version = 2
@@ -127,9 +129,9 @@ class Robustness(Evaluator):
     ) -> None:
         """
         Args:
-            noise: where PSNR is taken.
-            distances: where rFD is taken too: each takes features of all images anew.
-            midpoints: the ways between two latents whose midpoints are decoded.
+            noise: noise levels for PSNR.
+            distances: noise levels for PSNR and rFD; each needs features of all images again.
+            midpoints: paths between two latents whose midpoints are decoded.
         """
         self.levels, self.distances = sorted({*noise, *distances}), sorted(set(distances))
         self.midpoints = tuple(dict.fromkeys(midpoints))
@@ -141,21 +143,21 @@ class Robustness(Evaluator):
             return {}
         curve, distances = self._measured(subject)
         labels = subject.labels("val")
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for s in self.levels:
             name = f"PSNR_noise_{s:g}"
-            found[name] = mean_estimate(name, curve[s], labels)
+            scores[name] = mean_estimate(name, curve[s], labels)
         if self.levels:
-            found["noise_tolerance"] = tolerance_estimate(curve, labels)
-        found["noise_unit"] = unit(subject.latents("val")).square().mean().sqrt().item()
-        return found | distances
+            scores["noise_tolerance"] = tolerance_estimate(curve, labels)
+        scores["noise_unit"] = unit(subject.latents("val")).square().mean().sqrt().item()
+        return scores | distances
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         n = len(subject.latents("val"))
         common = {"n": n, "rounding": "8 bits", "latent": "drawn"}
         base = base_name(name)
         if base.startswith("rFD"):
-            extractor = measured_by(subject)
+            extractor = distance_extractor(subject)
             assert extractor is not None
             common |= {"features": extractor.protocol(), **distance_protocol(name, n, n)}
         if base.startswith("rFD_interpolated"):
@@ -179,27 +181,25 @@ class Robustness(Evaluator):
         if not subject.decodes:
             return {}
         curve, distances = self._measured(subject)
-        extractor = measured_by(subject)
-        at, label = {}, ""
+        extractor = distance_extractor(subject)
+        rfd, label = {}, ""
         if self.distances and extractor is not None:
             pair = [subject.features(of, extractor=extractor) for of in ("reconstructions", "val")]
-            names = {s: metric_name(f"rFD_noise_{s:g}", extractor) for s in self.distances}
-            label = metric_name("rFD", extractor)
-            at = {0.0: frechet_distance(*pair)} | {s: distances[name] for s, name in names.items()}
-        found: dict[str, Figure | Tensor] = {
-            "noise": drawing({s: one.mean().item() for s, one in curve.items()}, at, label)
-        }
+            label, rfd = metric_name("rFD", extractor), {0.0: frechet_distance(*pair)}
+            rfd |= {s: distances[metric_name(f"rFD_noise_{s:g}", extractor)] for s in self.distances}
+        psnrs = {s: values.mean().item() for s, values in curve.items()}
+        figures: dict[str, Figure | Tensor] = {"noise": drawing(psnrs, rfd, label)}
         if self.midpoints and min(subject.dataset.image.height, subject.dataset.image.width) > 1:
-            found["interpolation"] = self._ways(subject)
-        return found
+            figures["interpolation"] = self._interpolations(subject)
+        return figures
 
     def _measured(self, subject: Subject) -> tuple[dict[float, Tensor], dict[str, Estimate]]:
-        """PSNR of each image by noise, from none up, and the Frechet distances by name."""
+        """PSNRs (n,) of the images by noise level from 0 upward, and Frechet distances by metric name."""
         if self._last is None or self._last[0] is not subject:
             z, images, labels = subject.latents("val"), subject.images("val"), subject.labels("val")
             step = unit(z) * subject.noise.fork("robustness").normal(z, "noise")
-            extractor = measured_by(subject)
-            # What is decoded without noise are the reconstructions.
+            extractor = distance_extractor(subject)
+            # The images decoded without noise are the reconstructions.
             pairs = zip(subject.reconstructions().split(CHUNK), images.split(CHUNK), strict=True)
             curve = {0.0: torch.cat([psnr(*pair) for pair in pairs])}
             distances: dict[str, Estimate] = {}
@@ -211,25 +211,24 @@ class Robustness(Evaluator):
                 distances[name] = frechet_estimate(name, features, val, paired=paired)
 
             for s in self.levels:
-                wanted = extractor if s in self.distances else None
-                curve[s], features = judged(
+                curve[s], features = scored(
                     subject,
                     lambda i: z[i] + s * step[i],  # noqa: B023
                     labels,
                     images,
-                    wanted,
+                    extractor if s in self.distances else None,
                 )
                 if features is not None:
                     distance(f"rFD_noise_{s:g}", features, paired=True)
             if extractor is not None:
-                one, two = partners(len(z)).T
-                middle, first = centre(z), None if labels is None else labels[one]
+                a, b = partners(len(z)).T
+                mean, labels_of_a = centre(z), None if labels is None else labels[a]
                 for way in self.midpoints:
-                    base = "rFD_interpolated" + ("_linear" if way == "linear" else "")
-                    _, features = judged(
+                    base = "rFD_interpolated_linear" if way == "linear" else "rFD_interpolated"
+                    _, features = scored(
                         subject,
-                        lambda i: between(z[one[i]], z[two[i]], 0.5, way, middle),  # noqa: B023
-                        first,
+                        lambda i: between(z[a[i]], z[b[i]], 0.5, way, mean),  # noqa: B023
+                        labels_of_a,
                         None,
                         extractor,
                     )
@@ -238,23 +237,23 @@ class Robustness(Evaluator):
             self._last = subject, curve, distances
         return self._last[1:]
 
-    def _ways(self, subject: Subject) -> Tensor:
-        """A row for each pair, the two reconstructions at its ends."""
+    def _interpolations(self, subject: Subject) -> Tensor:
+        """Pixels of a grid: one row per pair of images, decoded from one latent to the other."""
         z = subject.latents("val")
         a, b = (z[side] for side in shown_pairs(len(z), subject.labels("val")).T)
         steps = torch.linspace(0, 1, STEPS).tolist()
-        on_the_way = torch.stack([between(a, b, t, self.midpoints[0], centre(z)) for t in steps], 1)
-        images = decode_all(subject.tokenizer, on_the_way.flatten(0, 1), device_of(subject))
+        latents = torch.stack([between(a, b, t, self.midpoints[0], centre(z)) for t in steps], 1)
+        images = decode_all(subject.tokenizer, latents.flatten(0, 1), device_of(subject))
         return torch.from_numpy(np.array(grid(to_uint8(images), STEPS)))
 
 
 def unit(z: Tensor) -> Tensor:
-    """(n, T, C) -> (C,) standard deviations; a dead channel gets no noise."""
+    """Standard deviations (C,) of the channels of z (n, T, C); a constant channel gets no noise."""
     return z.double().flatten(0, 1).std(0, correction=0).to(z)
 
 
 def centre(z: Tensor) -> Tensor:
-    """(n, T, C) -> (C,) means."""
+    """Means (C,) of the channels of z (n, T, C)."""
     return z.double().mean((0, 1)).to(z)
 
 
@@ -262,62 +261,69 @@ def device_of(subject: Subject) -> torch.device:
     return next(subject.tokenizer.parameters()).device
 
 
-def measured_by(subject: Subject) -> FeatureExtractor | None:
-    """The first extractor that Frechet distances are for."""
+def distance_extractor(subject: Subject) -> FeatureExtractor | None:
+    """The first extractor whose features have Frechet distances."""
     return next((extractor for extractor in subject.extractors if not extractor.cmmd), None)
 
 
 @torch.no_grad()
-def judged(
+def scored(
     subject: Subject,
     latents: Callable[[Tensor], Tensor],
     labels: Tensor | None,
     images: Tensor | None,
     extractor: FeatureExtractor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """PSNR (n,) of what latents(index) decode to against images, and pooled features (n, F), where asked for.
+    """Decodes latents(index) and scores the decoded images.
 
-    Chunk by chunk: no decoded image is kept. Labels (n,) and noise are for decoders that draw.
+    Images are decoded chunk by chunk, and none is kept. Labels (n,) and noise are for stochastic decoders.
+
+    Returns:
+        PSNRs (n,) to `images`, empty if these are None; and the extractor's pooled features (n, F) or None.
     """
     device, noise = device_of(subject), subject.noise.fork("decoder")
-    values, features = [torch.zeros(0).double()], []
+    psnrs, features = [torch.zeros(0).double()], []
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
-        chosen = None if labels is None else labels[index].to(device)
+        classes = None if labels is None else labels[index].to(device)
         with by_onednn():
-            drawn = decode_batch(subject.tokenizer, latents(index).to(device), chosen, noise.fork(number))
-        shown = drawn.clamp(-1, 1)
+            decoded = decode_batch(subject.tokenizer, latents(index).to(device), classes, noise.fork(number))
+        decoded = decoded.clamp(-1, 1)
         if images is not None:
-            values.append(psnr(to_uint8(shown).cpu(), images[index]))
+            psnrs.append(psnr(to_uint8(decoded).cpu(), images[index]))
         if extractor is not None:
-            features.append(extractor.describe(shown, ["pooled"])["pooled"].cpu())
-    return torch.cat(values), torch.cat(features) if features else None
+            features.append(extractor.describe(decoded, ["pooled"])["pooled"].cpu())
+    return torch.cat(psnrs), torch.cat(features) if features else None
 
 
 def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Estimate:
-    """From the PSNR of each image (n,) by noise: of their mean, of its resamples, and of each class's.
+    """The noise tolerance of the mean PSNR, with its resamples and its values by class.
 
-    Where the mean has fallen by 3 dB, resamples that haven't quite are taken on beyond the largest noise, so
-    that replicates spread on either side. Without a value there are none; classes without one are left out.
+    `curve` has the PSNRs (n,) of the images by noise level. If the mean has fallen by 3 dB, resamples that
+    haven't are extrapolated beyond the largest noise, so that replicates vary to both sides. Without a value
+    there are no replicates; classes without a value are left out.
     """
-    noise, values = list(curve), list(curve.values())
-    value = tolerance(noise, [one.mean().item() for one in values])
-    resampled = torch.stack([means("noise_tolerance", one) for one in values], 1).tolist()
-    by_class = [class_means(one, labels) or {} for one in values]
-    classes = {label: tolerance(noise, [one[label] for one in by_class]) for label in by_class[0]}
-    return Estimate(
-        value,
-        None if math.isnan(value) else [tolerance(noise, line, beyond=True) for line in resampled],
-        {label: found for label, found in classes.items() if not math.isnan(found)} or None,
-    )
+    noise, psnrs = list(curve), list(curve.values())
+    value = tolerance(noise, [values.mean().item() for values in psnrs])
+    replicates = None
+    if not math.isnan(value):
+        resampled = torch.stack([means("noise_tolerance", values) for values in psnrs], 1).tolist()
+        replicates = [tolerance(noise, resample, beyond=True) for resample in resampled]
+    by_class = [class_means(values, labels) or {} for values in psnrs]
+    classes = {label: tolerance(noise, [level[label] for level in by_class]) for label in by_class[0]}
+    reached = {label: noise for label, noise in classes.items() if not math.isnan(noise)}
+    return Estimate(value, replicates, reached or None)
 
 
 def drawing(psnrs: dict[float, float], distances: dict[float, float], distance: str) -> Figure:
-    """PSNR and, where it was taken, rFD against the noise."""
+    """PSNR and, if distances were measured, rFD against the noise."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * (1 + bool(distances)), 3), dpi=100, layout="constrained")
-    axes = figure.subplots(1, 1 + bool(distances), squeeze=False)[0]
-    for axis, points, label in zip(axes, (psnrs, distances), ("PSNR (dB)", distance), strict=False):
+    panels = [(psnrs, "PSNR (dB)")]
+    if distances:
+        panels.append((distances, distance))
+    figure = Figure(figsize=(4 * len(panels), 3), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (points, label) in zip(axes, panels, strict=True):
         axis.plot(list(points), list(points.values()), "o-", color="#30638e")
         axis.set(xlabel="noise on latents (standard deviations)", ylabel=label, xlim=(0, None))
         axis.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""Latent zones against what is proven of them: they fill N(0, I), and how they overlap (LZN, theorem 1)."""
+"""Tests proven properties of latent zones: they fill N(0, I), and their overlap (LZN, theorem 1)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 Zones = Callable[[Tensor, Tensor, float, int], Tensor]  # anchors and noise (n, q), g, steps -> (n, q)
 
-STARTS = (0.9, 0.75, 0.5, 0.35, 0.25)
-COPIES = 64  # of both anchors in a minibatch: zones are those of the two, and 128 latents come at once
+STARTS = (0.9, 0.75, 0.5, 0.35, 0.25)  # values of g
+COPIES = 64  # of both anchors per minibatch, which leave the zones unchanged and give 128 latents at once
 
 
 def theorem(g: float) -> float:
-    """The probability that a latent is in the other's zone, for two anchors at -1 and 1: Phi((g - 1) / g)."""
+    """Phi((g - 1) / g), the probability that a latent is in the other anchor's zone, for anchors -1 and 1."""
     return 0.5 * math.erfc((1 - g) / g / 2**0.5)
 
 
 @torch.no_grad()
 def misassigned(zones: Zones, g: float, steps: int, draws: int, noise: Noise) -> float:
-    """The share of at least `draws` latents of the anchors -1 and 1 whose sign is not their anchor's."""
+    """The share of latents of the anchors -1 and 1, at least `draws`, that have the other anchor's sign."""
     anchors = torch.tensor([-1.0, 1.0]).repeat(COPIES)[:, None]
     rounds = math.ceil(draws / len(anchors))
     wrong = [
@@ -42,10 +42,10 @@ def misassigned(zones: Zones, g: float, steps: int, draws: int, noise: Noise) ->
 
 @register("zones")
 class LatentZones(Evaluator):
-    """For `lzn` alone, nothing for other methods: latents of one large minibatch, and theorem 1.
+    """Latents of one large minibatch, and theorem 1, for `lzn`; no value for other methods.
 
-    The anchors are what the tokenizer makes of the first training images, the noise is not scaled
-    (alpha = 1), and the flow takes Euler's steps, as many as said here rather than in the row.
+    Anchors are the tokenizer's outputs for the first training images, and the noise is not scaled (alpha =
+    1). The flow takes `steps` Euler steps, whatever the row's own number of steps.
     """
 
     metrics = {
@@ -68,9 +68,9 @@ class LatentZones(Evaluator):
     ) -> None:
         """
         Args:
-            points: images in the minibatch; memory is quadratic in it.
-            steps: of the flow. At g = 0.25, 20 steps overshoot: 0.4 % are misassigned, not 0.1 %.
-            draws: latents of either theorem's probability; the standard error is 0.008 at most.
+            points: images in the minibatch; memory is quadratic in this number.
+            steps: steps of the flow. At g = 0.25, 20 steps overshoot: 0.4 % are misassigned instead of 0.1 %.
+            draws: latents per probability of theorem 1, for a standard error of at most 0.008.
         """
         self.points, self.steps, self.draws = points, steps, draws
         self._last: tuple[Subject, dict[float, float], Tensor, Tensor] | None = None
@@ -86,9 +86,13 @@ class LatentZones(Evaluator):
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name == "zone_KS":
             size = min(self.points, subject.dataset.size("train"))
-            of = "tokens" if _per_token(subject) else "images"
-            common = {"anchors": of, "minibatch": size, "steps": self.steps}
-            return {"n": size, **common, "projections": KS_PROJECTIONS}
+            return {
+                "n": size,
+                "anchors": "tokens" if _per_token(subject) else "images",
+                "minibatch": size,
+                "steps": self.steps,
+                "projections": KS_PROJECTIONS,
+            }
         return {"n": math.ceil(self.draws / (2 * COPIES)) * 2 * COPIES, "steps": self.steps}
 
     def figures(self, subject: Subject) -> dict[str, Figure]:
@@ -96,7 +100,7 @@ class LatentZones(Evaluator):
 
     @torch.no_grad()
     def _measured(self, subject: Subject) -> tuple[dict[float, float], Tensor, Tensor]:
-        """Shares by start, anchors (n, q) and latents (n, q)."""
+        """Misassigned shares by start g, anchors (n, q) and latents (n, q)."""
         if self._last is None or self._last[0] is not subject:
             zones, noise = zones_of(subject), subject.noise.fork("zones")
             assert zones is not None
@@ -104,7 +108,7 @@ class LatentZones(Evaluator):
             index = torch.arange(min(self.points, subject.dataset.size("train")))
             like = next(subject.tokenizer.parameters())
             encoded = subject.tokenizer.encode(subject.dataset.images("train", index).to(like))
-            # Anchors as the row has them: of whole images, or of tokens, and then of fewer images.
+            # As in the row, an anchor is an image or, with `per_token`, a token; then fewer images suffice.
             anchors = encoded.flatten(0, 1)[: self.points] if _per_token(subject) else encoded.flatten(1)
             start = float(getattr(subject.regularizer, "g", 1e-4))
             z = zones(anchors, noise.normal(anchors, "zone"), start, self.steps)
@@ -117,20 +121,23 @@ def _per_token(subject: Subject) -> bool:
 
 
 def zones_of(subject: Subject) -> Zones | None:
-    """The pure function beside the row's method (a part imports no other), if it has one."""
+    """The function `zones` of the regularizer's module, if it has one (parts don't import each other)."""
     return getattr(sys.modules[type(subject.regularizer).__module__], "zones", None)
 
 
 def drawing(shares: dict[float, float], anchors: Tensor, z: Tensor) -> Figure:
-    """Anchors and their latents in the colours of the anchors' directions, and theorem 1."""
+    """Anchors and their latents, coloured by the anchor's direction, and theorem 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), dpi=100, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    around = anchors[:, :2] - anchors[:, :2].mean(0)
-    colours = torch.atan2(around[:, 1], around[:, 0]).numpy()
-    for axis, dots, title in ((left, anchors, "anchors"), (middle, z, "latents: each in its anchor's zone")):
-        axis.scatter(*dots[:, :2].T.numpy(), s=10, c=colours, cmap="hsv", linewidths=0)
+    centred = anchors[:, :2] - anchors[:, :2].mean(0)
+    colours = torch.atan2(centred[:, 1], centred[:, 0]).numpy()
+    for axis, points, title in (
+        (left, anchors, "anchors"),
+        (middle, z, "latents: each in its anchor's zone"),
+    ):
+        axis.scatter(*points[:, :2].T.numpy(), s=10, c=colours, cmap="hsv", linewidths=0)
         axis.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), aspect="equal", title=title)
         axis.grid(alpha=0.25)
     g = torch.linspace(0.15, 0.95, 100).tolist()

@@ -1,4 +1,4 @@
-"""The zero-cost baseline: one Gaussian over all values of a latent, whatever its class."""
+"""A baseline at no cost: one Gaussian over all values of a latent, independent of the class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from ..bench.api import LatentSpec, Likelihood, Noise
 from ..bench.registry import register
 
-JOINT = 4096  # largest number of values whose full covariance is kept; above, one covariance per token
+JOINT = 4096  # latents with more values than this get one covariance per token instead of a full one
 
 
 def cholesky(covariance: Tensor) -> Tensor:
-    """Lower factor of (..., D, D), also when fewer samples than dimensions left it singular.
+    """Lower Cholesky factor of (..., D, D), even if it is singular (fewer samples than dimensions).
 
     One millionth of the mean variance is added to the diagonal: the least that keeps float64 factors of
-    rank-deficient covariances finite, and far below what a metric could see.
+    rank-deficient covariances finite, and too little to change a metric.
     """
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
     jitter = 1e-6 * variance[..., None, None] * torch.eye(covariance.shape[-1]).to(covariance)
@@ -34,7 +34,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
         super().__init__(spec, classes)
-        # (groups, values): all values together, or each token on its own.
+        # (G groups, D values): one group of all values, or one group per token.
         joint = spec.tokens * spec.channels <= JOINT
         self.shape = (1, spec.tokens * spec.channels) if joint else (spec.tokens, spec.channels)
         self.register_buffer("mean", torch.zeros(self.shape))
@@ -55,11 +55,11 @@ class Gaussian(Likelihood):
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
         centred = (z.reshape(len(z), *self.shape) - self.mean).permute(1, 2, 0)  # (G, D, B)
-        white = torch.linalg.solve_triangular(self.factor, centred, upper=False)
+        whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
         logdet = self.factor.diagonal(dim1=-2, dim2=-1).log().sum()
-        return -0.5 * (white.square() + math.log(2 * math.pi)).sum((0, 1)) - logdet
+        return -0.5 * (whitened.square() + math.log(2 * math.pi)).sum((0, 1)) - logdet
 
     def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
-        white = noise.normal(self.mean.new_empty(len(labels), *self.shape), "z")
-        drawn = self.mean + torch.einsum("gij,bgj->bgi", self.factor, white)
-        return drawn.reshape(len(labels), self.spec.tokens, self.spec.channels)
+        whitened = noise.normal(self.mean.new_empty(len(labels), *self.shape), "z")
+        z = self.mean + torch.einsum("gij,bgj->bgi", self.factor, whitened)
+        return z.reshape(len(labels), self.spec.tokens, self.spec.channels)

@@ -20,11 +20,11 @@ from ..bench.registry import register
 
 @register("lightningdit")
 class LightningDiT(DiT):
-    """RMSNorm, SwiGLU, rotary and fixed absolute positions, adaLN-Zero; flow matching with a cosine term."""
+    """DiT with RMSNorm, SwiGLU, rotary and fixed absolute positions; flow matching with a cosine term."""
 
     later = frozenset({"diffusion"})
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # DMVAE's, all with normalised queries and keys; its B and XL are those below with `qk_norm: true`.
+        # DMVAE's sizes normalise queries and keys; its B and XL are the ones below with `qk_norm: true`.
         "Mini": {"width": 256, "depth": 6, "heads": 4, "qk_norm": True},
         "S": {"width": 384, "depth": 12, "heads": 6, "qk_norm": True},
         "L": {"width": 1024, "depth": 24, "heads": 16, "qk_norm": True},
@@ -49,7 +49,7 @@ class LightningDiT(DiT):
         head_width = divide_width(width, heads, multiple=4 if spec.grid else 2)
 
         def block() -> Block:
-            # SwiGLUPacked counts both halves of its first layer as hidden.
+            # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
             attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
             return Block(width, attention, mlp, RMSNorm)
 
@@ -58,7 +58,8 @@ class LightningDiT(DiT):
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         t = noise.uniform(z[:, 0, 0], "t")
-        t = logit_normal(t) if self.time_law == "lognormal" else t
+        if self.time_law == "lognormal":
+            t = logit_normal(t)
         predicted, target = self.matched(z, labels, noise, t)
         losses = {"velocity": (predicted - target).square().mean()}
         if self.cosine:
@@ -77,13 +78,15 @@ class LightningDiT(DiT):
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
         diffusion: Annotated[float, Field(ge=0)] = 0.0,
     ) -> Tensor:
-        """Euler's method on a grid warped by `shift` (LightningDiT: 0.3), unguided for t < `guidance_start`.
+        """Integrates the ODE by Euler's method or, with `diffusion` > 0, the SDE; see bench/nn/dit.py.
 
-        With `diffusion` > 0 (DMVAE: 1) it is the SDE's, on an even grid, which `shift` doesn't reach.
-
-        `guidance_channels` = 3 guides the first three channels and leaves the others conditional, as the
-        official code does whatever the latent (a rule it has from DiT); None guides all. `steps` counts
-        evaluations of the velocity; the official "250 steps" are 250 grid points, so 249 evaluations.
+        Args:
+            steps: evaluations of the velocity. The official "250 steps" are 250 grid points, 249 evaluations.
+            shift: warps the ODE's time grid (LightningDiT: 0.3). The SDE's grid is even for every `shift`.
+            guidance_start: samples are unguided at times t below this one.
+            guidance_channels: the number of first channels that are guided; the other channels stay
+                conditional. None guides all channels. The official code has 3 for every latent, as DiT has.
+            diffusion: strength of the SDE's noise (DMVAE: 1).
         """
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
         times = shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift)

@@ -1,4 +1,4 @@
-"""Masked autoregression over continuous tokens with a generative head per token (MAR: Li et al., 2024)."""
+"""Masked autoregression over continuous tokens, with a small generative head (MAR: Li et al., 2024)."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ DIFFUSION_STEPS = 1000
 
 
 def tokens_per_step(tokens: int, iterations: int) -> list[int]:
-    """How many tokens each iteration predicts; sums to `tokens`.
+    """The numbers of tokens that the iterations predict; they sum to `tokens`.
 
-    After iteration k of K, floor(tokens cos(pi/2 (k+1)/K)) tokens stay masked, but each iteration predicts at
-    least one and one is left for the last. So K >= tokens means one token at a time.
+    After iteration k of K, floor(tokens cos(pi/2 (k+1)/K)) tokens stay masked, except that every iteration
+    predicts at least one token. So K >= tokens means one token at a time.
     """
     iterations = min(iterations, tokens)
     masked, counts = tokens, []
     for k in range(iterations - 1):
         target = math.floor(tokens * math.cos(math.pi / 2 * (k + 1) / iterations))
-        left = max(1, min(masked - 1, target))
-        counts.append(masked - left)
-        masked = left
+        still_masked = max(1, min(masked - 1, target))
+        counts.append(masked - still_masked)
+        masked = still_masked
     return [*counts, masked]
 
 
 def mask_ratio(uniform: float, minimum: float) -> float:
-    """A normal of mean 1 and deviation 0.25, truncated to [minimum, 1], from a uniform draw."""
+    """Maps a uniform draw to a normal (mean 1, standard deviation 0.25) truncated to [minimum, 1]."""
+    if minimum >= 1:
+        return 1.0
     normal = NormalDist(1.0, 0.25)
     low = normal.cdf(minimum)
-    return min(1.0, max(minimum, normal.inv_cdf(low + uniform * (0.5 - low)))) if minimum < 1 else 1.0
+    return min(1.0, max(minimum, normal.inv_cdf(low + uniform * (0.5 - low))))
 
 
 class FlowHead(nn.Module):
-    """A per-token velocity field (the head that Flow Priors gives MAR)."""
+    """A per-token velocity field, MAR's head in Flow Priors."""
 
     def __init__(self, channels: int, width: int, depth: int, condition: int) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class FlowHead(nn.Module):
 
 
 class DiffusionHead(nn.Module):
-    """A per-token DDPM with learned variances (Nichol & Dhariwal, 2021), MAR's original head."""
+    """MAR's original head: a per-token DDPM with learned variances (Nichol & Dhariwal, 2021)."""
 
     def __init__(self, channels: int, width: int, depth: int, condition: int) -> None:
         super().__init__()
@@ -83,25 +85,31 @@ class DiffusionHead(nn.Module):
         self.net = TokenMLP(channels, 2 * channels, width, depth, condition)
 
     def loss(self, x: Tensor, condition: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """x (B, N, C), condition (B, N, D): the noise's squared error, the bound that trains the variance."""
+        """Squared error of the noise, and the variational bound that trains the variance alone.
+
+        x is (B, N, C), condition (B, N, D).
+        """
         step = (noise.uniform(x[..., 0], "t") * DIFFUSION_STEPS).long()
-        drawn = noise.normal(x, "noise")
+        true_noise = noise.normal(x, "noise")
         schedule = Schedule.respaced(DIFFUSION_STEPS).at(step, x)
-        noisy = schedule.alpha_bar.sqrt() * x + (1 - schedule.alpha_bar).sqrt() * drawn
+        noisy = schedule.alpha_bar.sqrt() * x + (1 - schedule.alpha_bar).sqrt() * true_noise
         # The head sees the step number 0 … 999 as its time, as in MAR.
         predicted, fraction = self.net(noisy, step.to(x), condition).chunk(2, dim=-1)
         mean, logvar = schedule.reverse(noisy, predicted.detach(), fraction)
         true_mean = schedule.posterior_mean(noisy, x)
         divergence = gaussian_kl(true_mean, schedule.posterior_logvar, mean, logvar)
-        # MAR integrates this density over bins of 8-bit images; latents have no bins.
+        # MAR integrates this density over the bins of 8-bit images, which latents don't have.
         density = 0.5 * (math.log(2 * math.pi) + logvar + (x - mean).square() * (-logvar).exp())
         bound = torch.where(step[..., None] == 0, density, divergence) / math.log(2)
-        return {"noise": (predicted - drawn).square().mean(), "variance": bound.mean()}
+        return {"noise": (predicted - true_noise).square().mean(), "variance": bound.mean()}
 
     def sample(
         self, condition: Tensor, guidance: float | None, noise: Noise, steps: int | None, temperature: float
     ) -> Tensor:
-        """`FlowHead.sample` by ancestral steps; temperature scales each step's noise, not the initial one."""
+        """Ancestral sampling with the shapes of `FlowHead.sample`.
+
+        The temperature scales the noise of each step, but not the initial noise.
+        """
         batch = condition.shape[0] // (1 if guidance is None else 2)
         x = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
         schedule = Schedule.respaced(steps or 100)
@@ -117,7 +125,7 @@ class DiffusionHead(nn.Module):
 def _guided(
     net: Callable[..., Tensor], x: Tensor, t: Tensor, condition: Tensor, guidance: float | None, channels: int
 ) -> Tensor:
-    """The net's output, guided in its first `channels`; the others (variances) stay conditional."""
+    """The net's output with guided first `channels`; the other channels (variances) stay conditional."""
     if guidance is None:
         return net(x, t, condition)
     conditional, unconditional = net(x.repeat(2, 1, 1), t, condition).chunk(2)
@@ -133,9 +141,9 @@ def gaussian_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A discrete diffusion on some of 1000 cosine-scheduled steps; every field has one value per step."""
+    """A discrete diffusion on a subset of 1000 cosine-scheduled steps; every field has one value per step."""
 
-    step: Tensor  # its number among the 1000
+    step: Tensor  # number of the step among the 1000
     alpha_bar: Tensor
     beta: Tensor
     posterior_logvar: Tensor
@@ -143,27 +151,25 @@ class Schedule:
     noisy: Tensor
 
     @classmethod
-    @cache  # a training step asks for it, and each round of sampling
+    @cache  # called in every training step and every iteration of sampling
     def respaced(cls, steps: int) -> Schedule:
-        """`steps` of the 1000, evenly spaced with both ends."""
-        kept = (
-            [round(i * (DIFFUSION_STEPS - 1) / max(1, steps - 1)) for i in range(steps)]
-            if steps > 1
-            else [999]
-        )
-        every = cosine_alpha_bar(DIFFUSION_STEPS)
-        alpha_bar = torch.tensor([every[i] for i in kept], dtype=torch.float64, device="cpu")
+        """`steps` of the 1000 steps, evenly spaced and with both ends; one step is the last."""
+        numbers = [DIFFUSION_STEPS - 1]
+        if steps > 1:
+            numbers = [round(i * (DIFFUSION_STEPS - 1) / (steps - 1)) for i in range(steps)]
+        all_alpha_bar = cosine_alpha_bar(DIFFUSION_STEPS)
+        alpha_bar = torch.tensor([all_alpha_bar[i] for i in numbers], dtype=torch.float64, device="cpu")
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
         variance = beta * (1 - previous) / (1 - alpha_bar)
-        # The first step's variance is 0; its logarithm is clipped to the next one's.
+        # The first step's variance is 0, so its logarithm is replaced by that of the second step.
         logvar = torch.cat([variance[1:2], variance[1:]]).log() if steps > 1 else beta.log()
         clean = beta * previous.sqrt() / (1 - alpha_bar)
         noisy = (1 - previous) * (1 - beta).sqrt() / (1 - alpha_bar)
-        return cls(torch.tensor(kept, device="cpu"), alpha_bar, beta, logvar, clean, noisy)
+        return cls(torch.tensor(numbers, device="cpu"), alpha_bar, beta, logvar, clean, noisy)
 
     def at(self, index: Tensor, like: Tensor) -> Schedule:
-        """The values at `index` (B, N), as (B, N, 1) of `like`'s device and dtype."""
+        """The values at `index` (B, N), each (B, N, 1) with `like`'s device and dtype."""
         return Schedule(*(value.to(like)[index][..., None] for value in vars(self).values()))
 
     def posterior_mean(self, x: Tensor, clean: Tensor) -> Tensor:
@@ -171,14 +177,18 @@ class Schedule:
         return self.clean * clean + self.noisy * x
 
     def reverse(self, x: Tensor, noise: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} | x_t); fraction -1 … 1 moves between the variance's bounds."""
+        """Mean and log-variance of p(x_{t-1} | x_t).
+
+        A fraction from -1 to 1 interpolates the log-variance between its lower bound (posterior) and upper
+        bound (beta).
+        """
         clean = (x - (1 - self.alpha_bar).sqrt() * noise) / self.alpha_bar.sqrt()
         upper = (fraction + 1) / 2
         return self.posterior_mean(x, clean), upper * self.beta.log() + (1 - upper) * self.posterior_logvar
 
 
 def cosine_alpha_bar(steps: int) -> list[float]:
-    """Products of 1 - beta of the cosine schedule, beta at most 0.999 (Nichol & Dhariwal, 2021)."""
+    """Cumulative products of 1 - beta of the cosine schedule, beta <= 0.999 (Nichol & Dhariwal, 2021)."""
     curve = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
     product, products = 1.0, []
     for now, following in zip(curve[:-1], curve[1:], strict=True):
@@ -189,10 +199,10 @@ def cosine_alpha_bar(steps: int) -> list[float]:
 
 @register("mar")
 class MAR(Generator):
-    """A masked autoencoder whose decoder conditions a small generative head, token by token.
+    """A masked autoencoder whose decoder conditions a small generative head for each token.
 
-    The published sizes are for both heads: MAR's is `head: diffusion`, Flow Priors' `head: flow` (with
-    `qk_norm: true`).
+    The published sizes are for both heads: MAR has `head: diffusion`, Flow Priors `head: flow` with
+    `qk_norm: true`.
     """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -229,8 +239,13 @@ class MAR(Generator):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
-        """`depth` blocks in the encoder and as many in the decoder; `buffer` class tokens (MAR: 64 for 256);
-        `head_draws` pairs of time and noise per token and step; `dropout` 0.1 in MAR, whose runs are long."""
+        """
+        Args:
+            depth: number of blocks in the encoder, and again in the decoder.
+            head_draws: number of (time, noise) pairs per token and step.
+            buffer: number of class tokens (MAR: 64 beside 256 tokens).
+            dropout: 0.1 in MAR, whose runs are long.
+        """
         super().__init__(spec, classes)
         divide_width(width, heads)
         self.buffer, self.min_mask = buffer, min_mask
@@ -264,28 +279,27 @@ class MAR(Generator):
         self.head: FlowHead | DiffusionHead = FlowHead(*sizes) if head == "flow" else DiffusionHead(*sizes)
 
     def condition(self, z: Tensor, order: Tensor, labels: Tensor | None, count: int) -> Tensor:
-        """What the head sees of the next `count` tokens.
+        """The head's conditions (B, count, D) for the next `count` tokens, order[:, K : K + count].
 
-        `order` (B, T) is a permutation per sample, z (B, K, C) the tokens order[:, :K] -> (B, count, D) for
-        order[:, K : K + count]. Tokens carry their positions, so they stay in this order throughout: neither
-        encoder nor decoder has to put them back on the raster.
+        `order` (B, T) is a permutation per sample; z (B, K, C) are the known tokens, order[:, :K]. Encoder
+        and decoder keep this order: each token has its position added, so the raster isn't needed.
         """
         known, batch = z.shape[1], len(z)
-        # (B, buffer + T): the buffer's positions, then the tokens' in the sample's order
-        places = torch.cat(
+        # (B, buffer + T): the buffer's positions, then those of the tokens in the sample's order
+        positions = torch.cat(
             [torch.arange(self.buffer).to(order).expand(batch, -1), self.buffer + order], dim=1
         )
         buffer = self.label(labels, batch)[:, None].expand(-1, self.buffer, -1)
         x = torch.cat([buffer, self.embed(z)], dim=1)
-        x = self.embed_norm(x + embedding(places[:, : self.buffer + known], self.encoder_positions))
+        x = self.embed_norm(x + embedding(positions[:, : self.buffer + known], self.encoder_positions))
         x = self.decoder_embed(self.encoder(x))
         x = torch.cat([x, self.mask.expand(batch, order.shape[1] - known, -1)], dim=1)
-        x = self.decoder(x + embedding(places, self.decoder_positions))
+        x = self.decoder(x + embedding(positions, self.decoder_positions))
         x = x[:, self.buffer + known : self.buffer + known + count]
         return x + embedding(order[:, known : known + count], self.head_positions)
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        # One mask ratio for the whole batch, on all processes; read as a number, so drawn on the CPU.
+        # One mask ratio for the whole batch on all processes; drawn on the CPU, as it is read as a number.
         ratio = mask_ratio(float(noise.uniform(torch.empty((), device="cpu"), "mask ratio")), self.min_mask)
         masked = math.ceil(self.spec.tokens * ratio)
         order = noise.uniform(z[..., 0], "order").argsort(dim=1)
@@ -306,23 +320,27 @@ class MAR(Generator):
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         schedule: Literal["linear", "constant"] = "linear",
     ) -> Tensor:
-        """Predicts tokens in random order, in `iterations` rounds (default: one token each).
+        """Predicts the tokens in random order.
 
-        `steps` of the head (default: flow 25, diffusion 100). `schedule` linear raises the guidance with the
-        tokens known after the round, 1 + (w - 1) known / T; constant uses w throughout.
+        Args:
+            iterations: number of predictions of several tokens at once; None predicts one token at a time.
+            steps: sampling steps of the head; None is 25 for `flow` and 100 for `diffusion`.
+            schedule: `linear` raises the guidance with the tokens known after an iteration,
+                1 + (w - 1) known / T; `constant` is w throughout.
         """
         tokens = self.spec.tokens
         order = noise.uniform(self.head_positions.new_empty(len(labels), tokens), "order").argsort(dim=1)
         z = self.head_positions.new_empty(len(labels), 0, self.spec.channels)
         guided = guidance != 1 and self.classes > 0
-        for round_, count in enumerate(tokens_per_step(tokens, iterations or tokens)):
-            share = (z.shape[1] + count) / tokens if schedule == "linear" else 1.0
-            w = 1 + (guidance - 1) * share if guided else None
+        for iteration, count in enumerate(tokens_per_step(tokens, iterations or tokens)):
             if guided:
+                progress = (z.shape[1] + count) / tokens if schedule == "linear" else 1.0
+                w: float | None = 1 + (guidance - 1) * progress
                 condition = self.condition(
                     z.repeat(2, 1, 1), order.repeat(2, 1), with_unconditional(labels), count
                 )
             else:
-                condition = self.condition(z, order, labels, count)
-            z = torch.cat([z, self.head.sample(condition, w, noise.fork(round_), steps, temperature)], dim=1)
+                w, condition = None, self.condition(z, order, labels, count)
+            predicted = self.head.sample(condition, w, noise.fork(iteration), steps, temperature)
+            z = torch.cat([z, predicted], dim=1)
         return torch.empty_like(z).scatter_(1, order[..., None].expand_as(z), z)

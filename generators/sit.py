@@ -19,7 +19,7 @@ from ..bench.registry import register
 
 @register("sit")
 class SiT(DiT):
-    """DiT's blocks (LayerNorm, GELU, fixed positions, adaLN-Zero); flow matching at uniform times."""
+    """DiT with LayerNorm, GELU and fixed positions; flow matching at uniform times."""
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "B": {"width": 768, "depth": 12, "heads": 12},
@@ -61,9 +61,10 @@ class SiT(DiT):
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
     ) -> Tensor:
-        """Euler's method on the ODE or, with `diffusion` > 0 (SiT, REPA: 1), on the SDE (`DiT.drawn`).
+        """Integrates the ODE by Euler's method or, with `diffusion` > 0, the SDE (see bench/nn/dit.py).
 
-        Guidance is LightningDiT's.
+        SiT and REPA have `diffusion` 1. The first `guidance_channels` channels (None: all) are guided, at
+        times t >= `guidance_start`.
         """
         field = self.guided(labels, guidance, guidance_start, guidance_channels)
         return self.drawn(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)

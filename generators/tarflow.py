@@ -30,19 +30,20 @@ from ..bench.registry import register
 
 
 def starflow_guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Guided (a, b) of N(b, e^2a): the Gaussian p_c^w / p_u^(w - 1) (STARFlow; its w is ours - 1).
+    """The guided Gaussian N(b, e^2a) = p_c^w / p_u^(w - 1) (STARFlow, whose w is ours - 1).
 
-    Arguments are (..., 2C): a, then b. A conditional wider than the unconditional counts as equally wide.
+    Arguments and result are (..., 2C): a, then b. A conditional Gaussian that is wider than the unconditional
+    one is treated as equally wide.
     """
     (a, b), (a_u, b_u) = conditional.chunk(2, -1), unconditional.chunk(2, -1)
     s = (2 * (a - a_u).clamp(max=0)).exp()  # (sigma_c / sigma_u)^2, at most 1
-    precision = guidance + (1 - guidance) * s  # in units of the conditional's
+    precision = guidance + (1 - guidance) * s  # relative to the conditional Gaussian's precision
     return torch.cat([a - 0.5 * precision.log(), (guidance * b + (1 - guidance) * s * b_u) / precision], -1)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a block makes one (a, b) of its conditional and its unconditional; see `TARFlow.inverse`."""
+    """Combines a block's conditional and unconditional (a, b) into one; see `TARFlow.inverse`."""
 
     w: float
     rule: Literal["linear", "starflow"]
@@ -50,12 +51,13 @@ class Guidance:
     temperature: float
 
     def __call__(self, output: Tensor, progress: float) -> Tensor:
-        """Both branches' (a, b) (2B, 2C) -> (B, 2C); `progress` in (0, 1] is how far the block is."""
+        """Both branches' (a, b) (2B, 2C) -> (B, 2C); `progress` in (0, 1] is the share of tokens done."""
         conditional, unconditional = output.chunk(2)
         if self.rule == "starflow":
             # The released code computes annealed weights and does not use them.
             return starflow_guide(conditional, unconditional, self.w)
-        return guide(conditional, unconditional, 1 + (self.w - 1) * progress if self.anneal else self.w)
+        w = 1 + (self.w - 1) * progress if self.anneal else self.w
+        return guide(conditional, unconditional, w)
 
 
 def _norm(width: int, adaptive: bool) -> nn.LayerNorm:
@@ -63,7 +65,7 @@ def _norm(width: int, adaptive: bool) -> nn.LayerNorm:
 
 
 class CausalLayer(nn.Module):
-    """A pre-norm transformer layer that looks only backward; `adaptive`, an adaLN-Zero layer as in DiT."""
+    """A causal pre-norm transformer layer; with `adaptive`, an adaLN-Zero layer as in DiT."""
 
     def __init__(self, width: int, heads: int, adaptive: bool = False) -> None:
         super().__init__()
@@ -84,10 +86,13 @@ class CausalLayer(nn.Module):
         sharpen: Tensor | None = None,
         rotary: Tensor | None = None,
     ) -> Tensor:
-        """All tokens (B, T, D), or with a cache (2, B, heads, T, D / heads) of keys and values one, `index`.
+        """x holds all tokens (B, T, D) or, with a cache, the single token number `index`.
 
-        `modulation` (..., 6D) is what the layer's own gives for a condition; `sharpen` (B, 1, 1, 1)
-        multiplies the attention logits: an inverse temperature; `rotary` (T, D / heads) are positions.
+        Args:
+            modulation: (..., 6D), the output of `self.modulation` for a condition.
+            cache: (2, B, heads, T, D / heads), keys and values of the tokens up to `index`.
+            sharpen: (B, 1, 1, 1), inverse temperatures that multiply the attention logits.
+            rotary: (T, D / heads), rotary positions.
         """
         if modulation is None:
             x = x + self.attend(self.norm1(x), cache, index, sharpen, rotary)
@@ -117,7 +122,7 @@ class CausalLayer(nn.Module):
 
 
 class AffineBlock(nn.Module):
-    """z_i = (x_i - b_i) exp(-a_i) with (a_i, b_i) from the tokens before i."""
+    """An affine map of each token, z_i = (x_i - b_i) exp(-a_i), with (a_i, b_i) from the tokens before i."""
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """a and b (B, T, C) of every token."""
@@ -129,14 +134,17 @@ class AffineBlock(nn.Module):
         return (x - b) * (-a).exp(), -a.sum((1, 2))
 
     def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
-        """Token by token with cached keys and values; guided, labels are (2B,): see `with_unconditional`."""
+        """x from z, token by token with cached keys and values.
+
+        With guidance, labels are (2B,); see `with_unconditional`.
+        """
         raise NotImplementedError
 
 
 class AutoregressiveBlock(AffineBlock):
-    """The first token is unchanged; positions are learned.
+    """TARFlow's block: the first token is unchanged, and positions are learned.
 
-    The class is added to every embedded token or, `adaptive`, modulates the layers and the output.
+    The class is added to every embedded token or, with `adaptive`, modulates the layers and the output.
     """
 
     def __init__(
@@ -146,7 +154,7 @@ class AutoregressiveBlock(AffineBlock):
         self.heads, self.classes = heads, classes
         self.embed = nn.Linear(spec.channels, width)
         self.positions = nn.Parameter(torch.empty(spec.tokens, width))
-        rows = max(classes, 1) if adaptive else classes  # without classes one row is the condition
+        rows = max(classes, 1) if adaptive else classes  # modulation needs a condition without classes, too
         self.labels = nn.Parameter(torch.empty(rows, width)) if rows else None
         self.layers = nn.ModuleList(CausalLayer(width, heads, adaptive) for _ in range(layers))
         self.norm = _norm(width, adaptive) if adaptive else None
@@ -154,14 +162,15 @@ class AutoregressiveBlock(AffineBlock):
         self.output = nn.Linear(width, 2 * spec.channels)
         for table in (self.positions, self.labels):
             if table is not None:
-                # ml-tarflow: 0.01. At the embedded tokens' scale short runs learn positions and classes too:
-                # after 800 steps on 8x8 digits a classifier agrees with 97 % of the labels, not with 42 %.
+                # ml-tarflow has std 0.01. At 0.5, the scale of the embedded tokens, short runs also learn
+                # positions and classes: after 800 steps on 8x8 digits a classifier agrees with 97 % of the
+                # labels instead of 42 %.
                 nn.init.normal_(table, std=0.5)
-        # ml-tarflow leaves this bias at its random start; at zero an untrained flow is exactly the identity.
+        # ml-tarflow leaves the output's bias random. With a zero bias an untrained flow is the identity.
         zero(self.output, *(m.modulation for m in (self, *self.layers) if m.modulation is not None))
 
     def label(self, labels: Tensor | None) -> Tensor | float:
-        """(B, 1, width), or what broadcasts to it; "no class" is the mean of all classes."""
+        """The class embeddings, broadcastable to (B, 1, width); "no class" is the mean of all classes."""
         if self.labels is None:
             return 0.0
         mean = self.labels.mean(0)
@@ -170,25 +179,25 @@ class AutoregressiveBlock(AffineBlock):
         return torch.where(labels[:, None] < 0, mean, self.labels[labels.clamp_min(0)])[:, None]
 
     def condition(self, labels: Tensor | None) -> tuple[Tensor | float, list[Tensor | None]]:
-        """What is added to embedded tokens, and the modulation of each layer and, last, of the output."""
+        """The summand of embedded tokens, and the modulations of all layers and, last, of the output."""
         label = self.label(labels)
         if self.modulation is None:
             return label, [None] * (len(self.layers) + 1)
-        own = [cast(CausalLayer, layer).modulation for layer in self.layers]
-        return 0.0, [cast(nn.Linear, m)(silu(cast(Tensor, label))) for m in (*own, self.modulation)]
+        linears = [*(cast(CausalLayer, layer).modulation for layer in self.layers), self.modulation]
+        return 0.0, [cast(nn.Linear, linear)(silu(cast(Tensor, label))) for linear in linears]
 
     def head(self, hidden: Tensor, modulation: Tensor | None) -> Tensor:
-        """(B, n, width) -> (B, n, 2C): a and b of the token after each."""
+        """(B, n, width) -> (B, n, 2C): a and b of each next token."""
         if self.norm is not None and modulation is not None:
             hidden = modulate(self.norm(hidden), *modulation.chunk(2, dim=-1))
-        return single(self.output(hidden))  # log-determinants are sums over all of it
+        return single(self.output(hidden))  # in float32: log-determinants sum over all tokens and channels
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         label, modulations = self.condition(labels)
         hidden = self.embed(x) + self.positions + label
         for layer, modulation in zip(self.layers, modulations[:-1], strict=True):
             hidden = layer(hidden, modulation)
-        # What token i - 1 has gathered transforms token i; zeros leave token 0 as it is.
+        # The output at token i - 1 transforms token i; zeros leave token 0 unchanged.
         a, b = pad(self.head(hidden, modulations[-1])[:, :-1], (0, 0, 1, 0)).chunk(2, dim=-1)
         return a, b
 
@@ -213,8 +222,9 @@ class AutoregressiveBlock(AffineBlock):
 
 
 class PrefixBlock(AffineBlock):
-    """STARFlow's block: a learned token stands before the first, so every token is transformed; rotary
-    positions. The class, where there are classes, is one more token before that.
+    """STARFlow's block: every token is transformed, as a learned token precedes the first; rotary positions.
+
+    With classes, the class is one more token at the very start.
     """
 
     rotary: Tensor
@@ -229,13 +239,13 @@ class PrefixBlock(AffineBlock):
         self.norm = RMSNorm(width)
         self.output = nn.Linear(width, 2 * spec.channels)
         rotary = rotary_table(spec, divide_width(width, heads, multiple=4 if spec.grid else 2))
-        # A position is that of the token to be transformed; the class shares the first one's.
+        # Each input has the position of the token that it predicts; the class has that of the first token.
         rotary = torch.cat([rotary[:1], rotary]) if classes else rotary
         self.register_buffer("rotary", rotary, persistent=False)
         zero(self.output)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """(B, ..., width) -> (B, ..., 2C): a and b, e^a a softplus that is 1 where the output is 0."""
+        """(B, ..., width) -> (B, ..., 2C): a and b, where e^a is a softplus that is 1 at output 0."""
         output = single(self.output(self.norm(hidden)))
         a, b = (4 * (output / 4).tanh()).chunk(2, dim=-1)
         return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
@@ -274,7 +284,7 @@ class PrefixBlock(AffineBlock):
 
 
 def _sharpen(z: Tensor, guidance: Guidance | None) -> Tensor | None:
-    """(2B, 1, 1, 1): inverse temperatures of attention, other than 1 in the unconditional branch alone."""
+    """Inverse temperatures of attention (2B, 1, 1, 1), 1 in the conditional half; None if all are 1."""
     if guidance is None or guidance.temperature == 1:
         return None
     sharpen = torch.ones_like(z[:, 0, 0]).repeat(2)
@@ -287,8 +297,8 @@ class TARFlow(Likelihood):
     """Autoregressive blocks in alternating token order, trained by likelihood on noised latents."""
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # SimFlow's latents have a variance of their own, so there is no further noise. Of the two depths that
-        # it gives XXL, section 5.1's 46 makes the published 1.4 B; Table 8's 36 makes 1.13 B.
+        # No noise, as SimFlow's latents are already noisy. SimFlow names two depths for XXL: 46 (section 5.1)
+        # gives the published 1.4 B parameters; 36 (Table 8) gives 1.13 B.
         **{
             f"simflow-{name}": {
                 "width": width,
@@ -307,7 +317,7 @@ class TARFlow(Likelihood):
                 ("XXL", 1152, 16, 46),
             )
         },
-        # Class-conditional as the papers' ImageNet models, which are not released; those with text are.
+        # Class-conditional like the paper's ImageNet models. These are not released; the text models are.
         **{
             f"starflow-{name}": {
                 "width": width,
@@ -320,7 +330,7 @@ class TARFlow(Likelihood):
             }
             for name, width, deep in (("XL", 2048, 18), ("XXL", 3072, 24))
         },
-        # Of pixels: patches of 2 at 64 pixels, of 4 at 128.
+        # For pixels as tokens: patches of 2 x 2 at 64 pixels, of 4 x 4 at 128 pixels.
         "tarflow-IN64": {"width": 768, "blocks": 8, "layers": 8, "heads": 12, "noise_std": 0.05},
         "tarflow-IN128": {"width": 1024, "blocks": 8, "layers": 8, "heads": 16, "noise_std": 0.15},
     }
@@ -338,13 +348,14 @@ class TARFlow(Likelihood):
         deep: Annotated[int, Field(ge=0)] = 0,
         conditioning: Literal["embedding", "adaln", "prefix"] = "embedding",
     ) -> None:
-        """`noise_std` is of noise on training latents (paper: up to 0.15; STARFlow: 0.3).
-
+        """
         Args:
-            layers: per block; the last one, which comes first in sampling, has `deep` if that isn't 0.
-            conditioning: classes added to embedded tokens, by adaptive layer norms (SimFlow), or as a token
-                before the others of the last block alone, in blocks that are STARFlow's throughout; without
-                its penalty on the blocks' inputs (1e-4).
+            layers: transformer layers per block.
+            noise_std: standard deviation of noise on training latents (TARFlow: up to 0.15; STARFlow: 0.3).
+            deep: layers of the last block, which comes first in sampling; 0 means `layers`.
+            conditioning: `embedding` adds the class to the embedded tokens; `adaln` has adaptive layer norms
+                (SimFlow); `prefix` has STARFlow's blocks, with the class as the first token of the last block
+                alone, and without STARFlow's penalty on the blocks' inputs (1e-4).
         """
         super().__init__(spec, classes)
         divide_width(width, heads)
@@ -353,25 +364,25 @@ class TARFlow(Likelihood):
                 "tarflow transforms each token given those before it, and this latent has a single one"
             )
         self.noise_std, self.label_dropout = noise_std, label_dropout
-        # Every second block reads the tokens backward; in STARFlow the last one is sure to read forward.
         last = blocks - 1
-        self.backward = [
-            (last - index if conditioning == "prefix" else index) % 2 == 1 for index in range(blocks)
-        ]
-        depths = [layers] * last + [deep or layers]
-        self.blocks = nn.ModuleList(
-            PrefixBlock(spec, classes if index == last else 0, width, depth, heads)
-            if conditioning == "prefix"
-            else AutoregressiveBlock(spec, classes, width, depth, heads, conditioning == "adaln")
-            for index, depth in enumerate(depths)
-        )
+        # Every second block reads the tokens backward; in STARFlow the last block reads forward.
+        forward_block = last if conditioning == "prefix" else 0
+        self.backward = [(index - forward_block) % 2 == 1 for index in range(blocks)]
+
+        def block(index: int) -> AffineBlock:
+            depth = deep if deep and index == last else layers
+            if conditioning == "prefix":
+                return PrefixBlock(spec, classes if index == last else 0, width, depth, heads)
+            return AutoregressiveBlock(spec, classes, width, depth, heads, conditioning == "adaln")
+
+        self.blocks = nn.ModuleList(block(index) for index in range(blocks))
 
     def forward(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """z (B, T, C) -> (noise (B, T, C), log |det d noise / d z| (B,) in nats, summed over dimensions)."""
         logdet = z.new_zeros(len(z))
         for index, block in enumerate(self.blocks):
-            z, change = block(self._turn(z, index), labels)
-            z, logdet = self._turn(z, index), logdet + change
+            z, change = block(self._reorder(z, index), labels)
+            z, logdet = self._reorder(z, index), logdet + change
         return z, logdet
 
     def inverse(
@@ -386,24 +397,28 @@ class TARFlow(Likelihood):
     ) -> Tensor:
         """noise (B, T, C) -> z; the papers' w is ours - 1.
 
-        The linear rule (TARFlow) makes (a, b) of every block u + w (c - u); `anneal` raises w linearly from 1
-        over the tokens of each block, as evaluate_fid.py always does. STARFlow's rule, which SimFlow keeps,
-        is a product of Gaussians, for the last block alone; the others stay conditional. `temperature`
-        divides the attention logits of the unconditional branch.
+        Args:
+            anneal: raises w of the linear rule linearly from 1 over the tokens of each block, as TARFlow's
+                evaluate_fid.py always does.
+            temperature: divides the attention logits of the unconditional branch.
+            guidance_rule: `linear` (TARFlow) guides (a, b) of every block to u + w (c - u) for conditional c
+                and unconditional u; `starflow` (also SimFlow) guides the last block alone, by a product of
+                Gaussians (`starflow_guide`), and the other blocks stay conditional.
         """
         rule = Guidance(guidance, guidance_rule, anneal, temperature)
         last = len(self.blocks) - 1
         for index, module in reversed(list(enumerate(self.blocks))):
-            block, turned = cast(AffineBlock, module), self._turn(noise, index)
+            block, ordered = cast(AffineBlock, module), self._reorder(noise, index)
             guided = guidance_rule == "linear" or index == last
             if labels is None or guidance == 1 or not block.classes or not guided:
-                noise = block.inverse(turned, labels)
+                noise = block.inverse(ordered, labels)
             else:
-                noise = block.inverse(turned, with_unconditional(labels), rule)
-            noise = self._turn(noise, index)
+                noise = block.inverse(ordered, with_unconditional(labels), rule)
+            noise = self._reorder(noise, index)
         return noise
 
-    def _turn(self, z: Tensor, index: int) -> Tensor:
+    def _reorder(self, z: Tensor, index: int) -> Tensor:
+        """Tokens in the order in which block `index` reads them, or from this order back."""
         return z.flip(1) if self.backward[index] else z
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -411,9 +426,10 @@ class TARFlow(Likelihood):
         return logdet - 0.5 * (noise.square() + math.log(2 * math.pi)).sum((1, 2))
 
     def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
-        """Layers are counted through all blocks from the first that data enter; tokens are in their order.
+        """The log-likelihood (B,), and the hidden tokens (B, T, width) after layer `tap`, in raster order.
 
-        SimFlow's "layer 1 at the block 3" of blocks with two layers is 5.
+        `tap` counts the layers of all blocks from 1, from the block that takes the data: SimFlow's "layer 1
+        at the block 3" of blocks with two layers is 5.
         """
         layers = [
             (index, layer)
@@ -423,10 +439,10 @@ class TARFlow(Likelihood):
         if not 1 <= tap <= len(layers):
             raise ValueError(f"tap = {tap} is none of tarflow's layers 1 to {len(layers)}")
         index, layer = layers[tap - 1]
-        seen: list[Tensor] = []
-        with layer.register_forward_hook(lambda layer, given, hidden: seen.append(hidden)):
+        outputs: list[Tensor] = []
+        with layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output)):
             log_prob = self.log_prob(z, labels)
-        return log_prob, self._turn(seen[0][:, -z.shape[1] :], index)  # without a class's own token
+        return log_prob, self._reorder(outputs[0][:, -z.shape[1] :], index)  # without the class token
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """Negative log-likelihood in nats per dimension of the noised latent."""
@@ -435,7 +451,7 @@ class TARFlow(Likelihood):
         return {"nll": -log_prob.mean() / z[0].numel()}
 
     def score(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """(B, T, C): the gradient of log p(z) with respect to z, also where autograd is off."""
+        """The gradient of log p(z) with respect to z (B, T, C), even under `torch.no_grad()`."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(z, labels).sum(), z)[0]
@@ -456,10 +472,13 @@ class TARFlow(Likelihood):
         guidance_rule: Literal["linear", "starflow"] = "linear",
         score_step: Annotated[float, Field(ge=0)] = 0.0,
     ) -> Tensor:
-        """Guided by the rules of `inverse`, then by SimFlow's equation 6, then rid of training's noise.
+        """Inverts noise by `inverse`, applies SimFlow's score step (equation 6), then denoises.
 
-        `score_step` (the paper's gamma, 0.25) moves z by gamma (grad log p(z | c) - grad log p(z)), of the
-        likelihood summed over all elements; there is none at guidance = 1, which is no guidance.
+        Args:
+            denoise: whether training's noise is removed by Tweedie's formula.
+            anneal, temperature, guidance_rule: as in `inverse`.
+            score_step: gamma of SimFlow (0.25), which moves z by gamma (grad log p(z | c) - grad log p(z)),
+                with the likelihood summed over all elements. Not applied at guidance = 1.
         """
         start = next(self.parameters()).new_empty(len(labels), self.spec.tokens, self.spec.channels)
         z = self.inverse(

@@ -1,4 +1,4 @@
-"""A velocity field that sees one token at a time (Flow Priors; the flow head of MAR)."""
+"""A velocity field for each token separately (Flow Priors; also the flow head of MAR)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ from ..bench.registry import register
 
 @register("velocity_mlp")
 class VelocityMLP(Flow):
-    """Tokens are independent draws from one distribution, whatever their position; the cheapest prior.
+    """The cheapest prior: all tokens are independent draws from one distribution, at every position.
 
-    `draws` are the independent (time, noise) pairs per token and step, in Flow Priors 4. `conditional` adds
-    classes, which the paper doesn't have.
+    `draws` is the number of independent (time, noise) pairs per token and step (Flow Priors: 4).
+    `conditional` adds classes, which the paper doesn't have.
     """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "flow-priors": {"width": 1024, "depth": 6, "draws": 4},
-        "flow-priors-toy": {
-            "width": 512,
-            "depth": 4,
-            "draws": 4,
-        },  # on points; its code's default width is 128
+        # For the paper's point sets; the default width in its code is 128.
+        "flow-priors-toy": {"width": 512, "depth": 4, "draws": 4},
     }
-    per_token: ClassVar[bool] = True  # tokens don't see each other, and t may be (B, T)
+    per_token: ClassVar[bool] = True  # a token's velocity ignores the other tokens, and t may be (B, T)
 
     def __init__(
         self,
@@ -51,7 +48,7 @@ class VelocityMLP(Flow):
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """As in `Flow`, but t may also be (B, T), a time for each token."""
+        """The same as `Flow.velocity`, except that t may also be (B, T), one time per token."""
         depth = len(self.network.blocks)
         if tap is not None and not 1 <= tap <= depth:
             raise ValueError(f"tap = {tap} is none of velocity_mlp's blocks 1 to {depth}")
@@ -60,14 +57,16 @@ class VelocityMLP(Flow):
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
         condition = None if self.label is None else self.label(labels, len(x))[:, None]
-        return self.network.tapped(x, t if t.dim() == 2 else t[:, None], condition, tap)
+        if t.dim() == 1:
+            t = t[:, None]
+        return self.network.tapped(x, t, condition, tap)
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        """The mean over elements of |v(x_t, t) - (z - noise)|^2, uniform in time."""
-        # (B, draws, T, C): noise keeps a row's draws together.
-        drawn = z[:, None].expand(-1, self.draws, -1, -1)
-        t = noise.uniform(drawn[..., 0], "t").flatten(0, 1)
-        start, z = noise.normal(drawn, "noise").flatten(0, 1), drawn.flatten(0, 1)
+        """Mean over elements of |v(x_t, t) - (z - noise)|^2 at uniformly distributed times t."""
+        # (B, draws, T, C): `Noise` slices the first dimension to a process's rows, draws stay with their row.
+        repeated = z[:, None].expand(-1, self.draws, -1, -1)
+        t = noise.uniform(repeated[..., 0], "t").flatten(0, 1)
+        start, z = noise.normal(repeated, "noise").flatten(0, 1), repeated.flatten(0, 1)
         if self.label is not None:
             labels = drop_labels(labels, self.label_dropout, noise)
             labels = None if labels is None else labels.repeat_interleave(self.draws)
@@ -77,7 +76,7 @@ class VelocityMLP(Flow):
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
     ) -> Tensor:
-        """Euler's method; the paper's MAR head takes 99 steps."""
+        """Integrates the ODE by Euler's method (the paper's MAR head: 99 steps)."""
         like = next(self.parameters())
         x = noise.normal(like.new_empty(len(labels), self.spec.tokens, self.spec.channels), "noise")
 

@@ -1,10 +1,11 @@
-"""What checks of parts share: the part in question, a promise that is broken, small batches and losses."""
+"""Helpers of the contract checks: the checked part, errors for broken promises, inputs, training."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -18,22 +19,23 @@ from ..api import Dataset, ImageSpec, LatentSpec, Split, Tokenizer
 from ..options.options import REQUIRED, options_of
 
 BATCH, CLASSES = 6, 10
-TIMED = 64  # rows of a batch whose step is timed, as in the README's table
-SECONDS = 4.0  # and for how long, at the most
-IMAGES = [ImageSpec(1, 8, 8), ImageSpec(3, 32, 32), ImageSpec(1, 1, 2)]  # the last: of sets of points
-SPECS = [LatentSpec(16, 8, (4, 4)), LatentSpec(6, 4)]  # the first: of `vit` on digits
+SPLITS: tuple[Split, ...] = ("train", "val")
+TIMED = 64  # batch size of timed steps, as in the README's table
+SECONDS = 4.0  # longest time for measuring a step
+IMAGES = [ImageSpec(1, 8, 8), ImageSpec(3, 32, 32), ImageSpec(1, 1, 2)]  # the last is that of point sets
+SPECS = [LatentSpec(16, 8, (4, 4)), LatentSpec(6, 4)]  # the first is that of `vit` on digits
 
 
 class Broken(Exception):
-    """A promise that a part doesn't keep: why, and what to do."""
+    """Raised if a part breaks a promise; the message says why, and what to do."""
 
 
 class Beside(Exception):
-    """A promise that doesn't concern a part: why."""
+    """Raised if a promise doesn't apply to a part; the message says why."""
 
 
 class Absent(Broken):
-    """Data or weights that aren't on this machine."""
+    """Raised if a part's data or weights aren't on this machine."""
 
     def __init__(self, part: Any) -> None:
         name = type(part).__name__
@@ -53,9 +55,9 @@ class Part:
         return registry.get(self.kind, self.name)
 
     def make(self, seed: int | None = None, **facts: Any) -> Any:
-        """A new one, with those of the facts that its constructor names; a fact that is an option wins.
+        """A new instance, with the facts that its constructor names.
 
-        With a seed, torch's global generator is set to it before.
+        A fact overrides the option of the same name. With a seed, torch's global generator is seeded first.
         """
         if seed is not None:
             torch.manual_seed(seed)
@@ -64,9 +66,19 @@ class Part:
 
 
 def require(kept: Any, otherwise: str) -> None:
-    """Raises `Broken` unless the promise is kept."""
+    """Raises `Broken` with the message `otherwise` unless the promise is kept."""
     if not kept:
         raise Broken(otherwise)
+
+
+def require_sha256(fingerprint: str | None) -> None:
+    good = re.fullmatch(r"[0-9a-f]{64}", str(fingerprint))
+    require(good, f"the fingerprint {fingerprint!r} is no sha256 in hex")
+
+
+def require_grid(spec: LatentSpec) -> None:
+    fits = spec.grid is None or spec.grid[0] * spec.grid[1] == spec.tokens
+    require(fits, f"the grid {spec.grid} doesn't have {spec.tokens} tokens")
 
 
 def documented(scene: Any) -> str:
@@ -79,19 +91,18 @@ def documented(scene: Any) -> str:
     for name, option in options.items():
         require(option.default is not REQUIRED, f"the option {name!r} has no default")
     for base in cls.__mro__[:-1]:
-        bare = [n for n in _bare(base) if n in options]
-        require(
-            not bare, f"the option {bare[:1]} has no annotation, from which a matrix knows what it may be"
-        )
+        bare = [name for name in _unannotated(base) if name in options]
+        require(not bare, f"the option {bare[:1]} has no annotation, which says what a matrix may set it to")
     return f"options: {', '.join(options)}" if options else "no options"
 
 
-def _bare(cls: type) -> list[str]:
+def _unannotated(cls: type) -> list[str]:
+    """The constructor's parameters without an annotation, except *args and **kwargs."""
     if "__init__" not in vars(cls):
         return []
     parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
-    wild = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [p.name for p in parameters if p.annotation is p.empty and p.kind not in wild]
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in parameters if p.annotation is p.empty and p.kind not in variadic]
 
 
 def versioned(scene: Any) -> str:
@@ -114,7 +125,7 @@ def rand_images(spec: ImageSpec, n: int = BATCH, seed: int = 0) -> Tensor:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Bit for bit, in tensors and in what holds them."""
+    """Whether two values are equal bit for bit, including tensors in lists and dicts."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.equal(a, b)
     if isinstance(a, Mapping):
@@ -125,18 +136,18 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
-    """To rounding."""
+    """Whether two tensors are equal up to rounding."""
     return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
 def whatever_the_seed(compute: Callable[[], Any]) -> bool:
     """Whether a value is the same, bit for bit, under two seeds of torch's global generator."""
     with torch.random.fork_rng(devices=[]):
-        found = []
+        values = []
         for seed in (1, 2):
             torch.manual_seed(seed)
-            found.append(compute())
-    return equal(*found)
+            values.append(compute())
+    return equal(*values)
 
 
 GLOBAL = (
@@ -145,8 +156,8 @@ GLOBAL = (
 )
 
 
-class Kept:
-    """Inputs of a call, to be looked at again after it."""
+class InputGuard:
+    """Keeps copies of a call's inputs, to check that the call doesn't change them in place."""
 
     def __init__(self, **inputs: Tensor | None) -> None:
         self.inputs = {name: x for name, x in inputs.items() if x is not None}
@@ -168,18 +179,17 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def descend(
     loss: Callable[[int], Tensor], parameters: Mapping[str, nn.Parameter], steps: int = 3
 ) -> set[str]:
-    """A few steps of Adam on loss(step); the names of parameters that never had a gradient.
+    """Takes a few steps of Adam on loss(step); returns the names of parameters that never had a gradient.
 
-    More than one step, as layers that start at zero hide what is before them from the first.
+    More than one step, as a layer that starts at zero gives the layers before it no gradient in the first.
     """
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-3)
     seen: set[str] = set()
     for step in range(steps):
         optimizer.zero_grad()
         value = loss(step)
-        require(
-            value.dim() == 0 and value.isfinite(), f"the loss at step {step} is {value}, no finite scalar"
-        )
+        good = value.dim() == 0 and value.isfinite()
+        require(good, f"the loss at step {step} is {value}, no finite scalar")
         value.backward()
         seen |= {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
@@ -195,66 +205,84 @@ def moved(module: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 
 def require_moved(module: nn.Module, before: Mapping[str, Tensor], unseen: set[str], meant: set[str]) -> None:
-    """That training has moved these parameters and no others."""
-    require(
-        not unseen, f"{_few(unseen)} never got a gradient: use it in the loss, or set requires_grad=False"
-    )
+    """Requires that training has changed the parameters `meant` and no others."""
+    names = few(sorted(unseen), 3)
+    require(not unseen, f"{names} never got a gradient: use it in the loss, or set requires_grad=False")
     wrong = moved(module, before) ^ meant
-    require(not wrong, f"{_few(wrong)} moved, or stayed, against what requires_grad and critics() say")
+    names = few(sorted(wrong), 3)
+    require(not wrong, f"{names} changed, or stayed, contrary to requires_grad and critics()")
 
 
-def _few(names: set[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+def require_learns(module: nn.Module, loss: Callable[[int], Tensor]) -> None:
+    """Requires that a few steps on loss(step) change all trainable parameters of a module and no others."""
+    before = snapshot(module)
+    unseen = descend(loss, trainable(module))
+    require_moved(module, before, unseen, set(trainable(module)))
+
+
+def require_finite_in_half(module: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Requires that the loss and its gradients are finite under bf16 autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss()
+    value.backward()
+    gradients = [p.grad for p in trainable(module).values() if p.grad is not None]
+    finite = value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+    require(finite, "loss or gradients aren't finite")
+
+
+def few(texts: Sequence[str], most: int) -> str:
+    """The first texts, and the number of further ones: "a, b and 3 more"."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def reload(module: nn.Module, other: nn.Module) -> Any:
-    """`other` with the state of `module`, by way of a safetensors file's bytes."""
+    """`other` with the state of `module`, which is saved as safetensors and loaded again."""
     state = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
     other.load_state_dict(safetensors.torch.load(safetensors.torch.save(state)))
     return other.eval()
 
 
-LOST = "a reloaded copy gives something else: what it computes with must be a parameter or a buffer"
+LOST = "a reloaded copy gives another result: tensors that it computes with must be parameters or buffers"
 
 
 def require_same_shapes(real: nn.Module, meta: nn.Module) -> None:
-    there = [name for name, value in meta.state_dict().items() if not value.is_meta]
+    """Requires that a module built on meta has no real tensors, and the same shapes as the real module."""
+    real_tensors = [name for name, value in meta.state_dict().items() if not value.is_meta]
     why = "is made outside the default device; plans build under torch.device('meta')"
-    require(not there, f"{there[:1]} {why}")
+    require(not real_tensors, f"{real_tensors[:1]} {why}")
     shapes = [{name: value.shape for name, value in part.state_dict().items()} for part in (real, meta)]
     require(shapes[0] == shapes[1], "its parameters have other names or shapes when it is built on meta")
 
 
 def paced(*steps: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, in turns, so that a busy machine slows all alike."""
-    taken: list[list[float]] = []
+    """Median seconds of each step; steps alternate, so that a busy machine slows them equally."""
+    rounds: list[list[float]] = []
     until = time.perf_counter() + SECONDS
-    while len(taken) < 2 or (len(taken) < 10 and time.perf_counter() < until):
-        taken.append([])
+    while len(rounds) < 2 or (len(rounds) < 10 and time.perf_counter() < until):
+        rounds.append([])
         for step in steps:
             began = time.perf_counter()
             step()
-            taken[-1].append(time.perf_counter() - began)
-    return [median(times) for times in zip(*taken[1:], strict=True)]  # the first round also allocates
+            rounds[-1].append(time.perf_counter() - began)
+    return [median(seconds) for seconds in zip(*rounds[1:], strict=True)]  # the first round also allocates
 
 
-def ratio(seconds: list[float], other: str) -> str:
-    """Seconds beside those of another part, measured in the same run."""
-    mine, others = seconds
-    return f"{1000 * mine:.3g} ms, {times(mine, others)} x {other}'s"
+def comparison(seconds: Sequence[float], other: str) -> str:
+    """The first time in ms, and as a multiple of the second, which is the time of the part `other`."""
+    return f"{1000 * seconds[0]:.3g} ms, {multiple(*seconds)} x {other}'s"
 
 
-def times(mine: float, others: float) -> str:
-    """How many times as much, without an exponent."""
-    return f"{mine / others:.0f}" if mine > 10 * others else f"{mine / others:.1f}"
+def multiple(value: float, other: float) -> str:
+    """value / other with one decimal or, above 10, with none; never with an exponent."""
+    return f"{value / other:.0f}" if value > 10 * other else f"{value / other:.1f}"
 
 
 # --- options ------------------------------------------------------------------------------------------------
 
 
 def alternatives(part: Part) -> Iterator[tuple[str, Part]]:
-    """The part with one option changed, for each whose other values can be guessed from its annotation."""
+    """The part with one option changed, for each option of which another value can be guessed."""
     for name, option in options_of(part.cls).items():
         value = part.options.get(name, option.default)
         guesses: list[Any] = []
@@ -271,8 +299,8 @@ def alternatives(part: Part) -> Iterator[tuple[str, Part]]:
 # --- a dataset and a tokenizer ------------------------------------------------------------------------------
 
 
-class Sheet(Dataset):
-    """Labelled noise, smooth enough to be learned."""
+class NoiseDataset(Dataset):
+    """Labelled images of noise."""
 
     classes = CLASSES
 
@@ -289,8 +317,8 @@ class Sheet(Dataset):
         return torch.arange(self.sizes[split]) % CLASSES
 
 
-class Plain(Tokenizer):
-    """A linear autoencoder into any spec."""
+class LinearTokenizer(Tokenizer):
+    """A linear autoencoder with latents of any spec."""
 
     def __init__(self, image: ImageSpec, expansion: int, spec: LatentSpec) -> None:
         super().__init__(image, expansion)
@@ -300,9 +328,9 @@ class Plain(Tokenizer):
         self.decoder = nn.Sequential(
             nn.Flatten(), nn.Linear(spec.tokens * spec.channels, pixels), nn.Unflatten(1, shape)
         )
-        wide = (spec.tokens, spec.channels * expansion)
+        hidden = (spec.tokens, spec.channels * expansion)
         self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(pixels, wide[0] * wide[1]), nn.Unflatten(1, wide)
+            nn.Flatten(), nn.Linear(pixels, hidden[0] * hidden[1]), nn.Unflatten(1, hidden)
         )
 
     @property

@@ -1,4 +1,4 @@
-"""What every generator promises to the loops and to the samples stage."""
+"""The contract of generators with the training loop and the samples stage."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from . import common
 from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
 
 SETTINGS = [(spec, classes) for spec in common.SPECS for classes in (CLASSES, 0)]
-STEPS = 100  # after which the loss must be lower
+STEPS = 100  # training steps after which the loss must be lower
 GUIDANCES = (1.0, 1.5)
 
 
 class Scene:
-    """A generator with a batch of latents and every sort of label that may come."""
+    """A generator with a batch of latents and all kinds of labels."""
 
     def __init__(self, part: Part, setting: tuple[LatentSpec, int]) -> None:
         self.part, (self.spec, self.classes) = part, setting
         self.model = self.fresh()
         self.z = randn(BATCH, self.spec.tokens, self.spec.channels)
-        # Some classes, and dropped ones; None without classes.
+        # -1 is a dropped label; labels are None without classes.
         self.labels = torch.tensor([0, 3, -1, 9, 1, -1]) if self.classes else None
-        self.asked = torch.tensor([0, 3, -1, 9]) if self.classes else torch.full((4,), -1)
+        self.sample_labels = torch.tensor([0, 3, -1, 9]) if self.classes else torch.full((4,), -1)
 
     def fresh(self, seed: int = 0) -> Generator:
         return self.part.make(seed, spec=self.spec, classes=self.classes)
@@ -43,7 +43,8 @@ class Scene:
         terms = model.loss(self.z, self.labels, Noise(0).fork(step))
         return torch.stack([*terms.values()]).sum()
 
-    def taught(self, steps: int) -> Generator:
+    def trained(self, steps: int) -> Generator:
+        """A new generator after some training steps, or fitted."""
         model = self.fresh()
         if self.fitted:
             shape = (64, self.spec.tokens, self.spec.channels)
@@ -54,10 +55,10 @@ class Scene:
 
     @cached_property
     def learned(self) -> Generator:
-        """After a few steps, or fitted, so that layers that start at zero say something."""
-        return self.taught(3)
+        """A generator after a few steps, or fitted, so that layers that start at zero have an effect."""
+        return self.trained(3)
 
-    def descending(self) -> None:
+    def require_loss(self) -> None:
         if self.fitted:
             raise Beside("it is fitted: there is no loss to descend")
 
@@ -68,46 +69,44 @@ def trains(scene: Scene) -> str:
     if scene.fitted:
         require(not trainable(model), "it has fit(), and parameters that only a loss would train")
         return "it is fitted"
-    before = common.snapshot(model)
-    unseen = common.descend(lambda step: scene.loss(model, step), trainable(model))
-    common.require_moved(model, before, unseen, set(trainable(model)))
+    common.require_learns(model, lambda step: scene.loss(model, step))
     return f"{flops.parameters(model):,} parameters"
 
 
 def repeats(scene: Scene) -> None:
     """Losses repeat, and take absent labels"""
-    scene.descending()
+    scene.require_loss()
     model = scene.learned
 
     def compute(noise: int = 0) -> float:
         return sum(model.loss(scene.z, scene.labels, Noise(noise)).values(), torch.zeros(())).item()
 
     require(common.whatever_the_seed(compute), f"loss(): {common.GLOBAL}")
-    bare = model.loss(scene.z, None, Noise(0)).values()
-    require(all(value.isfinite() for value in bare), "loss() is not finite with labels = None")
+    unlabelled = model.loss(scene.z, None, Noise(0)).values()
+    require(all(value.isfinite() for value in unlabelled), "loss() is not finite with labels = None")
 
 
 def samples(scene: Scene) -> None:
     """Samples are finite, repeat and follow the noise"""
-    model, labels = scene.learned, scene.asked
+    model, labels = scene.learned, scene.sample_labels
     shape = (len(labels), scene.spec.tokens, scene.spec.channels)
     with torch.no_grad():
         for w in GUIDANCES:
-            one = model.sample(labels, w, Noise(0))
-            require(one.shape == shape, f"sample() gives {tuple(one.shape)}, not {shape}")
-            require(one.isfinite().all(), f"samples at guidance {w} aren't finite")
+            z = model.sample(labels, w, Noise(0))
+            require(z.shape == shape, f"sample() gives {tuple(z.shape)}, not {shape}")
+            require(z.isfinite().all(), f"samples at guidance {w} aren't finite")
 
             def compute(w: float = w) -> Tensor:
                 return model.sample(labels, w, Noise(0))
 
             require(common.whatever_the_seed(compute), f"sample() at guidance {w}: {common.GLOBAL}")
             other = model.sample(labels, w, Noise(1))
-            require(not torch.allclose(other, one), f"samples at guidance {w} are the same for all noise")
+            require(not torch.allclose(other, z), f"samples at guidance {w} are the same for all noise")
 
 
 def rows(scene: Scene) -> None:
     """A sample doesn't depend on its batch"""
-    model, labels = scene.learned, scene.asked
+    model, labels = scene.learned, scene.sample_labels
     with torch.no_grad():
         for w in GUIDANCES:
             together = model.sample(labels, w, Noise(0))
@@ -118,30 +117,30 @@ def rows(scene: Scene) -> None:
 
 def learns(scene: Scene) -> str:
     """After 100 steps the loss is lower"""
-    scene.descending()
+    scene.require_loss()
 
     def mean_loss(model: Generator) -> float:
         with torch.no_grad():
             return torch.stack([scene.loss(model.eval(), -1 - k) for k in range(16)]).mean().item()
 
-    start, model = mean_loss(scene.fresh()), scene.taught(STEPS)
+    start, model = mean_loss(scene.fresh()), scene.trained(STEPS)
     end = mean_loss(model)
     require(end < start, f"the loss was {start:.4g} and is {end:.4g} after {STEPS} steps of Adam at 1e-3")
     with torch.no_grad():
-        drawn = model.sample(scene.asked, 1.0, Noise(0))
-    require(drawn.isfinite().all(), f"samples aren't finite after {STEPS} steps")
+        z = model.sample(scene.sample_labels, 1.0, Noise(0))
+    require(z.isfinite().all(), f"samples aren't finite after {STEPS} steps")
     return f"{start:.4g} -> {end:.4g} on {BATCH} latents"
 
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
     fresh = Scene(scene.part, (scene.spec, scene.classes))
-    given = common.Kept(z=fresh.z, labels=fresh.labels, asked=fresh.asked)
+    guard = common.InputGuard(z=fresh.z, labels=fresh.labels, sample_labels=fresh.sample_labels)
     if not scene.fitted:
         scene.learned.loss(fresh.z, fresh.labels, Noise(0))
     with torch.no_grad():
-        scene.learned.sample(fresh.asked, 1.5, Noise(0))
-    given.require()
+        scene.learned.sample(fresh.sample_labels, 1.5, Noise(0))
+    guard.require()
 
 
 def reloads(scene: Scene) -> None:
@@ -149,8 +148,8 @@ def reloads(scene: Scene) -> None:
     model = scene.learned
     other = common.reload(model, scene.fresh(seed=1))
     with torch.no_grad():
-        one, two = (m.sample(scene.asked, 1.5, Noise(0)) for m in (model, other))
-    require(equal(one, two), f"sample(): {common.LOST}")
+        before, after = (m.sample(scene.sample_labels, 1.5, Noise(0)) for m in (model, other))
+    require(equal(before, after), f"sample(): {common.LOST}")
 
 
 def on_meta(scene: Scene) -> None:
@@ -169,10 +168,10 @@ def likelihood(scene: Scene) -> None:
         values = model.log_prob(z, labels)
         require(values.shape == (BATCH,), f"log_prob() gives {tuple(values.shape)}, not (B,)")
         require(values.isfinite().all(), "log_prob() is not finite")
-        one = model.log_prob(z[2:3], None if labels is None else labels[2:3])
-        require(common.close(one, values[2:3], 1e-3), "log_prob() of one row alone differs")
-        none = model.log_prob(z, None)
-        require(equal(none, model.log_prob(z, torch.full((BATCH,), -1))), "labels None and -1 differ")
+        row = model.log_prob(z[2:3], None if labels is None else labels[2:3])
+        require(common.close(row, values[2:3], 1e-3), "log_prob() of one row alone differs")
+        unlabelled, dropped = model.log_prob(z, None), model.log_prob(z, torch.full((BATCH,), -1))
+        require(equal(unlabelled, dropped), "log_prob() differs between labels None and -1")
 
 
 def velocity(scene: Scene) -> None:
@@ -187,7 +186,8 @@ def velocity(scene: Scene) -> None:
     require(isinstance(v, Tensor) and v.shape == z.shape and v.isfinite().all(), "velocity() isn't (B, T, C)")
     require(isinstance(tapped, tuple), "velocity(tap=1) must give (velocity, hidden tokens)")
     same, hidden = tapped
-    require(isinstance(v, Tensor) and common.close(same, v), "velocity() with tap=1 is another")
+    same_velocity = isinstance(v, Tensor) and common.close(same, v)
+    require(same_velocity, "velocity(tap=1) gives another velocity than velocity()")
     require(hidden.dim() == 3 and len(hidden) == BATCH, "hidden tokens aren't (B, T, D)")
     require(hidden.isfinite().all(), "hidden tokens aren't finite")
 
@@ -195,33 +195,27 @@ def velocity(scene: Scene) -> None:
 def sampler(scene: Scene) -> str:
     """Options of sampling have defaults"""
     options = list(inspect.signature(scene.part.cls.sample).parameters.values())[4:]
-    for o in options:
-        good = o.kind is o.KEYWORD_ONLY and o.default is not o.empty and o.annotation is not o.empty
-        require(good, f"{o.name!r} of sample() must be keyword-only, annotated and have a default")
-    return ", ".join(o.name for o in options) or "none"
+    for option in options:
+        good = option.kind is option.KEYWORD_ONLY and option.empty not in (option.default, option.annotation)
+        require(good, f"{option.name!r} of sample() must be keyword-only, annotated and have a default")
+    return ", ".join(option.name for option in options) or "none"
 
 
 def half(scene: Scene) -> None:
     """It is finite in mixed precision (bf16)"""
-    scene.descending()
+    scene.require_loss()
     model = scene.fresh().train()
-    with torch.autocast("cpu", torch.bfloat16):
-        value = scene.loss(model, 0)
-    value.backward()
-    gradients = [p.grad for p in trainable(model).values() if p.grad is not None]
-    require(
-        value.isfinite() and all(g.isfinite().all() for g in gradients), "loss or gradients aren't finite"
-    )
+    common.require_finite_in_half(model, lambda: scene.loss(model, 0))
 
 
 def cost(scene: Scene) -> str:
     """A training step"""
-    scene.descending()
+    scene.require_loss()
     z = randn(common.TIMED, scene.spec.tokens, scene.spec.channels)
     labels = torch.arange(common.TIMED) % CLASSES if scene.classes else None
     other = registry.create("generators", "lightningdit", spec=scene.spec, classes=scene.classes)
     steps = [lambda m=m: one_step.generator_step(m, z, labels) for m in (scene.fresh().train(), other)]
-    return f"{common.ratio(common.paced(*steps), 'lightningdit')} at batch {common.TIMED}"
+    return f"{common.comparison(common.paced(*steps), 'lightningdit')} at batch {common.TIMED}"
 
 
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (

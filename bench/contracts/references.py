@@ -1,4 +1,4 @@
-"""What every source of reference samples promises."""
+"""The contract of sources of reference samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 from ..api import ImageSpec, LatentSpec, Reference, ReferenceSource, Split
 from . import common
-from .common import CLASSES, Part, Sheet, randn, require
+from .common import CLASSES, SPLITS, NoiseDataset, Part, randn, require
 
-SPLITS: tuple[Split, ...] = ("train", "val")
 SETTINGS = common.IMAGES[:1]
 TEACHER = LatentSpec(4, 6, (2, 2))
 SIZES = {"train": 800, "val": 200}
@@ -20,7 +19,7 @@ class Scene:
 
     def __init__(self, part: Part, image: ImageSpec) -> None:
         self.part = part
-        self.data = Sheet(image, **SIZES)
+        self.data = NoiseDataset(image, **SIZES)
         self.source: ReferenceSource = self.fresh()
         if self.source.fingerprint() is None:
             raise common.Absent(self.source)
@@ -38,22 +37,20 @@ class Scene:
 
 def samples(scene: Scene) -> str:
     """Samples are finite and as declared"""
-    spec, said = scene.source.spec, []
+    spec, sizes = scene.source.spec, []
     for split in SPLITS:
-        drawn = scene.draw(split)
-        meant = (len(drawn.samples), spec.tokens, spec.channels)
-        require(drawn.samples.shape == meant, f"samples are {tuple(drawn.samples.shape)}, not {meant}")
-        require(drawn.samples.isfinite().all(), f"samples of {split} aren't finite")
-        labels = drawn.labels
-        require(
-            (labels is not None) == scene.source.labelled,
-            f"labelled is {scene.source.labelled}, but labels of {split} say otherwise",
-        )
+        reference = scene.draw(split)
+        z, labels = reference.samples, reference.labels
+        meant = (len(z), spec.tokens, spec.channels)
+        require(z.shape == meant, f"samples are {tuple(z.shape)}, not {meant}")
+        require(z.isfinite().all(), f"samples of {split} aren't finite")
+        why = f"labelled is {scene.source.labelled}, but labels of {split} say otherwise"
+        require((labels is not None) == scene.source.labelled, why)
         if labels is not None:
             good = labels.shape == meant[:1] and 0 <= int(labels.min()) and int(labels.max()) < CLASSES
             require(good, f"labels of {split} aren't one class of the dataset for each sample")
-        said.append(f"{meant[0]} {split}")
-    return f"{spec.tokens} x {spec.channels}, {', '.join(said)}"
+        sizes.append(f"{len(z)} {split}")
+    return f"{spec.tokens} x {spec.channels}, {', '.join(sizes)}"
 
 
 def repeats(scene: Scene) -> None:
@@ -63,26 +60,24 @@ def repeats(scene: Scene) -> None:
         def compute(split: Split = split) -> Any:
             return vars(scene.draw(split))
 
-        require(
-            common.whatever_the_seed(compute),
-            "samples change with torch's global generator; draw by seeds.seed_for(...)",
-        )
+        why = "draw by api.noise.seed_for(...)"
+        require(common.whatever_the_seed(compute), f"samples change with torch's global generator; {why}")
 
 
 def fresh(scene: Scene) -> None:
     """The splits share no samples"""
     seen = [{row.numpy().tobytes() for row in scene.draw(split).samples} for split in SPLITS]
-    twice = len(seen[0] & seen[1])
-    require(not twice, f"{twice} of {len(seen[1])} samples of val are in train: nothing would be held out")
+    shared = len(seen[0] & seen[1])
+    require(not shared, f"{shared} of {len(seen[1])} samples of val are in train: nothing would be held out")
 
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
     fresh = Scene(scene.part, scene.data.image)
     tokens, pooled = fresh.features["train"]
-    given = common.Kept(tokens=tokens, pooled=pooled)
+    guard = common.InputGuard(tokens=tokens, pooled=pooled)
     fresh.draw("train")
-    given.require()
+    guard.require()
 
 
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (

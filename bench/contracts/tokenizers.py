@@ -1,4 +1,4 @@
-"""What every tokenizer promises to the loops."""
+"""The contract of tokenizers with the training loops."""
 
 from __future__ import annotations
 
@@ -28,28 +28,30 @@ class Scene:
         self.model = self.fresh()
 
     def fresh(self, seed: int = 0, expansion: int | None = None) -> Tokenizer:
-        data = registry.create("datasets", "ring", count=64, val=16)  # for those that are bound to one
+        data = registry.create("datasets", "ring", count=64, val=16)  # for tokenizers that name `dataset`
         facts = {"image": self.image, "dataset": data, "expansion": expansion or self.expansion}
         return self.part.make(seed, **facts)
 
     def first(self, h: Tensor) -> Tensor:
-        """A latent (B, T, C) from h, as it would be without noise."""
+        """A deterministic latent (B, T, C): the first C channels of h."""
         return h[..., : self.model.spec.channels]
 
     def loss(self, model: Tokenizer, images: Tensor) -> Tensor:
         h = model.encode(images)
         z = h.unflatten(2, (self.expansion, -1)).sum(2)  # all channels of h, as a posterior uses them
-        own = model.loss(images, z, Step(0, images, None, Noise(0), model.decode))
-        value = (model.decode(z) - images).abs().mean() if own is None else sum(own.values(), 0 * z.sum())
-        # Where nothing is reconstructed, a regularizer's loss alone moves the encoder.
+        terms = model.loss(images, z, Step(0, images, None, Noise(0), model.decode))
+        if terms is None:
+            value = (model.decode(z) - images).abs().mean()
+        else:
+            value = sum(terms.values(), 0 * z.sum())
+        # Without a trainable decoder only a regularizer's loss trains the encoder.
         return value if trainable(model.decoder) else value + z.square().mean()
 
 
 def shapes(scene: Scene) -> str:
     """It encodes into its spec and decodes into images"""
     model, spec = scene.model, scene.model.spec
-    fits = spec.grid is None or spec.grid[0] * spec.grid[1] == spec.tokens
-    require(fits, f"the grid {spec.grid} doesn't have {spec.tokens} tokens")
+    common.require_grid(spec)
     h, meant = model.encode(scene.images), (BATCH, spec.tokens, spec.channels * scene.expansion)
     require(h.shape == meant, f"encode() gives {tuple(h.shape)}, not (B, T, C * expansion) = {meant}")
     if not model.decodes:
@@ -58,9 +60,9 @@ def shapes(scene: Scene) -> str:
         except Unfit:
             return f"{spec}, which it doesn't decode"
         raise Broken("decodes is False, but decode() doesn't raise Unfit")
-    back, shape = model.decode(scene.first(h)), tuple(scene.images.shape)
-    require(back.shape == shape, f"decode() gives {tuple(back.shape)}, not {shape}")
-    require(back.isfinite().all(), "decode() is not finite")
+    images, shape = model.decode(scene.first(h)), tuple(scene.images.shape)
+    require(images.shape == shape, f"decode() gives {tuple(images.shape)}, not {shape}")
+    require(images.isfinite().all(), "decode() is not finite")
     return f"{scene.image.channels} x {scene.image.height} x {scene.image.width} -> {spec}"
 
 
@@ -86,20 +88,15 @@ def rows(scene: Scene) -> None:
         require(common.close(model.encode(images[2:3]), h[2:3]), f"encode() of one row alone differs; {why}")
         if not model.decodes:
             return
-        # The same draw, where there is one.
-        alone, among = (
-            decode_batch(model, z[2:3], None, Noise(0, (), 2, BATCH)),
-            decode_batch(model, z, None, Noise(0)),
-        )
-        require(common.close(alone, among[2:3]), f"decode() of one row alone differs; {why}")
+        together = decode_batch(model, z, None, Noise(0))
+        alone = decode_batch(model, z[2:3], None, Noise(0, (), 2, BATCH))  # with the noise of row 2
+        require(common.close(alone, together[2:3]), f"decode() of one row alone differs; {why}")
 
 
 def learns(scene: Scene) -> str:
     """Every trainable parameter learns"""
     model = scene.fresh().train()
-    before = common.snapshot(model)
-    unseen = common.descend(lambda _: scene.loss(model, scene.images), trainable(model))
-    common.require_moved(model, before, unseen, set(trainable(model)))
+    common.require_learns(model, lambda _: scene.loss(model, scene.images))
     return f"{flops.parameters(model):,} parameters"
 
 
@@ -107,14 +104,14 @@ def halves(scene: Scene) -> None:
     """Encoder and decoder hold all that learns"""
     model = scene.model
     encoder, decoder = ({id(p) for p in part.parameters()} for part in (model.encoder, model.decoder))
-    lost = [name for name, p in trainable(model).items() if id(p) not in encoder | decoder]
-    require(not lost, f"{lost[:1]} is in neither: no optimizer would have it")
+    outside = [name for name, p in trainable(model).items() if id(p) not in encoder | decoder]
+    require(not outside, f"{outside[:1]} is in neither: no optimizer would train it")
     require(not encoder & decoder, "encoder and decoder share parameters")
-    of = {"encoder": encoder, "decoder": decoder} if model.decodes else {"encoder": encoder}
-    require(set(model.heads) == set(of), f"heads must have {' and '.join(of)}")
+    parameters = {"encoder": encoder, "decoder": decoder} if model.decodes else {"encoder": encoder}
+    require(set(model.heads) == set(parameters), f"heads must have {' and '.join(parameters)}")
     require(model.decodes or not decoder, "decodes is False, but its decoder has parameters")
-    for name, mine in of.items():
-        require(id(model.heads[name]) in mine, f"heads[{name!r}] is no parameter of the {name}")
+    for name, ids in parameters.items():
+        require(id(model.heads[name]) in ids, f"heads[{name!r}] is no parameter of the {name}")
     rows, meant = model.heads["encoder"].shape[0], model.spec.channels * scene.expansion
     require(rows == meant, f"heads['encoder'] has {rows} rows, not C * expansion = {meant}")
 
@@ -122,14 +119,14 @@ def halves(scene: Scene) -> None:
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
     images = common.rand_images(scene.image, seed=1)
-    given = common.Kept(images=images)
+    guard = common.InputGuard(images=images)
     h = scene.model.encode(images)
     z = scene.first(h).clone()
-    latent = common.Kept(z=z)
+    latent_guard = common.InputGuard(z=z)
     if scene.model.decodes:
         scene.model.decode(z)
-    given.require()
-    latent.require()
+    guard.require()
+    latent_guard.require()
 
 
 def reloads(scene: Scene) -> None:
@@ -147,29 +144,30 @@ def reloads(scene: Scene) -> None:
 def probed(scene: Scene) -> None:
     """A probe's features are a vector an image"""
     if scene.part.cls.features is Tokenizer.features:
-        raise Beside("it has no features() of its own: the probe looks at latents")
+        raise Beside("it has no features() of its own: probes classify latents")
     with torch.no_grad():
-        found = scene.model.eval().features(scene.images)
-    good = found.dim() == 2 and len(found) == BATCH and bool(found.isfinite().all())
-    require(good, f"features() gives {tuple(found.shape)}, not finite (B, F)")
+        features = scene.model.eval().features(scene.images)
+    good = features.dim() == 2 and len(features) == BATCH and bool(features.isfinite().all())
+    require(good, f"features() gives {tuple(features.shape)}, not finite (B, F)")
 
 
 def seeded(scene: Scene) -> None:
     """The same seed gives the same weights"""
-    one, two = (dict(scene.fresh().state_dict()) for _ in range(2))
-    require(equal(one, two), "two built after torch.manual_seed(0) differ")
+    first, second = (dict(scene.fresh().state_dict()) for _ in range(2))
+    require(equal(first, second), "two tokenizers built after torch.manual_seed(0) differ")
 
 
 def starts_alike(scene: Scene) -> None:
     """Rows of another expansion start alike"""
-    one, two = (scene.fresh(expansion=e).state_dict() for e in EXPANSIONS)
-    alike = [key for key in one if one[key].shape == two[key].shape]
+    narrow, wide = (scene.fresh(expansion=e).state_dict() for e in EXPANSIONS)
+    same_shape = [key for key in narrow if narrow[key].shape == wide[key].shape]
     why = "build the encoder's output layer last: it draws another number of random values"
-    wrong = [key for key in alike if not equal(one[key], two[key])]
+    wrong = [key for key in same_shape if not equal(narrow[key], wide[key])]
     require(not wrong, f"{wrong[:1]} differs between expansion 1 and 2; {why}")
-    require(len(alike) >= len(one) / 2, "more than the output layer has another shape with expansion 2")
-    wide = [key for key in one if key.startswith("decoder.") and key not in alike]
-    require(not wide, f"{wide[:1]} has another shape with expansion 2: a latent has C channels either way")
+    few_differ = len(same_shape) >= len(narrow) / 2
+    require(few_differ, "more than the output layer has another shape with expansion 2")
+    wrong = [key for key in narrow if key.startswith("decoder.") and key not in same_shape]
+    require(not wrong, f"{wrong[:1]} has another shape with expansion 2: a latent has C channels either way")
 
 
 def on_meta(scene: Scene) -> None:
@@ -186,13 +184,7 @@ def on_meta(scene: Scene) -> None:
 def half(scene: Scene) -> None:
     """It is finite in mixed precision (bf16)"""
     model = scene.fresh().train()
-    with torch.autocast("cpu", torch.bfloat16):
-        value = scene.loss(model, scene.images)
-    value.backward()
-    gradients = [p.grad for p in trainable(model).values() if p.grad is not None]
-    require(
-        value.isfinite() and all(g.isfinite().all() for g in gradients), "loss or gradients aren't finite"
-    )
+    common.require_finite_in_half(model, lambda: scene.loss(model, scene.images))
 
 
 def cost(scene: Scene) -> str:
@@ -203,8 +195,8 @@ def cost(scene: Scene) -> str:
         models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts)]
     except ValueError as error:
         raise Beside(f"the default vit doesn't fit: {error}") from None
-    found = common.paced(*(lambda m=m: one_step.backward(scene.loss(m, images)) for m in models))
-    return f"{common.ratio(found, 'vit')} at batch {common.TIMED}"
+    seconds = common.paced(*(lambda m=m: one_step.backward(scene.loss(m, images)) for m in models))
+    return f"{common.comparison(seconds, 'vit')} at batch {common.TIMED}"
 
 
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (

@@ -102,19 +102,19 @@ def test_every_extractor_has_a_number():
 
 
 def test_numbers_are_the_same_twice_and_one_classifier_is_fitted_for_all_rows(monkeypatch):
-    fits = []
+    fits, fit = [], class_accuracy.fit_classifier.__wrapped__
 
     def counted(*arguments):
         fits.append(arguments)
-        return class_accuracy.fitted(*arguments)
+        return fit(*arguments)
 
     def scored(seed):
         return run(subject_of(toned(40, 0.6, seed), torch.arange(40) % 10, toned(60, 0.6)))[NAME]
 
-    monkeypatch.setattr(class_accuracy, "_classifier", once(counted))
+    monkeypatch.setattr(class_accuracy, "fit_classifier", once(counted))
     first, other, again = scored(1), scored(2), scored(1)
     assert len(fits) == 1 and first == again != other
-    monkeypatch.setattr(class_accuracy, "_classifier", counted)
+    monkeypatch.setattr(class_accuracy, "fit_classifier", counted)
     afresh = scored(1)
     assert len(fits) == 2 and afresh == first and afresh.replicates == first.replicates
 
