@@ -305,7 +305,7 @@ class ZoneSampler(Generator):
         self.anchors, self.g = anchors, g
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Nothing is estimated."""
+        """Does nothing: the sampler has nothing to estimate."""
 
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 100

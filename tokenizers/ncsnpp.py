@@ -162,7 +162,7 @@ class Contraction(nn.Module):
         self.shapes.append(self.shapes[-1])
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> list[Tensor]:
-        """Images (B, c, H, W) -> features of the sizes `shapes`; the last are the middle's."""
+        """Images (B, c, H, W) -> features of the sizes `shapes`; the last is the middle's."""
         features = [self.first(x)]
         for index, block in enumerate(self.blocks):
             h = block(features[-1], embedding)

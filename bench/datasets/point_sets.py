@@ -194,7 +194,7 @@ class Moons(PointSet):
 
 @register("rings")
 class Rings(PointSet):
-    """Three concentric circles with as many points each: radii 4/3, 8/3 and 4."""
+    """Three concentric circles with equally many points: radii 4/3, 8/3 and 4."""
 
     # Flow Priors' noise is along the radius alone; a tangential part only moves points along their circle.
     noise, kernel = 0.1, 0.1

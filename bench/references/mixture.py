@@ -14,7 +14,7 @@ from ..registry import register
 
 
 def mixture_means(components: int, size: int, std: float, seed: int) -> Tensor:
-    """Random means (components, size), centred, and scaled so that mean^2 + std^2 is 1 on average."""
+    """Random centred means (components, size), scaled so that mean^2 + std^2 averages 1 over entries."""
     generator = torch.Generator().manual_seed(seed_for("reference", "mixture", "means", seed))
     means = torch.randn(components, size, generator=generator)
     means = means - means.mean(0)
