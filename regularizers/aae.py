@@ -1,4 +1,4 @@
-"""A discriminator that tells latents from draws of a prior (AAE: Makhzani et al., 2016)."""
+"""Adversarial matching of latents to a prior (AAE: Makhzani et al., 2016)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ Objective = Literal["logistic", "hinge"]
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, objective: Objective) -> Tensor:
-    """Logits of prior draws and of latents, any shapes -> (); at real = fake = 0 it is 2 log 2, or 2."""
+    """The discriminator's loss from its logits of prior draws and of latents, any shapes -> ().
+
+    Where all logits are 0 it is 2 log 2 (logistic) or 2 (hinge).
+    """
     if objective == "hinge":
         return relu(1 - real).mean() + relu(1 + fake).mean()
     return softplus(-real).mean() + softplus(fake).mean()
 
 
 def encoder_loss(fake: Tensor, objective: Objective) -> Tensor:
-    """Logits of latents -> (). Not saturating: -log D(z) where the minimax game has log(1 - D(z))."""
+    """The encoder's loss from the discriminator's logits of latents, any shape -> ().
+
+    It does not saturate: -log D(z) in place of the minimax game's log(1 - D(z)).
+    """
     return -fake.mean() if objective == "hinge" else softplus(-fake).mean()
 
 
@@ -37,15 +43,15 @@ def gradient_penalty(discriminator: nn.Module, z: Tensor) -> Tensor:
 
 @register("aae")
 class AAE(Regularizer):
-    """Latent tokens are made to look like those of the reference, or of N(0, I), to a small network.
+    """A discriminator pulls single latent tokens to the distribution of the reference's, or to N(0, I).
 
-    It sees one token at a time, whatever its position and image: three linear layers with leaky ReLU and
-    spectral norm; `r1` weighs the gradient penalty on the prior's draws. The encoder's term grows linearly
-    over the first `warmup` updates. No code was released; norms, penalty and weight are later work's.
+    It sees one token at a time without position or image: three linear layers with leaky ReLU and spectral
+    norm; `r1` weighs the gradient penalty on the prior's draws. The encoder's term grows linearly over the
+    first `warmup` updates. No code was released; the norms, the penalty and the weight come from later work.
 
-    The discriminator must keep up with the encoder. On digits, in 300 steps at the loop's learning rate, it
-    falls to chance far from the reference without `r1`, with the hinge loss, or at weight 1; at weight 1 it
-    keeps up with `optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}`.
+    The discriminator must keep up with the encoder. On digits, in 300 steps at the loop's learning rate, its
+    accuracy falls to chance far from the reference without `r1`, with the hinge loss, or at weight 1; at
+    weight 1 it keeps up with `optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}`.
     """
 
     def __init__(
@@ -70,7 +76,8 @@ class AAE(Regularizer):
         )
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        self.discriminator.eval()  # its estimates of singular values move by its own updates alone
+        # In eval mode spectral norm keeps its estimates; only the discriminator's own updates change them.
+        self.discriminator.eval()
         ramp = min(1.0, (step.index + 1) / max(1, self.warmup))
         return {"aae": self.weight * ramp * encoder_loss(self.discriminator(z), self.objective)}
 
@@ -79,7 +86,9 @@ class AAE(Regularizer):
 
     def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
         self.discriminator.train()
-        drawn = step.noise.normal(z, "prior") if self.target == "gaussian" else step.reference
-        assert drawn is not None
-        loss = discriminator_loss(self.discriminator(drawn), self.discriminator(z), self.objective)
-        return loss + self.r1 * gradient_penalty(self.discriminator, drawn) if self.r1 else loss
+        prior = step.noise.normal(z, "prior") if self.target == "gaussian" else step.reference
+        assert prior is not None
+        loss = discriminator_loss(self.discriminator(prior), self.discriminator(z), self.objective)
+        if self.r1:
+            loss = loss + self.r1 * gradient_penalty(self.discriminator, prior)
+        return loss

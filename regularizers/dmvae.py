@@ -35,32 +35,32 @@ Objective = Literal[
     "loss_difference",
 ]
 
-# As the released code trains its networks: queries and keys normalised, times uniform, no cosine term.
+# The released code's setting of both networks: normalised queries and keys, uniform times, no cosine term.
 SCORE: Mapping[str, Any] = {"use": "lightningdit", "qk_norm": True, "time": "uniform", "cosine": False}
 
 
 def matching_direction(v_real: Tensor, v_fake: Tensor, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """G = (1 - t) (v_fake - v_real) / a, which z should go against.
+    """The gradient direction G = (1 - t) (v_fake - v_real) / a that z descends.
 
-    All (B, T, C) but t (B,); the velocities are values at x_t = (1 - t) noise + t z. In terms of scores it is
+    All (B, T, C) but t (B,); the velocities are values at x_t = (1 - t) noise + t z. In terms of scores G is
     (1 - t)^2 / t (s_fake - s_real) / a. a is each sample's mean |z - predicted data of the real score|; the
     paper has no such weight, the released train_dmd.py has, without an epsilon.
     """
-    left = expand_time(1 - t, z)
-    error = z - (interpolate(z, noise, t) + left * v_real)
+    remaining = expand_time(1 - t, z)
+    error = z - (interpolate(z, noise, t) + remaining * v_real)
     weight = error.abs().flatten(1).mean(1)
-    return torch.nan_to_num(left * (v_fake - v_real) / expand_time(weight, z))
+    return torch.nan_to_num(remaining * (v_fake - v_real) / expand_time(weight, z))
 
 
 def descent(z: Tensor, direction: Tensor) -> Tensor:
-    """0.5 mean(direction^2), whose gradient with respect to z is direction / z.numel()."""
+    """The scalar 0.5 mean(direction^2), whose gradient with respect to z is direction / z.numel()."""
     return 0.5 * (z - (z - direction).detach()).square().mean()
 
 
 def matching_loss(
     real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor, weighted: bool = True
 ) -> Tensor:
-    """Descends `matching_direction`; unweighted (a = 1) as in the paper's equation and its toy's code."""
+    """The loss that descends `matching_direction`; unweighted (a = 1) as in the paper's equation and toy."""
     x = interpolate(z, noise, t)
     with torch.no_grad():
         v_real, v_fake = real(x, t), fake(x, t)
@@ -72,7 +72,7 @@ def matching_loss(
 
 
 def flow_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, path: str) -> Tensor:
-    """0.5 mean (v(x_t, t) - u)^2 with u = z - noise; the gradient reaches z by `path`.
+    """The flow loss 0.5 mean (v(x_t, t) - u)^2 with u = z - noise; the gradient reaches z by `path`.
 
     "input": through the network's input, 0.5 mean (v(x_t) - sg(u))^2; "target": 0.5 mean (sg(v(x_t)) - u)^2;
     "both": half of Flow Priors' alignment loss.
@@ -87,7 +87,10 @@ def flow_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, path: str) -> Te
 
 
 def score_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, sign: float) -> Tensor:
-    """0.5 mean (z - sg(z + sign s))^2, s = (t v - x_t) / (1 - t): its gradient goes up (1) or down (-1) s."""
+    """The loss 0.5 mean (z - sg(z + sign s))^2, whose descent goes up (1) or down (-1) the score s.
+
+    s = (t v - x_t) / (1 - t).
+    """
     x = interpolate(z, noise, t)
     with torch.no_grad():
         score = (expand_time(t, z) * v(x, t) - x) / expand_time(1 - t, z)
@@ -97,7 +100,7 @@ def score_loss(v: Velocity, z: Tensor, noise: Tensor, t: Tensor, sign: float) ->
 def score_difference(
     real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor, path: str
 ) -> Tensor:
-    """Mean (v_real(x_t) - v_fake(x_t))^2; the gradient passes through the "real", the "fake" or "both"."""
+    """Mean (v_real(x_t) - v_fake(x_t))^2; the gradient passes through network `path`: real, fake or both."""
     x = interpolate(z, noise, t)
     v_real = real(x.detach() if path == "fake" else x, t)
     v_fake = fake(x.detach() if path == "real" else x, t)
@@ -105,42 +108,44 @@ def score_difference(
 
 
 def loss_difference(real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """The real network's flow loss minus the fake's, both by their inputs alone, as in the toy's code."""
+    """The real network's flow loss minus the fake's, both with the "input" gradient, as in the toy's code."""
     return flow_loss(real, z, noise, t, "input") - flow_loss(fake, z, noise, t, "input")
 
 
 def objective_loss(
     objective: Objective, real: Velocity, fake: Velocity, z: Tensor, noise: Tensor, t: Tensor
 ) -> Tensor:
-    """The loss on latents that a name stands for; nothing else than it calls the networks."""
+    """The loss on latents that `objective` names (see `DMVAE`); the networks are called here alone."""
     signs = {"ascent": 1.0, "descent": -1.0}
     match objective.split("_"):
         case ["matching", *unweighted]:
             return matching_loss(real, fake, z, noise, t, weighted=not unweighted)
         case ["score", "difference", path]:
             return score_difference(real, fake, z, noise, t, path)
-        case [whose, "score", how]:
-            v = real if whose == "real" else fake
-            return score_loss(v, z, noise, t, signs[how]) if how in signs else flow_loss(v, z, noise, t, how)
+        case [network, "score", path]:
+            v = real if network == "real" else fake
+            if path in signs:
+                return score_loss(v, z, noise, t, signs[path])
+            return flow_loss(v, z, noise, t, path)
     return loss_difference(real, fake, z, noise, t)
 
 
 def independent_tokens(reference: Reference, tokens: int) -> Reference:
-    """(M, 1, F) -> (M, tokens, F): each sample is joined by others of its split and its label."""
+    """Joins each sample with others of its split and label: (M, 1, F) -> (M, tokens, F)."""
     samples, size = reference.samples[:, 0], len(reference.samples)
     group = torch.zeros(size, dtype=torch.float64) if reference.labels is None else reference.labels.double()
     if reference.fit is not None:
         group[reference.fit :] += group.max() + 1
     generator = torch.Generator().manual_seed(seed_for("dmvae", "independent tokens"))
-    home, index = group.argsort(stable=True), torch.arange(size).repeat(tokens, 1)
+    by_group, index = group.argsort(stable=True), torch.arange(size).repeat(tokens, 1)
     for column in index[1:]:
-        # Sorted by group and at random within: a permutation inside each group.
-        column[home] = (group + torch.rand(size, generator=generator, dtype=torch.float64)).argsort()
+        # Sorting by group, in random order within each, permutes the samples inside each group.
+        column[by_group] = (group + torch.rand(size, generator=generator, dtype=torch.float64)).argsort()
     return replace(reference, samples=samples[index.T])
 
 
 class QueryHead(nn.Module):
-    """Two layers of a transformer decoder whose learnable queries look at the latent's tokens."""
+    """Two layers of a transformer decoder whose learnable queries attend to the latent's tokens."""
 
     positions: Tensor
 
@@ -165,19 +170,21 @@ class QueryHead(nn.Module):
 
 @register("dmvae")
 class DMVAE(Regularizer):
-    """Pulls latents along the difference of two scores: a frozen teacher's of the reference, their own.
+    """Pulls latents along the difference of two scores: the reference's (frozen) and their own.
 
-    `score` is the network of both; `velocity_mlp` is the cheap choice, a distribution per token. The teacher
-    is a prior, trained on the reference with its labels. The fake starts as its copy and is a critic: it
-    learns the latents' distribution by the network's own loss, `critic_steps` times per tokenizer update.
-    `guidance` is of both networks, in the loss on latents alone. Times are uniform in `times`, a range
-    that moves to `last_times` in `anneal` updates of the tokenizer.
+    `score` is the architecture of both networks; `velocity_mlp` is the cheap choice, a distribution per
+    token. The real network, or teacher, is a prior: it is trained on the reference with its labels, then
+    frozen. The fake network starts as the teacher's copy and is a critic: it learns the latents' distribution
+    by the architecture's own loss, `critic_steps` times per tokenizer update. `guidance` applies to both
+    networks, in the loss on latents alone. Times are uniform in the range `times`, which moves linearly to
+    `last_times` in `anneal` updates of the tokenizer.
 
     Where the reference's dimensions aren't the latent's, either the reference is projected (`head: none`) or
     the latent is, by a head that only this loss trains: a two-layer `mlp` per token where tokens are aligned,
-    a `transformer` otherwise. The released code has no head. There the reference are latents of the tokenizer
-    that training starts from, and both networks see latents by a fixed scalar mean and deviation of them:
-    `rescale`. Otherwise the reference is standardised by a scalar, and latents are taken as they are.
+    a `transformer` otherwise. The released code has no head: its reference consists of latents of the
+    tokenizer that training starts from, and both networks see latents shifted and scaled by the fixed scalar
+    mean and deviation of that reference; `rescale` does the same. Without `rescale` the reference is
+    standardised by a scalar, and latents are taken as they are.
 
     `objective` is what latents descend: the method, `matching` (train_dmd.py), or one of section 3.3's, as in
     the toy's code. With u = z - noise and velocities v, scores s at x_t = (1 - t) noise + t z:
@@ -194,8 +201,8 @@ class DMVAE(Regularizer):
 
     All are means over elements. The released weight is 10, beside L1, LPIPS and an adversarial loss. On 8x8
     digits beside L1 alone (400 steps, `velocity_mlp`, 2 critic steps, one seed) weights 0, 1, 10 end at a
-    mean log distance to the 5th neighbour of 0.73, -0.19, -0.08 (fresh samples: -0.08), the other way 1.30,
-    0.36, 0.36, and at 48, 40, 26 dB.
+    mean log distance to the 5th neighbour of 0.73, -0.19, -0.08 (fresh samples: -0.08), in the other
+    direction of 1.30, 0.36, 0.36, and at a PSNR of 48, 40, 26 dB.
     """
 
     prior_options = frozenset({"score", "head", "rescale"})
@@ -226,8 +233,8 @@ class DMVAE(Regularizer):
                 raise ValueError(f"{name} = {[low, high]} must be [low, high] with 0 <= low < high <= 1")
         if (last_times is None) != (anneal == 0):
             raise ValueError("`last_times` is where `times` get to in `anneal` updates: give both or neither")
-        alike = (reference_spec.tokens, reference_spec.channels) == (spec.tokens, spec.channels)
-        if rescale and not (alike and head == "none"):
+        same_shape = (reference_spec.tokens, reference_spec.channels) == (spec.tokens, spec.channels)
+        if rescale and not (same_shape and head == "none"):
             raise Unfit(
                 "`rescale` takes a reference of latents like these, without a head: "
                 f"{spec.tokens} x {spec.channels}, not {reference_spec.tokens} x {reference_spec.channels}"
@@ -242,41 +249,42 @@ class DMVAE(Regularizer):
         self.weight, self.objective, self.guidance, self.times = weight, objective, guidance, times
         self.critic_steps, self.labelled = critic_steps, reference_classes > 0  # type: ignore[misc]
         self.last_times, self.anneal, self.rescale = last_times or times, anneal, rescale
-        if rescale:  # found with the reference
+        if rescale:  # `reference()` sets the values
             self.register_buffer("shift", torch.zeros(()))
             self.register_buffer("scale", torch.ones(()))
-        aligned = replace(spec, channels=reference_spec.channels)
-        # What the teacher learns. Both networks are made before the head: it must not change their start.
-        self.space = {"none": spec, "mlp": aligned, "transformer": reference_spec}[head]
+        # The space in which both networks work.
+        per_token = replace(spec, channels=reference_spec.channels)
+        self.space = {"none": spec, "mlp": per_token, "transformer": reference_spec}[head]
+        # Both networks are made before the head, so that the head doesn't change their random start.
         self.teacher = use(Flow, score, spec=self.space, classes=reference_classes)
         if guidance != 1 and not self.teacher.conditional:
             raise ValueError(f"guidance = {guidance} needs a score with classes, and this one has none")
-        # Maximising the real score doesn't ask the fake, so it isn't trained (the toy's code trains it).
-        alone = objective.startswith("real_score")
-        self.fake = None if alone else use(Flow, score, spec=self.space, classes=reference_classes)
+        # Objectives of the real score alone don't use the fake: it isn't trained (the toy's code trains it).
+        real_only = objective.startswith("real_score")
+        self.fake = None if real_only else use(Flow, score, spec=self.space, classes=reference_classes)
         self.head: nn.Module = nn.Identity()
         if head == "mlp":
-            wide = nn.Linear(spec.channels, head_width)
-            self.head = nn.Sequential(wide, nn.SiLU(), nn.Linear(head_width, self.space.channels))
+            first = nn.Linear(spec.channels, head_width)
+            self.head = nn.Sequential(first, nn.SiLU(), nn.Linear(head_width, self.space.channels))
         elif head == "transformer":
             self.head = QueryHead(spec, self.space, head_width)
 
     def reference(self, reference: Reference) -> Reference:
-        """In the space of the head's output; single tokens become as many independent ones as needed."""
+        """The reference in the head's output space; single tokens are joined to as many as it has."""
         if self.rescale:
             fitted = reference.samples[: reference.fit].float()
             self.shift.copy_(fitted.mean())
             self.scale.copy_(fitted.std())
             return replace(reference, samples=self.aligned(reference.samples.float()))
         if isinstance(self.head, nn.Identity):
-            own = reference.projected(self.spec)
+            mapped = reference.projected(self.spec)
         elif isinstance(self.head, QueryHead):
-            own = replace(reference, samples=reference.samples.float()).standardised()
+            mapped = replace(reference, samples=reference.samples.float()).standardised()
         else:
-            own = reference.pooled(self.spec).standardised()
-        if own.samples.shape[1] < self.space.tokens:
-            own = independent_tokens(own, self.space.tokens)
-        return own
+            mapped = reference.pooled(self.spec).standardised()
+        if mapped.samples.shape[1] < self.space.tokens:
+            mapped = independent_tokens(mapped, self.space.tokens)
+        return mapped
 
     def priors(self) -> dict[str, Generator]:
         return {"teacher": self.teacher}
@@ -294,19 +302,22 @@ class DMVAE(Regularizer):
     def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:
         assert self.fake is not None
         z = self.aligned(z).detach()
-        terms = self.fake.loss(z, step.labels if self.labelled else None, step.noise)
+        terms = self.fake.loss(z, self._labels(step), step.noise)
         return sum(terms.values(), z.new_zeros(()))
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         z = self.aligned(z)
-        share = min(1.0, step.index / self.anneal) if self.anneal else 0.0
-        low, high = (a + share * (b - a) for a, b in zip(self.times, self.last_times, strict=True))
+        progress = min(1.0, step.index / self.anneal) if self.anneal else 0.0
+        low, high = (a + progress * (b - a) for a, b in zip(self.times, self.last_times, strict=True))
         t = low + (high - low) * step.noise.uniform(z[:, 0, 0], "t")
         noise = step.noise.normal(z, "noise")
-        labels = step.labels if self.labelled else None
+        labels = self._labels(step)
         real = self._guided(self.teacher, labels)
         fake = real if self.fake is None else self._guided(self.fake, labels)
         return {"match": self.weight * objective_loss(self.objective, real, fake, z, noise, t)}
+
+    def _labels(self, step: Step) -> Tensor | None:
+        return step.labels if self.labelled else None
 
     def _guided(self, network: Flow, labels: Tensor | None) -> Velocity:
         def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -319,5 +330,5 @@ class DMVAE(Regularizer):
 
 def _plain(network: Flow, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
     v = network.velocity(x, t, labels)
-    assert isinstance(v, Tensor)  # no tap was asked for
+    assert isinstance(v, Tensor)  # without `tap` there are no hidden tokens
     return v

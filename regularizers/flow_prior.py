@@ -22,31 +22,31 @@ def alignment_loss(
     """Mean over elements of (v(x_t, t) - (z - noise))^2, x_t = (1 - t) noise + t z (eq. 5, with a mean).
 
     z and noise (B, T, C), t (B,) or (B, T) in [0, 1]. The gradient reaches z by the target and by the
-    network's input. It is not zero where z follows the prior: for N(0, I) it is pi/2 there, and
-    (pi/4) (z^2 + 1) an element at z, least at the mode.
+    network's input. The loss is not zero where z follows the prior: for N(0, I) its mean is then pi/2, and
+    an element at z has (pi/4) (z^2 + 1), least at the mode.
     """
     predicted = velocity(interpolate(z, noise, t), t)
     return (predicted - (z - noise)).square().mean()
 
 
 def average_channels(reference: Reference, channels: int) -> Reference:
-    """Features pooled along their channels, F -> `channels`, and scaled to unit mean variance again."""
+    """Pools features along their channels, F -> `channels`, and scales them to unit mean variance again."""
     samples = adaptive_avg_pool1d(reference.samples.flatten(0, 1), channels)
     return replace(reference, samples=samples.unflatten(0, reference.samples.shape[:2])).standardised()
 
 
 def principal_channels(reference: Reference, channels: int) -> Reference:
-    """The first principal components of the tokens, scaled by one scalar to unit mean variance.
+    """Projects tokens on their first principal components, scaled by one scalar to unit mean variance.
 
-    Centre and components are those of the samples that statistics may come from (`fit`).
+    Centre and components are computed on the first `fit` samples.
     """
     tokens = reference.samples.double()
     fitted = tokens[: reference.fit].flatten(0, 1)
     mean = fitted.mean(0)
     covariance = (fitted - mean).T @ (fitted - mean) / len(fitted)
-    axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :channels]  # eigh's come in rising order
+    axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :channels]  # largest variance first
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    axes = axes * largest.sign()  # an axis has no sign of its own: its largest entry is made positive
+    axes = axes * largest.sign()  # the sign of an axis is arbitrary: make its largest entry positive
     return replace(reference, samples=((tokens - mean) @ axes).to(reference.samples)).standardised()
 
 
@@ -55,9 +55,10 @@ class FlowPrior(Regularizer):
     """Latents descend the loss of a velocity field that was trained on the reference, then frozen.
 
     The default prior sees one token at a time, each at `draws` independent times and noises. Any other flow
-    on a reference of many tokens sees a whole latent at one time; on single tokens, each token alone. There
-    are no classes. Of the projections the paper found `random` the best; the exact recipes of the other two
-    are not published: both are scaled by one scalar, and `average` pools neighbouring channels.
+    on a reference of many tokens sees a whole latent at one time; on a reference of single tokens, it sees
+    each token alone. There are no classes. The paper found the projection `random` best; the exact recipes of
+    the other two are not published: here both are scaled by one scalar, and `average` pools neighbouring
+    channels.
     """
 
     prior_options = frozenset({"prior", "projection"})
@@ -90,9 +91,8 @@ class FlowPrior(Regularizer):
     def reference(self, reference: Reference) -> Reference:
         if self.projection == "random":
             return reference.projected(self.spec)
-        own = reference.pooled(self.spec).standardised()
         project = average_channels if self.projection == "average" else principal_channels
-        return project(own, self.spec.channels)
+        return project(reference.pooled(self.spec).standardised(), self.spec.channels)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         z = z[:, None].expand(-1, self.draws, -1, -1)  # (B, draws, T, C): noise keeps a row's draws together
@@ -104,7 +104,7 @@ class FlowPrior(Regularizer):
         return {"flow_prior": self.weight * value}
 
     def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        # The released code's `detach_pred_v`: the gradient then comes by the target alone.
+        # The released code's `detach_pred_v`: the gradient then reaches z by the target alone.
         v = self.prior.velocity(x.detach() if self.detach_velocity else x, t, None)
-        assert isinstance(v, Tensor)  # no tap was asked for
+        assert isinstance(v, Tensor)  # without `tap` there are no hidden tokens
         return v

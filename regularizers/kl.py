@@ -1,4 +1,4 @@
-"""The KL term of a variational autoencoder (Kingma & Welling, 2014), and latents that are noised later."""
+"""The KL term of a variational autoencoder (Kingma & Welling, 2014), also with noise added after training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..bench.registry import register
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Of N(mean, exp(logvar)) from N(0, I): (B, T, C), (B, T, C) -> (B,) in nats, summed over T and C."""
+    """KL(N(mean, exp(logvar)) || N(0, I)): (B, T, C), (B, T, C) -> (B,) in nats, summed over T and C."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
 def posterior(h: Tensor) -> tuple[Tensor, Tensor]:
-    """h (B, T, 2 C) -> mean and log-variance, each (B, T, C)."""
+    """Splits h (B, T, 2 C) into mean and log-variance, each (B, T, C)."""
     mean, logvar = h.chunk(2, dim=-1)
     return mean, logvar.clamp(-30, 20)  # the bounds of latent diffusion's code
 
@@ -26,10 +26,11 @@ def posterior(h: Tensor) -> tuple[Tensor, Tensor]:
 class KL(Regularizer):
     """The KL divergence of a diagonal Gaussian posterior from N(0, I).
 
-    The term is `weight` times the batch's mean of each sample's divergence, summed over tokens and channels
-    as in latent diffusion and SoftVQ, so what a weight means grows with the latent. SoftVQ's 1e-6, beside a
-    reconstruction loss that is a mean over pixels, is 2e-3 per element of its 64 x 32 latent; the default,
-    1e-4, is 1.3e-2 per element of the 16 x 8 latent of an 8 x 8 image. Divide it as the latent grows.
+    The term is `weight` times the batch mean of each sample's divergence, summed over tokens and channels as
+    in latent diffusion and SoftVQ, so the effect of a weight grows with the size of the latent. SoftVQ's
+    1e-6, beside a reconstruction loss that is a mean over pixels, is 2e-3 per element of its 64 x 32 latent;
+    the default, 1e-4, is 1.3e-2 per element of the 16 x 8 latent of an 8 x 8 image. Divide the weight as the
+    latent grows.
     """
 
     expansion = 2
@@ -48,9 +49,9 @@ class KL(Regularizer):
 
 @register("noised_kl")
 class NoisedKL(KL):
-    """`kl` whose latents get further noise when the encoder is done (STARFlow: Gu et al., 2025).
+    """`kl` whose latents get further noise once the encoder is trained (STARFlow: Gu et al., 2025).
 
-    The decoder in its refinement, generators and metrics are given the posterior's draw + noise_std * noise.
+    The decoder's refinement, generators and metrics get the posterior's draw + noise_std * noise.
     """
 
     def __init__(

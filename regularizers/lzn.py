@@ -1,4 +1,4 @@
-"""Latent zones: a minibatch divides N(0, I) among its images (Latent Zoning Networks, Lin et al., 2025)."""
+"""Latent zones: the images of a minibatch share out N(0, I) (Latent Zoning Networks, Lin et al., 2025)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
 from ..bench.flow import euler
-from ..bench.nn.blocks import without_autocast
+from ..bench.nn.blocks import single, without_autocast
 from ..bench.registry import register
 from ..bench.runtime.processes import gathered, of_all, own
 
 Solver = Literal["euler", "dpm"]
 Form = Literal["probability", "log"]
-# From this kappa = t / (1 - t) on, `zones` works in float64: logits are differences of numbers of the size
+# Above this kappa = t / (1 - t), `zones` works in float64: logits are differences of numbers of the size
 # kappa^2 |a|^2, of which float32 keeps 7 digits.
 NEAR = 10.0
 
@@ -32,14 +32,14 @@ def posterior(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | N
         s: (n, q) states at time t.
         t: one number, or (n,), in [0, 1); 0 is the Gaussian, 1 the anchors.
         anchors: (m, q).
-        weights: (m,) masses of the anchors, alike without; one that weighs nothing is never assigned.
+        weights: (m,) masses of the anchors, equal by default; an anchor of mass 0 is never assigned.
 
     Returns:
         (n, m) in float64, whose products keep their digits near t = 1.
     """
     s, anchors = s.double(), anchors.double()
     t = torch.as_tensor(t, dtype=s.dtype, device=s.device).reshape(-1, 1)
-    # By matrix products; an (n, m, q) tensor of differences, as in the released code, isn't needed.
+    # Matrix products avoid the released code's (n, m, q) tensor of differences.
     logits = (t * s @ anchors.mT - t.square() / 2 * anchors.square().sum(1)) / (1 - t).square()
     if weights is not None:
         logits = logits + weights.to(logits).log()
@@ -47,55 +47,54 @@ def posterior(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | N
 
 
 def velocity(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | None = None) -> Tensor:
-    """V(s, t) = (E[anchor | s_t] - s) / (1 - t), (n, q): arguments as in `posterior`, section 2.2.1.
+    """V(s, t) = (E[anchor | s_t] - s) / (1 - t), (n, q); arguments as in `posterior`, section 2.2.1.
 
-    The paper's time: the released code's runs from the anchors, and its velocity is -V.
+    Time is the paper's; in the released code it runs from the anchors, and the velocity is -V.
     """
     mean = posterior(s, t, anchors, weights).exp() @ anchors.double()
     remaining = 1 - torch.as_tensor(t, dtype=mean.dtype, device=s.device).reshape(-1, 1)
     return ((mean - s.double()) / remaining).to(s.dtype)
 
 
+def _euler_step(
+    s: Tensor, anchors: Tensor, step: int, steps: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of `transport` from t = step / steps: the new states (n, q), and log P (n, m) at its start."""
+    log_assigned = posterior(s, step / steps, anchors, weights)
+    # s + V / steps, with 1 - t = (steps - step) / steps
+    return s + (log_assigned.exp() @ anchors - s) / (steps - step), log_assigned
+
+
 def transport(
     latents: Tensor, anchors: Tensor, steps: int, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """From t = 0 to 1 by Euler's method: where each latent arrives, and log P at the start of each step.
-
-    Args:
-        latents: (n, q).
-        anchors: (m, q), with weights (m,).
+    """Carries latents (n, q) from t = 0 to 1 by Euler's method; anchors (m, q) and weights (m,).
 
     Returns:
-        (n, q), and (steps, n, m) from t = 0 upward; both in float64.
+        The end points (n, q), and log P (steps, n, m) at the start of each step; both in float64.
     """
-    s, anchors, assigned = latents.double(), anchors.double(), []
+    s, anchors, log_assigned = latents.double(), anchors.double(), []
     for step in range(steps):
-        assigned.append(posterior(s, step / steps, anchors, weights))
-        # s + V / steps, with 1 - t = (steps - step) / steps
-        s = s + (assigned[-1].exp() @ anchors - s) / (steps - step)
-    return s, torch.stack(assigned)
-
-
-def assignment(latents: Tensor, anchors: Tensor, steps: int, weights: Tensor | None = None) -> Tensor:
-    """(steps, n, m): probabilities of each anchor at each Euler step's start, from t = 0 upward."""
-    return transport(latents, anchors, steps, weights)[1].exp().to(latents.dtype)
+        s, before = _euler_step(s, anchors, step, steps, weights)
+        log_assigned.append(before)
+    return s, torch.stack(log_assigned)
 
 
 def alignment_loss(
     log_assigned: Tensor, labels: Tensor, form: Form = "probability", skip: float = 0.2
 ) -> Tensor:
-    """Minus the mean over latents of the largest P (or log P) of the own label along the way; eq. 2 and 5.
+    """Minus the mean over latents of the largest P (or log P) of the own label over the steps; eq. 2 and 5.
 
     Args:
         log_assigned: (steps, n, m) from `transport`.
         labels: (n,), each the index of an anchor.
-        skip: the share of steps at the start that are left out, where every label is as probable.
+        skip: the fraction of steps left out at the start, where all labels are equally probable.
     """
     return shortfall(log_assigned[:, torch.arange(len(labels)), labels], form, skip)
 
 
 def shortfall(log_own: Tensor, form: Form, skip: float) -> Tensor:
-    """The same from what is assigned to the own label, (steps, n)."""
+    """`alignment_loss` from log P of each latent's own label, (steps, n)."""
     best = log_own[int(skip * len(log_own)) :].amax(0)
     return -(best if form == "log" else best.exp()).mean()
 
@@ -103,37 +102,34 @@ def shortfall(log_own: Tensor, form: Form, skip: float) -> Tensor:
 def own_assigned(latents: Tensor, anchors: Tensor, first: int, steps: int) -> Tensor:
     """`transport`'s log P (steps, n) of each latent's own anchor: latent i belongs to anchor first + i.
 
-    Of (n, m) weights none is kept: the backward pass computes each step anew, as in the released code.
-
-    Args:
-        latents: (n, q).
-        anchors: (m, q).
+    Latents (n, q), anchors (m, q). The (n, m) weights are not stored: the backward pass recomputes each step,
+    as in the released code.
     """
-    s, a, found = latents.double(), anchors.double(), []
-    place = torch.arange(len(s), device=s.device)
+    s, anchors, log_own = latents.double(), anchors.double(), []
+    rows = torch.arange(len(s), device=s.device)
 
-    def move(s: Tensor, a: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        assigned = posterior(s, step / steps, a)
-        return s + (assigned.exp() @ a - s) / (steps - step), assigned[place, first + place]
+    def move(s: Tensor, anchors: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        s, log_assigned = _euler_step(s, anchors, step, steps)
+        return s, log_assigned[rows, first + rows]
 
     for step in range(steps):
-        s, own = checkpoint(move, s, a, step, use_reentrant=False, preserve_rng_state=False)
-        found.append(own)
-    return torch.stack(found)
+        s, before = checkpoint(move, s, anchors, step, use_reentrant=False, preserve_rng_state=False)
+        log_own.append(before)
+    return torch.stack(log_own)
 
 
 def frequencies(labels: Tensor, classes: int) -> Tensor:
-    """(n,) -> (classes,): the share of each class; 0 for the absent ones."""
+    """The relative frequency of each class: (n,) -> (classes,); 0 for absent classes."""
     return (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0) / len(labels)
 
 
-def _known(labels: Tensor) -> Tensor:
-    """The rows that have a class; all on the meta device, where operations are counted and no values are."""
+def _labelled_rows(labels: Tensor) -> Tensor:
+    """The rows that have a class; all rows on the meta device, whose tensors have no values."""
     return torch.arange(len(labels)) if labels.is_meta else (labels >= 0).nonzero()[:, 0]
 
 
 def decode_labels(s: Tensor, anchors: Tensor) -> Tensor:
-    """s (n, q) at t = 1 -> (n,): the nearest anchor, as in the code; the paper's has the largest product."""
+    """The anchor (n,) nearest to s (n, q) at t = 1, as in the code; the paper has the largest product."""
     return torch.cdist(s, anchors.to(s)).argmin(1)
 
 
@@ -146,21 +142,21 @@ def zones(
     solver: Solver = "euler",
     recompute: bool = True,
 ) -> Tensor:
-    """z_i: the flow of `anchors`, back from (1 - g) a_i + g noise_i at t = 1 - g to t = 0; eq. 1.
+    """Latents z_i by the flow of `anchors` back from (1 - g) a_i + g noise_i at t = 1 - g to t = 0; eq. 1.
 
     In the coordinates u_i = (s_i - t a_i) / (1 - t) and kappa = t / (1 - t) the flow is
 
         du_i / dkappa = sum_j w_ij (a_j - a_i),    w_ij ~ exp(-|u_i + kappa (a_i - a_j)|^2 / 2),
 
-    u starts as the noise itself and ends as z, and Euler's method in t is Euler's method in kappa. So
-    nothing is lost to s = a + 1e-4 noise, and what an anchor adds to itself, 0, is left out exactly.
+    u starts as the noise itself and ends as z, and Euler's method in t is Euler's method in kappa. So no
+    digits are lost to the sum s = a + 1e-4 noise, and the term of an anchor with itself is exactly 0.
 
     Args:
         anchors: (n, q).
         noise: (n, q), already scaled by alpha; 0 gives the centres of the zones.
         solver: `euler`, uniform in t from 1 - g down to 0, or `dpm`, the released code's for encoders:
             DPM-Solver++ multistep of order 3, uniform in t down to 1e-3, where it stops.
-        recompute: keep only the states, (steps, n, q), and compute weights anew in the backward pass.
+        recompute: store only the states, (steps, n, q), and recompute the weights in the backward pass.
 
     Returns:
         (n, q)
@@ -171,99 +167,103 @@ def zones(
     weights = _multistep(kappas, 1 if solver == "euler" else 3)
     with without_autocast(anchors):
         a, u = anchors.to(noise), noise
-        # Zones depend on differences alone; small anchors keep more digits of them.
+        # Zones depend on differences of anchors alone, which keep more digits if anchors are small.
         a = a - a.detach().mean(0)
         u = _Zones.apply(a, u, kappas, weights) if recompute else _integrate(a, u, kappas, weights)[0][-1]
     return stop * anchors + (1 - stop) * u
 
 
 def _multistep(kappas: list[float], order: int) -> list[list[float]]:
-    """u' = u + sum_l weights[step][l] pull[step - l], for each step.
+    """Weights of the solver's steps u' = u + sum_l weights[step][l] pull[step - l].
 
     DPM-Solver++ (Lu et al., 2022) integrates the data prediction over kappa = alpha / sigma exactly, as a
-    polynomial in log kappa; at order 1 that is Euler's method. Few steps end on lower orders.
+    polynomial in log kappa; at order 1 that is Euler's method. With fewer than 10 steps the last ones are of
+    lower order.
     """
     rows, last = [], len(kappas) - 1
     for step in range(last):
-        now, then = kappas[step : step + 2]
-        whole = then - now
-        use = min(order, step + 1, last - step if last < 10 else order)
-        if use == 1:
-            rows.append([whole])
+        kappa, following = kappas[step : step + 2]
+        width = following - kappa
+        step_order = min(order, step + 1)
+        if last < 10:
+            step_order = min(step_order, last - step)
+        if step_order == 1:
+            rows.append([width])
             continue
-        h = math.log(then / now)
-        r0 = math.log(now / kappas[step - 1]) / h
-        if use == 2:
-            rows.append([whole * (1 + 0.5 / r0), -whole * 0.5 / r0])
+        h = math.log(following / kappa)
+        r0 = math.log(kappa / kappas[step - 1]) / h
+        if step_order == 2:
+            rows.append([width * (1 + 0.5 / r0), -width * 0.5 / r0])
             continue
         r1 = math.log(kappas[step - 1] / kappas[step - 2]) / h
-        first = then * (math.expm1(-h) / h + 1)  # of the first derivative
-        second = (first - then / 2 * h) / h  # and of half the second
+        first = following * (math.expm1(-h) / h + 1)  # coefficient of the first derivative
+        second = (first - following / 2 * h) / h  # coefficient of half the second derivative
         near = first * (1 + r0 / (r0 + r1)) - second / (r0 + r1)
         far = second / (r0 + r1) - first * r0 / (r0 + r1)
-        rows.append([whole + near / r0, far / r1 - near / r0, -far / r1])
+        rows.append([width + near / r0, far / r1 - near / r0, -far / r1])
     return rows
 
 
 def _gaps(anchors: Tensor) -> Tensor:
-    """(n, n): squared distances, in float64."""
+    """Squared distances of all pairs of anchors, (n, q) -> (n, n), in float64."""
     a = anchors.double()
     squares = a.square().sum(1)
     return (squares[:, None] + squares - 2 * a @ a.mT).clamp_min(0).fill_diagonal_(0)
 
 
-def _others(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor:
-    """w_ij of `zones`, (n, n), with zeros on the diagonal."""
+def _weights_of_others(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor:
+    """The weights w_ij of `zones`, (n, n), with zeros on the diagonal."""
     logits = torch.addmm(gaps, u, anchors.mT, beta=-(kappa**2) / 2, alpha=kappa)
-    # Below this, 1e-19 in float32, a product of two weights is denormal, and with denormals matrix products
-    # crawl on some processors. What is left out, even times kappa^2 = 1e8, is no digit of a result.
+    # Products of two weights below `tiny` (1e-19 in float32) are denormal numbers, with which matrix products
+    # are very slow on some processors. Even times kappa^2 = 1e8 such weights change no digit of a result.
     tiny = torch.finfo(logits.dtype).tiny ** 0.5
     return F.threshold(logits.softmax(1), tiny, 0.0).fill_diagonal_(0)
 
 
 def _apply(w: Tensor, x: Tensor) -> Tensor:
-    """w @ x for square w: transposed, as BLAS is ten times slower with few columns on the right than rows."""
+    """w @ x, transposed: BLAS is ten times slower with few columns on the right than with few rows."""
     return (x.mT @ w.mT).mT
 
 
 def _pull(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor | None:
-    """sum_j w_ij (a_j - a_i), (n, q); None where no other anchor is in sight, as in most steps near t = 1."""
-    w = _others(kappa, u, anchors, gaps)
+    """sum_j w_ij (a_j - a_i), (n, q); None where all w_ij are 0, as in most steps near t = 1."""
+    w = _weights_of_others(kappa, u, anchors, gaps)
     return _apply(w, anchors) - w.sum(1, keepdim=True) * anchors if w.any() else None
 
 
 def _pull_back(kappa: float, g: Tensor, u: Tensor, a: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of u and a (n, q) from that of `_pull`, g."""
-    w = _others(kappa, u, a, gaps)
+    """The gradients of u and a, both (n, q), from g, the gradient of `_pull`'s result."""
+    w = _weights_of_others(kappa, u, a, gaps)
     r = w * (g @ a.mT - (g * a).sum(1, keepdim=True))
-    r -= w * r.sum(1, keepdim=True)  # of the logits, but for the diagonal, which makes rows sum to 0
+    # r becomes the gradient of the logits, but for the diagonal, which makes the rows sum to 0.
+    r -= w * r.sum(1, keepdim=True)
     rows, columns, ra = r.sum(1, keepdim=True), r.sum(0)[:, None], _apply(r, a)
-    of_a = _apply(w.mT, g) - w.sum(1, keepdim=True) * g
-    of_a += kappa * (_apply(r.mT, u + kappa * a) + kappa * (ra - (rows + columns) * a) - rows * u)
-    return kappa * (ra - rows * a), of_a
+    grad_a = _apply(w.mT, g) - w.sum(1, keepdim=True) * g
+    grad_a += kappa * (_apply(r.mT, u + kappa * a) + kappa * (ra - (rows + columns) * a) - rows * u)
+    return kappa * (ra - rows * a), grad_a
 
 
-def _wide(kappa: float, *tensors: Tensor) -> list[Tensor]:
-    """In float64 near the anchors, else in the type of the first."""
+def _in_precision(kappa: float, *tensors: Tensor) -> list[Tensor]:
+    """The tensors in float64 near the anchors (kappa > NEAR), else in the type of the first."""
     return [x.to(torch.float64 if kappa > NEAR else tensors[0].dtype) for x in tensors]
 
 
 def _integrate(
     anchors: Tensor, u: Tensor, kappas: list[float], weights: list[list[float]]
 ) -> tuple[list[Tensor], list[bool]]:
-    """The states u (n, q) at each kappa, and which steps had a pull."""
+    """The states u (n, q) at each kappa, and whether each step had a pull."""
     gaps, states, pulls, active = _gaps(anchors), [u], list[Tensor | None](), list[bool]()
     for kappa, row in zip(kappas, weights, strict=False):
-        pull = _pull(kappa, *_wide(kappa, states[-1], anchors, gaps))
+        pull = _pull(kappa, *_in_precision(kappa, states[-1], anchors, gaps))
         active.append(pull is not None)
         pulls = [None if pull is None else pull.to(u), *pulls[:2]]
-        moved = [c * pull for c, pull in zip(row, pulls, strict=False) if pull is not None]
-        states.append(sum(moved, states[-1]))
+        terms = [weight * pull for weight, pull in zip(row, pulls, strict=False) if pull is not None]
+        states.append(sum(terms, states[-1]))
     return states, active
 
 
 class _Zones(torch.autograd.Function):
-    """`_integrate` with a backward pass from the states alone: 2 matrix products a step forth, 5 back."""
+    """`_integrate` with a backward pass from the states alone: 2 matrix products a step forward, 5 back."""
 
     @staticmethod
     def forward(
@@ -279,25 +279,25 @@ class _Zones(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         anchors, *states = ctx.saved_tensors
         kappas, weights, active = ctx.grid
-        gaps, of_anchors = _gaps(anchors), torch.zeros_like(anchors)
-        later = list[tuple[Tensor, list[float]]]()  # gradients of the states that a pull enters
+        gaps, grad_anchors = _gaps(anchors), torch.zeros_like(anchors)
+        later = list[tuple[Tensor, list[float]]]()  # gradients of the states that a step's pull enters
         for step in reversed(range(len(states))):
             later = [(g, weights[step]), *later[:2]]
             if not active[step]:
                 continue
-            entered = [row[lag] * state for lag, (state, row) in enumerate(later) if lag < len(row)]
-            inputs = _wide(kappas[step], torch.stack(entered).sum(0), states[step], anchors, gaps)
-            of_u, of_a = _pull_back(kappas[step], *inputs)
-            g, of_anchors = g + of_u.to(g), of_anchors + of_a.to(g)
-        return of_anchors, g, None, None
+            entered = [row[lag] * grad for lag, (grad, row) in enumerate(later) if lag < len(row)]
+            inputs = _in_precision(kappas[step], torch.stack(entered).sum(0), states[step], anchors, gaps)
+            grad_u, grad_a = _pull_back(kappas[step], *inputs)
+            g, grad_anchors = g + grad_u.to(g), grad_anchors + grad_a.to(g)
+        return grad_anchors, g, None, None
 
 
 class ZoneSampler(Generator):
-    """Plain N(0, I), which the latents of every minibatch fill; for a label, a draw from its zone.
+    """Draws from N(0, I), which the latents of every minibatch fill, or for a label from its zone.
 
-    There is nothing to train. With anchors of tokens it draws tokens that know nothing of each other. A zone
-    is what the labels' anchors, all alike in mass, make of N(0, I); zones are disjoint, so there is nothing
-    for guidance to lean away from, and it is ignored.
+    There is nothing to train. Where zones are those of tokens, it draws tokens independently of each other.
+    The zones of labels are what their anchors, of equal mass, make of N(0, I); they are disjoint, so guidance
+    would have nothing to lean away from, and is ignored.
     """
 
     def __init__(self, spec: LatentSpec, classes: int, anchors: nn.Parameter | None, g: float) -> None:
@@ -305,12 +305,12 @@ class ZoneSampler(Generator):
         self.anchors, self.g = anchors, g
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Nothing is estimated."""
+        """Does nothing: the sampler has nothing to estimate."""
 
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 100
     ) -> Tensor:
-        """Euler's method from the label's anchor to t = 0, as in the released code."""
+        """Samples by Euler's method from the label's anchor to t = 0, as in the released code."""
         shape = len(labels), self.spec.tokens, self.spec.channels
         e = noise.normal(torch.empty(shape, device=labels.device), "noise").flatten(1)
         if self.anchors is None:
@@ -325,22 +325,22 @@ class ZoneSampler(Generator):
 class LZN(Regularizer):
     """Latents are draws from zones: disjoint regions that together make up N(0, I), one for each anchor.
 
-    What the encoder gives are the anchors, as they are: the released encoders of images end in linear layers
-    too. Nothing but the reconstruction's gradient, through the flow, trains them. Anchors so far apart that
-    their zones part only in the last step, kappa |a_i - a_j| >> 1 there, give z = noise and no gradient: then
+    The encoder's outputs are the anchors, without a norm: the released encoders of images end in linear
+    layers too. Only the reconstruction's gradient, through the flow, trains them. Anchors so far apart that
+    their zones part only in the last step, where kappa |a_i - a_j| >> 1, give z = noise and no gradient: then
     more `steps` help.
 
-    `anchors` says what has a zone. `token`: each token, among the B T of the minibatch; each token's channels
-    are N(0, I), and what tokens know of each other is left to a generator. `image`, as published: all tokens
-    as one vector of T C numbers, among B. Such a latent knows its image to log B nats and nothing else,
-    enough for the published decoders, which generate, and not for one that reconstructs: on digits, after
-    400 steps of 64 images, it gives the mean image (12 dB) and tokens (Euler) 24 dB.
+    `anchors` says what has a zone. `token`: each of the minibatch's B T tokens; each token's channels are
+    N(0, I), and the dependence between tokens is left to a generator. `image`, as published: each of the B
+    images, all tokens as one vector of T C numbers. Such a latent holds log B nats about its image and
+    nothing else, enough for the published decoders, which generate, but not for a decoder that reconstructs:
+    on digits, after 400 steps of 64 images, `image` gives the mean image (12 dB) and `token` (Euler) 24 dB.
     `alpha` concentrates latents about the centres of their zones (0: the centres, as without noise).
-    `solver` and `g` are the released ones for images; with `euler` it takes g = 1e-4.
+    `solver` and `g` are the released ones for images; `euler` goes with g = 1e-4.
 
-    `align` weighs the alignment with the zones of labels, which has anchors of its own: a latent, always all
-    tokens as one vector, is to be carried to its label's. It gives `classify` and sampling by label. The
-    paper's weight is 1. Classes weigh as often as they are in the minibatch.
+    `align` weighs the alignment with the zones of labels, which have learned anchors of their own: a latent,
+    always all tokens as one vector, is to be carried to its label's anchor. It gives `classify` and sampling
+    by label. The paper's weight is 1. Classes have their frequencies in the minibatch as masses.
 
     The paper's encoder learns at 1/40 to 1/100 of the decoder's rate, `optimizer: {encoder: {lr: 2.5e-5}}`,
     over 50,000 steps and more. In 400 steps on digits 1e-3 and 1e-4 end alike.
@@ -374,10 +374,10 @@ class LZN(Regularizer):
         self.labels = nn.Parameter(torch.randn(classes, width)) if align else None
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
-        h = h.double() if h.dtype == torch.float64 else h.float()
+        h = single(h)
         if noise is None:
             return self._zones(h, torch.zeros_like(h))
-        # Every process finds the zones of all anchors, and goes on with its own images'.
+        # Every process computes the zones of the whole batch and keeps its own rows.
         h = gathered(h, noise)
         return own(self._zones(h, self.alpha * of_all(noise).normal(h, "zone")), noise)
 
@@ -388,21 +388,22 @@ class LZN(Regularizer):
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         if self.labels is None or step.labels is None:
             return {}
-        known, everyones = _known(step.labels), gathered(step.labels, step.noise)
-        labels, everyones = step.labels[known], everyones[_known(everyones)]
+        rows, batch_labels = _labelled_rows(step.labels), gathered(step.labels, step.noise)
+        labels, batch_labels = step.labels[rows], batch_labels[_labelled_rows(batch_labels)]
         if not len(labels):
             return {"align": 0 * z.sum()}
-        weights = frequencies(everyones, self.classes)
-        assigned = transport(z[known].flatten(1), self.labels, self.align_steps, weights)[1]
-        term = alignment_loss(assigned, labels, self.align_form, self.align_skip)
-        share = len(labels) * step.noise.world / len(everyones)  # processes may know more labels or fewer
+        weights = frequencies(batch_labels, self.classes)
+        log_assigned = transport(z[rows].flatten(1), self.labels, self.align_steps, weights)[1]
+        term = alignment_loss(log_assigned, labels, self.align_form, self.align_skip)
+        # Processes may have different numbers of labels; the mean over processes is then that of the batch.
+        share = len(labels) * step.noise.world / len(batch_labels)
         return {"align": self.align * share * term.to(z.dtype)}
 
     @torch.no_grad()
     def classify(self, z: Tensor) -> Tensor | None:
-        """z (B, T, C) -> (B,): the label in whose zone each latent is, classes weighing alike.
+        """The label in whose zone each latent lies, z (B, T, C) -> (B,), with equal masses of the classes.
 
-        None with align = 0: labels have no zones then.
+        None with align = 0, where labels have no zones.
         """
         if self.labels is None:
             return None
@@ -416,9 +417,9 @@ class LZN(Regularizer):
 class LZNViews(LZN):
     """Two augmentations of an image share a zone: the representation learning of case study 2.
 
-    One set of augmentations gives the latents, each image having a zone, the other the anchors that they are
-    carried to; each is to arrive at its own image's. The log form, one-sided, as in the released code. Images
-    are augmented as the matrix says (`augment: {}`).
+    One augmentation of each image gives its latent, by a zone for each image; the other gives an anchor, and
+    each latent is to be carried to its own image's anchor. The loss has the log form and is one-sided, as in
+    the released code. Images are augmented as the matrix says (`augment: {}`).
     """
 
     two_views = True
@@ -441,5 +442,5 @@ class LZNViews(LZN):
         if step.views is None:
             return {}
         anchors = gathered(step.views, step.noise).flatten(1)
-        own = own_assigned(z.flatten(1), anchors, step.noise.rank * len(z), self.align_steps)
-        return {"align": self.weight * shortfall(own, "log", self.align_skip).to(z.dtype)}
+        log_own = own_assigned(z.flatten(1), anchors, step.noise.rank * len(z), self.align_steps)
+        return {"align": self.weight * shortfall(log_own, "log", self.align_skip).to(z.dtype)}

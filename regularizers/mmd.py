@@ -19,24 +19,28 @@ Kernel = Callable[[Tensor], Tensor]  # squared distances -> values, elementwise
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(n, D), (m, D) -> (n, m)."""
+    """Squared distances of all pairs: (n, D), (m, D) -> (n, m)."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1)
     with without_autocast(x):
         return (squares - 2 * x @ y.mT).clamp_min(0)
 
 
 def imq(channels: int) -> Kernel:
-    """The sum over scales of C / (C + d^2), C = scale * 2 D: 2 D is the mean d^2 between draws of N(0, I)."""
-    return lambda d2: sum((c / (c + d2) for c in (s * 2 * channels for s in SCALES)), d2.new_zeros(()))
+    """The inverse multiquadratic kernel: the sum over scales of C / (C + d^2), C = scale * 2 D.
+
+    2 D is the mean d^2 between draws of N(0, I) in D = `channels` dimensions.
+    """
+    constants = [scale * 2 * channels for scale in SCALES]
+    return lambda d2: sum((c / (c + d2) for c in constants), d2.new_zeros(()))
 
 
 def rbf(variance: Tensor) -> Kernel:
-    """exp(-d^2 / (2 sigma^2))."""
+    """The Gaussian kernel exp(-d^2 / (2 sigma^2))."""
     return lambda d2: (-d2 / (2 * variance)).exp()
 
 
 def between_rows(values: Tensor, rows: int) -> Tensor:
-    """The mean of a kernel's values (rows K, rows K) over the pairs that are of different rows."""
+    """Mean of a kernel's values (rows K, rows K) over the pairs of vectors from different rows."""
     blocks = values.unflatten(0, (rows, -1)).unflatten(2, (rows, -1)).sum((1, 3))  # (rows, rows)
     count = values.numel() * (rows - 1) / rows
     return (blocks.sum() - blocks.diagonal().sum()) / count
@@ -45,8 +49,8 @@ def between_rows(values: Tensor, rows: int) -> Tensor:
 def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """Unbiased estimate of the squared discrepancy: x (B, K, D), y (M, N, D) -> (), below 0 by chance.
 
-    Rows are independent draws, the vectors within one need not be: they make no pairs with each other. With
-    K = N = 1 that is the usual U-statistic.
+    Rows are independent draws. The vectors within a row need not be, so they are not paired with each other.
+    With K = N = 1 this is the usual U-statistic.
     """
     u, v = x.flatten(0, 1), y.flatten(0, 1)
     xx, yy, xy = (kernel(squared_distances(a, b)) for a, b in ((u, u), (v, v), (u, v)))
@@ -54,13 +58,16 @@ def mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
 
 
 def median_variance(x: Tensor, y: Tensor) -> Tensor:
-    """The released code's sigma^2: median d^2 between x and y plus that within x, here without a gradient."""
+    """Sigma^2 as in the released code: median d^2 between x and y plus median d^2 within x.
+
+    Unlike there, no gradient passes through it.
+    """
     u, v = x.detach().flatten(0, 1), y.flatten(0, 1)
     return squared_distances(u, v).median() + squared_distances(u, u).median()
 
 
 def some_tokens(z: Tensor, count: int, noise: Noise) -> Tensor:
-    """`count` tokens of each row, drawn without replacement: (B, T, C) -> (B, min(count, T), C)."""
+    """Draws `count` tokens of each row without replacement: (B, T, C) -> (B, min(count, T), C)."""
     if count >= z.shape[1]:
         return z
     chosen = noise.uniform(z[..., 0], "tokens").topk(count, dim=1).indices
@@ -69,11 +76,11 @@ def some_tokens(z: Tensor, count: int, noise: Noise) -> Tensor:
 
 @register("mmd")
 class MMD(Regularizer):
-    """The distribution of latents is pulled to that of the reference, or to N(0, I), by a kernel's mean.
+    """The kernel mean discrepancy pulls latents to the distribution of the reference, or to N(0, I).
 
-    `samples: token` compares tokens whatever their position, `tokens` of each image (the cost is quadratic in
-    their number times the batch); `image` compares images, all tokens as one vector. Kernels: inverse
-    multiquadratics at seven scales, or a Gaussian with the median heuristic.
+    `samples: token` compares single tokens without their positions, `tokens` of each image (the cost is
+    quadratic in the batch size times `tokens`); `image` compares images, all tokens as one vector. Kernels:
+    inverse multiquadratics at seven scales (`imq`), or a Gaussian with the median heuristic (`rbf`).
     """
 
     couples = "loss"
@@ -101,14 +108,14 @@ class MMD(Regularizer):
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         z, noise = gathered(z, step.noise), of_all(step.noise)
         if self.target == "gaussian":
-            drawn = noise.normal(z, "prior")
+            prior = noise.normal(z, "prior")
         else:
             assert step.reference is not None
-            drawn = gathered(step.reference, step.noise)
+            prior = gathered(step.reference, step.noise)
         if self.samples == "image":
-            x, y = z.flatten(1)[:, None], drawn.flatten(1)[:, None]
+            x, y = z.flatten(1)[:, None], prior.flatten(1)[:, None]
         else:
             x = some_tokens(z, self.tokens, noise)
-            y = some_tokens(drawn, self.tokens, noise.fork("prior"))
+            y = some_tokens(prior, self.tokens, noise.fork("prior"))
         kernel = imq(x.shape[2]) if self.kernel == "imq" else rbf(median_variance(x, y))
         return {"mmd": self.weight * mmd(x, y, kernel)}

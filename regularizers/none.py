@@ -1,4 +1,4 @@
-"""No regularizer: a plain autoencoder, the row that all others are held against."""
+"""No regularizer: a plain autoencoder, the baseline of all other rows."""
 
 from __future__ import annotations
 

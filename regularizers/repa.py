@@ -24,20 +24,21 @@ Width = Annotated[int, Field(ge=1)]
 def vf_loss(z: Tensor, f: Tensor, cos_margin: float, dist_margin: float) -> tuple[Tensor, Tensor]:
     """VA-VAE's two terms, each a mean and at least 0: z (B, N, F), f (B, N, F) -> (), ().
 
-    The first asks that each token's cosine similarity with the teacher's exceed 1 - cos_margin, the second
-    that those of an image's pairs of tokens differ by at most dist_margin from those of the teacher's pairs.
+    The first is 0 where each token's cosine similarity with the teacher's token exceeds 1 - cos_margin. The
+    second is 0 where the similarities of an image's pairs of tokens differ by at most dist_margin from those
+    of the teacher's pairs.
     """
     z, f = F.normalize(single(z), dim=-1), F.normalize(f, dim=-1)
     with without_autocast(z):
-        apart = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
-    return F.relu(1 - cos_margin - (z * f).sum(-1)).mean(), F.relu(apart - dist_margin).mean()
+        difference = (z @ z.mT - f @ f.mT).abs()  # (B, N, N)
+    return F.relu(1 - cos_margin - (z * f).sum(-1)).mean(), F.relu(difference - dist_margin).mean()
 
 
 @register("repa")
 class REPA(Regularizer):
     """Cosine similarity of projected latents to a frozen teacher's tokens (Yu et al., 2025; DMVAE, eq. 2).
 
-    The weight is SoftVQ's.
+    The default weight is SoftVQ's.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class VF(Regularizer):
 class SoftVQAlign(Regularizer):
     """SoftVQ's alignment of latent tokens without a grid to more teacher tokens (Chen et al., 2025).
 
-    `repeat`: each projected token stands for an equal share of the teacher's, consecutive in raster order, so
-    a strip of a row. `average`: the teacher's tokens are pooled along the raster to the latent's count.
-    `global`: means over tokens on both sides.
+    `repeat`: each projected token is aligned with equally many teacher tokens, consecutive in raster order
+    (a strip of a row). `average`: the teacher's tokens are pooled along the raster to the number of latent
+    tokens. `global`: the means over all tokens are aligned.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class SoftVQAlign(Regularizer):
 class Whitening(nn.Module):
     """A batch norm over channels without an affine map, whose running statistics also undo it.
 
-    In training it takes the batch's own statistics and tracks them, as `nn.BatchNorm2d` does.
+    In training it uses the batch's own statistics and tracks them, as `nn.BatchNorm2d` does.
     """
 
     running_mean: Tensor
@@ -141,18 +142,21 @@ class Whitening(nn.Module):
         return F.batch_norm(z.mT, *tracked, training=self.training, momentum=self.momentum, eps=self.eps).mT
 
     def inverse(self, x: Tensor) -> Tensor:
-        """By the running statistics; REPA-E leaves out eps here, and so is off by 5e-5 where var = 1."""
+        """Undoes `forward` by the running statistics.
+
+        REPA-E leaves out eps here, and so is off by 5e-5 where var = 1.
+        """
         return x * (self.running_var + self.eps).sqrt() + self.running_mean
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
-        """Takes the statistics of latents (B, T, C) for the running ones."""
+        """Sets the running statistics to those of latents (B, T, C)."""
         self.running_var.copy_(z.flatten(0, 1).var(0))
         self.running_mean.copy_(z.mean((0, 1)))
 
 
 class Joint(Generator):
-    """A flow on whitened latents, with the projector that aligns its hidden tokens after block `tap`."""
+    """A flow on whitened latents with a projector of its hidden tokens after block `tap`."""
 
     def __init__(
         self, spec: LatentSpec, classes: int, prior: Use, tap: int, width: int, outputs: int, dropout: float
@@ -160,33 +164,35 @@ class Joint(Generator):
         super().__init__(spec, classes)
         self.tap, self.dropout = tap, dropout
         self.flow = use(Flow, prior, spec=spec, classes=classes)
-        with torch.device("meta"):  # how wide its hidden tokens are, and whether it has the block, for free
+        # A copy on the meta device costs nothing and gives the hidden width; it raises without such a block.
+        with torch.device("meta"):
             like = use(Flow, prior, spec=spec, classes=classes)
             hidden = like.velocity(torch.empty(1, spec.tokens, spec.channels), torch.empty(1), None, tap)[1]
         self.whitening = Whitening(spec.channels)
         self.projector = projector(hidden.shape[-1], width, outputs)
 
     def forward(self, z: Tensor, labels: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
-        """z (B, T, C) -> the denoising loss (), and the projected hidden tokens (B, T, F).
+        """The denoising loss () and the projected hidden tokens (B, T, F) of latents z (B, T, C).
 
-        Uniform times and the mean squared error of the velocity, whatever the flow's own loss.
+        Times are uniform and the loss is the velocity's mean squared error, whatever the flow's own loss.
         """
-        # In training by the statistics of the whole batch.
-        z = own(self.whitening(gathered(z, noise)), noise) if self.training else self.whitening(z)
-        t, start = noise.uniform(z[:, 0, 0], "t"), noise.normal(z, "noise")
-        if self.training:
+        if self.training:  # by the statistics of the whole batch
+            z = own(self.whitening(gathered(z, noise)), noise)
             labels = drop_labels(labels, self.dropout, noise)
+        else:
+            z = self.whitening(z)
+        t, start = noise.uniform(z[:, 0, 0], "t"), noise.normal(z, "noise")
         predicted, hidden = self.flow.velocity(interpolate(z, start, t), t, labels, self.tap)
         return (predicted - (z - start)).square().mean(), self.projector(hidden)
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        """Trained on alone, it has no teacher."""
+        """The denoising loss alone: as a generator of the matrix it has no teacher."""
         return {"velocity": self(z, labels, noise)[0]}
 
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
     ) -> Tensor:
-        """Euler's method, guided in all channels; in the tokenizer's units."""
+        """Samples by Euler's method, guided in all channels; the result is in the tokenizer's units."""
         like = self.whitening.running_mean.new_empty(len(labels), self.spec.tokens, self.spec.channels)
 
         def field(x: Tensor, t: Tensor) -> Tensor:
@@ -201,15 +207,15 @@ class Joint(Generator):
 
 @register("repa_e")
 class REPAE(Regularizer):
-    """A generator trained along, through whose hidden tokens the latents are aligned (Leng et al., 2025).
+    """Latents are aligned through the hidden tokens of a jointly trained generator (Leng et al., 2025).
 
-    The generator learns on detached latents to denoise them and to be aligned (times `generator_weight`). The
-    encoder learns from the alignment alone (times `weight`), through the frozen generator: with the denoising
-    loss it would make its latents vanish. Both see the same times and noise. REPA-E tunes a pretrained VAE,
-    beside its KL term (1e-6), LPIPS and adversarial loss.
+    The generator learns on detached latents, from the denoising loss and the alignment (times
+    `generator_weight`). The encoder learns from the alignment alone (times `weight`), through the frozen
+    generator: the denoising loss would make its latents vanish. Both see the same times and noise. REPA-E
+    tunes a pretrained VAE, beside its KL term (1e-6), LPIPS and adversarial loss.
     """
 
-    version = 2  # its statistics are averaged with its weights
+    version = 2  # since the whitening's statistics are averaged with the weights
 
     def __init__(
         self,
@@ -229,10 +235,10 @@ class REPAE(Regularizer):
         self.joint = Joint(spec, classes, prior, tap, width, teacher_spec.channels, label_dropout)
 
     def begin(self, z: Tensor) -> None:
-        self.joint.whitening.start(z)  # REPA-E: of the whole data set, by the VAE that it starts from
+        self.joint.whitening.start(z)  # REPA-E takes its pretrained VAE's statistics of the whole data set
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        self.joint.eval()  # running statistics, which stay as they are, and no label dropped
+        self.joint.eval()  # uses the running statistics without changing them, and drops no labels
         hidden = self.joint(z, step.labels, self._noise(step))[1]
         return {"repa_e": self.weight * cosine_loss(hidden, paired(step, self.teacher, self.spec))}
 
@@ -248,5 +254,5 @@ class REPAE(Regularizer):
         return self.joint
 
     def _noise(self, step: Step) -> Noise:
-        """One stream for both losses of an update, which the loop gives streams of their own."""
+        """One noise stream for both losses of an update; the loop gives each its own."""
         return replace(step.noise, stream=("repa_e", str(step.index)))

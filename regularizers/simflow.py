@@ -18,19 +18,23 @@ from ..bench.runtime.processes import gathered
 
 Perturbation = Literal["additive", "linear", "slerp", "none"]
 
-# The posterior's noise is all that the flow is trained with, and none is taken off its samples.
+# The posterior's noise is the flow's only training noise, and its samples aren't denoised.
 PRIOR: dict[str, object] = {"use": "tarflow", "noise_std": 0.0}
 
-# Nats per element: 128 elements that tell no more leave 13 images apart, 16,384 are worth 59 bytes. On digits
-# the loss ends 0.06 above its floor at weight 1 and 0.25 at 0.1; without a reconstruction loss, below 0.01.
+# Nats per element under which latents count as collapsed: 128 such elements tell 13 images apart, 16,384 hold
+# 59 bytes. On digits the loss ends 0.06 above its floor at weight 1 and 0.25 at 0.1; without a reconstruction
+# loss, below 0.01.
 MARGIN = 0.02
-MEMORY = 0.98  # of the average: 200 updates at the floor bring it from one nat above to the margin
-ROUNDING = 1 / 127.5  # of an 8-bit image in [-1, 1]
+MEMORY = 0.98  # decay of the average surplus: 200 updates at the floor bring it from one nat to MARGIN
+ROUNDING = 1 / 127.5  # one level of an 8-bit image in [-1, 1]
 NORMAL = 0.5 * math.log(2 * math.pi)  # the normal density's constant, which the paper leaves out of the loss
 
 
 def perturb(mean: Tensor, noise: Tensor, t: Tensor, kind: Perturbation) -> Tensor:
-    """SimFlow's Table 6; mean and noise (B, T, C), t (B, 1, 1) in [0, 1], which "additive" has no use for."""
+    """The perturbations of SimFlow's Table 6: mean and noise (B, T, C), t (B, 1, 1) in [0, 1].
+
+    Only "linear" and "slerp" use t.
+    """
     if kind == "linear":
         return t * mean + (1 - t) * noise
     if kind == "slerp":
@@ -39,14 +43,15 @@ def perturb(mean: Tensor, noise: Tensor, t: Tensor, kind: Perturbation) -> Tenso
 
 
 def entropy(sigma: float, elements: int) -> float:
-    """Nats of a posterior of so many elements (equation 34): the ELBO's constant term."""
+    """The posterior's entropy in nats (equation 34), the ELBO's constant term."""
     return elements * (NORMAL + math.log(sigma) + 0.5)
 
 
 def capacity(mean: Tensor, sigma: float) -> Tensor:
-    """mean (B, T, C) -> a bound, in nats per element, on what mean + sigma * noise tells about the image.
+    """An upper bound, in nats per element, on the information of mean + sigma * noise about the image.
 
-    That of Gaussian channels whose signals have the variances of the means over the batch.
+    mean (B, T, C) -> (). It is the capacity of Gaussian channels whose signals have the means' variances over
+    the batch.
     """
     return 0.5 * torch.log1p(mean.var(0, correction=0) / sigma**2).mean()
 
@@ -56,8 +61,8 @@ class FixedVariance(Regularizer):
     """Latents z = mu + sigma * noise; `layer_norm` gives each token of mu zero mean and unit variance.
 
     sigma is a standard deviation: the variance "0.5" of the abstract is 0.5 squared in section 5.3. SimFlow's
-    flow keeps mu from outgrowing the noise; without it only the layer norm does, so it is on. The norm has no
-    affine parameters (the paper doesn't say): with them mu could grow again.
+    flow keeps mu from outgrowing the noise; without the flow only the layer norm does, so it is on by
+    default. The norm has no affine parameters, with which mu could grow again (the paper doesn't say).
     """
 
     def __init__(
@@ -81,10 +86,10 @@ class FixedVariance(Regularizer):
 
 @register("simflow")
 class SimFlow(FixedVariance):
-    """`fixed_variance` with a prior that is trained on the latents jointly, and shapes them by its loss.
+    """`fixed_variance` with a jointly trained prior, whose loss also shapes the latents.
 
-    `prior` is a likelihood, whose negative logarithm is descended, or a flow, with its own loss (the paper's
-    diffusion variant); it is the sampler of `use: joint`. Nothing stops a gradient.
+    `prior` is a likelihood, whose negative logarithm is the loss, or a flow with its own loss (the paper's
+    diffusion variant). It is the sampler of `use: joint`. No gradient is stopped.
     """
 
     surplus: Tensor
@@ -102,12 +107,13 @@ class SimFlow(FixedVariance):
         """`perturbation` is one of Table 6, with e = sigma * noise.
 
         The paper does not say which t its "linear" and "slerp" have: here it is uniform in [0, 1], one per
-        image, so that the latents are noise at worst and the bare means at best.
+        image, so that latents lie between pure noise (t = 0) and the bare means (t = 1).
         """
         super().__init__(spec, sigma, layer_norm)
         self.weight, self.perturbation = weight, perturbation
         options = {"use": prior} if isinstance(prior, str) else dict(prior)
-        options = {**PRIOR, **options} if options["use"] == PRIOR["use"] else options
+        if options["use"] == PRIOR["use"]:
+            options = {**PRIOR, **options}
         if options.get("noise_std"):
             raise ValueError(
                 f"noise_std = {options['noise_std']} of the prior is noise on top of sigma; it must be 0 here"
@@ -115,7 +121,8 @@ class SimFlow(FixedVariance):
         self.prior = use(Generator, options, spec=spec, classes=classes)
         if type(self.prior).fit is not Generator.fit:
             raise ValueError(f"the prior {options['use']} is fitted once: it cannot be trained along")
-        # A nat per element to begin with: only a run that stays at the floor comes down to the margin.
+        # The average distance of the loss to its floor starts at one nat per element, so that only runs which
+        # stay at the floor reach MARGIN.
         self.register_buffer("surplus", torch.ones(()))
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
@@ -132,14 +139,14 @@ class SimFlow(FixedVariance):
         return {"prior": self.weight * self._surprise(self.prior.log_prob(z, self._labels(step)), h, step)}
 
     def _labels(self, step: Step) -> Tensor | None:
-        """Some of them dropped, as the prior drops them."""
+        """The labels, dropped with the prior's own probability."""
         return drop_labels(step.labels, getattr(self.prior, "label_dropout", 0.0), step.noise)
 
     def _surprise(self, log_prob: Tensor, h: Tensor, step: Step) -> Tensor:
-        """Equation 36: mean(noise^2) / 2 + sum of log alpha, per element, of the latents made of h."""
+        """Equation 36, mean(noise^2) / 2 + sum of log alpha, per element, for the latents made of h."""
         value = -log_prob.mean() / (self.spec.tokens * self.spec.channels) - NORMAL
         if self.training:
-            # Over the whole batch: all processes come to the same opinion.
+            # The whole batch is gathered so that all processes come to the same verdict.
             values = gathered(value.detach()[None], step.noise)
             self._watch(values.mean(), gathered(h.detach(), step.noise))
         return value
@@ -148,11 +155,12 @@ class SimFlow(FixedVariance):
         return self.prior
 
     def floor(self) -> float | None:
-        """What the likelihood's loss cannot go below, in nats per element: the posterior's own entropy.
+        """The lower bound of the likelihood's loss in nats per element: the posterior's own entropy.
 
-        0.5 + log(sigma), reached when all means coincide and the prior is perfect. Bare means ("none") have
-        none: there it is what a prior gets that knows them to within the rounding of pixels. The floors of
-        "linear" and "slerp" depend on how well the prior guesses t: None, nothing is watched.
+        It is 0.5 + log(sigma), reached when all means coincide and the prior is perfect. Bare means ("none")
+        have no bound: the value is that of a prior which knows them to within the rounding of pixels. The
+        bounds of "linear" and "slerp" depend on how well the prior guesses t: None, and no collapse is
+        detected.
         """
         sigma = {"additive": self.sigma, "none": ROUNDING}.get(self.perturbation)
         return None if sigma is None else entropy(sigma, 1) - NORMAL
@@ -161,36 +169,36 @@ class SimFlow(FixedVariance):
     def _watch(self, value: Tensor, h: Tensor) -> None:
         """Raises Diverged when the loss has stayed at its floor and the means tell nothing about images.
 
-        The loss alone wouldn't do: a prior that knows few images by heart comes as near (four digits: 0.03).
+        The loss alone isn't enough: a prior that memorised a few images comes as near (four digits: 0.03).
         By the second condition no latent that tells more than `MARGIN` is ever called collapsed.
         """
         floor = self.floor()
         if floor is None:
             return
-        # A bad batch counts as no more than a nat.
+        # A bad batch counts as one nat at most.
         self.surplus.lerp_((value.to(self.surplus) - floor).clamp(max=1), 1 - MEMORY)
-        if not self.surplus < MARGIN:  # nor if it isn't a number, which is the loop's affair
+        if not self.surplus < MARGIN:  # also true for NaN, which the training loop handles
             return
         reached = f"collapsed: the prior's loss has come to {self.surplus + floor:.3f} nats per element"
         if self.perturbation == "none":
             raise Diverged(
                 f"{reached}, that of latents known to within {ROUNDING:.4f}; bare means have no floor"
             )
-        told = capacity(self.mean(h), self.sigma)
-        if told < MARGIN:
+        information = capacity(self.mean(h), self.sigma)
+        if information < MARGIN:
             raise Diverged(
                 f"{reached}, its floor being 0.5 + log({self.sigma:g}) = {floor:.3f}, and latents tell at"
-                f" most {told:.4f} nats per element about their images"
+                f" most {information:.4f} nats per element about their images"
             )
 
 
 @register("simflow_repa_e")
 class SimFlowREPAE(SimFlow):
-    """`simflow` with the prior's hidden tokens after the layer `tap` aligned with a frozen teacher's.
+    """`simflow` with the prior's hidden tokens after layer `tap` aligned with a frozen teacher's tokens.
 
-    Nothing stops a gradient, so it reaches the encoder, as in REPA-E (section 4.2). The paper aligns "layer 1
-    at the block 3", which is 5 of its blocks of two layers, with DINOv2-B, at the weight 1. Its projector has
-    three layers, whose width is not said.
+    No gradient is stopped, so the alignment reaches the encoder, as in REPA-E (section 4.2). The paper aligns
+    "layer 1 at the block 3", layer 5 with its blocks of two layers, with DINOv2-B, at weight 1. Its projector
+    has three layers, whose width it doesn't give.
     """
 
     def __init__(
@@ -207,7 +215,8 @@ class SimFlowREPAE(SimFlow):
         super().__init__(spec, classes, prior=prior, **options)
         check_pairs(spec, teacher_spec)
         self.align, self.tap, self.teacher = align, tap, teacher_spec
-        with torch.device("meta"):  # how wide its hidden tokens are, and whether it has the layer, for free
+        # A copy on the meta device costs nothing and gives the hidden width; it raises without such a layer.
+        with torch.device("meta"):
             like = use(Likelihood, prior, spec=spec, classes=classes)
             hidden = like.tapped(torch.empty(1, spec.tokens, spec.channels), None, tap)[1]
         self.projector = projector(hidden.shape[-1], width, teacher_spec.channels)

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of latent diffusion (Rombach et al., 2022), as MAR and VA-VAE lay it out."""
+"""The convolutional autoencoder of latent diffusion (Rombach et al., 2022), in MAR's and VA-VAE's layouts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ F16: dict[str, Any] = {"width": 128, "mult": (1, 1, 2, 2, 4), "blocks": 2}
 
 @register("conv")
 class Conv(Tokenizer):
-    """The convolutional autoencoder of latent diffusion; len(mult) - 1 halvings of the size.
+    """The convolutional autoencoder of latent diffusion, which halves the size len(mult) - 1 times.
 
-    Sizes are MAR's KL-16 and its wider latents, `f16d64` being SimFlow's; all are for expansion 2.
+    Sizes are MAR's KL-16 and its wider latents, of which SimFlow uses `f16d64`; all are for expansion 2.
     """
 
     sizes = {f"f16d{channels}": F16 | {"channels": channels} for channels in (16, 32, 64, 128)}
-    attention: ClassVar[bool] = False  # in the decoder, beside its middle
+    attention: ClassVar[bool] = False  # whether the decoder has attention outside its middle, too
 
     encoder: nn.Sequential
     decoder: nn.Sequential
@@ -65,7 +65,7 @@ class Conv(Tokenizer):
 
 @register("vavae")
 class VAVAE(Conv):
-    """VA-VAE's layout (Yao et al., 2025), latent diffusion's: attention in the decoder's lowest level too."""
+    """VA-VAE's layout (Yao et al., 2025): `conv` with attention in the decoder's lowest level too."""
 
     sizes = {"f16d32": F16 | {"channels": 32}}
     attention = True

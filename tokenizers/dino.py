@@ -18,7 +18,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 def small(module: nn.Module) -> None:
-    """For `network.apply(small)`: truncated normal weights of 0.02, zero biases."""
+    """Initialiser for `network.apply`: truncated normal weights of deviation 0.02, zero biases."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -26,7 +26,7 @@ def small(module: nn.Module) -> None:
 
 
 class Encoder(nn.Module):
-    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last."""
 
     head: nn.Linear
 
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
 
 
 def standardised(images: Tensor) -> Tensor:
-    """(B, c, H, W) in [-1, 1] -> with ImageNet's mean and deviation, if they have its three colours."""
+    """Standardises images (B, c, H, W) in [-1, 1] by ImageNet's mean and deviation, if in colour."""
     if images.shape[1] != len(IMAGENET_DEFAULT_MEAN):
         return images
     mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -52,8 +52,8 @@ def standardised(images: Tensor) -> Tensor:
 class Dino(Tokenizer):
     """One latent token per patch of a ViT, through an MLP, and a decoder in Flux's layout.
 
-    The ViT is random unless `weights` of the row is a timm file of it, or a released checkpoint of all.
-    `frozen` is how DMVAE begins; it then trains the whole encoder.
+    The ViT is random unless `weights` of the row is a timm file of the ViT or a released checkpoint of the
+    whole tokenizer. DMVAE starts with a `frozen` ViT and then trains the whole encoder.
     """
 
     sizes = {
@@ -90,7 +90,7 @@ class Dino(Tokenizer):
         self.grid = (image.height // patch, image.width // patch)
         self.spec = LatentSpec(self.grid[0] * self.grid[1], channels, self.grid)
         self.encoder = Encoder(transformer(model, image, patch), hidden, frozen)
-        # Flux's decoder enlarges eightfold; the first two layers make sixteenfold of it.
+        # Flux's decoder enlarges eightfold; the first two layers here make that sixteenfold.
         self.decoder = nn.Sequential(
             up(),
             conv(channels, channels),

@@ -1,4 +1,4 @@
-"""A table of free points in place of an encoder: the laboratory of Flow Priors (5.1) and DMVAE (figure 3)."""
+"""A table of learnable points in place of an encoder: the toy of Flow Priors (5.1) and DMVAE (figure 3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Table(nn.Module):
     def __init__(self, count: int, expansion: int, init: str) -> None:
         super().__init__()
         points = torch.randn(2, count) if init == "normal" else 3 * torch.rand(2, count) - 1.5
-        # What a posterior has beside its mean starts at 0: log-variances of 0, in a KL's case.
+        # Parameters of a posterior beside its mean start at 0, such as the log-variances of `kl`.
         self.weight = nn.Parameter(torch.cat([points, torch.zeros(2 * (expansion - 1), count)]))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ class Table(nn.Module):
 class Points(Tokenizer):
     """`count` learnable points, each the latent of every `count`-th image; a regularizer alone moves them.
 
-    Images are known by their bits; one that isn't in the dataset has the latent of the nearest that is. They
-    start as N(0, I) (Flow Priors) or uniform in [-1.5, 1.5] (DMVAE). The decoder, which is fixed, gives a
-    latent the units of the dataset.
+    Points start as N(0, I) (Flow Priors) or uniform in [-1.5, 1.5] (DMVAE). Images are recognised by their
+    bits; an image that isn't in the dataset has the latent of the nearest image that is. The fixed decoder
+    rescales a latent to the dataset's units.
     """
 
     encoder: Table
@@ -72,30 +72,31 @@ class Points(Tokenizer):
         return self.decoder(z)[:, None]
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor]:
-        """Nothing is reconstructed; without a regularizer's loss the points stay where they are."""
+        """A zero: nothing is reconstructed, and without a regularizer's loss the points don't move."""
         return {"still": 0 * z.sum()}
 
     def positions(self, images: Tensor) -> Tensor:
-        """(B, 1, 1, 2) -> (B,) positions among the train, then the val images."""
+        """Positions (B,) of images (B, 1, 1, 2) among the train, then the val images."""
         if images.is_meta:
             return torch.zeros(len(images), dtype=torch.long, device=images.device)
-        known, bits, order = self._known
-        given = images.detach().float().cpu().reshape(-1, 2)
-        place = torch.searchsorted(bits, _bits(given)).clamp(max=len(bits) - 1)
-        found = order[place]
-        strange = bits[place] != _bits(given)
-        if strange.any():
-            found[strange] = torch.cdist(given[strange], known).argmin(1)
-        return found.to(images.device)
+        known, sorted_bits, order = self._known
+        points = images.detach().float().cpu().reshape(-1, 2)
+        bits = _bits(points)
+        nearest = torch.searchsorted(sorted_bits, bits).clamp(max=len(sorted_bits) - 1)
+        positions = order[nearest]
+        unknown = sorted_bits[nearest] != bits
+        if unknown.any():
+            positions[unknown] = torch.cdist(points[unknown], known).argmin(1)
+        return positions.to(images.device)
 
     @cached_property
     def _known(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All images (n, 2), their bits in ascending order, and where each of these stands."""
+        """All images as points (n, 2), their bits in ascending order, and the positions in that order."""
         splits = [self.dataset.images(s, torch.arange(self.dataset.size(s))) for s in ("train", "val")]
         known = torch.cat(splits).reshape(-1, 2)
         return known, *_bits(known).sort()
 
 
 def _bits(points: Tensor) -> Tensor:
-    """(n, 2) float32 -> (n,) int64 with the same 64 bits."""
+    """The 64 bits of each point, (n, 2) float32 -> (n,) int64."""
     return points.contiguous().view(torch.int64).flatten()

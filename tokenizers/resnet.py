@@ -1,4 +1,4 @@
-"""ResNet-50 with group norms and a projection head, which encodes and no more: LZN's case study 2 (2025)."""
+"""ResNet-50 with group norms and a projection head, an encoder alone: LZN's case study 2 (2025)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
 from ..bench.registry import register
 
-SMALL = 64  # pixels of a side, up to which the first layers keep the resolution
+SMALL = 64  # largest side in pixels at which the first layers keep the resolution
 Positive = Annotated[int, Field(ge=1)]
 
 
-def norm(channels: int, least: int = 2, **given: Any) -> GroupNorm:
-    """At most 32 groups of at least so many channels each; a vector's groups need several to say anything."""
-    return GroupNorm(channels, math.gcd(32, channels, max(1, channels // least)), **given)
+def norm(channels: int, least: int = 2, **options: Any) -> GroupNorm:
+    """A group norm of at most 32 groups with `least` or more channels; a vector's groups need several."""
+    return GroupNorm(channels, math.gcd(32, channels, max(1, channels // least)), **options)
 
 
 def backbone(channels: int, width: int, layers: tuple[int, ...], small: bool) -> Backbone:
     """timm's network of bottleneck blocks, (B, c, H, W) -> (B, 32 * width), without a classifier.
 
-    For small images SimCLR's first layers (Chen et al., 2020, B.9): a 3 x 3 convolution and no pooling.
+    For small images it has SimCLR's first layers (Chen et al., 2020, B.9): a 3 x 3 convolution, no pooling.
     """
     widths = tuple(width * 2**stage for stage in range(len(layers)))
-    block: Any = Bottleneck  # timm's annotations are of instances
+    block: Any = Bottleneck  # timm annotates an instance where it takes the class
     network: Any = Backbone(block, layers, num_classes=0, in_chans=channels, channels=widths, norm_layer=norm)
     if small:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -39,12 +39,12 @@ def backbone(channels: int, width: int, layers: tuple[int, ...], small: bool) ->
 
 
 def linear(inner: int, outer: int) -> list[nn.Module]:
-    """A layer of the head: its norm has the offset."""
+    """A linear layer of the head with its norm, which has the offset."""
     return [nn.Linear(inner, outer, bias=False), norm(outer, least=8)]
 
 
 class Encoder(nn.Module):
-    """(B, c, H, W) -> (B, 1, channels of `head`), which the tokenizer sets last."""
+    """Images (B, c, H, W) -> (B, 1, channels of `head`); the tokenizer sets `head` last."""
 
     head: nn.Sequential
 
@@ -58,10 +58,10 @@ class Encoder(nn.Module):
 
 @register("resnet")
 class ResNet(Tokenizer):
-    """An image is one token of `channels` numbers; nothing is decoded, and no generator can be judged by it.
+    """An encoder of an image to one token of `channels` numbers, without a decoder and so without generators.
 
-    Images of up to 64 pixels keep their resolution in the first layers. `head` counts its linear layers:
-    LZN's text and released configuration have 2, while the published number of parameters is 1's.
+    Images of up to 64 pixels keep their resolution in the first layers. `head` is its number of linear
+    layers: LZN's text and released configuration have 2, but the published number of parameters has 1.
     """
 
     sizes = {"resnet50": {"width": 64, "layers": (3, 4, 6, 3), "channels": 256}}
@@ -95,5 +95,5 @@ class ResNet(Tokenizer):
         return {"encoder": self.encoder.head[-2].get_parameter("weight")}
 
     def features(self, images: Tensor) -> Tensor:
-        """What is in front of the head, whose pooled maps tell more of a class (LZN, D.4; SimCLR, 4.2)."""
+        """The pooled maps before the head, which predict a class better (LZN, D.4; SimCLR, 4.2)."""
         return self.encoder.backbone(images)

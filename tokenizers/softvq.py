@@ -24,14 +24,14 @@ L_64: dict[str, Any] = {
 
 
 def small(*shape: int) -> nn.Parameter:
-    """Learned tokens or positions, N(0, 0.02^2)."""
+    """Learned tokens or positions, which start as N(0, 0.02^2)."""
     return nn.Parameter(0.02 * torch.randn(*shape))
 
 
 class Codebooks(nn.Module):
-    """Soft quantisation: each token becomes a mean of unit codes, weighted by their closeness to it.
+    """Soft quantisation: each token becomes a mean of unit codes, weighted by their cosine similarity.
 
-    Each codebook serves as many consecutive tokens.
+    Each codebook serves an equal number of consecutive tokens.
     """
 
     def __init__(self, books: int, codes: int, channels: int, temperature: float) -> None:
@@ -43,13 +43,13 @@ class Codebooks(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         tokens = F.normalize(h, dim=-1).unflatten(1, (len(self.codes), -1))  # (B, books, T / books, C)
         codes = F.normalize(self.codes, dim=-1)
-        # The codes learn as values alone, not by where they attract tokens.
-        closeness = tokens @ codes.detach().mT
-        return ((closeness / self.temperature).softmax(-1) @ codes).flatten(1, 2)
+        # No gradient passes through the weights to the codes: they learn as values alone.
+        similarity = tokens @ codes.detach().mT
+        return ((similarity / self.temperature).softmax(-1) @ codes).flatten(1, 2)
 
 
 class Encoder(nn.Module):
-    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last."""
 
     head: nn.Linear
 
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
     def __init__(self, vit: VisionTransformer, image: ImageSpec, spec: LatentSpec, patch: int) -> None:
         super().__init__()
         self.vit, self.patch = vit, patch
-        vit.patch_embed.requires_grad_(False)  # unused, but released checkpoints and the counts have it
+        vit.patch_embed.requires_grad_(False)  # unused, but in released checkpoints and published counts
         self.patches, self.rows = vit.patch_embed.num_patches, image.height // patch
         self.mask = small(1, 1, vit.embed_dim)
         self.positions = small(1, spec.tokens, vit.embed_dim)
@@ -92,11 +92,12 @@ class Decoder(nn.Module):
 
 @register("softvq")
 class SoftVQ(Tokenizer):
-    """A ViT autoencoder whose bottleneck is `latents` learned tokens; Flow Priors' plain AE and KL rows too.
+    """A ViT autoencoder whose bottleneck is `latents` learned tokens.
 
-    For 256 pixels: `L-64` without codebooks, `softvq-L-64` as SoftVQ released it. `weights` of its
-    row may be a released checkpoint or a timm file for the encoder's transformer, as DINOv2's, which
-    published runs start from. Codebooks are trained by the reconstruction alone, without SoftVQ's entropy.
+    Sizes are for 256 pixels: `L-64` without codebooks, also Flow Priors' plain AE and KL rows, and
+    `softvq-L-64` as SoftVQ released it. `weights` of the row may be a released checkpoint or a timm file for
+    the encoder's transformer, such as DINOv2's, from which published runs start. Codebooks are trained by the
+    reconstruction alone, without SoftVQ's entropy loss.
     """
 
     sizes = {"L-64": L_64, "softvq-L-64": L_64 | {"codebooks": 4}}

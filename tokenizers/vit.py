@@ -1,4 +1,4 @@
-"""A vision-transformer autoencoder, its latents one a patch or learned tokens (SoftVQ; Chen et al., 2024)."""
+"""A vision-transformer autoencoder with a latent per patch or learned latent tokens (SoftVQ, 2024)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 def table(rows: int, width: int, spec: LatentSpec) -> nn.Parameter:
-    """(1, rows, width) learned tokens or positions."""
-    # timm's 0.02 is best with a grid. Latent tokens must find their patches by attention, which positions
-    # that small leave nearly uniform: on 8 x 8 digits they then learn almost nothing in 300 steps.
+    """Learned tokens or positions (1, rows, width)."""
+    # timm's deviation of 0.02 is best with a grid. Latent tokens must find their patches by attention, which
+    # such small positions leave nearly uniform: on 8 x 8 digits they then learn almost nothing in 300 steps.
     return nn.Parameter(torch.randn(1, rows, width) * (0.02 if spec.grid else 0.5))
 
 
 def trunk(width: int, depth: int, heads: int) -> nn.Sequential:
     """Pre-norm transformer blocks and a final norm, (B, N, width) -> (B, N, width)."""
-    # Without the LayerScale of DINOv2, from which SoftVQ starts: nothing here is pretrained.
+    # SoftVQ starts from DINOv2, which has LayerScale; nothing is pretrained here, so it is left out.
     return nn.Sequential(
         *(Block(width, heads, qkv_bias=True) for _ in range(depth)), nn.LayerNorm(width, eps=1e-6)
     )
 
 
 class Encoder(nn.Module):
-    """(B, c, H, W) -> (B, T, channels of `head`), which the tokenizer sets last."""
+    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last."""
 
     head: nn.Linear
 
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(image.channels, width, patch, patch)
         self.positions = table(image.height * image.width // patch**2, width, spec)
-        # SoftVQ adds a latent position to each latent token; the sum of two learned tables is one table.
+        # SoftVQ adds a learned position to each latent token; one table holds their sum.
         self.latents = None if spec.grid else table(spec.tokens, width, spec)
         self.trunk = trunk(width, depth, heads)
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
         self.rows = image.height // patch
         self.project = nn.Linear(spec.channels, width)
         self.positions = table(patches, width, spec)
-        # With latent tokens, every patch starts from one mask token, which the positions include.
+        # With latent tokens, every patch starts from one mask token, which is part of the positions.
         self.latents = None if spec.grid else table(spec.tokens, width, spec)
         self.trunk = trunk(width, depth, heads)
         self.head = nn.Linear(width, image.channels * patch**2)
@@ -84,7 +84,7 @@ class Decoder(nn.Module):
 class ViT(Tokenizer):
     """A vision-transformer autoencoder with timm's blocks.
 
-    Without `latents` there is one latent token per patch, on the patches' grid. With it, that many learned
+    Without `latents` there is one latent token per patch, on the patches' grid. Otherwise `latents` learned
     tokens are appended to the patches and alone pass the bottleneck; they have no grid and learn more slowly.
     """
 
@@ -108,9 +108,9 @@ class ViT(Tokenizer):
         if width % heads:
             raise ValueError(f"heads {heads} does not divide width {width}")
         grid = (image.height // patch, image.width // patch)
-        self.spec = (
-            LatentSpec(latents, channels) if latents else LatentSpec(grid[0] * grid[1], channels, grid)
-        )
+        self.spec = LatentSpec(grid[0] * grid[1], channels, grid)
+        if latents:
+            self.spec = LatentSpec(latents, channels)
         self.encoder = Encoder(image, self.spec, patch, width, depth, heads)
         self.decoder = Decoder(image, self.spec, patch, width, depth, heads)
         self.encoder.head = nn.Linear(width, channels * expansion)

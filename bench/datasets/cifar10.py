@@ -1,4 +1,4 @@
-"""Tiny colour photographs (Krizhevsky, 2009), by torchvision's reader."""
+"""CIFAR-10: tiny colour photographs (Krizhevsky, 2009), read by torchvision."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CIFAR10(Dataset):
         """
         Args:
             root: torchvision's root, the folder with `cifar-10-batches-py`; null: the usual ones.
-            mirror: `train` also holds every image mirrored, after all others.
+            mirror: `train` also has every image mirrored, after all others.
         """
-        self.roots = [Path(one).expanduser() for one in ([root] if root is not None else FOLDERS)]
+        self.roots = [Path(folder).expanduser() for folder in (FOLDERS if root is None else [root])]
         self.mirror = mirror
 
     def fetch(self) -> None:
@@ -62,19 +62,19 @@ class CIFAR10(Dataset):
 
     @cached_property
     def _root(self) -> Path | None:
-        here = (
-            root for root in self.roots if all((root / "cifar-10-batches-py" / n).is_file() for n in BATCHES)
-        )
-        return next(here, None)
+        for root in self.roots:
+            if all((root / "cifar-10-batches-py" / name).is_file() for name in BATCHES):
+                return root
+        return None
 
     @cached_property
     def _splits(self) -> dict[Split, tuple[Tensor, Tensor]]:
         from torchvision.datasets import CIFAR10 as Reader
 
         self.fetch()
-        found: dict[Split, tuple[Tensor, Tensor]] = {}
+        splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in SIZES:
-            read = Reader(self._root, train=split == "train")
-            levels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()  # (n, 3, 32, 32)
-            found[split] = levels, torch.tensor(read.targets)
-        return found
+            reader = Reader(self._root, train=split == "train")
+            levels = torch.from_numpy(reader.data).permute(0, 3, 1, 2).contiguous()  # (n, 3, 32, 32)
+            splits[split] = levels, torch.tensor(reader.targets)
+        return splits

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -13,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split
+from ..data.packages import package_file
 from ..registry import register
 
 SIZES = {"train": 1437, "val": 360}
@@ -29,12 +28,8 @@ class Digits(Dataset):
         self.split_seed = split_seed
 
     def fingerprint(self) -> str | None:
-        # The file is found without importing scikit-learn, which takes most of a second.
-        package = importlib.util.find_spec("sklearn")
-        if package is None or package.origin is None:
-            return None
-        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-        if not file.exists():
+        file = package_file("sklearn", "datasets/data/digits.csv.gz")
+        if file is None:
             return None
         options = f"\0split_seed={self.split_seed}"
         return hashlib.sha256(file.read_bytes() + options.encode()).hexdigest()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a split, and their classes (n,) or None."""
+    """A split's files: names relative to the root, sizes in bytes, and classes (n,) or None."""
 
     names: NDArray[np.bytes_]
     sizes: NDArray[np.int64]
@@ -36,13 +36,14 @@ class Files:
 
 @register("imagefolder")
 class ImageFolder(Dataset):
-    """Images of any size and kind, cropped to a square; folders are classes.
+    """Images of any size and file type, cropped to a square; folders are classes.
 
-    ROOT/train/CLASS/… and ROOT/val/CLASS/…, or ROOT/CLASS/…, or ROOT/… without classes. Without a `val`,
-    images are held out by a hash of their name, so that which ones doesn't change when others come or go.
+    Files are ROOT/train/CLASS/… and ROOT/val/CLASS/…, or ROOT/CLASS/…, or ROOT/… without classes. Without a
+    folder `val`, images are held out by a hash of their name, so that adding or removing files moves no other
+    image to another split.
 
-    Two copies of a set have one fingerprint: sha256 of names, sizes in bytes and options. Contents aren't
-    read for it, nor does it depend on dates or on where the folder is.
+    Two copies of a set have the same fingerprint: sha256 of names, sizes in bytes and options. It depends
+    neither on the files' contents, which aren't read for it, nor on dates or the folder's path.
     """
 
     decodes: ClassVar[bool] = True
@@ -60,15 +61,17 @@ class ImageFolder(Dataset):
     ) -> None:
         """
         Args:
-            root: a path; with a variable in it, keys are the same on machines that keep the data elsewhere.
-            size: of the square in pixels: ADM's centre crop.
-            count: {"train": n, "val": n} files, and
-            classes: what must be there; a plan can do with them in place of the data.
-            held_out: share of the images that are `val` where no folder says it.
-            mirror: `train` also holds every image mirrored, after all others: batches are of both alike, and
-                latents are kept of both. Distances are to the images as they are.
-            upright: whether images are turned as their EXIF tag says, which ADM and the papers ignore.
-            verify: before anything runs, "ends" decodes what doesn't begin and end as JPEG or PNG, "all" all.
+            root: a path; with an environment variable in it, cache keys are the same on machines that keep
+                the data in different places.
+            size: side of the square in pixels, cut by ADM's centre crop.
+            count: the expected numbers of files, {"train": n, "val": n}.
+            classes: the expected number of classes. With `count` and `classes`, a plan needs no data.
+            held_out: fraction of the images that are `val` where there is no folder `val`.
+            mirror: `train` also has every image mirrored, after all others: batches draw from both, and
+                latents of both are stored. Distances are to the images as they are.
+            upright: whether images are turned by their EXIF tag, which ADM and the papers ignore.
+            verify: which files are decoded before anything runs: "ends": those that don't begin and end as
+                JPEG or PNG; "all": all files.
         """
         if count is not None and set(count) != {"train", "val"}:
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
@@ -104,7 +107,10 @@ class ImageFolder(Dataset):
     def size(self, split: Split) -> int:
         known = self.count is not None and self.expected is not None
         files = self.count[split] if known and self.count else len(self._splits[split].names)
-        return files * (2 if self.mirror and split == "train" else 1)
+        return files * self._copies(split)
+
+    def _copies(self, split: Split) -> int:
+        return 2 if self.mirror and split == "train" else 1
 
     def mirrored(self, split: Split) -> int:
         return self.size(split) // 2 if self.mirror and split == "train" else 0
@@ -113,19 +119,19 @@ class ImageFolder(Dataset):
         labels = self._splits[split].labels
         if labels is None:
             return None
-        return torch.from_numpy(labels).repeat(2 if self.mirror and split == "train" else 1)
+        return torch.from_numpy(labels).repeat(self._copies(split))
 
     def images(self, split: Split, index: Tensor) -> Tensor:
         return from_uint8(self.levels(split, index))
 
     def levels(self, split: Split, index: Tensor) -> Tensor:
         levels = np.empty((len(index), 3, self.image.height, self.image.width), np.uint8)
-        for place, position in enumerate(index.tolist()):
-            levels[place] = self._cropped(self._splits[split], position).transpose(2, 0, 1)
+        for row, position in enumerate(index.tolist()):
+            levels[row] = self._cropped(self._splits[split], position).transpose(2, 0, 1)
         return torch.from_numpy(levels)
 
     def _cropped(self, files: Files, position: int) -> NDArray[np.uint8]:
-        """uint8 (size, size, 3)."""
+        """The image at a position of a split, uint8 (size, size, 3)."""
         mirrored, row = divmod(position, len(files.names))
         file = self.root / os.fsdecode(files.names[row])
         size = file.stat().st_size
@@ -137,62 +143,62 @@ class ImageFolder(Dataset):
     @cached_property
     def _splits(self) -> dict[Split, Files]:
         self.fetch()
-        found = divided(listed(self.root, self.verify), self.held_out)
-        for split, files in found.items():
-            if not len(files.names):
+        splits = divided(listed(self.root, self.verify), self.held_out)
+        for split, files in splits.items():
+            count = len(files.names)
+            if not count:
                 raise ValueError(f"no images for {split} in {self.root}")
-            if self.count is not None and len(files.names) != self.count[split]:
-                there, said = len(files.names), self.count[split]
-                raise ValueError(f"{self.root} holds {there} images for {split}, `count` says {said}")
-        if self.expected not in (None, classes_in(found)):
-            raise ValueError(f"{self.root} holds {classes_in(found)} classes, `classes` says {self.expected}")
-        return found
+            if self.count is not None and count != self.count[split]:
+                expected = self.count[split]
+                raise ValueError(f"{self.root} holds {count} images for {split}, `count` says {expected}")
+        classes = classes_in(splits)
+        if self.expected not in (None, classes):
+            raise ValueError(f"{self.root} holds {classes} classes, `classes` says {self.expected}")
+        return splits
 
 
 def divided(listing: Listing, held_out: float) -> dict[Split, Files]:
-    """The splits, with classes numbered in the order of their names' bytes; see `ImageFolder`."""
+    """Divides files into splits, with classes numbered in the order of their names' bytes."""
     names: list[bytes] = listing.names.tolist()
-    whole = not names[0].startswith((b"train/", b"val/"))
-    parts = [name if whole else name.partition(b"/")[2] for name in names]
+    split_folders = names[0].startswith((b"train/", b"val/"))
+    parts = [name.partition(b"/")[2] if split_folders else name for name in names]
     folders = [part.partition(b"/")[0] if b"/" in part else b"" for part in parts]
-    if not whole and names[-1].startswith(b"val/"):
+    if split_folders and names[-1].startswith(b"val/"):
         val = np.array([name.startswith(b"val/") for name in names])
     else:
-        val = np.array([share(part) < held_out for part in parts])
-    known = sorted(set(folders) if whole else {f for f, one in zip(folders, val, strict=True) if not one})
-    strange = sorted(set(folders) - set(known))
-    if strange or b"" in known and len(known) > 1:
-        raise ValueError(
-            "images of a class must lie in its folder, in train and in val alike; "
-            + (
-                f"only in val: {os.fsdecode(strange[0]) or 'images without one'}"
-                if strange
-                else "some do not"
-            )
-        )
+        val = np.array([hash_fraction(part) < held_out for part in parts])
+    classes = sorted(set(folders))
+    if split_folders:  # a class must have training images
+        classes = sorted({folder for folder, in_val in zip(folders, val, strict=True) if not in_val})
+    unknown = sorted(set(folders) - set(classes))
+    if unknown or b"" in classes and len(classes) > 1:
+        problem = "some do not"
+        if unknown:
+            problem = f"only in val: {os.fsdecode(unknown[0]) or 'images without one'}"
+        raise ValueError(f"images of a class must lie in its folder, in train and in val alike; {problem}")
     labels = None
-    if known != [b""]:
-        number = {folder: place for place, folder in enumerate(known)}
+    if classes != [b""]:
+        number = {folder: index for index, folder in enumerate(classes)}
         labels = np.array([number[folder] for folder in folders], dtype=np.int64)
-    rows: dict[Split, NDArray[np.bool_]] = {"train": ~val, "val": val}
+    masks: dict[Split, NDArray[np.bool_]] = {"train": ~val, "val": val}
     return {
-        split: Files(listing.names[mine], listing.sizes[mine], None if labels is None else labels[mine])
-        for split, mine in rows.items()
+        split: Files(listing.names[mask], listing.sizes[mask], None if labels is None else labels[mask])
+        for split, mask in masks.items()
     }
 
 
 def classes_in(splits: Mapping[Split, Files]) -> int:
-    """The number of classes, 0 without any."""
+    """The number of classes, 0 without labels."""
     return max(0 if files.labels is None else int(files.labels.max()) + 1 for files in splits.values())
 
 
-def share(name: bytes) -> float:
-    """A number in [0, 1) made of a name."""
+def hash_fraction(name: bytes) -> float:
+    """A pseudo-random number in [0, 1) from the hash of a name."""
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
 
 
 def opened(file: Path, upright: bool) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of an image file of any mode."""
+    """The pixels of an image file of any mode, uint8 (H, W, 3)."""
     from PIL import Image
 
     try:
@@ -203,7 +209,7 @@ def opened(file: Path, upright: bool) -> NDArray[np.uint8]:
 
 
 def rgb(picture: Image, upright: bool) -> Image:
-    """Three channels of 8 bits: 16-bit grey is scaled, not clipped, and what is transparent lies on white."""
+    """Converts to RGB with 8 bits: 16-bit grey is scaled, not clipped; transparency becomes white."""
     from PIL import Image, ImageOps
 
     if upright:

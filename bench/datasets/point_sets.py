@@ -18,40 +18,39 @@ from ..registry import register
 
 Count = Annotated[int, Field(ge=16)]
 Values = NDArray[np.float64]
-CHUNK = 512  # points at a time in log_prob: 512 x 2100 nodes x 2 values are 17 MB
+CHUNK = 512  # points at a time in `mixture_log_prob`: 512 x 2100 nodes x 2 values are 17 MB
 
 
 def mixture_log_prob(points: Tensor, centres: Tensor, covariances: Tensor) -> Tensor:
-    """Of a mixture of Gaussians with equal weights: (n, 2), (K, 2), (K, 2, 2) -> (n,) in nats.
+    """Log-density of a Gaussian mixture with equal weights: (n, 2), (K, 2), (K, 2, 2) -> (n,) in nats.
 
-    Finite wherever float64 holds the squared distance: far away it is the nearest centre's parabola.
+    It is finite wherever float64 holds the squared distance: far away it is the nearest centre's parabola.
     """
     points, centres, covariances = points.double(), centres.double(), covariances.double()
     whiten = torch.linalg.inv(torch.linalg.cholesky(covariances))  # (K, 2, 2)
-    # All nodes in one product: whiten_k (x - c_k) = whiten_k x - whiten_k c_k.
+    # One product for all nodes: whiten_k (x - c_k) = whiten_k x - whiten_k c_k.
     offset = (whiten @ centres[:, :, None]).flatten()
     logdet = torch.linalg.slogdet(whiten).logabsdet
     constant = logdet - math.log(2 * math.pi) - math.log(len(centres))
 
-    def one(chunk: Tensor) -> Tensor:
+    def log_prob(chunk: Tensor) -> Tensor:
         white = (chunk @ whiten.flatten(0, 1).T - offset).unflatten(1, (-1, 2))
         return (constant - 0.5 * white.square().sum(2)).logsumexp(1)
 
-    return torch.cat([one(chunk) for chunk in points.split(CHUNK)])
+    return torch.cat([log_prob(chunk) for chunk in points.split(CHUNK)])
 
 
 class PointSet(Dataset):
     """Points on a curve, or at a few centres, with Gaussian noise around them; no classes.
 
-    The set is centred at its mean, and divided by its reach so that an image lies in [-1, 1]. `scale` is what
-    then remains: the root of the mean variance of an image's two values. So x / scale are standardised
-    points, which is where `Reference.projected` puts them but for the sampling error of its statistics, and
-    where `log_prob` takes them.
+    The set is centred at its mean, and divided by its reach so that an image lies in [-1, 1]. `scale` is the
+    root of the mean variance of an image's two values. So x / scale are standardised points, as `log_prob`
+    takes them and as `Reference.projected` makes them but for the sampling error of its statistics.
     """
 
     image = ImageSpec(channels=1, height=1, width=2)
-    classes = 0  # the tokenizer `points` has one latent for several images, which would differ in their class
-    nodes: ClassVar[int] = 2100  # of the integral along a curve; divisible by its pieces
+    classes = 0  # the tokenizer `points` has one latent for several images, whose classes could differ
+    nodes: ClassVar[int] = 2100  # nodes of the integral along a curve; divisible by the number of its pieces
     noise: ClassVar[float]  # the papers' standard deviation, in the units of `centres`
     kernel: ClassVar[float] = 0.0  # the papers' bandwidth
 
@@ -66,9 +65,9 @@ class PointSet(Dataset):
         """
         Args:
             count, val: sizes of the splits.
-            std: of the noise, in the units of the paper's definition; None: the paper's.
-            bandwidth: of the Gaussian kernel that smooths `log_prob`, in units of the standardised set; 0 is
-                the true density; None: as in the papers, 0.1 where Flow Priors estimates densities.
+            std: standard deviation of the noise in the units of the paper's definition; None: the paper's.
+            bandwidth: bandwidth of the Gaussian kernel that smooths `log_prob`, in units of the standardised
+                set; 0 is the true density; None: as in the papers, 0.1 where Flow Priors estimates densities.
         """
         self.sizes = {"train": count, "val": val}
         self.std = self.noise if std is None else std
@@ -76,11 +75,11 @@ class PointSet(Dataset):
         self.seed = seed
 
     def centres(self, u: Values) -> Values:
-        """Where the noise is added: u (n,) uniform in [0, 1) -> (n, 2)."""
+        """The points to which noise is added: u (n,) uniform in [0, 1) -> (n, 2)."""
         raise NotImplementedError
 
     def factors(self, u: Values) -> Values:
-        """(n,) -> (n, 2, 2): the noise is this times a standard normal vector."""
+        """The matrices that turn standard normal vectors into the noise: u (n,) -> (n, 2, 2)."""
         return np.broadcast_to(self.std * np.eye(2), (len(u), 2, 2))
 
     def fingerprint(self) -> str:
@@ -100,29 +99,29 @@ class PointSet(Dataset):
 
     @property
     def scale(self) -> float:
-        """Root of the mean variance of an image's values, of the whole population; their mean is 0."""
+        """Root of the mean variance of an image's two values over the population; their mean is 0."""
         return self._spread / self._reach
 
     @property
     def exact(self) -> bool:
-        """Whether `log_prob` is the true density, not one that is smoothed by a kernel."""
+        """Whether `log_prob` is the true density, without a kernel's smoothing."""
         return self.bandwidth == 0
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Log-density of standardised points (n, 2) -> (n,) in nats.
 
-        A curve with Gaussian noise is a mixture along it, whose integral is a sum over nodes that lie closer
-        than the noise is wide (midpoint rule; off by up to 0.02 nats at a curve's ends). With a
-        `bandwidth` h every Gaussian is wider by h: what a kernel density estimate has in expectation.
+        A curve with Gaussian noise is a mixture along the curve, whose integral is a sum over nodes that lie
+        closer than the noise is wide (midpoint rule; off by up to 0.02 nats at a curve's ends). With a
+        `bandwidth` h every Gaussian is wider by h: the expectation of a kernel density estimate.
         """
         # Flow Priors, eq. 27, averages the kernel over 100,000 samples, and its code adds 1e-10, so that no
-        # NLL exceeds 20.3; this is that estimate's limit, without the sampling error and 50 times cheaper.
+        # NLL exceeds 20.3; the limit here has no sampling error and is 50 times cheaper.
         u = self._u
         factors = self.factors(u) / self._spread
-        wide = factors @ factors.swapaxes(1, 2) + self.bandwidth**2 * np.eye(2)
-        centres = (self.centres(u) - self._mean) / self._spread
-        nodes, covariances = (torch.from_numpy(values).to(points.device) for values in (centres, wide))
-        return mixture_log_prob(points, nodes, covariances).to(points.dtype)
+        covariances = factors @ factors.swapaxes(1, 2) + self.bandwidth**2 * np.eye(2)
+        nodes = (self.centres(u) - self._mean) / self._spread
+        mixture = [torch.from_numpy(values).to(points.device) for values in (nodes, covariances)]
+        return mixture_log_prob(points, *mixture).to(points.dtype)
 
     @property
     def _u(self) -> Values:
@@ -134,25 +133,25 @@ class PointSet(Dataset):
 
     @cached_property
     def _spread(self) -> float:
-        around = np.square(self.centres(self._u) - self._mean).sum(1)
+        signal = np.square(self.centres(self._u) - self._mean).sum(1)
         noise = np.square(self.factors(self._u)).sum((1, 2))
-        return math.sqrt((around + noise).mean() / 2)
+        return math.sqrt((signal + noise).mean() / 2)
 
     @cached_property
     def _reach(self) -> float:
-        far = np.abs(self.centres(self._u) - self._mean).max()
-        return float(far + 6 * np.linalg.norm(self.factors(self._u), axis=2).max())
+        farthest = np.abs(self.centres(self._u) - self._mean).max()
+        return float(farthest + 6 * np.linalg.norm(self.factors(self._u), axis=2).max())
 
     @cached_property
     def _splits(self) -> dict[str, Tensor]:
-        # NumPy draws: they don't heed torch's default device, which is `meta` while a plan is made.
+        # NumPy draws the points, because torch's default device is `meta` while a plan is made.
         return {split: self._drawn(size, i) for i, (split, size) in enumerate(self.sizes.items())}
 
     def _drawn(self, count: int, stream: int) -> Tensor:
         random = np.random.default_rng((self.seed, stream))
         u, noise = random.random(count), random.standard_normal((count, 2, 1))
         points = self.centres(u) + (self.factors(u) @ noise)[:, :, 0]
-        # Beyond 6 standard deviations; once in 10,000 sets.
+        # Only points beyond 6 standard deviations are clipped, once in 10,000 sets.
         images = np.clip((points - self._mean) / self._reach, -1, 1)
         return torch.from_numpy(images.astype(np.float32).reshape(count, 1, 1, 2))
 
@@ -184,7 +183,7 @@ class Grid(PointSet):
 
 @register("moons")
 class Moons(PointSet):
-    """Two half circles of radius 2 that reach into each other."""
+    """Two interleaved half circles of radius 2."""
 
     noise, kernel = 0.1, 0.1
 
@@ -195,9 +194,9 @@ class Moons(PointSet):
 
 @register("rings")
 class Rings(PointSet):
-    """Three concentric circles with as many points each: radii 4/3, 8/3 and 4."""
+    """Three concentric circles with equally many points: radii 4/3, 8/3 and 4."""
 
-    # Flow Priors' noise is along the radius alone; the tangential part moves points along their circle.
+    # Flow Priors' noise is along the radius alone; a tangential part only moves points along their circle.
     noise, kernel = 0.1, 0.1
 
     def centres(self, u: Values) -> Values:
@@ -227,12 +226,12 @@ class SwissRoll(PointSet):
 
 @register("s_curve")
 class SCurve(PointSet):
-    """DMVAE's letter S: `std` (thickness) across the curve, and a diffusion, up to 0.03 at its ends."""
+    """DMVAE's letter S: `std` (thickness) is noise across the curve; diffusion is up to 0.03 at its ends."""
 
     noise = 0.06
 
-    # The released toy then clips to [-1, 1], which puts 1 to 2 % of the points on the border, where there is
-    # no density; here they stay where they are.
+    # The released toy clips to [-1, 1], which puts 1 to 2 % of the points on the border, where there is no
+    # density; here they are not clipped.
 
     def centres(self, u: Values) -> Values:
         t = 2 * u - 1

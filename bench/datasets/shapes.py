@@ -1,4 +1,4 @@
-"""Coloured shapes on a textured ground, drawn from the number of an image alone: no file, any size."""
+"""Coloured shapes on a textured ground, drawn from an image's number alone: without files, at any size."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..registry import register
 Array = NDArray[Any]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-WAVES = 3  # of the ground's texture
+WAVES = 3  # waves in the ground's texture
 DRAWS = 12 + 4 * WAVES  # random numbers of an image beside its grain
 
-# Distances to the edge at u (right) and v (down), about in units of the shape's size; negative inside.
+# Distances to a shape's edge at u (right) and v (down), roughly in units of its size; negative inside.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: np.hypot(u, v) - 0.8,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.7,
@@ -40,7 +40,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 class Shapes(Dataset):
     """Coloured shapes on a textured ground: a class is one of eight shapes in one of its hues.
 
-    Place, size, turn, shade, ground and grain vary. Images of the two splits are different draws; the same
+    Position, size, rotation, shade, ground and grain vary. Images of the two splits are different draws; an
     image has the same shape and ground at every size.
     """
 
@@ -53,10 +53,10 @@ class Shapes(Dataset):
     ) -> None:
         """
         Args:
-            size: of the square in pixels.
-            classes: image i is of class i modulo this.
+            size: side of the square in pixels.
+            classes: number of classes; image i has class i modulo `classes`.
             count: {"train": n, "val": n} images; null is 4,096 and 1,024.
-            seed: another is another set of images of the same classes.
+            seed: each seed gives another set of images of the same classes.
         """
         self.count = {"train": 4096, "val": 1024} if count is None else count
         if set(self.count) != {"train", "val"}:
@@ -81,52 +81,52 @@ class Shapes(Dataset):
     def levels(self, split: Split, index: Tensor) -> Tensor:
         first = np.uint64(seed_for("shapes", self.seed, split) % 2**64)
         keys = mixed(first + index.numpy().astype(np.uint64) * GOLDEN)
-        return torch.from_numpy(drawn(keys, index.numpy() % self.classes, self.image.height))
+        return torch.from_numpy(render(keys, index.numpy() % self.classes, self.image.height))
 
 
 def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's scrambling of 64 bits (Steele et al., 2014)."""
+    """Scrambles 64 bits as SplitMix64 does (Steele et al., 2014)."""
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))
 
 
 def uniform(keys: NDArray[np.uint64], count: int) -> Array:
-    """(B,) keys -> (count, B) numbers in [0, 1), the same first ones for any count."""
+    """(B,) keys -> (count, B) numbers in [0, 1); a larger count only adds numbers."""
     steps = np.arange(1, count + 1, dtype=np.uint64)[:, None] * GOLDEN
     return (mixed(keys + steps) >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
 
 
 def hued(hue: Array) -> Array:
-    """(B,) hues in turns -> (3, B) bright colours in [0, 1]."""
+    """(B,) hues in turns of the colour circle -> (3, B) bright colours in [0, 1]."""
     return np.clip(abs((hue + np.array([[0], [2 / 3], [1 / 3]])) % 1 * 6 - 3) - 1, 0, 1).astype(np.float32)
 
 
-def drawn(keys: NDArray[np.uint64], labels: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-    """uint8 (B, 3, size, size) of images with these keys and classes."""
+def render(keys: NDArray[np.uint64], labels: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    """Draws the images with these keys and classes, uint8 (B, 3, size, size)."""
     draws = uniform(keys, DRAWS)[..., None, None]  # (DRAWS, B, 1, 1)
     across, down, scale, turn, tint, light, shade, *grey = draws[:12]
     line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
     x, y = line[None, None, :], line[None, :, None]
 
-    # The ground: a dull colour, a slope and waves, grain.
+    # The ground is a dull colour with a slope and waves, and has grain.
     ground = 0.25 + 0.35 * np.stack(grey[:3]) + 0.1 * (x * (grey[3] - 0.5) + y * (grey[4] - 0.5))
     for number in range(WAVES):
         angle, period, phase, depth = draws[12 + 4 * number : 16 + 4 * number]
-        way = x * np.cos(2 * np.pi * angle) + y * np.sin(2 * np.pi * angle)
-        ground = ground + 0.1 * depth * np.sin(2 * np.pi * (way * (1 + 4 * period) + phase))
+        distance = x * np.cos(2 * np.pi * angle) + y * np.sin(2 * np.pi * angle)
+        ground = ground + 0.1 * depth * np.sin(2 * np.pi * (distance * (1 + 4 * period) + phase))
     grain = uniform(keys ^ GOLDEN, size * size).T.reshape(-1, size, size)
 
-    # The shape, in coordinates of its own.
+    # The shape is drawn in its own coordinates u, v.
     kinds, hue = labels % len(SHAPES), labels // len(SHAPES) * 0.618 + labels % len(SHAPES) / len(SHAPES)
-    extent, around = 0.4 + 0.25 * scale, 0.5 * (turn - 0.5)
+    extent, rotation = 0.4 + 0.25 * scale, 0.5 * (turn - 0.5)
     dx, dy = (x - 0.6 * (across - 0.5)) / extent, (y - 0.6 * (down - 0.5)) / extent
-    u = dx * np.cos(around) + dy * np.sin(around)
-    v = dy * np.cos(around) - dx * np.sin(around)
+    u = dx * np.cos(rotation) + dy * np.sin(rotation)
+    v = dy * np.cos(rotation) - dx * np.sin(rotation)
     edge = np.empty_like(u)
-    for number, inside in enumerate(SHAPES.values()):
-        edge[kinds == number] = inside(u[kinds == number], v[kinds == number])
-    cover = np.clip(0.5 - edge * extent * size / 2, 0, 1)  # a pixel wide, so that edges are smooth
+    for number, edge_distance in enumerate(SHAPES.values()):
+        edge[kinds == number] = edge_distance(u[kinds == number], v[kinds == number])
+    cover = np.clip(0.5 - edge * extent * size / 2, 0, 1)  # edges are a pixel wide, so that they are smooth
     colour = 0.1 + 0.8 * hued(hue + 0.06 * (tint[:, 0, 0] - 0.5))[..., None, None]
     colour = colour * (0.75 + 0.25 * light) * (1 + 0.3 * (shade - 0.5) * (u + v))
 

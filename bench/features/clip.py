@@ -20,7 +20,7 @@ from ..registry import register
 
 CHUNK = 16
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# sha256 of OpenAI's file; then embedding, resolution, layers, width and patch.
+# Each model's sha256 of OpenAI's file; then its embedding, resolution, layers, width and patch.
 MODELS = {
     "ViT-L-14-336px": (CLIP, (768, 336, 24, 1024, 14)),
     "ViT-B-32": ("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", (512, 224, 12, 768, 32)),
@@ -29,10 +29,10 @@ MODELS = {
 
 @register("clip")
 class Clip(FeatureExtractor):
-    """OpenAI's CLIP ViT-L/14 at 336 pixels: images embedded with unit length, as CMMD's code does.
+    """OpenAI's CLIP ViT-L/14 at 336 pixels, whose embeddings are scaled to unit length, as in CMMD's code.
 
-    `weights` is OpenAI's file, null for it in the cache of torch-fidelity or of OpenAI's package or else
-    downloaded, or `random`. CMMD is defined with the default model; the other is a small one.
+    `weights` is OpenAI's file, `random`, or null: the file in the cache of torch-fidelity or of OpenAI's
+    package, or else downloaded. CMMD is defined with the default model; the other model is a small one.
     """
 
     cmmd = True
@@ -77,7 +77,7 @@ class Clip(FeatureExtractor):
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)
-        # The paper's code resizes by JAX's bicubic filter, which widens when it shrinks, as PIL's does.
+        # The paper's code resizes by JAX's bicubic filter, which is anti-aliased, as PIL's is.
         resized = prepared(images, self.resolution, self.resizing, self.rounds) / 255
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         embedded = network((resized - mean) / std)
@@ -86,7 +86,7 @@ class Clip(FeatureExtractor):
 
     @cached_property
     def _tokens(self) -> list[Tensor]:
-        """The last block's output in the last forward pass, until it is taken."""
+        """The last block's output, which a hook appends in each forward pass and `_describe` removes."""
         return []
 
     @cached_property

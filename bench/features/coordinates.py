@@ -1,4 +1,4 @@
-"""The coordinates of a point, as features of the image that it is."""
+"""The coordinates of a point as features, for point sets whose images are single points."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DEFINITION = "the two values of an image of 1 x 1 x 2"
 
 @register("coordinates")
 class Coordinates(FeatureExtractor):
-    """For point sets: the two values of an image, as they are (a point is no picture: nothing is rounded)."""
+    """The two values of a point set's image, not rounded to 8 bits, as a point is no picture."""
 
     name = "coordinates"
     rounds = False
     channels = 2
     spec = LatentSpec(tokens=1, channels=2)
-    image = ImageSpec(channels=1, height=1, width=2)  # the only one that it describes
+    image = ImageSpec(channels=1, height=1, width=2)  # the only shape that it accepts
 
     def fingerprint(self) -> str:
         return hashlib.sha256(DEFINITION.encode()).hexdigest()

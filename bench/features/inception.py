@@ -19,17 +19,17 @@ from ..registry import register
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-KEPT = (FILE, "pt_inception-2015-12-05-6726825d.pth")  # pytorch-fid's name for the same file
+KEPT = (FILE, "pt_inception-2015-12-05-6726825d.pth")  # the second is pytorch-fid's name for the same file
 CHUNK = 32
 OWN = "tensorflow"
-GRID = 4  # the last map of 8 x 8 is averaged to this: 64 tokens of 2,048 would take half a megabyte an image
+GRID = 4  # the last 8 x 8 map is averaged to 4 x 4: 64 tokens of 2,048 would take half a megabyte an image
 
 
 @register("inception")
 class Inception(FeatureExtractor):
     """FID's Inception-v3: 2,048 pooled channels, 1,008 logits and sFID's map of 2,023 values.
 
-    `weights` is a file, null for the published one (found in torch.hub's cache or downloaded) or `random`.
+    `weights` is a file, null for the published file (in torch.hub's cache, or downloaded) or `random`.
     """
 
     resizing = OWN
@@ -95,14 +95,14 @@ class Inception(FeatureExtractor):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         class Network(FeatureExtractorInceptionV3):
-            def load_state_dict(self, *given: Any, **options: Any) -> None:
-                """Not in its constructor, which would unpickle any object; below, from tensors alone."""
+            def load_state_dict(self, *args: Any, **options: Any) -> None:
+                """Does nothing: the constructor would unpickle any object. Tensors alone are loaded below."""
 
-        nothing = io.BytesIO()
-        torch.save({}, nothing)
-        nothing.seek(0)
+        empty = io.BytesIO()
+        torch.save({}, empty)
+        empty.seek(0)
         with seeded():
-            network = Network("inception-v3-compat", ["2048", "logits_unbiased"], nothing)
+            network = Network("inception-v3-compat", ["2048", "logits_unbiased"], empty)
             if self.weights.random:
                 for module in network.modules():
                     if isinstance(module, nn.Conv2d):  # keeps the scale of features through the depth

@@ -22,7 +22,7 @@ from ..nn.weights import RANDOM, found, of_random, refuse_offline, sha256
 from ..registry import register
 
 CHUNK = 32
-RESOLUTION = 224  # that of FD on DINOv2 (Stein et al., 2023)
+RESOLUTION = 224  # the resolution of FD on DINOv2 (Stein et al., 2023)
 
 
 @register("timm")
@@ -30,7 +30,7 @@ class Timm(FeatureExtractor):
     """A backbone of timm: its own pooling, a grid of tokens, and logits if it has a classifier.
 
     `weights` is a file, null for timm's own (in Hugging Face's cache or downloaded) or `random`. Tokens are
-    those after the block `layer`, of a convolutional network the stage; null is the last.
+    the output of block `layer`, or of that stage in a convolutional network; null is the last.
     """
 
     def __init__(
@@ -42,17 +42,20 @@ class Timm(FeatureExtractor):
     ) -> None:
         if get_pretrained_cfg(model) is None:
             near = get_close_matches(model, timm.list_models(pretrained=True), n=1)
-            raise ValueError(
-                f"timm has no pretrained model {model!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"timm has no pretrained model {model!r}{hint}")
         self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
-        own = layout(model, resolution, layer)
-        self.outputs = ("pooled", "tokens", "logits") if own.classes else ("pooled", "tokens")
-        self.channels, self.spec, self.widths = own.pooled, own.spec, {"logits": own.classes}
-        options = [str(resolution)] if resolution != RESOLUTION else []
-        options += [f"layer{layer}"] if layer is not None else []
-        options += [RANDOM] if weights == RANDOM else []
-        self.name = ":".join(["timm", model, *options])
+        shapes = layout(model, resolution, layer)
+        self.outputs = ("pooled", "tokens", "logits") if shapes.classes else ("pooled", "tokens")
+        self.channels, self.spec, self.widths = shapes.pooled, shapes.spec, {"logits": shapes.classes}
+        name = ["timm", model]
+        if resolution != RESOLUTION:
+            name.append(str(resolution))
+        if layer is not None:
+            name.append(f"layer{layer}")
+        if weights == RANDOM:
+            name.append(RANDOM)
+        self.name = ":".join(name)
 
     def fingerprint(self) -> str | None:
         if self.weights == RANDOM:
@@ -83,13 +86,13 @@ class Timm(FeatureExtractor):
         )
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """(B, c, H, W) in [-1, 1] -> (B, 3, r, r), standardised as the model's weights want it."""
+        """(B, c, H, W) in [-1, 1] -> (B, 3, r, r), standardised as in the model's training."""
         config: Any = get_pretrained_cfg(self.model)
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
         return (prepared(images, self.resolution, self.resizing, self.rounds) / 255 - mean) / std
 
     def _file(self) -> Path | None:
-        """The weights that were given, or those in Hugging Face's cache."""
+        """The file `weights`, or timm's in Hugging Face's cache; None if it is missing."""
         from huggingface_hub import try_to_load_from_cache
 
         if self.weights is not None:
@@ -118,14 +121,14 @@ class Timm(FeatureExtractor):
 
 
 def published(model: str) -> tuple[str | None, str]:
-    """The repository and the file in it that Hugging Face has of a model."""
+    """The repository of a model at Hugging Face, if any, and the file in it."""
     config: Any = get_pretrained_cfg(model)
     return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model gives for one image."""
+    """The sizes of a model's outputs for one image."""
 
     pooled: int
     spec: LatentSpec
@@ -134,7 +137,7 @@ class Layout:
 
 @cache
 def layout(model: str, resolution: int, layer: int | None) -> Layout:
-    """Found on the meta device, without weights.
+    """Computes the sizes of a model's outputs on the meta device, without weights.
 
     Raises:
         ValueError: if the model cannot be built for images of this size, or has no such layer.
@@ -153,15 +156,15 @@ def layout(model: str, resolution: int, layer: int | None) -> Layout:
 def built(model: str, resolution: int, file: Path | None = None) -> Any:
     """The network for square images of this size, frozen, with weights from a file or without."""
     config: Any = get_pretrained_cfg(model)
-    # Only transformers with positions of a fixed number need to know.
-    fixed: dict[str, Any] = {"img_size": resolution} if config.fixed_input_size else {}
+    # Only models with a fixed number of positions take the image size.
+    size: dict[str, Any] = {"img_size": resolution} if config.fixed_input_size else {}
     overlay = {"file": str(file), "custom_load": file.suffix == ".npz"} if file else None
-    network = timm.create_model(model, pretrained=file is not None, pretrained_cfg_overlay=overlay, **fixed)
+    network = timm.create_model(model, pretrained=file is not None, pretrained_cfg_overlay=overlay, **size)
     return network.eval().requires_grad_(False)
 
 
 def described(network: Any, images: Tensor, layer: int | None, grid: bool = False) -> dict[str, Tensor]:
-    """(B, 3, r, r) -> pooled (B, F), tokens (B, N, G), or as a grid (B, G, h, w), and logits (B, K)."""
+    """(B, 3, r, r) -> pooled (B, F), logits (B, K) and tokens (B, N, G), with `grid` as (B, G, h, w)."""
     last, maps = network.forward_intermediates(
         images, indices=1 if layer is None else [layer], norm=True, output_fmt="NCHW"
     )

@@ -1,4 +1,4 @@
-"""A codebook of image patches as a reference: a set of vectors, as of a VQ tokenizer (Flow Priors)."""
+"""A codebook of image patches as a reference, like that of a VQ tokenizer (Flow Priors)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split, seed_for
+from ..data.vectors import split_rows
 from ..registry import register
 
-PATCHES = 100_000  # the codes are learned from no more
+PATCHES = 100_000  # at most so many patches are clustered
 
 
 def patches(images: Tensor, size: int) -> Tensor:
-    """(B, c, H, W) -> (B * H W / size^2, c * size^2): the patches of a grid, without overlap."""
+    """Cuts images into the patches of a grid: (B, c, H, W) -> (B * H W / size^2, c * size^2)."""
     return torch.nn.functional.unfold(images, size, stride=size).transpose(1, 2).flatten(0, 1)
 
 
 def cluster(points: Tensor, codes: int) -> Tensor:
-    """(n, F) -> (codes, F): the centres of a k-means, in random order."""
+    """The centres of a k-means: (n, F) -> (codes, F)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    found = MiniBatchKMeans(codes, random_state=0, n_init=3, batch_size=4096).fit(points.numpy())
-    order = torch.randperm(codes, generator=torch.Generator().manual_seed(seed_for("reference", "codebook")))
-    return torch.from_numpy(found.cluster_centers_).float()[order]
+    kmeans = MiniBatchKMeans(codes, random_state=0, n_init=3, batch_size=4096).fit(points.numpy())
+    return torch.from_numpy(kmeans.cluster_centers_).float()
 
 
 @register("codebook")
 class Codebook(ReferenceSource):
-    """The centres of a k-means over the patches of training images, each equally likely, one token a sample.
+    """The centres of a k-means over patches of training images, each equally likely, one token a sample.
 
-    A stand-in for LlamaGen's codebook, which the paper takes: every row once, however often images use it.
-    A fifth of the codes are kept from training, so that there are fresh ones to compare with.
+    It stands in for LlamaGen's codebook, which the paper takes: every row once, however often images use it.
+    A fifth of the codes are held out from training, as fresh samples to compare with.
     """
 
     uses_features = False
@@ -50,15 +50,14 @@ class Codebook(ReferenceSource):
         self.spec = LatentSpec(1, image.channels * patch**2)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
-        found = cluster(self._training_patches(dataset), self.codes)
-        held_out = self.codes // 5
-        return Reference((found[held_out:] if split == "train" else found[:held_out])[:, None])
+        codes = cluster(self._training_patches(dataset), self.codes)
+        return Reference(split_rows(codes, split, "codebook")[:, None])
 
     def _training_patches(self, dataset: Dataset) -> Tensor:
-        each = dataset.image.height * dataset.image.width // self.patch**2
+        per_image = dataset.image.height * dataset.image.width // self.patch**2
         generator = torch.Generator().manual_seed(seed_for("reference", "codebook", "images"))
         order = torch.randperm(dataset.size("train"), generator=generator)
-        points = patches(dataset.images("train", order[: -(-PATCHES // each)]), self.patch)[:PATCHES]
+        points = patches(dataset.images("train", order[: -(-PATCHES // per_image)]), self.patch)[:PATCHES]
         distinct = len(points.unique(dim=0))
         if distinct < self.codes:
             raise ValueError(

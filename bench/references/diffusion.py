@@ -15,10 +15,10 @@ from ..registry import Use, register, use
 
 @register("diffusion")
 class Diffusion(ReferenceSource):
-    """x_t = (1 - t) noise + t x, at t = `time`, of the samples x of another reference.
+    """Noised samples x_t = (1 - t) noise + t x of another reference's samples x, at t = `time`.
 
-    x is first divided by one scalar, the split's own standard deviation, as latent diffusion does: a draw
-    sees no other split. Where DMVAE stops along the path is lost from its text.
+    x is first divided by one scalar, as latent diffusion does: the standard deviation of the split itself,
+    because a draw sees no other split. DMVAE's text has lost the time at which it stops.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Diffusion(ReferenceSource):
     ) -> None:
         self.of, self.time = use(ReferenceSource, of, image=image, teacher_spec=teacher_spec), time
         self.spec, self.uses_features = self.of.spec, self.of.uses_features
-        self.labelled = self.of.labelled  # its own, not the class's
+        self.labelled = self.of.labelled
 
     def fingerprint(self) -> str | None:
         return self.of.fingerprint()

@@ -14,9 +14,9 @@ from ..registry import register
 
 @register("gaussian")
 class Gaussian(ReferenceSource):
-    """N(0, I), as many samples as the split has images.
+    """Draws from N(0, I), as many as the split has images.
 
-    `channels` should be the latent's: otherwise samples pass the random projection W, and N(0, I) becomes
+    `channels` should be the latent's: otherwise a random projection W of the samples turns N(0, I) into
     N(0, W'W), whose variances differ by a factor of 3 for 112 -> 8 channels.
     """
 

@@ -12,11 +12,11 @@ from ..registry import Use, register
 
 @register("latents")
 class Latents(ReferenceSource):
-    """What a tokenizer with a regularizer makes of the split's images; both are trained as rows are.
+    """Latents of the split's images by a tokenizer and a regularizer, which are trained as in a row.
 
-    The frame trains them under the matrix's budget (a stage that a row with the same options shares), and
-    gives their latents in place of a teacher's tokens. `row` is the label of a tokenizer of the matrix, with
-    its optimizer and budget, in place of `tokenizer`.
+    The frame trains them under the matrix's budget (in a stage that a row with the same options shares), and
+    passes their latents in place of a teacher's tokens. `row`, the label of a tokenizer of the matrix,
+    replaces `tokenizer` and has its own optimizer and budget.
     """
 
     labelled = True

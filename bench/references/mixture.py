@@ -13,7 +13,7 @@ from ..registry import register
 
 
 def mixture_means(components: int, size: int, std: float, seed: int) -> Tensor:
-    """(components, size): random directions, centred, so that mean^2 + std^2 is 1 on average over entries."""
+    """Random centred means (components, size), scaled so that mean^2 + std^2 averages 1 over entries."""
     generator = torch.Generator().manual_seed(seed_for("reference", "mixture", "means", seed))
     means = torch.randn(components, size, generator=generator)
     means = means - means.mean(0)
@@ -24,9 +24,9 @@ def mixture_means(components: int, size: int, std: float, seed: int) -> Tensor:
 class Mixture(ReferenceSource):
     """Equally likely isotropic components of standard deviation `std`, around means that `seed` draws.
 
-    The whole has mean 0 and mean variance 1. DMVAE says no more than 10 components. The component is chosen
-    once for a sample, whose tokens then have means of their own. `channels` should be the latent's, or the
-    components are stretched by the random projection.
+    The mixture has mean 0 and mean variance 1. DMVAE only says that it has 10 components. A sample has one
+    component, in which each token has its own mean. `channels` should be the latent's, or the random
+    projection stretches the components.
     """
 
     uses_features = False
@@ -46,6 +46,6 @@ class Mixture(ReferenceSource):
         generator = torch.Generator().manual_seed(seed_for("reference", "mixture", split, self.seed))
         size = self.spec.tokens * self.spec.channels
         means = mixture_means(self.components, size, self.std, self.seed)
-        chosen = torch.randint(self.components, (dataset.size(split),), generator=generator)
-        samples = means[chosen] + self.std * torch.randn(len(chosen), size, generator=generator)
+        component = torch.randint(self.components, (dataset.size(split),), generator=generator)
+        samples = means[component] + self.std * torch.randn(len(component), size, generator=generator)
         return Reference(samples.unflatten(1, (self.spec.tokens, self.spec.channels)))

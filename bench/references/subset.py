@@ -1,4 +1,4 @@
-"""The teacher's features of some classes only: simpler than the whole, and multi-modal (DMVAE, section 4)."""
+"""The teacher's features of some classes alone: simpler than all, and multi-modal (DMVAE, section 4)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Label = Annotated[int, Field(ge=0)]
 
 @register("subset")
 class Subset(ReferenceSource):
-    """Of the split's images of the given classes: all `tokens` on the grid, or their mean, `pooled`.
+    """Teacher features of the split's images of `classes`: all `tokens` on the grid, or their mean, `pooled`.
 
-    It has no labels: most of the dataset's classes would have no sample. DMVAE takes 10 classes of 1,000.
+    It has no labels, because most of the dataset's classes would have no sample. DMVAE takes 10 classes of
+    1,000.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The rows of a table in a checkpoint as a reference: a codebook, a language model's tokens (Flow Priors)."""
+"""The rows of a checkpoint's tensor as a reference: a codebook, a language model's tokens (Flow Priors)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
+from ..data.vectors import split_rows
 from ..nn.released_weights import read
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
@@ -17,11 +18,12 @@ from ..registry import register
 
 @register("table")
 class Table(ReferenceSource):
-    """Each row of a tensor of a file, one token a sample, divided by the table's standard deviation.
+    """Each row of a file's tensor, one token a sample, divided by the tensor's standard deviation.
 
-    Every row once, however often it is used. A fifth of them are kept from training, so that there are fresh
-    ones to compare with; the paper takes all. Its tables are `model.embed_tokens.weight` of Qwen2.5-0.5B,
-    151,936 rows of 896, and `quantize.embedding.weight` of LlamaGen's vq_ds16_c2i.pt, 16,384 of 8.
+    Every row is one sample, however often it is used. A fifth of the rows are held out from training, as
+    fresh samples to compare with; the paper takes all. The paper's tables are `model.embed_tokens.weight` of
+    Qwen2.5-0.5B, 151,936 rows of 896, and `quantize.embedding.weight` of LlamaGen's vq_ds16_c2i.pt, 16,384
+    rows of 8.
     """
 
     uses_features = False
@@ -35,9 +37,10 @@ class Table(ReferenceSource):
     ) -> None:
         """
         Args:
-            file: of safetensors or torch; "random" is a table of N(0, 1).
-            key: the tensor's name in it.
-            rows: what must be there, as must `channels`; a plan can do with them in place of the file.
+            file: a safetensors or torch file; "random" is a table of N(0, 1).
+            key: the tensor's name in the file.
+            rows: the tensor's number of rows. With `rows` and `channels`, a plan needs no file.
+            channels: the length of its rows.
         """
         self.file, self.key, self.rows = file, key, rows
         self.spec = LatentSpec(1, channels)
@@ -53,10 +56,7 @@ class Table(ReferenceSource):
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = self._table()
-        generator = torch.Generator().manual_seed(seed_for("reference", "table"))
-        order, held_out = torch.randperm(self.rows, generator=generator), self.rows // 5
-        rows = order[held_out:] if split == "train" else order[:held_out]
-        return Reference((table[rows] / table.std())[:, None])
+        return Reference((split_rows(table, split, "table") / table.std())[:, None])
 
     @property
     def _path(self) -> Path:
@@ -66,10 +66,11 @@ class Table(ReferenceSource):
         shape = (self.rows, self.spec.channels)
         if self.file == RANDOM:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed_for("table", "random")))
-        found = read(self._path)
-        if self.key not in found:
+        tensors = read(self._path)
+        if self.key not in tensors:
             raise ValueError(f"{self.file} has no tensor {self.key!r}")
-        if found[self.key].shape != shape:
-            there = " x ".join(map(str, found[self.key].shape))
-            raise ValueError(f"{self.key} of {self.file} is {there}, not {self.rows} x {shape[1]}")
-        return found[self.key].float()
+        table = tensors[self.key]
+        if table.shape != shape:
+            actual = " x ".join(map(str, table.shape))
+            raise ValueError(f"{self.key} of {self.file} is {actual}, not {self.rows} x {shape[1]}")
+        return table.float()

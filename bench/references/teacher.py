@@ -12,7 +12,7 @@ from ..registry import register
 
 @register("teacher")
 class Teacher(ReferenceSource):
-    """Of the split's images: all `tokens` on the teacher's grid, or their mean, `pooled`, an image each."""
+    """Teacher features of the split's images: each image's `tokens` on the grid, or their mean, `pooled`."""
 
     labelled = True
 

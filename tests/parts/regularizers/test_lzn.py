@@ -15,7 +15,6 @@ from latentbench.regularizers.lzn import (
     LZNViews,
     ZoneSampler,
     alignment_loss,
-    assignment,
     decode_labels,
     frequencies,
     own_assigned,
@@ -35,6 +34,11 @@ def randn(*shape, seed=0, dtype=torch.float64):
 
 def step_with(labels):
     return Step(0, torch.zeros(len(labels), 1, 2, 2), labels, Noise(0), lambda z: z)
+
+
+def assignment(latents, anchors, steps, weights=None):
+    """Probabilities (steps, n, m) of each anchor at the start of each Euler step."""
+    return transport(latents, anchors, steps, weights)[1].exp()
 
 
 def released(s, tau, anchors, weights=1.0):
