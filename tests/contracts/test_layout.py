@@ -138,3 +138,33 @@ def test_library_code_prints_nothing_and_leaves_the_device_to_the_tensors():
         calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         assert "print" not in {getattr(call, "id", "") for call in calls}, file
         assert "cuda" not in {getattr(call, "attr", "") for call in calls}, file
+
+
+ROOM_FILES, FUNCTION_LINES, FILE_LINES = 25, 80, 450  # at the most
+RIDDLES = ("Of ", "Those ", "What ", "That ", "Which ", "As ")  # docstrings without a subject begin so
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({file.parent for file in FRAME_FILES + PART_FILES}), ids=lambda f: f.name
+)
+def test_a_room_can_be_taken_in_at_a_glance(folder):
+    assert len(list(folder.glob("*.py"))) <= ROOM_FILES
+
+
+@pytest.mark.parametrize("file", FRAME_FILES + PART_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_are_short_and_docstrings_begin_with_their_subject(file):
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < FUNCTION_LINES, node.name
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert not (ast.get_docstring(node) or "").startswith(RIDDLES), ast.get_docstring(node)
+
+
+def test_every_public_name_of_the_interfaces_has_a_docstring():
+    from latentbench.bench import api
+
+    for name in api.__all__:
+        made_here = getattr(getattr(api, name), "__module__", "").startswith("latentbench")
+        assert not made_here or getattr(api, name).__doc__, name
