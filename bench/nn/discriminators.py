@@ -22,7 +22,7 @@ from ..data.images import to_rgb
 from ..runtime.processes import ALONE, gathered
 from .blocks import single
 from .diffaugment import resized
-from .released_weights import read
+from .released_weights import read_checkpoint
 from .timm_vit import transformer
 from .weights import RANDOM
 
@@ -170,7 +170,7 @@ def load(network: VisionTransformer, file: Path, model: str) -> None:
     Raises:
         ValueError: if the file is of something else.
     """
-    given = {name: tensor for name, tensor in read(file).items() if name != "mask_token"}
+    given = {name: tensor for name, tensor in read_checkpoint(file).items() if name != "mask_token"}
     own = network.state_dict()
     fitted = checkpoint_filter_fn(given, network) if "pos_embed" in given else given
     found = {name: tensor for name, tensor in fitted.items() if not name.startswith("head.")}

@@ -65,7 +65,7 @@ def state(tokenizer: Tokenizer, part: str, file: Path) -> dict[str, Tensor]:
         ValueError: naming parameters that are missing in the file, or that the tokenizer does not have.
         Unfit: naming one of another shape.
     """
-    own, given = tokenizer.state_dict(), read(file)
+    own, given = tokenizer.state_dict(), read_checkpoint(file)
     if "pos_embed" in given and any(name.startswith(VIT) for name in own):
         return _backbone(tokenizer, own, given, file)
     names = (_same if set(own) <= set(given) else LAYOUTS.get(part, _same))(own)
@@ -77,7 +77,7 @@ def state(tokenizer: Tokenizer, part: str, file: Path) -> dict[str, Tensor]:
     return found
 
 
-def read(file: Path) -> dict[str, Tensor]:
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of torch's, wherever in it they are kept."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -164,7 +164,7 @@ def loaded(name, file, expansion=1, image=SMALL, **options):
 )
 def test_a_released_checkpoint_fills_its_tokenizer(part, size, expansion, shapes, monkeypatch, tmp_path):
     given = tensors(shapes, "meta")
-    monkeypatch.setattr(released_weights, "read", lambda file: given)
+    monkeypatch.setattr(released_weights, "read_checkpoint", lambda file: given)
     with torch.device("meta"):
         options = get("tokenizers", part).sizes[size]
         model = create("tokenizers", part, image=ImageSpec(3, 256, 256), expansion=expansion, **options)
@@ -314,7 +314,7 @@ def test_a_checkpoint_of_another_shape_does_not_fit(saved):
 
 def test_a_file_with_more_than_tensors_is_not_run(saved):
     with pytest.raises(ValueError, match="no checkpoint of tensors alone"):
-        released_weights.read(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
+        released_weights.read_checkpoint(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
 
 
 MATRIX = """\
