@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
 from ..bench.nn.convolutions import conv, decoder, downsampling, encoder
+from ..bench.nn.released_weights import ldm_names
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
@@ -24,6 +25,7 @@ class Conv(Tokenizer):
 
     sizes = {f"f16d{channels}": F16 | {"channels": channels} for channels in (16, 32, 64, 128)}
     attention: ClassVar[bool] = False  # in the decoder, beside its middle
+    released_names = staticmethod(ldm_names)
 
     encoder: nn.Sequential
     decoder: nn.Sequential

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
+from ..nn.weights import sha256
 from ..registry import register
 
 TOKENS, CHANNELS = 30_522, 384
@@ -52,10 +52,7 @@ class TextTokens(ReferenceSource):
 
     def fingerprint(self) -> str | None:
         file = weights_file()
-        if file is None:
-            return None
-        with open(file, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return None if file is None else sha256(file)
 
     def fetch(self) -> None:
         embedding_table()

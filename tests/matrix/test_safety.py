@@ -169,7 +169,7 @@ def lpips_with(file):
 
 
 WEIGHTS = {
-    "of a tokenizer": lambda file: released_weights.state(vit(), "vit", file),
+    "of a tokenizer": lambda file: released_weights.state(vit(), file),
     "of Inception": lambda file: described("inception", weights=str(file), verify=False),
     "of CLIP": lambda file: described("clip", model="ViT-B-32", weights=str(file), verify=False),
     "of a timm model": lambda file: described("timm", model="resnet18", weights=str(file)),

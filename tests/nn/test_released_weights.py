@@ -147,7 +147,7 @@ def saved(tmp_path):
 
 def loaded(name, file, expansion=1, image=SMALL, **options):
     model = create("tokenizers", name, image=image, expansion=expansion, **options).eval()
-    model.load_state_dict(released_weights.state(model, name, file))
+    model.load_state_dict(released_weights.state(model, file))
     return model
 
 
@@ -168,7 +168,7 @@ def test_a_released_checkpoint_fills_its_tokenizer(part, size, expansion, shapes
     with torch.device("meta"):
         options = get("tokenizers", part).sizes[size]
         model = create("tokenizers", part, image=ImageSpec(3, 256, 256), expansion=expansion, **options)
-    found = released_weights.state(model, part, tmp_path / "a")
+    found = released_weights.state(model, tmp_path / "a")
     assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in model.state_dict().items()}
     assert sum(t.numel() for t in found.values()) == sum(t.numel() for t in given.values())
 
@@ -269,7 +269,7 @@ def test_a_file_of_timm_fills_the_encoders_transformer_alone(saved):
     w = {name.removeprefix("m."): t for name, t in tensors(shapes).items()}
     torch.manual_seed(1)
     model = create("tokenizers", "dino", image=SMALL, expansion=1)
-    found = released_weights.state(model, "dino", saved(w | {"head.weight": torch.ones(1)}))
+    found = released_weights.state(model, saved(w | {"head.weight": torch.ones(1)}))
     for name, before in model.state_dict().items():
         own = name.removeprefix("encoder.vit.")
         if own in w and w[own].shape == before.shape:
@@ -290,7 +290,7 @@ def test_our_own_names_are_read_too(saved):
         torch.manual_seed(seed)
         states.append(create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=1))
     one, two = states
-    found = released_weights.state(two, "vit", saved(one.state_dict()))
+    found = released_weights.state(two, saved(one.state_dict()))
     assert all(torch.equal(found[name], tensor) for name, tensor in one.state_dict().items())
 
 
@@ -299,17 +299,17 @@ def test_missing_and_unexpected_parameters_are_named(saved):
     model = create("tokenizers", "conv", image=SMALL, expansion=2, **TINY_CONV)
     del w["encoder.mid.attn_1.k.bias"]
     with pytest.raises(ValueError, match=r"lacks encoder\.mid\.attn_1\.k\.bias$"):
-        released_weights.state(model, "conv", saved(w))
+        released_weights.state(model, saved(w))
     w = tensors(ldm(True, z=4, ch=8, mult=(1, 1, 2)))
     with pytest.raises(ValueError, match=r"has decoder\.up\.2\.attn\.0\.k\.bias, .* 27 more, which the tok"):
-        released_weights.state(model, "conv", saved(w))
+        released_weights.state(model, saved(w))
 
 
 def test_a_checkpoint_of_another_shape_does_not_fit(saved):
     file = saved(tensors(ldm(False, z=4, ch=8, mult=(1, 1, 2))))
     model = create("tokenizers", "conv", image=SMALL, expansion=1, **TINY_CONV)
     with pytest.raises(Unfit, match=r"8 x 16 x 3 x 3 in .*released.safetensors, and 4 x 16 x 3 x 3 in the"):
-        released_weights.state(model, "conv", file)
+        released_weights.state(model, file)
 
 
 def test_a_file_with_more_than_tensors_is_not_run(saved):
