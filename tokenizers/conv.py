@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -25,7 +26,6 @@ class Conv(Tokenizer):
 
     sizes = {f"f16d{channels}": F16 | {"channels": channels} for channels in (16, 32, 64, 128)}
     attention: ClassVar[bool] = False  # in the decoder, beside its middle
-    released_names = staticmethod(ldm_names)
 
     encoder: nn.Sequential
     decoder: nn.Sequential
@@ -63,6 +63,10 @@ class Conv(Tokenizer):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+
+    @staticmethod
+    def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        return ldm_names(state)
 
 
 @register("vavae")

@@ -36,8 +36,6 @@ class Norm(nn.Module):
     group = ALONE
     eps: float
     momentum: float | None
-    weight: Tensor
-    bias: Tensor
     running_mean: Tensor | None
     running_var: Tensor | None
 
@@ -54,8 +52,9 @@ class Norm(nn.Module):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return ((x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(dtype)
+        weight, bias = self.get_parameter("weight"), self.get_parameter("bias")
+        scale = weight * (variance + self.eps).rsqrt()
+        return ((x - mean.view(shape)) * scale.view(shape) + bias.view(shape)).to(dtype)
 
 
 class Norm1d(Norm, nn.BatchNorm1d):

@@ -53,9 +53,8 @@ def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
     own, released = tokenizer.state_dict(), read_checkpoint(file)
     if "pos_embed" in released and any(name.startswith(VIT) for name in own):
         return _with_backbone(tokenizer, own, released, file)
-    names = {name: (name,) for name in own}
-    if not set(own) <= set(released):
-        names = tokenizer.released_names(own)
+    ours = set(own) <= set(released)
+    names = Tokenizer.released_names(own) if ours else tokenizer.released_names(own)
     needed = {theirs for several in names.values() for theirs in several}
     extra = [name for name in released if name not in needed and not name.startswith(TRAINING)]
     _check_names(needed - set(released), extra, file)

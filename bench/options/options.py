@@ -147,9 +147,9 @@ def options_of(target: Callable[..., Any], method: str = "") -> dict[str, Option
             name = getattr(target, "__name__", str(target))
             raise PartError(f"the annotations of {name} cannot be read: {error}") from error
         parameters = list(inspect.signature(function).parameters.values())
-        kinds = {inspect.Parameter.KEYWORD_ONLY}
+        kinds: list[Any] = [inspect.Parameter.KEYWORD_ONLY]
         if not method:
-            kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            kinds.append(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         for parameter in parameters[1:] if isinstance(target, type) else parameters:  # without self
             name, default = parameter.name, parameter.default
             if parameter.kind in kinds and name not in facts and name not in options:

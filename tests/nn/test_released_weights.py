@@ -60,7 +60,7 @@ def decoder(shapes, ch, mult, blocks, attended):
 
 
 def ldm(attended, z=16, ch=128, mult=(1, 1, 2, 2, 4), blocks=2):
-    """What `AutoencoderKL` of LTH14/mar and, attended in the decoder, of hustvl/LightningDiT has."""
+    """Shapes of `AutoencoderKL` in LTH14/mar and, attended in the decoder, in hustvl/LightningDiT."""
     shapes = {}
     pair(shapes, "encoder.conv_in", ch, 3, 3, 3)
     inner = ch
@@ -100,7 +100,7 @@ def vit(shapes, name, width, depth, patches, patch, ratio=4, scale=True):
 
 
 def softvq(codebooks, width=1024, depth=24, patches=256, patch=16, tokens=64, z=32, codes=8192, **kind):
-    """What `SoftVQModel` of Hhhhhhao/continuous_tokenizer has; `AEModel` without codebooks."""
+    """Shapes of `SoftVQModel` in Hhhhhhao/continuous_tokenizer; of `AEModel` without codebooks."""
     shapes = {}
     for part in ("encoder", "decoder"):
         vit(shapes, f"{part}.model", width, depth, patches, patch, **kind)
@@ -113,7 +113,7 @@ def softvq(codebooks, width=1024, depth=24, patches=256, patch=16, tokens=64, z=
 
 
 def dmvae(width=1024, depth=24, patches=256, patch=16, hidden=2048, z=32, ch=128, mult=(1, 2, 4, 4), **kind):
-    """What `VAE` of sen-ye/dmvae has."""
+    """Shapes of `VAE` in sen-ye/dmvae."""
     shapes = {}
     vit(shapes, "encoder.model", width, depth, patches, patch, **kind)
     pair(shapes, "bottle_neck.mlp.0", hidden, width)
