@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from latentbench.bench.cli import app
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
+from latentbench.bench.plan.make import make_plan
 
 
 def tiny_with(old, new):
@@ -23,6 +24,12 @@ def problems(path, **options):
         load_matrix(path, **options)
     assert caught.value.problems == tuple(sorted(caught.value.problems))
     return [str(problem) for problem in caught.value.problems]
+
+
+def planned(folder, text, **options):
+    """The plan of a matrix that is written into a folder."""
+    (folder / "matrix.yaml").write_text(text)
+    return make_plan(load_matrix(folder / "matrix.yaml"), **options)
 
 
 def refused(*arguments):

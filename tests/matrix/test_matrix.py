@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.matrices import problems
+from helpers.matrices import planned, problems
 
 from latentbench.bench import registry
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
 from latentbench.bench.matrix.matrix import MatrixRow, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.tools import combined_matrix
 
 PLUGIN = '''
@@ -314,10 +313,8 @@ regularizers: {none: {}, repa: {}}
 generators: {gaussian: {}}
 evaluators: [reconstruction, generation]
 """
-    (tmp_path / "m.yaml").write_text(text)
-    plain = make_plan(load_matrix(tmp_path / "m.yaml"))
-    (tmp_path / "m.yaml").write_text(text.replace("use: digits", "use: digits, label: scans"))
-    labelled = make_plan(load_matrix(tmp_path / "m.yaml"))
+    plain = planned(tmp_path, text)
+    labelled = planned(tmp_path, text.replace("use: digits", "use: digits, label: scans"))
     assert labelled.stages.keys() == plain.stages.keys()
     assert {cell.dataset for cell in labelled.cells} == {"scans"}
     assert not {cell.key for cell in labelled.cells} & {cell.key for cell in plain.cells}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.matrices import tiny_with
+from helpers.matrices import planned, tiny_with
 from helpers.plugins import PLUGIN, package
 from helpers.run import TINY
 from safetensors.torch import save_file
@@ -21,11 +21,9 @@ from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.cli import app
 from latentbench.bench.cli.safe_text import escape_control_characters
-from latentbench.bench.matrix import yaml_text
-from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.records import Record
 from latentbench.bench.report.write import write_report
 from latentbench.bench.tools.audit import read as read_images
@@ -36,7 +34,7 @@ FOLDERS = ("bench", "regularizers", "tokenizers", "generators", "evaluators")
 # The calls by which others' bytes become objects or code.
 UNSAFE = {"eval", "exec", "compile", "__import__"}
 READERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-MESSAGES = ("bench/team.py",)  # between a worker and its own companions
+MESSAGES = ("bench/engine/companions.py",)  # between a worker and its own companions
 
 
 def calls(file):
@@ -129,9 +127,8 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(reader, kind, tmp_pa
 def test_a_checkpoint_of_objects_is_a_problem_at_its_row(tmp_path):
     torch.save({"model": Malicious(tmp_path / "done")}, tmp_path / "evil.pth")
     text = tiny_with("vit: {", f"vit: {{weights: {tmp_path / 'evil.pth'}, ")
-    (tmp_path / "matrix.yaml").write_text(text)
-    with pytest.raises(yaml_text.MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
-        make_plan(load_matrix(tmp_path / "matrix.yaml"))
+    with pytest.raises(MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
+        planned(tmp_path, text)
     assert not (tmp_path / "done").exists()
 
 

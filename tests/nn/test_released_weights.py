@@ -3,14 +3,13 @@
 import pytest
 import safetensors.torch
 import torch
+from helpers.matrices import planned
 from torch.nn import functional as F
 
 from latentbench.bench.api import ImageSpec, Unfit
-from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.weights import sha256
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
@@ -332,9 +331,8 @@ evaluators: [reconstruction]
 """
 
 
-def planned(folder, weights, **how):
-    (folder / "matrix.yaml").write_text(MATRIX.replace("WEIGHTS", weights))
-    return make_plan(load_matrix(folder / "matrix.yaml"), **how)
+def with_weights(folder, weights, **options):
+    return planned(folder, MATRIX.replace("WEIGHTS", weights), **options)
 
 
 def trained(plan):
@@ -345,35 +343,35 @@ def test_a_row_with_weights_is_known_by_their_hash_and_skipped_where_they_do_not
     torch.manual_seed(5)
     image = ImageSpec(1, 8, 8)
     state = create("tokenizers", "conv", image=image, expansion=1, width=4, channels=2).state_dict()
-    fresh = trained(planned(tmp_path, ""))
+    fresh = trained(with_weights(tmp_path, ""))
     assert len(fresh) == 2 and not any("weights" in stage.config for stage in fresh)
     file = saved(state)
-    first = planned(tmp_path, f"weights: {file}")
+    first = with_weights(tmp_path, f"weights: {file}")
     (stage,) = trained(first)
     assert stage.config["weights"] == {"file": str(file), "fingerprint": sha256(file)} and stage.known
     (cell,) = [cell for cell in first.cells if cell.skipped]
     assert cell.regularizer == "kl" and "2 x 8 x 3 x 3" in cell.skipped
     saved({name: tensor + 1 for name, tensor in state.items()})
-    assert trained(planned(tmp_path, f"weights: {file}"))[0].key != stage.key
+    assert trained(with_weights(tmp_path, f"weights: {file}"))[0].key != stage.key
 
 
 def test_missing_and_wrong_weights_are_problems_of_their_row(saved, tmp_path):
     absent = tmp_path / "absent.pt"
-    plan = planned(tmp_path, f"weights: {absent}")
+    plan = with_weights(tmp_path, f"weights: {absent}")
     assert {stage.key for stage in trained(plan)} == {UNKNOWN}
     with pytest.raises(MatrixError, match=f"there is no file {absent}"):
-        planned(tmp_path, f"weights: {absent}", fetch=True)
+        with_weights(tmp_path, f"weights: {absent}", fetch=True)
     with pytest.raises(MatrixError, match="lacks decoder.conv_in.bias, .* and has a, which"):
-        planned(tmp_path, f"weights: {saved({'a': torch.ones(1)})}")
+        with_weights(tmp_path, f"weights: {saved({'a': torch.ones(1)})}")
     with pytest.raises(MatrixError, match="weights must be a path, not 3"):
-        planned(tmp_path, "weights: 3")
+        with_weights(tmp_path, "weights: 3")
 
 
 def test_without_updates_a_tokenizer_is_scored_as_it_was_released(saved, tmp_path):
     torch.manual_seed(5)
     image = ImageSpec(1, 8, 8)
     state = create("tokenizers", "conv", image=image, expansion=1, width=4, channels=2).state_dict()
-    (stage,) = trained(planned(tmp_path, f"weights: {saved(state)}"))
+    (stage,) = trained(with_weights(tmp_path, f"weights: {saved(state)}"))
     result = STAGES["tokenizer"](stage.config, {}, Context(tmp_path))
     kept = {name: tensor for name, tensor in result.tensors.items() if name.startswith("tokenizer/")}
     assert {f"tokenizer/{name}" for name in state} == set(kept)
@@ -385,7 +383,7 @@ def test_where_weights_lie_does_not_change_a_stage(saved, tmp_path):
         "tokenizers", "conv", image=ImageSpec(1, 8, 8), expansion=1, width=4, channels=2
     ).state_dict()
     one, two = (
-        trained(planned(tmp_path, f"weights: {saved(state, f'{name}.safetensors')}"))[0]
+        trained(with_weights(tmp_path, f"weights: {saved(state, f'{name}.safetensors')}"))[0]
         for name in ("a", "b")
     )
     assert one.key == two.key and one.config != two.config
