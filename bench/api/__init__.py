@@ -66,6 +66,7 @@ __all__ = [
     "to_uint8",
 ]
 
+# The interface of each kind of part, by the name of the kind.
 KINDS: dict[str, type] = {
     "regularizers": Regularizer,
     "tokenizers": Tokenizer,

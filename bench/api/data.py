@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .specs import ImageSpec
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val"]  # "val" is held out
 
 
 class Dataset:

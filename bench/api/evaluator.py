@@ -28,9 +28,7 @@ class Metric:
     higher_is_better: bool | None  # None: neither, the number only describes
     unit: str = ""
     about: str = ""  # one sentence for tables
-    cost: bool = (
-        False  # whether the number is a cost (seconds, bytes, parameters, operations) rather than a score
-    )
+    cost: bool = False  # whether it is a cost (seconds, bytes, parameters, operations) and no score
 
 
 class Estimate(float):
@@ -56,7 +54,7 @@ class Estimate(float):
         return self
 
 
-Of = Literal["train", "val", "reconstructions", "samples"]
+Of = Literal["train", "val", "reconstructions", "samples"]  # an image set of a cell
 
 
 class Subject:

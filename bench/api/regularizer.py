@@ -31,17 +31,12 @@ class Regularizer(nn.Module):
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
     couples: ClassVar[str] = ""  # "loss" or "latent" if that depends on the whole minibatch
-    gathers: ClassVar[bool] = (
-        False  # whether a part that couples gathers the minibatch by `processes.gathered`
-    )
-    two_views: ClassVar[bool] = (
-        False  # whether loss() needs `step.views`, which the matrix's `augment` defines
-    )
+    gathers: ClassVar[bool] = False  # whether a coupled minibatch is gathered by `processes.gathered`
+    two_views: ClassVar[bool] = False  # whether loss() needs `step.views`, by the matrix's `augment`
     # Unweighted terms of loss(): the loop scales each until its gradient at the encoder's head has this share
     # of the norm of the reconstruction's gradient.
     balanced: Mapping[str, float] = {}
-    # Options that reference() and priors() depend on (None: all); rows that differ in others share their
-    # priors.
+    # Options that reference() and priors() depend on (None: all); rows that differ in others share priors.
     prior_options: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, spec: LatentSpec) -> None:

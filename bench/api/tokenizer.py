@@ -25,9 +25,7 @@ class Tokenizer(nn.Module):
     """
 
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
-    sizes: ClassVar[
-        Mapping[str, Mapping[str, Any]]
-    ] = {}  # published names for sets of options, see Generator
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # published sets of options, see Generator
     decodes: ClassVar[bool] = True
     spec: LatentSpec
     encoder: nn.Module
