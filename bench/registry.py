@@ -1,7 +1,7 @@
-"""Parts by name: a file in a part folder, a plugin file, or an installed package's entry point.
+"""Parts by name, from files in the part folders, plugin files, and entry points of installed packages.
 
 Names are read from the source (`@register("name")` above a class) without running it; a part's file is
-imported when that part is asked for. So listing is instant, and a part whose import fails hides only itself.
+imported when the part is first used. So listing is instant, and a part whose import fails hides only itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -40,7 +40,7 @@ SINGULAR = {
     "features": "feature extractor",
     "references": "reference",
 }
-# The kind follows from the base class; a plugin's is read from the source by these names.
+# A part's kind follows from its base class; in source files it is read by the base's name.
 BASES = {
     "Regularizer": "regularizers",
     "Tokenizer": "tokenizers",
@@ -55,12 +55,12 @@ BASES = {
 
 
 class PartError(UserError):
-    """A part that is unknown, taken, or cannot be imported."""
+    """A part is unknown, defined twice, or cannot be imported."""
 
 
 @dataclass(frozen=True)
 class PartSource:
-    """Where a part comes from; `problem` says why it cannot be used."""
+    """A part's source file; `problem` is the reason why the part cannot be used, if there is one."""
 
     kind: str
     name: str
@@ -72,25 +72,20 @@ class PartSource:
 
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], PartSource] = {}
-_asked: dict[type, set[str]] = {}  # of constructors, which is slow to look up
+_parameters: dict[type, set[str]] = {}  # of constructors, because inspecting them is slow
 C = TypeVar("C", bound=type)
 P = TypeVar("P")
 
-# An option that names a part, annotated with what it must be: `prior: Annotated[Use, Flow] = "tarflow"`.
-# In a matrix `prior: tarflow` or `prior: {use: tarflow, width: 64}`; the rest has that part's defaults.
+# The type of an option that names a part, beside its interface: `prior: Annotated[Use, Flow] = "tarflow"`.
+# A matrix writes `prior: tarflow` or `prior: {use: tarflow, width: 64}`; other options keep their defaults.
 Use = str | Mapping[str, Any]
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: makes the class a part called `name`; its kind follows from its base class."""
+    """Makes a class a part called `name`, as a class decorator; the kind follows from the base class."""
 
     def decorate(cls: C) -> C:
-        try:
-            kind = kind_of(cls)
-        except PartError as error:
-            raise PartError(
-                f"{cls.__name__} is registered as {name!r} but {str(error).partition(' ')[2]}"
-            ) from None
+        kind = kind_of(cls, f"{cls.__name__} is registered as {name!r} but")
         taken = _classes.get((kind, name))
         if taken is not None and _origin(taken) != _origin(cls):
             raise PartError(
@@ -113,43 +108,47 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
 
 
 def use(base: type[P], choice: Use, **facts: Any) -> P:
-    """The part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
+    """A new part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
     return build(kind_of(base), options.pop("use"), facts, options)
 
 
 def build(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """A new part with its options, and those of the facts that its constructor names."""
-    asked = parameters_of(get(kind, name))
-    named = {fact: value for fact, value in facts.items() if fact in asked}
+    """A new part from its options and those facts that its constructor names."""
+    parameters = parameters_of(get(kind, name))
+    named = {fact: value for fact, value in facts.items() if fact in parameters}
     return create(kind, name, **named, **options)
 
 
 def parameters_of(cls: type) -> set[str]:
-    """The names that a constructor takes, and, where it passes `**options` on, its bases'."""
-    if cls not in _asked:
-        _asked[cls] = set()
+    """The names of a constructor's arguments and, where it passes `**options` on, its bases'."""
+    if cls not in _parameters:
+        _parameters[cls] = set()
         for base in cls.__mro__:
             if "__init__" in vars(base):
                 parameters = inspect.signature(vars(base)["__init__"]).parameters
-                _asked[cls] |= set(parameters)
+                _parameters[cls] |= set(parameters)
                 if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
                     break
-    return _asked[cls]
+    return _parameters[cls]
 
 
-def kind_of(cls: type) -> str:
-    """The kind of a part's class, or of an interface's."""
+def kind_of(cls: type, subject: str = "") -> str:
+    """The kind of a part's class or of an interface.
+
+    Raises:
+        PartError: if the class extends no interface; the message begins with `subject` or the class's name.
+    """
     from .api import KINDS
 
     kind = next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
     if kind is None:
-        raise PartError(f"{cls.__name__} extends none of {', '.join(BASES)}")
+        raise PartError(f"{subject or cls.__name__} extends none of {', '.join(BASES)}")
     return kind
 
 
 def get(kind: str, name: str) -> type:
-    """The class of a part, imported now if it wasn't."""
+    """The class of a part, which is imported if it wasn't before."""
     source = sources(kind).get(name)
     if source is None:
         raise PartError(unknown(SINGULAR[kind], name, list(sources(kind)), f"bench list {kind}"))
@@ -160,7 +159,7 @@ def get(kind: str, name: str) -> type:
             importlib.import_module(source.module)
         except PartError:
             raise
-        except Exception as error:  # a plugin's module may fail in any way; that hides only its own parts
+        except Exception as error:  # a plugin's module may fail in any way, which hides only its own parts
             raise PartError(
                 f"the {SINGULAR[kind]} {name!r} cannot be used: {cause(error, source.file)}"
             ) from error
@@ -171,21 +170,21 @@ def sources(kind: str) -> dict[str, PartSource]:
     """Every known part of a kind by name, usable or not."""
     if kind not in FOLDERS:
         raise PartError(unknown("kind of part", kind, list(FOLDERS), "bench list"))
-    found: dict[str, PartSource] = {}
-    mine = [source for source in _plugins.values() if source.kind == kind]
-    for source in (*_built_in(kind), *_installed(kind), *mine):
-        if source.name in found and found[source.name].file != source.file:
-            other = found[source.name].file
+    others = (*_entry_points(tuple(sys.path)), *_plugins.values())
+    known: dict[str, PartSource] = {}
+    for source in (*_built_in(kind), *(source for source in others if source.kind == kind)):
+        other = known.setdefault(source.name, source).file
+        if other != source.file:
             raise PartError(
                 f"the {SINGULAR[kind]} {source.name!r} is defined twice: {other} and {source.file}"
             )
-        found[source.name] = source
-    return found
+        known[source.name] = source
+    return known
 
 
 def load_plugin(path: str | Path) -> list[PartSource]:
-    """Runs a plugin file and makes its parts available; one that fails is listed with its cause."""
-    file = Path(os.path.realpath(path))  # which, of links in a circle, doesn't raise
+    """Runs a plugin file and makes its parts available; the parts of a file that fails have its `problem`."""
+    file = Path(os.path.realpath(path))  # unlike Path.resolve, it doesn't raise for links in a circle
     if not file.is_file():
         raise PartError(f"no plugin file {str(path)!r}")
     module = f"latentbench_plugin_{file.stem}_{abs(hash(str(file))):x}"
@@ -204,12 +203,13 @@ def load_plugin(path: str | Path) -> list[PartSource]:
             problem = cause(error, file)
             for part in [part for part, cls in _classes.items() if cls.__module__ == module]:
                 del _classes[part]
-    defined = [(kind, name, cls) for (kind, name), cls in _classes.items() if cls.__module__ == module]
-    loaded = [PartSource(kind, name, module, file, _first_line(cls.__doc__)) for kind, name, cls in defined]
+    loaded = [
+        PartSource(kind, name, module, file, _first_line(cls.__doc__))
+        for (kind, name), cls in _classes.items()
+        if cls.__module__ == module
+    ]
     if problem is not None:
-        loaded = [
-            PartSource(s.kind, s.name, module, file, s.about, problem) for s in _scan(file, module, None)
-        ]
+        loaded = [replace(source, problem=problem) for source in _scan(file, module, None)]
         loaded = loaded or [PartSource("regularizers", file.stem, module, file, problem=problem)]
     for source in loaded:
         _plugins[source.kind, source.name] = source
@@ -217,7 +217,7 @@ def load_plugin(path: str | Path) -> list[PartSource]:
 
 
 def unknown(what: str, value: str, known: list[str], where: str = "") -> str:
-    """The sentence for a name that isn't known, with the nearest one or the choices."""
+    """The message for an unknown name, with the nearest known name or all of them; `where` lists them."""
     near = get_close_matches(value, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
     return f"unknown {what} {value!r}; {hint}" + (f" ({where})" if where else "")
@@ -231,27 +231,23 @@ def _built_in(kind: str) -> tuple[PartSource, ...]:
     return tuple(source for file in files for source in _scan(file, f"{FOLDERS[kind]}.{file.stem}", kind))
 
 
-def _installed(kind: str) -> Iterator[PartSource]:
-    yield from (source for source in _entry_points(tuple(sys.path)) if source.kind == kind)
-
-
 @cache
 def _entry_points(path: tuple[str, ...]) -> tuple[PartSource, ...]:
-    """The parts of installed packages; looking for them is slow, and depends on the search path alone."""
-    found: list[PartSource] = []
+    """The parts of installed packages; the search is slow, and depends only on the search path."""
+    parts: list[PartSource] = []
     for point in entry_points(group="latentbench.plugins"):
         try:
             spec = importlib.util.find_spec(point.module)
-        except ImportError:  # of a parent package
+        except ImportError:  # a parent package cannot be imported
             spec = None
         file = Path(spec.origin) if spec is not None and spec.origin else Path(point.module)
-        parts = _scan(file, point.module, None) if file.is_file() else ()
-        mine = [source for source in parts if source.name == point.name]
+        scanned = _scan(file, point.module, None) if file.is_file() else ()
+        named = [source for source in scanned if source.name == point.name]
         problem = f"no part of that name in the module {point.module!r}, which its entry point names"
-        # Where nothing tells the kind, the cause is shown under each.
-        lost = [PartSource(kind, point.name, point.module, file, problem=problem) for kind in FOLDERS]
-        found += mine or lost
-    return tuple(found)
+        # The kind of a missing part is unknown, so that it is listed under every kind.
+        missing = [PartSource(kind, point.name, point.module, file, problem=problem) for kind in FOLDERS]
+        parts += named or missing
+    return tuple(parts)
 
 
 def _scan(file: Path, module: str, kind: str | None) -> Iterator[PartSource]:
@@ -267,14 +263,16 @@ def _scan(file: Path, module: str, kind: str | None) -> Iterator[PartSource]:
         if not isinstance(node, ast.ClassDef):
             continue
         bases = [base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in node.bases]
-        its_kind = kind or next((BASES[base] for base in bases if base in BASES), "regularizers")
+        kind_here = kind or next((BASES[base] for base in bases if base in BASES), "regularizers")
         for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register":
                 name = ast.literal_eval(decorator.args[0])
-                yield PartSource(its_kind, name, module, file, _first_line(ast.get_docstring(node)), problem)
+                about = _first_line(ast.get_docstring(node))
+                yield PartSource(kind_here, name, module, file, about, problem)
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
+    """The packages that a module imports at its top level."""
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -296,7 +294,7 @@ def _origin(cls: type) -> str:
 
 
 def cause(error: BaseException, file: Path) -> str:
-    """One line: what went wrong, and where in the part's own file."""
+    """An error in one line, with the line of the part's own file that it comes from."""
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
 from ..bench.nn.convolutions import conv, decoder, downsampling, encoder
+from ..bench.nn.released_weights import ldm_names
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
@@ -61,6 +63,10 @@ class Conv(Tokenizer):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+
+    @staticmethod
+    def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        return ldm_names(state)
 
 
 @register("vavae")

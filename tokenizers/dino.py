@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -11,10 +12,17 @@ from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
 from ..bench.nn.convolutions import conv, decoder, up
+from ..bench.nn.released_weights import VIT, ldm_decoder_names, renamed
 from ..bench.nn.timm_vit import transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
+# Our prefixes of the encoder's parameters and those of `VAE` in sen-ye/dmvae.
+RELEASED = {
+    VIT: "encoder.model.",
+    "encoder.inner.0.": "bottle_neck.mlp.0.",
+    "encoder.head.": "bottle_neck.mlp.2.",
+}
 
 
 def small(module: nn.Module) -> None:
@@ -108,3 +116,8 @@ class Dino(Tokenizer):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+
+    @staticmethod
+    def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        first = ["decoder.conv_in.0.conv", "decoder.conv_in.1"]
+        return renamed(state, RELEASED) | ldm_decoder_names(state, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer, Unfit
-from ..bench.nn.timm_vit import transformer
+from ..bench.nn.released_weights import VIT, renamed
+from ..bench.nn.timm_vit import add_positions, transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
@@ -20,6 +22,19 @@ L_64: dict[str, Any] = {
     "patch": 16,
     "latents": 64,
     "channels": 32,
+}
+# Our prefixes of parameters and those of `SoftVQModel` in Hhhhhhao/continuous_tokenizer.
+RELEASED = {
+    VIT: "encoder.model.",
+    "encoder.latents": "encoder.latent_tokens",
+    "encoder.positions": "encoder.latent_pos_embed",
+    "encoder.codebooks.codes": "quantize.embedding",
+    "encoder.head.": "quant_conv.",
+    "decoder.vit.": "decoder.model.",
+    "decoder.mask": "decoder.mask_token",
+    "decoder.positions": "decoder.latent_pos_embed",
+    "decoder.embed.": "post_quant_conv.",
+    "decoder.head.": "decoder.to_pixel.model.",
 }
 
 
@@ -60,7 +75,7 @@ class Encoder(nn.Module):
         self.positions = small(1, latents, vit.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        x = add_positions(self.vit, self.vit.patch_embed(images))
         latents = (self.latents + self.positions).expand(len(x), -1, -1)
         x = self.vit.norm_pre(torch.cat((x, latents), 1))
         h = self.head(self.vit.norm(self.vit.blocks(x))[:, -latents.shape[1] :])
@@ -81,7 +96,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(vit.embed_dim, image.channels * patch**2)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.vit._pos_embed(self.mask.expand(len(z), self.patches, -1))
+        x = add_positions(self.vit, self.mask.expand(len(z), self.patches, -1))
         x = self.vit.norm_pre(torch.cat((x, self.embed(z) + self.positions), 1))
         first = self.vit.num_prefix_tokens
         x = self.head(self.vit.norm(self.vit.blocks(x))[:, first : first + self.patches])
@@ -132,3 +147,7 @@ class SoftVQ(Tokenizer):
     def heads(self) -> dict[str, nn.Parameter]:
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: part.get_parameter("head.weight") for name, part in parts.items()}
+
+    @staticmethod
+    def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        return renamed(state, RELEASED)

@@ -9,59 +9,59 @@ from torch import Tensor
 
 from .specs import ImageSpec
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val"]  # "val" is held out
 
 
 class Dataset:
-    """Labelled images in two disjoint splits."""
+    """Images, with or without labels, in the two disjoint splits "train" and "val"."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     image: ImageSpec
     classes: int  # 0 without labels
-    # Images come from 8-bit files, one by one: processes decode them ahead and hand over 8 bits.
+    # Whether images are decoded from 8-bit files one by one: then processes decode batches ahead by `levels`.
     decodes: ClassVar[bool] = False
 
     def fetch(self) -> None:
-        """Called before a run where the data isn't there.
+        """Gets the data if it is missing; the frame calls this before a run.
 
         Raises:
-            FileNotFoundError: saying where it was looked for, and how to get it.
+            FileNotFoundError: naming the folders that were searched, and how to get the data.
         """
 
     def fingerprint(self) -> str | None:
-        """sha256 of the data on disk and of the options that select from it; None if it isn't there yet."""
+        """sha256 of the data on disk and of the options that select from it; None if the data is missing."""
         raise NotImplementedError
 
     def size(self, split: Split) -> int:
-        """Number of images; known without the data where an option says it."""
+        """The number of images; known without the data if an option states it."""
         raise NotImplementedError
 
     def mirrored(self, split: Split) -> int:
-        """How many images are others mirrored: the last ones, of a set that decodes.
+        """The number of images at the end of a split that are mirrored copies of others, if the set decodes.
 
-        Methods learn from them and metrics don't: published statistics are of images as they are.
+        Methods learn from mirrored copies and metrics leave them out, as published statistics do.
         """
         return 0
 
     def images(self, split: Split, index: Tensor) -> Tensor:
-        """index (B,) int64 -> (B, c, H, W) float32 in [-1, 1]."""
+        """Images by index: (B,) int64 -> (B, c, H, W) float32 in [-1, 1]."""
         raise NotImplementedError
 
     def levels(self, split: Split, index: Tensor) -> Tensor:
-        """The images in uint8, of a set that decodes; one that has them so saves the way through floats."""
+        """The images in uint8: (B,) int64 -> (B, c, H, W); sets of 8-bit files override it to skip floats."""
         return to_uint8(self.images(split, index))
 
     def labels(self, split: Split) -> Tensor | None:
-        """(size,) int64, or None without labels."""
+        """The labels of a split: (size,) int64, or None without labels."""
         raise NotImplementedError
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
-    # In place where it can be: sets of 256-pixel images are large.
+    """Images (..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""
+    # In place, because sets of 256-pixel images are large.
     return (images.float() * 127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(levels: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in [-1, 1]."""
+    """Images in uint8, 0..255 -> float32 in [-1, 1]."""
     return (levels.float() / 127.5).sub_(1)

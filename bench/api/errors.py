@@ -1,14 +1,17 @@
-"""The errors by which parts speak to the frame."""
+"""The errors that a part raises to tell the frame that a cell cannot be run or has failed."""
 
 from __future__ import annotations
 
 
 class Unfit(ValueError):
-    """Raised by a constructor that cannot work with the spec it is given; such a cell is skipped."""
+    """The part does not work with the other parts of the cell; the cell is skipped with this reason.
+
+    Constructors raise it for a spec that they cannot use.
+    """
 
 
 class Diverged(Exception):
-    """A training that went wrong by itself: a loss that is not finite, a latent that collapsed.
+    """The training failed by itself: a loss is not finite, or the latent collapsed.
 
-    It is a result, cached like any other; the row is reported as failed with this reason.
+    Such a failure is a cached result; the cell is reported as failed with this reason.
     """

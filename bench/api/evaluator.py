@@ -1,4 +1,4 @@
-"""The interface of evaluators, and what they may ask of a cell."""
+"""The interface of evaluators, and of the cell that they score."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means; a leaderboard needs its direction."""
+    """The meaning of a metric's numbers: its scope, direction and unit."""
 
     scope: Literal["tokenizer", "generator"]
-    higher_is_better: bool | None  # None: descriptive
+    higher_is_better: bool | None  # None: neither, the number only describes
     unit: str = ""
     about: str = ""  # one sentence for tables
-    cost: bool = False  # seconds, bytes, parameters, operations: filed under `cost`, not a score
+    cost: bool = False  # whether it is a cost (seconds, bytes, parameters, operations) and no score
 
 
 class Estimate(float):
-    """A metric's value with what is known of its uncertainty; a plain float has neither.
+    """A metric's value with bootstrap replicates and values by class, where there are any.
 
-    `replicates` are its values on `resampling.REPLICATES` resamples of the images (or tokens) that it is
-    over, whose indices depend on the metric's name and the replicate alone (`resampling.counts`): differences
-    between two rows' replicates are paired. `classes` are its values by class.
+    `replicates` are the metric's values on `bootstrap.REPLICATES` resamples of its images (or tokens). The
+    resamples' indices depend only on the metric's name and the replicate's number (`bootstrap.counts`), so
+    that differences between two rows' replicates are paired. `classes` are the metric's values by class.
     """
 
     replicates: Sequence[float] | None
@@ -54,21 +54,21 @@ class Estimate(float):
         return self
 
 
-Of = Literal["train", "val", "reconstructions", "samples"]
+Of = Literal["train", "val", "reconstructions", "samples"]  # an image set of a cell
 
 
 class Subject:
-    """What an evaluator may ask of a cell: computed when asked, and shared between evaluators.
+    """A cell as evaluators see it; its values are computed on demand and shared between evaluators.
 
     `scope` is "tokenizer" (samples and generator are None) or "generator". The subject of the `real` row has
-    held-out images as its samples, as many as the others if there are, `real` set, and neither tokenizer,
-    regularizer nor generator.
+    `real` set and neither tokenizer, regularizer nor generator; its samples are held-out images, as many as
+    other rows have samples if there are enough.
     """
 
     scope: Literal["tokenizer", "generator"]
     real: bool
     dataset: Dataset
-    extractors: tuple[FeatureExtractor, ...]  # those of the matrix; metrics over features are made for each
+    extractors: tuple[FeatureExtractor, ...]  # of the matrix; metrics over features are computed for each
     noise: Noise
     tokenizer: Tokenizer
     regularizer: Regularizer
@@ -76,73 +76,73 @@ class Subject:
     guidance: float | None
     samples: Tensor | None  # (n, c, H, W) uint8
     sample_labels: Tensor | None  # (n,)
-    facts: dict[str, Any]  # what the regularizer's constructor was given by name
-    latent_batch: int | None  # the minibatch that latents are encoded in, where they depend on it
-    costs: dict[str, dict[str, float]]  # of each stage behind this subject: {"tokenizer": {"seconds": …}, …}
+    facts: dict[str, Any]  # arguments that the frame passed to the regularizer's constructor
+    latent_batch: int | None  # size of the minibatches that latents are encoded in, if they depend on it
+    costs: dict[str, dict[str, float]]  # by stage: {"tokenizer": {"seconds": …}, …}
 
     @property
     def decodes(self) -> bool:
-        """Whether there are images of latents: evaluators that look at them have no numbers without."""
+        """Whether latents can be decoded to images; if not, evaluators of images return no numbers."""
         return self.real or self.tokenizer is None or self.tokenizer.decodes
 
     def images(self, split: Split) -> Tensor:
-        """(n, c, H, W) uint8; large sets of images or latents are mapped files: read them chunk by chunk."""
+        """Images of a split, (n, c, H, W) uint8; large sets, as of latents, are mapped files: read chunks."""
         raise NotImplementedError
 
     def labels(self, split: Split) -> Tensor | None:
-        """(n,) int64."""
+        """The labels of a split: (n,) int64, or None without labels."""
         raise NotImplementedError
 
     def requested_labels(self) -> Tensor | None:
-        """(n,) classes that samples were asked for, on the CPU; None if there is no class, or no other."""
-        asked, known = self.sample_labels, self.labels("train")
-        if asked is None or known is None or (asked < 0).any() or len(known.unique()) < 2:
+        """The classes (n,) that samples were conditioned on, on the CPU; None with fewer than two classes."""
+        labels, known = self.sample_labels, self.labels("train")
+        if labels is None or known is None or (labels < 0).any() or len(known.unique()) < 2:
             return None
-        return asked.cpu()
+        return labels.cpu()
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         """Decoded held-out images, uint8, from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError
 
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:
-        """(n, T, C), drawn with noise or without, as the tokenizer gives them (not normalised)."""
+        """Latents of a split, (n, T, C), drawn with noise or deterministic, not normalised."""
         raise NotImplementedError
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
-        """Training steps (P,) and the latents (P, n, T, C) of the first n training images at each.
+        """Training steps (P,) and the latents (P, n, T, C) of the first n training images at each step.
 
-        As the matrix's `probes: {every: 100}` has them; P = 0 without.
+        The steps follow the matrix's `probes: {every: 100}`; P = 0 without probes.
         """
         raise NotImplementedError
 
     def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
         """Pooled features (n, F), or another output, of an image set by an extractor (None: the first).
 
-        The first extractor has "tokens" of "train" and "val" alone.
+        "tokens" exist only of "train" and "val", and only by the first extractor.
         """
         raise NotImplementedError
 
     def reference(self, split: Split, own: bool = False) -> Reference:
-        """The matrix's reference in the latent's space, by the base class's projection or by the row's own.
+        """The matrix's reference in the latent's space or, with `own`, the row's own reference or mapping.
 
-        "train" is what methods may learn from, "val" are fresh samples of the same distribution.
+        Methods may learn from "train"; "val" are fresh samples of the same distribution.
         """
         raise NotImplementedError
 
     @property
     def own_reference(self) -> bool:
-        """Whether the row has a reference of its own, other than the matrix's or in another space."""
+        """Whether the row's own reference differs from the matrix's, by its samples or its mapping."""
         raise NotImplementedError
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:
-        """What reference() depends on besides the latent's shape."""
+        """Everything that reference() depends on besides the latent's shape."""
         raise NotImplementedError
 
 
 class Evaluator:
-    """A family of metrics; `metrics` is keyed by base name: what precedes any "[" or "@" of a full name."""
+    """A family of metrics; the keys of `metrics` are base names: a full name up to its first "[" or "@"."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     metrics: ClassVar[dict[str, Metric]]
 
     def run(self, subject: Subject) -> dict[str, float]:
@@ -150,15 +150,15 @@ class Evaluator:
         raise NotImplementedError
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        """Everything that the value under this full name depends on besides the images; always with `n`."""
+        """Everything that the metric of this full name depends on besides the images; always with `n`."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Stands for the files that numbers depend on beside the subject, as far as they are there."""
+        """A hash of the existing files that numbers depend on besides the subject; "" without files."""
         return ""
 
     def figures(self, subject: Subject) -> Mapping[str, Figure | Tensor]:
-        """Pictures by name, saved as PNG: matplotlib's `Figure` (not pyplot), or pixels, uint8 (H, W, 3)."""
+        """Pictures by name, saved as PNG: a matplotlib `Figure` (not pyplot) or pixels, uint8 (H, W, 3)."""
         return {}
 
     @classmethod

@@ -11,49 +11,46 @@ from .specs import LatentSpec
 
 
 class FeatureExtractor:
-    """A frozen network that describes images: one vector for distances, a grid of tokens for teachers.
+    """A frozen network that describes images: a pooled vector for distances, a grid of tokens for teachers.
 
-    `outputs` names what `describe` can give: "pooled" (B, F), "tokens" (B, N, G), "logits" (B, K) of a
-    classifier, which the inception score needs, and "spatial" (B, S), a flattened map, for sFD.
+    `outputs` are the names that `describe` takes: "pooled" (B, F), "tokens" (B, N, G), "logits" (B, K) of a
+    classifier, which the inception score needs, and "spatial" (B, S), a flattened map, for sFD. A subclass
+    implements `describe` or, if it has only the first two outputs, `__call__`; each is defined by the other.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     outputs: tuple[str, ...] = ("pooled", "tokens")
-    cmmd: ClassVar[bool] = False  # images are compared by CMMD's kernel in place of FD, KD and the rest
-    # How images come to the network; other than these only in an audit, which changes an instance's.
+    cmmd: ClassVar[bool] = False  # whether CMMD replaces FD, KD and the other distances
+    # How images are prepared for the network; only `bench audit` overrides these, on an instance.
     resizing: str = "clean"  # one of images.RESIZINGS
-    rounds: bool = True  # to 8 bits
-    name: str  # what metric names carry in brackets, unless the weights are those that define a metric
+    rounds: bool = True  # whether images are rounded to 8 bits first
+    name: str  # in brackets in metrics' names, unless the weights are those that define a metric
     channels: int  # F of the pooled features
-    widths: Mapping[
-        str, int
-    ] = {}  # of other outputs than pooled features and tokens, as far as they are said
+    widths: Mapping[str, int] = {}  # of the outputs other than "pooled" and "tokens", where known
     spec: LatentSpec  # of the token features
 
     def fingerprint(self) -> str | None:
-        """sha256 of the weights; None if they aren't there yet."""
+        """sha256 of the weights; None if they are missing."""
         raise NotImplementedError
 
     def fetch(self) -> None:
-        """Downloads weights that aren't there, if they can be had; called before a run.
+        """Downloads missing weights; the frame calls this before a run.
 
         Raises:
-            FileNotFoundError: naming the file, where it would have to be downloaded offline.
+            FileNotFoundError: naming the file that is missing and cannot be downloaded, or must not be
+            offline.
         """
 
     def protocol(self) -> dict[str, Any]:
-        """Everything besides the images that a feature depends on: weights, resolution, resizing, layer."""
+        """Everything that features depend on besides the images: weights, resolution, resizing, layer."""
         raise NotImplementedError
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, c, H, W) in [-1, 1] -> pooled (B, F), tokens (B, N, G); rounds to 8 bits first."""
-        found = self.describe(images, ("pooled", "tokens"))
-        return found["pooled"], found["tokens"]
+        """Images (B, c, H, W) in [-1, 1], rounded to 8 bits first -> pooled (B, F), tokens (B, N, G)."""
+        described = self.describe(images, ("pooled", "tokens"))
+        return described["pooled"], described["tokens"]
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """(B, c, H, W) in [-1, 1] -> the outputs asked for, in one pass through the network.
-
-        A part has this or, where there are no other outputs, `__call__`: each is made of the other.
-        """
-        found = dict(zip(("pooled", "tokens"), self(images), strict=True))
-        return {name: found[name] for name in outputs}
+        """The named outputs of images (B, c, H, W) in [-1, 1], in one pass through the network."""
+        described = dict(zip(("pooled", "tokens"), self(images), strict=True))
+        return {name: described[name] for name in outputs}

@@ -13,14 +13,15 @@ from .specs import LatentSpec
 
 
 class Generator(nn.Module):
-    """A model of latents z (B, T, C), which come normalised by the matrix's rule.
+    """A model of latents z (B, T, C), which the frame normalises by the matrix's `normalise`.
 
-    A generator either descends `loss` or, where there is nothing to descend, overrides `fit`.
+    The loop descends `loss`; a generator without a loss overrides `fit` instead. The frame passes `spec` and
+    `classes` (0 without labels) to the constructor.
     """
 
-    version: ClassVar[int] = 1
-    # Published names for sets of options: `size: XL` in a matrix stands for them, and what is given beside it
-    # wins. Constructors and cache keys know the options alone.
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
+    # Published names for sets of options: `size: XL` in a matrix stands for the set, and options written
+    # beside it win. Constructors and cache keys contain only the options.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
@@ -28,31 +29,34 @@ class Generator(nn.Module):
         self.spec, self.classes = spec, classes
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        """Named scalars whose sum is descended; dropping labels in training is the generator's business."""
+        """Named scalars whose sum is descended; the generator itself drops labels in training."""
         raise NotImplementedError
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Estimates the model from one pass over (z, labels), in place of descending a loss."""
+        """Estimates the model from one pass over batches of (z, labels), in place of descending a loss."""
         raise NotImplementedError
 
     def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
-        """One z (B, T, C) per label (B,); -1 asks for no class.
+        """Latents z (B, T, C), one for each label (B,); -1 is "no class".
 
-        Keyword-only arguments of subclasses are options of the samples stage (`sampler: {...}` in a matrix).
+        Keyword-only arguments of subclasses are options of sampling (`sampler: {...}` in a matrix).
         """
         raise NotImplementedError
 
 
 class Flow(Generator):
-    """A generator with a velocity field."""
+    """A generator by the velocity field of a flow from noise to latents."""
 
     per_token: ClassVar[bool] = False  # whether a token's velocity depends on that token alone
-    conditional: bool = True  # whether it depends on the label
+    conditional: bool = True  # whether the velocity depends on the label
 
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """x (B, T, C), t (B,) -> v (B, T, C), or (v, hidden tokens (B, T, D) after block `tap`)."""
+        """The velocity: x (B, T, C), t (B,) -> v (B, T, C).
+
+        With `tap`, the pair of v and the hidden tokens (B, T, D) after that block, counted from 1.
+        """
         raise NotImplementedError
 
 
@@ -60,9 +64,9 @@ class Likelihood(Generator):
     """A generator with a tractable density."""
 
     def log_prob(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """(B, T, C) -> (B,) in nats, summed over tokens and channels."""
+        """The log density of latents: (B, T, C) -> (B,) in nats, summed over tokens and channels."""
         raise NotImplementedError
 
     def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
-        """log_prob(z, labels), and the hidden tokens (B, T, D) after layer `tap`, counted from 1."""
+        """The log density, and the hidden tokens (B, T, D) after layer `tap`, counted from 1."""
         raise Unfit(f"{type(self).__name__} has no layers with hidden tokens")

@@ -1,4 +1,4 @@
-"""Random draws whose seeds are made of names, so that each draw says what it depends on."""
+"""Random draws whose seeds are hashes of names, so that a draw depends on nothing else."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from torch import Tensor
 
 
 def seed_for(*names: str | int) -> int:
-    """A 64-bit seed that is a function of the names alone, in order."""
+    """A 64-bit seed: a function of the names and their order alone."""
     text = "\0".join(str(name) for name in names)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
 
 
-# Draws of at most WHOLE values are made at once for the global batch; larger ones in blocks of BLOCK rows.
-WHOLE = 2**20
-BLOCK = 8
+WHOLE = 2**20  # values: larger draws are made in blocks, of which a process draws only those that it needs
+BLOCK = 8  # rows
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Random draws: a function of (seed, stream, step, tag) alone.
+    """A stream of random draws; each draw is a function of the seed, the forks, the tag and the shape alone.
 
+    Streams or tags with different names are independent; the same stream and tag give the same draw twice.
     Draws are made in float32 on the CPU for the global batch and sliced to this process's rows, so they
-    depend neither on the device, the precision nor the number of processes. `seed`, the forks and the tag are
-    hashed: streams with different names are independent, the same stream and tag give the same draw.
+    depend neither on the device, the precision nor the number of processes.
     """
 
     seed: int
@@ -37,15 +36,15 @@ class Noise:
     world: int = 1
 
     def fork(self, name: str | int) -> Noise:
-        """A stream of its own, e.g. `noise.fork(step).fork("latent")`."""
+        """An independent stream, e.g. `noise.fork(step).fork("latent")`."""
         return replace(self, stream=(*self.stream, str(name)))
 
     def normal(self, like: Tensor, tag: str = "") -> Tensor:
-        """Standard normal values of `like`'s shape, device and dtype."""
+        """Standard normal values of the shape, device and dtype of `like`; all processes share a 0-d draw."""
         return self._draw(torch.randn, like, tag)
 
     def uniform(self, like: Tensor, tag: str = "") -> Tensor:
-        """Uniform values in [0, 1) like `like`; a 0-d `like` is shared by all processes."""
+        """Uniform values in [0, 1), like `normal`."""
         return self._draw(torch.rand, like, tag)
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
@@ -59,7 +58,6 @@ class Noise:
         first, total = rows * self.rank, rows * self.world
         if total * shape.numel() <= WHOLE:
             return drawn((total, *shape))[first : first + rows].to(like)
-        # Large draws are of blocks with seeds of their own; a process makes those that it needs.
         blocks = range(first // BLOCK, -(-(first + rows) // BLOCK))
         parts = torch.cat([drawn((BLOCK, *shape), block) for block in blocks])
         return parts[first % BLOCK : first % BLOCK + rows].to(like)
@@ -67,7 +65,7 @@ class Noise:
 
 @contextmanager
 def seeded(*names: str | int) -> Iterator[None]:
-    """Seeds torch's global generator by names (0 without any), and restores its state after the block."""
+    """Seeds torch's global CPU generator by names (0 without any), and restores its state after the block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(*names) if names else 0)
         yield

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .data import Dataset, Split
 from .specs import LatentSpec
 
-CHUNK = 2**12  # samples of a reference at a time
+CHUNK = 2**12  # samples that are processed at a time
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Reference:
     """Samples of the distribution that a latent should follow, not paired with images.
 
     `samples` is (M, N, F): M draws of N tokens (1 if unstructured) of F channels; `labels` is (M,) or None.
-    Statistics for centring, scaling or a PCA are those of the first `fit` samples (None: of all): the frame
-    passes train and val as one, so that both are mapped alike and nothing is learned from val.
+    Statistics for centring, scaling or a PCA are taken from the first `fit` samples (None: from all). The
+    frame passes train and val as one reference whose `fit` is the size of train, so that both are mapped
+    alike and nothing is learned from val.
     """
 
     samples: Tensor
@@ -29,7 +30,7 @@ class Reference:
     fit: int | None = None
 
     def projected(self, spec: LatentSpec) -> Reference:
-        """Into the shape and units of a latent, the same way for every row of a matrix.
+        """The reference in the shape and units of a latent, mapped the same way for every row of a matrix.
 
         Tokens are pooled (see `pooled`), features standardised, and, unless the latent has as many channels,
         multiplied by a fixed random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow
@@ -41,14 +42,14 @@ class Reference:
         projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
         projection = projection / channels**0.5
         mean, scale = own._moments()
-        # Chunk by chunk: copies of a large set before the projection don't fit into memory.
+        # In chunks: copies of a large set before the projection don't fit into memory.
         parts = [(chunk - mean) / scale @ projection.to(chunk) for chunk in own.samples.split(CHUNK)]
         return replace(own, samples=torch.cat(parts))
 
     def pooled(self, spec: LatentSpec) -> Reference:
         """Tokens average-pooled onto the latent's grid or, without one, along the raster to its token count.
 
-        A single token stays single: it says nothing of positions.
+        A single token stays single: it has no position.
         """
         samples = self.samples.float()
         if samples.shape[1] in (1, spec.tokens):
@@ -66,7 +67,7 @@ class Reference:
         return replace(self, samples=(self.samples - mean) / scale)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """The features' means (F,), and the scalar."""
+        """The features' means (F,), and the root of their mean variance ()."""
         chunks = self.samples[: self.fit].split(CHUNK)
         shares = [len(chunk) / sum(map(len, chunks)) for chunk in chunks]
         pairs = list(zip(chunks, shares, strict=True))
@@ -76,30 +77,31 @@ class Reference:
 
 
 class ReferenceSource:
-    """Where a reference distribution comes from: `reference: {use: gaussian}` of a matrix or of a method.
+    """A source of reference samples: `reference: {use: gaussian}` of a matrix or of a regularizer's row.
 
-    A constructor that names `teacher_spec: LatentSpec` or `image: ImageSpec` is given them by the frame.
+    Facts that the frame passes to a constructor that names them: `teacher_spec: LatentSpec`, `image:
+    ImageSpec`.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     spec: LatentSpec  # of the samples, before any projection
-    uses_features: bool = True  # whether draw() looks at them; for a set that decodes, others get none
-    labelled: bool = False  # whether samples come with the dataset's classes
+    uses_features: bool = True  # whether draw() reads them; if not, a dataset that decodes has none computed
+    labelled: bool = False  # whether samples have the dataset's classes as labels
 
     def fingerprint(self) -> str | None:
-        """sha256 of the files that samples are made of, beside the dataset's; None if they aren't there."""
+        """sha256 of the source's files, "" without files; None if files are missing."""
         return ""
 
     def fetch(self) -> None:
-        """Called before a run where files aren't there.
+        """Gets missing files; the frame calls this before a run.
 
         Raises:
             FileNotFoundError: naming the file.
         """
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
-        """Samples of a split, from nothing or from the teacher's tokens (n, N, G) and pooled (n, F) features.
+        """Samples of a split, from the teacher's tokens (n, N, G) and pooled features (n, F) or from neither.
 
-        "train" is what methods may learn from, "val" are fresh samples of the same distribution.
+        Methods may learn from "train"; "val" are fresh samples of the same distribution.
         """
         raise NotImplementedError

@@ -15,28 +15,28 @@ from .step import Step
 
 
 class Regularizer(nn.Module):
-    """Shapes the latent distribution of a tokenizer; used as it is, it does nothing.
+    """A method that shapes the latent distribution of a tokenizer; this base class itself does nothing.
 
-    A constructor that names `classes: int` (0 without labels), `teacher_spec: LatentSpec`, `reference_spec:
-    LatentSpec` (tokens, channels and grid of the teacher features and of the unprojected reference) or
-    `reference_classes: int` (0 if the reference has no labels) is given them by the frame; naming one
-    declares that the method needs it. Other parts are options, `prior: Annotated[Use, Flow] = "tarflow"`,
-    which `registry.use` builds.
+    Facts that the frame passes to a constructor that names them, beside `spec`: `classes: int` (0 without
+    labels), `teacher_spec: LatentSpec` and `reference_spec: LatentSpec` (tokens, channels and grid of the
+    teacher's features and of the unprojected reference), `reference_classes: int` (0 if the reference has no
+    labels). Naming one declares that the method needs it. An option may name another part, `prior:
+    Annotated[Use, Flow] = "tarflow"`, which `registry.use` builds.
 
-    Parameters fall into groups by facts: those of `critics()` have optimizers of their own, those of
-    `priors()` and whatever doesn't require a gradient are frozen, the rest is trained with the tokenizer.
+    The loop trains parameters of `critics()` by optimizers of their own, freezes those of `priors()` and
+    those that don't require a gradient, and trains all others with the tokenizer.
     """
 
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     expansion: ClassVar[int] = 1  # encoder channels per latent channel
     critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
-    couples: ClassVar[str] = ""  # "loss" or "latent": which of them depends on the whole minibatch
-    gathers: ClassVar[bool] = False  # and whether it is then gathered from all processes (processes.gathered)
-    two_views: ClassVar[bool] = False  # loss() needs `step.views`; the matrix says how images are augmented
-    # Terms that loss() returns unweighted, and the size of their gradients at the encoder's head as shares
-    # of the reconstruction's: the loop scales them so.
+    couples: ClassVar[str] = ""  # "loss" or "latent" if that depends on the whole minibatch
+    gathers: ClassVar[bool] = False  # whether a coupled minibatch is gathered by `processes.gathered`
+    two_views: ClassVar[bool] = False  # whether loss() needs `step.views`, by the matrix's `augment`
+    # Unweighted terms of loss(): the loop scales each until its gradient at the encoder's head has this share
+    # of the norm of the reconstruction's gradient.
     balanced: Mapping[str, float] = {}
-    # Options that reference() and priors() depend on (None: all); the others don't train a prior anew.
+    # Options that reference() and priors() depend on (None: all); rows that differ in others share priors.
     prior_options: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, spec: LatentSpec) -> None:
@@ -44,45 +44,45 @@ class Regularizer(nn.Module):
         self.spec = spec
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
-        """(B, T, C * expansion) -> (B, T, C); without noise, the deterministic latent."""
+        """The latent of h: (B, T, C * expansion) -> (B, T, C); without noise, the deterministic latent."""
         return h
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        """Named, weighted scalars; their gradient reaches the encoder."""
+        """Named, weighted scalars, added to the reconstruction loss; their gradient reaches the encoder."""
         return {}
 
     def reference(self, reference: Reference) -> Reference:
-        """The reference in the latent's shape and units, sample by sample; a method may have its own way."""
+        """The reference in the latent's shape and units, sample by sample; a method may map it otherwise."""
         return reference.projected(self.spec)
 
     def aligned(self, z: Tensor) -> Tensor:
-        """Latents (B, T, C) where `reference()` is: as they are, but for methods that put a head on them."""
+        """Latents (B, T, C) in the space of `reference()`; methods with a head on latents override this."""
         return z
 
     def priors(self) -> dict[str, Generator]:
-        """Submodules that are trained on `reference()` before the tokenizer, then frozen, in eval mode.
+        """Submodules that are trained on `reference()` before the tokenizer, then frozen in eval mode.
 
-        Each is a `prior` stage of its own: the generator loop, on the reference as it is (not normalised),
-        with its labels if it has any; the average of its weights is what is kept.
+        Each is a `prior` stage: the generator loop on the reference, not normalised, with its labels if it
+        has any. The stage keeps the average of the weights.
         """
         return {}
 
     def begin(self, z: Tensor) -> None:
-        """Called once before the first update, not on resume: priors are loaded, z (B, T, C) are latents."""
+        """Initialises from latents z (B, T, C); called before the first update, with priors loaded."""
 
     def generator(self) -> Generator | None:
-        """Its own sampler of latents, as the tokenizer gives them (not normalised), if it has one.
+        """The method's own generator of latents (not normalised), if it has one.
 
-        A matrix samples it by the generator `use: joint`, and goes on training it by `init: joint`.
+        In a matrix the generator `use: joint` samples it, and `init: joint` goes on training it.
         """
         return None
 
     def classify(self, z: Tensor) -> Tensor | None:
-        """z (B, T, C) -> the class of each (B,), for methods whose latents say it (LZN); None for others."""
+        """The class of each latent, z (B, T, C) -> (B,), if latents determine it (LZN); otherwise None."""
         return None
 
     def critics(self) -> dict[str, nn.Module]:
-        """Networks that learn by `critic_loss` with optimizers of their own."""
+        """Networks, by name, that minimise `critic_loss` with optimizers of their own."""
         return {}
 
     def critic_loss(self, name: str, z: Tensor, step: Step) -> Tensor:

@@ -16,7 +16,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """T tokens of C channels; `grid` = (h, w) when the tokens lie on a raster in row order."""
+    """A latent's shape: T tokens of C channels; `grid` = (h, w) if tokens lie on a raster in row order."""
 
     tokens: int
     channels: int

@@ -1,4 +1,4 @@
-"""Sets of small images in the idx files of MNIST (LeCun et al., 1998), as distributed or unpacked."""
+"""Datasets of small images in the idx files of MNIST (LeCun et al., 1998), packed or unpacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 def parse(raw: bytes) -> Tensor:
-    """The uint8 tensor in an idx file: two zeros, type 8, the number of dimensions, sizes, values."""
+    """The uint8 tensor of an idx file: two zeros, type 8, the number of dimensions, sizes, values."""
     if raw[:3] != b"\0\0\x08":
         raise ValueError("not an idx file of bytes")
     sizes = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
@@ -32,9 +32,9 @@ def parse(raw: bytes) -> Tensor:
     return torch.from_numpy(values.copy().reshape(sizes))
 
 
-@lru_cache(maxsize=4)  # a set has four, and a worker makes hundreds of stages of it
+@lru_cache(maxsize=4)  # a dataset has four files, which a worker reads for hundreds of stages
 def unpacked(file: Path, changed: int) -> bytes:
-    """What is in a file, packed or not, that was last changed then."""
+    """The content of a file, packed or not; the time of its last change is part of the cache's key."""
     return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
 
 
@@ -43,8 +43,8 @@ class IdxDataset(Dataset):
 
     classes = 10
     title: ClassVar[str]
-    folders: ClassVar[tuple[str, ...]]  # where it is looked for
-    hint: ClassVar[str]  # how to get it
+    folders: ClassVar[tuple[str, ...]]  # folders that are searched
+    hint: ClassVar[str]  # how to get the files
 
     def __init__(
         self,
@@ -54,25 +54,25 @@ class IdxDataset(Dataset):
     ) -> None:
         """
         Args:
-            root: the folder with the four files, packed or not, or torchvision's root; null: the usual ones.
-            pad: black pixels on each side; 2 make it 32 x 32, which halves five times.
-            count: {"train": n, "val": n}, the first images of each; null is all.
+            root: the folder with the four files, packed or not, or torchvision's root; null: the usual
+            folders. pad: black pixels on each side; 2 make it 32 x 32, which halves five times. count:
+            {"train": n, "val": n}, the first images of each; null is all.
         """
         if count is not None and set(count) != set(PREFIX):
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
-        self.roots = [Path(one).expanduser() for one in ([root] if root is not None else self.folders)]
+        self.roots = [Path(name).expanduser() for name in ([root] if root is not None else self.folders)]
         self.pad, self.count = pad, count
         self.image = ImageSpec(channels=1, height=28 + 2 * pad, width=28 + 2 * pad)
 
     def fetch(self) -> None:
         if not self._files:
-            looked = ", ".join(map(str, self.roots))
+            searched = ", ".join(map(str, self.roots))
             raise FileNotFoundError(
-                f"{self.title} is not in {looked}: {self.hint}, or name its folder by `root`"
+                f"{self.title} is not in {searched}: {self.hint}, or name its folder by `root`"
             )
 
     def fingerprint(self) -> str | None:
-        """sha256 of options and unpacked files: Debian's packed and torchvision's unpacked ones are alike."""
+        """sha256 of the options and the unpacked files, equal for Debian's packed and torchvision's files."""
         if not self._files:
             return None
         chosen = f"pad={self.pad} count={self.count and sorted(self.count.items())}"
@@ -85,8 +85,8 @@ class IdxDataset(Dataset):
     def size(self, split: Split) -> int:
         if self._files:
             return len(self._splits[split][1])
-        there = {"train": 60_000, "val": 10_000}[split]
-        return there if self.count is None else min(there, self.count[split])
+        size = {"train": 60_000, "val": 10_000}[split]
+        return size if self.count is None else min(size, self.count[split])
 
     def images(self, split: Split, index: Tensor) -> Tensor:
         return from_uint8(padded(self._splits[split][0][index], [self.pad] * 4))[:, None]
@@ -96,18 +96,18 @@ class IdxDataset(Dataset):
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """The four files by name, from the first folder that has them all."""
+        """The four files by name, from the first folder that has all of them."""
         names = [f"{prefix}-{kind}" for prefix in PREFIX.values() for kind in KINDS]
         for root in self.roots:
             for folder in (root, root / type(self).__name__ / "raw"):
-                found = {
+                files = {
                     name: file
                     for name in names
                     for file in (folder / f"{name}.gz", folder / name)
                     if file.is_file()
                 }
-                if len(found) == len(names):
-                    return found
+                if len(files) == len(names):
+                    return files
         return {}
 
     def _raw(self, split: Split, kind: str) -> bytes:
@@ -117,9 +117,9 @@ class IdxDataset(Dataset):
     @cached_property
     def _splits(self) -> dict[Split, tuple[Tensor, Tensor]]:
         self.fetch()
-        found: dict[Split, tuple[Tensor, Tensor]] = {}
+        splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in PREFIX:
             images, labels = (parse(self._raw(split, kind)) for kind in KINDS)
             first = slice(None if self.count is None else self.count[split])
-            found[split] = images[first], labels[first].long()
-        return found
+            splits[split] = images[first], labels[first].long()
+        return splits

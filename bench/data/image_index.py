@@ -1,4 +1,4 @@
-"""The image files below a folder: listed, looked at and remembered, for folders with a million of them."""
+"""An index of the image files below a folder, kept in the user's cache: folders may have a million images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-THREADS = 16  # a network's file system answers many questions at once
-RECENT = (
-    2 * 10**9
-)  # nanoseconds: a folder that changed so shortly before may change unseen within its clock's tick
-NAMED = 10  # of the bad files, in a message
+THREADS = 16  # a network file system answers many requests at once
+# Nanoseconds: a folder that changed so recently may change again within its clock's tick, so it isn't cached.
+RECENT = 2 * 10**9
+NAMED = 10  # unreadable files in a message
 
 
 @dataclass(frozen=True)
@@ -33,77 +32,77 @@ class Listing:
 
 
 def listed(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
-    """The images in root/train and root/val, or, without the former, in the whole of root.
+    """The images in root/train and root/val or, without root/train, in all of root.
 
-    They are looked at once: what they hold is kept in the user's cache until a folder changes. A file that
-    is overwritten in place doesn't change its folder; who reads it must compare its size.
+    The listing is cached until a folder changes. A file that is overwritten in place doesn't change its
+    folder: whoever reads the file must compare its size.
 
     Args:
-        verify: "ends" decodes the files that don't begin and end as a JPEG or PNG does, "all" all of them.
+        verify: "ends" decodes only files that don't begin and end as a JPEG or PNG does, "all" all files.
 
     Raises:
         ValueError: naming the files that cannot be decoded.
     """
-    kept = cache(root, verify)
-    if kept.is_file():
-        with np.load(kept) as held:
-            folders, times = held["folders"].tolist(), held["times"].tolist()
+    cached = cache(root, verify)
+    if cached.is_file():
+        with np.load(cached) as stored:
+            folders, times = stored["folders"].tolist(), stored["times"].tolist()
             if [_changed(folder) for folder in folders] == times:
-                return Listing(held["names"], held["sizes"])
+                return Listing(stored["names"], stored["sizes"])
     began = time.time_ns()
     tops = [root / name for name in ("train", "val") if (root / name).is_dir()]
     if not (root / "train").is_dir():
         tops = [root]
-    folders = [os.fsencode(root), *chain.from_iterable(map(_below, tops))]
+    folders = [os.fsencode(root), *chain.from_iterable(map(_folders_below, tops))]
     times = [_changed(folder) for folder in folders]
     with ThreadPoolExecutor(THREADS) as pool:
-        look = partial(_inspected, verify=verify)
-        found = sorted(chain.from_iterable(pool.map(look, sorted(set(folders[1:])))))
-    if not found:
+        inspect = partial(_inspected, verify=verify)
+        files = sorted(chain.from_iterable(pool.map(inspect, sorted(set(folders[1:])))))
+    if not files:
         raise ValueError(f"no images in {root}")
-    bad = [f"{os.fsdecode(name)} ({why})" for name, _, why in found if why]
+    bad = [f"{os.fsdecode(name)} ({why})" for name, _, why in files if why]
     if bad:
         more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise ValueError(f"{len(bad)} of {len(found)} images cannot be read: {', '.join(bad[:NAMED])}{more}")
+        raise ValueError(f"{len(bad)} of {len(files)} images cannot be read: {', '.join(bad[:NAMED])}{more}")
     start = len(os.fsencode(root)) + 1
-    listing = Listing(
-        np.array([name[start:] for name, _, _ in found]), np.array([size for _, size, _ in found], np.int64)
-    )
+    names, sizes = [name[start:] for name, _, _ in files], [size for _, size, _ in files]
+    listing = Listing(np.array(names), np.array(sizes, np.int64))
     if max(times) < began - RECENT:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(f".{os.getpid()}")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cached.with_suffix(f".{os.getpid()}")
         with open(temporary, "wb") as file:
             np.savez(file, names=listing.names, sizes=listing.sizes, folders=folders, times=times)
-        temporary.rename(kept)
+        temporary.rename(cached)
     return listing
 
 
 def cache(root: Path, verify: str) -> Path:
-    """Where a listing is kept."""
+    """The cache file of a listing."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     name = hashlib.sha256(f"{root.resolve()}\0{verify}".encode()).hexdigest()[:16]
     return home / "latentbench" / "listings" / f"{name}.npz"
 
 
-def _below(top: Path) -> Iterable[bytes]:
-    """A folder and all in it; of links those to folders are followed."""
+def _folders_below(top: Path) -> Iterable[bytes]:
+    """A folder and all folders below it, with links to folders followed."""
     return (folder for folder, _, _ in os.walk(os.fsencode(top), followlinks=True))
 
 
 def _changed(folder: bytes) -> int:
+    """The time of a folder's last change in nanoseconds, or -1 if it is missing."""
     return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else -1
 
 
 def _inspected(folder: bytes, verify: str) -> list[tuple[bytes, int, str]]:
-    """Path, size and what is wrong with it ("": nothing) of every image of a folder."""
-    found = []
+    """The path, the size and the problem ("" if there is none) of every image in a folder."""
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.lower().endswith(tuple(map(str.encode, SUFFIXES))) and entry.name[:1] != b".":
-                size, whole = _ends(entry.path)
-                why = "" if whole and verify == "ends" else _problem(entry.path)
-                found.append((entry.path, size, why))
-    return found
+                size, complete = _ends(entry.path)
+                why = "" if complete and verify == "ends" else _problem(entry.path)
+                files.append((entry.path, size, why))
+    return files
 
 
 def _ends(path: bytes) -> tuple[int, bool]:
@@ -118,12 +117,12 @@ def _ends(path: bytes) -> tuple[int, bool]:
 
 
 def _problem(path: bytes) -> str:
-    """What keeps a file from being decoded."""
+    """The reason why a file cannot be decoded, or ""."""
     from PIL import Image
 
     try:
         with Image.open(os.fsdecode(path)) as picture:
             picture.load()
-    except Exception as error:  # of a decoder, which may fail in any way
+    except Exception as error:  # decoders may fail in any way
         return "no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
     return ""

@@ -1,4 +1,4 @@
-"""Image sets: 8-bit rounding, PSNR, grey to colour, clean-fid's anti-aliased resizing (Parmar, 2022)."""
+"""Operations on images: 8-bit rounding, PSNR, grey to colour, clean-fid's resizing (Parmar, 2022), crops."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..runtime.onednn import by_onednn
 
 
 def round_to_8_bits(images: Tensor) -> Tensor:
-    """What is left of images (..., H, W) in [-1, 1] once they are written to an 8-bit file and read back."""
+    """Images (..., H, W) in [-1, 1] as they are after being written to an 8-bit file and read back."""
     return from_uint8(to_uint8(images))
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """uint8 (B, c, H, W) twice -> (B,) decibels of a peak of 255.
+    """The PSNR of uint8 images (B, c, H, W) twice -> (B,) in decibels, for a peak of 255.
 
-    An exact image counts as one level off in one value, the smallest error that 8 bits can show, so that it
-    doesn't make the mean infinite.
+    An exact image counts as one level off in one value, the smallest error in 8 bits, so that it doesn't make
+    the mean infinite.
     """
     error = (a.double() - b.double()).square().flatten(1)
     return 10 * torch.log10(255**2 / error.mean(1).clamp(min=1 / error.shape[1]))
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """(B, 1 or 3, H, W) -> (B, 3, H, W); a grey image is repeated."""
+    """Images in colour: (B, 1 or 3, H, W) -> (B, 3, H, W); a grey image is repeated."""
     if images.shape[1] not in (1, 3):
         raise ValueError(
             f"images have {images.shape[1]} channels; feature networks take 1 (grey) or 3 (colour)"
@@ -36,7 +36,7 @@ def to_rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-RESIZINGS = {  # what protocols call them
+RESIZINGS = {  # with their names in protocols
     "clean": "clean-fid: PIL bicubic, float",
     "clean_rounded": "PIL bicubic, rounded to 8 bits",
     "legacy": "PyTorch bilinear, not anti-aliased",
@@ -45,11 +45,11 @@ RESIZINGS = {  # what protocols call them
 
 
 def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
-    """(B, 3, H, W) in [0, 255] -> float32 (B, 3, resolution, resolution) in [0, 255].
+    """Resized images: (B, 3, H, W) in [0, 255] -> float32 (B, 3, resolution, resolution) in [0, 255].
 
-    "clean" is clean-fid's mode: PIL's bicubic filter on floats, which widens when it shrinks an image, not
-    rounded again. The others are what papers have used beside it (see `bench audit`). A rectangle becomes a
-    square, as there.
+    "clean" is clean-fid's mode: PIL's bicubic filter on floats, which widens when it shrinks an image,
+    without rounding. Papers have used the other modes too (see `bench audit`). A rectangle becomes a square,
+    as in clean-fid.
     """
     from cleanfid.resize import make_resizer
 
@@ -57,8 +57,8 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
     if how == "torch":
         if levels.shape[2:] == size:
             return levels.float()
-        made = torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
-        return made.clamp(0, 255)
+        larger = torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
+        return larger.clamp(0, 255)
     if how == "legacy":
         return torch.nn.functional.interpolate(levels.float(), size, mode="bilinear", align_corners=False)
     resizer = make_resizer("PIL", False, "bicubic", (resolution, resolution))
@@ -68,23 +68,23 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
 
 
 def prepared(images: Tensor, resolution: int | None, resizing: str = "clean", rounds: bool = True) -> Tensor:
-    """(B, 1 or 3, H, W) in [-1, 1] -> (B, 3, resolution, resolution) in [0, 255], for feature networks.
+    """Inputs of feature networks: (B, 1 or 3, H, W) in [-1, 1] -> (B, 3, resolution, resolution) in [0, 255].
 
-    Without a resolution they keep their own.
+    Without a resolution images keep their size.
     """
     levels = to_uint8(images) if rounds else (images.float() * 127.5 + 127.5).clamp(0, 255)
     if resolution is None:
         return to_rgb(levels).float()
     if levels.shape[1] != 1:
         return resize(to_rgb(levels), resolution, resizing)
-    # Channels are resized each by itself: of grey images, three as one in colour.
+    # Channels are resized independently, so three grey images are resized as one in colour.
     filled = torch.cat([levels, levels[:1].expand(-len(levels) % 3, -1, -1, -1)])
     resized = resize(filled.unflatten(0, (-1, 3)).squeeze(2), resolution, resizing)
     return to_rgb(resized.flatten(0, 1)[: len(levels), None])
 
 
 def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, c) -> (side, c): ADM's: halved by boxes, bicubic to the shorter side, then cropped."""
+    """ADM's crop, uint8 (H, W, c) -> (side, c): halved by boxes, bicubic to the shorter side, cropped."""
     from PIL import Image
 
     height, width = side
@@ -99,7 +99,7 @@ def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
 
 
 def squash(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, c) -> (side, c) by PIL's bicubic filter, whatever the proportions."""
+    """An image resized by PIL's bicubic filter, uint8 (H, W, c) -> (side, c), without its proportions."""
     from PIL import Image
 
     picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
@@ -111,7 +111,7 @@ def squash(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
 def in_chunks(
     describe: Callable[[Tensor], dict[str, Tensor]], images: Tensor, size: int, outputs: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Outputs of all images (B, c, H, W), `size` of which a network takes at a time."""
+    """The outputs of a network for all images (B, c, H, W), computed for `size` images at a time."""
     with by_onednn():
         chunks = [describe(chunk) for chunk in images.split(size)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in outputs}

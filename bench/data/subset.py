@@ -1,4 +1,4 @@
-"""Some of a dataset's images, as a dataset: what is made of them can be stated to be small."""
+"""A dataset limited to some of its images, without mirrored copies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..api import Dataset, Split, seed_for
 
 
 class Subset(Dataset):
-    """At most `images` of each split (None: all), in their order, without those that are others mirrored."""
+    """At most `images` images of each split (None: all), in their order, without mirrored copies."""
 
     def __init__(self, whole: Dataset, images: int | None = None) -> None:
         self.whole, self.image, self.classes = whole, whole.image, whole.classes
@@ -33,14 +33,14 @@ class Subset(Dataset):
 
 
 def chosen(dataset: Dataset, split: Split, images: int | None) -> Tensor:
-    """(n,) which images of a split, always the same."""
-    there = originals(dataset, split)
-    if images is None or images >= there:
-        return torch.arange(there)
+    """The indices (n,) of at most `images` images of a split: a fixed random choice."""
+    count = originals(dataset, split)
+    if images is None or images >= count:
+        return torch.arange(count)
     generator = torch.Generator().manual_seed(seed_for("images", split))
-    return torch.randperm(there, generator=generator)[:images].sort().values
+    return torch.randperm(count, generator=generator)[:images].sort().values
 
 
 def originals(dataset: Dataset, split: Split) -> int:
-    """The number of images that aren't others mirrored."""
+    """The number of images that aren't mirrored copies of others."""
     return dataset.size(split) - dataset.mirrored(split)

@@ -1,4 +1,4 @@
-"""The matrix: a YAML file becomes rows of checked options, or a list of everything that is wrong with it."""
+"""Loads a matrix from a YAML file, and turns a loaded matrix into plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .checker import Checker
 from .matrix import SECTIONS, Matrix, MatrixRow
 from .parts import JOINT
-from .top_level import read_matrix
+from .top_level import STEPS, read_matrix
 from .yaml_text import Problem, find, parse, read
 
 
@@ -25,34 +25,37 @@ def load_matrix(
     """Reads and checks a matrix.
 
     Args:
-        path: a file.
-        profile: the name of one of its profiles, or several, to be laid over it in order.
-        seeds: in place of the matrix's.
+        path: a file, or the name of a packaged matrix.
+        profile: the name of one of the matrix's profiles, or several, to be laid over it in order.
+        seeds: replaces the matrix's.
         plugins: files, in addition to the matrix's.
 
     Raises:
-        MatrixError: with everything that is wrong, each with its line and column.
+        MatrixError: with all problems, each with its line and column.
     """
     file = find(path)
-    document = parse(read(file, str(path)), str(path))
-    reader = Checker(document)
-    reader.profiles([profile] if isinstance(profile, str) else profile or ())
+    checker = Checker(parse(read(file, str(path)), str(path)))
+    checker.apply_profiles([profile] if isinstance(profile, str) else profile or ())
     if seeds is not None:
-        reader.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
-        reader.elsewhere["seeds"] = "--seeds"
-    return read_matrix(reader, file, tuple(plugins))
+        checker.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
+        checker.flags["seeds"] = "--seeds"
+    return read_matrix(checker, file, plugins)
 
 
 def build_problem(row: MatrixRow, message: str) -> Problem:
-    """What a part's constructor says against its options, at the row."""
+    """The refusal of a part's constructor, at the position of its row."""
     return Problem(*row.where, message)
 
 
 def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
-    """The matrix as plain data with every default filled in: in this folder a matrix, with a row a label."""
+    """The matrix as plain data with every default filled in and one row a label.
+
+    Args:
+        folder: where it will be written; paths of plugins are relative to it.
+    """
+    settings = ("normalise", "threads", "precision", "compile", "checkpointing")
     split = any("." in seed.label for seed in matrix.seeds)
-    steps = ("tokenizer", "generator", "sampling")
-    nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in steps}
+    nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in STEPS}
     return {
         "name": matrix.name,
         "dataset": [_plain_row(row) | _label(row) for row in matrix.datasets],
@@ -69,16 +72,12 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "skip": [asdict(skip) for skip in matrix.skip],
         "plugins": [Path(os.path.relpath(plugin, folder.resolve())).as_posix() for plugin in matrix.plugins],
         "augment": asdict(matrix.augment) if matrix.augment else None,
-        "normalise": matrix.normalise,
-        "threads": matrix.threads,
-        "precision": matrix.precision,
-        "compile": matrix.compile,
-        "checkpointing": matrix.checkpointing,
+        **{key: getattr(matrix, key) for key in settings},
     }
 
 
 def _label(row: MatrixRow) -> dict[str, str]:
-    """Of a row without a section's key, where it isn't its part's name."""
+    """The `label` of a row that has no section's key, where it isn't its part's name."""
     return {"label": row.label} if row.label != row.part else {}
 
 
@@ -91,13 +90,14 @@ def _plain_row(row: MatrixRow) -> dict[str, Any]:
         plain["guidance"] = list(row.guidance)
     if row.init != "fresh" and row.part != JOINT:
         plain["init"] = row.init
-    for key, other in (("reference", row.reference), ("teacher", row.teacher)):
-        if other is not None:
-            plain[key] = _plain_row(other)
+    for key, part in (("reference", row.reference), ("teacher", row.teacher)):
+        if part is not None:
+            plain[key] = _plain_row(part)
     return plain
 
 
 def _plain(value: Any) -> Any:
+    """A value of YAML's types."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a matrix chooses, checked: parts with all their options, seeds, and cells that are left out."""
+"""The checked matrix: rows of parts with all their options, seeds, settings, and cells that are left out."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ class MatrixRow:
     label: str
     part: str
     options: Mapping[str, Any]
-    optimizer: Mapping[str, Any] = field(default_factory=dict)  # as given; the loops have the defaults
+    optimizer: Mapping[str, Any] = field(default_factory=dict)  # as written; the loops have the defaults
     guidance: tuple[float, ...] = (1.0,)
     sampler: Mapping[str, Any] = field(default_factory=dict)
-    init: str = "fresh"  # of a generator; "joint": from the regularizer's own
+    init: str = "fresh"  # of a generator; "joint": it starts as the regularizer's own
     reference: MatrixRow | None = None  # of a regularizer, in place of the matrix's
-    teacher: MatrixRow | None = None
-    images: int | None = None  # that a reference is made of; None: all
+    teacher: MatrixRow | None = None  # of a regularizer, in place of the matrix's
+    images: int | None = None  # number that a reference is made of; None: all
     weights: str | None = None  # of a tokenizer: a file that its training starts from
     start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
-    budget: Mapping[str, int] = field(default_factory=dict)  # in place of the matrix's, as far as given
+    budget: Mapping[str, int] = field(default_factory=dict)  # the keys that replace the matrix's
     where: Position = field(default=("", 0, 0), compare=False)
 
     def fits(self, pattern: str) -> bool:
-        """On the label, the label without axes, or the part; `a|b` is either.
+        """Whether a pattern matches the label, the label without axes, or the part; `a|b` is either.
 
-        A label's brackets are no character class.
+        Brackets in a pattern are literal, as in labels.
         """
         names = (self.label, self.label.partition("[")[0], self.part)
-        patterns = [each.strip().replace("[", "[[]") for each in pattern.split("|")]
-        return pattern in names or any(fnmatchcase(name, each) for name in names for each in patterns)
+        globs = [glob.strip().replace("[", "[[]") for glob in pattern.split("|")]
+        return pattern in names or any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed for each step; a sampling seed's cells share its generator's, and so on."""
+    """One seed for each step; cells that differ only in the sampling seed share their generator."""
 
     tokenizer: int
     generator: int
@@ -69,6 +69,7 @@ class Skip:
     def matches(
         self, dataset: MatrixRow, tokenizer: MatrixRow, regularizer: MatrixRow, generator: MatrixRow
     ) -> bool:
+        """Whether the cell of these rows is left out."""
         rows = zip(PATTERNS, (dataset, tokenizer, regularizer, generator), strict=True)
         return all(row.fits(getattr(self, name)) for name, row in rows)
 
@@ -85,7 +86,7 @@ class Matrix:
     features: tuple[MatrixRow, ...]  # the first is the teacher, unless another is named
     teacher: MatrixRow
     reference: MatrixRow
-    reconstruction: Mapping[str, Any]  # of l1 and l2 weights, of the others all options
+    reconstruction: Mapping[str, Any]  # weights of l1 and l2, all options of the other losses
     samples: int
     tokenizers: tuple[MatrixRow, ...]
     regularizers: tuple[MatrixRow, ...]
@@ -101,29 +102,31 @@ class Matrix:
     checkpointing: bool
     plugins: tuple[Path, ...]
     warnings: tuple[Problem, ...] = field(compare=False)
-    losses: Position = field(default=("", 0, 0), compare=False)  # where `reconstruction` is
+    losses: Position = field(default=("", 0, 0), compare=False)  # of `reconstruction` in the file
 
     def budget_of(self, row: MatrixRow) -> Budget:
-        """The matrix's, but for what the row says itself."""
+        """The matrix's budget with the row's own keys."""
         return replace(self.budget, **row.budget)
 
     def budget_of_cell(self, labels: Mapping[str, str]) -> dict[str, int]:
-        """What its rows take together, with batches of priors and generators that aren't the tokenizer's."""
-        rows = (self.tokenizers, self.regularizers, self.generators)
-        own = {}
-        for name, found in zip(PATTERNS[1:], rows, strict=True):
-            own[name] = next((self.budget_of(row) for row in found if row.label == labels[name]), self.budget)
-        first, prior, last = own.values()
-        others = {"prior_batch": prior.batch, "generator_batch": last.batch}
-        steps = {"prior_steps": prior.prior_steps, "generator_steps": last.generator_steps}
-        return vars(first) | steps | {k: batch for k, batch in others.items() if batch != first.batch}
+        """The budget of a cell's rows, with a prior's or generator's batch if it isn't the tokenizer's."""
+        budgets = []
+        for name, rows in zip(
+            PATTERNS[1:], (self.tokenizers, self.regularizers, self.generators), strict=True
+        ):
+            own = (self.budget_of(row) for row in rows if row.label == labels[name])
+            budgets.append(next(own, self.budget))
+        tokenizer, prior, generator = budgets
+        others = {"prior_batch": prior.batch, "generator_batch": generator.batch}
+        steps = {"prior_steps": prior.prior_steps, "generator_steps": generator.generator_steps}
+        return vars(tokenizer) | steps | {k: size for k, size in others.items() if size != tokenizer.batch}
 
     def unnamed_parts(self, labels: Mapping[str, str]) -> dict[str, str]:
-        """The parts of a cell's rows that their labels don't name."""
+        """The parts of a cell's rows whose labels don't name them."""
         rows = (self.datasets, self.tokenizers, self.regularizers, self.generators)
         return {
             name: row.part
-            for name, found in zip(PATTERNS, rows, strict=True)
-            for row in found
+            for name, section in zip(PATTERNS, rows, strict=True)
+            for row in section
             if row.label == labels[name] and row.part != row.label.partition("[")[0]
         }

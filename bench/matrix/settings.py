@@ -1,4 +1,4 @@
-"""The sections of a matrix that are no parts: budget, probes, optimizers and other settings."""
+"""The sections of a matrix that are no parts: budget, probes, optimizers and settings of one value each."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ..options.types import Count, Decay, Scale
 
 @dataclass(frozen=True)
 class Budget:
-    """Updates, and images in each."""
+    """Numbers of updates, and of images in each update."""
 
-    tokenizer_steps: Annotated[int, Field(ge=0)] = 600  # 0 takes tokenizers as they are
+    tokenizer_steps: Annotated[int, Field(ge=0)] = 600  # 0 scores tokenizers without training
     generator_steps: Count = 800
     batch: Count = 64
-    prior_steps: Count = 1000  # of a regularizer's prior, before the tokenizer
-    refine_steps: Annotated[int, Field(ge=0)] = 0  # of the decoder alone, after the others
+    prior_steps: Count = 1000  # of a regularizer's prior, which is trained before the tokenizer
+    refine_steps: Annotated[int, Field(ge=0)] = 0  # of the decoder alone, after `tokenizer_steps`
 
 
 @dataclass(frozen=True)
 class Probes:
-    """What is kept and scored along training."""
+    """Latents and samples that are kept and scored during training."""
 
-    every: Count | None = None  # tokenizer updates between two looks at the latents, for evaluators
-    images: Count = 1024  # the first so many of the training images, of whose latents
+    every: Count | None = None  # tokenizer updates between two sets of latents for evaluators
+    images: Count = 1024  # latents in a set: those of the first training images
     generator: tuple[Count, ...] = ()  # generator updates after which samples are scored
-    samples: Annotated[int, Field(ge=4)] = 500  # of those
+    samples: Annotated[int, Field(ge=4)] = 500  # in each such set of samples
 
     @property
     def latents(self) -> dict[str, int] | None:
-        """What the tokenizer's loop is to keep."""
+        """The probes of the tokenizer's loop, if there are any."""
         return None if self.every is None else {"every": self.every, "images": self.images}
 
 
@@ -40,38 +40,38 @@ class Probes:
 class Settings:
     """The keys of a matrix that are one value each."""
 
-    samples: Annotated[int, Field(ge=4)] = 1000  # fewer have no distances
+    samples: Annotated[int, Field(ge=4)] = 1000  # distances need at least 4
     normalise: Literal["channel", "scalar", "none"] = "channel"
     threads: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False  # the repeated layers of networks in training, by torch.compile
-    checkpointing: bool = False  # their forward passes anew for the backward pass: less memory
+    compile: bool = False  # whether torch.compile compiles the repeated layers of networks in training
+    checkpointing: bool = False  # whether the backward pass recomputes those layers, which saves memory
 
 
 @dataclass(frozen=True)
 class Group:
-    """Optimizer settings of a group of parameters; what isn't given is the loop's default."""
+    """Optimizer settings of a group of parameters; None takes the training loop's default."""
 
     lr: Annotated[float, Field(gt=0)] | None = None
     betas: tuple[Decay, Decay] | None = None
     weight_decay: Scale | None = None
-    decayed: Literal["all", "matrices"] | None = None  # biases and gains, which are no matrices, or not
+    decayed: Literal["all", "matrices"] | None = None  # "matrices": biases and gains do not decay
     warmup: Annotated[int, Field(ge=0)] | None = None  # updates
     schedule: Literal["constant", "cosine"] | None = None
-    hold: Annotated[int, Field(ge=0)] | None = None  # updates before the cosine starts
+    hold: Annotated[int, Field(ge=0)] | None = None  # updates before the cosine schedule starts
     floor: Scale | None = None  # the learning rate that the cosine ends at
-    steps: Count | None = None  # updates after which the group stays as it is
+    steps: Count | None = None  # updates after which the group is frozen
 
 
 @dataclass(frozen=True)
 class Critic(Group):
     """Optimizer settings of a critic."""
 
-    clip: Scale | None = None  # of the gradient's norm; 0 is none
+    clip: Scale | None = None  # largest norm of the gradient; 0 is no clipping
 
 
 @dataclass(frozen=True)
 class Optimizer(Critic):
     """Optimizer settings of a row."""
 
-    ema: Decay | None = None  # decay; 0 is none
+    ema: Decay | None = None  # decay of the averaged weights; 0 is no average

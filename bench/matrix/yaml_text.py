@@ -20,6 +20,7 @@ from ..user_error import UserError
 
 Mark = tuple[int, int]  # line and column, from 1
 
+PACKAGED = Path(__file__).parent.parent / "presets"
 LARGEST = 2**63
 MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
@@ -32,20 +33,25 @@ SPECIAL = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong, and where; line 0 is for what no line says, such as a flag."""
+    """One error or warning with its position; line 0 is for a whole file or a command-line flag."""
 
     file: str
     line: int
     column: int
     message: str
 
+    @property
+    def position(self) -> tuple[str, int, int]:
+        """The file, line and column."""
+        return self.file, self.line, self.column
+
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.message}"
+        position = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{position}: {self.message}"
 
 
 class MatrixError(UserError):
-    """A matrix that cannot be run; `problems` are all that was found, by position."""
+    """A matrix that cannot be run, with all of its problems in the order of their positions."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems)))
@@ -57,7 +63,7 @@ class MatrixError(UserError):
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data, where its keys and values stand, and what could not be read as meant."""
+    """Plain data, the positions of its keys and values, and problems of the YAML itself."""
 
     name: str
     data: dict[str, Any]
@@ -66,18 +72,11 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
     def problem(self, trail: Trail, message: str, on_key: bool = False) -> Problem:
-        """At a value or its key; at what holds it where the document has no such trail."""
+        """A problem at a value or its key; if the document lacks the trail, at the nearest value above."""
+        mark = self.keys.get(trail) if on_key else None
         for size in range(len(trail), -1, -1):
-            first, second = (
-                (self.keys, self.values) if on_key and size == len(trail) else (self.values, self.keys)
-            )
-            mark = first.get(trail[:size]) or second.get(trail[:size])
-            if mark:
-                break
+            mark = mark or self.values.get(trail[:size]) or self.keys.get(trail[:size])
         return Problem(self.name, *(mark or (1, 1)), message)
-
-
-PACKAGED = Path(__file__).parent.parent / "presets"
 
 
 def packaged() -> dict[str, str]:
@@ -90,7 +89,7 @@ def find(path: str | Path) -> Path:
     """The matrix file, or the packaged matrix of that name.
 
     Raises:
-        MatrixError: if there is none, naming those beside it.
+        MatrixError: if there is none, naming the YAML files in the same folder.
     """
     file = Path(path)
     if file.is_file():
@@ -100,16 +99,16 @@ def find(path: str | Path) -> Path:
     if file.is_dir():
         raise MatrixError([Problem(str(path), 0, 0, "this is a folder; a matrix is a YAML file")])
     folder = file.parent
-    there = sorted(item.name for item in folder.glob("*.y*ml")) if folder.is_dir() else []
-    message = registry.unknown("matrix", str(path), [*(str(folder / name) for name in there), *packaged()])
+    neighbours = sorted(str(folder / item.name) for item in folder.glob("*.y*ml")) if folder.is_dir() else []
+    message = registry.unknown("matrix", str(path), [*neighbours, *packaged()])
     raise MatrixError([Problem(str(path), 0, 0, message)])
 
 
 def read(file: Path, name: str) -> bytes:
-    """A small file's bytes.
+    """The bytes of a file of at most MAX_BYTES.
 
     Raises:
-        MatrixError: if it cannot be read, or is too large for a matrix.
+        MatrixError: if the file cannot be read or is too large for a matrix.
     """
     try:
         size = file.stat().st_size
@@ -121,7 +120,7 @@ def read(file: Path, name: str) -> bytes:
 
 
 def parse(text: str | bytes, name: str) -> Document:
-    """One mapping at the top, with its places.
+    """The mapping in a YAML text, with positions.
 
     Raises:
         MatrixError: if the text is no YAML, or not one mapping.
@@ -132,48 +131,40 @@ def parse(text: str | bytes, name: str) -> Document:
     if control:
         message = f"the control character U+{ord(control.group()):04X} does not belong in a text file"
         raise MatrixError([Problem(name, *_mark_at(text, control.start()), message)])
-    loader = _Loader(text)
+    loader = _Loader(text, name)
     try:
         node = loader.get_node() if loader.check_node() else None
         if loader.check_node():
-            loader.refuse(
-                loader.peek_event().start_mark, "a second document begins here; a matrix is one document"
-            )
+            mark = loader.peek_event().start_mark
+            loader.refuse(mark, "a second document begins here; a matrix is one document")
     except yaml.MarkedYAMLError as error:
-        place = error.problem_mark or error.context_mark
-        text = ", ".join(part for part in (error.context, error.problem) if part)
-        loader.refuse(place, text if isinstance(error, _TooDeep) else f"not YAML: {text}")
-        node = None
+        why = ", ".join(part for part in (error.context, error.problem) if part)
+        loader.refuse(error.problem_mark or error.context_mark, f"not YAML: {why}")
+        raise MatrixError(loader.refused) from None
     except (ValueError, OverflowError) as error:  # PyYAML on escapes such as "\UFFFFFFFF"
         loader.refuse(loader.get_mark(), f"not YAML: {error}")
-        node = None
-    if node is None and loader.refused:
-        raise MatrixError(Problem(name, *place) for place in loader.refused)
+        raise MatrixError(loader.refused) from None
     if not isinstance(node, yaml.MappingNode):
         kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
-        found = kinds.get(type(node), "empty")
-        message = f"a matrix is a mapping such as `dataset: {{use: digits}}`; this file is {found}"
-        mark = (node.start_mark.line + 1, node.start_mark.column + 1) if node else (1, 1)
-        raise MatrixError(
-            [Problem(name, *mark, message), *(Problem(name, *place) for place in loader.refused)]
-        )
-    return _document(node, name, loader)
-
-
-class _TooDeep(yaml.MarkedYAMLError):
-    pass
+        kind = kinds.get(type(node), "empty")
+        message = f"a matrix is a mapping such as `dataset: {{use: digits}}`; this file is {kind}"
+        raise MatrixError([Problem(name, *(_mark(node) if node else (1, 1)), message), *loader.refused])
+    data = loader.mapping(node, ())
+    return Document(name, data, loader.keys, loader.values, tuple(dict.fromkeys(loader.refused)))
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes and notes what a matrix may not contain."""
+    """Reads nodes as plain data, and collects their positions and all that a matrix may not contain."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
-        self.depth = 0
-        self.refused: list[tuple[int, int, str]] = []
+        self.file, self.depth = name, 0
+        self.refused: list[Problem] = []
+        self.keys: dict[Trail, Mark] = {}
+        self.values: dict[Trail, Mark] = {}
 
     def refuse(self, mark: Any, message: str) -> None:
-        self.refused.append((mark.line + 1, mark.column + 1, message))
+        self.refused.append(Problem(self.file, mark.line + 1, mark.column + 1, message))
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -189,57 +180,50 @@ class _Loader(yaml.SafeLoader):
             self.refuse(event.start_mark, f"the tag {tag} is not supported; write plain values")
             event.tag, event.implicit = None, (True, True)
         if self.depth == MAX_DEPTH:  # Python's own recursion limit is a crash, not an error
-            raise _TooDeep(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+            self.refuse(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
+            raise MatrixError(self.refused)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
-
-def _document(top: yaml.MappingNode, name: str, loader: _Loader) -> Document:
-    keys: dict[Trail, Mark] = {}
-    values: dict[Trail, Mark] = {}
-
-    def mark(node: yaml.Node) -> Mark:
-        return node.start_mark.line + 1, node.start_mark.column + 1
-
-    def plain(node: Any, trail: Trail) -> Any:
-        values[trail] = mark(node)
+    def plain(self, node: Any, trail: Trail) -> Any:
+        """A node as a mapping, a list or a scalar."""
+        self.values[trail] = _mark(node)
         if isinstance(node, yaml.MappingNode):
-            return mapping(node, trail)
+            return self.mapping(node, trail)
         if isinstance(node, yaml.SequenceNode):
-            return [plain(item, (*trail, i)) for i, item in enumerate(node.value)]
+            return [self.plain(item, (*trail, i)) for i, item in enumerate(node.value)]
         if any("\ud800" <= character <= "\udfff" for character in node.value):
-            loader.refuse(node.start_mark, "half of a surrogate pair is no text")
-        found = scalar(node.value) if node.style is None else None if node.style == "*" else node.value
-        if type(found) is int and abs(found) >= LARGEST:
-            loader.refuse(node.start_mark, f"an integer of {len(node.value)} digits is too large")
+            self.refuse(node.start_mark, "half of a surrogate pair is no text")
+        if node.style == "*":  # an alias
+            return None
+        value = scalar(node.value) if node.style is None else node.value
+        if type(value) is int and abs(value) >= LARGEST:
+            self.refuse(node.start_mark, f"an integer of {len(node.value)} digits is too large")
             return 0
-        return found
+        return value
 
-    def mapping(node: yaml.MappingNode, trail: Trail) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def mapping(self, node: yaml.MappingNode, trail: Trail) -> dict[str, Any]:
+        """A mapping without the keys that are refused."""
+        items: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                loader.refuse(key.start_mark, "a key is text, not a list or a mapping")
+                self.refuse(key.start_mark, "a key is text, not a list or a mapping")
                 continue
             if key.value == "<<" and key.style is None:
-                loader.refuse(key.start_mark, "the merge key << is not supported; write the values out")
-                continue
-            if key.value in found:
-                first = ":".join(map(str, (name, *keys[*trail, key.value])))
-                loader.refuse(key.start_mark, f"duplicate key {key.value!r}; the first is at {first}")
+                self.refuse(key.start_mark, "the merge key << is not supported; write the values out")
                 continue
             here = (*trail, key.value)
-            keys[here] = mark(key)
-            found[key.value] = plain(value, here)
-            if found[key.value] is None and not value.value and value.style is None:
-                values[here] = mark(key)  # nothing is written there
-        return found
-
-    data = mapping(top, ())
-    problems = tuple(dict.fromkeys(Problem(name, *place) for place in loader.refused))
-    return Document(name, data, keys, values, problems)
+            if key.value in items:
+                first = ":".join(map(str, (self.file, *self.keys[here])))
+                self.refuse(key.start_mark, f"duplicate key {key.value!r}; the first is at {first}")
+                continue
+            self.keys[here] = _mark(key)
+            items[key.value] = self.plain(value, here)
+            if items[key.value] is None and not value.value and value.style is None:
+                self.values[here] = _mark(key)  # an empty value stands at its key
+        return items
 
 
 def scalar(text: str) -> Any:
@@ -262,6 +246,10 @@ def _decoded(raw: bytes, name: str) -> str:
         before = raw[: error.start].decode("utf-8-sig")
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; a matrix is a text file"
         raise MatrixError([Problem(name, *_mark_at(before, len(before)), message)]) from None
+
+
+def _mark(node: yaml.Node) -> Mark:
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def _mark_at(text: str, index: int) -> Mark:

@@ -11,18 +11,18 @@ from ..api import LatentSpec, Noise
 
 
 def single(x: Tensor) -> Tensor:
-    """In single precision, unless it has double: what half precision gave, for sums and differences."""
+    """A tensor in at least single precision, for sums and differences of half-precision values."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def without_autocast(like: Tensor) -> torch.autocast:
-    """Keeps matrix products on the device of `like` in the precision of what they are given."""
-    # The meta device, on which operations are counted, has no autocast to be turned off.
+    """Turns autocast off on the device of `like`: matrix products keep the precision of their inputs."""
+    # The meta device, on which operations are counted, has no autocast.
     return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, with the gain in the input's precision, without which its fused kernel isn't taken."""
+    """torch's RMSNorm with the gain in the input's precision, which its fused kernel requires."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
@@ -32,12 +32,12 @@ class RMSNorm(nn.RMSNorm):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Adaptive layer norm's affine map: x (1 + scale) + shift."""
+    """The affine map of adaptive layer norm: x (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 def xavier(module: nn.Module) -> None:
-    """For `network.apply(xavier)`: linear layers as in DiT and MAR (Xavier-uniform weights, zero biases)."""
+    """Initialises linear layers as DiT and MAR do: Xavier-uniform weights, zero biases (`network.apply`)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -45,14 +45,14 @@ def xavier(module: nn.Module) -> None:
 
 
 def zero(*layers: nn.Linear) -> None:
-    """Zero weights and biases: a residual branch starts as the identity, an output as zero."""
+    """Zeroes weights and biases, so that a residual block starts as the identity and an output as zero."""
     for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
 
 
 def divide_width(width: int, heads: int, multiple: int = 1) -> int:
-    """Channels per attention head; `multiple` is what they must be divisible by."""
+    """Channels per attention head, which `multiple` must divide."""
     if width % (heads * multiple):
         needs = f"{multiple} x heads = {heads * multiple}" if multiple > 1 else f"heads = {heads}"
         raise ValueError(f"width = {width} is not divisible by {needs}")
@@ -60,14 +60,14 @@ def divide_width(width: int, heads: int, multiple: int = 1) -> int:
 
 
 def drop_labels(labels: Tensor | None, probability: float, noise: Noise) -> Tensor | None:
-    """labels (B,) with each one replaced by -1 ("no class") with the given probability."""
+    """Labels (B,), each replaced by -1 ("no class") with this probability."""
     if labels is None or probability == 0:
         return labels
     return labels.masked_fill(noise.uniform(labels.float(), "dropped labels") < probability, -1)
 
 
 class LabelEmbedding(nn.Module):
-    """A row per class and one for "no class" (label -1, labels None, or a model without classes)."""
+    """An embedding per class and one for "no class" (label -1, labels None, or a model without classes)."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -77,21 +77,21 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(classes + 1, width)
 
     def forward(self, labels: Tensor | None, batch: int) -> Tensor:
-        """labels (B,) or None -> (B, width)."""
+        """Labels (B,) or None -> embeddings (B, width)."""
         if labels is None or self.classes == 0:
             return self.table.weight[-1].expand(batch, -1)
         return self.table(torch.where(labels < 0, self.classes, labels))
 
 
 def sinusoid(t: Tensor, width: int = 256, period: float = 10_000.0) -> Tensor:
-    """t (...) -> (..., width): cosines, then sines, at frequencies from 1 down to 1/period."""
+    """Cosines, then sines, of t (...) at frequencies from 1 down to 1/period: (..., width)."""
     frequencies = torch.exp(-math.log(period) * torch.arange(width // 2, device=t.device) / (width // 2))
     angles = t[..., None] * frequencies.to(t.dtype)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoid of the raw time (in [0, 1], not multiplied by 1000, as in LightningDiT), then a small MLP."""
+    """A small MLP on the sinusoid of the raw time (in [0, 1], not multiplied by 1000, as in LightningDiT)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class TimeEmbedding(nn.Module):
         self.apply(xavier)  # DiT: normal, 0.02; see LabelEmbedding
 
     def forward(self, t: Tensor) -> Tensor:
-        """(...) -> (..., width)."""
+        """Times (...) -> embeddings (..., width)."""
         return self.mlp(sinusoid(t))
 
 
 def _angles(spec: LatentSpec, frequencies: int) -> Tensor:
-    """(T, axes, K): coordinates times 10000^(-k/K), K = frequencies / axes; a grid has rows and columns."""
+    """Coordinates times 10000^(-k/K), (T, axes, K), K = frequencies / axes; a grid has two axes."""
     if spec.grid:
         coordinates = torch.cartesian_prod(*(torch.arange(size) for size in spec.grid))
     else:
@@ -114,28 +114,28 @@ def _angles(spec: LatentSpec, frequencies: int) -> Tensor:
 
 
 def position_table(spec: LatentSpec, width: int) -> Tensor:
-    """(T, width): fixed sines and cosines of each coordinate; width divisible by 2, with a grid by 4."""
+    """Fixed sines and cosines of each coordinate, (T, width); width divisible by 2, with a grid by 4."""
     angles = _angles(spec, width // 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def rotary_table(spec: LatentSpec, head_width: int) -> Tensor:
-    """(T, head_width): cosines and sines, alternating; head_width divisible by 2, with a grid by 4."""
+    """Alternating cosines and sines, (T, head_width); head_width divisible by 2, with a grid by 4."""
     angles = _angles(spec, head_width // 2).flatten(1)
     return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotary embedding (Su et al., 2021) of queries or keys (..., T, head_width) by `rotary_table`."""
-    if torch.compiler.is_compiling():  # it fuses this, and knows no complex numbers
+    if torch.compiler.is_compiling():  # the compiler fuses this form, and has no complex numbers
         (a, b), (cos, sin) = (single(y).unflatten(-1, (-1, 2)).unbind(-1) for y in (x, table))
         return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
-    # One multiplication of complex numbers: several times faster on a CPU than cosines and sines apart.
+    # One complex multiplication is several times faster on a CPU than separate cosines and sines.
     return torch.view_as_real(_complex(x) * _complex(table)).flatten(-2).type_as(x)
 
 
 def _complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(single(x).unflatten(-1, (-1, 2)))  # there are none of half precision
+    return torch.view_as_complex(single(x).unflatten(-1, (-1, 2)))  # complex numbers need single precision
 
 
 class _ResidualMLP(nn.Module):
@@ -151,10 +151,10 @@ class _ResidualMLP(nn.Module):
 
 
 class TokenMLP(nn.Module):
-    """The residual MLP with adaptive layer norm that sees one token at a time (MAR, Li et al., 2024).
+    """A residual MLP with adaptive layer norm on each token by itself (MAR, Li et al., 2024).
 
-    It is MAR's head and, without a condition, Flow Priors' velocity network (whose paper says GELU where
-    the code has SiLU). Modulations and output start at zero.
+    MAR's head and, without a condition, Flow Priors' velocity network (whose paper says GELU where the code
+    has SiLU). Modulations and output start at zero.
     """
 
     def __init__(self, channels: int, outputs: int, width: int, depth: int, condition: int = 0) -> None:
@@ -171,7 +171,7 @@ class TokenMLP(nn.Module):
         zero(self.modulation, self.output, *(block.modulation for block in blocks))
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (..., channels), t broadcastable to x's leading axes, condition (..., D) -> (..., outputs)."""
+        """x (..., channels), t broadcastable to its leading axes, condition (..., D) -> (..., outputs)."""
         return self.tapped(x, t, condition, len(self.blocks))[0]
 
     def tapped(self, x: Tensor, t: Tensor, condition: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from ..api import ImageSpec
 
 
 def downsampling(image: ImageSpec, mult: Sequence[int]) -> int:
-    """What the levels of a network divide an image's size by; ValueError where that leaves a rest."""
+    """The factor by which levels reduce an image's size; ValueError if the size is no multiple of it."""
     factor = 2 ** (len(mult) - 1)
     if image.height % factor or image.width % factor:
         raise ValueError(
@@ -23,17 +23,17 @@ def downsampling(image: ImageSpec, mult: Sequence[int]) -> int:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """32 groups, or fewer in a narrow network: a group keeps the four channels that it has at width 128."""
+    """Group norm with 32 groups, fewer in narrow networks: groups keep the four channels of width 128."""
     return nn.GroupNorm(gcd(32, channels, max(1, channels // 4)), channels, eps=1e-6)
 
 
 def conv(inner: int, outer: int) -> nn.Conv2d:
-    """3 x 3, size kept."""
+    """A 3 x 3 convolution that keeps the size."""
     return nn.Conv2d(inner, outer, 3, padding=1)
 
 
 class ResBlock(nn.Module):
-    """Norm, swish, convolution, twice, around a skip connection (1 x 1 where the width changes)."""
+    """Norm, swish and convolution, twice, with a skip connection (1 x 1 if the width changes)."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all positions, with a skip connection."""
+    """Self-attention with one head over all positions, with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Attention(nn.Module):
 
 
 class Down(nn.Conv2d):
-    """Halves the size, padded on the right and below only."""
+    """A convolution that halves the size, padded on the right and below only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, stride=2)
@@ -73,7 +73,7 @@ class Down(nn.Conv2d):
 
 
 def up() -> nn.Upsample:
-    """Doubles the size."""
+    """A layer that doubles the size."""
     return nn.Upsample(scale_factor=2, mode="nearest")
 
 
@@ -92,7 +92,7 @@ def encoder(colours: int, width: int, mult: Sequence[int], blocks: int) -> list[
         for _ in range(blocks):
             layers.append(ResBlock(inner, width * factor))
             inner = width * factor
-            # MAR: at 16 x 16, which is its lowest resolution, and in the encoder only.
+            # MAR has attention at 16 x 16, its lowest resolution, in the encoder only.
             if level == len(mult) - 1:
                 layers.append(Attention(inner))
     return [*layers, *middle(inner), norm(inner), nn.SiLU()]
@@ -103,7 +103,8 @@ def decoder(
 ) -> list[nn.Module]:
     """Layers from features (B, width * mult[-1], h, w) to images (B, c, H, W).
 
-    With `attention`, as in latent diffusion and VA-VAE, also after each block of the lowest resolution.
+    With `attention`, as in latent diffusion and VA-VAE, also with attention after each block of the lowest
+    resolution.
     """
     inner = width * mult[-1]
     layers = middle(inner)

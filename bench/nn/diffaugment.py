@@ -1,4 +1,4 @@
-"""DiffAugment: differentiable augmentation of what a discriminator sees (Zhao et al., 2020)."""
+"""DiffAugment: differentiable augmentation of a discriminator's inputs (Zhao et al., 2020)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from torch.nn import functional as F
 
 from ..api import Noise
 
-SHIFT = 0.125  # of a side: the largest translation
+SHIFT = 0.125  # the largest translation, as a share of a side
 
 
 def augmented(images: Tensor, noise: Noise, probability: float = 1.0, cutout: float = 0.2) -> Tensor:
-    """(B, c, H, W) in [-1, 1] -> translated, recoloured and with a rectangle cut out, each image its own way.
+    """Images (B, c, H, W) in [-1, 1], each translated, recoloured and with a rectangle cut out at random.
 
-    Each of the three is done to the whole batch or, with 1 - probability, to none of it, as in StyleGAN-T,
-    VAR and, after them, SoftVQ and DMVAE. `cutout` is the rectangle's share of a side.
+    Each of the three augmentations applies to the whole batch with this probability, and otherwise to no
+    image, as in StyleGAN-T, VAR and, after them, SoftVQ and DMVAE. `cutout` is the rectangle's share of a
+    side.
     """
     if probability == 0:
         return images
-    # Numbers of a batch that all processes share; on the CPU, where a decision waits for no device.
-    one = torch.empty((), device="cpu")
+    # All processes share these draws; on the CPU, so that decisions do not wait for a GPU.
+    scalar = torch.empty((), device="cpu")
     move, recolour, cut = (
-        bool(noise.uniform(one, what) < probability) for what in ("translation", "colour", "cutout")
+        bool(noise.uniform(scalar, name) < probability) for name in ("translation", "colour", "cutout")
     )
-    drawn = noise.uniform(images.new_empty(len(images), 7, dtype=torch.float32), "amounts").unbind(1)
+    amounts = noise.uniform(images.new_empty(len(images), 7, dtype=torch.float32), "amounts").unbind(1)
     if move:
-        images = translated(images, drawn[0], drawn[1])
+        images = translated(images, amounts[0], amounts[1])
     if recolour:
-        images = recoloured(images, drawn[2], drawn[3], drawn[4])
-    return without_rectangle(images, drawn[5], drawn[6], cutout) if cut else images
+        images = recoloured(images, *amounts[2:5])
+    if cut:
+        images = without_rectangle(images, amounts[5], amounts[6], cutout)
+    return images
 
 
 def translated(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Moved by whole pixels, up to an eighth of a side; what comes in is grey (0).
+    """Images moved by whole pixels, up to an eighth of a side; pixels from outside are grey (0).
 
     down, right: (B,) in [0, 1), 0 and 1 being the largest moves.
     """
@@ -51,7 +54,7 @@ def translated(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def recoloured(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Shifted by up to 0.5, chroma times 0 to 2, contrast times 0.5 to 1.5; amounts are (B,) in [0, 1)."""
+    """Images shifted by up to 0.5, chroma times 0 to 2, contrast times 0.5 to 1.5; amounts (B,) in [0, 1)."""
     brightness, saturation, contrast = (
         amount.view(-1, 1, 1, 1).to(images.dtype) for amount in (brightness, saturation, contrast)
     )
@@ -63,33 +66,33 @@ def recoloured(images: Tensor, brightness: Tensor, saturation: Tensor, contrast:
 
 
 def without_rectangle(images: Tensor, down: Tensor, right: Tensor, share: float) -> Tensor:
-    """A rectangle of this share of each side is grey (0), its centre anywhere: it may reach over the edge.
+    """Images with a grey (0) rectangle of this share of each side, which may reach over the edge.
 
-    down, right: (B,) in [0, 1), of the centre.
+    down, right: (B,) in [0, 1), the position of the rectangle's centre.
     """
     hidden = []
     for side, centre in zip(images.shape[2:], (down, right), strict=True):
         size = round(side * share)
         first = (centre * (side + 1 - size % 2)).floor().long() - size // 2  # (B,)
-        place = torch.arange(side, device=images.device) - first[:, None]  # (B, side)
-        hidden.append((place >= 0) & (place < size))
+        offset = torch.arange(side, device=images.device) - first[:, None]  # (B, side)
+        hidden.append((offset >= 0) & (offset < size))
     return images * ~(hidden[0][:, None, :, None] & hidden[1][:, None, None, :])
 
 
 def resized(images: Tensor, side: int, noise: Noise) -> Tensor:
-    """(B, c, H, W) -> (B, c, side, side): a random crop every other time, if there is more, or the whole.
+    """Images (B, c, H, W) -> (B, c, side, side): resized or, if larger, with probability 1/2 cropped.
 
-    The crop is the same for the whole batch, as SoftVQ and DMVAE have it.
+    The crop is the same for the whole batch, as in SoftVQ and DMVAE.
     """
     height, width = images.shape[2:]
     if (height, width) == (side, side):
         return images
-    one = torch.empty((), device="cpu")
-    if min(height, width) > side and noise.uniform(one, "crop") < 0.5:
+    scalar = torch.empty((), device="cpu")
+    larger = min(height, width) > side
+    if larger and noise.uniform(scalar, "crop") < 0.5:
         top, left = (
-            int(noise.uniform(one, name) * (most - side + 1))
+            int(noise.uniform(scalar, name) * (most - side + 1))
             for name, most in (("top", height), ("left", width))
         )
         return images[:, :, top : top + side, left : left + side]
-    larger = min(height, width) > side
     return F.interpolate(images, (side, side), mode="area" if larger else "bicubic")

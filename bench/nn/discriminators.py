@@ -1,6 +1,6 @@
 """Discriminators of reconstructions: PatchGAN (Isola et al., 2017), and heads on a frozen ViT's features.
 
-Both give logits (B, N) of images (B, c, H, W) in [-1, 1]; positive is real.
+Both return logits (B, N) of images (B, c, H, W) in [-1, 1]; positive logits mean real.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from ..data.images import to_rgb
 from ..runtime.processes import ALONE, gathered
 from .blocks import single
 from .diffaugment import resized
-from .released_weights import read
-from .timm_vit import transformer
+from .released_weights import read_checkpoint
+from .timm_vit import add_positions, transformer
 from .weights import RANDOM
 
 
-class Norm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the images of all processes, on CPUs too, where torch's own needs GPUs."""
+class Norm(nn.Module):
+    """Batch norm of (B, C, ...) over the images of all processes; torch's `SyncBatchNorm` needs GPUs.
+
+    Subclasses inherit the norm of one process from torch.
+    """
 
     group = ALONE
+    eps: float
+    momentum: float | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> alike."""
         if not self.training or self.group.world == 1:
             return super().forward(x)
-        given, x = x.dtype, single(x)
+        dtype, x = x.dtype, single(x)
         over = [0, *range(2, x.dim())]
         own = torch.stack((x.mean(over), x.square().mean(over)))[None]  # (1, 2, C)
         mean, square = gathered(own, self.group.noise(Noise(0))).mean(0)
@@ -46,15 +52,21 @@ class Norm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return ((x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(given)
+        weight, bias = self.get_parameter("weight"), self.get_parameter("bias")
+        scale = weight * (variance + self.eps).rsqrt()
+        return ((x - mean.view(shape)) * scale.view(shape) + bias.view(shape)).to(dtype)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of them."""
+
+class Norm1d(Norm, nn.BatchNorm1d):
+    """Batch norm of (B, C, N)."""
+
+
+class Norm2d(Norm, nn.BatchNorm2d):
+    """Batch norm of (B, C, H, W)."""
 
 
 class Patch(nn.Module):
-    """PatchGAN: a convolutional network whose every output sees a patch; 70 pixels with 3 layers."""
+    """PatchGAN: a convolutional network with an output for each patch; 70 pixels with 3 layers."""
 
     def __init__(self, image: ImageSpec, width: int = 64, layers: int = 3) -> None:
         super().__init__()
@@ -69,9 +81,9 @@ class Patch(nn.Module):
         widths = [min(2**n, 8) * width for n in range(layers + 1)]
         body: list[nn.Module] = [nn.Conv2d(image.channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for n in range(1, layers + 1):
-            # With biases before the norm, as in DMVAE's code.
+            # DMVAE's code has biases before the norm.
             body.append(nn.Conv2d(widths[n - 1], widths[n], 4, 2 if n < layers else 1, 1))
-            body += [Norm(widths[n]), nn.LeakyReLU(0.2)]
+            body += [Norm2d(widths[n]), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 4, 1, 1)).apply(_as_pix2pix)
 
     def forward(self, images: Tensor, noise: Noise) -> Tensor:
@@ -79,22 +91,22 @@ class Patch(nn.Module):
 
 
 def _as_pix2pix(module: nn.Module) -> None:
-    """For `network.apply`: normal weights of 0.02, those of norms around 1."""
+    """Initialises weights as pix2pix does, N(0, 0.02^2), those of norms N(1, 0.02^2) (`network.apply`)."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, Norm):
+    elif isinstance(module, (Norm1d, Norm2d)):
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of a discriminator on a transformer's features."""
+    """The layout of a discriminator on a transformer's features."""
 
-    model: str  # timm's name
+    model: str  # a timm model
     patch: int
-    resolution: int | None  # pixels; None is the largest that patches fill
-    taps: tuple[int, ...]  # blocks after which features are taken; -1 is before the first
-    circular: bool  # padding of the heads' convolutions
+    resolution: int | None  # pixels; None: the largest multiple of `patch` in the image
+    taps: tuple[int, ...]  # blocks after which features are taken; -1: before the first block
+    circular: bool  # whether the heads' convolutions pad circularly
 
 
 LAYOUTS = {
@@ -108,7 +120,7 @@ LAYOUTS = {
 class Features(nn.Module):
     """One head on each of several depths of a frozen transformer, as in StyleGAN-T (Sauer et al., 2023).
 
-    A token's feature is its own plus the class token's. A grey image is repeated to three colours.
+    A token's feature is the sum of its own and the class token's. Grey images are repeated to three colours.
     """
 
     mean: Tensor
@@ -127,7 +139,7 @@ class Features(nn.Module):
         self.side = side - side % layout.patch
         if not self.side:
             raise ValueError(f"images of {side} pixels have no patch of {layout.patch}")
-        with seeded():  # a random network is the same one for every seed
+        with seeded():  # a random network is the same for every seed
             spec = ImageSpec(3, self.side, self.side)
             self.network = transformer(model or layout.model, spec, layout.patch)
         if weights != RANDOM and not torch.empty(()).is_meta:
@@ -141,55 +153,55 @@ class Features(nn.Module):
         self.heads = nn.ModuleList(head(width, layout.circular) for _ in self.taps)
 
     def train(self, mode: bool = True) -> Features:
-        """The transformer stays in evaluation mode."""
+        """Sets the mode of the heads; the transformer stays in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self
 
     def forward(self, images: Tensor, noise: Noise) -> Tensor:
         pixels = (resized(to_rgb(images), self.side, noise) / 2 + 0.5 - self.mean) / self.std
-        found = features(self.network, pixels, self.taps)
-        return torch.cat([one(maps).flatten(1) for one, maps in zip(self.heads, found, strict=True)], 1)
+        taps = features(self.network, pixels, self.taps)
+        return torch.cat([head(tokens).flatten(1) for head, tokens in zip(self.heads, taps, strict=True)], 1)
 
 
 def features(network: VisionTransformer, pixels: Tensor, taps: Sequence[int]) -> list[Tensor]:
-    """(B, 3, r, r), standardised -> (B, D, N) before the first block (-1) or after others."""
-    tokens = network.norm_pre(network._pos_embed(network.patch_embed(pixels)))
-    found = [tokens] if -1 in taps else []
+    """Standardised images (B, 3, r, r) -> features (B, D, N) after these blocks; -1: before the first."""
+    tokens = network.norm_pre(add_positions(network, network.patch_embed(pixels)))
+    tapped = [tokens] if -1 in taps else []
     for depth, block in enumerate(network.blocks[: max(taps) + 1]):
         tokens = block(tokens)
         if depth in taps:
-            found.append(tokens)
+            tapped.append(tokens)
     prefix = network.num_prefix_tokens
-    return [(each[:, prefix:] + each[:, :1]).transpose(1, 2) for each in found]
+    return [(tokens[:, prefix:] + tokens[:, :1]).transpose(1, 2) for tokens in tapped]
 
 
 def load(network: VisionTransformer, file: Path, model: str) -> None:
-    """A timm file's weights, or those that DINO and DINOv2 were released as; positions are resampled.
+    """Loads a timm file or a released file of DINO or DINOv2; positions are resampled.
 
     Raises:
-        ValueError: if the file is of something else.
+        ValueError: if the file is of another model.
     """
-    given = {name: tensor for name, tensor in read(file).items() if name != "mask_token"}
+    released = {name: tensor for name, tensor in read_checkpoint(file).items() if name != "mask_token"}
     own = network.state_dict()
-    fitted = checkpoint_filter_fn(given, network) if "pos_embed" in given else given
-    found = {name: tensor for name, tensor in fitted.items() if not name.startswith("head.")}
-    wrong = [n for n in sorted(own.keys() | found.keys()) if n not in own or n not in found]
-    wrong += [name for name in found if name in own and found[name].shape != own[name].shape]
+    fitted = checkpoint_filter_fn(released, network) if "pos_embed" in released else released
+    weights = {name: tensor for name, tensor in fitted.items() if not name.startswith("head.")}
+    wrong = sorted(own.keys() ^ weights.keys())
+    wrong += [name for name in weights if name in own and weights[name].shape != own[name].shape]
     if wrong:
         raise ValueError(f"{file} is not of timm's {model}: see {wrong[0]}")
-    network.load_state_dict(found)
+    network.load_state_dict(weights)
 
 
 def head(width: int, circular: bool) -> nn.Sequential:
-    """(B, D, N) -> (B, 1, N): 1 x 1, residual 9, 1 x 1, with spectral norms; batch norms between."""
+    """Features (B, D, N) -> logits (B, 1, N): kernels 1, 9 (residual), 1 with spectral and batch norms."""
     return nn.Sequential(
         _block(width, 1, circular), Residual(_block(width, 9, circular)), _spectral(width, 1, 1, False)
     )
 
 
 class Residual(nn.Module):
-    """(f(x) + x) / sqrt(2)."""
+    """The residual block (f(x) + x) / sqrt(2)."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -200,7 +212,9 @@ class Residual(nn.Module):
 
 
 def _block(width: int, kernel: int, circular: bool) -> nn.Sequential:
-    return nn.Sequential(_spectral(width, width, kernel, circular), Norm(width, eps=1e-6), nn.LeakyReLU(0.2))
+    return nn.Sequential(
+        _spectral(width, width, kernel, circular), Norm1d(width, eps=1e-6), nn.LeakyReLU(0.2)
+    )
 
 
 def _spectral(inner: int, outer: int, kernel: int, circular: bool) -> nn.Module:

@@ -22,11 +22,11 @@ from .blocks import (
     zero,
 )
 
-LAST = 0.04  # length of the SDE's last step, which adds no noise
+LAST = 0.04  # the length of the SDE's last step, which adds no noise
 
 
 class Attention(nn.Module):
-    """Self-attention, with rotary positions if there are any and, optionally, normalised queries and keys."""
+    """Self-attention, optionally with rotary positions and with normalised queries and keys."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and `mlp`, each shifted, scaled and gated by the condition (adaLN-Zero)."""
+    """A block of attention and `mlp`, each shifted, scaled and gated by the condition (adaLN-Zero)."""
 
     def __init__(
         self, width: int, attention: Attention, mlp: nn.Module, norm: Callable[[int], nn.Module]
@@ -66,14 +66,14 @@ class Block(nn.Module):
 
 
 class DiT(Flow):
-    """Blocks between a linear embedding with fixed positions and a modulated linear output; v at the end.
+    """A velocity network: a linear embedding with fixed positions, blocks, and a modulated linear output.
 
-    A subclass brings the blocks, the norm, and, by `rotary` (T, width / heads), positions for attention.
+    A subclass provides the blocks, the norm, and, by `rotary` (T, width / heads), positions for attention.
     """
 
     positions: Tensor
     rotary: Tensor | None
-    label_dropout: float  # an option of the subclass's
+    label_dropout: float  # an option of the subclass
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class DiT(Flow):
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """`tap` counts blocks from 1, as REPA's encoder depth does."""
+        """The velocity; `tap` counts blocks from 1, as REPA's encoder depth does."""
         if tap is not None and not 1 <= tap <= len(self.blocks):
             name = type(self).__name__.lower()
             raise ValueError(f"tap = {tap} is none of {name}'s blocks 1 to {len(self.blocks)}")
@@ -128,7 +128,7 @@ class DiT(Flow):
         times: Tensor,
         diffusion: float,
     ) -> Tensor:
-        """z (B, T, C) by Euler's method on the ODE, at these times from 0 to 1, or `_diffused`."""
+        """Latents z (B, T, C) by Euler's method on the ODE at these times, or with `diffusion` on an SDE."""
         like = self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
         start = noise.normal(like, "noise")
         if diffusion:
@@ -143,11 +143,13 @@ class DiT(Flow):
         steps: int,
         diffusion: float,
     ) -> Tensor:
-        """z (B, T, C) by Euler-Maruyama on an SDE with the ODE's marginals (SiT, REPA, DMVAE: diffusion 1).
+        """Latents z (B, T, C) by Euler-Maruyama on an SDE with the ODE's marginals.
+
+        SiT, REPA and DMVAE have diffusion 1.
 
         dx = (v + w s) dt + sqrt(2 w) dW, score s = (t v - x) / (1 - t) and w = diffusion (1 - t), from 0 to
-        0.96 in equal steps, then in one without noise. Each step evaluates the velocity once; the official
-        250 steps are as many here.
+        0.96 in equal steps, then in one step without noise. Each step evaluates the velocity once, so that
+        the official 250 steps are 250 here.
         """
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ class DiT(Flow):
         return euler(drift, x, torch.stack([times[-1], torch.ones_like(times[-1])]))
 
     def matched(self, z: Tensor, labels: Tensor | None, noise: Noise, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity (B, T, C) at times t (B,), with some labels dropped, and what it should be."""
+        """The velocity (B, T, C) at times t (B,), with some labels dropped, and its target (B, T, C)."""
         start = noise.normal(z, "noise")
         labels = drop_labels(labels, self.label_dropout, noise)
         return self.run(interpolate(z, start, t), t, labels)[0], z - start
@@ -175,7 +177,7 @@ class DiT(Flow):
         n = channels or self.spec.channels
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            t_now, t = t[0], t.to(x)  # the grid stays on the CPU, so the comparison waits for nothing
+            t_now, t = t[0], t.to(x)  # t[0] stays on the CPU, so that the comparison waits for no GPU
             if guidance == 1 or self.classes == 0 or t_now < start:
                 return self.run(x, t, labels)[0]
             conditional, unconditional = self.run(x.repeat(2, 1, 1), t.repeat(2), pairs)[0].chunk(2)

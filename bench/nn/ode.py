@@ -1,4 +1,4 @@
-"""Integration with adaptive steps, each row of a batch its own (Dormand & Prince, 1980)."""
+"""Integration of ODEs with adaptive steps for each row of a batch (Dormand & Prince, 1980)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from ..api import Diverged
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# As scipy has them: between two steps a factor of its own choice, kept within these.
+# scipy's constants of the step size: a safety factor, and the bounds of the factor between two steps.
 SAFETY, LEAST, MOST = 0.9, 0.2, 10.0
-POWER = -1 / 5  # of the error of a method of order 4
-TINY = 1e-15  # a step that no longer moves t
+POWER = -1 / 5  # exponent of the error, for an error estimate of order 4
+TINY = 1e-15  # a step of this size no longer moves t
 
 
 def rk45(
     velocity: Velocity, x: Tensor, start: float, stop: float, rtol: float = 1e-5, atol: float = 1e-5
 ) -> Tensor:
-    """x (B, ...) at `stop` of dx/dt = velocity(x, t, rows), with x given at `start`.
+    """The solution (B, ...) at time `stop` of dx/dt = velocity(x, t, rows) with x (B, ...) at `start`.
 
-    Steps are those of scipy's `RK45`, with states in float64, but every row's follow its own error: what
-    becomes of a row doesn't depend on the others, and one that has arrived is not computed any more.
+    Steps are those of scipy's `RK45`, with states in float64, but each row's step size follows its own error:
+    a row's result doesn't depend on the other rows, and a row that has reached `stop` is not computed
+    further.
 
     Args:
-        velocity: of x (b, ...) at t (b,), of these rows (b,) of the batch.
+        velocity: the velocity (b, ...) of x (b, ...) at t (b,), for these rows (b,) of the batch.
 
     Raises:
-        Diverged: where steps would have to be infinitely small.
+        Diverged: if steps would have to be infinitely small.
     """
     ahead = 1.0 if stop > start else -1.0
 
@@ -76,7 +77,7 @@ def _first(
     rtol: float,
     atol: float,
 ) -> Tensor:
-    """(B,): sizes of the first steps, by how fast the velocity changes (Hairer et al., 1993, II.4)."""
+    """The sizes (B,) of the first steps, by how fast the velocity changes (Hairer et al., 1993, II.4)."""
     scale = atol + rtol * y.abs()
     d0, d1 = _size(y / scale), _size(k0 / scale)
     small = (d0 < 1e-5) | (d1 < 1e-5)
@@ -90,14 +91,15 @@ def _first(
 
 
 def _mixed(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """The weighted sum of slopes."""
     return sum((float(w) * k for w, k in zip(weights, slopes, strict=False)), torch.zeros_like(slopes[0]))
 
 
 def _like(rows: Tensor, y: Tensor) -> Tensor:
-    """(b,) ready to multiply (b, ...)."""
+    """Values of rows (b,) in the shape (b, 1, ...), which multiplies (b, ...)."""
     return rows.reshape(-1, *(1,) * (y.dim() - 1))
 
 
 def _size(y: Tensor) -> Tensor:
-    """(b, ...) -> (b,): root mean squares."""
+    """The root mean square of each row, (b, ...) -> (b,)."""
     return y.flatten(1).square().mean(1).sqrt()

@@ -1,13 +1,14 @@
-"""Released checkpoints: what MAR's VAE, VA-VAE, SoftVQ and DMVAE call the parameters of our tokenizers.
+"""Weights of tokenizers from released checkpoints, whose parameters may have other names than ours.
 
-A file is a checkpoint by these names or by our own, or, for a tokenizer with a transformer of timm in its
-encoder, a file of timm's such as DINOv2's; positions and patches are then resampled to ours.
+A file is a checkpoint with the published names (`Tokenizer.released_names`) or with ours, or, for a tokenizer
+with a timm transformer in its encoder, a timm file such as DINOv2's, whose positions and patches are
+resampled.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..api import Tokenizer, Unfit
+from ..options.words import listed
 
-Names = dict[str, tuple[str, ...]]  # of our parameter: theirs; several are ours one after the other
+Names = dict[str, tuple[str, ...]]  # our parameter -> the released ones, which are concatenated
 
-WRAPPERS = ("vae_ema", "vae_wo_ddp", "ema", "model", "state_dict")  # where codes keep weights, averages first
-# What only training needed: discriminators and perceptual losses, teachers and heads on the way to them.
+WRAPPERS = ("vae_ema", "vae_wo_ddp", "ema", "model", "state_dict")  # keys of weights, averaged weights first
+# Parameters that only training needs: discriminators, perceptual losses, teachers and heads for them.
 TRAINING = (
     "loss.",
     "foundation_model.",
@@ -35,103 +37,79 @@ TRAINING = (
     "encoder.de_scale.",
 )
 VIT = "encoder.vit."
-SOFTVQ = {
-    VIT: "encoder.model.",
-    "encoder.latents": "encoder.latent_tokens",
-    "encoder.positions": "encoder.latent_pos_embed",
-    "encoder.codebooks.codes": "quantize.embedding",
-    "encoder.head.": "quant_conv.",
-    "decoder.vit.": "decoder.model.",
-    "decoder.mask": "decoder.mask_token",
-    "decoder.positions": "decoder.latent_pos_embed",
-    "decoder.embed.": "post_quant_conv.",
-    "decoder.head.": "decoder.to_pixel.model.",
-}
-DMVAE = {
-    VIT: "encoder.model.",
-    "encoder.inner.0.": "bottle_neck.mlp.0.",
-    "encoder.head.": "bottle_neck.mlp.2.",
-}
 BLOCK = {"path.0": "norm1", "path.2": "conv1", "path.3": "norm2", "path.5": "conv2", "skip": "nin_shortcut"}
 ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
 
 
-def state(tokenizer: Tokenizer, part: str, file: Path) -> dict[str, Tensor]:
-    """The state of a tokenizer from a file; of its encoder's transformer alone if the file is of such.
+def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
+    """The state of a tokenizer from a file; a timm file replaces only its encoder's transformer.
 
     The tokenizer may be on the meta device.
 
     Raises:
         ValueError: naming parameters that are missing in the file, or that the tokenizer does not have.
-        Unfit: naming one of another shape.
+        Unfit: naming a parameter of another shape.
     """
-    own, given = tokenizer.state_dict(), read(file)
-    if "pos_embed" in given and any(name.startswith(VIT) for name in own):
-        return _backbone(tokenizer, own, given, file)
-    names = (_same if set(own) <= set(given) else LAYOUTS.get(part, _same))(own)
+    own, released = tokenizer.state_dict(), read_checkpoint(file)
+    if "pos_embed" in released and any(name.startswith(VIT) for name in own):
+        return _with_backbone(tokenizer, own, released, file)
+    ours = set(own) <= set(released)
+    names = Tokenizer.released_names(own) if ours else tokenizer.released_names(own)
     needed = {theirs for several in names.values() for theirs in several}
-    extra = [name for name in given if name not in needed and not name.startswith(TRAINING)]
-    _complete(needed - set(given), extra, file)
-    found = {name: torch.cat([given[one] for one in theirs]) for name, theirs in names.items()}
-    _fitting(found, own, file)
-    return found
+    extra = [name for name in released if name not in needed and not name.startswith(TRAINING)]
+    _check_names(needed - set(released), extra, file)
+    tensors = {name: torch.cat([released[part] for part in theirs]) for name, theirs in names.items()}
+    _check_shapes(tensors, own, file)
+    return tensors
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of torch's, wherever in it they are kept."""
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch checkpoint, under the first of its WRAPPERS."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(file)
     try:
-        held: Any = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content: Any = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError as error:
         why = str(error).partition("\n")[0]
         raise ValueError(f"{file} is no checkpoint of tensors alone: {why}") from error
-    held = next((held[name] for name in WRAPPERS if isinstance(held.get(name), Mapping)), held)
-    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    wrapped = (content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping))
+    return {name: value for name, value in next(wrapped, content).items() if isinstance(value, Tensor)}
 
 
-def _complete(missing: set[str], extra: Sequence[str], file: Path) -> None:
-    if missing or extra:
-        told = [f"lacks {_some(sorted(missing))}"] if missing else []
-        told += [f"has {_some(sorted(extra))}, which the tokenizer does not"] if extra else []
-        raise ValueError(f"{file} {' and '.join(told)}")
+def _check_names(missing: set[str], extra: Sequence[str], file: Path) -> None:
+    problems = [f"lacks {listed(sorted(missing), 3)}"] if missing else []
+    problems += [f"has {listed(sorted(extra), 3)}, which the tokenizer does not"] if extra else []
+    if problems:
+        raise ValueError(f"{file} {' and '.join(problems)}")
 
 
-def _fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
-    for name, tensor in found.items():
+def _check_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
+    for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             theirs, ours = (" x ".join(map(str, t.shape)) for t in (tensor, own[name]))
             raise Unfit(f"{name} is {theirs} in {file}, and {ours} in the tokenizer")
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
-
-
-def _backbone(
-    tokenizer: Tokenizer, own: Mapping[str, Tensor], given: dict[str, Tensor], file: Path
+def _with_backbone(
+    tokenizer: Tokenizer, own: Mapping[str, Tensor], released: dict[str, Tensor], file: Path
 ) -> dict[str, Tensor]:
-    """The whole state, with the encoder's transformer from timm's file."""
+    """The tokenizer's state with its encoder's transformer from a timm file."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     vit: Any = tokenizer.encoder.vit
-    fitted = checkpoint_filter_fn(given, vit)
-    found = {VIT + name: value for name, value in fitted.items() if not name.startswith("head.")}
+    fitted = checkpoint_filter_fn(released, vit)
+    tensors = {VIT + name: value for name, value in fitted.items() if not name.startswith("head.")}
     wanted = {name for name in own if name.startswith(VIT)}
-    _complete({name.removeprefix(VIT) for name in wanted - set(found)}, [*(set(found) - wanted)], file)
-    _fitting(found, own, file)
-    return {**own, **found}
+    missing = {name.removeprefix(VIT) for name in wanted - set(tensors)}
+    _check_names(missing, [*(set(tensors) - wanted)], file)
+    _check_shapes(tensors, own, file)
+    return {**own, **tensors}
 
 
-def _same(own: Mapping[str, Tensor]) -> Names:
-    return {name: (name,) for name in own}
-
-
-def _renamed(own: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> Names:
-    """The names under these prefixes."""
+def renamed(own: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> Names:
+    """The names of the parameters under our prefixes, with each prefix replaced by the released one."""
     return {
         name: (theirs + name.removeprefix(ours),)
         for name in own
@@ -140,32 +118,17 @@ def _renamed(own: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> Names:
     }
 
 
-def _ldm(own: Mapping[str, Tensor]) -> Names:
-    """Latent diffusion's names, which MAR and VA-VAE have kept."""
+def ldm_names(own: Mapping[str, Tensor]) -> Names:
+    """Latent diffusion's names of an encoder and a decoder by `convolutions`, which MAR and VA-VAE kept."""
     layers = _layers(own, "encoder")
     down = _levels(layers[1:-6], "encoder.down", 0, 1, "downsample")
     ends = ["encoder.norm_out", "encoder.conv_out", "quant_conv"]
     prefixes = ["encoder.conv_in", *down, *_middle("encoder"), *ends]
-    return _inside(layers, prefixes) | _decoder(own, ["post_quant_conv", "decoder.conv_in"])
+    return _inside(layers, prefixes) | ldm_decoder_names(own, ["post_quant_conv", "decoder.conv_in"])
 
 
-def _dmvae(own: Mapping[str, Tensor]) -> Names:
-    return _renamed(own, DMVAE) | _decoder(own, ["decoder.conv_in.0.conv", "decoder.conv_in.1"])
-
-
-def _softvq(own: Mapping[str, Tensor]) -> Names:
-    return _renamed(own, SOFTVQ)
-
-
-LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], Names]] = {
-    "conv": _ldm,
-    "vavae": _ldm,
-    "softvq": _softvq,
-    "dino": _dmvae,
-}
-
-
-def _decoder(own: Mapping[str, Tensor], first: Sequence[str]) -> Names:
+def ldm_decoder_names(own: Mapping[str, Tensor], first: Sequence[str]) -> Names:
+    """Latent diffusion's names of a decoder by `convolutions`, after layers with the names `first`."""
     layers = _layers(own, "decoder")
     body = layers[len(first) + 3 : -2]
     top = sum(not _kind(names) for names in body)
@@ -180,21 +143,23 @@ def _middle(part: str) -> list[str]:
 
 def _layers(own: Mapping[str, Tensor], part: str) -> list[list[str]]:
     """Our names by layer of a sequence, without the layers that have no parameters."""
-    found: dict[int, list[str]] = {}
+    layers: dict[int, list[str]] = {}
     for name in own:
         if name.startswith(f"{part}."):
-            found.setdefault(int(name.split(".")[1]), []).append(name)
-    return [found[index] for index in sorted(found)]
+            layers.setdefault(int(name.split(".")[1]), []).append(name)
+    return [layers[index] for index in sorted(layers)]
 
 
 def _kind(names: Sequence[str]) -> str:
-    """Of a layer: `block`, `attn`, or nothing if it is plain."""
+    """The kind of a layer by its parameters' names: "block", "attn", or "" for a plain layer."""
     inner = {name.split(".")[2] for name in names}
-    return "block" if "path" in inner else "attn" if "qkv" in inner else ""
+    if "path" in inner:
+        return "block"
+    return "attn" if "qkv" in inner else ""
 
 
 def _levels(layers: Sequence[list[str]], part: str, level: int, step: int, resample: str) -> Iterator[str]:
-    """The prefixes of blocks, attentions and what changes the size after them, upwards or downwards."""
+    """The released prefixes of blocks, attentions and resampling layers, level by level."""
     block = 0
     for names in layers:
         kind = _kind(names)
@@ -207,13 +172,13 @@ def _levels(layers: Sequence[list[str]], part: str, level: int, step: int, resam
 
 
 def _inside(layers: Sequence[list[str]], prefixes: Sequence[str]) -> Names:
-    """Our names and theirs, of layers whose prefixes are these."""
-    found: Names = {}
+    """Our names and the released ones of layers with these released prefixes."""
+    released: Names = {}
     for names, prefix in zip(layers, prefixes, strict=True):
         inner = {"block": BLOCK, "attn": ATTENTION, "": {}}[_kind(names)]
         for name in names:
-            *where, leaf = name.split(".")[2:]
-            place = inner.get(".".join(where), "")
-            several = ("q", "k", "v") if place == "qkv" else (place,)
-            found[name] = tuple(".".join(filter(None, (prefix, one, leaf))) for one in several)
-    return found
+            *module, leaf = name.split(".")[2:]
+            place = inner.get(".".join(module), "")
+            parts = ("q", "k", "v") if place == "qkv" else (place,)
+            released[name] = tuple(".".join(filter(None, (prefix, part, leaf))) for part in parts)
+    return released

@@ -1,4 +1,4 @@
-"""Alignment of tokens with a frozen teacher's, as several methods have it (REPA: Yu et al., 2025)."""
+"""Alignment of latent tokens with the tokens of a frozen teacher (REPA: Yu et al., 2025)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..api import LatentSpec, Step, Unfit
 
 
 def cosine_loss(projected: Tensor, features: Tensor) -> Tensor:
-    """Minus the cosine similarity, averaged over tokens and batch, in [-1, 1]: (B, N, F), (B, N, F) -> ()."""
+    """Minus the cosine similarity averaged over tokens and batch, in [-1, 1]: (B, N, F), (B, N, F) -> ()."""
     return -F.cosine_similarity(projected, features, dim=-1).mean()
 
 
 def regrid(features: Tensor, grid: tuple[int, int], onto: tuple[int, int]) -> Tensor:
-    """(B, h w, F) on `grid` -> (B, h' w', F) on `onto`: a new cell is the mean of the cells it touches."""
+    """Tokens (B, h w, F) of `grid` -> (B, h' w', F) of `onto`, each the mean of the cells that it touches."""
     maps = features.transpose(1, 2).unflatten(2, grid)
     return F.adaptive_avg_pool2d(maps, onto).flatten(2).transpose(1, 2)
 
 
 def check_pairs(spec: LatentSpec, teacher: LatentSpec) -> None:
-    """Raises `Unfit` where a latent token has no teacher token at its place."""
+    """Raises `Unfit` if latent tokens cannot be paired with teacher tokens."""
     if spec.tokens != teacher.tokens and not (spec.grid and teacher.grid):
         lacks = "the latent" if spec.grid is None else "the teacher"
         raise Unfit(
@@ -30,10 +30,10 @@ def check_pairs(spec: LatentSpec, teacher: LatentSpec) -> None:
 
 
 def paired(step: Step, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
-    """The teacher's token at the place of each latent token: (B, T, F).
+    """The teacher's token at the position of each latent token: (B, T, F).
 
-    Where the latent's grid is not the teacher's, the teacher's tokens are pooled onto it; without grids
-    tokens are paired in order.
+    If the latent's grid is not the teacher's, the teacher's tokens are pooled onto the latent's grid; without
+    grids tokens are paired in order.
     """
     assert step.features is not None
     if spec.grid and teacher.grid and spec.grid != teacher.grid:

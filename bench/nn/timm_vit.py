@@ -1,25 +1,27 @@
-"""Vision transformers of timm, as tokenizers are made of them."""
+"""Vision transformers of timm, for tokenizers and discriminators."""
 
 from __future__ import annotations
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from ..api import ImageSpec
 
 
 def transformer(model: str, image: ImageSpec, patch: int) -> VisionTransformer:
-    """timm's model of this name, without a head or pooling, for such images; its weights are random.
+    """A randomly initialised timm model for images of this shape, without a head or pooling.
 
     Raises:
-        ValueError: for a name that timm doesn't know or that is no plain vision transformer, and for a patch
-            that does not divide the image.
+        ValueError: if timm doesn't know the model, if it is no plain vision transformer, or if the patch does
+            not divide the image.
     """
     if not timm.is_model(model):
         raise ValueError(f"timm has no model {model!r}")
     if image.height % patch or image.width % patch:
         raise ValueError(f"patch {patch} does not divide the image size {image.height} x {image.width}")
-    # Asked first: other families don't take these arguments.
+    # Checked before the model is built: other families don't take these arguments.
     if not timm.models.model_entrypoint(model).__module__.endswith(".vision_transformer"):
         raise ValueError(f"timm's {model} is no plain vision transformer")
     network = timm.create_model(
@@ -33,3 +35,14 @@ def transformer(model: str, image: ImageSpec, patch: int) -> VisionTransformer:
     )
     assert isinstance(network, VisionTransformer)
     return network
+
+
+def add_positions(network: VisionTransformer, patches: Tensor) -> Tensor:
+    """Patch tokens (B, N, D) with P prefix tokens and positions: (B, P + N, D), as in timm's forward pass."""
+    prefix = [token for token in (network.cls_token, network.reg_token) if token is not None]
+    expanded = [token.expand(len(patches), -1, -1) for token in prefix]
+    if network.pos_embed is None:
+        return torch.cat([*expanded, patches], 1)
+    if network.no_embed_class:
+        return network.pos_drop(torch.cat([*expanded, patches + network.pos_embed], 1))
+    return network.pos_drop(torch.cat([*expanded, patches], 1) + network.pos_embed)

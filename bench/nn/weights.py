@@ -1,4 +1,4 @@
-"""The weights of feature networks: files given, found in libraries' caches or downloaded, or random."""
+"""Weight files of feature networks: a path, a file in a library's cache, a download, or random weights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from pathlib import Path
 
 import torch
 
+from ..store import hashes
+
 RANDOM = "random"
 
 
 class Weights:
-    """What `weights` and `verify` of a matrix mean for a network whose weights were published as one file."""
+    """The options `weights` and `verify` of a network whose weights were published as one file."""
 
     def __init__(
         self, given: str | None, verify: bool, url: str, published: str, kept: Sequence[Path] = ()
     ) -> None:
-        """From a path, "random", or None: one of `kept` or, with none there, a download from `url`.
+        """
+        Args:
+            given: a path, "random", or None: an existing file of `kept`, otherwise a download from `url`.
+            verify: whether the file must have the sha256 `published`.
 
         Raises:
-            ValueError: for a file that is there with another sha256 than `published`, unless it may have one.
+            ValueError: if `verify` is set and the file has another sha256.
         """
         self.random, self.verify, self.url, self.published = given == RANDOM, verify, url, published
         self.files = kept if given is None else [Path(given).expanduser()]
@@ -31,24 +36,24 @@ class Weights:
             self._found()
 
     def fingerprint(self, network: str) -> str | None:
-        """sha256 of the file, None if it isn't there; of a description where weights are random."""
+        """sha256 of the file, None if it is missing; for random weights, of a description."""
         if self.random:
             return of_random(network)
         file = self._found()
         return sha256(file) if file else None
 
     def suffix(self, network: str) -> str:
-        """What the extractor's name says of weights that aren't the published: ":random", ":ab12cd34"."""
+        """The ending of the extractor's name for unpublished weights (":random", ":ab12cd34") or ""."""
         sha = self.fingerprint(network)
         if self.random:
             return ":random"
         return "" if sha in (None, self.published) else f":{sha[:8]}"
 
     def file(self) -> Path:
-        """The file, downloaded if need be.
+        """The file, downloaded if it is missing.
 
         Raises:
-            FileNotFoundError: naming the file that isn't there and, offline, must not be downloaded.
+            FileNotFoundError: naming a missing file that has no download or must not be downloaded.
         """
         file = self._found()
         if file:
@@ -71,23 +76,22 @@ class Weights:
 
 
 def found(files: Sequence[Path]) -> Path | None:
-    """The first that is there."""
+    """The first file that exists."""
     return next((file for file in files if file.is_file()), None)
 
 
 def hub(name: str) -> Path:
-    """Where torch.hub, and torch-fidelity with it, keeps a file that it downloaded."""
+    """The file in the download folder of torch.hub, which torch-fidelity uses too."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def sha256(file: Path) -> str:
-    """Of a file's bytes; read once, unless the file changes."""
-    status = file.stat()
-    return _sha256(file, status.st_size, status.st_mtime_ns)
+    """The sha256 of a file, which is read once in a process unless it changes."""
+    return _sha256(file, *hashes.identity(file))
 
 
 class OfflineError(FileNotFoundError):
-    """A file that isn't here and, under `--offline`, must not be downloaded."""
+    """A missing file that must not be downloaded under `--offline`."""
 
 
 def refuse_offline(file: Path | str, url: str) -> None:
@@ -99,11 +103,10 @@ def refuse_offline(file: Path | str, url: str) -> None:
 
 
 def of_random(network: str) -> str:
-    """What stands for the sha256 of the random weights of a network."""
+    """The hash that stands for the random weights of a network."""
     return hashlib.sha256(f"{network}, random weights of seed 0".encode()).hexdigest()
 
 
 @cache
-def _sha256(file: Path, size: int, changed: int) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(file: Path, *identity: int) -> str:
+    return hashes.sha256(file)

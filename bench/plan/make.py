@@ -556,7 +556,7 @@ class _Planner:
         name = ("weights", str(tokenizer.where), tokenizer.label, self.dataset_row.label, str(id(model)))
         if name not in self.built:
             try:
-                released_weights.state(model, tokenizer.part, file)
+                released_weights.state(model, file)
                 self.built[name] = {"file": str(file), "fingerprint": sha}
             except Unfit as error:
                 self.built[name] = error

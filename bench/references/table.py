@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..data.vectors import split_rows
-from ..nn.released_weights import read
+from ..nn.released_weights import read_checkpoint
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
 
@@ -66,7 +66,7 @@ class Table(ReferenceSource):
         shape = (self.rows, self.spec.channels)
         if self.file == RANDOM:
             return torch.randn(shape, generator=torch.Generator().manual_seed(seed_for("table", "random")))
-        tensors = read(self._path)
+        tensors = read_checkpoint(self._path)
         if self.key not in tensors:
             raise ValueError(f"{self.file} has no tensor {self.key!r}")
         table = tensors[self.key]

@@ -37,7 +37,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         adversary = losses.adversary(config["reconstruction"], dataset.image)
     if "weights" in config:
         file = Path(config["weights"]["file"])
-        model.load_state_dict(released_weights.state(model, config["tokenizer"]["name"], file))
+        model.load_state_dict(released_weights.state(model, file))
     if "start" in inputs:
         model.load_state_dict(inputs["start"].group("tokenizer"))
     for name, module in regularizer.priors().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -42,6 +42,8 @@ RECONSTRUCTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2":
 class Perceptual:
     """The options of `lpips` in a matrix; the loss is the mean distance of image and reconstruction."""
 
+    has_optimizer: ClassVar[bool] = False
+
     weight: Weight = 1.0
     network: Literal["alex", "vgg"] = "vgg"
     weights: str | None = None  # torchvision's file, random, or null: torch.hub's cache or a download
@@ -51,6 +53,8 @@ class Perceptual:
 @dataclass(frozen=True)
 class Adversarial:
     """The options of `gan` in a matrix, beside `optimizer`; updates are counted from 0."""
+
+    has_optimizer: ClassVar[bool] = True
 
     weight: Weight = 0.5
     discriminator: Literal["patch", "dino", "dinov2"] = "patch"

@@ -14,7 +14,7 @@ from latentbench.bench.registry import PartError, create, get, load_plugin, name
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    """What a test registers is gone after it; built-in parts that it imported stay."""
+    """Removes the parts that a test registers; built-in parts that it imported stay."""
     monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     yield
     for key, cls in list(registry._classes.items()):

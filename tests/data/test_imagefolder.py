@@ -8,14 +8,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.matrices import planned
 from helpers.run import bench
 from PIL import Image
 
 from latentbench.bench.api import from_uint8, to_uint8
 from latentbench.bench.data import image_index
-from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 
 OLD = time.time() - 60
@@ -285,13 +284,11 @@ def test_a_folder_goes_in_at_256_pixels_and_comes_out_as_a_leaderboard(tmp_path)
 def test_a_bad_file_or_none_ends_a_run_before_it_starts(tmp_path):
     root = imagenet(tmp_path / "images")
     (root / "train" / "dog" / "2.JPEG").write_bytes(b"x")
-    (tmp_path / "m.yaml").write_text(MATRIX.format(root=root))
-    with pytest.raises(MatrixError, match=r"(?s)m\.yaml:2.*dog/2\.JPEG \(no image\)"):
-        make_plan(load_matrix(tmp_path / "m.yaml"), fetch=True)
-    (tmp_path / "m.yaml").write_text(MATRIX.format(root=tmp_path / "nowhere"))
+    with pytest.raises(MatrixError, match=r"(?s)matrix\.yaml:2.*dog/2\.JPEG \(no image\)"):
+        planned(tmp_path, MATRIX.format(root=root), fetch=True)
+    missing = MATRIX.format(root=tmp_path / "nowhere")
     for fetch in (True, False):
-        with pytest.raises(MatrixError, match="(?s)m.yaml:2.*nowhere.*`count` and `classes`"):
-            make_plan(load_matrix(tmp_path / "m.yaml"), fetch=fetch)
-    there = MATRIX.replace("root:", "count: {{train: 100, val: 50}}, classes: 7, root:")
-    (tmp_path / "m.yaml").write_text(there.format(root=tmp_path / "nowhere"))
-    assert make_plan(load_matrix(tmp_path / "m.yaml")).cells
+        with pytest.raises(MatrixError, match="(?s)matrix.yaml:2.*nowhere.*`count` and `classes`"):
+            planned(tmp_path, missing, fetch=fetch)
+    stated = missing.replace("root:", "count: {train: 100, val: 50}, classes: 7, root:")
+    assert planned(tmp_path, stated).cells

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.matrices import planned, problems
 
 from latentbench.bench import registry
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
 from latentbench.bench.matrix.matrix import MatrixRow, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.tools import combined_matrix
 
 PLUGIN = '''
@@ -104,13 +104,6 @@ def with_line(key: str, line: str) -> str:
     if not any(old.startswith(f"{key}:") for old in lines):
         return BASE + line
     return "\n".join(line if old.startswith(f"{key}:") else old for old in lines) + "\n"
-
-
-def problems(path: str, **options) -> list[str]:
-    with pytest.raises(MatrixError) as caught:
-        load_matrix(path, **options)
-    assert caught.value.problems == tuple(sorted(caught.value.problems))
-    return [str(problem) for problem in caught.value.problems]
 
 
 def test_a_matrix_becomes_rows(write):
@@ -320,10 +313,8 @@ regularizers: {none: {}, repa: {}}
 generators: {gaussian: {}}
 evaluators: [reconstruction, generation]
 """
-    (tmp_path / "m.yaml").write_text(text)
-    plain = make_plan(load_matrix(tmp_path / "m.yaml"))
-    (tmp_path / "m.yaml").write_text(text.replace("use: digits", "use: digits, label: scans"))
-    labelled = make_plan(load_matrix(tmp_path / "m.yaml"))
+    plain = planned(tmp_path, text)
+    labelled = planned(tmp_path, text.replace("use: digits", "use: digits, label: scans"))
     assert labelled.stages.keys() == plain.stages.keys()
     assert {cell.dataset for cell in labelled.cells} == {"scans"}
     assert not {cell.key for cell in labelled.cells} & {cell.key for cell in plain.cells}
@@ -334,269 +325,19 @@ def test_what_only_building_finds_is_reported_at_the_row(write):
     assert str(build_problem(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
 
 
-@pytest.mark.parametrize(
-    ("key", "line", "expected"),
-    [
-        # top-level keys
-        ("x", "regularisers: {}", "12:1: unknown key 'regularisers'; did you mean 'regularizers'?"),
-        ("probes", "probes: {every: 3, image: 3}", "12:20: unknown option 'image'; did you mean 'images'?"),
-        (
-            "probes",
-            "probes: {}",
-            "12:9: probes are empty; write e.g. `{every: 100}`",
-        ),
-        (
-            "evaluators",
-            "",
-            "1:1: 'evaluators' is missing; write e.g. `evaluators: [reconstruction, generation]`",
-        ),
-        ("features", "features:", "5:1: 'features' is missing; write e.g. `features: effnet_lite0`"),
-        ("tokenizers", "tokenizers: {}", "6:13: tokenizers is empty; write e.g. `tokenizers: {vit: {}}`"),
-        (
-            "tokenizers",
-            "tokenizers: [vit]",
-            "6:13: tokenizers must be a mapping such as `tokenizers: {vit: {}}`",
-        ),
-        ("name", "name: a/b", "1:7: the name 'a/b' must not contain a path"),
-        ("name", "name: [a]", "1:7: the name ['a'] must be text"),
-        ("samples", "samples: many", "12:10: samples must be an integer >= 4, not 'many'"),
-        (
-            "normalise",
-            "normalise: chanel",
-            "12:12: normalise must be 'channel', 'scalar' or 'none', not 'chanel'",
-        ),
-        ("threads", "threads: 0", "12:10: threads must be an integer >= 1, not 0"),
-        ("precision", "precision: 16", "12:12: precision must be 'fp32' or 'bf16', not 16"),
-        ("budget", "budget: {batches: 3}", "4:10: unknown option 'batches'; did you mean 'batch'?"),
-        ("budget", "budget: {batch: 1.5}", "4:17: batch must be an integer >= 1, not 1.5"),
-        ("budget", "budget: 3", "4:9: budget must be a mapping, not 3"),
-        (
-            "reference",
-            "reference: {use: gauss}",
-            "12:18: unknown reference 'gauss'; did you mean 'gaussian'? (bench list references)",
-        ),
-        ("reconstruction", "reconstruction: {}", "12:17: reconstruction is empty; "),
-        ("reconstruction", "reconstruction: {l3: 1}", "12:18: unknown reconstruction loss 'l3'; "),
-        ("reconstruction", "reconstruction: {l1: 0}", "12:22: the weight of l1 must be a number > 0, not 0"),
-        # seeds
-        (
-            "seeds",
-            "seeds: []",
-            "3:8: seeds must be a number of seeds from 1 to 100,000 or a list of different",
-        ),
-        ("seeds", "seeds: [0, 0]", "3:8: seeds must be a number of seeds"),
-        ("seeds", "seeds: [-1]", "3:8: seeds must be a number of seeds"),
-        ("seeds", "seeds: [true]", "3:8: seeds must be a number of seeds"),
-        ("seeds", "seeds: 1e9", "3:8: seeds must be a number of seeds"),
-        (
-            "seeds",
-            "seeds: {tokeniser: 1}",
-            "3:9: unknown key of seeds 'tokeniser'; did you mean 'tokenizer'?",
-        ),
-        ("seeds", "seeds: {sampling: x}", "3:19: sampling must be a number of seeds"),
-        # single parts
-        (
-            "dataset",
-            "dataset: mx_dat",
-            "2:10: unknown dataset 'mx_dat'; did you mean 'mx_data'? (bench list datasets)",
-        ),
-        ("dataset", "dataset: {size: 3}", "2:10: dataset needs a `use`, e.g. `dataset: {use: digits}`"),
-        ("dataset", "dataset: [mx_data, mx_data]", "2:20: the dataset 'mx_data' is listed twice"),
-        (
-            "dataset",
-            "dataset: [mx_data, {use: mx_data, label: mx_data, size: 8}]",
-            "2:20: the dataset 'mx_data' is listed twice",
-        ),
-        ("dataset", "dataset: {use: mx_data, label: [a]}", "2:32: the label ['a'] must be text"),
-        ("dataset", "dataset: {use: mx_data, label: a/b}", "2:32: the label 'a/b' must not contain a path"),
-        (
-            "dataset",
-            "dataset: []",
-            "2:10: the list 'dataset' is empty; write e.g. `dataset: {use: digits}`",
-        ),
-        ("dataset", "dataset: [3]", "2:11: dataset must be a name or `{use: name}`, not 3"),
-        ("dataset", "dataset: {use: mx_data, size: 1}", "2:31: size must be an integer >= 2, not 1"),
-        (
-            "dataset",
-            "dataset: {use: mx_data, size: [8, 9]}",
-            "2:31: size must be an integer >= 2, not [8, 9]",
-        ),
-        ("features", "features: {use: 3}", "5:17: `use` names a feature extractor; it must be text, not 3"),
-        (
-            "teacher",
-            "teacher: {use: mx_features, resolutn: 3}",
-            "12:29: unknown option 'resolutn'; did you mean 'resolution'?",
-        ),
-        # rows
-        (
-            "tokenizers",
-            "tokenizers: {mx_tok: {}}",
-            "6:14: unknown tokenizer 'mx_tok'; did you mean 'mx_tokens'?",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {a: {use: mx_tok}}",
-            "6:23: unknown tokenizer 'mx_tok'; did you mean 'mx_tokens'?",
-        ),
-        ("tokenizers", "tokenizers: {mx_tokens: 3}", "6:25: mx_tokens must be a mapping of options, not 3"),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {widht: 3}}",
-            "6:26: unknown option 'widht'; did you mean 'width'? (bench info tokenizers mx_tokens)",
-        ),
-        ("tokenizers", "tokenizers: {mx_tokens: {image: 3}}", "6:26: unknown option 'image'; known: "),
-        ("tokenizers", "tokenizers: {mx_tokens: {width: '3'}}", "6:33: width must be an integer, not '3'"),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {width: []}}",
-            "6:33: the axis 'width' is empty; it needs at least one value",
-        ),
-        ("tokenizers", "tokenizers: {mx_tokens: {width: [1, x]}}", "6:37: width must be an integer, not 'x'"),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {width: [1, 1]}}",
-            "6:14: duplicate label 'mx_tokens[width=1]'; the first is at m.yaml:6:14",
-        ),
-        ("tokenizers", "tokenizers: {mx_tokens: {guidance: 1}}", "6:26: unknown option 'guidance'; "),
-        (
-            "tokenizers",
-            "tokenizers: {real: {use: mx_tokens}}",
-            "6:14: the label 'real' is taken by the row of real images",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {../a: {use: mx_tokens}}",
-            "6:14: the label '../a' must not contain a path",
-        ),
-        ("tokenizers", "tokenizers: {'': {use: mx_tokens}}", "6:14: the label '' must not be empty"),
-        (
-            "tokenizers",
-            'tokenizers: {"a\\n": {use: mx_tokens}}',
-            "6:14: the label 'a\\n' must not be empty, nor begin or end",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {}, mx_tokens: {}}",
-            "6:29: duplicate key 'mx_tokens'; the first is at m.yaml:6:14",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: *t}",
-            "6:25: the alias *t is not supported; write the value out",
-        ),
-        # optimizer, guidance, sampler
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {lr: -1}}}",
-            "6:42: lr must be a number > 0 or null, not -1",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {betas: [0.9]}}}",
-            "6:45: betas must be a list of 2: ",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {lr: [0.1, 1]}}}",
-            "6:42: lr must be a number > 0 or null, not [0.1, 1]",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {encodr: {}}}}",
-            "6:38: unknown option 'encodr'; did you mean 'encoder'?",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {encoder: {ema: 0.9}}}}",
-            "6:48: unknown option 'ema'; ",
-        ),
-        (
-            "tokenizers",
-            "tokenizers: {mx_tokens: {optimizer: {critics: {f: {lr: x}}}}}",
-            "6:56: lr must be a number > 0 or null, not 'x'",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {optimizer: {encoder: {}}}}",
-            "10:36: unknown option 'encoder'; ",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {optimizer: adam}}",
-            "10:35: optimizer must be a mapping such as `{lr: 1.0e-3}`, not 'adam'",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {guidance: -1}}",
-            "10:34: guidance must be a number >= 0, or a list of them, not -1",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {guidance: [1, x]}}",
-            "10:38: guidance must be a number >= 0, or a list of them, not 'x'",
-        ),
-        ("generators", "generators: {mx_flow: {guidance: [1, 1.0]}}", "10:38: guidance has 1 twice"),
-        (
-            "generators",
-            "generators: {mx_flow: {guidance: []}}",
-            "10:34: guidance is empty; it needs at least one number",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {sampler: {step: 3}}}",
-            "10:34: unknown option 'step'; did you mean 'steps'?",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {sampler: {steps: 0}}}",
-            "10:41: steps must be an integer >= 1, not 0",
-        ),
-        (
-            "generators",
-            "generators: {mx_flow: {sampler: 3}}",
-            "10:33: sampler must be a mapping of options, not 3",
-        ),
-        # evaluators
-        ("evaluators", "evaluators: mx_scores", "11:13: evaluators must be a list of names such as"),
-        ("evaluators", "evaluators: []", "11:13: evaluators must be a list of names such as"),
-        (
-            "evaluators",
-            "evaluators: [mx_score]",
-            "11:14: unknown evaluator 'mx_score'; did you mean 'mx_scores'?",
-        ),
-        ("evaluators", "evaluators: [{mx_scores: {k: x}}]", "11:30: k must be an integer, not 'x'"),
-        (
-            "evaluators",
-            "evaluators: [mx_scores, mx_scores]",
-            "11:25: the evaluator 'mx_scores' is listed twice",
-        ),
-        ("evaluators", "evaluators: [3]", "11:14: an evaluator is a name or `{name: {option: …}}`, not 3"),
-        # skip, profiles, plugins
-        ("skip", "skip: {generator: a}", "12:7: skip must be a list of `{generator: …, why: …}`"),
-        ("skip", "skip: [mx_flow]", "12:8: a skip is a mapping `{generator: …, why: …}`, not 'mx_flow'"),
-        ("skip", "skip: [{generator: mx_flow}]", "12:8: the option 'why' is missing; it must be text"),
-        ("skip", "skip: [{why: slow}]", "12:8: a skip needs a pattern for one of dataset, tokenizer"),
-        (
-            "skip",
-            "skip: [{generater: a, why: b}]",
-            "12:9: unknown option 'generater'; did you mean 'generator'?",
-        ),
-        ("profiles", "profiles: [smoke]", "12:11: profiles must be a mapping from names to keys of a matrix"),
-        (
-            "profiles",
-            "profiles: {smoke: {budget: {bach: 1}}}",
-            "12:29: unknown option 'bach'; did you mean 'batch'?",
-        ),
-        ("profiles", "profiles: {smoke: {name: x}}", "12:20: unknown key of a profile 'name'; "),
-        ("plugins", "plugins: mine.py", "12:10: plugins must be a list of paths, not 'mine.py'"),
-        ("plugins", "plugins: [mine.py]", "12:11: no plugin file "),
-        ("plugins", "plugins: [3]", "12:11: a plugin is a path, not 3"),
-    ],
-)
-def test_each_mistake_is_named_at_its_place(write, key, line, expected):
-    found = problems(write(with_line(key, line)))
-    assert len(found) == 1, found
-    assert found[0].startswith(f"m.yaml:{expected}")
+MISTAKES = [
+    line.split(" => ")
+    for line in (Path(__file__).parent / "mistakes.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), MISTAKES)
+def test_each_mistake_is_named_at_its_place(write, line, expected):
+    key = line.removeprefix("-").split(":")[0]
+    messages = problems(write(with_line(key, "" if line.startswith("-") else line)))
+    assert len(messages) == 1, messages
+    assert messages[0].startswith(f"m.yaml:{expected}")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import io
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.matrices import planned, tiny_with
 from helpers.plugins import PLUGIN, package
 from helpers.run import TINY
 from safetensors.torch import save_file
@@ -21,96 +21,20 @@ from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.cli import app
 from latentbench.bench.cli.safe_text import escape_control_characters
-from latentbench.bench.matrix import yaml_text
-from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.records import Record
 from latentbench.bench.report.write import write_report
 from latentbench.bench.tools.audit import read as read_images
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("bench", "regularizers", "tokenizers", "generators", "evaluators")
-DIGITS = "9" * 900
-BOMB = "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)])
-
-
-def with_(old, new):
-    assert old in TINY
-    return TINY.replace(old, new)
-
-
-HOSTILE = {
-    "an alias bomb": (BOMB, "the alias *a0 is not supported"),
-    "nesting in a line": ("a: " + "[" * 3000 + "]" * 3000, "nested deeper than 20 levels"),
-    "nesting in lines": ("\n".join(" " * i + "a:" for i in range(1000)), "nested deeper than 20 levels"),
-    "a billion cells": (
-        with_("width: 16, depth: 1", f"width: {[*range(1000)]}, depth: {[*range(1000)]}").replace(
-            "seeds: [0]", "seeds: 1000"
-        ),
-        "too many cells",
-    ),
-    "a billion seeds": (with_("seeds: [0]", "seeds: 1000000000"), "seeds must be a number of seeds from 1"),
-    "a billion layers": (
-        with_("width: 16, depth: 1", "width: 16, depth: 1000000000"),
-        "10:3: it has more than 10,000 modules",
-    ),
-    "a billion channels": (with_("channels: 4", "channels: 1000000000000"), "15:3: "),
-    "digits of samples": (with_("samples: 64", f"samples: {DIGITS}"), "8:10: an integer of 900 digits"),
-    "digits of steps": (with_("tokenizer_steps: 12", f"tokenizer_steps: {DIGITS}"), "4:27: an integer"),
-    "digits of a seed": (with_("[0]", f"[{DIGITS}]"), "3:9: an integer"),
-    "digits of guidance": (with_("[1.0, 1.5]", f"[1.0, {DIGITS}]"), "an integer of 900 digits"),
-    "digits of a weight": (with_("1.0e-3", DIGITS), "13:16: an integer"),
-    "digits beyond Python's": (with_("samples: 64", f"samples: {'9' * 5000}"), "8:10: "),
-    "a path in the name": (with_("name: tiny", "name: ../../tiny"), "must not contain a path"),
-    "a path in a label": (with_("  vit:", "  ../vit:"), "must not contain a path"),
-    "a NUL byte": (with_("name: tiny", "name: ti\0ny"), "1:9: the control character U+0000"),
-    "a written NUL byte": (with_("name: tiny", 'name: "ti\\0ny"'), "must be printable"),
-    "an escape in a label": (with_("  vit:", '  "\\e[31mvit":'), "must be printable"),
-    "a NUL byte in a path": (TINY + 'plugins: ["a\\0b"]\n', "18:11: "),
-    "a plugin that is a circle of links": (TINY + "plugins: [circle.py]\n", "no plugin file"),
-    "an object": (with_("name: tiny", "name: !!python/object/apply:os.system [echo]"), "the tag"),
-}
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "circle.py").symlink_to("circle.py")
-    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
-    return tmp_path
-
-
-def refused(*arguments):
-    """What the command says on its way to exit code 2; imports aside, within a second."""
-    started = time.process_time()
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output and time.process_time() - started < 10
-    return result.output
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_matrix_is_an_error_at_its_place_and_nothing_is_written(case, here):
-    text, words = HOSTILE[case]
-    (here / "matrix.yaml").write_text(text)
-    assert words in refused("plan")
-    assert sorted(file.name for file in here.iterdir()) == ["circle.py", "circle.yaml", "matrix.yaml"]
-
-
-def test_a_file_of_100_megabytes_a_device_and_a_circle_of_links_are_no_matrices(here):
-    with open("matrix.yaml", "wb") as file:
-        file.truncate(100 * 2**20)
-    assert "104,857,600 bytes are no matrix" in refused("plan")
-    assert "unknown matrix" in refused("plan", "--matrix", "circle.yaml")
-    assert "unknown matrix" in refused("plan", "--matrix", "/dev/zero")
-
 
 # The calls by which others' bytes become objects or code.
 UNSAFE = {"eval", "exec", "compile", "__import__"}
 READERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-MESSAGES = ("bench/team.py",)  # between a worker and its own companions
+MESSAGES = ("bench/engine/companions.py",)  # between a worker and its own companions
 
 
 def calls(file):
@@ -169,7 +93,7 @@ def lpips_with(file):
 
 
 WEIGHTS = {
-    "of a tokenizer": lambda file: released_weights.state(vit(), "vit", file),
+    "of a tokenizer": lambda file: released_weights.state(vit(), file),
     "of Inception": lambda file: described("inception", weights=str(file), verify=False),
     "of CLIP": lambda file: described("clip", model="ViT-B-32", weights=str(file), verify=False),
     "of a timm model": lambda file: described("timm", model="resnet18", weights=str(file)),
@@ -202,10 +126,9 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(reader, kind, tmp_pa
 
 def test_a_checkpoint_of_objects_is_a_problem_at_its_row(tmp_path):
     torch.save({"model": Malicious(tmp_path / "done")}, tmp_path / "evil.pth")
-    text = with_("vit: {", f"vit: {{weights: {tmp_path / 'evil.pth'}, ")
-    (tmp_path / "matrix.yaml").write_text(text)
-    with pytest.raises(yaml_text.MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
-        make_plan(load_matrix(tmp_path / "matrix.yaml"))
+    text = tiny_with("vit: {", f"vit: {{weights: {tmp_path / 'evil.pth'}, ")
+    with pytest.raises(MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
+        planned(tmp_path, text)
     assert not (tmp_path / "done").exists()
 
 
@@ -223,7 +146,7 @@ def test_an_installed_plugin_runs_when_it_is_asked_for_by_name_alone(tmp_path):
     listed = code("list", "regularizers")
     assert "nosy" in listed.stdout and not done.exists()
     assert code("plan").returncode == 0 and not done.exists()
-    (tmp_path / "matrix.yaml").write_text(with_("  kl: {weight: 1.0e-3}", "  nosy: {}"))
+    (tmp_path / "matrix.yaml").write_text(tiny_with("  kl: {weight: 1.0e-3}", "  nosy: {}"))
     assert code("plan").returncode == 0 and done.exists()
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from latentbench.bench.api import ImageSpec, Noise
-from latentbench.bench.nn.discriminators import LAYOUTS, Features, Norm, Patch, features, load
+from latentbench.bench.nn.discriminators import LAYOUTS, Features, Norm1d, Patch, features, load
+from latentbench.bench.nn.timm_vit import transformer
 from latentbench.bench.runtime.processes import Group
 from latentbench.bench.training.losses import Adversarial, Adversary, discriminator
 
@@ -48,7 +49,7 @@ def test_patchgan_says_which_images_are_too_small_for_it(layers):
 
 
 def test_features_are_the_transformer_s_own_with_the_class_token_added():
-    network = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    network = transformer("test_vit", ImageSpec(3, 32, 32), 16).eval()
     seen = {}
     for depth, block in enumerate(network.blocks):
         block.register_forward_hook(lambda module, given, out, depth=depth: seen.update({depth: out}))
@@ -103,7 +104,7 @@ def batch():
 def normed(rank, folder, dtype):
     """A process's share of a batch through a norm, its gradient and the averages, to a file."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    judge = Adversary(nn.Sequential(Norm(3)), Adversarial())
+    judge = Adversary(nn.Sequential(Norm1d(3)), Adversarial())
     judge.share(Group(rank, 2))
     x = batch().to(dtype).chunk(2)[rank].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):

@@ -3,14 +3,13 @@
 import pytest
 import safetensors.torch
 import torch
+from helpers.matrices import planned
 from torch.nn import functional as F
 
 from latentbench.bench.api import ImageSpec, Unfit
-from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.weights import sha256
-from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
@@ -60,7 +59,7 @@ def decoder(shapes, ch, mult, blocks, attended):
 
 
 def ldm(attended, z=16, ch=128, mult=(1, 1, 2, 2, 4), blocks=2):
-    """What `AutoencoderKL` of LTH14/mar and, attended in the decoder, of hustvl/LightningDiT has."""
+    """Shapes of `AutoencoderKL` in LTH14/mar and, attended in the decoder, in hustvl/LightningDiT."""
     shapes = {}
     pair(shapes, "encoder.conv_in", ch, 3, 3, 3)
     inner = ch
@@ -100,7 +99,7 @@ def vit(shapes, name, width, depth, patches, patch, ratio=4, scale=True):
 
 
 def softvq(codebooks, width=1024, depth=24, patches=256, patch=16, tokens=64, z=32, codes=8192, **kind):
-    """What `SoftVQModel` of Hhhhhhao/continuous_tokenizer has; `AEModel` without codebooks."""
+    """Shapes of `SoftVQModel` in Hhhhhhao/continuous_tokenizer; of `AEModel` without codebooks."""
     shapes = {}
     for part in ("encoder", "decoder"):
         vit(shapes, f"{part}.model", width, depth, patches, patch, **kind)
@@ -113,7 +112,7 @@ def softvq(codebooks, width=1024, depth=24, patches=256, patch=16, tokens=64, z=
 
 
 def dmvae(width=1024, depth=24, patches=256, patch=16, hidden=2048, z=32, ch=128, mult=(1, 2, 4, 4), **kind):
-    """What `VAE` of sen-ye/dmvae has."""
+    """Shapes of `VAE` in sen-ye/dmvae."""
     shapes = {}
     vit(shapes, "encoder.model", width, depth, patches, patch, **kind)
     pair(shapes, "bottle_neck.mlp.0", hidden, width)
@@ -147,7 +146,7 @@ def saved(tmp_path):
 
 def loaded(name, file, expansion=1, image=SMALL, **options):
     model = create("tokenizers", name, image=image, expansion=expansion, **options).eval()
-    model.load_state_dict(released_weights.state(model, name, file))
+    model.load_state_dict(released_weights.state(model, file))
     return model
 
 
@@ -164,11 +163,11 @@ def loaded(name, file, expansion=1, image=SMALL, **options):
 )
 def test_a_released_checkpoint_fills_its_tokenizer(part, size, expansion, shapes, monkeypatch, tmp_path):
     given = tensors(shapes, "meta")
-    monkeypatch.setattr(released_weights, "read", lambda file: given)
+    monkeypatch.setattr(released_weights, "read_checkpoint", lambda file: given)
     with torch.device("meta"):
         options = get("tokenizers", part).sizes[size]
         model = create("tokenizers", part, image=ImageSpec(3, 256, 256), expansion=expansion, **options)
-    found = released_weights.state(model, part, tmp_path / "a")
+    found = released_weights.state(model, tmp_path / "a")
     assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in model.state_dict().items()}
     assert sum(t.numel() for t in found.values()) == sum(t.numel() for t in given.values())
 
@@ -269,7 +268,7 @@ def test_a_file_of_timm_fills_the_encoders_transformer_alone(saved):
     w = {name.removeprefix("m."): t for name, t in tensors(shapes).items()}
     torch.manual_seed(1)
     model = create("tokenizers", "dino", image=SMALL, expansion=1)
-    found = released_weights.state(model, "dino", saved(w | {"head.weight": torch.ones(1)}))
+    found = released_weights.state(model, saved(w | {"head.weight": torch.ones(1)}))
     for name, before in model.state_dict().items():
         own = name.removeprefix("encoder.vit.")
         if own in w and w[own].shape == before.shape:
@@ -290,7 +289,7 @@ def test_our_own_names_are_read_too(saved):
         torch.manual_seed(seed)
         states.append(create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=1))
     one, two = states
-    found = released_weights.state(two, "vit", saved(one.state_dict()))
+    found = released_weights.state(two, saved(one.state_dict()))
     assert all(torch.equal(found[name], tensor) for name, tensor in one.state_dict().items())
 
 
@@ -299,22 +298,22 @@ def test_missing_and_unexpected_parameters_are_named(saved):
     model = create("tokenizers", "conv", image=SMALL, expansion=2, **TINY_CONV)
     del w["encoder.mid.attn_1.k.bias"]
     with pytest.raises(ValueError, match=r"lacks encoder\.mid\.attn_1\.k\.bias$"):
-        released_weights.state(model, "conv", saved(w))
+        released_weights.state(model, saved(w))
     w = tensors(ldm(True, z=4, ch=8, mult=(1, 1, 2)))
     with pytest.raises(ValueError, match=r"has decoder\.up\.2\.attn\.0\.k\.bias, .* 27 more, which the tok"):
-        released_weights.state(model, "conv", saved(w))
+        released_weights.state(model, saved(w))
 
 
 def test_a_checkpoint_of_another_shape_does_not_fit(saved):
     file = saved(tensors(ldm(False, z=4, ch=8, mult=(1, 1, 2))))
     model = create("tokenizers", "conv", image=SMALL, expansion=1, **TINY_CONV)
     with pytest.raises(Unfit, match=r"8 x 16 x 3 x 3 in .*released.safetensors, and 4 x 16 x 3 x 3 in the"):
-        released_weights.state(model, "conv", file)
+        released_weights.state(model, file)
 
 
 def test_a_file_with_more_than_tensors_is_not_run(saved):
     with pytest.raises(ValueError, match="no checkpoint of tensors alone"):
-        released_weights.read(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
+        released_weights.read_checkpoint(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
 
 
 MATRIX = """\
@@ -332,9 +331,8 @@ evaluators: [reconstruction]
 """
 
 
-def planned(folder, weights, **how):
-    (folder / "matrix.yaml").write_text(MATRIX.replace("WEIGHTS", weights))
-    return make_plan(load_matrix(folder / "matrix.yaml"), **how)
+def with_weights(folder, weights, **options):
+    return planned(folder, MATRIX.replace("WEIGHTS", weights), **options)
 
 
 def trained(plan):
@@ -345,35 +343,35 @@ def test_a_row_with_weights_is_known_by_their_hash_and_skipped_where_they_do_not
     torch.manual_seed(5)
     image = ImageSpec(1, 8, 8)
     state = create("tokenizers", "conv", image=image, expansion=1, width=4, channels=2).state_dict()
-    fresh = trained(planned(tmp_path, ""))
+    fresh = trained(with_weights(tmp_path, ""))
     assert len(fresh) == 2 and not any("weights" in stage.config for stage in fresh)
     file = saved(state)
-    first = planned(tmp_path, f"weights: {file}")
+    first = with_weights(tmp_path, f"weights: {file}")
     (stage,) = trained(first)
     assert stage.config["weights"] == {"file": str(file), "fingerprint": sha256(file)} and stage.known
     (cell,) = [cell for cell in first.cells if cell.skipped]
     assert cell.regularizer == "kl" and "2 x 8 x 3 x 3" in cell.skipped
     saved({name: tensor + 1 for name, tensor in state.items()})
-    assert trained(planned(tmp_path, f"weights: {file}"))[0].key != stage.key
+    assert trained(with_weights(tmp_path, f"weights: {file}"))[0].key != stage.key
 
 
 def test_missing_and_wrong_weights_are_problems_of_their_row(saved, tmp_path):
     absent = tmp_path / "absent.pt"
-    plan = planned(tmp_path, f"weights: {absent}")
+    plan = with_weights(tmp_path, f"weights: {absent}")
     assert {stage.key for stage in trained(plan)} == {UNKNOWN}
     with pytest.raises(MatrixError, match=f"there is no file {absent}"):
-        planned(tmp_path, f"weights: {absent}", fetch=True)
+        with_weights(tmp_path, f"weights: {absent}", fetch=True)
     with pytest.raises(MatrixError, match="lacks decoder.conv_in.bias, .* and has a, which"):
-        planned(tmp_path, f"weights: {saved({'a': torch.ones(1)})}")
+        with_weights(tmp_path, f"weights: {saved({'a': torch.ones(1)})}")
     with pytest.raises(MatrixError, match="weights must be a path, not 3"):
-        planned(tmp_path, "weights: 3")
+        with_weights(tmp_path, "weights: 3")
 
 
 def test_without_updates_a_tokenizer_is_scored_as_it_was_released(saved, tmp_path):
     torch.manual_seed(5)
     image = ImageSpec(1, 8, 8)
     state = create("tokenizers", "conv", image=image, expansion=1, width=4, channels=2).state_dict()
-    (stage,) = trained(planned(tmp_path, f"weights: {saved(state)}"))
+    (stage,) = trained(with_weights(tmp_path, f"weights: {saved(state)}"))
     result = STAGES["tokenizer"](stage.config, {}, Context(tmp_path))
     kept = {name: tensor for name, tensor in result.tensors.items() if name.startswith("tokenizer/")}
     assert {f"tokenizer/{name}" for name in state} == set(kept)
@@ -385,7 +383,7 @@ def test_where_weights_lie_does_not_change_a_stage(saved, tmp_path):
         "tokenizers", "conv", image=ImageSpec(1, 8, 8), expansion=1, width=4, channels=2
     ).state_dict()
     one, two = (
-        trained(planned(tmp_path, f"weights: {saved(state, f'{name}.safetensors')}"))[0]
+        trained(with_weights(tmp_path, f"weights: {saved(state, f'{name}.safetensors')}"))[0]
         for name in ("a", "b")
     )
     assert one.key == two.key and one.config != two.config

@@ -9,7 +9,9 @@ import pytest
 from pydantic import Field
 
 from latentbench.bench.api import Dataset, Flow, Generator, LatentSpec, Likelihood, Regularizer
-from latentbench.bench.options.options import REQUIRED, axes, check_options, label_text, options_of
+from latentbench.bench.options.axes import check_axes
+from latentbench.bench.options.options import REQUIRED, check_options, options_of
+from latentbench.bench.options.words import label_text
 from latentbench.bench.registry import PartError, Use, use
 
 Count = Annotated[int, Field(ge=1)]
@@ -152,7 +154,7 @@ def test_a_list_is_an_axis_unless_it_is_a_value():
 
 
 def test_axes_multiply_with_the_last_moving_fastest():
-    variants, wrong = axes(Method, {"weight": [1e-5, 0.01], "depth": [1, 2], "widths": [[8], [8, 16]]})
+    variants, wrong = check_axes(Method, {"weight": [1e-5, 0.01], "depth": [1, 2], "widths": [[8], [8, 16]]})
     assert not wrong and variants.count == 8
     labels = [suffix for suffix, _ in variants.rows()]
     assert labels[:3] == [
@@ -165,12 +167,12 @@ def test_axes_multiply_with_the_last_moving_fastest():
 
 
 def test_without_axes_there_is_one_row_without_a_suffix():
-    variants, _ = axes(Method, {"depth": 1})
+    variants, _ = check_axes(Method, {"depth": 1})
     assert [suffix for suffix, _ in variants.rows()] == [""]
 
 
 def test_every_value_of_an_axis_is_checked_at_its_place():
-    _, wrong = axes(Method, {"depth": [1, "x", 2, None], "weight": []})
+    _, wrong = check_axes(Method, {"depth": [1, "x", 2, None], "weight": []})
     assert wrong == [
         (("depth", 1), "depth must be an integer, not 'x'"),
         (("depth", 3), "depth must be an integer, not null"),
@@ -181,7 +183,7 @@ def test_every_value_of_an_axis_is_checked_at_its_place():
 def test_a_product_of_axes_is_counted_without_being_made():
     many = list(range(10_000))
     wide = type("Wide", (), {"__init__": lambda self, a=0, b=0, c=0, d=0, e=0: None})
-    assert axes(wide, dict.fromkeys("abcde", many))[0].count == 10**20
+    assert check_axes(wide, dict.fromkeys("abcde", many))[0].count == 10**20
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,9 @@ def test_a_part_that_does_not_fit_or_is_misspelt_is_named_at_its_place():
 
 
 def test_an_axis_over_parts_is_labelled_by_what_was_written():
-    variants, wrong = axes(Paired, {"prior": ["gaussian", {"use": "tarflow", "width": 8}, {"blocks": 1}]})
+    variants, wrong = check_axes(
+        Paired, {"prior": ["gaussian", {"use": "tarflow", "width": 8}, {"blocks": 1}]}
+    )
     labels = [suffix for suffix, _ in variants.rows()]
     assert not wrong and labels == ["[prior=gaussian]", "[prior=tarflow+width:8]", "[prior=blocks:1]"]
     assert [options["prior"]["use"] for _, options in variants.rows()] == ["gaussian", "tarflow", "tarflow"]

@@ -11,7 +11,8 @@ from latentbench.bench.api import Flow, Generator, LatentSpec
 from latentbench.bench.cli import app
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.options.options import axes, check_options, names_of, options_of
+from latentbench.bench.options.axes import check_axes
+from latentbench.bench.options.options import check_options, names_of, options_of
 from latentbench.bench.registry import Use, create, get, names
 
 F16 = (16, 16)  # the grid of 256 pixels at a sixteenth
@@ -166,14 +167,14 @@ def test_a_size_is_the_options_that_it_stands_for():
 def test_what_is_given_beside_a_size_wins():
     cls = get("generators", "lightningdit")
     assert check_options(cls, {"size": "XL", "depth": 12})[0] == check_options(cls, {**XL, "depth": 12})[0]
-    variants, wrong = axes(cls, {"size": "XL", "depth": [1, 2]})
+    variants, wrong = check_axes(cls, {"size": "XL", "depth": [1, 2]})
     assert not wrong and [options["depth"] for _, options in variants.rows()] == [1, 2]
     assert {options["width"] for _, options in variants.rows()} == {1152}
 
 
 def test_sizes_are_an_axis():
     cls = get("generators", "lightningdit")
-    variants, wrong = axes(cls, {"heads": 8, "size": ["B", "1.0B"], "depth": [1, 24]})
+    variants, wrong = check_axes(cls, {"heads": 8, "size": ["B", "1.0B"], "depth": [1, 24]})
     rows = dict(variants.rows())
     assert not wrong and list(rows) == [
         "[size=B,depth=1]",
@@ -201,7 +202,7 @@ def test_a_part_in_an_option_has_sizes_too():
     assert check_options(Paired, {"prior": {"size": "XL", "depth": 3}})[0]["prior"]["depth"] == 3
     mlp = check_options(Paired, {"prior": {"use": "velocity_mlp", "size": "flow-priors"}})[0]["prior"]
     assert (mlp["width"], mlp["depth"]) == (1024, 6)
-    variants, wrong = axes(Paired, {"prior": [{"size": "B"}, {"size": "XL"}]})
+    variants, wrong = check_axes(Paired, {"prior": [{"size": "B"}, {"size": "XL"}]})
     assert not wrong
     assert [suffix for suffix, _ in variants.rows()] == ["[prior=size:B]", "[prior=size:XL]"]
 
@@ -221,7 +222,7 @@ def test_a_part_in_an_option_has_sizes_too():
     ],
 )
 def test_a_wrong_size_is_named_at_its_place(options, place, message):
-    assert axes(get("generators", "lightningdit"), options, where="bench info")[1] == [(place, message)]
+    assert check_axes(get("generators", "lightningdit"), options, where="bench info")[1] == [(place, message)]
 
 
 def test_a_part_without_sizes_has_no_such_option():
