@@ -20,6 +20,7 @@ from ..models import flops
 from ..options.options import options_of
 from ..training import one_step
 from ..training.losses import Term, l1
+from ..training.objective import Objective, TrainingBudget
 from ..training.steps import Context
 from ..training.tokenizer import train_tokenizer
 from . import common
@@ -94,20 +95,19 @@ class Scene:
         torch.manual_seed(0)
         tokenizer = Plain(data.image, regularizer.expansion, self.spec)
         features = randn(data.size("train"), TEACHER.tokens, TEACHER.channels, seed=1)
+        augmentation = Augmentation() if regularizer.two_views else None
         with tempfile.TemporaryDirectory() as work, torch.random.fork_rng(devices=[]):
             train_tokenizer(
                 tokenizer,
                 regularizer,
                 data,
-                {"l1": Term(1.0, l1)},
-                steps=3,
-                batch=16,
+                Objective({"l1": Term(1.0, l1)}, augmentation=augmentation),
+                TrainingBudget(3, 16),
                 seed=0,
                 optimizer=({"clip": 0.0, "warmup": 0}, {}),  # clipping would couple all parameters
                 context=Context(Path(work)),
                 teacher=(lambda images, index: features[index]) if "teacher_spec" in self.asked else None,
                 reference=self.whole_reference() if "reference_spec" in self.asked else None,
-                augmentation=Augmentation() if regularizer.two_views else None,
             )
         return {name: p.detach().clone() for name, p in tokenizer.state_dict().items()}
 

@@ -17,6 +17,7 @@ from ..nn import released_weights
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
 from ..training import losses
+from ..training.objective import Objective, TrainingBudget
 from ..training.one_step import reconstruction_step
 from ..training.steps import Context
 from ..training.tokenizer import train_tokenizer
@@ -46,23 +47,24 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     target = None
     if "reference" in inputs:
         target = split_of(in_space_of(regularizer, regularizer_reference(inputs, context)), "train")
+    objective = Objective(
+        losses.terms(config["reconstruction"]),
+        adversary,
+        config["reconstruction"].get("gan", {}).get("optimizer", {}),
+        Augmentation(**config["augment"]) if "augment" in config else None,
+    )
+    budget = TrainingBudget(config["steps"], config["batch"], config["refine_steps"], config["probes"])
     state = train_tokenizer(
         model,
         regularizer,
         dataset,
-        losses.terms(config["reconstruction"]),
-        steps=config["steps"],
-        refine_steps=config["refine_steps"],
-        batch=config["batch"],
+        objective,
+        budget,
         seed=seed,
         optimizer=config["optimizer"],
         context=context,
         teacher=_teacher(config, inputs),
         reference=target,
-        probes=config["probes"],
-        adversary=adversary,
-        adversary_optimizer=config["reconstruction"].get("gan", {}).get("optimizer", {}),
-        augmentation=Augmentation(**config["augment"]) if "augment" in config else None,
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"regularizer/{name}": tensor for name, tensor in regularizer.state_dict().items()}

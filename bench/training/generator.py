@@ -13,7 +13,7 @@ from ..api import Generator, Noise
 from ..runtime.prefetch import Ahead
 from ..runtime.processes import ALONE, Group
 from .checkpoint import State
-from .optimizers import GENERATOR_DEFAULTS, Average, adamw, group_settings, last_steps, step_optimizer
+from .optimizers import GENERATOR_DEFAULTS, Average, Learner, adamw, group_settings, last_steps
 from .steps import Context, batch_index, run_steps
 
 
@@ -71,18 +71,18 @@ def train_generator(
 
     settings = group_settings(GENERATOR_DEFAULTS, optimizer)
     trained = [p for p in generator.parameters() if p.requires_grad]
-    main = accelerator.prepare(adamw(_groups(generator, optimizer)))
-    average, over = Average(generator, settings["ema"]), last_steps(main)
-    state = State({"generator": generator}, {"main": main}, {"generator": average})
+    adam = adamw(_groups(generator, optimizer))
+    learner = Learner(adam, trained, settings["clip"], steps, accelerator, group)
+    average, over = Average(generator, settings["ema"]), last_steps(learner.optimizer)
+    state = State({"generator": generator}, {"main": learner.optimizer}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
         index, given = ahead(step)
         z, chosen, noise = load(index, given, step, group)
-        main.zero_grad()
+        learner.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, chosen, noise)
-        accelerator.backward(sum(losses.values()))
-        step_optimizer(main, trained, step, steps, settings["clip"], accelerator, group)
+        learner.descend(sum(losses.values()), step)
         average.update(generator, step, over)
         if step + 1 in snapshots:
             weights = average.weights(generator)

@@ -106,6 +106,42 @@ def step_optimizer(
     optimizer.step()
 
 
+class Learner:
+    """Parameters that one loss trains, with their optimizer."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        clip: float,
+        total: int,
+        accelerator: Accelerator,
+        group: Group,
+    ) -> None:
+        """
+        Args:
+            clip: the norm to which the gradients of all parameters together are clipped; 0: none.
+            total: the updates over which the schedule of the learning rate extends.
+        """
+        self.optimizer: torch.optim.Optimizer = accelerator.prepare(optimizer)
+        self.parameters, self.clip, self.total = parameters, clip, total
+        self.accelerator, self.group = accelerator, group
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def descend(self, loss: Tensor | int, update: int) -> None:
+        """The backward pass of a loss, and one update of the parameters."""
+        self.accelerator.backward(loss)
+        step_optimizer(
+            self.optimizer, self.parameters, update, self.total, self.clip, self.accelerator, self.group
+        )
+
+    def requires_grad_(self, requires_grad: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(requires_grad)
+
+
 def last_steps(optimizer: torch.optim.Optimizer) -> dict[int, int]:
     """After how many updates parameters, by id, are left as they are."""
     limits = [(part["settings"]["steps"], part["params"]) for part in optimizer.param_groups]

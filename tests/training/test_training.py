@@ -10,9 +10,10 @@ from latentbench.bench.training import losses
 from latentbench.bench.training.checkpoint import State
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.training.losses import Adversarial, Term, l1
+from latentbench.bench.training.objective import Objective, TrainingBudget, balance
 from latentbench.bench.training.optimizers import DEFAULTS, Average, group_settings, rate
 from latentbench.bench.training.steps import Context, Stopped, batch_index, run_steps
-from latentbench.bench.training.tokenizer import balance, train_tokenizer
+from latentbench.bench.training.tokenizer import train_tokenizer
 
 
 class Blobs(Dataset):
@@ -86,19 +87,28 @@ class Begun(Adversary):
         nn.init.constant_(self.critic.weight, 0.5)
 
 
-def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, optimizer=({}, {}), **more):
+def train(
+    tmp_path,
+    tokenizer,
+    regularizer,
+    dataset=None,
+    steps=12,
+    stop=None,
+    optimizer=({}, {}),
+    refine_steps=0,
+    probes=None,
+    **gan,
+):
     context = Context(tmp_path, stopping=stop or (lambda: False))
     return train_tokenizer(
         tokenizer,
         regularizer,
         dataset or Blobs(),
-        {"l1": Term(1.0, l1)},
-        steps=steps,
-        batch=16,
+        Objective({"l1": Term(1.0, l1)}, **gan),
+        TrainingBudget(steps, 16, refine_steps, probes),
         seed=0,
         optimizer=optimizer,
         context=context,
-        **more,
     )
 
 
