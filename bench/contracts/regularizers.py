@@ -19,9 +19,9 @@ from ..data.augment import Augmentation
 from ..models import flops
 from ..options.options import options_of
 from ..training import one_step
+from ..training.context import Context
 from ..training.losses import Term, l1
 from ..training.objective import Objective, TrainingBudget
-from ..training.steps import Context
 from ..training.tokenizer import train_tokenizer
 from . import common
 from .common import BATCH, CLASSES, Beside, Part, Plain, Sheet, equal, randn, require, trainable

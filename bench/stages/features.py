@@ -11,7 +11,7 @@ from ..models.latents import CHUNK
 from ..runtime.mapped import rows
 from ..runtime.prefetch import prefetch
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs, kept
 
 

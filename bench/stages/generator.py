@@ -10,8 +10,8 @@ from ..api.noise import seeded
 from ..models.latents import IDENTITY
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
+from ..training.context import Context
 from ..training.generator import train_generator
-from ..training.steps import Context
 from .inputs import Config, Inputs
 from .trained_cell import TrainedCell
 

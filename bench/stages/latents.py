@@ -8,7 +8,7 @@ from ..api import Diverged, Noise
 from ..models.latents import CHUNK, DRAWS, decode_all_uint8, draw, encode, normalisation, round_trip
 from ..runtime.mapped import allocated
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs
 from .trained_cell import TrainedCell
 

@@ -6,8 +6,8 @@ from ..api.noise import seeded
 from ..models import build
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
+from ..training.context import Context
 from ..training.generator import train_generator
-from ..training.steps import Context
 from .inputs import Config, Inputs, facts_from, spec_from
 from .reference import regularizer_reference
 from .reference_samples import in_space_of, split_of

@@ -9,7 +9,7 @@ from ..api import Noise, Reference
 from ..data.subset import Subset
 from ..models import build
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs, spec_from
 from .reference_samples import reference_samples
 from .trained_cell import TrainedCell

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..api import Diverged, Noise
 from ..models.latents import chunked, decode_all_uint8
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import Config, Inputs
 from .trained_cell import TrainedCell
 

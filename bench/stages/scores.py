@@ -13,7 +13,7 @@ from ..metrics.names import base_name, check_name
 from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .figures import rendered
 from .inputs import Config, Inputs
 from .subject import Subject

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .features import features
 from .generator import generator
 from .inputs import Config, Inputs

@@ -17,9 +17,9 @@ from ..nn import released_weights
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
 from ..training import losses
+from ..training.context import Context
 from ..training.objective import Objective, TrainingBudget
 from ..training.one_step import reconstruction_step
-from ..training.steps import Context
 from ..training.tokenizer import train_tokenizer
 from .inputs import Config, Inputs, facts_from
 from .reference import regularizer_reference
@@ -35,7 +35,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(seed, "init", "regularizer"):
         regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
     with seeded(seed, "init", "discriminator"):
-        adversary = losses.adversary(config["reconstruction"], dataset.image)
+        adversary = losses.build_adversary(config["reconstruction"], dataset.image)
     if "weights" in config:
         file = Path(config["weights"]["file"])
         model.load_state_dict(released_weights.state(model, config["tokenizer"]["name"], file))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..api import Step, Tokenizer
 from ..runtime.processes import Group
-from .losses import Adversary, adaptive_weight
+from .adversary import Adversary, adaptive_weight
 from .optimizers import Learner, adamw
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..store import hashes
 from ..store.disk import explain_disk_full
-from .optimizers import Average
+from .ema import Average
 
 KEPT = 2
 DIGITS = 16  # of the hash

@@ -13,8 +13,10 @@ from ..api import Generator, Noise
 from ..runtime.prefetch import Ahead
 from ..runtime.processes import ALONE, Group
 from .checkpoint import State
-from .optimizers import GENERATOR_DEFAULTS, Average, Learner, adamw, group_settings, last_steps
-from .steps import Context, batch_index, run_steps
+from .context import Context
+from .ema import Average
+from .optimizers import GENERATOR_DEFAULTS, Learner, adamw, group_settings, last_steps
+from .steps import batch_index, run_steps
 
 
 def train_generator(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..data.augment import Augmentation
 from ..runtime.processes import ALONE, Group
-from .losses import Adversary, Term
+from .adversary import Adversary
+from .losses import Term
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch.autograd.graph import _engine_run_backward
 
 from ..api import Generator, Noise, Regularizer, Step, Tokenizer
 from ..models.latents import decode_batch
-from .losses import Adversary
+from .adversary import Adversary
 
 
 def tokenizer_step(

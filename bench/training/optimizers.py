@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +27,6 @@ DEFAULTS: dict[str, Any] = {
     "clip": 1.0,
     "ema": 0.0,
 }
-TRACKED = ("running_mean", "running_var")  # batch norms' statistics, averaged like weights (REPA-E)
 # Generators are sampled from the average of their weights, as every paper does.
 GENERATOR_DEFAULTS = DEFAULTS | {"ema": 0.999}
 
@@ -165,39 +163,3 @@ def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
         "betas": tuple(settings["betas"]),
         "weight_decay": settings["weight_decay"],
     }
-
-
-class Average:
-    """An exponential moving average of parameters with decay min(d, (1 + k) / (10 + k)) at update k.
-
-    The ramp, as in LZN's released code, lets short runs use the decay of long ones.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow: dict[str, Tensor] = {}
-        if decay:
-            self.shadow = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int, ends: Mapping[int, int] = MappingProxyType({})) -> None:
-        """Takes in the parameters after update `step`, and what norms track; other buffers are copied.
-
-        Of parameters whose updates are over (`ends`) the average stays as well, as in LZN's released code:
-        else it would run after them until it is the last of the weights that it averages.
-        """
-        if not self.shadow:
-            return
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
-        still = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
-        averaged = [n for n in self.shadow if (n in learned and n not in still) or n.endswith(TRACKED)]
-        shadows = [self.shadow[name] for name in averaged]
-        if shadows:  # there may be buffers alone
-            torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
-        for name in self.shadow.keys() - set(averaged) - still:
-            self.shadow[name].copy_(current[name])
-
-    def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The averaged state dict, or the module's own without averaging."""
-        return self.shadow or module.state_dict()

@@ -12,8 +12,9 @@ from ..api import Dataset, Noise, Reference, Step, Tokenizer
 from ..data.augment import Augmentation, augmented
 from ..models.latents import decode_batch
 from ..runtime.prefetch import BatchReader
+from .context import Context
 from .objective import TrainingBudget
-from .steps import Context, batch_index
+from .steps import batch_index
 
 
 class StepLoader:

@@ -5,54 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..api import Diverged, seed_for
 from ..runtime.onednn import by_onednn
-from ..runtime.processes import ALONE, Group
 from ..store.disk import DiskFull
 from . import checkpoint
 from .checkpoint import State
+from .context import Context, Stopped
 
 CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
 CHECKPOINT_RETRY = 60.0  # seconds, when the disk is full
-
-
-class Stopped(Exception):
-    """The run was asked to stop; a checkpoint has been written."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision.
-
-    The number of processes changes the rounding of a training's gradients, and nothing else.
-    """
-
-    work: Path
-    device: str = "cpu"
-    precision: str = "fp32"
-    report: Callable[[int, int, str], None] = lambda step, total, text: None
-    note: Callable[[str], None] = lambda text: None  # what a user should know
-    stopping: Callable[[], bool] = lambda: False
-    loaders: int = 0  # processes that decode images ahead
-    group: Group = ALONE
-
-    def scratch(self, name: str) -> Path:
-        """The file of something that is too large for memory."""
-        return self.work / "scratch" / name.replace("/", ".")
-
-    def accelerator(self) -> Accelerator:
-        """Device placement, autocast, gradient scaling and clipping."""
-        precision = {"fp32": "no"}.get(self.precision, self.precision)
-        return Accelerator(cpu=self.device == "cpu", mixed_precision=precision)
 
 
 def batch_index(size: int, batch: int, step: int, *stream: str | int) -> Tensor:

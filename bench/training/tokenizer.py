@@ -17,11 +17,13 @@ from ..runtime.processes import Group
 from . import checkpoint
 from .adversary_training import AdversaryTraining
 from .checkpoint import State
+from .context import Context
 from .critics_training import CriticsTraining
+from .ema import Average
 from .objective import Objective, TrainingBudget, balance, merge_losses
-from .optimizers import DEFAULTS, GENERATOR_DEFAULTS, Average, Learner, adamw, group_settings, last_steps
+from .optimizers import DEFAULTS, GENERATOR_DEFAULTS, Learner, adamw, group_settings, last_steps
 from .step_loader import StepLoader
-from .steps import Context, run_steps
+from .steps import run_steps
 
 
 def train_tokenizer(

@@ -8,7 +8,7 @@ from torch import distributed, multiprocessing, nn
 from latentbench.bench.api import ImageSpec, Noise
 from latentbench.bench.nn.discriminators import LAYOUTS, Features, Norm, Patch, features, load
 from latentbench.bench.runtime.processes import Group
-from latentbench.bench.training.losses import Adversarial, Adversary, discriminator
+from latentbench.bench.training.adversary import Adversarial, Adversary, discriminator
 
 IMAGENET = ImageSpec(3, 256, 256)
 SMALL = ImageSpec(1, 32, 32)

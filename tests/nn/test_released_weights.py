@@ -14,7 +14,7 @@ from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.context import Context
 
 SMALL = ImageSpec(3, 32, 32)
 

@@ -13,9 +13,10 @@ from helpers.run import gone_within, workers_of
 from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.prefetch import BatchReader, prefetch
+from latentbench.bench.training.context import Context, Stopped
 from latentbench.bench.training.losses import RECONSTRUCTION, Term
 from latentbench.bench.training.objective import Objective, TrainingBudget
-from latentbench.bench.training.steps import Context, Stopped, batch_index
+from latentbench.bench.training.steps import batch_index
 from latentbench.bench.training.tokenizer import train_tokenizer
 
 

@@ -17,10 +17,10 @@ from latentbench.bench.models import latents
 from latentbench.bench.registry import get
 from latentbench.bench.runtime import mapped, processes
 from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own
+from latentbench.bench.training.context import Context, Stopped
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
-from latentbench.bench.training.steps import Context, Stopped
 from latentbench.bench.training.tokenizer import train_tokenizer
 
 # A method that fails in the second process alone, and one that ends it.

@@ -10,9 +10,9 @@ from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regular
 from latentbench.bench.flow import interpolate
 from latentbench.bench.nn.teacher_alignment import cosine_loss
 from latentbench.bench.registry import get
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
-from latentbench.bench.training.steps import Context
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.regularizers.repa import REPAE, Whitening
 

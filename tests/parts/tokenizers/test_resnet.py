@@ -13,9 +13,9 @@ from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.models import latents
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
-from latentbench.bench.training.steps import Context
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.tokenizers.resnet import ResNet
 

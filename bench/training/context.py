@@ -1,0 +1,41 @@
+"""Where and how a stage runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..runtime.processes import ALONE, Group
+
+
+class Stopped(Exception):
+    """The run was asked to stop; a checkpoint has been written."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision.
+
+    The number of processes changes the rounding of a training's gradients, and nothing else.
+    """
+
+    work: Path
+    device: str = "cpu"
+    precision: str = "fp32"
+    report: Callable[[int, int, str], None] = lambda step, total, text: None
+    note: Callable[[str], None] = lambda text: None  # what a user should know
+    stopping: Callable[[], bool] = lambda: False
+    loaders: int = 0  # processes that decode images ahead
+    group: Group = ALONE
+
+    def scratch(self, name: str) -> Path:
+        """The file of something that is too large for memory."""
+        return self.work / "scratch" / name.replace("/", ".")
+
+    def accelerator(self) -> Accelerator:
+        """Device placement, autocast, gradient scaling and clipping."""
+        precision = {"fp32": "no"}.get(self.precision, self.precision)
+        return Accelerator(cpu=self.device == "cpu", mixed_precision=precision)
