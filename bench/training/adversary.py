@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Weight = Annotated[float, Field(gt=0)]
 Updates = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-DECAY = 0.999  # of LeCam's averages
+LECAM_DECAY = 0.999  # of the running averages of logits
 
 
 @dataclass(frozen=True)
@@ -32,47 +32,52 @@ class Adversarial:
     discriminator: Literal["patch", "dino", "dinov2"] = "patch"
     loss: Literal["hinge"] = "hinge"
     adaptive: bool = True  # the weight times |d reconstruction| / |d gan| at the decoder's head (VQGAN)
-    start: Updates = 0  # of the tokenizer's term: 5,000 in VA-VAE and DMVAE, 20,000 in SoftVQ
+    start: Updates = 0  # first update of the tokenizer's term: 5,000 in VA-VAE and DMVAE, 20,000 in SoftVQ
     discriminator_start: Updates | None = None  # null: the same
     discriminator_weight: Weight = 1.0  # of hinge and LeCam, not of the consistency: 0.2 in SoftVQ
     lecam: Scale = 0.0  # 0.001 in SoftVQ
     augment: Share = 0.0  # probability of DiffAugment: 0.5 in SoftVQ, 1 in DMVAE
-    cutout: Share = 0.2  # of a side
+    cutout: Share = 0.2  # fraction of a side
     consistency: Scale = 0.0  # 4 in SoftVQ, 1 in DMVAE
     consistency_cutout: Share = 0.5  # 0.2 in DMVAE
     width: Count = 64  # of `patch`
     layers: Count = 3  # of `patch`
     dino: str | None = None  # weights of `dino` and `dinov2`: a file, or random
-    model: str | None = None  # in place of theirs, one of timm's transformers
-    resolution: Count | None = None  # pixels that the transformer sees
+    model: str | None = None  # one of timm's transformers, in place of the default one of `dino` or `dinov2`
+    resolution: Count | None = None  # pixels of the transformer's input
 
 
 def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
-    from ..nn import discriminators as known
+    """The network that an option names.
+
+    Raises:
+        ValueError: it needs weights, and the options name none.
+    """
+    from ..nn import discriminators
 
     if options.discriminator == "patch":
-        return known.Patch(image, options.width, options.layers)
+        return discriminators.Patch(image, options.width, options.layers)
     if options.dino is None:
         raise ValueError(
             f"gan: the discriminator {options.discriminator} needs `dino: PATH` or `dino: random`"
         )
-    layout = known.LAYOUTS[options.discriminator]
-    return known.Features(image, layout, options.dino, options.model, options.resolution)
+    layout = discriminators.LAYOUTS[options.discriminator]
+    return discriminators.Features(image, layout, options.dino, options.model, options.resolution)
 
 
 class Adversary(nn.Module):
-    """A discriminator of images and reconstructions, and what it and the tokenizer learn from each other."""
+    """A discriminator of images and reconstructions, its loss, and the tokenizer's loss against it."""
 
     seen: Tensor
 
     def __init__(self, network: nn.Module, options: Adversarial) -> None:
         super().__init__()
         self.network, self.options = network, options
-        self.register_buffer("seen", torch.zeros(2))  # LeCam's averages of the logits of images and others
+        self.register_buffer("seen", torch.zeros(2))  # LeCam's averages of the logits of real and fake images
         self.group = ALONE
 
-    def share(self, group: Group) -> None:
-        """Averages over a batch are from now on over the images of all processes."""
+    def set_group(self, group: Group) -> None:
+        """Takes batch averages over the images of all processes from now on."""
         from ..nn.discriminators import Norm
 
         for module in self.modules():
@@ -86,38 +91,39 @@ class Adversary(nn.Module):
         return self.options.start if first is None else first
 
     def fooled(self, reconstruction: Tensor, noise: Noise) -> Tensor:
-        """What the tokenizer descends, not weighted: minus the mean logit of its reconstructions."""
+        """The tokenizer's loss, not weighted: minus the mean logit of reconstructions (B, c, H, W)."""
         options = self.options
         shown = augmented(reconstruction.float(), noise.fork("augment"), options.augment, options.cutout)
         return -self.network(shown, noise).mean()
 
     def loss(self, images: Tensor, reconstruction: Tensor, noise: Noise) -> Tensor:
-        """What the discriminator descends; both (B, c, H, W) in [-1, 1], without gradients.
+        """The discriminator's loss; both (B, c, H, W) in [-1, 1], without gradients.
 
-        Both go through it in one batch, as in DMVAE's code, so that its batch norms see them alike; SoftVQ's
-        takes one after the other.
+        Images and reconstructions form one batch, as in DMVAE's code, so that batch norms treat them alike;
+        SoftVQ's code passes one after the other.
         """
-        options, both = self.options, {"real": images, "fake": reconstruction}
+        options, sources = self.options, {"real": images, "fake": reconstruction}
 
         def logits(name: str, probability: float, cutout: float) -> Tensor:
-            own = noise.fork(name)
+            stream = noise.fork(name)
             shown = [
-                augmented(one, own.fork(which), probability, cutout).to(images) for which, one in both.items()
+                augmented(source, stream.fork(kind), probability, cutout).to(images)
+                for kind, source in sources.items()
             ]
-            return self.network(torch.cat(shown), own).float()
+            return self.network(torch.cat(shown), stream).float()
 
-        seen = logits("augment", options.augment, options.cutout)
-        real, fake = seen.chunk(2)
-        found = hinge(real, fake)
+        weak = logits("augment", options.augment, options.cutout)
+        real, fake = weak.chunk(2)
+        loss = hinge(real, fake)
         if options.lecam:
             means = self.group.mean(torch.stack((real.detach().mean(), fake.detach().mean())))
-            self.seen.lerp_(means, 1 - DECAY)
-            found = found + options.lecam * lecam(real, fake, *self.seen.unbind())
-        found = options.discriminator_weight * found
+            self.seen.lerp_(means, 1 - LECAM_DECAY)
+            loss = loss + options.lecam * lecam(real, fake, *self.seen.unbind())
+        loss = options.discriminator_weight * loss
         if options.consistency:
-            strongly = logits("consistency", 1.0, options.consistency_cutout)
-            found = found + options.consistency * consistency(seen, strongly)
-        return found
+            strong = logits("consistency", 1.0, options.consistency_cutout)
+            loss = loss + options.consistency * consistency(weak, strong)
+        return loss
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
@@ -126,15 +132,18 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def lecam(real: Tensor, fake: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
-    """Squares of what logits are apart from the other kind's average (Tseng et al., 2021).
+    """Mean squared distances of logits from the other kind's running average (Tseng et al., 2021).
 
-    As SoftVQ's code has it, of logits beyond the other's average alone.
+    As in SoftVQ's code only logits beyond the average count: real ones above it, fake ones below it.
     """
     return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
 
 
 def consistency(logits: Tensor, strongly: Tensor) -> Tensor:
-    """How far logits move under strong augmentation, both learning (balanced: Zhao et al., 2021)."""
+    """Mean squared change of logits under strong augmentation (balanced: Zhao et al., 2021).
+
+    The gradient reaches the logits of both augmentations.
+    """
     return F.mse_loss(strongly, logits)
 
 
@@ -143,8 +152,8 @@ def adaptive_weight(reconstruction: Tensor, gan: Tensor, head: nn.Parameter, gro
 
     DMVAE's code adds 1e-6 in place of 1e-4.
     """
-    there, here = (
+    reconstruction_norm, gan_norm = (
         group.mean(torch.autograd.grad(loss, head, retain_graph=True)[0]).norm()
         for loss in (reconstruction, gan)
     )
-    return (there / (here + 1e-4)).clamp(0, 1e4).detach()
+    return (reconstruction_norm / (gan_norm + 1e-4)).clamp(0, 1e4).detach()

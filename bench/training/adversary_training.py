@@ -38,7 +38,7 @@ class AdversaryTraining:
             accelerator,
             group,
         )
-        adversary.share(group)
+        adversary.set_group(group)
         parameters = [p for p in adversary.to(accelerator.device).parameters() if p.requires_grad]
         adam, updates = adamw([(settings, parameters)]), total - adversary.start
         self.learner = Learner(adam, parameters, settings["clip"], updates, accelerator, group)

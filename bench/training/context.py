@@ -17,22 +17,22 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision.
+    """Where and how a stage runs; of its fields only the device and the precision change numbers.
 
     The number of processes changes the rounding of a training's gradients, and nothing else.
     """
 
-    work: Path
+    work: Path  # the stage's folder for checkpoints and scratch files
     device: str = "cpu"
     precision: str = "fp32"
-    report: Callable[[int, int, str], None] = lambda step, total, text: None
-    note: Callable[[str], None] = lambda text: None  # what a user should know
-    stopping: Callable[[], bool] = lambda: False
+    report: Callable[[int, int, str], None] = lambda step, total, text: None  # progress
+    note: Callable[[str], None] = lambda text: None  # a message for the user
+    stopping: Callable[[], bool] = lambda: False  # whether the run was asked to stop
     loaders: int = 0  # processes that decode images ahead
     group: Group = ALONE
 
     def scratch(self, name: str) -> Path:
-        """The file of something that is too large for memory."""
+        """The file for a tensor that may be too large for memory."""
         return self.work / "scratch" / name.replace("/", ".")
 
     def accelerator(self) -> Accelerator:

@@ -25,23 +25,24 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int, ends: Mapping[int, int] = MappingProxyType({})) -> None:
-        """Takes in the parameters after update `step`, and what norms track; other buffers are copied.
+        """Averages in the parameters after update `step` and batch norms' statistics; copies other buffers.
 
-        Of parameters whose updates are over (`ends`) the average stays as well, as in LZN's released code:
-        else it would run after them until it is the last of the weights that it averages.
+        Args:
+            ends: the number of updates after which a parameter, by id, is no longer trained. Its average then
+                stays too, as in LZN's released code; otherwise it would converge to the last weights.
         """
         if not self.shadow:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
-        still = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
-        averaged = [n for n in self.shadow if (n in learned and n not in still) or n.endswith(TRACKED)]
+        finished = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
+        averaged = [n for n in self.shadow if (n in learned and n not in finished) or n.endswith(TRACKED)]
         shadows = [self.shadow[name] for name in averaged]
-        if shadows:  # there may be buffers alone
+        if shadows:  # a module may have buffers only
             torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
-        for name in self.shadow.keys() - set(averaged) - still:
+        for name in self.shadow.keys() - set(averaged) - finished:
             self.shadow[name].copy_(current[name])
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The averaged state dict, or the module's own without averaging."""
+        """The averaged state dict, or the module's current one if the decay is 0."""
         return self.shadow or module.state_dict()

@@ -34,7 +34,7 @@ class Perceptual:
     weight: Weight = 1.0
     network: Literal["alex", "vgg"] = "vgg"
     weights: str | None = None  # torchvision's file, random, or null: torch.hub's cache or a download
-    ramp: Updates = 0  # over which the weight rises from 0: 10,000 in SoftVQ
+    ramp: Updates = 0  # updates over which the weight rises from 0: 10,000 in SoftVQ
 
 
 LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}
@@ -42,11 +42,11 @@ LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}
 
 @dataclass(frozen=True)
 class Term:
-    """One reconstruction loss, (B, c, H, W) twice -> (), times its weight, which may rise from 0 at first."""
+    """A reconstruction loss, (B, c, H, W) twice -> (), with its weight, which may rise from 0 at first."""
 
     weight: float
     function: Callable[[Tensor, Tensor], Tensor]
-    ramp: int = 0  # updates
+    ramp: int = 0  # updates over which the weight rises
 
     def __call__(self, reconstruction: Tensor, images: Tensor, update: int) -> Tensor:
         share = min(1.0, update / self.ramp) if self.ramp else 1.0
@@ -54,22 +54,25 @@ class Term:
 
 
 def terms(config: Mapping[str, Any]) -> dict[str, Term]:
-    """The losses of a matrix that need no discriminator; on the meta device if that is the default."""
-    found = {name: Term(config[name], RECONSTRUCTION[name]) for name in config if name in RECONSTRUCTION}
-    if "lpips" in config:
-        from ..metrics.lpips import Distance, Lpips
+    """The reconstruction losses of a matrix, in its order, on torch's default device; `gan` is left out."""
+    losses: dict[str, Term] = {}
+    for name in config:
+        if name in RECONSTRUCTION:
+            losses[name] = Term(config[name], RECONSTRUCTION[name])
+        elif name == "lpips":
+            from ..metrics.lpips import Distance, Lpips
 
-        options = Perceptual(**config["lpips"] | {"weights": weights_path(config["lpips"]["weights"])})
-        lpips = Distance(Lpips(options.network, options.weights))
-        found["lpips"] = Term(options.weight, lpips, options.ramp)
-    return {name: found[name] for name in config if name in found}
+            options = Perceptual(**config["lpips"] | {"weights": weights_path(config["lpips"]["weights"])})
+            lpips = Distance(Lpips(options.network, options.weights))
+            losses["lpips"] = Term(options.weight, lpips, options.ramp)
+    return losses
 
 
 def networks(config: Mapping[str, Any], image: ImageSpec) -> tuple[nn.Module | None, Adversary | None]:
-    """On the meta device, for estimates: the perceptual distance and the discriminator of a matrix."""
+    """The perceptual distance and the discriminator of a matrix, on the meta device, for cost estimates."""
     with torch.device("meta"):
-        found = terms({name: config[name] for name in config if name == "lpips"})
-        distance = found["lpips"].function if found else None
+        perceptual = terms({name: config[name] for name in config if name == "lpips"})
+        distance = perceptual["lpips"].function if perceptual else None
         assert distance is None or isinstance(distance, nn.Module)
         return distance, build_adversary(config, image)
 
@@ -78,11 +81,11 @@ def build_adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | 
     """The discriminator of a matrix, if it has one."""
     if "gan" not in config:
         return None
-    chosen = {key: value for key, value in config["gan"].items() if key != "optimizer"}
-    options = Adversarial(**chosen | {"dino": weights_path(chosen["dino"])})
+    settings = {key: value for key, value in config["gan"].items() if key != "optimizer"}
+    options = Adversarial(**settings | {"dino": weights_path(settings["dino"])})
     return Adversary(discriminator(options, image), options)
 
 
 def weights_path(weights: Any) -> str | None:
-    """What a matrix says of a network's weights, from a stage's config."""
+    """A matrix's value for a network's weights (a path, random or None), from a stage's config."""
     return weights["file"] if isinstance(weights, Mapping) else weights

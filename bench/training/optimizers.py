@@ -1,4 +1,4 @@
-"""Optimizers as the matrix says: AdamW, warm-up, schedule and clipping, per group of parameters, and EMA."""
+"""Optimizers as a matrix sets them: AdamW, warm-up, schedule and clipping, per group of parameters."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.0,
     "decayed": "all",
     "warmup": 50,
-    "schedule": "cosine",  # short budgets gain most: 600 steps of `vit` on digits end at 50 dB, not 34
+    "schedule": "cosine",  # helps short budgets most: 600 steps of `vit` on digits end at 50 dB, not 34
     "hold": 0,
     "floor": 0.0,
     "steps": None,
     "clip": 1.0,
     "ema": 0.0,
 }
-# Generators are sampled from the average of their weights, as every paper does.
+# Generators are sampled with the average of their weights, as in every paper.
 GENERATOR_DEFAULTS = DEFAULTS | {"ema": 0.999}
 
 
 def group_settings(
     defaults: Mapping[str, Any], *layers: Mapping[str, Any], group: str = ""
 ) -> dict[str, Any]:
-    """The settings of one group: defaults, then each layer's own keys, then each layer's keys for the group.
+    """The settings of one group; later ones win: defaults, each layer's own keys, each layer's group keys.
 
-    A group is named by a dotted path, such as `encoder` or `critics.fake`.
+    A group is named by a dotted path, such as `encoder` or `critics.fake`; "" has no group keys.
     """
+    nested: list[Mapping[str, Any]] = []
+    if group:
+        for layer in layers:
+            for name in group.split("."):
+                layer = layer.get(name, {})
+            nested.append(layer)
     settings = dict(defaults)
-    nested = []
-    for layer in layers:
+    for layer in (*layers, *nested):
         settings |= {key: value for key, value in layer.items() if key in defaults}
-        inner: Any = layer
-        for name in group.split(".") if group else ():
-            inner = inner.get(name, {})
-        nested.append(inner if group else {})
-    for inner in nested:
-        settings |= {key: value for key, value in inner.items() if key in defaults}
     return settings
 
 
 def rate(settings: Mapping[str, Any], step: int, total: int) -> float:
-    """The learning rate at an update: linear warm-up, then constant or a cosine to `floor`.
+    """The learning rate at an update: linear warm-up, then constant or a cosine down to `floor`.
 
-    The cosine starts after `hold` updates (SimFlow's second stage) and takes the rest of `total`.
+    The cosine starts after `hold` updates (SimFlow's second stage) and lasts for the rest of `total`.
     """
     warm = min(1.0, (step + 1) / max(1, settings["warmup"]))
     decay = 1.0
@@ -67,16 +66,21 @@ def rate(settings: Mapping[str, Any], step: int, total: int) -> float:
 
 
 def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.optim.AdamW:
-    """One AdamW over groups of (settings, parameters); settings stay in the group for `update`."""
-    return torch.optim.AdamW(
-        [
-            {"params": some, "settings": own, **_arguments(own)}
-            for settings, parameters in groups
-            for own, some in _by_decay(settings, parameters)
-            if some
-        ],
-        fused=True,  # many small tensors: one pass over each instead of a dozen
-    )
+    """One AdamW over groups of (settings, parameters); `step_optimizer` reads the settings in each group."""
+    param_groups = [
+        {
+            "params": members,
+            "settings": settings,
+            "lr": settings["lr"],
+            "betas": tuple(settings["betas"]),
+            "weight_decay": settings["weight_decay"],
+        }
+        for group in groups
+        for settings, members in _by_decay(*group)
+        if members
+    ]
+    # Fused: for many small tensors one pass over each instead of a dozen.
+    return torch.optim.AdamW(param_groups, fused=True)
 
 
 def step_optimizer(
@@ -88,16 +92,17 @@ def step_optimizer(
     accelerator: Accelerator,
     group: Group,
 ) -> None:
-    """One update by the gradients that are there, averaged over processes and then clipped together.
+    """One update by the current gradients, averaged over processes and then clipped together.
 
-    Groups whose `steps` are over have none: they stay, and count for nothing in the norm.
+    A group that has had its number of `steps` loses its gradients: its parameters stay as they are and don't
+    count in the norm.
     """
-    for part in optimizer.param_groups:
-        limit = part["settings"]["steps"]
+    for param_group in optimizer.param_groups:
+        limit = param_group["settings"]["steps"]
         if limit is not None and step >= limit:
-            for parameter in part["params"]:
+            for parameter in param_group["params"]:
                 parameter.grad = None
-        part["lr"] = rate(part["settings"], step, total)
+        param_group["lr"] = rate(param_group["settings"], step, total)
     group.average_gradients(parameters)
     if clip:
         accelerator.clip_grad_norm_(parameters, clip)
@@ -141,25 +146,17 @@ class Learner:
 
 
 def last_steps(optimizer: torch.optim.Optimizer) -> dict[int, int]:
-    """After how many updates parameters, by id, are left as they are."""
-    limits = [(part["settings"]["steps"], part["params"]) for part in optimizer.param_groups]
+    """The number of updates after which a parameter, by id, is no longer trained, where there is a limit."""
+    limits = [(group["settings"]["steps"], group["params"]) for group in optimizer.param_groups]
     return {id(p): limit for limit, params in limits if limit is not None for p in params}
 
 
 def _by_decay(
     settings: dict[str, Any], parameters: list[nn.Parameter]
 ) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
-    """One group or, where `decayed` are matrices alone, as in MAR, two: biases and gains don't decay."""
+    """One group, or two if only matrices are `decayed`, as in MAR: biases and gains then don't decay."""
     if settings["decayed"] == "all":
         return [(settings, parameters)]
     vectors = [p for p in parameters if p.dim() < 2]
     matrices = [p for p in parameters if p.dim() >= 2]
     return [(settings, matrices), (settings | {"weight_decay": 0.0}, vectors)]
-
-
-def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "lr": settings["lr"],
-        "betas": tuple(settings["betas"]),
-        "weight_decay": settings["weight_decay"],
-    }

@@ -104,7 +104,7 @@ def normed(rank, folder, dtype):
     """A process's share of a batch through a norm, its gradient and the averages, to a file."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     judge = Adversary(nn.Sequential(Norm(3)), Adversarial())
-    judge.share(Group(rank, 2))
+    judge.set_group(Group(rank, 2))
     x = batch().to(dtype).chunk(2)[rank].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = judge.network(x)

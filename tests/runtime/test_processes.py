@@ -205,7 +205,7 @@ def work(rank, port, folder):
     store = TCPStore("127.0.0.1", port, is_master=False)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     group = Group(rank, 2)
-    processes.BUNCH = 200  # so that gradients are sent in several
+    processes.BUCKET = 200  # so that gradients are sent in several
     made = {f"trained {name}": trained(name, folder / f"two {name}", group) for name in METHODS}
     made |= {
         f"generated {name}": generated(name, folder / f"two {name}", group)
