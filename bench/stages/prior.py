@@ -14,7 +14,7 @@ from .reference_samples import in_space_of, split_of
 
 
 def prior(config: Config, inputs: Inputs, context: Context) -> Result:
-    """One of a regularizer's priors, trained on the reference as it is."""
+    """One of a regularizer's priors, trained on the reference without normalisation."""
     spec = spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))

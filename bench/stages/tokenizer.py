@@ -72,15 +72,15 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         tensors["probes/step"] = torch.tensor(sorted(state.probes))
         tensors["probes/z"] = torch.stack([state.probes[step] for step in sorted(state.probes)])
     steps = config["steps"] + config["refine_steps"]
-    cost = {"seconds": state.seconds, "steps": steps} | (_of_losses(config, dataset.image) if steps else {})
+    cost = {"seconds": state.seconds, "steps": steps} | (_loss_cost(config, dataset.image) if steps else {})
     return Result({"curves": state.curves}, tensors, cost=cost)
 
 
 def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """(images, index) -> token features: kept ones or, of a set that decodes, made of the images at hand."""
+    """Maps (images, index) to token features: stored ones, or computed if the dataset decodes files."""
     if "teacher" in inputs:
-        kept = inputs["teacher"].tensors["tokens/train"]
-        return lambda images, index: kept[index]
+        stored = inputs["teacher"].tensors["tokens/train"]
+        return lambda images, index: stored[index]
     if "teacher" not in config:
         return None
     extractor = build.extractor(config["teacher"])
@@ -89,12 +89,14 @@ def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tenso
     return lambda images, index: extractor.describe(images, ["tokens"])["tokens"]
 
 
-def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
-    """What the networks in the reconstruction losses take, if there are any."""
+def _loss_cost(config: Config, image: ImageSpec) -> dict[str, float]:
+    """The cost of the networks in the reconstruction losses, if there are any."""
     distance, adversary = losses.networks(config["reconstruction"], image)
     if distance is None and adversary is None:
         return {}
     count, shape = config["batch"], (image.channels, image.height, image.width)
     step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
-    judge = {} if adversary is None else {"discriminator_parameters": parameters(adversary, trainable=True)}
-    return {"loss_flops_per_image": step.flops / count, **judge}
+    cost = {"loss_flops_per_image": step.flops / count}
+    if adversary is not None:
+        cost["discriminator_parameters"] = parameters(adversary, trainable=True)
+    return cost

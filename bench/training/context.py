@@ -1,4 +1,4 @@
-"""Where and how a stage runs."""
+"""The context in which a stage runs: folder, device, processes and callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how a stage runs; of its fields only the device and the precision change numbers.
+    """The context in which a stage runs; only its device and its precision change numbers.
 
     The number of processes changes the rounding of a training's gradients, and nothing else.
     """

@@ -1,4 +1,4 @@
-"""What the training of a tokenizer minimizes, and for how many updates."""
+"""The losses and the budget of a tokenizer's training."""
 
 from __future__ import annotations
 

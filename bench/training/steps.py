@@ -1,4 +1,4 @@
-"""What both training loops share: the order of the data, and the steps between two checkpoints."""
+"""Parts that both training loops share: the order of the data, and the steps between two checkpoints."""
 
 from __future__ import annotations
 
