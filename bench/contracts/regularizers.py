@@ -18,8 +18,9 @@ from ..data.augment import Augmentation
 from ..models import flops
 from ..options.options import options_of
 from ..training import one_step
+from ..training.context import Context
 from ..training.losses import Term, l1
-from ..training.steps import Context
+from ..training.objective import Objective, TrainingBudget
 from ..training.tokenizer import train_tokenizer
 from . import common
 from .common import (
@@ -108,20 +109,19 @@ class Scene:
         torch.manual_seed(0)
         tokenizer = LinearTokenizer(data.image, regularizer.expansion, self.spec)
         features = self.features(data.size("train"))
+        augmentation = Augmentation() if regularizer.two_views else None
         with tempfile.TemporaryDirectory() as work, torch.random.fork_rng(devices=[]):
             train_tokenizer(
                 tokenizer,
                 regularizer,
                 data,
-                {"l1": Term(1.0, l1)},
-                steps=3,
-                batch=16,
+                Objective({"l1": Term(1.0, l1)}, augmentation=augmentation),
+                TrainingBudget(3, 16),
                 seed=0,
                 optimizer=({"clip": 0.0, "warmup": 0}, {}),  # clipping would couple all parameters
                 context=Context(Path(work)),
                 teacher=None if features is None else lambda images, index: features[index],
                 reference=self.reference(),
-                augmentation=Augmentation() if regularizer.two_views else None,
             )
         return {name: p.detach().clone() for name, p in tokenizer.state_dict().items()}
 

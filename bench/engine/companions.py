@@ -25,7 +25,7 @@ from ..runtime.processes import ALONE, Group
 from ..store import mirror
 from ..store.artifacts import Store
 from ..store.stage import Stage
-from ..training.steps import Context, Stopped
+from ..training.context import Context, Stopped
 
 # What is done once in each process, or scored with clocks, is the first one's alone.
 SHARED = frozenset({"features", "prior", "tokenizer", "latents", "generator", "samples"})

@@ -83,7 +83,7 @@ def run_stage(
     from ..api import Diverged
     from ..stages.table import STAGES
     from ..training import checkpoint
-    from ..training.steps import Context, Stopped
+    from ..training.context import Context, Stopped
 
     setting, store = team.setting, team.setting.store
     device, latest = setting.device, [0.0]

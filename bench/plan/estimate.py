@@ -31,7 +31,7 @@ from ..runtime.mapped import LARGE
 from ..stages.inputs import SPLITS, kept
 from ..store.stage import Stage
 from ..training import losses
-from ..training.losses import Adversary
+from ..training.adversary import Adversary
 from ..training.one_step import generator_step, reconstruction_step, regularizer_step, tokenizer_step
 from ..training.optimizers import DEFAULTS, GENERATOR_DEFAULTS, group_settings
 from .cost import Cost

@@ -591,7 +591,7 @@ class _Planner:
         if "gan" in found:
             gan = found["gan"]
             with torch.device("meta"):
-                losses.adversary({"gan": gan}, self.dataset.image)
+                losses.build_adversary({"gan": gan}, self.dataset.image)
             if gan["dino"] not in (None, RANDOM):
                 file = Path(gan["dino"]).expanduser()
                 if self.fetch and not file.is_file():

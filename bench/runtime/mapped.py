@@ -1,7 +1,7 @@
-"""Tensors that may not fit into memory: rows are made chunk by chunk and written to a mapped file.
+"""Tensors that may not fit into memory: their rows are computed by chunks and written to a mapped file.
 
-A mapped file's pages can be dropped by the kernel, as those of a read artifact can: only what is being worked
-on takes memory.
+The kernel can drop a mapped file's pages, as it can those of an artifact that is read: only the rows in use
+take memory.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from .processes import ALONE, Group
 
-LARGE = 2**28  # bytes: what is smaller stays in memory
-ROUND = 8  # chunks that each process makes before all exchange theirs
+LARGE = 2**28  # bytes; smaller tensors stay in memory
+ROUND = 8  # chunks that each process computes before all processes exchange theirs
 
 
 def allocated(shape: Sequence[int], dtype: torch.dtype, file: Path | None, group: Group = ALONE) -> Tensor:
-    """An empty tensor, in a mapped file if it is large and a file is given: one for all processes."""
+    """An empty tensor; if it is large and has a file, in the mapped file, which all processes share."""
     if not _mapped(shape, dtype, file):
         return torch.empty(*shape, dtype=dtype)
     assert file is not None
     if group.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
-        # Not by from_file, for the others need its whole length; and no hole, for a process that finds the
-        # disk full as it fills one is killed.
+        # Allocates all blocks now: the other processes need the full length, and a process that writes to a
+        # sparse file on a full disk is killed (SIGBUS).
         with open(file, "wb") as handle:
             os.posix_fallocate(handle.fileno(), 0, math.prod(shape) * dtype.itemsize)
     group.wait()
@@ -44,42 +44,42 @@ def rows(
     group: Group = ALONE,
     into: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The rows of `make(index, number of the chunk)` by output, in order, on the CPU.
+    """The rows of `make(index, number of the chunk)` for all chunks by output, in order, on the CPU.
 
-    Each process of a group makes its own chunks, and all get the whole. Rows of a chunk beyond its index are
-    dropped.
+    Each process of a group computes its share of the chunks; all get all rows. If a chunk has more rows than
+    its index, the surplus is dropped.
 
     Args:
-        files: the file of an output that turns out to be large; None keeps it in memory.
-        into: tensors to be filled, of `allocated`, in place of new ones.
+        files: the file of an output, used if the output is large; None keeps the output in memory.
+        into: tensors made by `allocated` that are filled, in place of new ones.
     """
-    whole, done = dict(into or {}), 0
+    tensors, done = dict(into or {}), 0
     count = sum(map(len, indices))
     for first in range(0, len(indices), ROUND * group.world):
         numbers = range(first, min(first + ROUND * group.world, len(indices)))
-        made = [make(indices[i], i) if group.takes(i) else {} for i in numbers]
+        chunks = [make(indices[i], i) if group.takes(i) else {} for i in numbers]
         for name in outputs:
-            parts = group.assemble([one.get(name) for one in made])
+            parts = group.assemble([chunk.get(name) for chunk in chunks])
             start = done
             for number, part in zip(numbers, parts, strict=True):
-                if name not in whole:
+                if name not in tensors:
                     shape = (count, *part.shape[1:])
-                    whole[name] = allocated(shape, part.dtype, files(name), group)
+                    tensors[name] = allocated(shape, part.dtype, files(name), group)
                 size = len(indices[number])
-                if group.rank == 0 or not _mapped(whole[name].shape, part.dtype, files(name)):
-                    whole[name][start : start + size] = part[:size]
+                if group.rank == 0 or not _mapped(tensors[name].shape, part.dtype, files(name)):
+                    tensors[name][start : start + size] = part[:size]
                 start += size
         done += sum(len(indices[i]) for i in numbers)
-    _written([file for name in outputs if (file := files(name)) and file.exists()], group)
-    return whole
+    _synchronise([file for name in outputs if (file := files(name)) and file.exists()], group)
+    return tensors
 
 
 def _mapped(shape: Sequence[int], dtype: torch.dtype, file: Path | None) -> bool:
     return file is not None and math.prod(shape) * dtype.itemsize >= LARGE
 
 
-def _written(files: Sequence[Path], group: Group) -> None:
-    """On other machines a file has what was written once that is on disk."""
+def _synchronise(files: Sequence[Path], group: Group) -> None:
+    """Flushes files to disk, so that processes on other machines read what was written."""
     if group.world > 1 and group.rank == 0:
         for file in files:
             with open(file, "rb") as handle:

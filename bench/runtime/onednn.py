@@ -7,26 +7,36 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.overrides
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode
 
-LEAST = 2**21  # multiplications: fewer take no longer than the other way to them does
-AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+MIN_MULTIPLICATIONS = 2**21  # below, the overhead of the call is larger than what oneDNN saves
+# Attributes of torch without a public counterpart: a torch that lacks one computes by MKL.
+PRIVATE = (
+    (torch.ops.mkldnn, "_linear_pointwise"),
+    (torch.overrides, "_get_current_function_mode"),
+    (torch._C, "_are_functorch_transforms_active"),
+    (forward_ad, "_current_level"),
+)
+AVAILABLE = torch.backends.mkldnn.is_available() and all(hasattr(*attribute) for attribute in PRIVATE)
 
 
 def by_onednn() -> AbstractContextManager[Any]:
-    """`with by_onednn():` takes oneDNN where a linear layer is large, on the CPU and in float32.
+    """`with by_onednn():` computes large linear layers by oneDNN, on the CPU and in float32.
 
-    Results are those of MKL up to rounding, and everything else is as it was. A backward pass in it doesn't
-    see it, nor do the layers of `nn.MultiheadAttention`: torch takes modes off inside of its own functions.
-    As it costs microseconds a call, there is none in another, and none where a GPU is at work.
+    Results are those of MKL up to rounding; all other operations are unchanged. The mode doesn't reach into a
+    backward pass inside the block, nor into `nn.MultiheadAttention`, because torch removes modes inside its
+    own functions. The mode costs microseconds per call, so it is not entered twice, nor when a GPU is used.
     """
-    there = isinstance(_get_current_function_mode(), _Products)
-    return nullcontext() if there or not AVAILABLE or torch.cuda.is_initialized() else _Products()
+    if not AVAILABLE or torch.cuda.is_initialized():
+        return nullcontext()
+    active = isinstance(torch.overrides._get_current_function_mode(), _OneDnnMode)
+    return nullcontext() if active else _OneDnnMode()
 
 
-class _Products(TorchFunctionMode):
+class _OneDnnMode(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -39,41 +49,40 @@ class _Products(TorchFunctionMode):
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., F), (G, F), (G,) -> (..., G)."""
+    """A linear layer, by oneDNN if it suits: (..., F), (G, F), (G,) -> (..., G)."""
     if not suits(input, weight, bias):
         return nn.functional.linear(input, weight, bias)
-    rows = input.reshape(
-        -1, input.shape[-1]
-    )  # of more dimensions it would give a view, which nobody may change
-    learns = any(one is not None and one.requires_grad for one in (input, weight, bias))
+    # A matrix: for more dimensions the result would be a view, which in-place operations may not change.
+    rows = input.reshape(-1, input.shape[-1])
+    learns = any(tensor is not None and tensor.requires_grad for tensor in (input, weight, bias))
     if learns and torch.is_grad_enabled():
-        found: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        output: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     else:
-        found = product(rows, weight, bias)
-    return found.view(*input.shape[:-1], len(weight))
+        output = product(rows, weight, bias)
+    return output.view(*input.shape[:-1], len(weight))
 
 
 def suits(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether oneDNN has the layer, and whether it is worth it."""
+    """Whether oneDNN supports the layer and is faster."""
     return (
         AVAILABLE
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in (input, weight))
+        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (input, weight))
         and input.is_contiguous()
         and weight.dim() == 2
         and weight.is_contiguous()
         and (bias is None or bias.shape == weight.shape[:1])
-        and input.numel() * len(weight) >= LEAST
+        and input.numel() * len(weight) >= MIN_MULTIPLICATIONS
     )
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` of contiguous matrices, without gradients."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
-    return found
+    """`linear` of contiguous matrices by oneDNN, without gradients."""
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return output
 
 
 class _Linear(torch.autograd.Function):
@@ -87,11 +96,14 @@ class _Linear(torch.autograd.Function):
         (gradient,), (input, weight) = gradients, ctx.saved_tensors
         to_input = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
-            # A gradient that is to have one itself goes the way that has some.
-            plain = torch.is_grad_enabled()
-            to_input = gradient @ weight if plain else product(gradient.contiguous(), weight.t().contiguous())
+            # For second derivatives (grad enabled here) the product must be one that autograd can follow.
+            if torch.is_grad_enabled():
+                to_input = gradient @ weight
+            else:
+                to_input = product(gradient.contiguous(), weight.t().contiguous())
         if ctx.needs_input_grad[1]:
-            to_weight = gradient.t() @ input  # oneDNN would want both transposed, which takes what it saves
+            # Not by oneDNN: transposing both factors for it would take as long as it saves.
+            to_weight = gradient.t() @ input
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum(0)
         return to_input, to_weight, to_bias

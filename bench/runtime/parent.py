@@ -12,7 +12,7 @@ SIGNAL_ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 def die_with_parent() -> None:
-    """No orphan goes on training: the kernel's signal on Linux, a look at the parent elsewhere."""
+    """Ends this process with its parent: by a kernel signal on Linux; elsewhere a thread polls the parent."""
     try:
         ctypes.CDLL(None).prctl(SIGNAL_ON_PARENT_DEATH, signal.SIGKILL)
     except (OSError, AttributeError):

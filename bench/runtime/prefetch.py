@@ -1,6 +1,6 @@
-"""Images decoded ahead by worker processes, in the order in which they are asked for.
+"""Images decoded ahead by worker processes, in the order in which they are needed.
 
-What comes out depends neither on the number of processes nor on where a run was resumed.
+The images depend neither on the number of processes nor on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.utils import data
 from ..api import Dataset, Split, from_uint8
 from .parent import die_with_parent
 
-AHEAD = 2  # batches that a process decodes before they are asked for
+AHEAD = 2  # batches that a process decodes before they are needed
 
 
-class _Levels(data.Dataset[Tensor]):
-    """The images of an index, as the 8 bits that they are: a quarter of the bytes to hand over."""
+class _EightBitImages(data.Dataset[Tensor]):
+    """The images of an index as uint8: a quarter of the bytes of float32 to send between processes."""
 
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
@@ -39,32 +39,32 @@ def prefetch(
 ) -> Iterator[Tensor]:
     """Images (B, c, H, W) of one index (B,) after the other, on a device.
 
-    With workers `indices` are drawn further than images are taken: they may be endless. Datasets that don't
-    decode are read here and now.
+    With workers, `indices` are consumed further than images are taken; they may be endless. Datasets that
+    don't decode files are read without workers.
     """
     if not dataset.decodes:
         yield from (dataset.images(split, index).to(device) for index in indices)
         return
     loader = data.DataLoader(
-        _Levels(dataset, split),
+        _EightBitImages(dataset, split),
         batch_size=None,
         sampler=indices,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        # A fork has the dataset's listing, and plugins, without importing torch again.
+        # A forked process has the dataset's file list and plugins without importing torch again.
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_begin,
+        worker_init_fn=_start_worker,
         pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator(),  # else the loader draws a seed from torch's global one
+        generator=torch.Generator(),  # else the loader draws a seed from torch's global generator
     )
     for levels in loader:
         yield from_uint8(levels.to(device, non_blocking=True))
 
 
 class BatchReader:
-    """Images of a training's steps: positions in one or more streams, each read ahead of its latest one.
+    """Reads the images of training steps ahead, by position in one or more streams.
 
-    Positions of a stream are expected one after the other; another one starts its reading anew.
+    Positions of a stream should follow each other; any other position restarts the stream's reading there.
     """
 
     def __init__(
@@ -77,30 +77,30 @@ class BatchReader:
     ) -> None:
         """
         Args:
-            index: (position, stream) -> (B,): which images.
+            index: maps (position, stream) to the images' indices (B,).
         """
         self.dataset, self.split, self.index = dataset, split, index
         self.workers, self.device = workers, device
         self._open: dict[str, tuple[int, Iterator[Tensor]]] = {}
 
     def __call__(self, position: int, stream: str) -> Tensor:
-        """The images (B, c, H, W) of a position."""
+        """The images (B, c, H, W) at a position of a stream."""
         due, images = self._open.get(stream, (None, iter(())))
         if due != position:
-            indices = (self.index(one, stream) for one in count(position))
+            indices = (self.index(later, stream) for later in count(position))
             images = prefetch(self.dataset, self.split, indices, self.workers, self.device)
         self._open[stream] = position + 1, images
         return next(images)
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the worker processes."""
         self._open.clear()
 
 
 class Ahead:
-    """Tensors of one training step after the other; for a GPU, those of the next are read meanwhile.
+    """Reads the tensors of training steps; for a GPU, those of the next step during the current one.
 
-    A thread reads them, into pinned memory, so that copying them to the GPU doesn't wait either.
+    A thread reads them into pinned memory, so that the copy to the GPU is asynchronous too.
     """
 
     def __init__(self, read: Callable[[int], tuple[Tensor, ...]], device: torch.device | str) -> None:
@@ -112,21 +112,24 @@ class Ahead:
     def __call__(self, step: int) -> tuple[Tensor, ...]:
         if self.thread is None:
             return self.read(step)
-        found = self._due[1].result() if self._due and self._due[0] == step else self._pinned(step)
+        if self._due and self._due[0] == step:
+            tensors = self._due[1].result()
+        else:
+            tensors = self._pinned(step)
         self._due = step + 1, self.thread.submit(self._pinned, step + 1)
-        return found
+        return tensors
 
     def _pinned(self, step: int) -> tuple[Tensor, ...]:
         return tuple(tensor.pin_memory() for tensor in self.read(step))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the reading thread."""
         if self.thread is not None:
             self.thread.shutdown()
 
 
-def _begin(worker: int) -> None:
-    """A reading process ends with the one that trains, which alone decides what a signal means."""
+def _start_worker(worker: int) -> None:
+    """Lets a worker process end with the training process, which alone handles interrupts."""
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

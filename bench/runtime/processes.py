@@ -1,8 +1,9 @@
-"""What the processes of one stage do together: each has its share of every batch and of the chunks.
+"""How the processes of one stage work together: each has its share of every batch and of the chunks.
 
-All run the same stage. Losses are means over a process's rows of the global batch, gradients are averaged
-over processes after every backward pass, and what depends on the whole batch gathers it, so that the steps
-are those of one process but for rounding. Chunks, whose noise is keyed by their number, are the same bits.
+All processes run the same stage. Losses are means over a process's rows of the global batch, gradients are
+averaged over processes after every backward pass, and losses or latents that depend on the whole batch
+gather it, so that training steps equal those of one process up to rounding. Chunks are bit-equal, because
+their noise is keyed by their number.
 """
 
 from __future__ import annotations
@@ -17,48 +18,48 @@ from torch import Tensor, distributed, nn
 
 from ..api import Noise
 
-BUNCH = 2**25  # numbers of gradients that are sent together, about
+BUCKET = 2**25  # numbers of gradients that are sent together, about
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a stage, as one of them sees them; alone it has everything, and nothing is sent."""
+    """The processes of a stage as seen from the one with this rank; with `world` 1 nothing is sent."""
 
     rank: int = 0
     world: int = 1
 
     def noise(self, noise: Noise) -> Noise:
-        """Draws for this process's rows of the batch."""
+        """The same noise, drawn for this process's rows of the global batch."""
         return replace(noise, rank=self.rank, world=self.world)
 
     def rows(self, batch: Tensor) -> Tensor:
-        """This process's rows (B / world, ...) of something of the global batch (B, ...)."""
+        """This process's rows (B / world, ...) of a tensor (B, ...) of the global batch."""
         if len(batch) % self.world:
             raise ValueError(f"a batch of {len(batch)} has no equal shares for {self.world} processes")
         return batch.chunk(self.world)[self.rank]
 
     def takes(self, number: int) -> bool:
-        """Whether a chunk is this process's."""
+        """Whether this process computes the chunk of this number."""
         return number % self.world == self.rank
 
     def assemble(self, parts: Sequence[Tensor | None]) -> list[Tensor]:
-        """All chunks in order, on the CPU, in every process; each gives those that it takes."""
+        """All chunks in order, on the CPU, in every process; parts of other processes' chunks are None."""
         if self.world == 1:
             return [part for part in parts if part is not None]
-        mine = [None if part is None else (tuple(part.shape), part.dtype) for part in parts]
-        kinds: list[Any] = [None] * self.world
-        distributed.all_gather_object(kinds, mine)
-        whole = []
+        local = [None if part is None else (tuple(part.shape), part.dtype) for part in parts]
+        layouts: list[Any] = [None] * self.world
+        distributed.all_gather_object(layouts, local)
+        chunks = []
         for number, part in enumerate(parts):
             owner = number % self.world
-            shape, dtype = kinds[owner][number]
+            shape, dtype = layouts[owner][number]
             tensor = torch.empty(shape, dtype=dtype) if part is None else part.contiguous()
             distributed.broadcast(tensor, owner)
-            whole.append(tensor)
-        return whole
+            chunks.append(tensor)
+        return chunks
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have called this."""
         if self.world > 1:
             distributed.barrier()
 
@@ -71,33 +72,34 @@ class Group:
         return total.div_(self.world)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes them those of the global batch; where no process has one there is none afterwards either."""
+        """Averages gradients over processes; a parameter without one in all processes keeps None."""
         if self.world == 1:
             return
         parameters = list(parameters)
-        found = torch.tensor([float(p.grad is not None) for p in parameters])
-        alike: dict[torch.dtype, list[Tensor]] = {}
-        for parameter, share in zip(parameters, self.mean(found).tolist(), strict=True):
+        has_gradient = torch.tensor([float(p.grad is not None) for p in parameters])
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter, share in zip(parameters, self.mean(has_gradient).tolist(), strict=True):
             if share and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if parameter.grad is not None:
-                alike.setdefault(parameter.dtype, []).append(parameter.grad)
-        for gradients in chain(*map(_bunches, alike.values())):
+                by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
+        for gradients in chain(*map(_buckets, by_dtype.values())):
             flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 
-def _bunches(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Few to send, and no copy of all of them at once."""
-    bunch, size = list[Tensor](), 0
+def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Lists of gradients to send together: few messages, without a copy of all gradients at once."""
+    bucket, size = list[Tensor](), 0
     for gradient in gradients:
-        bunch, size = [*bunch, gradient], size + gradient.numel()
-        if size >= BUNCH:
-            yield bunch
-            bunch, size = [], 0
-    if bunch:
-        yield bunch
+        bucket.append(gradient)
+        size += gradient.numel()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
 
 
 ALONE = Group()
@@ -106,28 +108,31 @@ ALONE = Group()
 def gathered(x: Tensor, noise: Noise) -> Tensor:
     """The rows (B, ...) of all processes from this one's (B / world, ...), in order and with their gradient.
 
-    For losses and latents that depend on the whole batch. `noise` is what the method was given: it says
-    whether x is a share, which it isn't outside training. Every process has to call it.
+    For losses and latents that depend on the whole batch. Every process has to call this function.
+
+    Args:
+        noise: the noise that the regularizer's method was called with. Its `world` says over how many
+            processes the batch is split: 1 outside training.
     """
     return x if noise.world == 1 else _Gather.apply(x, noise.rank, noise.world)
 
 
 def own(x: Tensor, noise: Noise) -> Tensor:
-    """This process's rows of what was made of gathered ones; undoes `gathered`."""
+    """This process's rows of a tensor over all processes' rows; undoes `gathered`."""
     return x.chunk(noise.world)[noise.rank]
 
 
 def of_all(noise: Noise) -> Noise:
-    """Draws for the rows of all processes."""
+    """The same noise, drawn for the rows of all processes."""
     return replace(noise, rank=0, world=1)
 
 
 class _Gather(torch.autograd.Function):
-    """torch's own gather with gradients has had three names, each deprecated in favour of the next."""
+    """A gather with gradients; torch's own has had three names, each deprecated in favour of the next."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rank: int, world: int) -> Tensor:
-        ctx.place = rank, world
+        ctx.rank, ctx.world = rank, world
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world)]
         distributed.all_gather(parts, x.contiguous())
         return torch.cat(parts)
@@ -135,7 +140,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        rank, world = ctx.place
         total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)  # what each process's loss owes to these rows
-        return total.chunk(world)[rank], None, None
+        distributed.all_reduce(total)  # every process's loss depends on these rows
+        return total.chunk(ctx.world)[ctx.rank], None, None

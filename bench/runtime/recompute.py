@@ -1,4 +1,4 @@
-"""The layers that a network repeats: what gradient checkpointing computes again, and what torch compiles."""
+"""Gradient checkpointing and `torch.compile` for the layers that a network repeats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from .onednn import by_onednn
@@ -17,24 +16,24 @@ LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
 def segments(*networks: nn.Module) -> list[nn.Module]:
-    """Transformer layers and residual blocks: what stands in lists of modules and is made of modules.
+    """Transformer layers and residual blocks: modules in lists of modules that have submodules themselves.
 
-    The innermost ones, so that a block of layers isn't one segment, each once.
+    Only the innermost ones, so that a block of layers isn't one segment; each appears once.
     """
-    found: dict[nn.Module, None] = {}
+    blocks: dict[nn.Module, None] = {}
     for network in networks:
         for container in network.modules():
             if not isinstance(container, LISTS):
                 continue
             for module in container.children():
-                whole = not isinstance(module, LISTS) and any(True for _ in module.children())
-                if whole and not segments(module):
-                    found[module] = None
-    return list(found)
+                is_block = not isinstance(module, LISTS) and any(True for _ in module.children())
+                if is_block and not segments(module):
+                    blocks[module] = None
+    return list(blocks)
 
 
 def prepare(config: Mapping[str, Any], *networks: nn.Module) -> None:
-    """What a stage's config asks for, before its training; weights and their names stay as they are."""
+    """Compiles and checkpoints segments where a stage's config says so; weights and their names stay."""
     for segment in segments(*networks):
         if config.get("compile"):
             segment.forward = torch.compile(segment.forward)  # type: ignore[method-assign]
@@ -43,12 +42,12 @@ def prepare(config: Mapping[str, Any], *networks: nn.Module) -> None:
 
 
 def computed_again(segment: nn.Module) -> Callable[..., Any]:
-    """Its forward pass, of which autograd keeps the inputs alone; the backward pass starts with it anew."""
+    """The forward pass; autograd keeps only its inputs, and the backward pass recomputes the rest."""
     forward = segment.forward
-    norms = [module for module in segment.modules() if isinstance(module, _NormBase)]
+    norms = [module for module in segment.modules() if hasattr(module, "num_batches_tracked")]
 
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[None]]:
-        return by_onednn(), _Again(norms)
+        return by_onednn(), _Recomputation(norms)
 
     def run(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -58,21 +57,24 @@ def computed_again(segment: nn.Module) -> Callable[..., Any]:
     return run
 
 
-class _Again:
-    """Batch norms have taken in this batch already; one object serves several backward passes."""
+class _Recomputation:
+    """Freezes batch norms' statistics while a segment is recomputed, so that no batch counts twice.
 
-    def __init__(self, norms: list[_NormBase]) -> None:
+    One object serves several backward passes.
+    """
+
+    def __init__(self, norms: list[Any]) -> None:
         self.norms = norms
 
     def __enter__(self) -> None:
-        self.products = by_onednn()  # the first pass's doesn't reach into a backward pass
-        self.products.__enter__()
-        # With `track_running_stats` off they would keep other tensors than in the first pass.
+        self.onednn = by_onednn()  # the mode of the first pass doesn't reach into a backward pass
+        self.onednn.__enter__()
+        # Not by `track_running_stats`: without it autograd would keep other tensors than in the first pass.
         self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
         for norm in self.norms:
             norm.momentum, norm.num_batches_tracked = 0.0, None
 
     def __exit__(self, *_: object) -> None:
-        self.products.__exit__(None, None, None)
-        for norm, (momentum, seen) in zip(self.norms, self.before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, seen
+        self.onednn.__exit__(None, None, None)
+        for norm, (momentum, batches) in zip(self.norms, self.before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -11,7 +11,7 @@ from ..models.latents import CHUNK
 from ..runtime.mapped import rows
 from ..runtime.prefetch import prefetch
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs, kept
 
 
@@ -21,20 +21,20 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     extractor, group = build.extractor(config["extractor"]), context.group
     outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
-    asked = {split: kept(split, outputs) for split in SPLITS}
-    counts = {split: dataset.size(split) if asked[split] else 0 for split in SPLITS}
+    stored = {split: kept(split, outputs) for split in SPLITS}
+    counts = {split: dataset.size(split) if stored[split] else 0 for split in SPLITS}
     total, before = sum(counts.values()), 0
-    for split, wanted in asked.items():
-        chunks = torch.arange(counts[split]).split(CHUNK) if wanted else ()
-        mine = chunks[group.rank :: group.world]
-        images = prefetch(dataset, split, mine, context.loaders, context.device)
+    for split, names in stored.items():
+        chunks = torch.arange(counts[split]).split(CHUNK) if names else ()
+        own_chunks = chunks[group.rank :: group.world]
+        images = prefetch(dataset, split, own_chunks, context.loaders, context.device)
 
         def describe(index: Tensor, number: int) -> dict[str, Tensor]:
-            found = extractor.describe(next(images), wanted)  # noqa: B023
+            described = extractor.describe(next(images), names)  # noqa: B023
             context.report(before + int(index[-1]) + 1, total, "images")  # noqa: B023
-            return {name: tensor.cpu() for name, tensor in found.items()}
+            return {name: tensor.cpu() for name, tensor in described.items()}
 
-        made = rows(describe, chunks, wanted, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
-        tensors |= {f"{name}/{split}": made[name] for name in wanted}
+        described = rows(describe, chunks, names, lambda name: context.scratch(f"{name}/{split}"), group)  # noqa: B023
+        tensors |= {f"{name}/{split}": described[name] for name in names}
         before += counts[split]
     return Result({"spec": vars(extractor.spec), "protocol": extractor.protocol()}, tensors)

@@ -1,4 +1,4 @@
-"""Figures of evaluators as pixels: what an artifact holds and a results folder shows."""
+"""Figures of evaluators as pixels, as artifacts store them and a results folder shows them."""
 
 from __future__ import annotations
 

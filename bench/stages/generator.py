@@ -10,8 +10,8 @@ from ..api.noise import seeded
 from ..models.latents import IDENTITY
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
+from ..training.context import Context
 from ..training.generator import train_generator
-from ..training.steps import Context
 from .inputs import Config, Inputs
 from .trained_cell import TrainedCell
 
@@ -23,16 +23,16 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(config["seed"], "init", "generator"):
         model = cell.joint() if joint else cell.fresh(config["generator"])
     prepare(config, model)
-    kept, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
-    h, cached = kept["h/train"], kept.get("draws")
-    rule = IDENTITY if joint else cell.normalisation
+    stored, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
+    h, draws = stored["h/train"], stored.get("draws")
+    normalise = IDENTITY if joint else cell.normalisation
 
     def read(index: Tensor, step: int) -> Tensor:
-        return h[index] if cached is None else cached[step % len(cached), index]
+        return h[index] if draws is None else draws[step % len(draws), index]
 
     @torch.no_grad()
-    def latent(given: Tensor, chosen: Tensor | None, noise: Noise) -> Tensor:
-        return rule(cell.regularizer.latent(given, noise, chosen) if cached is None else given)
+    def latent(rows: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+        return normalise(cell.regularizer.latent(rows, noise, labels) if draws is None else rows)
 
     state = train_generator(
         model,

@@ -1,4 +1,4 @@
-"""The names under which stages find what other stages made, and plain data turned back into specs."""
+"""The names under which a stage finds its parents' artifacts, and specs from plain data."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 from ..api import LatentSpec, Split
 from ..store.artifacts import Artifact
 
+Inputs = dict[str, Artifact]  # by role
+Config = dict[str, Any]
 SPLITS: tuple[Split, ...] = ("train", "val")
-UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric asks for these
+UNREAD = {("train", "logits"), ("val", "logits"), ("val", "spatial")}  # no metric reads these
 
 
 def features_role(place: int, output: str) -> str:
-    """The parent of a scores stage that has an output of the matrix's extractor at `place`.
+    """The role of the parent of a scores stage that has an output of the matrix's extractor at `place`.
 
-    The first one's stage is the teacher's, with pooled features and tokens; what else metrics need of the
-    data is in a stage of its own.
+    The first extractor's stage is the teacher's and has pooled and token features. Other outputs that metrics
+    need of the dataset are in a stage of their own.
     """
     return "features" if place == 0 and output in ("pooled", "tokens") else f"features/{place}"
 
 
 def kept(split: Split, outputs: Sequence[str]) -> list[str]:
-    """Those of a features stage's outputs that it describes a split by; a subject describes it by others."""
+    """The outputs that a features stage stores for a split; a `Subject` computes the others on demand."""
     return [name for name in outputs if (split, name) not in UNREAD]
 
 
@@ -33,9 +35,5 @@ def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
 
 
 def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What a regularizer's constructor asks for by name."""
+    """The facts that a regularizer's constructor asks for by name, from a config's plain data."""
     return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
-
-
-Inputs = dict[str, Artifact]
-Config = dict[str, Any]

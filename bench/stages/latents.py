@@ -8,28 +8,28 @@ from ..api import Diverged, Noise
 from ..models.latents import CHUNK, DRAWS, decode_all_uint8, draw, encode, normalisation, round_trip
 from ..runtime.mapped import allocated
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs
 from .trained_cell import TrainedCell
 
 
 def latents(config: Config, inputs: Inputs, context: Context) -> Result:
-    """h of both splits, the statistics that generators are normalised by, and the round-trip check."""
+    """h of both splits, the statistics that normalise latents for generators, and the round-trip check."""
     cell, group = TrainedCell(inputs, context.device), context.group
     dataset, model, regularizer = cell.dataset, cell.tokenizer, cell.regularizer
     tensors: dict[str, Tensor] = {}
     for split in SPLITS:
         name = f"h/{split}"
-        source = (model, dataset, split, context.device)
-        tensors[name] = encode(*source, None, context.loaders, group, context.scratch(name))
+        file = context.scratch(name)
+        tensors[name] = encode(model, dataset, split, context.device, None, context.loaders, group, file)
     noise = Noise(config["seed"], ("latents",))
     batch, h = cell.config["batch"], tensors["h/train"]
     count = DRAWS if regularizer.couples == "latent" else 1
     shape = (count, len(h), model.spec.tokens, model.spec.channels)
-    draws = allocated(shape, h.dtype, context.scratch("draws"), group)
+    file, labels = context.scratch("draws"), dataset.labels("train")
+    draws = allocated(shape, h.dtype, file, group)
     for k, into in enumerate(draws):
-        stream, labels = noise.fork("train").fork(k), dataset.labels("train")
-        file = context.scratch("draws")
+        stream = noise.fork("train").fork(k)
         draw(regularizer, h, labels, stream, batch, context.device, group, file, into)
     rule = normalisation(draws[0], config["normalise"])
     tensors |= {"mean": rule.mean, "std": rule.std}
@@ -47,6 +47,8 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
         info["round_trip"] = gap = round_trip(model, dataset.image, z, rule, context.device, group)
         if not gap < 1e-3:
             raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
-        shown = decode_all_uint8(model, z[:CHUNK], context.device, labels=labels, noise=noise.fork("preview"))
-        tensors["preview"] = shown[:64]
+        preview = decode_all_uint8(
+            model, z[:CHUNK], context.device, labels=labels, noise=noise.fork("preview")
+        )
+        tensors["preview"] = preview[:64]
     return Result(info, tensors)

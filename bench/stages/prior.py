@@ -6,15 +6,15 @@ from ..api.noise import seeded
 from ..models import build
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
+from ..training.context import Context
 from ..training.generator import train_generator
-from ..training.steps import Context
 from .inputs import Config, Inputs, facts_from, spec_from
 from .reference import regularizer_reference
 from .reference_samples import in_space_of, split_of
 
 
 def prior(config: Config, inputs: Inputs, context: Context) -> Result:
-    """One of a regularizer's priors, trained on the reference as it is."""
+    """One of a regularizer's priors, trained on the reference without normalisation."""
     spec = spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
         regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))

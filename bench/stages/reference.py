@@ -9,7 +9,7 @@ from ..api import Noise, Reference
 from ..data.subset import Subset
 from ..models import build
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs, spec_from
 from .reference_samples import reference_samples
 from .trained_cell import TrainedCell
@@ -21,32 +21,34 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     if "features" in inputs:
         features = inputs["features"]
         spec, basis = spec_from(features.info["spec"]), {"features": features.info["protocol"]}
-        given = {
-            split: [features.tensors[f"{what}/{split}"] for what in ("tokens", "pooled")] for split in SPLITS
+        basis_tensors = {
+            split: [features.tensors[f"{output}/{split}"] for output in ("tokens", "pooled")]
+            for split in SPLITS
         }
-    elif "tokenizer" not in inputs:  # no image's
+    elif "tokenizer" not in inputs:  # a reference that needs no image
         spec, basis = spec_from(config["spec"]), {}
-        given = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
+        basis_tensors = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
     else:  # another tokenizer's latents
         cell = TrainedCell(inputs, context.device, scratch=context.scratch)
         spec, noise = cell.tokenizer.spec, Noise(cell.config["seed"], ("reference",))
         basis = {"steps": cell.config["steps"], "seed": cell.config["seed"]}
-        given = {
+        basis_tensors = {
             split: [z := cell.latents(split, noise)[dataset.index[split]], z.mean(1)] for split in SPLITS
         }
     source = build.reference(config["reference"], dataset, spec)
     tensors: dict[str, Tensor] = {}
     for split in SPLITS:
-        drawn = source.draw(split, dataset, *given[split])
+        drawn = source.draw(split, dataset, *basis_tensors[split])
         tensors[f"samples/{split}"] = drawn.samples
         if drawn.labels is not None:
             tensors[f"labels/{split}"] = drawn.labels
-    chosen = config["reference"]
-    protocol = {"use": chosen["name"], **chosen["options"], **basis}
+    part = config["reference"]
+    protocol = {"use": part["name"], **part["options"], **basis}
     if "images" in config:
         protocol["images"] = config["images"]
     return Result({"spec": vars(source.spec), "protocol": protocol}, tensors)
 
 
 def regularizer_reference(inputs: Inputs, context: Context) -> Reference:
+    """The reference of a regularizer or a prior; a large one is in a file of this process's own."""
     return reference_samples(inputs["reference"], context.scratch(f"reference/{context.group.rank}"))

@@ -13,29 +13,35 @@ from ..store.artifacts import Artifact
 from .inputs import SPLITS, spec_from
 
 
-def reference_samples(drawn: Artifact, file: Path | None = None) -> Reference:
-    """The samples of a reference stage, train before val; statistics are to be train's.
+def reference_samples(artifact: Artifact, file: Path | None = None) -> Reference:
+    """The samples of a reference stage, train before val; statistics are to be fitted to train's alone.
 
-    Large ones are put together in the file.
+    Large sets of samples are joined in the file.
     """
     samples, labels = (
-        [drawn.tensors[f"{what}/{split}"] for split in SPLITS if f"{what}/{split}" in drawn.tensors]
-        for what in ("samples", "labels")
+        [artifact.tensors[f"{name}/{split}"] for split in SPLITS if f"{name}/{split}" in artifact.tensors]
+        for name in ("samples", "labels")
     )
-    grid = spec_from(drawn.info["spec"]).grid
+    grid = spec_from(artifact.info["spec"]).grid
     fit, dtype = len(samples[0]), samples[0].dtype
-    whole = allocated((sum(map(len, samples)), *samples[0].shape[1:]), dtype, file)
-    whole[:fit], whole[fit:] = samples
-    return Reference(whole, torch.cat(labels) if labels else None, grid, fit)
+    both = allocated((sum(map(len, samples)), *samples[0].shape[1:]), dtype, file)
+    both[:fit], both[fit:] = samples
+    return Reference(both, torch.cat(labels) if labels else None, grid, fit)
 
 
 def in_space_of(regularizer: Regularizer, reference: Reference) -> Reference:
-    """A reference as the regularizer has it, with the splits as they were."""
-    made = regularizer.reference(reference)
-    if len(made.samples) != len(reference.samples):
+    """A reference as the regularizer maps it into its latent's space, with the same splits.
+
+    Raises:
+        ValueError: the regularizer changes the number of samples.
+    """
+    mapped = regularizer.reference(reference)
+    if len(mapped.samples) != len(reference.samples):
         name = type(regularizer).__name__
-        raise ValueError(f"{name}.reference() makes {len(made.samples)} of {len(reference.samples)} samples")
-    return replace(made, fit=reference.fit)
+        raise ValueError(
+            f"{name}.reference() makes {len(mapped.samples)} of {len(reference.samples)} samples"
+        )
+    return replace(mapped, fit=reference.fit)
 
 
 def split_of(reference: Reference, split: Split) -> Reference:

@@ -8,30 +8,29 @@ from torch import Tensor
 from ..api import Diverged, Noise
 from ..models.latents import chunked, decode_all_uint8
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .inputs import Config, Inputs
 from .trained_cell import TrainedCell
 
 
 def samples(config: Config, inputs: Inputs, context: Context) -> Result:
-    """Decoded 8-bit samples with their labels, classes in turn."""
+    """Decoded 8-bit samples with their labels, which cycle through the classes."""
     cell = TrainedCell(inputs, context.device, config.get("snapshot"))
     count, classes, spec = config["samples"], cell.dataset.classes, cell.tokenizer.spec
     labels = torch.arange(count) % classes if classes else torch.full((count,), -1)
     noise = Noise(config["seed"], ("samples",))
 
-    def one(index: Tensor, chunk: int) -> Tensor:
-        asked = labels[index].to(context.device)
-        z = cell.generator.sample(asked, config["guidance"], noise.fork(chunk), **config["sampler"])
+    def sample(index: Tensor, chunk: int) -> Tensor:
+        chunk_labels = labels[index].to(context.device)
+        z = cell.generator.sample(chunk_labels, config["guidance"], noise.fork(chunk), **config["sampler"])
         context.report(int(index[-1]) + 1, count, "images")
         return cell.sampled_normalisation.inverse(z.cpu())
 
-    z = chunked(one, count, group=context.group, file=context.scratch("z"))
+    z = chunked(sample, count, group=context.group, file=context.scratch("z"))
     if not z.isfinite().all():
         bad = int((~z.isfinite().flatten(1).all(1)).sum())
         raise Diverged(f"{bad} of {count} samples are not finite")
     assert z.shape[1:] == (spec.tokens, spec.channels)
-    drawn = noise.fork("decoder")
-    file = context.scratch("images")
-    images = decode_all_uint8(cell.tokenizer, z, context.device, context.group, labels, drawn, file)
+    stream, file = noise.fork("decoder"), context.scratch("images")
+    images = decode_all_uint8(cell.tokenizer, z, context.device, context.group, labels, stream, file)
     return Result({}, {"images": images, "labels": labels})

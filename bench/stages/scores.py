@@ -13,14 +13,14 @@ from ..metrics.names import base_name, check_name
 from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .figures import rendered
 from .inputs import Config, Inputs
 from .subject import Subject
 
 
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:
-    """Every metric of one scope, each with its protocol and n."""
+    """All metrics of one scope, each with its protocol and n."""
     dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
     noise = Noise(config["seed"], ("evaluate",))
     subject = Subject(
@@ -41,13 +41,13 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     for position, part in enumerate(config["evaluators"]):
         evaluator = build.evaluator(part)
         for name, value in evaluator.run(subject).items():
-            meaning = evaluator.metrics[base_name(name)]
-            if meaning.cost:
+            metric = evaluator.metrics[base_name(name)]
+            if metric.cost:
                 cost[name] = value
             else:
                 protocol = evaluator.protocol(name, subject)
                 check_name(name, protocol)
-                metrics[name] = entry(value, meaning, protocol, config)
+                metrics[name] = entry(value, metric, protocol, config)
         for name, figure in evaluator.figures(subject).items():
             if isinstance(figure, Tensor):
                 pictures[f"picture/{name}"] = figure
@@ -57,9 +57,9 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     return Result({"metrics": metrics, "cost": cost}, pictures)
 
 
-def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:
-    """A value with all that is needed to read and to compare it."""
-    direction = {True: "higher", False: "lower", None: None}[meaning.higher_is_better]
+def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:
+    """A value with everything that is needed to read and to compare it."""
+    direction = {True: "higher", False: "lower", None: None}[metric.higher_is_better]
     own = {key: item for key, item in protocol.items() if key != "n"}
     data, env = config["dataset"], config["env"]
     shared = {
@@ -67,19 +67,22 @@ def entry(value: float, meaning: Metric, protocol: dict[str, Any], config: Confi
         "chunk": CHUNK,
         "precision": env["precision"],
     }
-    # A latent that depends on the batch that it is encoded in. That is the row's doing, as its losses are:
-    # in the protocol it would keep such a row out of every column.
+    # The batch size that the row's latents depend on. It is a choice of the row, like its losses; in the
+    # protocol it would exclude the row from every column.
     coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
+    number: dict[str, Any] = {"value": float(value)}
+    if not math.isfinite(value):
+        number = {"value": None, "note": str(float(value))}
     replicates, classes = (getattr(value, name, None) for name in ("replicates", "classes"))
     return {
-        **({"value": float(value)} if math.isfinite(value) else {"value": None, "note": str(float(value))}),
+        **number,
         "n": int(protocol["n"]),
         "protocol": own | shared,
         **coupled,
-        "scope": meaning.scope,
+        "scope": metric.scope,
         "better": direction,
-        "unit": meaning.unit,
-        "about": meaning.about,
+        "unit": metric.unit,
+        "about": metric.about,
         **({"replicates": rounded(replicates)} if replicates else {}),
         **({"classes": dict(classes)} if classes else {}),
     }

@@ -1,4 +1,4 @@
-"""A cell as evaluators see it, loaded from its artifacts when asked and kept for the next evaluator."""
+"""A cell as evaluators see it: loaded from its artifacts on demand and cached for the next evaluator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .trained_cell import TrainedCell
 
 
 class Subject(SubjectInterface):
-    """What an evaluator may ask of a cell; see `api.Subject`."""
+    """A cell's data for evaluators; see `api.Subject`."""
 
     def __init__(
         self,
@@ -39,25 +39,27 @@ class Subject(SubjectInterface):
     ) -> None:
         """
         Args:
-            scratch: files for what is too large for memory.
+            scratch: files by name, for tensors that are too large for memory.
             loaders: processes that decode images ahead.
-            heldout: of the `real` row, how many images are its samples, evenly spaced; None: all.
+            heldout: how many held-out images, evenly spaced, are the `real` row's samples; None: all.
         """
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
         self.dataset, self.extractors, self.noise, self.guidance = dataset, tuple(extractors), noise, guidance
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
         self._inputs, self._device, self._scratch, self._loaders = inputs, device, scratch, loaders
-        # Kept per subject: an instance must not be held by a cache of its class.
+        # Caches results in the instance; a cache in the class would keep every subject alive.
         for name in ("images", "labels", "reconstructions", "latents", "_described", "_mapped"):
             setattr(self, name, cache(getattr(self, name)))
         self.samples = self.sample_labels = None
         if self.real:
-            there, labels = dataset.size("val"), self.labels("val")
-            count = min(heldout or there, there)
-            self._heldout = torch.arange(count) * there // count
-            whole = count == there
-            self.samples = self.images("val") if whole else self._levels("val", self._heldout, "heldout")
+            size, labels = dataset.size("val"), self.labels("val")
+            count = min(heldout or size, size)
+            self._heldout = torch.arange(count) * size // count
+            if count == size:
+                self.samples = self.images("val")
+            else:
+                self.samples = self._images_uint8("val", self._heldout, "heldout")
             self.sample_labels = None if labels is None else labels[self._heldout]
         else:
             self._cell = TrainedCell(inputs, device, scratch=scratch)
@@ -71,15 +73,15 @@ class Subject(SubjectInterface):
             self.sample_labels = inputs["samples"].tensors["labels"]
 
     def images(self, split: Split) -> Tensor:
-        return self._levels(split, torch.arange(self.dataset.size(split)))
+        return self._images_uint8(split, torch.arange(self.dataset.size(split)))
 
-    def _levels(self, split: Split, index: Tensor, name: str = "images") -> Tensor:
+    def _images_uint8(self, split: Split, index: Tensor, name: str = "images") -> Tensor:
         images = self._read(split, index)
         file = self._scratch(f"{name}/{split}")
         return chunked(lambda rows, _: to_uint8(next(images)), len(index), file=file)
 
     def _read(self, split: Split, index: Tensor) -> Iterator[Tensor]:
-        """These images as they are, by chunks."""
+        """The images of an index as floats, by chunks."""
         return prefetch(self.dataset, split, index.split(CHUNK), self._loaders)
 
     def labels(self, split: Split) -> Tensor | None:
@@ -87,14 +89,13 @@ class Subject(SubjectInterface):
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         if deterministic and torch.equal(self.latents("val", True), self.latents("val")):
-            return self.reconstructions()  # of a latent without noise: decoded once
-        decode = self._decoder(deterministic)
+            return self.reconstructions()  # the latent has no noise: decode once
+        decode, count = self._decoder(deterministic), self.dataset.size("val")
         file = self._scratch(f"reconstructions/{deterministic}")
-        count = self.dataset.size("val")
         return chunked(lambda index, chunk: to_uint8(decode(index, chunk)), count, file=file)
 
     def _decoder(self, deterministic: bool = False) -> Callable[[Tensor, int], Tensor]:
-        """Of a chunk of held-out images' latents."""
+        """Decodes a chunk of held-out images' latents, by index and number of the chunk."""
         z, noise = self.latents("val", deterministic), self.noise.fork("decoder")
         return chunk_decoder(self.tokenizer, z, self._device, self.labels("val"), noise)
 
@@ -103,7 +104,7 @@ class Subject(SubjectInterface):
 
     def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
         place = 0 if extractor is None else self.extractors.index(extractor)
-        if of == "samples":  # whose every output is asked for: in one pass
+        if of == "samples":  # metrics need all outputs but tokens: computed in one pass
             outputs = tuple(name for name in self.extractors[place].outputs if name != "tokens")
             return self._described(place, of, outputs)[output]
         stored = {}
@@ -112,15 +113,18 @@ class Subject(SubjectInterface):
         name = f"{output}/{of}"
         return stored[name] if name in stored else self._described(place, of, (output,))[output]
 
-    def _described(self, place: int, of: Of, wanted: tuple[str, ...]) -> dict[str, Tensor]:
-        """Outputs of images that no stage has described."""
+    def _described(self, place: int, of: Of, outputs: tuple[str, ...]) -> dict[str, Tensor]:
+        """Outputs of an extractor that no stage has stored."""
         extractor = self.extractors[place]
         chunks = self._images_of(of, extractor.rounds)
-        parts = [extractor.describe(chunk.to(self._device), wanted) for chunk in chunks]
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
+        parts = [extractor.describe(chunk.to(self._device), outputs) for chunk in chunks]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in outputs}
 
     def _images_of(self, of: Of, rounded: bool) -> Iterator[Tensor]:
-        """(B, c, H, W) in [-1, 1], by chunks: as they are, or of 8 bits."""
+        """Images (B, c, H, W) in [-1, 1] by chunks.
+
+        `rounded` rounds reconstructions and held-out samples to 8 bits; generated samples always are.
+        """
         if of == "train" or of == "val":
             return self._read(of, torch.arange(originals(self.dataset, of)))
         if not rounded and of == "reconstructions":
@@ -128,9 +132,9 @@ class Subject(SubjectInterface):
             return map(self._decoder(), indices, range(len(indices)))
         if not rounded and self.real:
             return self._read("val", self._heldout)
-        levels = self.samples if of == "samples" else self.reconstructions()
-        assert levels is not None
-        return map(from_uint8, levels.split(CHUNK))
+        images = self.samples if of == "samples" else self.reconstructions()
+        assert images is not None
+        return map(from_uint8, images.split(CHUNK))
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
         tensors = self._inputs["tokenizer"].tensors
@@ -145,7 +149,7 @@ class Subject(SubjectInterface):
 
     @property
     def _may_differ(self) -> bool:
-        """Whether the row names a reference of its own, or maps it otherwise than the frame does."""
+        """Whether the row names a reference of its own or has its own map into the latent's space."""
         maps = type(self.regularizer).reference is not Regularizer.reference
         return maps or "own_reference" in self._inputs
 
@@ -158,8 +162,8 @@ class Subject(SubjectInterface):
     def _mapped(self, own: bool) -> Reference:
         if own and not self._may_differ:
             return self._mapped(False)
-        drawn = reference_samples(self._reference_stage(own), self._scratch(f"reference/{own}"))
-        return in_space_of(self.regularizer, drawn) if own else drawn.projected(self.tokenizer.spec)
+        samples = reference_samples(self._reference_stage(own), self._scratch(f"reference/{own}"))
+        return in_space_of(self.regularizer, samples) if own else samples.projected(self.tokenizer.spec)
 
     def _reference_stage(self, own: bool) -> Artifact:
         return self._inputs["own_reference" if own and "own_reference" in self._inputs else "reference"]

@@ -1,7 +1,6 @@
-"""What each kind of stage does: features, reference, prior, tokenizer, latents, generator, samples, scores.
+"""The function of each kind of stage.
 
-A stage is a function of its config and its parents' artifacts and returns a `Result`; nothing else that it
-could read changes a number.
+A stage computes a `Result` from its config and its parents' artifacts; no other input changes a number.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..store.artifacts import Result
-from ..training.steps import Context
+from ..training.context import Context
 from .features import features
 from .generator import generator
 from .inputs import Config, Inputs

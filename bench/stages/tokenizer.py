@@ -17,8 +17,9 @@ from ..nn import released_weights
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
 from ..training import losses
+from ..training.context import Context
+from ..training.objective import Objective, TrainingBudget
 from ..training.one_step import reconstruction_step
-from ..training.steps import Context
 from ..training.tokenizer import train_tokenizer
 from .inputs import Config, Inputs, facts_from
 from .reference import regularizer_reference
@@ -34,7 +35,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(seed, "init", "regularizer"):
         regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
     with seeded(seed, "init", "discriminator"):
-        adversary = losses.adversary(config["reconstruction"], dataset.image)
+        adversary = losses.build_adversary(config["reconstruction"], dataset.image)
     if "weights" in config:
         file = Path(config["weights"]["file"])
         model.load_state_dict(released_weights.state(model, file))
@@ -46,23 +47,24 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     target = None
     if "reference" in inputs:
         target = split_of(in_space_of(regularizer, regularizer_reference(inputs, context)), "train")
+    objective = Objective(
+        losses.terms(config["reconstruction"]),
+        adversary,
+        config["reconstruction"].get("gan", {}).get("optimizer", {}),
+        Augmentation(**config["augment"]) if "augment" in config else None,
+    )
+    budget = TrainingBudget(config["steps"], config["batch"], config["refine_steps"], config["probes"])
     state = train_tokenizer(
         model,
         regularizer,
         dataset,
-        losses.terms(config["reconstruction"]),
-        steps=config["steps"],
-        refine_steps=config["refine_steps"],
-        batch=config["batch"],
+        objective,
+        budget,
         seed=seed,
         optimizer=config["optimizer"],
         context=context,
         teacher=_teacher(config, inputs),
         reference=target,
-        probes=config["probes"],
-        adversary=adversary,
-        adversary_optimizer=config["reconstruction"].get("gan", {}).get("optimizer", {}),
-        augmentation=Augmentation(**config["augment"]) if "augment" in config else None,
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"regularizer/{name}": tensor for name, tensor in regularizer.state_dict().items()}
@@ -70,15 +72,15 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         tensors["probes/step"] = torch.tensor(sorted(state.probes))
         tensors["probes/z"] = torch.stack([state.probes[step] for step in sorted(state.probes)])
     steps = config["steps"] + config["refine_steps"]
-    cost = {"seconds": state.seconds, "steps": steps} | (_of_losses(config, dataset.image) if steps else {})
+    cost = {"seconds": state.seconds, "steps": steps} | (_loss_cost(config, dataset.image) if steps else {})
     return Result({"curves": state.curves}, tensors, cost=cost)
 
 
 def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """(images, index) -> token features: kept ones or, of a set that decodes, made of the images at hand."""
+    """Maps (images, index) to token features: stored ones, or computed if the dataset decodes files."""
     if "teacher" in inputs:
-        kept = inputs["teacher"].tensors["tokens/train"]
-        return lambda images, index: kept[index]
+        stored = inputs["teacher"].tensors["tokens/train"]
+        return lambda images, index: stored[index]
     if "teacher" not in config:
         return None
     extractor = build.extractor(config["teacher"])
@@ -87,12 +89,14 @@ def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tenso
     return lambda images, index: extractor.describe(images, ["tokens"])["tokens"]
 
 
-def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
-    """What the networks in the reconstruction losses take, if there are any."""
+def _loss_cost(config: Config, image: ImageSpec) -> dict[str, float]:
+    """The cost of the networks in the reconstruction losses, if there are any."""
     distance, adversary = losses.networks(config["reconstruction"], image)
     if distance is None and adversary is None:
         return {}
     count, shape = config["batch"], (image.channels, image.height, image.width)
     step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
-    judge = {} if adversary is None else {"discriminator_parameters": parameters(adversary, trainable=True)}
-    return {"loss_flops_per_image": step.flops / count, **judge}
+    cost = {"loss_flops_per_image": step.flops / count}
+    if adversary is not None:
+        cost["discriminator_parameters"] = parameters(adversary, trainable=True)
+    return cost

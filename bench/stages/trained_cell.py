@@ -1,4 +1,4 @@
-"""The trained parts of a cell, rebuilt from stored configs and weights."""
+"""The trained parts of a cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .inputs import facts_from
 
 
 class TrainedCell:
-    """The trained parts behind an artifact chain, rebuilt from the stored configs and weights."""
+    """The trained parts of a cell, rebuilt from the configs and weights in a stage's inputs."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class TrainedCell:
     ) -> None:
         """
         Args:
-            snapshot: of the generator.
-            scratch: files for what is too large for memory.
+            snapshot: the update of the generator whose weights are loaded; None: the last.
+            scratch: files by name, for tensors that are too large for memory.
         """
         self.inputs, self.device, self.snapshot, self.scratch = inputs, device, snapshot, scratch
 
@@ -60,13 +60,13 @@ class TrainedCell:
 
     @cached_property
     def generator(self) -> Generator:
-        """The trained one, at a snapshot if one is given, or, where none was, the regularizer's own."""
+        """The trained generator, at the snapshot if there is one; if none was trained, the regularizer's."""
         if "generator" not in self.inputs:
             return self.joint().to(self.device).eval()
         config = self.inputs["generator"].meta["config"]
         generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
-        kept = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
-        generator.load_state_dict(self.inputs["generator"].group(kept))
+        weights = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
+        generator.load_state_dict(self.inputs["generator"].group(weights))
         return generator.to(self.device).eval()
 
     @cached_property
@@ -75,17 +75,18 @@ class TrainedCell:
         return Normalisation(tensors["mean"], tensors["std"])
 
     def fresh(self, config: dict[str, Any]) -> Generator:
+        """A generator with new weights."""
         return build.generator(config, self.tokenizer.spec, self.dataset.classes)
 
     def joint(self) -> Generator:
-        """A copy of the regularizer's own generator, as it is."""
+        """A copy of the regularizer's own generator, with its weights."""
         own = self.regularizer.generator()
         assert own is not None
         return copy.deepcopy(own)
 
     @property
     def sampled_normalisation(self) -> Normalisation:
-        """The rule under which the generator models latents: a regularizer's own one knows no other."""
+        """The normalisation of the generator's latents; a regularizer's own generator has none."""
         trained = self.inputs.get("generator")
         joint = trained is None or trained.meta["config"]["init"] == "joint"
         return IDENTITY if joint else self.normalisation

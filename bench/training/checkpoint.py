@@ -1,7 +1,7 @@
 """Checkpoints of a training stage: everything the next step depends on, bit for bit.
 
-A file's name ends in the start of its hash. The last two are kept: if the last one turns out to be broken,
-training goes on from the one before.
+A file's name ends in the start of its hash. The last two files are kept: if the last one is corrupt, training
+goes on from the one before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from ..store import hashes
 from ..store.disk import explain_disk_full
-from .optimizers import Average
+from .ema import Average
 
-KEPT = 2
-DIGITS = 16  # of the hash
+KEPT = 2  # files
+DIGITS = 16  # of the hash in a file's name
 WRITING = "checkpoint.writing"
 
 
 @dataclass
 class State:
-    """What a training loop carries from step to step."""
+    """The state that a training loop carries from step to step."""
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -37,14 +37,14 @@ class State:
     seconds: float = 0.0
     curves: dict[str, list[float | None]] = field(default_factory=dict)
     probes: dict[int, Tensor] = field(default_factory=dict)  # latents by step
-    snapshots: dict[str, Tensor] = field(default_factory=dict)  # weights on the way, by STEP/name
+    snapshots: dict[str, Tensor] = field(default_factory=dict)  # weights during training, by STEP/name
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes one file and renames it, so that a checkpoint is whole or not there.
+    """Writes one file and renames it, so that no checkpoint is incomplete.
 
     Raises:
-        NoRoom: the disk is full; the checkpoints before are still there.
+        DiskFull: the disk is full; earlier checkpoints remain.
     """
     from safetensors.torch import save_file
 
@@ -66,8 +66,8 @@ def save(folder: Path, state: State) -> None:
             save_file(copies, temporary, metadata={"state": json.dumps(plain)})
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
-            said = hashes.sha256(temporary)[:DIGITS]
-            temporary.rename(folder / f"checkpoint-{state.step}-{said}.safetensors")
+            digest = hashes.sha256(temporary)[:DIGITS]
+            temporary.rename(folder / f"checkpoint-{state.step}-{digest}.safetensors")
     finally:
         temporary.unlink(missing_ok=True)
     for old in checkpoint_files(folder)[KEPT:]:
@@ -75,22 +75,27 @@ def save(folder: Path, state: State) -> None:
 
 
 def exists(folder: Path) -> bool:
+    """Whether a stage has a checkpoint."""
     return bool(checkpoint_files(folder))
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Those of a stage, the newest first."""
+    """The checkpoints in a stage's folder, the newest first."""
 
     def step(file: Path) -> int:
-        return int(match[1]) if (match := re.match(r"checkpoint-(\d+)-", file.name)) else -1
+        match = re.match(r"checkpoint-(\d+)-", file.name)
+        return int(match[1]) if match else -1
 
     return sorted(folder.glob("checkpoint*.safetensors"), key=step, reverse=True)
 
 
 def quarantine_corrupt(folder: Path, root: Path) -> list[str]:
-    """Sets the newest checkpoints aside as long as they aren't what was written, and says so.
+    """Quarantines the newest checkpoints until one is intact; returns a sentence for each corrupt one.
 
-    Before anything of a stage begins: all its processes must see the same.
+    To be called before a stage's processes start, because all of them must load the same checkpoint.
+
+    Args:
+        root: the store's folder, which has the quarantine.
     """
     notes = []
     for file in checkpoint_files(folder):
@@ -98,25 +103,25 @@ def quarantine_corrupt(folder: Path, root: Path) -> list[str]:
             check(file)
             break
         except hashes.Corrupt as error:
-            aside = hashes.quarantine(file, root, f"checkpoint.{folder.name}")
-            notes.append(f"{error}; it is in {aside}, and training goes on from before it")
+            quarantined = hashes.quarantine(file, root, f"checkpoint.{folder.name}")
+            notes.append(f"{error}; it is in {quarantined}, and training goes on from before it")
     return notes
 
 
 def check(file: Path) -> None:
-    """Raises Corrupt if a checkpoint isn't what was written; of one without a hash the header must fit."""
+    """Raises Corrupt if a checkpoint has another hash than its name says, or a header that doesn't fit."""
     hashes.check(file, None)
     if match := re.fullmatch(r"checkpoint-\d+-(\w+)\.safetensors", file.name):
         try:
-            same = hashes.sha256(file).startswith(match[1])
+            intact = hashes.sha256(file).startswith(match[1])
         except OSError as error:
             raise hashes.Corrupt(f"{file.name} cannot be read: {error.strerror}") from error
-        if not same:
+        if not intact:
             raise hashes.Corrupt(f"{file.name} has another hash than when it was written")
 
 
 def load(folder: Path, state: State) -> bool:
-    """Restores the newest checkpoint in place; False if there is none."""
+    """Restores the newest checkpoint into the state; False if there is none."""
     from safetensors import safe_open
 
     if not exists(folder):
@@ -125,25 +130,26 @@ def load(folder: Path, state: State) -> bool:
         plain = json.loads(handle.metadata()["state"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     for name, module in state.modules.items():
-        module.load_state_dict(_under(tensors, f"module/{name}/"))
+        module.load_state_dict(_with_prefix(tensors, f"module/{name}/"))
     for name, average in state.averages.items():
-        for key, tensor in _under(tensors, f"average/{name}/").items():
+        for key, tensor in _with_prefix(tensors, f"average/{name}/").items():
             average.shadow[key].copy_(tensor)
     for name, optimizer in state.optimizers.items():
         loaded: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _under(tensors, f"optimizer/{name}/").items():
+        for key, tensor in _with_prefix(tensors, f"optimizer/{name}/").items():
             index, field_name = key.split("/")
             loaded.setdefault(int(index), {})[field_name] = tensor
-        groups = optimizer.state_dict()["param_groups"]  # settings come from the matrix, rates from the step
+        # Settings come from the matrix, and learning rates from the step.
+        groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": loaded, "param_groups": groups})
-    state.probes = {int(step): z for step, z in _under(tensors, "probe/").items()}
-    state.snapshots = _under(tensors, "snapshot/")
+    state.probes = {int(step): z for step, z in _with_prefix(tensors, "probe/").items()}
+    state.snapshots = _with_prefix(tensors, "snapshot/")
     state.step, state.seconds, state.curves = plain["step"], plain["seconds"], plain["curves"]
     return True
 
 
 def curves(folder: Path) -> dict[str, list[float]]:
-    """Those of the newest checkpoint, read from its header alone; none if there is none (any more)."""
+    """The curves of the newest checkpoint, read from its header alone; empty if it is missing or deleted."""
     from safetensors import safe_open
 
     for file in checkpoint_files(folder)[:1]:
@@ -155,5 +161,5 @@ def curves(folder: Path) -> dict[str, list[float]]:
     return {}
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

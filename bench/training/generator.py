@@ -13,8 +13,10 @@ from ..api import Generator, Noise
 from ..runtime.prefetch import Ahead
 from ..runtime.processes import ALONE, Group
 from .checkpoint import State
-from .optimizers import GENERATOR_DEFAULTS, Average, adamw, group_settings, last_steps, step_optimizer
-from .steps import Context, batch_index, run_steps
+from .context import Context
+from .ema import Average
+from .optimizers import GENERATOR_DEFAULTS, Learner, adamw, group_settings, last_steps
+from .steps import batch_index, run_steps
 
 
 def train_generator(
@@ -28,33 +30,31 @@ def train_generator(
     seed: int,
     optimizer: Mapping[str, Any],
     context: Context,
-    latent: Callable[[Tensor, Tensor | None, Noise], Tensor] = lambda given, labels, noise: given,
+    latent: Callable[[Tensor, Tensor | None, Noise], Tensor] = lambda rows, labels, noise: rows,
     snapshots: Collection[int] = (),
 ) -> State:
     """Trains a generator in place and leaves the averaged weights in it.
 
     Args:
-        read: (index, step) -> rows (B, …) on the CPU, maybe of a mapped file.
-        size: number of training latents, of which `read` takes indices.
+        read: maps (index, step) to rows (B, …) on the CPU, possibly of a mapped file.
+        size: the number of training latents, which `read` indexes.
         labels: (size,) int64 or None.
-        latent: (rows on the device, labels, noise) -> z (B, T, C), normalised; called anew at every step, so
-            that a stochastic latent is never frozen to one draw.
-        snapshots: updates after which the averaged weights are kept in the state, beside the final ones.
+        latent: maps (rows on the device, labels, noise) to z (B, T, C), normalised; called at every step, so
+            that a stochastic latent is drawn anew.
+        snapshots: updates after which the averaged weights are kept in the state, besides the final ones.
     """
     accelerator = context.accelerator()
     device, group = accelerator.device, context.group
     generator.to(device).train()
 
-    def load(index: Tensor, given: Tensor, step: int, share: Group) -> tuple[Tensor, Tensor | None, Noise]:
-        noise = share.noise(Noise(seed, ("generator", str(step))))
-        chosen = None if labels is None else labels[index].to(device)
-        return (
-            latent(given.to(device, non_blocking=True), chosen, noise.fork("latent")),
-            chosen,
-            noise.fork("loss"),
-        )
+    def prepare(index: Tensor, rows: Tensor, step: int, group: Group) -> tuple[Tensor, Tensor | None, Noise]:
+        """Latents, labels and noise of a batch."""
+        noise = group.noise(Noise(seed, ("generator", str(step))))
+        batch_labels = None if labels is None else labels[index].to(device)
+        z = latent(rows.to(device, non_blocking=True), batch_labels, noise.fork("latent"))
+        return z, batch_labels, noise.fork("loss")
 
-    def rows(step: int) -> tuple[Tensor, Tensor]:
+    def read_step(step: int) -> tuple[Tensor, Tensor]:
         index = group.rows(batch_index(size, batch, step, seed, "data"))
         return index, read(index, step)
 
@@ -62,8 +62,10 @@ def train_generator(
 
         def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
             for step, index in enumerate(torch.arange(size).split(batch)):
-                z, chosen, _ = load(index, read(index, step), step, ALONE)  # each process estimates the same
-                yield z, chosen
+                z, batch_labels, _ = prepare(
+                    index, read(index, step), step, ALONE
+                )  # the same in all processes
+                yield z, batch_labels
 
         generator.fit(epoch())
         generator.eval()
@@ -71,25 +73,25 @@ def train_generator(
 
     settings = group_settings(GENERATOR_DEFAULTS, optimizer)
     trained = [p for p in generator.parameters() if p.requires_grad]
-    main = accelerator.prepare(adamw(_groups(generator, optimizer)))
-    average, over = Average(generator, settings["ema"]), last_steps(main)
-    state = State({"generator": generator}, {"main": main}, {"generator": average})
+    adam = adamw(_groups(generator, optimizer))
+    learner = Learner(adam, trained, settings["clip"], steps, accelerator, group)
+    average, ends = Average(generator, settings["ema"]), last_steps(learner.optimizer)
+    state = State({"generator": generator}, {"main": learner.optimizer}, {"generator": average})
 
     def train(step: int) -> dict[str, Tensor]:
-        index, given = ahead(step)
-        z, chosen, noise = load(index, given, step, group)
-        main.zero_grad()
+        index, rows = ahead(step)
+        z, batch_labels, noise = prepare(index, rows, step, group)
+        learner.zero_grad()
         with accelerator.autocast():
-            losses = generator.loss(z, chosen, noise)
-        accelerator.backward(sum(losses.values()))
-        step_optimizer(main, trained, step, steps, settings["clip"], accelerator, group)
-        average.update(generator, step, over)
+            losses = generator.loss(z, batch_labels, noise)
+        learner.descend(sum(losses.values()), step)
+        average.update(generator, step, ends)
         if step + 1 in snapshots:
             weights = average.weights(generator)
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
-    with closing(Ahead(rows, device)) as ahead:
+    with closing(Ahead(read_step, device)) as ahead:
         run_steps(state, steps, train, context, seed, "generator")
     generator.load_state_dict(average.weights(generator))
     generator.eval()
@@ -99,13 +101,11 @@ def train_generator(
 def _groups(
     generator: Generator, optimizer: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], list[nn.Parameter]]]:
-    """Of the modules that the settings name, then of all other parameters."""
+    """Settings and parameters of each module that the settings name, then of all other parameters."""
     seen: set[int] = set()
     for name in (*optimizer.get("modules", {}), ""):
         module = generator.get_submodule(name)
         parameters = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
         seen |= {id(p) for p in parameters}
-        yield (
-            group_settings(GENERATOR_DEFAULTS, optimizer, group=f"modules.{name}" if name else ""),
-            parameters,
-        )
+        path = f"modules.{name}" if name else ""
+        yield group_settings(GENERATOR_DEFAULTS, optimizer, group=path), parameters

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..api import ImageSpec, Noise
-from ..nn.diffaugment import augmented
-from ..options.types import Count, Scale
-from ..runtime.processes import ALONE, Group
-
-if TYPE_CHECKING:
-    from ..nn.discriminators import Features, Patch
-
-Weight = Annotated[float, Field(gt=0)]
-Updates = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-DECAY = 0.999  # of LeCam's averages
+from ..api import ImageSpec
+from .adversary import Adversarial, Adversary, Updates, Weight, discriminator
 
 
 def l1(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -47,32 +36,7 @@ class Perceptual:
     weight: Weight = 1.0
     network: Literal["alex", "vgg"] = "vgg"
     weights: str | None = None  # torchvision's file, random, or null: torch.hub's cache or a download
-    ramp: Updates = 0  # over which the weight rises from 0: 10,000 in SoftVQ
-
-
-@dataclass(frozen=True)
-class Adversarial:
-    """The options of `gan` in a matrix, beside `optimizer`; updates are counted from 0."""
-
-    has_optimizer: ClassVar[bool] = True
-
-    weight: Weight = 0.5
-    discriminator: Literal["patch", "dino", "dinov2"] = "patch"
-    loss: Literal["hinge"] = "hinge"
-    adaptive: bool = True  # the weight times |d reconstruction| / |d gan| at the decoder's head (VQGAN)
-    start: Updates = 0  # of the tokenizer's term: 5,000 in VA-VAE and DMVAE, 20,000 in SoftVQ
-    discriminator_start: Updates | None = None  # null: the same
-    discriminator_weight: Weight = 1.0  # of hinge and LeCam, not of the consistency: 0.2 in SoftVQ
-    lecam: Scale = 0.0  # 0.001 in SoftVQ
-    augment: Share = 0.0  # probability of DiffAugment: 0.5 in SoftVQ, 1 in DMVAE
-    cutout: Share = 0.2  # of a side
-    consistency: Scale = 0.0  # 4 in SoftVQ, 1 in DMVAE
-    consistency_cutout: Share = 0.5  # 0.2 in DMVAE
-    width: Count = 64  # of `patch`
-    layers: Count = 3  # of `patch`
-    dino: str | None = None  # weights of `dino` and `dinov2`: a file, or random
-    model: str | None = None  # in place of theirs, one of timm's transformers
-    resolution: Count | None = None  # pixels that the transformer sees
+    ramp: Updates = 0  # updates over which the weight rises from 0: 10,000 in SoftVQ
 
 
 LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}
@@ -80,11 +44,11 @@ LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}
 
 @dataclass(frozen=True)
 class Term:
-    """One reconstruction loss, (B, c, H, W) twice -> (), times its weight, which may rise from 0 at first."""
+    """A reconstruction loss, (B, c, H, W) twice -> (), with its weight, which may rise from 0 at first."""
 
     weight: float
     function: Callable[[Tensor, Tensor], Tensor]
-    ramp: int = 0  # updates
+    ramp: int = 0  # updates over which the weight rises
 
     def __call__(self, reconstruction: Tensor, images: Tensor, update: int) -> Tensor:
         share = min(1.0, update / self.ramp) if self.ramp else 1.0
@@ -92,138 +56,38 @@ class Term:
 
 
 def terms(config: Mapping[str, Any]) -> dict[str, Term]:
-    """The losses of a matrix that need no discriminator; on the meta device if that is the default."""
-    found = {name: Term(config[name], RECONSTRUCTION[name]) for name in config if name in RECONSTRUCTION}
-    if "lpips" in config:
-        from ..metrics.lpips import Distance, Lpips
+    """The reconstruction losses of a matrix, in its order, on torch's default device; `gan` is left out."""
+    losses: dict[str, Term] = {}
+    for name in config:
+        if name in RECONSTRUCTION:
+            losses[name] = Term(config[name], RECONSTRUCTION[name])
+        elif name == "lpips":
+            from ..metrics.lpips import Distance, Lpips
 
-        options = Perceptual(**config["lpips"] | {"weights": weights_path(config["lpips"]["weights"])})
-        lpips = Distance(Lpips(options.network, options.weights))
-        found["lpips"] = Term(options.weight, lpips, options.ramp)
-    return {name: found[name] for name in config if name in found}
+            options = Perceptual(**config["lpips"] | {"weights": weights_path(config["lpips"]["weights"])})
+            lpips = Distance(Lpips(options.network, options.weights))
+            losses["lpips"] = Term(options.weight, lpips, options.ramp)
+    return losses
 
 
 def networks(config: Mapping[str, Any], image: ImageSpec) -> tuple[nn.Module | None, Adversary | None]:
-    """On the meta device, for estimates: the perceptual distance and the discriminator of a matrix."""
+    """The perceptual distance and the discriminator of a matrix, on the meta device, for cost estimates."""
     with torch.device("meta"):
-        found = terms({name: config[name] for name in config if name == "lpips"})
-        distance = found["lpips"].function if found else None
+        perceptual = terms({name: config[name] for name in config if name == "lpips"})
+        distance = perceptual["lpips"].function if perceptual else None
         assert distance is None or isinstance(distance, nn.Module)
-        return distance, adversary(config, image)
+        return distance, build_adversary(config, image)
 
 
-def adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
+def build_adversary(config: Mapping[str, Any], image: ImageSpec) -> Adversary | None:
     """The discriminator of a matrix, if it has one."""
     if "gan" not in config:
         return None
-    chosen = {key: value for key, value in config["gan"].items() if key != "optimizer"}
-    options = Adversarial(**chosen | {"dino": weights_path(chosen["dino"])})
+    settings = {key: value for key, value in config["gan"].items() if key != "optimizer"}
+    options = Adversarial(**settings | {"dino": weights_path(settings["dino"])})
     return Adversary(discriminator(options, image), options)
 
 
-def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:
-    from ..nn import discriminators as known
-
-    if options.discriminator == "patch":
-        return known.Patch(image, options.width, options.layers)
-    if options.dino is None:
-        raise ValueError(
-            f"gan: the discriminator {options.discriminator} needs `dino: PATH` or `dino: random`"
-        )
-    layout = known.LAYOUTS[options.discriminator]
-    return known.Features(image, layout, options.dino, options.model, options.resolution)
-
-
 def weights_path(weights: Any) -> str | None:
-    """What a matrix says of a network's weights, from a stage's config."""
+    """A matrix's value for a network's weights (a path, random or None), from a stage's config."""
     return weights["file"] if isinstance(weights, Mapping) else weights
-
-
-class Adversary(nn.Module):
-    """A discriminator of images and reconstructions, and what it and the tokenizer learn from each other."""
-
-    seen: Tensor
-
-    def __init__(self, network: nn.Module, options: Adversarial) -> None:
-        super().__init__()
-        self.network, self.options = network, options
-        self.register_buffer("seen", torch.zeros(2))  # LeCam's averages of the logits of images and others
-        self.group = ALONE
-
-    def share(self, group: Group) -> None:
-        """Averages over a batch are from now on over the images of all processes."""
-        from ..nn.discriminators import Norm
-
-        for module in self.modules():
-            if isinstance(module, Adversary | Norm):
-                module.group = group
-
-    @property
-    def start(self) -> int:
-        """The discriminator's first update."""
-        first = self.options.discriminator_start
-        return self.options.start if first is None else first
-
-    def fooled(self, reconstruction: Tensor, noise: Noise) -> Tensor:
-        """What the tokenizer descends, not weighted: minus the mean logit of its reconstructions."""
-        options = self.options
-        shown = augmented(reconstruction.float(), noise.fork("augment"), options.augment, options.cutout)
-        return -self.network(shown, noise).mean()
-
-    def loss(self, images: Tensor, reconstruction: Tensor, noise: Noise) -> Tensor:
-        """What the discriminator descends; both (B, c, H, W) in [-1, 1], without gradients.
-
-        Both go through it in one batch, as in DMVAE's code, so that its batch norms see them alike; SoftVQ's
-        takes one after the other.
-        """
-        options, both = self.options, {"real": images, "fake": reconstruction}
-
-        def logits(name: str, probability: float, cutout: float) -> Tensor:
-            own = noise.fork(name)
-            shown = [
-                augmented(one, own.fork(which), probability, cutout).to(images) for which, one in both.items()
-            ]
-            return self.network(torch.cat(shown), own).float()
-
-        seen = logits("augment", options.augment, options.cutout)
-        real, fake = seen.chunk(2)
-        found = hinge(real, fake)
-        if options.lecam:
-            means = self.group.mean(torch.stack((real.detach().mean(), fake.detach().mean())))
-            self.seen.lerp_(means, 1 - DECAY)
-            found = found + options.lecam * lecam(real, fake, *self.seen.unbind())
-        found = options.discriminator_weight * found
-        if options.consistency:
-            strongly = logits("consistency", 1.0, options.consistency_cutout)
-            found = found + options.consistency * consistency(seen, strongly)
-        return found
-
-
-def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """Half the sum of the mean shortfalls from logits of 1 and -1 (Lim & Ye, 2017; half as in VQGAN)."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-
-
-def lecam(real: Tensor, fake: Tensor, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
-    """Squares of what logits are apart from the other kind's average (Tseng et al., 2021).
-
-    As SoftVQ's code has it, of logits beyond the other's average alone.
-    """
-    return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
-
-
-def consistency(logits: Tensor, strongly: Tensor) -> Tensor:
-    """How far logits move under strong augmentation, both learning (balanced: Zhao et al., 2021)."""
-    return F.mse_loss(strongly, logits)
-
-
-def adaptive_weight(reconstruction: Tensor, gan: Tensor, head: nn.Parameter, group: Group = ALONE) -> Tensor:
-    """|d reconstruction / d head| / (|d gan / d head| + 1e-4), at most 1e4, detached (VQGAN, eq. 7).
-
-    DMVAE's code adds 1e-6 in place of 1e-4.
-    """
-    there, here = (
-        group.mean(torch.autograd.grad(loss, head, retain_graph=True)[0]).norm()
-        for loss in (reconstruction, gan)
-    )
-    return (there / (here + 1e-4)).clamp(0, 1e4).detach()

@@ -1,4 +1,4 @@
-"""One training step of a tokenizer, a regularizer's part of it, or a generator: what cost is counted over."""
+"""Training steps of which costs are counted: of a tokenizer, a regularizer, losses or a generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.autograd.graph import _engine_run_backward
 
 from ..api import Generator, Noise, Regularizer, Step, Tokenizer
 from ..models.latents import decode_batch
-from .losses import Adversary
+from .adversary import Adversary
 
 
 def tokenizer_step(
@@ -20,9 +20,9 @@ def tokenizer_step(
     reference: Tensor | None,
     regularized: bool,
 ) -> None:
-    """One training step, forward and backward; `regularized` with the regularizer's loss and critics.
+    """One training step, forward and backward; if `regularized`, with the regularizer's loss and critics.
 
-    What requires a gradient is trained, but for priors.
+    All parameters that require a gradient are trained, except those of priors.
     """
     critics = regularizer.critics()
     learned = {name: [p for p in net.parameters() if p.requires_grad] for name, net in critics.items()}
@@ -41,7 +41,7 @@ def tokenizer_step(
     if terms is None:
         terms = {"l2": (decode(z) - images).square().mean()}
     added = regularizer.loss(z, h, step) if regularized else {}
-    if not terms and not added:  # as if there were something that trains an encoder without a decoder
+    if not terms and not added:  # without any loss, count as if the encoder were trained
         added = {"encoder": h.square().mean()}
     backward(torch.stack([*terms.values(), *added.values()]).sum())
     for name in critics if regularized else ():
@@ -50,7 +50,7 @@ def tokenizer_step(
         for _ in range(regularizer.critic_steps):
             backward(regularizer.critic_loss(name, z.detach(), step))
     for _ in range(regularizer.critic_steps - 1 if critics and regularized else 0):
-        with torch.no_grad():  # the images of critics' further updates
+        with torch.no_grad():  # critics' further updates encode other images
             tokenizer.encode(images)
 
 
@@ -64,9 +64,9 @@ def regularizer_step(
     reference: Tensor | None,
     critics: bool,
 ) -> None:
-    """What a regularizer adds to `tokenizer_step`, of h (B, T, C * expansion) that is there.
+    """A regularizer's part of `tokenizer_step`, for a computed h (B, T, C * expansion).
 
-    Its latents and its loss, forward and backward, or one update of each of its critics.
+    Latents and the regularizer's loss, forward and backward, or, with `critics`, one update of each critic.
     """
     networks = regularizer.critics()
     learned = [p for network in networks.values() for p in network.parameters() if p.requires_grad]
@@ -85,9 +85,10 @@ def regularizer_step(
 
 
 def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None, images: Tensor) -> None:
-    """What networks in the reconstruction losses take of a training step, as `tokenizer_loop` has it.
+    """The part of `TokenizerTraining.train` that the networks in the reconstruction losses take.
 
-    Given images (B, c, H, W) twice, forward and backward to one of them, then the discriminator's update.
+    Images (B, c, H, W) serve as their own reconstructions: forward, backward to the reconstructions, then the
+    discriminator's update.
     """
     rebuilt = images.detach().clone().requires_grad_()
     learned = [p for p in adversary.parameters() if p.requires_grad] if adversary is not None else []
@@ -109,7 +110,7 @@ def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None,
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
-    """One training step, forward and backward."""
+    """One training step of a generator, forward and backward."""
     terms = generator.loss(z, labels, Noise(0, ("cost",)))
     backward(torch.stack(list(terms.values())).sum())
 

@@ -1,10 +1,9 @@
-"""Optimizers as the matrix says: AdamW, warm-up, schedule and clipping, per group of parameters, and EMA."""
+"""Optimizers as a matrix sets them: AdamW, warm-up, schedule and clipping, per group of parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,42 +20,40 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.0,
     "decayed": "all",
     "warmup": 50,
-    "schedule": "cosine",  # short budgets gain most: 600 steps of `vit` on digits end at 50 dB, not 34
+    "schedule": "cosine",  # helps short budgets most: 600 steps of `vit` on digits end at 50 dB, not 34
     "hold": 0,
     "floor": 0.0,
     "steps": None,
     "clip": 1.0,
     "ema": 0.0,
 }
-TRACKED = ("running_mean", "running_var")  # batch norms' statistics, averaged like weights (REPA-E)
-# Generators are sampled from the average of their weights, as every paper does.
+# Generators are sampled with the average of their weights, as in every paper.
 GENERATOR_DEFAULTS = DEFAULTS | {"ema": 0.999}
 
 
 def group_settings(
     defaults: Mapping[str, Any], *layers: Mapping[str, Any], group: str = ""
 ) -> dict[str, Any]:
-    """The settings of one group: defaults, then each layer's own keys, then each layer's keys for the group.
+    """The settings of one group; later ones win: defaults, each layer's own keys, each layer's group keys.
 
-    A group is named by a dotted path, such as `encoder` or `critics.fake`.
+    A group is named by a dotted path, such as `encoder` or `critics.fake`; "" has no group keys.
     """
+    nested: list[Mapping[str, Any]] = []
+    if group:
+        for layer in layers:
+            for name in group.split("."):
+                layer = layer.get(name, {})
+            nested.append(layer)
     settings = dict(defaults)
-    nested = []
-    for layer in layers:
+    for layer in (*layers, *nested):
         settings |= {key: value for key, value in layer.items() if key in defaults}
-        inner: Any = layer
-        for name in group.split(".") if group else ():
-            inner = inner.get(name, {})
-        nested.append(inner if group else {})
-    for inner in nested:
-        settings |= {key: value for key, value in inner.items() if key in defaults}
     return settings
 
 
 def rate(settings: Mapping[str, Any], step: int, total: int) -> float:
-    """The learning rate at an update: linear warm-up, then constant or a cosine to `floor`.
+    """The learning rate at an update: linear warm-up, then constant or a cosine down to `floor`.
 
-    The cosine starts after `hold` updates (SimFlow's second stage) and takes the rest of `total`.
+    The cosine starts after `hold` updates (SimFlow's second stage) and lasts for the rest of `total`.
     """
     warm = min(1.0, (step + 1) / max(1, settings["warmup"]))
     decay = 1.0
@@ -69,16 +66,21 @@ def rate(settings: Mapping[str, Any], step: int, total: int) -> float:
 
 
 def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.optim.AdamW:
-    """One AdamW over groups of (settings, parameters); settings stay in the group for `update`."""
-    return torch.optim.AdamW(
-        [
-            {"params": some, "settings": own, **_arguments(own)}
-            for settings, parameters in groups
-            for own, some in _by_decay(settings, parameters)
-            if some
-        ],
-        fused=True,  # many small tensors: one pass over each instead of a dozen
-    )
+    """One AdamW over groups of (settings, parameters); `step_optimizer` reads the settings in each group."""
+    param_groups = [
+        {
+            "params": members,
+            "settings": settings,
+            "lr": settings["lr"],
+            "betas": tuple(settings["betas"]),
+            "weight_decay": settings["weight_decay"],
+        }
+        for group in groups
+        for settings, members in _by_decay(*group)
+        if members
+    ]
+    # Fused: for many small tensors one pass over each instead of a dozen.
+    return torch.optim.AdamW(param_groups, fused=True)
 
 
 def step_optimizer(
@@ -90,78 +92,71 @@ def step_optimizer(
     accelerator: Accelerator,
     group: Group,
 ) -> None:
-    """One update by the gradients that are there, averaged over processes and then clipped together.
+    """One update by the current gradients, averaged over processes and then clipped together.
 
-    Groups whose `steps` are over have none: they stay, and count for nothing in the norm.
+    A group that has had its number of `steps` loses its gradients: its parameters stay as they are and don't
+    count in the norm.
     """
-    for part in optimizer.param_groups:
-        limit = part["settings"]["steps"]
+    for param_group in optimizer.param_groups:
+        limit = param_group["settings"]["steps"]
         if limit is not None and step >= limit:
-            for parameter in part["params"]:
+            for parameter in param_group["params"]:
                 parameter.grad = None
-        part["lr"] = rate(part["settings"], step, total)
+        param_group["lr"] = rate(param_group["settings"], step, total)
     group.average_gradients(parameters)
     if clip:
         accelerator.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
 
+class Learner:
+    """Parameters that one loss trains, with their optimizer."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        clip: float,
+        total: int,
+        accelerator: Accelerator,
+        group: Group,
+    ) -> None:
+        """
+        Args:
+            clip: the norm to which the gradients of all parameters together are clipped; 0: none.
+            total: the updates over which the schedule of the learning rate extends.
+        """
+        self.optimizer: torch.optim.Optimizer = accelerator.prepare(optimizer)
+        self.parameters, self.clip, self.total = parameters, clip, total
+        self.accelerator, self.group = accelerator, group
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def descend(self, loss: Tensor | int, update: int) -> None:
+        """The backward pass of a loss, and one update of the parameters."""
+        self.accelerator.backward(loss)
+        step_optimizer(
+            self.optimizer, self.parameters, update, self.total, self.clip, self.accelerator, self.group
+        )
+
+    def requires_grad_(self, requires_grad: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(requires_grad)
+
+
 def last_steps(optimizer: torch.optim.Optimizer) -> dict[int, int]:
-    """After how many updates parameters, by id, are left as they are."""
-    limits = [(part["settings"]["steps"], part["params"]) for part in optimizer.param_groups]
+    """The number of updates after which a parameter, by id, is no longer trained, where there is a limit."""
+    limits = [(group["settings"]["steps"], group["params"]) for group in optimizer.param_groups]
     return {id(p): limit for limit, params in limits if limit is not None for p in params}
 
 
 def _by_decay(
     settings: dict[str, Any], parameters: list[nn.Parameter]
 ) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
-    """One group or, where `decayed` are matrices alone, as in MAR, two: biases and gains don't decay."""
+    """One group, or two if only matrices are `decayed`, as in MAR: biases and gains then don't decay."""
     if settings["decayed"] == "all":
         return [(settings, parameters)]
     vectors = [p for p in parameters if p.dim() < 2]
     matrices = [p for p in parameters if p.dim() >= 2]
     return [(settings, matrices), (settings | {"weight_decay": 0.0}, vectors)]
-
-
-def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "lr": settings["lr"],
-        "betas": tuple(settings["betas"]),
-        "weight_decay": settings["weight_decay"],
-    }
-
-
-class Average:
-    """An exponential moving average of parameters with decay min(d, (1 + k) / (10 + k)) at update k.
-
-    The ramp, as in LZN's released code, lets short runs use the decay of long ones.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow: dict[str, Tensor] = {}
-        if decay:
-            self.shadow = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int, ends: Mapping[int, int] = MappingProxyType({})) -> None:
-        """Takes in the parameters after update `step`, and what norms track; other buffers are copied.
-
-        Of parameters whose updates are over (`ends`) the average stays as well, as in LZN's released code:
-        else it would run after them until it is the last of the weights that it averages.
-        """
-        if not self.shadow:
-            return
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
-        still = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
-        averaged = [n for n in self.shadow if (n in learned and n not in still) or n.endswith(TRACKED)]
-        shadows = [self.shadow[name] for name in averaged]
-        if shadows:  # there may be buffers alone
-            torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
-        for name in self.shadow.keys() - set(averaged) - still:
-            self.shadow[name].copy_(current[name])
-
-    def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The averaged state dict, or the module's own without averaging."""
-        return self.shadow or module.state_dict()

@@ -1,62 +1,29 @@
-"""What both training loops share: the order of the data, and the steps between two checkpoints."""
+"""Parts that both training loops share: the order of the data, and the steps between two checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..api import Diverged, seed_for
 from ..runtime.onednn import by_onednn
-from ..runtime.processes import ALONE, Group
 from ..store.disk import DiskFull
 from . import checkpoint
 from .checkpoint import State
+from .context import Context, Stopped
 
-CHECKPOINT_SECONDS = 2.0  # between two checkpoints, at least
-CHECKPOINT_SHARE = 50  # and this many times what one takes: they cost no more than 2 % of a run
-CHECKPOINT_RETRY = 60.0  # seconds, when the disk is full
-
-
-class Stopped(Exception):
-    """The run was asked to stop; a checkpoint has been written."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and how a stage runs; nothing in it changes a number, but for the device and the precision.
-
-    The number of processes changes the rounding of a training's gradients, and nothing else.
-    """
-
-    work: Path
-    device: str = "cpu"
-    precision: str = "fp32"
-    report: Callable[[int, int, str], None] = lambda step, total, text: None
-    note: Callable[[str], None] = lambda text: None  # what a user should know
-    stopping: Callable[[], bool] = lambda: False
-    loaders: int = 0  # processes that decode images ahead
-    group: Group = ALONE
-
-    def scratch(self, name: str) -> Path:
-        """The file of something that is too large for memory."""
-        return self.work / "scratch" / name.replace("/", ".")
-
-    def accelerator(self) -> Accelerator:
-        """Device placement, autocast, gradient scaling and clipping."""
-        precision = {"fp32": "no"}.get(self.precision, self.precision)
-        return Accelerator(cpu=self.device == "cpu", mixed_precision=precision)
+CHECKPOINT_SECONDS = 2.0  # least time between two checkpoints
+CHECKPOINT_SHARE = 50  # and at least so many times the time that writing one takes: at most 2 % of a run
+CHECKPOINT_RETRY = 60.0  # seconds until the next try when the disk is full
 
 
 def batch_index(size: int, batch: int, step: int, *stream: str | int) -> Tensor:
-    """The images of one step: (batch,) indices from a stream of epochs, each a permutation of its own."""
+    """The images of one step: (batch,) indices from a stream of epochs, each with its own permutation."""
     parts, start, stop = [], step * batch, (step + 1) * batch
     while start < stop:
         epoch, offset = divmod(start, size)
@@ -74,21 +41,27 @@ def _permutation(size: int, seed: int) -> Tensor:
 def run_steps(
     state: State, total: int, update: Callable[[int], dict[str, Tensor]], context: Context, *stream: str | int
 ) -> None:
-    """Runs `update(step)` until `total`, from the newest checkpoint if there is one; it returns named losses.
+    """Calls `update(step)` until step `total`, from the newest checkpoint if there is one.
 
-    Before each step torch's global generator is seeded from the stream, the step and, but for the first
-    process, the rank, so that dropout and a plugin's own draws resume as well. Every step's losses, means
-    over processes, must be finite. The first process keeps the checkpoints: nothing in them tells how many
-    there were, and a training goes on with any number.
+    Before each step torch's global generator is seeded from the stream, the step and, except in the first
+    process, the rank, so that dropout and plugins' draws are the same after a resumption. The first process
+    keeps the checkpoints, which don't depend on the number of processes: a training may go on with another.
+
+    Args:
+        update: returns the losses of a step by name.
+
+    Raises:
+        Diverged: a loss of a step, averaged over processes, is not finite.
+        Stopped: the run was asked to stop; a checkpoint has been written.
     """
     group = context.group
     checkpoint.load(context.work, state)
-    every = max(1, total // 100)  # points of a curve
+    every = max(1, total // 100)  # steps between two points of a curve
     began, due = time.monotonic() - state.seconds, time.monotonic() + CHECKPOINT_SECONDS
     while state.step < total:
         torch.manual_seed(seed_for(*stream, "torch", state.step, *([group.rank] if group.rank else [])))
         with by_onednn():
-            losses, stopping = _shared(update(state.step), context)
+            losses, stopping = _averaged(update(state.step), context)
         state.step += 1
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
@@ -104,13 +77,13 @@ def run_steps(
         if state.step % max(1, every // 4) == 0:
             context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
         if now > due and state.step < total and group.rank == 0:
-            patience = CHECKPOINT_SECONDS if _save(state, context) else CHECKPOINT_RETRY
+            pause = CHECKPOINT_SECONDS if _save(state, context) else CHECKPOINT_RETRY
             took = time.monotonic() - now
-            due = time.monotonic() + max(patience, CHECKPOINT_SHARE * took)
+            due = time.monotonic() + max(pause, CHECKPOINT_SHARE * took)
 
 
 def _save(state: State, context: Context) -> bool:
-    """A checkpoint that cannot be written is said, and training goes on."""
+    """Writes a checkpoint; on a full disk it notes the error and returns False, and training goes on."""
     try:
         checkpoint.save(context.work, state)
     except DiskFull as error:
@@ -120,14 +93,14 @@ def _save(state: State, context: Context) -> bool:
 
 
 def _extend(curves: dict[str, list[float | None]], values: dict[str, float]) -> None:
-    """A point more of every curve: None for a loss that this part of a training doesn't have."""
+    """Appends a point to every curve: None for a loss that this phase of a training doesn't have."""
     points = len(curves.get("step", ()))
     for name in {**curves, **values}:
         curves.setdefault(name, [None] * points).append(values.get(name))
 
 
-def _shared(losses: dict[str, Tensor], context: Context) -> tuple[dict[str, float], bool]:
-    """The losses of the global batch, and whether any process is asked to stop: the same for all."""
-    mine = [*(float(value.detach()) for value in losses.values()), float(context.stopping())]
-    *means, stop = context.group.mean(torch.tensor(mine, dtype=torch.float64)).tolist()
+def _averaged(losses: dict[str, Tensor], context: Context) -> tuple[dict[str, float], bool]:
+    """The losses, averaged over processes, and whether any process was asked to stop: the same in all."""
+    local = [*(float(value.detach()) for value in losses.values()), float(context.stopping())]
+    *means, stop = context.group.mean(torch.tensor(local, dtype=torch.float64)).tolist()
     return dict(zip(losses, means, strict=True)), stop > 0

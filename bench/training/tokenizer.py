@@ -2,357 +2,293 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit, seed_for
-from ..data.augment import Augmentation, augmented
 from ..models import latents
-from ..runtime.prefetch import BatchReader
-from ..runtime.processes import ALONE, Group
+from ..runtime.processes import Group
 from . import checkpoint
+from .adversary_training import AdversaryTraining
 from .checkpoint import State
-from .losses import Adversary, Term, adaptive_weight
-from .optimizers import (
-    DEFAULTS,
-    GENERATOR_DEFAULTS,
-    Average,
-    adamw,
-    group_settings,
-    last_steps,
-    step_optimizer,
-)
-from .steps import Context, batch_index, run_steps
+from .context import Context
+from .critics_training import CriticsTraining
+from .ema import Average
+from .objective import Objective, TrainingBudget, balance, merge_losses
+from .optimizers import DEFAULTS, GENERATOR_DEFAULTS, Learner, adamw, group_settings, last_steps
+from .step_loader import StepLoader
+from .steps import run_steps
 
 
 def train_tokenizer(
     tokenizer: Tokenizer,
     regularizer: Regularizer,
     dataset: Dataset,
-    reconstruction: Mapping[str, Term],
+    objective: Objective,
+    budget: TrainingBudget,
     *,
-    steps: int,
-    batch: int,
     seed: int,
     optimizer: Sequence[Mapping[str, Any]],
     context: Context,
     teacher: Callable[[Tensor, Tensor], Tensor] | None = None,
     reference: Reference | None = None,
-    refine_steps: int = 0,
-    probes: Mapping[str, int] | None = None,
-    adversary: Adversary | None = None,
-    adversary_optimizer: Mapping[str, Any] | None = None,
-    augmentation: Augmentation | None = None,
 ) -> State:
-    """Trains both in place for `steps` tokenizer updates and leaves the averaged weights in them.
+    """Trains a tokenizer and its regularizer in place and leaves their averaged weights in them.
 
     Args:
-        reconstruction: the reconstruction losses by name.
-        refine_steps: further updates of the decoder alone.
-        probes: {"every": updates, "images": n}: keeps the latents of the first n images along training.
-        optimizer: the tokenizer's and the regularizer's settings; the latter apply to its own parameters,
-            and to the groups that they name.
-        teacher: (images as the encoder sees them, index) -> teacher features (B, N, F), for methods that ask
-            for them.
-        reference: in the latent's space, for methods that ask for it.
-        adversary: a discriminator that learns along, and whose loss joins the reconstruction losses.
-        adversary_optimizer: its settings, over the tokenizer's.
-        augmentation: of all training images, drawn anew at every step.
+        optimizer: the settings of the tokenizer and of the regularizer. The latter apply to the regularizer's
+            own parameters, and to the groups of parameters that they name.
+        teacher: maps (images as the encoder sees them, index) to teacher features (B, N, F), for methods that
+            ask for them.
+        reference: samples in the latent's space, for methods that ask for them.
+
+    Raises:
+        Unfit: the regularizer needs the whole batch in one process.
     """
-    accelerator = context.accelerator()
-    device, group = accelerator.device, context.group
+    accelerator, group = context.accelerator(), context.group
     if group.world > 1 and regularizer.couples and not regularizer.gathers:
         raise Unfit(f"{type(regularizer).__name__} depends on the whole batch: one process must train it")
-    size, labels = dataset.size("train"), dataset.labels("train")
-    modes(tokenizer.to(device), regularizer.to(device), training=True)
-    for term in reconstruction.values():
-        if isinstance(term.function, nn.Module):
-            term.function.to(device)
-    for module in regularizer.priors().values():
-        module.requires_grad_(False)
+    losses = [term.function for term in objective.reconstruction.values()]
+    for module in (tokenizer, regularizer, *losses):
+        if isinstance(module, nn.Module):
+            module.to(accelerator.device)
+    set_training(tokenizer, regularizer, True)
+    for prior in regularizer.priors().values():
+        prior.requires_grad_(False)
+    augmentation = objective.augmentation
+    loader = StepLoader(
+        tokenizer, dataset, budget, seed, accelerator, context, augmentation, teacher, reference
+    )
     begins = type(regularizer).begin is not Regularizer.begin
-    if begins and not checkpoint.exists(context.work):  # what it changes is in the checkpoint
+    if begins and not checkpoint.exists(context.work):  # a checkpoint holds what `begin` changes
         torch.manual_seed(seed_for(seed, "tokenizer", "begin"))
         with torch.no_grad():
-            first = batch_index(size, batch, 0, seed, "data")
-            h = tokenizer.encode(dataset.images("train", first).to(device))
-            known = None if labels is None else labels[first].to(device)
-            of_first = Noise(seed, ("tokenizer", "begin"))
-            regularizer.begin(regularizer.latent(h, of_first, known))
-    critics = regularizer.critics()
-    learned = {name: [p for p in net.parameters() if p.requires_grad] for name, net in critics.items()}
-    of_critics = {id(p) for critic in critics.values() for p in critic.parameters()}
-    main, trained = _optimizer(tokenizer, regularizer, optimizer, of_critics)
-    optimizers: dict[str, torch.optim.Optimizer] = {"main": accelerator.prepare(main)}
-    decoder = [p for p in tokenizer.decoder.parameters() if p.requires_grad]
-    if not decoder:  # nothing that could be refined
-        refine_steps = 0
-    if refine_steps:
-        settings = group_settings(DEFAULTS, optimizer[0], group="decoder") | {"steps": None}
-        optimizers["refine"] = accelerator.prepare(adamw([(settings, decoder)]))
-    for name, parameters in learned.items():
-        settings = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")
-        optimizers[name] = accelerator.prepare(adamw([(settings, parameters)]))
-    judging: list[nn.Parameter] = []
-    judge = group_settings(DEFAULTS, optimizer[0], adversary_optimizer or {})
-    if adversary is not None:
-        adversary.share(group)
-        judging = [p for p in adversary.to(device).parameters() if p.requires_grad]
-        optimizers["gan/discriminator"] = accelerator.prepare(adamw([(judge, judging)]))
-    # Clipping is of all parameters at once: a method that needs its own says so in its row.
-    whole = {key: value for key, value in optimizer[1].items() if key == "clip"}
-    top = group_settings(DEFAULTS, optimizer[0], whole)
-    # A generator that is trained along is averaged as those are that are trained afterwards.
-    joint = GENERATOR_DEFAULTS["ema"] if regularizer.generator() is not None else top["ema"]
-    averages = {
-        "tokenizer": Average(tokenizer, top["ema"]),
-        "regularizer": Average(regularizer, optimizer[1].get("ema", joint)),
-    }
-    ends = last_steps(optimizers["main"])
-    trained_along = {} if adversary is None else {"gan": adversary}
-    modules = {"tokenizer": tokenizer, "regularizer": regularizer, **trained_along}
-    state = State(modules, optimizers, averages)
+            images, labels = loader.first_batch()
+            noise = Noise(seed, ("tokenizer", "begin"))
+            regularizer.begin(regularizer.latent(tokenizer.encode(images), noise, labels))
+    if not any(p.requires_grad for p in tokenizer.decoder.parameters()):  # nothing to refine
+        budget = replace(budget, refine_steps=0)
+    training = TokenizerTraining(
+        tokenizer, regularizer, objective, budget, optimizer, loader, accelerator, group
+    )
+    with closing(loader):
+        run_steps(training.state, budget.total, training.update, context, seed, "tokenizer")
+    training.finish()
+    return training.state
 
-    def rows(position: int, stream: str) -> Tensor:
-        return group.rows(batch_index(size, batch, position, seed, stream))
 
-    read = BatchReader(dataset, "train", rows, context.loaders, device)
+class TokenizerTraining:
+    """The optimizers and averaged weights of a tokenizer's training, and what happens in an update."""
 
-    def seen(images: Tensor, noise: Noise) -> Tensor:
-        return images if augmentation is None else augmented(images, noise, augmentation)
-
-    @torch.no_grad()
-    def described(images: Tensor, index: Tensor) -> Tensor | None:
-        if teacher is None:
-            return None
-        with accelerator.autocast():
-            return teacher(images, index).to(device).float()
-
-    def load(update: int, position: int, stream: str, views: bool = False) -> Step:
-        index = rows(position, stream)
-        noise = group.noise(Noise(seed, ("tokenizer", stream, str(position))))
-        known = None if labels is None else labels[index].to(device)
-        images, drawn, other = read(position, stream), None, None
-        if views:
-            with accelerator.autocast():
-                other = tokenizer.encode(seen(images, noise.fork("other view"))).float()
-        if reference is not None:
-            chosen = batch_index(len(reference.samples), batch, position, seed, stream, "reference")
-            drawn = reference.samples[group.rows(chosen)].to(device)
-        images = seen(images, noise.fork("view"))
-        return Step(
-            update,
-            images,
-            known,
-            noise,
-            lambda z: latents.decode_batch(tokenizer, z, known, noise.fork("decoder")),
-            described(images, index) if update < steps else None,
-            drawn,
-            other,
-        )
-
-    def encode(step: Step) -> tuple[Tensor, Tensor]:
-        h = tokenizer.encode(step.images).float()  # latents and their laws are in single precision
-        return h, regularizer.latent(h, step.noise.fork("latent"), step.labels)
-
-    def descend(
-        one: torch.optim.Optimizer, parameters: list[nn.Parameter], step: int, total: int, clip: float
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        regularizer: Regularizer,
+        objective: Objective,
+        budget: TrainingBudget,
+        optimizer: Sequence[Mapping[str, Any]],
+        load: StepLoader,
+        accelerator: Accelerator,
+        group: Group,
     ) -> None:
-        step_optimizer(one, parameters, step, total, clip, accelerator, group)
+        self.tokenizer, self.regularizer, self.objective = tokenizer, regularizer, objective
+        self.budget, self.load, self.accelerator, self.group = budget, load, accelerator, group
+        tokenizer_settings, regularizer_settings = optimizer
+        # All parameters are clipped together: a method that needs another norm says so in its row.
+        clipping = {key: value for key, value in regularizer_settings.items() if key == "clip"}
+        settings = group_settings(DEFAULTS, tokenizer_settings, clipping)
+        clip = settings["clip"]
+        critics = regularizer.critics()
+        groups = _parameter_groups(tokenizer, regularizer, critics, optimizer)
+        trained = [p for _, parameters in groups for p in parameters]
+        self.learner = Learner(adamw(groups), trained, clip, budget.steps, accelerator, group)
+        self.refiner = None
+        if budget.refine_steps:
+            decoder = [p for p in tokenizer.decoder.parameters() if p.requires_grad]
+            refining = group_settings(DEFAULTS, tokenizer_settings, group="decoder") | {"steps": None}
+            adam = adamw([(refining, decoder)])
+            self.refiner = Learner(adam, decoder, clip, budget.refine_steps, accelerator, group)
+        self.critics = CriticsTraining(regularizer, critics, optimizer, budget.steps, accelerator, group)
+        self.adversary = None
+        if objective.adversary is not None:
+            judging = group_settings(DEFAULTS, tokenizer_settings, objective.adversary_optimizer)
+            self.adversary = AdversaryTraining(
+                objective.adversary, tokenizer, judging, budget.total, accelerator, group
+            )
+        # A jointly trained generator is averaged like generators that are trained after the tokenizer.
+        joint = regularizer.generator() is not None
+        decay = regularizer_settings.get("ema", GENERATOR_DEFAULTS["ema"] if joint else settings["ema"])
+        averages = {
+            "tokenizer": Average(tokenizer, settings["ema"]),
+            "regularizer": Average(regularizer, decay),
+        }
+        self.state = State(self._modules(), self._optimizers(), averages)
+        self._last_steps = last_steps(self.learner.optimizer)
 
-    def learn_critics(on: bool) -> None:
-        for parameters in (*learned.values(), judging):
-            for parameter in parameters:
-                parameter.requires_grad_(on)
-
-    def update_critic(name: str, z: Tensor, step: Step) -> Tensor:
-        optimizers[name].zero_grad()
-        with accelerator.autocast():
-            loss = regularizer.critic_loss(name, z, step)
-        accelerator.backward(loss)
-        clip = group_settings(DEFAULTS, *optimizer, group=f"critics.{name}")["clip"]
-        descend(optimizers[name], learned[name], step.index, steps, clip)
-        return loss
-
-    def reconstructed(z: Tensor, step: Step) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The losses, and the images unless the tokenizer has a loss of its own."""
-        own = tokenizer.loss(step.images, z, step)
-        if own is not None:
-            return own, None
-        images = step.decode(z)
-        return {name: term(images, step.images, step.index) for name, term in reconstruction.items()}, images
-
-    def fooling(terms: dict[str, Tensor], images: Tensor | None, step: Step) -> dict[str, Tensor]:
-        """What the tokenizer gains by fooling the discriminator, weighted, and the weight."""
-        if adversary is None or images is None:
-            return {}
-        options, none = adversary.options, images.new_zeros(())
-        if step.index < options.start:
-            return {"gan": none, "gan_weight": none}
-        # With the batch norms' averages, as in DMVAE's code: the judgement of an image is its own.
-        found = adversary.eval().fooled(images, step.noise.fork("gan"))
-        weight = torch.full_like(found, options.weight)
-        if options.adaptive:
-            total, head = torch.stack([*terms.values()]).sum(), tokenizer.heads["decoder"]
-            weight = weight * adaptive_weight(total, found, head, group)
-        return {"gan": weight * found, "gan_weight": weight}
-
-    def judged(images: Tensor | None, step: Step) -> dict[str, Tensor]:
-        """An update of the discriminator."""
-        if adversary is None or images is None:
-            return {}
-        if step.index < adversary.start:
-            return {"gan_discriminator": images.new_zeros(())}
-        learner = optimizers["gan/discriminator"]
-        learner.zero_grad()
-        with accelerator.autocast():
-            noise = step.noise.fork("discriminator")
-            loss = adversary.train().loss(step.images, images.detach(), noise)
-        accelerator.backward(loss)
-        # Its warm-up and its schedule begin when it does.
-        first, whole = adversary.start, steps + refine_steps
-        descend(learner, judging, step.index - first, whole - first, judge["clip"])
-        return {"gan_discriminator": loss}
-
-    def refine(index: int) -> dict[str, Tensor]:
-        """The decoder learns the latents that it will be given: those of the finished encoder."""
-        if index == steps:
-            average_all()
-        modes(tokenizer, regularizer, training=False)
-        tokenizer.decoder.train()
-        step = load(index, index, "data")
-        learn_critics(False)
-        optimizers["refine"].zero_grad()
-        with accelerator.autocast():
-            with torch.no_grad():
-                z = encode(step)[1]
-            terms, images = reconstructed(z, step)
-            gan = fooling(terms, images, step)
-        accelerator.backward(sum([*terms.values(), *descended(gan)]))
-        descend(optimizers["refine"], decoder, index - steps, refine_steps, top["clip"])
-        averages["tokenizer"].update(tokenizer, index)
-        learn_critics(True)
-        return terms | gan | judged(images, step)
-
-    def average_all() -> None:
-        for name, average in averages.items():
-            state.modules[name].load_state_dict(average.weights(state.modules[name]))
-
-    def probe() -> None:
-        assert probes is not None
-        modes(tokenizer, regularizer, training=False)
-        count = min(size, probes["images"])
-        h = latents.encode(tokenizer, dataset, "train", device, count, group=group)
-        known = None if labels is None else labels[:count]
-        noise = Noise(seed, ("probe",))
-        state.probes[state.step] = latents.draw(regularizer, h, known, noise, batch, device, group)
-        modes(tokenizer, regularizer, training=True)
-
-    def update(index: int) -> dict[str, Tensor]:
+    def update(self, index: int) -> dict[str, Tensor]:
+        """Update `index` of the tokenizer, or of its decoder alone after the last one; the losses by name."""
+        probes, steps = self.budget.probes, self.budget.steps
         if probes is not None and index <= steps and index % probes["every"] == 0:
-            probe()
-        if index >= steps:
-            return refine(index)
-        step = load(index, index, "data", regularizer.two_views)
-        learn_critics(False)
-        optimizers["main"].zero_grad()
-        with accelerator.autocast():
-            h, z = encode(step)
-            terms, images = reconstructed(z, step)
-            gan = fooling(terms, images, step)
-            own = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
-            own = balance(own, terms, regularizer.balanced, tokenizer.heads["encoder"], group)
-        losses = named_once(terms | gan, own, critics)
-        if weighted := [*terms.values(), *descended(gan), *own.values()]:  # else nothing is to be learned
-            accelerator.backward(sum(weighted))
-            descend(optimizers["main"], trained, index, steps, top["clip"])
-        averages["tokenizer"].update(tokenizer, index, ends)
-        averages["regularizer"].update(regularizer, index, ends)
-        learn_critics(True)
-        losses |= judged(images, step)
-        for turn in range(regularizer.critic_steps if critics else 0):
-            # The first update takes the tokenizer's batch; the others have a stream of their own, so that
-            # every row's tokenizer sees the same images in the same order.
-            if turn:
-                step = load(index, index * (regularizer.critic_steps - 1) + turn - 1, "critic")
-                with torch.no_grad(), accelerator.autocast():
-                    z = encode(step)[1]
-            for name in critics:
-                noise = step.noise.fork("critic").fork(name)
-                losses[name] = update_critic(name, z.detach(), replace(step, noise=noise))
-        return losses
+            self.probe()
+        return self.train(index) if index < steps else self.refine(index)
 
-    with closing(read):
-        run_steps(state, steps + refine_steps, update, context, seed, "tokenizer")
-    average_all()
-    if probes is not None:
-        probe()
-    modes(tokenizer, regularizer, training=False)
-    return state
+    def train(self, index: int) -> dict[str, Tensor]:
+        """An update of tokenizer and regularizer, then of the discriminator, then of the critics."""
+        tokenizer, regularizer, averages = self.tokenizer, self.regularizer, self.state.averages
+        step = self.load(index, index, "data", views=regularizer.two_views)
+        with self._critics_frozen():
+            self.learner.zero_grad()
+            with self.accelerator.autocast():
+                h, z = self.encode(step)
+                terms, gan, images = self.reconstruct(z, step)
+                added = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
+                added = balance(added, terms, regularizer.balanced, tokenizer.heads["encoder"], self.group)
+            losses = merge_losses(terms | gan, added, self.critics.learners)
+            if descended := [*terms.values(), *_descended(gan), *added.values()]:
+                self.learner.descend(sum(descended), index)
+            averages["tokenizer"].update(tokenizer, index, self._last_steps)
+            averages["regularizer"].update(regularizer, index, self._last_steps)
+        losses |= self.update_adversary(images, step)
+
+        def further(turn: int) -> tuple[Tensor, Step]:
+            step = self.load(index, index * (regularizer.critic_steps - 1) + turn - 1, "critic")
+            with torch.no_grad(), self.accelerator.autocast():
+                return self.encode(step)[1], step
+
+        return losses | self.critics.update(z, step, further)
+
+    def refine(self, index: int) -> dict[str, Tensor]:
+        """An update of the decoder alone, on the latents of the finished encoder's averaged weights."""
+        assert self.refiner is not None
+        if index == self.budget.steps:
+            self._load_averages()
+        set_training(self.tokenizer, self.regularizer, False)
+        self.tokenizer.decoder.train()
+        step = self.load(index, index, "data")
+        with self._critics_frozen():
+            self.refiner.zero_grad()
+            with self.accelerator.autocast():
+                with torch.no_grad():
+                    z = self.encode(step)[1]
+                terms, gan, images = self.reconstruct(z, step)
+            self.refiner.descend(sum([*terms.values(), *_descended(gan)]), index - self.budget.steps)
+            self.state.averages["tokenizer"].update(self.tokenizer, index)
+        return terms | gan | self.update_adversary(images, step)
+
+    def encode(self, step: Step) -> tuple[Tensor, Tensor]:
+        """h and z of a batch, in single precision like all losses on latents."""
+        h = self.tokenizer.encode(step.images).float()
+        return h, self.regularizer.latent(h, step.noise.fork("latent"), step.labels)
+
+    def reconstruct(
+        self, z: Tensor, step: Step
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        """The reconstruction losses, those against the discriminator, and the reconstructions.
+
+        A tokenizer with a loss of its own has neither reconstructions nor a discriminator.
+        """
+        terms = self.tokenizer.loss(step.images, z, step)
+        if terms is not None:
+            return terms, {}, None
+        images, reconstruction = step.decode(z), self.objective.reconstruction
+        terms = {name: term(images, step.images, step.index) for name, term in reconstruction.items()}
+        gan = {} if self.adversary is None else self.adversary.fooling(terms, images, step)
+        return terms, gan, images
+
+    def update_adversary(self, images: Tensor | None, step: Step) -> dict[str, Tensor]:
+        return {} if self.adversary is None or images is None else self.adversary.update(images, step)
+
+    def probe(self) -> None:
+        """Keeps the latents of the first training images as they are at this point of training."""
+        load, batch, device = self.load, self.budget.batch, self.accelerator.device
+        assert self.budget.probes is not None
+        set_training(self.tokenizer, self.regularizer, False)
+        count = min(load.size, self.budget.probes["images"])
+        h = latents.encode(self.tokenizer, load.dataset, "train", device, count, group=self.group)
+        labels = None if load.labels is None else load.labels[:count]
+        noise = Noise(load.seed, ("probe",))
+        z = latents.draw(self.regularizer, h, labels, noise, batch, device, self.group)
+        self.state.probes[self.state.step] = z
+        set_training(self.tokenizer, self.regularizer, True)
+
+    def finish(self) -> None:
+        """Loads the averaged weights, for use."""
+        self._load_averages()
+        if self.budget.probes is not None:
+            self.probe()
+        set_training(self.tokenizer, self.regularizer, False)
+
+    def _load_averages(self) -> None:
+        for name, average in self.state.averages.items():
+            module = self.state.modules[name]
+            module.load_state_dict(average.weights(module))
+
+    @contextmanager
+    def _critics_frozen(self) -> Iterator[None]:
+        """Critics and discriminator pass gradients on but take none themselves."""
+        learners = [*self.critics.learners.values()]
+        if self.adversary is not None:
+            learners.append(self.adversary.learner)
+        for learner in learners:
+            learner.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for learner in learners:
+                learner.requires_grad_(True)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "regularizer": self.regularizer}
+        if self.adversary is not None:
+            modules["gan"] = self.adversary.adversary
+        return modules
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by their names in checkpoints."""
+        learners = {"main": self.learner}
+        if self.refiner is not None:
+            learners["refine"] = self.refiner
+        learners |= self.critics.learners
+        if self.adversary is not None:
+            learners["gan/discriminator"] = self.adversary.learner
+        return {name: learner.optimizer for name, learner in learners.items()}
 
 
-def modes(tokenizer: Tokenizer, regularizer: Regularizer, training: bool) -> None:
-    """Both in training or in evaluation mode; priors are always in the latter."""
+def set_training(tokenizer: Tokenizer, regularizer: Regularizer, training: bool) -> None:
+    """Puts both in training or in evaluation mode; priors are always in evaluation mode."""
     tokenizer.train(training)
     regularizer.train(training)
-    for module in regularizer.priors().values():
-        module.eval()
+    for prior in regularizer.priors().values():
+        prior.eval()
 
 
-def descended(gan: Mapping[str, Tensor]) -> list[Tensor]:
-    """Without the weight, which is for the curves."""
+def _descended(gan: Mapping[str, Tensor]) -> list[Tensor]:
+    """The loss against the discriminator, without its weight, which is for the curves alone."""
     return [gan["gan"]] if gan else []
 
 
-def named_once(terms: dict[str, Tensor], own: dict[str, Tensor], critics: Iterable[str]) -> dict[str, Tensor]:
-    """The losses of a step together; a name that stands for two of them would hide one."""
-    taken = {**dict.fromkeys(terms, "a reconstruction loss"), **dict.fromkeys(critics, "a critic")}
-    taken |= {"step": "the curves' axis", "gan_discriminator": "the discriminator's loss"}
-    for name in own:
-        if name in taken:
-            raise ValueError(f"the regularizer calls a loss {name!r}, which is the name of {taken[name]}")
-    return terms | own
-
-
-def balance(
-    own: dict[str, Tensor],
-    terms: dict[str, Tensor],
-    shares: Mapping[str, float],
-    head: nn.Parameter,
-    group: Group = ALONE,
-) -> dict[str, Tensor]:
-    """Scales terms by share * |d reconstruction / d head| / |d term / d head|, detached (VQGAN; VA-VAE)."""
-    if not shares:
-        return own
-    total = sum(terms.values())
-    target = group.mean(torch.autograd.grad(total, head, retain_graph=True)[0]).norm()  # type: ignore[arg-type]
-    balanced = dict(own)
-    for name, share in shares.items():
-        norm = group.mean(torch.autograd.grad(own[name], head, retain_graph=True)[0]).norm()
-        balanced[name] = own[name] * (share * (target / (norm + 1e-4)).clamp(0, 1e8).detach())
-    return balanced
-
-
-def _optimizer(
+def _parameter_groups(
     tokenizer: Tokenizer,
     regularizer: Regularizer,
-    layers: Sequence[Mapping[str, Any]],
-    of_critics: set[int],
-) -> tuple[torch.optim.AdamW, list[nn.Parameter]]:
-    """Parameters fall into groups by facts: a critic's and frozen ones are not trained here."""
-    of_tokenizer, of_regularizer = layers
-    # A regularizer's own keys are for its own parameters; the groups that it names reach the tokenizer's.
-    nested = {key: value for key, value in of_regularizer.items() if key not in DEFAULTS}
-    groups, seen = [], set(of_critics)
+    critics: Mapping[str, nn.Module],
+    optimizer: Sequence[Mapping[str, Any]],
+) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
+    """Encoder, decoder and regularizer with their settings, without critics and frozen parameters."""
+    tokenizer_settings, regularizer_settings = optimizer
+    # The regularizer's plain keys are for its own parameters; groups that it names may be the tokenizer's.
+    nested = {key: value for key, value in regularizer_settings.items() if key not in DEFAULTS}
+    seen = {id(p) for critic in critics.values() for p in critic.parameters()}
     modules = {"encoder": tokenizer.encoder, "decoder": tokenizer.decoder, "regularizer": regularizer}
+    groups = []
     for name, module in modules.items():
         parameters = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
         seen |= {id(p) for p in parameters}
-        own = of_regularizer if name == "regularizer" else nested
-        groups.append((group_settings(DEFAULTS, of_tokenizer, own, group=name), parameters))
-    return adamw(groups), [p for _, parameters in groups for p in parameters]
+        over = regularizer_settings if name == "regularizer" else nested
+        groups.append((group_settings(DEFAULTS, tokenizer_settings, over, group=name), parameters))
+    return groups

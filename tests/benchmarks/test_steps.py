@@ -10,8 +10,9 @@ import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Reference
 from latentbench.bench.registry import create, get, names
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 
 STEPS, BATCH = 10, 64
@@ -47,9 +48,8 @@ def test_step(benchmark, name, digits, tmp_path):
             tokenizer,
             regularizer,
             digits,
-            {"l1": Term(1.0, l1)},
-            steps=STEPS,
-            batch=BATCH,
+            Objective({"l1": Term(1.0, l1)}),
+            TrainingBudget(STEPS, BATCH),
             seed=0,
             optimizer=({}, {}),
             context=Context(tmp_path),

@@ -27,7 +27,8 @@ from latentbench.bench.store.stage import Stage, stage_id
 from latentbench.bench.tools import cleaning
 from latentbench.bench.training import checkpoint
 from latentbench.bench.training.checkpoint import State
-from latentbench.bench.training.steps import Context, run_steps
+from latentbench.bench.training.context import Context
+from latentbench.bench.training.steps import run_steps
 
 CONFIG = {"seed": 3}
 STAGE = Stage("latents", "vit · none", CONFIG, {}, stage_id("latents", CONFIG, {}), True)

@@ -9,7 +9,7 @@ from latentbench.bench.api import ImageSpec, Noise
 from latentbench.bench.nn.discriminators import LAYOUTS, Features, Norm1d, Patch, features, load
 from latentbench.bench.nn.timm_vit import transformer
 from latentbench.bench.runtime.processes import Group
-from latentbench.bench.training.losses import Adversarial, Adversary, discriminator
+from latentbench.bench.training.adversary import Adversarial, Adversary, discriminator
 
 IMAGENET = ImageSpec(3, 256, 256)
 SMALL = ImageSpec(1, 32, 32)
@@ -105,7 +105,7 @@ def normed(rank, folder, dtype):
     """A process's share of a batch through a norm, its gradient and the averages, to a file."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     judge = Adversary(nn.Sequential(Norm1d(3)), Adversarial())
-    judge.share(Group(rank, 2))
+    judge.set_group(Group(rank, 2))
     x = batch().to(dtype).chunk(2)[rank].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = judge.network(x)

@@ -13,7 +13,7 @@ from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
 from latentbench.bench.store.stage import UNKNOWN
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.context import Context
 
 SMALL = ImageSpec(3, 32, 32)
 

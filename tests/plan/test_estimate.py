@@ -243,7 +243,7 @@ from latentbench.bench.training import one_step
 from latentbench.bench.api import LatentSpec
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.registry import create
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.context import Context
 
 model = create("generators", "lightningdit", spec=LatentSpec(16, 8, (4, 4)), classes=9, width=128, depth=4)
 z, labels = torch.randn(256, 16, 8), torch.zeros(256, dtype=torch.int64)

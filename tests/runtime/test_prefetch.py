@@ -13,8 +13,10 @@ from helpers.run import gone_within, workers_of
 from latentbench.bench.models.latents import encode
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.prefetch import BatchReader, prefetch
+from latentbench.bench.training.context import Context, Stopped
 from latentbench.bench.training.losses import RECONSTRUCTION, Term
-from latentbench.bench.training.steps import Context, Stopped, batch_index
+from latentbench.bench.training.objective import Objective, TrainingBudget
+from latentbench.bench.training.steps import batch_index
 from latentbench.bench.training.tokenizer import train_tokenizer
 
 
@@ -93,10 +95,8 @@ def trained(folder, loaders, stop=None, dataset=None):
                 tokenizer,
                 regularizer,
                 dataset,
-                {"l1": Term(1.0, RECONSTRUCTION["l1"])},
-                steps=6,
-                refine_steps=2,
-                batch=8,
+                Objective({"l1": Term(1.0, RECONSTRUCTION["l1"])}),
+                TrainingBudget(6, 8, refine_steps=2),
                 seed=0,
                 optimizer=({}, {}),
                 context=context,

@@ -17,9 +17,10 @@ from latentbench.bench.models import latents
 from latentbench.bench.registry import get
 from latentbench.bench.runtime import mapped, processes
 from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own
+from latentbench.bench.training.context import Context, Stopped
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.training.losses import Term, l1
-from latentbench.bench.training.steps import Context, Stopped
+from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 
 # A method that fails in the second process alone, and one that ends it.
@@ -112,16 +113,13 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
             tokenizer,
             regularizer,
             Blobs(),
-            {"l1": Term(1.0, l1)},
-            steps=steps,
-            batch=8,
+            Objective({"l1": Term(1.0, l1)}, augmentation=Augmentation() if part.two_views else None),
+            TrainingBudget(steps, 8, refine_steps=2),
             seed=0,
             optimizer=({"warmup": 5}, {}),
             context=Context(folder, stopping=stopping, group=group),
             teacher=lambda images, index: features[index],
             reference=Reference(drawn, torch.arange(90) % 4, (2, 2)),
-            refine_steps=2,
-            augmentation=Augmentation() if part.two_views else None,
         )
     except Stopped:
         return None
@@ -207,7 +205,7 @@ def work(rank, port, folder):
     store = TCPStore("127.0.0.1", port, is_master=False)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     group = Group(rank, 2)
-    processes.BUNCH = 200  # so that gradients are sent in several
+    processes.BUCKET = 200  # so that gradients are sent in several
     made = {f"trained {name}": trained(name, folder / f"two {name}", group) for name in METHODS}
     made |= {
         f"generated {name}": generated(name, folder / f"two {name}", group)

@@ -14,8 +14,8 @@ from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
 from latentbench.bench.runtime.recompute import prepare, segments
 from latentbench.bench.stages.table import STAGES
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.one_step import generator_step
-from latentbench.bench.training.steps import Context
 
 SPEC = LatentSpec(16, 4, (4, 4))
 LABELS = torch.arange(8) % 3

@@ -7,7 +7,7 @@ from latentbench.bench.api import Noise
 from latentbench.bench.registry import create
 from latentbench.bench.stages.features import features
 from latentbench.bench.stages.subject import Subject
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.context import Context
 
 CONFIG = {
     "dataset": {"name": "digits", "options": {}},

@@ -9,9 +9,10 @@ from accelerate.state import AcceleratorState
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
 from latentbench.bench.models.flops import parameters
 from latentbench.bench.registry import create, get, names
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.training.losses import Term, l1
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.generators.tarflow import TARFlow
 from latentbench.regularizers.lzn import zones
@@ -70,9 +71,8 @@ def trained(folder, precision, tokenizer, regularizer, dataset):
         tokenizer,
         regularizer,
         dataset,
-        {"l1": Term(1.0, l1)} if tokenizer.decodes else {},
-        steps=2,
-        batch=32,
+        Objective({"l1": Term(1.0, l1)} if tokenizer.decodes else {}),
+        TrainingBudget(2, 32),
         seed=0,
         optimizer=({}, {}),
         context=context(folder, precision),

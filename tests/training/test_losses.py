@@ -7,19 +7,15 @@ from torch import nn
 
 from latentbench.bench.api import ImageSpec, Noise, from_uint8
 from latentbench.bench.metrics.lpips import Distance, Lpips
-from latentbench.bench.training.losses import (
-    RECONSTRUCTION,
+from latentbench.bench.training.adversary import (
     Adversarial,
     Adversary,
-    Term,
     adaptive_weight,
-    adversary,
     consistency,
     hinge,
-    l1,
     lecam,
-    terms,
 )
+from latentbench.bench.training.losses import RECONSTRUCTION, Term, build_adversary, l1, terms
 
 LPIPS = {"weight": 2.0, "network": "alex", "weights": "random", "ramp": 10}
 
@@ -142,9 +138,9 @@ def test_the_adaptive_weight_makes_both_gradients_alike_at_the_head_and_is_detac
 
 def test_a_matrix_s_losses_keep_their_order_and_only_gan_has_a_discriminator():
     config = {"l2": 1.0, "lpips": LPIPS, "l1": 0.5}
-    assert list(terms(config)) == list(config) and adversary(config, ImageSpec(1, 32, 32)) is None
+    assert list(terms(config)) == list(config) and build_adversary(config, ImageSpec(1, 32, 32)) is None
     gan = {"gan": vars(Adversarial(width=4)) | {"optimizer": {"lr": 1e-4}}}
-    judge = adversary(gan, ImageSpec(1, 32, 32))
+    judge = build_adversary(gan, ImageSpec(1, 32, 32))
     assert judge.start == 0 and judge.network(torch.zeros(2, 1, 32, 32), Noise(0)).shape == (2, 4)
     assert Adversary(Brightness(), Adversarial(start=7)).start == 7
     assert Adversary(Brightness(), Adversarial(start=7, discriminator_start=3)).start == 3

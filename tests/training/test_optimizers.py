@@ -11,9 +11,10 @@ from latentbench.bench.api import Generator, LatentSpec
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.registry import get
 from latentbench.bench.runtime.processes import ALONE
+from latentbench.bench.training.context import Context
+from latentbench.bench.training.ema import Average
 from latentbench.bench.training.generator import _groups, train_generator
-from latentbench.bench.training.optimizers import DEFAULTS, Average, adamw, last_steps, rate, step_optimizer
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.optimizers import DEFAULTS, adamw, last_steps, rate, step_optimizer
 
 PLAIN = DEFAULTS | {"lr": 1.0, "warmup": 0, "schedule": "constant"}
 

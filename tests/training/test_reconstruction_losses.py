@@ -13,7 +13,7 @@ from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn.discriminators import Patch
 from latentbench.bench.plan import estimate
 from latentbench.bench.plan.make import make_plan
-from latentbench.bench.training import losses
+from latentbench.bench.training.adversary import Adversarial, Adversary
 
 PLUGIN = '''
 import torch
@@ -189,7 +189,7 @@ def test_an_estimate_has_the_discriminator_and_the_operations_that_torch_counts(
     assert judged.parameters - plain.parameters == learned
     assert judged.optimizer_memory_bytes - plain.optimizer_memory_bytes == 12 * learned
     assert judged.disk_bytes == plain.disk_bytes
-    adversary = losses.Adversary(network, losses.Adversarial(consistency=1.0))
+    adversary = Adversary(network, Adversarial(consistency=1.0))
     images = torch.rand(8, 3, 32, 32)
     with FlopCounterMode(display=False) as counter:
         rebuilt = images.clone().requires_grad_()

@@ -6,13 +6,17 @@ from torch import nn
 
 from latentbench.bench.api import Dataset, Diverged, Generator, ImageSpec, LatentSpec, Noise, Regularizer
 from latentbench.bench.registry import get
-from latentbench.bench.training import losses
+from latentbench.bench.training import adversary
+from latentbench.bench.training.adversary import Adversarial
 from latentbench.bench.training.checkpoint import State
+from latentbench.bench.training.context import Context, Stopped
+from latentbench.bench.training.ema import Average
 from latentbench.bench.training.generator import train_generator
-from latentbench.bench.training.losses import Adversarial, Term, l1
-from latentbench.bench.training.optimizers import DEFAULTS, Average, group_settings, rate
-from latentbench.bench.training.steps import Context, Stopped, batch_index, run_steps
-from latentbench.bench.training.tokenizer import balance, train_tokenizer
+from latentbench.bench.training.losses import Term, l1
+from latentbench.bench.training.objective import Objective, TrainingBudget, balance
+from latentbench.bench.training.optimizers import DEFAULTS, group_settings, rate
+from latentbench.bench.training.steps import batch_index, run_steps
+from latentbench.bench.training.tokenizer import train_tokenizer
 
 
 class Blobs(Dataset):
@@ -86,19 +90,28 @@ class Begun(Adversary):
         nn.init.constant_(self.critic.weight, 0.5)
 
 
-def train(tmp_path, tokenizer, regularizer, dataset=None, steps=12, stop=None, optimizer=({}, {}), **more):
+def train(
+    tmp_path,
+    tokenizer,
+    regularizer,
+    dataset=None,
+    steps=12,
+    stop=None,
+    optimizer=({}, {}),
+    refine_steps=0,
+    probes=None,
+    **gan,
+):
     context = Context(tmp_path, stopping=stop or (lambda: False))
     return train_tokenizer(
         tokenizer,
         regularizer,
         dataset or Blobs(),
-        {"l1": Term(1.0, l1)},
-        steps=steps,
-        batch=16,
+        Objective({"l1": Term(1.0, l1)}, **gan),
+        TrainingBudget(steps, 16, refine_steps, probes),
         seed=0,
         optimizer=optimizer,
         context=context,
-        **more,
     )
 
 
@@ -156,7 +169,7 @@ ALL_ON = {"lecam": 0.1, "augment": 0.5, "consistency": 1.0}
 
 def judged(seed=0, **options):
     torch.manual_seed(seed)
-    return losses.Adversary(Judge(), Adversarial(**ALL_ON | options))
+    return adversary.Adversary(Judge(), Adversarial(**ALL_ON | options))
 
 
 def test_a_discriminator_resumes_bit_for_bit_through_refining(tmp_path):
@@ -220,7 +233,7 @@ def test_an_adaptive_weight_is_in_the_curves_and_a_fixed_one_is_as_given(tmp_pat
 
 def test_a_discriminator_learns_to_tell_what_it_is_shown():
     torch.manual_seed(0)
-    judge = losses.Adversary(Judge(), Adversarial())
+    judge = adversary.Adversary(Judge(), Adversarial())
     optimizer = torch.optim.AdamW([p for p in judge.parameters() if p.requires_grad], lr=0.02)
     images, noise = torch.rand(32, 1, 8, 8) * 2 - 1, Noise(0)
     first = judge.loss(images, images * 0.3, noise).item()

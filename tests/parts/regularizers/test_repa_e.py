@@ -10,8 +10,9 @@ from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Regular
 from latentbench.bench.flow import interpolate
 from latentbench.bench.nn.teacher_alignment import cosine_loss
 from latentbench.bench.registry import get
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.regularizers.repa import REPAE, Whitening
 
@@ -158,9 +159,8 @@ def encoder_after(folder: Path, method, **options):
         tokenizer,
         regularizer,
         Squares(),
-        {"l1": Term(1.0, l1)},
-        steps=3,
-        batch=8,
+        Objective({"l1": Term(1.0, l1)}),
+        TrainingBudget(3, 8),
         seed=0,
         optimizer=({}, {}),
         context=Context(folder),

@@ -13,13 +13,15 @@ from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.models import latents
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create, get
+from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
-from latentbench.bench.training.steps import Context
+from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.tokenizers.resnet import ResNet
 
 IMAGENET, DIGIT = ImageSpec(3, 224, 224), ImageSpec(1, 8, 8)
 MILD = Augmentation(crop=0.8, flip=0.0, strength=0.5, blur=0.0)
+SHORT = TrainingBudget(3, 8)
 
 
 def count(module):
@@ -73,16 +75,24 @@ class Watched(Regularizer):
         return {"apart": (h - step.views).square().mean()}
 
 
-def train(regularizer, folder, tokenizer=None, **options):
+def train(
+    regularizer,
+    folder,
+    tokenizer=None,
+    augmentation=MILD,
+    budget=SHORT,
+    optimizer=({"lr": 1e-2}, {}),
+):
     torch.manual_seed(0)
     tokenizer = tokenizer or ResNet(DIGIT, 1, width=8, channels=8)
-    options = {"augmentation": MILD, "refine_steps": 0} | options
     state = train_tokenizer(
         tokenizer,
         regularizer,
         create("datasets", "digits"),
-        {"l1": Term(1.0, l1)},
-        **{"steps": 3, "batch": 8, "seed": 0, "optimizer": ({"lr": 1e-2}, {})} | options,
+        Objective({"l1": Term(1.0, l1)}, augmentation=augmentation),
+        budget,
+        seed=0,
+        optimizer=optimizer,
         context=Context(folder),
     )
     return state, tokenizer
@@ -135,7 +145,8 @@ def test_rows_see_the_same_images_whether_or_not_they_compare_views(tmp_path):
 def test_without_a_loss_nothing_is_learned(tmp_path):
     model = ResNet(DIGIT, 1, width=8, channels=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state, model = train(Regularizer(LatentSpec(1, 8)), tmp_path, model, refine_steps=2)
+    budget = TrainingBudget(3, 8, refine_steps=2)
+    state, model = train(Regularizer(LatentSpec(1, 8)), tmp_path, model, budget=budget)
     assert state.curves == {"step": [1, 2, 3]}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -152,8 +163,9 @@ def test_views_of_an_image_move_to_each_other(tmp_path):
         return (torch.cdist(one, two).argmin(1) == torch.arange(64)).double().mean().item()
 
     before = found()
-    options = {"steps": 60, "batch": 64, "optimizer": ({"lr": 1e-3, "warmup": 5, "ema": 0.0}, {})}
-    state, model = train(create("regularizers", "lzn_views", spec=model.spec), tmp_path, model, **options)
+    regularizer = create("regularizers", "lzn_views", spec=model.spec)
+    optimizer = ({"lr": 1e-3, "warmup": 5, "ema": 0.0}, {})
+    state, model = train(regularizer, tmp_path, model, budget=TrainingBudget(60, 64), optimizer=optimizer)
     aligned = state.curves["align"]
     assert sum(aligned[-10:]) / 10 < sum(aligned[:5]) / 5 - 0.3
     assert found() > before + 0.1
