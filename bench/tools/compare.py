@@ -17,7 +17,8 @@ from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.labels import matches, parse_filter, selects
 from ..records.records import Record, RecordError, plain_json, read_records
-from ..statistics.statistics import Difference, difference, holm, mean
+from ..statistics.observations import mean
+from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
 
 Key = tuple[str, ...]

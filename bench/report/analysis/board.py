@@ -16,7 +16,7 @@ from ...leaderboard.guidance import Choice, choose
 from ...leaderboard.ranking import rankings
 from ...leaderboard.rows import Column, Results, Row, Value
 from ...records.records import Record, natural
-from ...statistics.statistics import Rank
+from ...statistics.significance import Rank
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ...leaderboard.columns import number
 from ...records.records import Record
-from ...statistics.statistics import Rank
+from ...statistics.significance import Rank
 from . import style
 from .board import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
 from .findings import Finding

@@ -15,7 +15,7 @@ from scipy import stats
 from ...leaderboard.columns import COSTS
 from ...leaderboard.rows import Column, grouped
 from ...records.records import Record
-from ...statistics.statistics import holm
+from ...statistics.significance import holm
 from . import style
 from .board import Board, caution, listed, p_text, plural
 from .findings import Finding
