@@ -21,9 +21,9 @@ from .variance import difference_variances, image_covariance, satterthwaite
 
 # What an error was estimated from; but for "seeds", another tokenizer seed may change more than the error.
 Basis = Literal["seeds", "generator seeds", "resamples", "none"]
-# Above this ratio of its own variance to the pooled one, a pair's fewer degrees of freedom are used. Simulated
-# with 3 seeds and one row of 7 or 15 that varies 5 times as much as the others: some pair of equal rows is
-# separated in 5 % of tables (ratio 1: 4 %, without this rule: 7 %); with 7 rows that vary equally, in 2 %.
+# Above this ratio of a pair's own variance to the pooled one, the pair's fewer degrees of freedom are used.
+# Simulated with 3 seeds and one row of 7 or 15 that varies 5 times as much as the others, some pair of equal
+# rows is separated in 5 % of tables (ratio 1: 4 %, without this rule: 7 %); with 7 equal rows in 2 %.
 NOISIER = 1.5
 
 
