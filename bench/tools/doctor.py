@@ -46,7 +46,7 @@ evaluators: [reconstruction, generation]
 
 @dataclass(frozen=True)
 class Check:
-    """What was checked, and what was found; `ok` None is a remark."""
+    """The outcome of one check; `ok` None is a remark."""
 
     name: str
     ok: bool | None
@@ -175,6 +175,5 @@ def _alike(name: str, values: dict[int, float]) -> Check:
 
 
 def _text(values: dict[int, Any]) -> str:
-    return ", ".join(
-        f"{key}: {v:.6g}" if isinstance(v, float) else f"{key}: {v}" for key, v in values.items()
-    )
+    texts = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in values.items()}
+    return ", ".join(f"{key}: {text}" for key, text in texts.items())

@@ -34,7 +34,7 @@ Setting = tuple[str, str, Any]  # aspect (one of ALLOWED), name, value
 
 
 class Values:
-    """Which folders have which value of a setting."""
+    """The values of settings, and the folders that have each value."""
 
     def __init__(self) -> None:
         self.folders: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -98,9 +98,8 @@ def protocol_notes(sources: Sequence[ResultsFolder]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for metric, by_text in metrics.items():
         if len({tuple(sorted(folders)) for _, folders in by_text.values()}) > 1:
-            notes.setdefault(_protocol_sides(list(by_text.values())), []).append(
-                " ".join(filter(None, metric))
-            )
+            sides = _protocol_sides(list(by_text.values()))
+            notes.setdefault(sides, []).append(" ".join(filter(None, metric)))
     return [
         f"several protocols, kept in columns of their own: {listed(names)} ({sides})"
         for sides, names in notes.items()
@@ -110,8 +109,8 @@ def protocol_notes(sources: Sequence[ResultsFolder]) -> list[str]:
 def _protocol_sides(found: Sequence[tuple[dict[str, Any], list[str]]]) -> str:
     """The keys in which protocols differ, by the folders that have them."""
     protocols = [flat(protocol) for protocol, _ in found]
-    keys = dict.fromkeys(key for protocol in protocols for key in protocol)
-    keys = [key for key in keys if len({_text(p.get(key)) for p in protocols}) > 1]
+    all_keys = dict.fromkeys(key for protocol in protocols for key in protocol)
+    keys = [key for key in all_keys if len({_text(p.get(key)) for p in protocols}) > 1]
     sides = []
     for protocol, (_, folders) in zip(protocols, found, strict=True):
         values = ", ".join(f"{key} {_short(protocol.get(key))}" for key in keys)
@@ -150,9 +149,9 @@ def rows_of(matrix: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def _settings(record: Record, alone: bool) -> Iterable[Setting]:
-    """What a record says about how it was made.
+    """The settings that a record's numbers were made with.
 
-    The budget only without a matrix (`alone`), which knows the rows that have their own.
+    The budget only without a matrix (`alone`), for a matrix knows the rows with budgets of their own.
     """
     facts, dataset = record.provenance, record.cell["dataset"]
     if alone:
@@ -175,7 +174,7 @@ def _settings(record: Record, alone: bool) -> Iterable[Setting]:
 
 
 def _meanings(matrix: Mapping[str, Any]) -> Iterable[Setting]:
-    """What a matrix's labels stand for, and the settings that all its rows share."""
+    """The settings behind a matrix's labels, and those that all its rows share."""
     for name, value in (matrix.get("budget") or {}).items():
         yield "budget", f"budget.{name}", value
     shared = flat({name: matrix[name] for name in SHARED if name in matrix})
