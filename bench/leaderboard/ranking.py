@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..statistics import statistics
-from ..statistics.statistics import Observation, Rank
+from ..statistics import power, significance
+from ..statistics.observations import Observation
+from ..statistics.pairs import Basis
+from ..statistics.significance import Rank
+from ..statistics.variance import variance_shares
 from .columns import number
 from .guidance import judged
 from .rows import ARROWS, Column, Row
@@ -39,7 +42,7 @@ class Ranking:
         return on_shared_images(self.column)
 
     @property
-    def basis(self) -> statistics.Basis:
+    def basis(self) -> Basis:
         """What the ranks rest on: they have one error in common."""
         return self.ranks[0].basis
 
@@ -53,7 +56,7 @@ class Ranking:
     @property
     def detectable(self) -> str:
         """The difference of two rows that these seeds would show with 80 % power: `0.031`, of logs `12 %`."""
-        found = statistics.detectable(self.observations, self.shared)
+        found = power.detectable(self.observations, self.shared)
         if found is None:
             return ""
         return f"{100 * math.expm1(found):.2g} %" if self.logs else number(found)
@@ -159,15 +162,13 @@ def seeds_to_separate(rows: Sequence[Row], contest: Ranking) -> tuple[Row, int |
         row = rows[place]
         if (row.tokenizer, row.regularizer) != (first.tokenizer, first.regularizer):
             mine, everyone = contest.observations[0], contest.observations
-            return (
-                (row, statistics.seeds_needed(mine, theirs, contest.shared, everyone)) if rank.tied else None
-            )
+            return (row, power.seeds_needed(mine, theirs, contest.shared, everyone)) if rank.tied else None
     return None
 
 
 def mean_shares(contest: Ranking) -> dict[str, float] | None:
     """The part of the variance that is the tokenizer's, the generator's, …: a mean over rows."""
-    known = [s for mine in contest.observations if (s := statistics.variance_shares(mine)) is not None]
+    known = [s for mine in contest.observations if (s := variance_shares(mine)) is not None]
     return {name: fmean(shares[name] for shares in known) for name in known[0]} if known else None
 
 
@@ -175,5 +176,5 @@ def _ranking(rows: Sequence[Row], column: Column, generator: str, places: list[i
     higher = column.better == ARROWS["higher"]
     places = sorted(places, key=lambda i: (rows[i].values[column].mean or 0.0) * (-1 if higher else 1))
     observations, logs = comparable([rows[i].values[column].observations for i in places], column)
-    ranks = statistics.ranks(observations, higher, on_shared_images(column), LEVEL)
+    ranks = significance.ranks(observations, higher, on_shared_images(column), LEVEL)
     return Ranking(generator, column, places, ranks, observations, logs)

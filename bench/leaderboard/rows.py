@@ -17,7 +17,8 @@ import numpy as np
 
 from ..metrics.names import base_name
 from ..records.records import Record, in_order, protocol_id
-from ..statistics.statistics import Observation, interval, mean
+from ..statistics.observations import Observation, mean
+from ..statistics.significance import interval
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
 ARROWS = {"higher": "↑", "lower": "↓"}

@@ -29,12 +29,12 @@ def counts(metric: str, n: int) -> Tensor:
 
 
 def means(metric: str, values: Tensor) -> Tensor:
-    """(n,) values of single items -> (REPLICATES,) their means over the resamples."""
+    """The means of (n,) values of single items over the resamples, (REPLICATES,)."""
     return counts(metric, len(values)) @ values.double().cpu() / len(values)
 
 
 def rounded(replicates: Sequence[float]) -> list[float]:
-    """To a hundredth of their standard deviation or finer: a record holds thousands of them."""
+    """Replicates rounded to a hundredth of their standard deviation or finer: a record holds thousands."""
     spread = torch.tensor(list(replicates), dtype=torch.float64).std().item()
     if not 0 < spread < math.inf:
         return list(replicates)
@@ -43,12 +43,12 @@ def rounded(replicates: Sequence[float]) -> list[float]:
 
 
 def mean_estimate(metric: str, values: Tensor, labels: Tensor | None = None) -> Estimate:
-    """The mean of (n,) values of single items, with its replicates and, by labels (n,), its classes."""
+    """The mean of (n,) values of single items, with its replicates and, given labels (n,), its classes."""
     return Estimate(values.double().mean().item(), means(metric, values), class_means(values, labels))
 
 
 def class_means(values: Tensor, labels: Tensor | None) -> dict[str, float] | None:
-    """(n,) values and labels -> the mean of each class; None without labels, -1 is "no class"."""
+    """The mean of (n,) values by class; None without labels (n,), of which -1 is "no class"."""
     if labels is None:
         return None
     classes = labels[labels >= 0].unique().tolist()
@@ -56,14 +56,14 @@ def class_means(values: Tensor, labels: Tensor | None) -> dict[str, float] | Non
 
 
 def narrowed(change: Tensor, second: float, beside: float = 0.0) -> Tensor:
-    """(n,) first-order changes by an item's weight, scaled to the spread of values of new samples.
+    """A value's first-order changes by each item's weight, (n,), scaled to the spread over new samples.
 
     Changes that are estimated from the sample hold the variance of the second order twice instead of once,
-    as a jackknife does (Efron & Stein, 1981). Of the distance between two like sets, that is most of it.
+    as a jackknife does (Efron & Stein, 1981). In a distance between two like sets, that is most of it.
 
     Args:
         second: the variance of the second order.
-        beside: variance that has other sources than the items.
+        beside: variance from other sources than the items.
     """
     change = change - change.mean()
     first = change.square().sum().item()

@@ -1,4 +1,4 @@
-"""Kernel distances: KD (KID's estimator) and CMMD, with replicates."""
+"""Kernel distances between sets of features, with replicates: KD (KID's estimator) and CMMD."""
 
 from __future__ import annotations
 
@@ -12,18 +12,73 @@ from torch import Tensor
 
 from ..api import Estimate
 from .bootstrap import counts, narrowed
-from .frechet import ROWS
 from .reuse import once
 
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
 CMMD_SIGMA = 10.0
+ROWS = 512  # rows and columns of a kernel at a time, which fit a cache: sums in single precision are short
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-def kd_subset_size(n: int, m: int) -> int:
-    """Half of the smaller set, at most the usual 1,000."""
-    return min(1000, min(n, m) // 2)
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """The value of `kernel_estimate`, without replicates."""
+    subsets = _subsets(len(a), len(b))
+    return _discrepancy(_cubic, a.detach().cpu(), b.detach().cpu(), *subsets).unbiased.mean().item()
+
+
+def kernel_estimate(
+    name: str,
+    a: Tensor,
+    b: Tensor,
+    paired: bool = False,
+    labels: tuple[Tensor, Tensor] | None = None,
+) -> Estimate:
+    """Squared MMD with the kernel (x.y / F + 1)^3, the mean over subsets (Binkowski et al., 2018).
+
+    Unbiased, so it may fall below zero; the subsets are those that torch-fidelity draws. Given labels (n,)
+    and (m,), each class has the MMD of its images. Paired, it is over all pairs of different images instead:
+    a subset would hold images with their own reconstructions, which are nearer than chance.
+
+    Replicates are to the first order in the weights of a and, paired, of b with it, narrowed, and as wide
+    as drawing subsets makes values. On digits: 0.9 to 1.2 times as wide as values of new ones.
+    """
+    a, b = a.detach().cpu(), b.detach().cpu()
+    if paired:
+        return _paired_estimate(name, a, b)
+    classes, left, right = _weightings(_subsets(len(a), len(b)), labels)
+    mmd = _discrepancy(_cubic, a, b, left, right)
+    parts, by_class = mmd.unbiased.split([KD_SUBSETS, len(classes)])
+    value = parts.mean().item()
+    change = narrowed(mmd.change, mmd.second, parts.var().item() / KD_SUBSETS)
+    values = dict(zip(classes, by_class.tolist(), strict=True)) or None
+    return Estimate(value, value + (counts(name, len(a)) - 1) @ change, values)
+
+
+def cmmd_estimate(name: str, a: Tensor, b: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> Estimate:
+    """1,000 times the squared MMD with a Gaussian kernel of width 10 (Jayasumana et al., 2024).
+
+    Biased, as published: pairs of an image with itself count. Replicates and classes as in `kernel_estimate`.
+    """
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # kernels are all about 1
+    everyone = torch.ones(1, len(a)).double(), torch.ones(1, len(b)).double()
+    classes, left, right = _weightings(everyone, labels)
+    mmd = _discrepancy(_normal, a, b, left, right)
+    within_a, within_b = mmd.within
+    biased = 1000 * (mmd.unbiased + (1 - within_a) / left.sum(1) + (1 - within_b) / right.sum(1))
+    value, by_class = biased[0].item(), biased[1:].tolist()
+    change = 1000 * narrowed(mmd.change, mmd.second)
+    values = dict(zip(classes, by_class, strict=True)) or None
+    return Estimate(value, value + (counts(name, len(a)) - 1) @ change, values)
+
+
+def _paired_estimate(name: str, a: Tensor, b: Tensor) -> Estimate:
+    n = len(a)
+    if n < 2:
+        raise ValueError(f"the kernel distance of pairs needs 2 of them, not {n}")
+    pairs = _within(_paired_cubic, torch.cat([a, b], 1), torch.ones(1, n).double())
+    value, change = pairs.means.item(), narrowed(2 / n * pairs.sums / (n - 1), pairs.second())
+    return Estimate(value, value + (counts(name, n) - 1) @ change)
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -37,55 +92,42 @@ def _normal(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y).div_(CMMD_SIGMA).square_().div_(-2).exp_()
 
 
-class Pairs(NamedTuple):
-    """A kernel over the pairs of different images of a set of n."""
-
-    means: Tensor  # (R,) weighted
-    sums: Tensor  # (n,) over the others
-    squares: float  # the sum of its squares
-
-    def second(self) -> float:
-        """The variance of the mean over all pairs to the second order: U-centred (Szekely & Rizzo, 2014)."""
-        n = len(self.sums)
-        if n < 4:
-            return 0.0
-        shifts = 2 * self.sums.square().sum() / (n - 2) - self.sums.sum().square() / ((n - 1) * (n - 2))
-        return 2 * max(self.squares - shifts.item(), 0.0) / (n * (n - 3)) / (n * (n - 1))
+def _paired_cubic(x: Tensor, y: Tensor) -> Tensor:
+    """The kernel of pairs (a, b), (c, d), as rows (n, 2F), whose mean is MMD^2 (Gretton et al., 2012)."""
+    (a, b), (c, d) = x.chunk(2, 1), y.chunk(2, 1)
+    return (_cubic(a, c) - _cubic(a, d)).add_(_cubic(b, d)).sub_(_cubic(b, c))
 
 
-def _slices(start: int, stop: int) -> list[slice]:
-    return [slice(at, min(at + ROWS, stop)) for at in range(start, stop, ROWS)]
+def kd_subset_size(n: int, m: int) -> int:
+    """Half of the smaller set, at most the usual 1,000."""
+    return min(1000, min(n, m) // 2)
 
 
-def _between(kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """(R,) the mean kernel between a, weighted by left (R, n), and b, by right (R, m); (n,) over all of b."""
-    total, sums = torch.zeros(len(left), dtype=torch.float64), torch.zeros(len(a), dtype=torch.float64)
-    mass, left, right = left.sum(1) * right.sum(1), left.to(a), right.to(a)
-    for rows, columns in product(_slices(0, len(a)), _slices(0, len(b))):
-        block = kernel(a[rows], b[columns])
-        total += ((left[:, rows] @ block) * right[:, columns]).sum(1, dtype=torch.float64)
-        sums[rows] += block.sum(1, dtype=torch.float64)
-    return total / mass, sums / len(b)
+def _subsets(n: int, m: int) -> tuple[Tensor, Tensor]:
+    """The images in each of the subsets that torch-fidelity draws: (subsets, n), (subsets, m) float64."""
+    size = kd_subset_size(n, m)
+    if size < 2:
+        raise ValueError(f"the kernel distance needs 4 images on either side, not {n} and {m}")
+    generator = np.random.RandomState(KD_SEED)
+    left, right = torch.zeros(KD_SUBSETS, n).double(), torch.zeros(KD_SUBSETS, m).double()
+    for subset in range(KD_SUBSETS):
+        for chosen in (left, right):
+            chosen[subset, generator.choice(chosen.shape[1], size, replace=False)] = 1
+    return left, right
 
 
-def _within(kernel: Kernel, a: Tensor, weights: Tensor) -> Pairs:
-    """The kernel of pairs of a, weighted by weights (R, n); those of an image with itself don't count."""
-    total, squares = torch.zeros(len(weights), dtype=torch.float64), 0.0
-    sums = torch.zeros(len(a), dtype=torch.float64)
-    mass, weights = weights.sum(1).square() - weights.square().sum(1), weights.to(a)
-    for rows in _slices(0, len(a)):
-        for columns in _slices(rows.start, len(a)):  # the upper triangle
-            block = kernel(a[rows], a[columns])
-            if columns == rows:
-                block.triu_(1)
-            total += 2 * ((weights[:, rows] @ block) * weights[:, columns]).sum(1, dtype=torch.float64)
-            sums[rows] += block.sum(1, dtype=torch.float64)
-            sums[columns] += block.sum(0, dtype=torch.float64)
-            squares += 2 * block.square_().sum(dtype=torch.float64).item()
-    return Pairs(total / mass, sums, squares)
-
-
-_within_reference = once(_within)
+def _weightings(
+    sets: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor] | None
+) -> tuple[list[str], Tensor, Tensor]:
+    """The classes with two images on either side, and both weightings with a row added for each class."""
+    if labels is None:
+        return [], *sets
+    one, two = labels
+    shared = [int(c) for c in one.unique() if c >= 0 and (one == c).sum() > 1 and (two == c).sum() > 1]
+    wanted = torch.tensor(shared, dtype=torch.int64)[:, None]
+    members = (one == wanted).double(), (two == wanted).double()
+    left, right = (torch.cat(rows) for rows in zip(sets, members, strict=True))
+    return [str(c) for c in shared], left, right
 
 
 class Discrepancy(NamedTuple):
@@ -105,89 +147,52 @@ def _discrepancy(kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tens
     return Discrepancy(unbiased, (own.means, others.means), change, own.second())
 
 
-def _subsets(n: int, m: int) -> tuple[Tensor, Tensor]:
-    """(subsets, n), (subsets, m) float64: the images in each of the subsets that torch-fidelity draws."""
-    size = kd_subset_size(n, m)
-    if size < 2:
-        raise ValueError(f"the kernel distance needs 4 images on either side, not {n} and {m}")
-    generator = np.random.RandomState(KD_SEED)
-    left, right = torch.zeros(KD_SUBSETS, n).double(), torch.zeros(KD_SUBSETS, m).double()
-    for subset in range(KD_SUBSETS):
-        for chosen in (left, right):
-            chosen[subset, generator.choice(chosen.shape[1], size, replace=False)] = 1
-    return left, right
+class Pairs(NamedTuple):
+    """A kernel over the pairs of different images of a set of n."""
+
+    means: Tensor  # (R,) weighted
+    sums: Tensor  # (n,) over the others
+    squares: float  # the sum of its squares
+
+    def second(self) -> float:
+        """The variance of the mean over all pairs to the second order: U-centred (Szekely & Rizzo, 2014)."""
+        n = len(self.sums)
+        if n < 4:
+            return 0.0
+        shifts = 2 * self.sums.square().sum() / (n - 2) - self.sums.sum().square() / ((n - 1) * (n - 2))
+        return 2 * max(self.squares - shifts.item(), 0.0) / (n * (n - 3)) / (n * (n - 1))
 
 
-def _classes(one: Tensor, two: Tensor) -> tuple[list[str], Tensor, Tensor]:
-    """Labels (n,), (m,) -> the classes with two images on either side, and who is in each: (K, n), (K, m)."""
-    shared = [int(c) for c in one.unique() if c >= 0 and (one == c).sum() > 1 and (two == c).sum() > 1]
-    wanted = torch.tensor(shared, dtype=torch.int64)[:, None]
-    return [str(c) for c in shared], (one == wanted).double(), (two == wanted).double()
+def _within(kernel: Kernel, a: Tensor, weights: Tensor) -> Pairs:
+    """The kernel of pairs of a, weighted by (R, n); pairs of an image with itself don't count."""
+    total, squares = torch.zeros(len(weights), dtype=torch.float64), 0.0
+    sums = torch.zeros(len(a), dtype=torch.float64)
+    mass, weights = weights.sum(1).square() - weights.square().sum(1), weights.to(a)
+    for rows in _slices(0, len(a)):
+        for columns in _slices(rows.start, len(a)):  # the upper triangle
+            block = kernel(a[rows], a[columns])
+            if columns == rows:
+                block.triu_(1)
+            total += 2 * ((weights[:, rows] @ block) * weights[:, columns]).sum(1, dtype=torch.float64)
+            sums[rows] += block.sum(1, dtype=torch.float64)
+            sums[columns] += block.sum(0, dtype=torch.float64)
+            squares += 2 * block.square_().sum(dtype=torch.float64).item()
+    return Pairs(total / mass, sums, squares)
 
 
-def kernel_estimate(
-    name: str,
-    a: Tensor,
-    b: Tensor,
-    paired: bool = False,
-    labels: tuple[Tensor, Tensor] | None = None,
-) -> Estimate:
-    """Squared MMD with the kernel (x.y / F + 1)^3, the mean over subsets (Binkowski et al., 2018).
-
-    Unbiased, so it may fall below zero; the subsets are those that torch-fidelity draws. Given labels (n,)
-    and (m,), the classes have the MMD of theirs. Paired, it is over all pairs of different images instead:
-    a subset would hold images with their own reconstructions, which are nearer than chance.
-
-    Replicates are to the first order in the weights of a and, paired, of b with it, narrowed, and as wide
-    as drawing subsets makes values. On digits: 0.9 to 1.2 times as wide as values of new ones.
-    """
-    a, b = a.detach().cpu(), b.detach().cpu()
-    if paired:
-        return _paired_estimate(name, a, b)
-    subsets = _subsets(len(a), len(b))
-    classes, *members = _classes(*labels) if labels else ([], subsets[0][:0], subsets[1][:0])
-    found = _discrepancy(_cubic, a, b, *(torch.cat(sides) for sides in zip(subsets, members, strict=True)))
-    parts, by_class = found.unbiased.split([KD_SUBSETS, len(classes)])
-    value = parts.mean().item()
-    change = narrowed(found.change, found.second, parts.var().item() / KD_SUBSETS)
-    values = dict(zip(classes, by_class.tolist(), strict=True)) or None
-    return Estimate(value, value + (counts(name, len(a)) - 1) @ change, values)
+_within_reference = once(_within)
 
 
-def _paired_cubic(x: Tensor, y: Tensor) -> Tensor:
-    """The kernel of pairs (a, b), (c, d), as rows (n, 2F), whose mean is MMD^2 (Gretton et al., 2012)."""
-    (a, b), (c, d) = x.chunk(2, 1), y.chunk(2, 1)
-    return (_cubic(a, c) - _cubic(a, d)).add_(_cubic(b, d)).sub_(_cubic(b, c))
+def _between(kernel: Kernel, a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean kernel between a and b: (R,) weighted by left (R, n) and right (R, m); (n,) over all of b."""
+    total, sums = torch.zeros(len(left), dtype=torch.float64), torch.zeros(len(a), dtype=torch.float64)
+    mass, left, right = left.sum(1) * right.sum(1), left.to(a), right.to(a)
+    for rows, columns in product(_slices(0, len(a)), _slices(0, len(b))):
+        block = kernel(a[rows], b[columns])
+        total += ((left[:, rows] @ block) * right[:, columns]).sum(1, dtype=torch.float64)
+        sums[rows] += block.sum(1, dtype=torch.float64)
+    return total / mass, sums / len(b)
 
 
-def _paired_estimate(name: str, a: Tensor, b: Tensor) -> Estimate:
-    n = len(a)
-    if n < 2:
-        raise ValueError(f"the kernel distance of pairs needs 2 of them, not {n}")
-    found = _within(_paired_cubic, torch.cat([a, b], 1), torch.ones(1, n).double())
-    value, change = found.means.item(), narrowed(2 / n * found.sums / (n - 1), found.second())
-    return Estimate(value, value + (counts(name, n) - 1) @ change)
-
-
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """The value of `kernel_estimate`, without replicates."""
-    subsets = _subsets(len(a), len(b))
-    return _discrepancy(_cubic, a.detach().cpu(), b.detach().cpu(), *subsets).unbiased.mean().item()
-
-
-def cmmd_estimate(name: str, a: Tensor, b: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> Estimate:
-    """1,000 times the squared MMD with a Gaussian kernel of width 10 (Jayasumana et al., 2024).
-
-    Biased, as published: pairs of an image with itself count. Replicates and classes as in `kernel_estimate`.
-    """
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()  # kernels are all about 1
-    everyone = torch.ones(1, len(a)).double(), torch.ones(1, len(b)).double()
-    classes, *members = _classes(*labels) if labels else ([], everyone[0][:0], everyone[1][:0])
-    left, right = (torch.cat(sides) for sides in zip(everyone, members, strict=True))
-    found = _discrepancy(_normal, a, b, left, right)
-    one, two = found.within
-    biased = 1000 * (found.unbiased + (1 - one) / left.sum(1) + (1 - two) / right.sum(1))
-    value, by_class = biased[0].item(), biased[1:].tolist()
-    change = 1000 * narrowed(found.change, found.second)
-    values = dict(zip(classes, by_class, strict=True)) or None
-    return Estimate(value, value + (counts(name, len(a)) - 1) @ change, values)
+def _slices(start: int, stop: int) -> list[slice]:
+    return [slice(at, min(at + ROWS, stop)) for at in range(start, stop, ROWS)]

@@ -1,4 +1,4 @@
-"""LPIPS: the distance of two images' deep features, weighted as people judge (Zhang et al., 2018)."""
+"""LPIPS: the distance of two images' deep features, weighted to agree with people (Zhang et al., 2018)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ URL = "https://download.pytorch.org/models/"
 
 @dataclass(frozen=True)
 class Lpips:
-    """Version 0.1, by the package `lpips`, which has the linear heads but not the backbone's weights.
+    """LPIPS version 0.1, by the package `lpips`, which has the linear heads but not the backbone's weights.
 
     `weights` is a file with torchvision's AlexNet or VGG-16, "random" for a seeded initialisation (to try
-    the way without them), or None for torch.hub's cache, to which they are downloaded when they are needed.
-    Another file is refused.
+    LPIPS without weights), or None for torch.hub's cache, to which they are downloaded when they are needed.
+
+    Raises:
+        ValueError: the file has other weights than torchvision's.
     """
 
     net: Net = "alex"
@@ -44,14 +46,14 @@ class Lpips:
     def backbone(self) -> Weights:
         name, published = BACKBONES[self.net]
         weights = Weights(self.weights, False, URL + name, published, [hub(name)])
-        found = weights.fingerprint(self.net)
-        if not weights.random and found not in (None, published):
-            raise ValueError(f"{weights.files[0]} is not {name}: its sha256 is {found}, not {published}")
+        digest = weights.fingerprint(self.net)
+        if not weights.random and digest not in (None, published):
+            raise ValueError(f"{weights.files[0]} is not {name}: its sha256 is {digest}, not {published}")
         return weights
 
     @property
     def name(self) -> str:
-        """The published name with either backbone: it is defined for both, and the protocol says which."""
+        """The published name, which is defined with either backbone; the protocol says which."""
         return f"LPIPS[{self.net}:random]" if self.backbone.random else "LPIPS"
 
     @property
@@ -60,11 +62,12 @@ class Lpips:
 
     def protocol(self) -> dict[str, Any]:
         """Everything besides the images that a distance depends on."""
-        random = {"backbone_weights": "random, seed 0"}
-        published = {"backbone_weights_sha256": self.backbone.published}
+        weights = {"backbone_weights_sha256": self.backbone.published}
+        if self.backbone.random:
+            weights = {"backbone_weights": "random, seed 0"}
         return {
             "network": self.net,
-            **(random if self.backbone.random else published),
+            **weights,
             "heads_weights_sha256": sha256(heads_file(self.net)),
             "version": "0.1",
             "small_images": f"enlarged to {SMALLEST} pixels: clean-fid, PIL bicubic, float",
@@ -72,7 +75,7 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """uint8 (B, 1 or 3, H, W) twice -> (B,) float64 distances on the CPU; 0 is equal."""
+        """Distances of images a and b, both uint8 (B, 1 or 3, H, W): (B,) float64 on the CPU; 0 is equal."""
         network = _network(self.net, None if self.backbone.random else self.backbone.file()).to(a.device)
         pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
         return torch.cat([network(_prepared(x), _prepared(y)).flatten().double().cpu() for x, y in pairs])
@@ -81,7 +84,7 @@ class Lpips:
 class Distance(nn.Module):
     """The mean distance of two batches of images, (B, 1 or 3, H, W) in [-1, 1], with its gradient.
 
-    On the meta device, where that is the default, it has shapes alone.
+    If the default device is the meta device, it has shapes alone.
     """
 
     def __init__(self, lpips: Lpips) -> None:
@@ -95,14 +98,14 @@ class Distance(nn.Module):
 
 
 def _large(images: Tensor) -> Tensor:
-    """A square of 64 pixels if a side was smaller: nearly `resize`, but with a gradient and not rounded."""
+    """Images enlarged to 64 x 64 pixels if a side is smaller: `resize`, but differentiable and unrounded."""
     if min(images.shape[-2:]) >= SMALLEST:
         return images
     return nn.functional.interpolate(images, (SMALLEST, SMALLEST), mode="bicubic", antialias=True)
 
 
 def heads_file(net: Net) -> Path:
-    """Where the package has the linear heads; looked up without running it, which takes seconds."""
+    """The package's file of linear heads; found without importing the package, which takes seconds."""
     package = importlib.util.find_spec("lpips")
     assert package is not None and package.origin is not None
     return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"
@@ -114,24 +117,24 @@ def _network(net: Net, file: Path | None) -> nn.Module:
 
 
 def _built(net: Net, file: Path | None) -> nn.Module:
-    """With a backbone from torchvision's file, or a random one."""
+    """The package's network, with a backbone from torchvision's file or a random one."""
     import lpips
 
     with seeded(), warnings.catch_warnings():
-        # It asks torchvision for an untrained network in a deprecated way.
+        # The package builds torchvision's untrained network by deprecated arguments.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         warnings.filterwarnings("ignore", message=".*to a meta parameter")
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     if file is not None:
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        # The package names torchvision's tensors otherwise, but has them in the same order.
+        # The package has torchvision's tensors under other names, but in the same order.
         tensors = [tensor for name, tensor in stored.items() if name.startswith("features.")]
         network.net.load_state_dict(dict(zip(network.net.state_dict(), tensors, strict=True)))
     return network.eval().requires_grad_(False)
 
 
 def _prepared(levels: Tensor) -> Tensor:
-    """uint8 (B, 1 or 3, H, W) -> (B, 3, H, W) in [-1, 1], a square of 64 pixels if a side was smaller."""
+    """uint8 (B, 1 or 3, H, W) -> (B, 3, H, W) in [-1, 1], enlarged to 64 x 64 if a side is smaller."""
     colour = to_rgb(levels)
     if min(levels.shape[-2:]) >= SMALLEST:
         return from_uint8(colour)

@@ -22,7 +22,7 @@ ALEX = (
     "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
 )
 
-# What a metric is called with those weights; the others keep the extractor's name in brackets.
+# Names of metrics with those weights; with others they keep the extractor's name in brackets.
 PUBLISHED = {
     "FD": "FID",
     "gFD": "gFID",
@@ -33,11 +33,11 @@ PUBLISHED = {
     "IS": "IS",
     "CMMD": "CMMD",
 }
-# Never with other weights: cleanFID, FID50k, clean_fid, frechet_inception_distance; but kidney, confidence.
+# Names that need Inception's weights: cleanFID, FID50k, clean_fid, frechet_inception_distance; not kidney.
 INCEPTIONS = re.compile(
     r"FID|KID|[a-z][FK]id(?![a-z])|(?i:(?<![^\W_])[a-z]{0,2}[fk]id(?![a-z])|inception.?(score|distance))"
 )
-BRACKETED = (  # without a bracket only with one of these sets of weights
+BRACKETED = (  # names that, without a bracket, need one of these sets of weights
     (re.compile(r"(?<![^\W_])(IS(?![a-zA-Z])|is$)"), (frozenset({INCEPTION}),)),
     (re.compile(r"(?i)CMMD"), (frozenset({CLIP}),)),
     (re.compile(r"(?i)LPIPS"), (frozenset(VGG), frozenset(ALEX))),
@@ -47,8 +47,8 @@ BRACKETED = (  # without a bracket only with one of these sets of weights
 def metric_name(base: str, extractor: FeatureExtractor, at: int | None = None) -> str:
     """The full name of a metric: `gFD[effnet_lite0]`, `KD@360[effnet_lite0]`, `gFID`.
 
-    A Frechet distance is called FID only if the extractor's protocol has the sha256 of the Inception weights
-    that define FID; so are the others of `PUBLISHED`.
+    A Fréchet distance is called FID only if the extractor's protocol has the sha256 of the Inception weights
+    that define FID, and likewise for the other names in `PUBLISHED`.
     """
     count = "" if at is None else f"@{at}"
     if base in PUBLISHED and defines(PUBLISHED[base], extractor.protocol()):
@@ -63,34 +63,34 @@ def check_name(name: str, protocol: dict[str, Any]) -> None:
         ValueError: naming the metric, and the weights that its protocol has.
     """
     if not defines(name, protocol):
-        found = ", ".join(sorted(weights(protocol))) or "none"
+        digests = ", ".join(sorted(weights(protocol))) or "none"
         raise ValueError(
             f"the metric {name!r} has the name of a published one, but not its weights: the sha256 in its "
-            f"protocol is {found}"
+            f"protocol is {digests}"
         )
 
 
 def defines(name: str, protocol: dict[str, Any]) -> bool:
-    """Whether the weights of a protocol are those that the metric's name promises, if it promises any."""
-    base = re.split(r"[@\[]", name)[0]
+    """Whether a protocol has the weights that the metric's name promises, if the name promises any."""
+    base = base_name(name)
     if INCEPTIONS.search(base):
         return weights(protocol) == {INCEPTION}
-    promised = [those for pattern, those in BRACKETED if pattern.search(base) and "[" not in name]
-    return all(weights(protocol) in those for those in promised)
+    promised = [sets for pattern, sets in BRACKETED if pattern.search(base) and "[" not in name]
+    return all(weights(protocol) in sets for sets in promised)
 
 
 def weights(protocol: dict[str, Any]) -> set[str]:
     """Every sha256 of weights in a protocol, at any depth: the values of keys that end in weights_sha256."""
 
-    def found(value: Any) -> Iterator[str]:
+    def search(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
             for key, item in value.items():
                 if str(key).endswith("weights_sha256"):
                     yield from item.values() if isinstance(item, dict) else [str(item)]
                 else:
-                    yield from found(item)
+                    yield from search(item)
 
-    return set(found(protocol))
+    return set(search(protocol))
 
 
 def base_name(name: str) -> str:

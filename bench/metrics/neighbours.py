@@ -1,4 +1,4 @@
-"""Where images lie among others, by the nearest neighbours of their features: shares, copies and classes.
+"""Metrics of nearest neighbours among features: precision, recall, density, coverage, copies and classes.
 
 Precision and recall are Kynkaanniemi et al.'s (2019), density and coverage Naeem et al.'s (2020).
 """
@@ -22,183 +22,42 @@ from .reuse import once
 
 NEAREST = 5  # k of density, coverage and the agreement of labels
 ROWS = 256  # of distances at a time
-REACH = 24  # neighbours among which the third of any half lies, but for one image and half in 60,000
 PAIRS = 2**16  # of images at a time
-WORD = 60  # replicates in one integer, a bit each
+REACH = 24  # neighbours to keep so that the third in a random half is among them (fails once in 60,000)
+WORD = 60  # choices in one integer, a bit each
+
+
+def neighbour_protocol(name: str) -> dict[str, Any]:
+    """The settings that a metric of neighbours depends on besides the features and their numbers."""
+    base = base_name(name)
+    if base == "memorisation":
+        return {"ties": "half"}
+    return {"k": NEIGHBORHOOD if base in ("precision", "recall") else NEAREST}
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(n, F) -> (n, k) distances to the nearest of the other points, in order, and who they are."""
-    squares, found = Squares(points, points), []
+    """Distances of points (n, F) to their k nearest others, in order, and the others' indices: (n, k)."""
+    squares, blocks = Squares(points, points), []
     for rows in torch.arange(len(points)).split(ROWS):
         below = squares.below(rows)
         below[torch.arange(len(rows)), rows] = torch.inf  # not itself
-        found.append(squares.nearest(rows, below, k))
-    distances, who = (torch.cat(parts) for parts in zip(*found, strict=True))
+        blocks.append(squares.nearest(rows, below, k))
+    distances, who = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return distances, who
 
 
 def radii(points: Tensor) -> Tensor:
-    """(n, F) -> (n, 2) distances to the third and the fifth of the other points."""
+    """Distances of points (n, F) to the third and the fifth of the other points, (n, 2)."""
     return neighbours(points, NEAREST)[0][:, [NEIGHBORHOOD - 1, NEAREST - 1]]
 
 
 _radii_of_reference = once(radii)
 
 
-@lru_cache(maxsize=8)
-def halves(metric: str, n: int) -> Tensor:
-    """(REPLICATES, n) bool: random halves of n items, of four at least, which all rows share."""
-    drawn = torch.zeros(REPLICATES, n, dtype=torch.bool)
-    for replicate in range(REPLICATES):
-        generator = torch.Generator().manual_seed(seed_for("halves", metric, replicate))
-        drawn[replicate, torch.randperm(n, generator=generator)[: max(n // 2, NEIGHBORHOOD + 1)]] = True
-    return drawn
-
-
-def _holding(who: Tensor, chosen: Tensor) -> np.ndarray:
-    """Bits that say in which choices a ball holds a point: (words, n, k + 1) int64.
-
-    The ball of one of n points reaches to its third neighbour among the chosen. It holds what is farther off
-    than the first p of all the others (n, k), if p of 0 to k has at most two chosen ones among them.
-
-    Args:
-        who: (n, k) the others, the nearest first.
-        chosen: (R, n) which points there are.
-    """
-    nearer = torch.zeros(len(who), who.shape[1] + 1, dtype=torch.int8)
-    words = []
-    for some in chosen.split(WORD):
-        word = torch.zeros(nearer.shape, dtype=torch.int64)
-        for bit, member in enumerate(some):
-            nearer[:, 1:] = member[who].cumsum(1, dtype=torch.int8)
-            word |= ((nearer < NEIGHBORHOOD) & member[:, None]).long() << bit
-        words.append(word)
-    found = torch.stack(words)
-    found[:, :, -1] = 0  # farther off than all of them
-    return found.numpy()
-
-
-class Overlap(NamedTuple):
-    """Of generated images (n,) and real ones (m,), what the metrics are means of."""
-
-    inside: Tensor  # (n,) whether it lies in the ball of any real image, which reaches to its third neighbour
-    density: Tensor  # (n,) in how many balls of real images that reach to the fifth it lies, over 5
-    nearest: Tensor  # (n,) distance to the nearest real image
-    agreement: Tensor | None  # (n,) share of its class among the 5 nearest real images
-    recall: Tensor  # (1 + R, m) whether it lies in the ball of any generated image, or of any of a choice
-    coverage: Tensor  # (2, m) how many generated images lie in its ball, and the sum of their numbers
-
-
-def overlap(
-    generated: Tensor,
-    real: Tensor,
-    labels: tuple[Tensor, Tensor] | None = None,
-    choices: Tensor | None = None,
-) -> Overlap:
-    """Compares features (n, F) with (m, F), which may have labels, in one pass; 6 on either side at least.
-
-    Args:
-        choices: (R, n) generated images that recall is of besides all.
-    """
-    n, others = len(generated), _radii_of_reference(real)
-    distance, who = neighbours(generated, min(REACH, n - 1))
-    chosen = torch.ones(1, n, dtype=torch.bool)
-    holding = _holding(who, chosen if choices is None else torch.cat([chosen, choices]))
-    last = torch.from_numpy(holding.any(0).sum(1, keepdims=True)) - 1  # beyond, no choice's ball reaches
-    reach = distance.gather(1, last).square()
-    held_by = np.zeros((len(holding), len(real)), dtype=np.int64)
-    every = np.bitwise_or.reduce(holding, (1, 2))[:, None]
-    inside, balls, coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(real))
-    squares, each = Squares(generated, real), []
-    for rows in torch.arange(n).split(ROWS):
-        below = squares.below(rows)
-        near, who = squares.nearest(rows, below, NEAREST)
-        agreement = () if labels is None else (_agreement(labels[0][rows], labels[1][who]),)
-        each.append((near[:, 0], *agreement))
-        # Few pairs are as near as neighbours of either; where all choices hold a real image, only as its own.
-        wanted = torch.from_numpy((held_by != every).any(0)).to(below)
-        limits = reach[rows].to(below) * wanted
-        pairs = (below <= torch.maximum(limits, others[:, 1].square().to(below))).nonzero()
-        for i, j in (some.T for some in pairs.split(PAIRS)):
-            marks = torch.cat([distance[rows[i]], others[j]], 1)
-            apart = squares.beside(marks, below[i, j], rows[i], j)[:, None]
-            nearer = (marks[:, :-2] < apart).sum(1).numpy()
-            for word, bits in zip(held_by, holding, strict=True):
-                np.bitwise_or.at(word, j.numpy(), bits[rows[i].numpy(), nearer])
-            third, fifth = (marks[:, -2:] >= apart).T
-            inside[rows[i[third]]] = 1
-            balls.index_add_(0, rows[i[fifth]], torch.ones(int(fifth.sum())))
-            held = torch.stack([torch.ones_like(j), rows[i]])[:, fifth].float()
-            coverage.index_add_(1, j[fifth], held)
-    nearest, *agreements = (torch.cat(parts) for parts in zip(*each, strict=True))
-    recall = torch.from_numpy(held_by[:, None] >> np.arange(WORD)[:, None] & 1).flatten(0, 1)
-    recall = recall[: 1 if choices is None else 1 + len(choices)].double()
-    density = (balls / NEAREST).double()
-    return Overlap(inside.double(), density, nearest, agreements[0] if agreements else None, recall, coverage)
-
-
-def _agreement(asked: Tensor, found: Tensor) -> Tensor:
-    """Labels (B,) and their neighbours' (B, k) -> (B,) shares."""
-    return (found == asked[:, None]).double().mean(1)
-
-
-def recall_estimate(held: Tensor, chosen: Tensor, labels: Tensor | None = None) -> Estimate:
-    """The share of real images that generated ones hold, from `Overlap.recall` of `halves` (R, n).
-
-    Replicates are its deviations over random halves of the generated images, whose balls reach to neighbours
-    in the half: those of the half of a sample spread as those of samples do (McCarthy, 1969). To the first
-    order, with balls as they are, spreads were from 0.5 to 2 times the true ones; these from 0.8 to 1.6.
-    """
-    size, n = int(chosen[0].sum()), chosen.shape[1]
-    value, deviations = held[0].mean().item(), held[1:].mean(1)
-    deviations = (deviations - deviations.mean()) * math.sqrt(size / max(n - size, 1))
-    return Estimate(value, value + deviations, class_means(held[0], labels))
-
-
-def coverage_estimate(name: str, holders: Tensor, n: int, labels: Tensor | None = None) -> Estimate:
-    """The share of real images (m,) whose balls hold any of n generated ones, from `Overlap.coverage`.
-
-    Replicates are to the first order in the weights of the generated images: without one of them, the share
-    falls by the real images that it alone is near to.
-    """
-    count, numbers = holders
-    alone = numbers[count == 1].long().bincount(minlength=n).double() / len(count)
-    held = (count > 0).double()
-    value = held.mean().item()
-    return Estimate(value, value + (counts(name, n) - 1) @ alone, class_means(held, labels))
-
-
-def overlap_estimates(
-    names: dict[str, str], generated: Tensor, real: Tensor, labels: tuple[Tensor, Tensor] | None = None
-) -> tuple[dict[str, Estimate], Tensor]:
-    """The metrics by their full names, and (n,) distances from generated to the nearest real images.
-
-    Precision, density and label agreement are means over generated images, by the class that was asked for;
-    recall and coverage are shares of real images, by their class. Replicates leave real balls as they are.
-
-    Args:
-        names: full names by base name, of all of precision, recall, density, coverage, label_agreement.
-    """
-    n = len(generated)
-    chosen = halves(names["recall"], n)
-    found = overlap(generated, real, labels, chosen)
-    asked, classes = labels or (None, None)
-    estimates = {
-        "precision": mean_estimate(names["precision"], found.inside, asked),
-        "recall": recall_estimate(found.recall, chosen, classes),
-        "density": mean_estimate(names["density"], found.density, asked),
-        "coverage": coverage_estimate(names["coverage"], found.coverage, n, classes),
-    }
-    if found.agreement is not None:
-        estimates["label_agreement"] = mean_estimate(names["label_agreement"], found.agreement, asked)
-    return {names[base]: estimate for base, estimate in estimates.items()}, found.nearest
-
-
 def nearest(queries: Tensor, bank: Tensor) -> Tensor:
-    """(n, F), (m, F) -> (n,) Euclidean distances to the nearest bank entry, in double precision."""
-    squares, rows = Squares(queries, bank), torch.arange(len(queries)).split(ROWS)
-    return torch.cat([squares.nearest(some, squares.below(some), 1)[0][:, 0] for some in rows])
+    """Euclidean distances of (n, F) to the nearest bank entry (m, F), (n,), in double precision."""
+    squares, blocks = Squares(queries, bank), torch.arange(len(queries)).split(ROWS)
+    return torch.cat([squares.nearest(rows, squares.below(rows), 1)[0][:, 0] for rows in blocks])
 
 
 _nearest_to_reference = once(nearest)
@@ -220,9 +79,192 @@ def memorisation_estimate(
     return mean_estimate(name, 1 - (below + upto) / (2 * len(far)), labels)
 
 
-def neighbour_protocol(name: str) -> dict[str, Any]:
-    """What a metric of neighbours depends on besides the features and their numbers."""
-    base = base_name(name)
-    if base == "memorisation":
-        return {"ties": "half"}
-    return {"k": NEIGHBORHOOD if base in ("precision", "recall") else NEAREST}
+# --- overlap ------------------------------------------------------------------------------------------------
+
+
+def overlap_estimates(
+    names: dict[str, str], generated: Tensor, real: Tensor, labels: tuple[Tensor, Tensor] | None = None
+) -> tuple[dict[str, Estimate], Tensor]:
+    """The metrics by their full names, and (n,) distances from generated to the nearest real images.
+
+    Precision, density and label agreement are means over generated images, by the class that was asked for;
+    recall and coverage are shares of real images, by their class. Replicates leave real balls as they are.
+
+    Args:
+        names: full names by base name, of all of precision, recall, density, coverage, label_agreement.
+    """
+    n = len(generated)
+    chosen = halves(names["recall"], n)
+    shares = overlap(generated, real, labels, chosen)
+    requested, classes = labels or (None, None)
+    estimates = {
+        "precision": mean_estimate(names["precision"], shares.inside, requested),
+        "recall": recall_estimate(shares.recall, chosen, classes),
+        "density": mean_estimate(names["density"], shares.density, requested),
+        "coverage": coverage_estimate(names["coverage"], shares.coverage, n, classes),
+    }
+    if shares.agreement is not None:
+        estimates["label_agreement"] = mean_estimate(names["label_agreement"], shares.agreement, requested)
+    return {names[base]: estimate for base, estimate in estimates.items()}, shares.nearest
+
+
+def recall_estimate(held: Tensor, chosen: Tensor, labels: Tensor | None = None) -> Estimate:
+    """The share of real images in the balls of generated ones, from `Overlap.recall` of `halves` (R, n).
+
+    Replicates are its deviations over random halves of the generated images, whose balls reach to neighbours
+    in the half: deviations of half a sample spread as those of samples do (McCarthy, 1969). To the first
+    order, with balls as they are, spreads were from 0.5 to 2 times the true ones; these from 0.8 to 1.6.
+    """
+    size, n = int(chosen[0].sum()), chosen.shape[1]
+    value, deviations = held[0].mean().item(), held[1:].mean(1)
+    deviations = (deviations - deviations.mean()) * math.sqrt(size / max(n - size, 1))
+    return Estimate(value, value + deviations, class_means(held[0], labels))
+
+
+def coverage_estimate(name: str, holders: Tensor, n: int, labels: Tensor | None = None) -> Estimate:
+    """The share of real images (m,) whose balls hold any of n generated ones, from `Overlap.coverage`.
+
+    Replicates are to the first order in the weights of the generated images: without one of them, the share
+    falls by the real images that it alone is near to.
+    """
+    count, numbers = holders
+    alone = numbers[count == 1].long().bincount(minlength=n).double() / len(count)
+    held = (count > 0).double()
+    value = held.mean().item()
+    return Estimate(value, value + (counts(name, n) - 1) @ alone, class_means(held, labels))
+
+
+@lru_cache(maxsize=8)
+def halves(metric: str, n: int) -> Tensor:
+    """Random halves of n items, of four at least, that all rows share: (REPLICATES, n) bool."""
+    chosen = torch.zeros(REPLICATES, n, dtype=torch.bool)
+    for replicate in range(REPLICATES):
+        generator = torch.Generator().manual_seed(seed_for("halves", metric, replicate))
+        chosen[replicate, torch.randperm(n, generator=generator)[: max(n // 2, NEIGHBORHOOD + 1)]] = True
+    return chosen
+
+
+class Overlap(NamedTuple):
+    """How n generated and m real images overlap; the metrics are means of these."""
+
+    inside: Tensor  # (n,) whether it lies in the ball of any real image, which reaches to its third neighbour
+    density: Tensor  # (n,) in how many balls of real images that reach to the fifth it lies, over 5
+    nearest: Tensor  # (n,) distance to the nearest real image
+    agreement: Tensor | None  # (n,) share of its class among the 5 nearest real images
+    recall: Tensor  # (1 + R, m) whether it lies in the ball of any generated image, or of any of a choice
+    coverage: Tensor  # (2, m) how many generated images lie in its ball, and the sum of their numbers
+
+
+def overlap(
+    generated: Tensor,
+    real: Tensor,
+    labels: tuple[Tensor, Tensor] | None = None,
+    choices: Tensor | None = None,
+) -> Overlap:
+    """Compares features (n, F) with (m, F), which may have labels, in one pass; 6 on either side at least.
+
+    Args:
+        choices: (R, n) sets of generated images whose recall is computed besides that of all.
+    """
+    n = len(generated)
+    chosen = torch.ones(1, n, dtype=torch.bool)
+    recall = RecallOverChoices(generated, chosen if choices is None else torch.cat([chosen, choices]), real)
+    balls = BallsOfReal(real, n)
+    squares, nearest_real, agreement = Squares(generated, real), [], []
+    for rows in torch.arange(n).split(ROWS):
+        below = squares.below(rows)
+        near, who = squares.nearest(rows, below, NEAREST)
+        nearest_real.append(near[:, 0])
+        if labels is not None:
+            agreement.append((labels[1][who] == labels[0][rows][:, None]).double().mean(1))
+        # Few pairs are near enough to lie in a ball; only these need their exact distance.
+        limits = torch.maximum(recall.limits(rows, below), balls.radii[:, 1].square().to(below))
+        for i, j in (pairs.T for pairs in (below <= limits).nonzero().split(PAIRS)):
+            marks = torch.cat([recall.distances[rows[i]], balls.radii[j]], 1)
+            distances = squares.beside(marks, below[i, j], rows[i], j)[:, None]
+            recall.add(rows[i], j, marks[:, :-2] < distances)
+            balls.add(rows[i], j, marks[:, -2:] >= distances)
+    return Overlap(
+        balls.inside.double(),
+        (balls.count / NEAREST).double(),
+        torch.cat(nearest_real),
+        torch.cat(agreement) if agreement else None,
+        recall.held(),
+        balls.coverage,
+    )
+
+
+class BallsOfReal:
+    """The generated images in the balls of real images, which reach to their third and fifth neighbour."""
+
+    def __init__(self, real: Tensor, n: int) -> None:
+        self.radii = _radii_of_reference(real)  # (m, 2)
+        self.inside, self.count, self.coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(real))
+
+    def add(self, i: Tensor, j: Tensor, within: Tensor) -> None:
+        """Counts pairs (p,) of generated i and real j; `within` (p, 2): i is in j's third and fifth ball."""
+        third, fifth = within.T
+        self.inside[i[third]] = 1
+        self.count.index_add_(0, i[fifth], torch.ones(int(fifth.sum())))
+        self.coverage.index_add_(1, j[fifth], torch.stack([torch.ones_like(j), i])[:, fifth].float())
+
+
+class RecallOverChoices:
+    """The real images in the ball of any generated image, for many choices of generated images in one pass.
+
+    The ball of a generated image g reaches to its third neighbour among the chosen. A real image that is
+    farther from g than p of g's neighbours is in the ball if fewer than three of these p are chosen:
+
+        neighbours of g, nearest first    a  b  c  d  e  f
+        chosen                            x     x        x
+        p                                 0  1  2  3  4  5  6
+        chosen among the first p          0  1  1  2  2  2  3
+        in the ball (it reaches to f)     1  1  1  1  1  1  0
+
+    `holding` has the last line of each g for all choices: a word has 60 choices, a bit each, so that one OR
+    adds a pair of images to 60 choices.
+    """
+
+    def __init__(self, generated: Tensor, chosen: Tensor, real: Tensor) -> None:
+        self.distances, who = neighbours(generated, min(REACH, len(generated) - 1))
+        self.choices, self.holding = len(chosen), _holding(who, chosen)  # (words, n, k + 1)
+        self.words = np.zeros((len(self.holding), len(real)), dtype=np.int64)
+        farthest = torch.from_numpy(self.holding.any(0).sum(1, keepdims=True)) - 1  # beyond lies no ball
+        self.reach = self.distances.gather(1, farthest).square()
+        self.complete = np.bitwise_or.reduce(self.holding, (1, 2))[:, None]
+
+    def limits(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Squared distances (r, m) up to which a pair may change a word: 0 for j that all choices hold."""
+        wanted = torch.from_numpy((self.words != self.complete).any(0)).to(like)
+        return self.reach[rows].to(like) * wanted
+
+    def add(self, i: Tensor, j: Tensor, nearer: Tensor) -> None:
+        """Adds pairs (p,) of generated i and real j; `nearer` (p, k): which neighbours of i are nearer."""
+        ranks = nearer.sum(1).numpy()
+        for word, bits in zip(self.words, self.holding, strict=True):
+            np.bitwise_or.at(word, j.numpy(), bits[i.numpy(), ranks])
+
+    def held(self) -> Tensor:
+        """(choices, m): 1 where the real image lies in a ball, else 0."""
+        bits = torch.from_numpy(self.words[:, None] >> np.arange(WORD)[:, None] & 1)
+        return bits.flatten(0, 1)[: self.choices].double()
+
+
+def _holding(who: Tensor, chosen: Tensor) -> np.ndarray:
+    """In which choices a ball holds a point by its rank: bits in (words, n, k + 1) int64.
+
+    Args:
+        who: (n, k) the neighbours of each of n points, the nearest first.
+        chosen: (R, n) which points each choice has.
+    """
+    nearer = torch.zeros(len(who), who.shape[1] + 1, dtype=torch.int8)
+    words = []
+    for choices in chosen.split(WORD):
+        word = torch.zeros(nearer.shape, dtype=torch.int64)
+        for bit, member in enumerate(choices):
+            nearer[:, 1:] = member[who].cumsum(1, dtype=torch.int8)
+            word |= ((nearer < NEIGHBORHOOD) & member[:, None]).long() << bit
+        words.append(word)
+    holding = torch.stack(words)
+    holding[:, :, -1] = 0  # farther off than all known neighbours
+    return holding.numpy()

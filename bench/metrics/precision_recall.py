@@ -10,7 +10,10 @@ NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
     """Shares of generated features inside the real manifold and the reverse (Kynkaanniemi et al., 2019).
 
-    A manifold is the union of balls that reach to each point's k-th neighbour among the others.
+    A manifold is the union of balls that reach to each point's third neighbour among the others.
+
+    Raises:
+        ValueError: either set has fewer than 4 features.
     """
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
@@ -19,7 +22,6 @@ def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
         raise ValueError(f"precision and recall need {NEIGHBORHOOD + 1} images on either side, not {smaller}")
     # Double precision: in float32 cdist loses the distance between near copies.
     generated, real = generated.detach().cpu().double(), real.detach().cpu().double()
-    found = prc_features_to_metric(
-        generated, real, prc_neighborhood=NEIGHBORHOOD, save_cpu_ram=True, verbose=False
-    )
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
+    options = {"prc_neighborhood": NEIGHBORHOOD, "save_cpu_ram": True, "verbose": False}
+    shares = prc_features_to_metric(generated, real, **options)
+    return float(shares[KEY_METRIC_PRECISION]), float(shares[KEY_METRIC_RECALL])

@@ -1,4 +1,4 @@
-"""Distances along random projections."""
+"""Projections of latents on random directions, and the distance to a normal distribution along them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KS_PROJECTIONS = 20
 
 
 def directions(channels: int, count: int) -> Tensor:
-    """(count, channels) float64 unit vectors, always the same: evenly spread in the plane, else random."""
+    """Fixed unit vectors, (count, channels) float64: evenly spread in the plane, else random."""
     if channels == 2:
         angles = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
         return torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -20,8 +20,8 @@ def directions(channels: int, count: int) -> Tensor:
 
 
 def distance_to_normal(z: Tensor) -> float:
-    """(n, C) -> the largest Kolmogorov-Smirnov distance to N(0, 1) over 20 directions."""
+    """The largest Kolmogorov-Smirnov distance of points (n, C) to N(0, 1) over 20 directions."""
     from scipy.stats import kstest
 
-    along = directions(z.shape[1], KS_PROJECTIONS).T
-    return max(float(kstest(one, "norm").statistic) for one in (z.double().cpu() @ along).T.numpy())
+    projected = (z.double().cpu() @ directions(z.shape[1], KS_PROJECTIONS).T).T.numpy()
+    return max(float(kstest(values, "norm").statistic) for values in projected)

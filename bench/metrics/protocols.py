@@ -1,4 +1,4 @@
-"""The protocol of distances between feature sets."""
+"""The settings that distances between feature sets depend on, as their protocols name them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from .names import base_name
 
 
 def distance_protocol(name: str, n: int, m: int) -> dict[str, Any]:
-    """What a distance depends on besides the features: sizes and settings, for n features against m."""
+    """The sizes and settings of a distance between n features and m; empty for a Fréchet distance."""
     base = base_name(name)
     if base in ("rKD", "rKID"):
         return {"kernel": "(x.y / F + 1)^3", "estimator": "unbiased, all pairs of different images"}
     if base in ("KD", "KID"):
-        size = kd_subset_size(n, m)
-        return {
-            "kernel": "(x.y / F + 1)^3",
-            "subsets": KD_SUBSETS,
-            "subset_size": size,
-            "subset_seed": KD_SEED,
-        }
+        subsets = {"subsets": KD_SUBSETS, "subset_size": kd_subset_size(n, m), "subset_seed": KD_SEED}
+        return {"kernel": "(x.y / F + 1)^3", **subsets}
     if base == "CMMD":
         return {"kernel": "Gaussian", "sigma": CMMD_SIGMA, "estimator": "biased, times 1000"}
     return {}

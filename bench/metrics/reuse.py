@@ -1,4 +1,4 @@
-"""Values that several metrics of one set of features share, kept for the next call."""
+"""A cache for values that several metrics and cells compute from the same reference."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-MOST = 2**16  # features of a reference at a time
-Made = TypeVar("Made")
+KEPT = 16  # results of each function
+Result = TypeVar("Result")
 
 
-def once(function: Callable[..., Made]) -> Callable[..., Made]:
-    """Keeps the latest results of a function of a reference: tensors count as equal by their content.
+def once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Caches the latest results of a function of a reference; tensors are compared by their content.
 
-    A worker scores one cell after another against the same reference, each time read anew.
+    A worker scores many cells against the same reference, and each time reads it from disk into a new tensor.
     """
-    kept: OrderedDict[tuple[Hashable, ...], Made] = OrderedDict()
-
-    def content(argument: Tensor | Hashable) -> Hashable:
-        if not isinstance(argument, Tensor):
-            return argument
-        array = np.ascontiguousarray(argument.detach().cpu().numpy())
-        return hashlib.sha256(array.data).digest(), argument.shape, argument.dtype
+    cache: OrderedDict[tuple[Hashable, ...], Result] = OrderedDict()
 
     @wraps(function)
-    def found(*arguments: Tensor | Hashable) -> Made:
-        key = tuple(map(content, arguments))
-        if key not in kept:
-            kept[key] = function(*arguments)
-        kept.move_to_end(key)
-        if len(kept) > 16:
-            kept.popitem(last=False)
-        return kept[key]
+    def cached(*arguments: Tensor | Hashable) -> Result:
+        key = tuple(map(_content, arguments))
+        if key not in cache:
+            cache[key] = function(*arguments)
+        cache.move_to_end(key)
+        if len(cache) > KEPT:
+            cache.popitem(last=False)
+        return cache[key]
 
-    return found
+    return cached
+
+
+def _content(argument: Tensor | Hashable) -> Hashable:
+    if not isinstance(argument, Tensor):
+        return argument
+    array = np.ascontiguousarray(argument.detach().cpu().numpy())
+    return hashlib.sha256(array.data).digest(), argument.shape, argument.dtype

@@ -1,8 +1,8 @@
-"""One image set under several protocols: how far papers would disagree about the same samples.
+"""Scores one image set under several protocols: how far papers would disagree about the same samples.
 
-Each variant changes one thing of the protocol that this suite uses: the reference's split, how a reference
-that isn't of the samples' shape is cropped, how images are resized to the feature network's input, whether
-they are rounded to 8 bits, how they are stored, and how many there are.
+Each variant changes one thing of this suite's protocol: the reference's split, the crop of references of
+another shape, the resizing to the feature network's input, the rounding to 8 bits, how images are stored, and
+their number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LEAST = 8  # images on either side
-MOST = 10_000  # reference images: what protocols differ by shows with fewer than all
+MOST = 10_000  # reference images: enough to show how protocols differ
 
 
 class AuditError(UserError, ValueError):
@@ -49,25 +49,25 @@ class ImageSet:
     def of_shape(
         self, side: tuple[int, int], crop: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
     ) -> Tensor:
-        """As one tensor; images of another shape are cropped or squashed to (H, W)."""
+        """All images as one tensor; those of another shape are cropped or squashed to (H, W)."""
         if isinstance(self.images, Tensor) and self.images.shape[-2:] == side:
             return self.images
         arrays = self.images
         if isinstance(arrays, Tensor):
-            arrays = [one.permute(1, 2, 0).numpy() for one in to_uint8(arrays)]
-        shaped = [crop(one, side) for one in arrays]
+            arrays = [image.permute(1, 2, 0).numpy() for image in to_uint8(arrays)]
+        shaped = [crop(array, side) for array in arrays]
         return from_uint8(torch.from_numpy(np.stack(shaped)).permute(0, 3, 1, 2))
 
     @property
     def shapes(self) -> set[tuple[int, int]]:
         if isinstance(self.images, Tensor):
             return {(self.images.shape[2], self.images.shape[3])}
-        return {(one.shape[0], one.shape[1]) for one in self.images}
+        return {(image.shape[0], image.shape[1]) for image in self.images}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed of the protocol; the defaults are this suite's."""
+    """A protocol, and what it changes; the defaults are this suite's."""
 
     changed: str
     reference: str
@@ -75,7 +75,7 @@ class Variant:
     resizing: str | None = None  # one of images.RESIZINGS; None is the network's own
     rounds: bool = True
     jpeg: int | None = None  # quality that the samples are stored at
-    n: int | None = None  # the first so many samples
+    n: int | None = None  # limit to the first n samples
 
 
 def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtractor) -> pd.DataFrame:
@@ -87,54 +87,26 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
 
     if len(images.shapes) != 1:
         raise AuditError(f"the images of {images.name} have {len(images.shapes)} shapes; samples have one")
+    for image_set in (images, *references):
+        if len(image_set.images) < LEAST:
+            raise AuditError(f"{image_set.name} has {len(image_set.images)} images; an audit needs {LEAST}")
     (side,) = images.shapes
     samples = images.of_shape(side, squash)
-    for one in (images, *references):
-        if len(one.images) < LEAST:
-            raise AuditError(f"{one.name} has {len(one.images)} images; an audit needs {LEAST}")
-    by_name = {one.name: one for one in references}
-    known: dict[tuple[Any, ...], Tensor] = {}
+    by_name = {reference.name: reference for reference in references}
+    features: dict[tuple[Any, ...], Tensor] = {}  # several variants share a set's features
     rows = []
     own = extractor.resizing
     for variant in variants(samples, references, side, own):
-        reference = by_name[variant.reference].of_shape(side, CROPS[variant.crop])
-        given = stored_as_jpeg(samples, variant.jpeg) if variant.jpeg else samples
         extractor.resizing, extractor.rounds = variant.resizing or own, variant.rounds
         network = (variant.resizing, variant.rounds)
-        sets = {
-            ("samples", variant.jpeg, *network): given,
-            ("reference", variant.reference, variant.crop, *network): reference,
-        }
-        for key, scaled in sets.items():
-            if key not in known:
-                known[key] = extractor.describe(scaled, ["pooled"])["pooled"]
-        generated, real = (known[key] for key in sets)
-        generated = generated[: variant.n]
-        precision, recall = precision_recall(generated, real)
-        protocol = {
-            "n": len(generated),
-            "reference": variant.reference,
-            "reference_n": len(real),
-            "crop": variant.crop,
-            "stored": f"JPEG, quality {variant.jpeg}" if variant.jpeg else "as given",
-            "features": extractor.protocol(),
-        }
-        rows.append(
-            {
-                "changed": variant.changed,
-                "protocol": protocol_id(protocol),
-                metric_name("FD", extractor): frechet_distance(generated, real),
-                metric_name("KD", extractor): kernel_distance(generated, real),
-                "precision": precision,
-                "recall": recall,
-                "n": len(generated),
-                "reference": variant.reference,
-                "reference_n": len(real),
-                "crop": variant.crop,
-                "resizing": RESIZINGS.get(extractor.resizing, extractor.resizing),
-                "rounding": "8 bits" if variant.rounds else "none",
-            }
-        )
+        generated, real = ("samples", variant.jpeg, *network), (variant.reference, variant.crop, *network)
+        if generated not in features:
+            stored = stored_as_jpeg(samples, variant.jpeg) if variant.jpeg else samples
+            features[generated] = extractor.describe(stored, ["pooled"])["pooled"]
+        if real not in features:
+            reference = by_name[variant.reference].of_shape(side, CROPS[variant.crop])
+            features[real] = extractor.describe(reference, ["pooled"])["pooled"]
+        rows.append(_row(variant, extractor, features[generated][: variant.n], features[real]))
     del extractor.resizing, extractor.rounds  # the class's own again
     table = pd.DataFrame(rows)
     distance = table[metric_name("FD", extractor)]
@@ -142,10 +114,35 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
     return table
 
 
+def _row(variant: Variant, extractor: FeatureExtractor, generated: Tensor, real: Tensor) -> dict[str, Any]:
+    settings = {
+        "n": len(generated),
+        "reference": variant.reference,
+        "reference_n": len(real),
+        "crop": variant.crop,
+    }
+    protocol = settings | {
+        "stored": f"JPEG, quality {variant.jpeg}" if variant.jpeg else "as given",
+        "features": extractor.protocol(),
+    }
+    precision, recall = precision_recall(generated, real)
+    return {
+        "changed": variant.changed,
+        "protocol": protocol_id(protocol),
+        metric_name("FD", extractor): frechet_distance(generated, real),
+        metric_name("KD", extractor): kernel_distance(generated, real),
+        "precision": precision,
+        "recall": recall,
+        **settings,
+        "resizing": RESIZINGS.get(extractor.resizing, extractor.resizing),
+        "rounding": "8 bits" if variant.rounds else "none",
+    }
+
+
 def variants(
     samples: Tensor, references: list[ImageSet], side: tuple[int, int], resizing: str
 ) -> Iterable[Variant]:
-    """This suite's protocol, then all that can be changed of it for these sets, one thing at a time."""
+    """This suite's protocol, then each single change of it that these sets allow."""
     first = references[0].name
     yield Variant("nothing: this suite's protocol", first)
     for other in references[1:]:
@@ -171,25 +168,26 @@ CROPS: Mapping[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
 
 
 def stored_as_jpeg(images: Tensor, quality: int) -> Tensor:
-    """What JPEG leaves of images (n, c, H, W) in [-1, 1]."""
+    """Images (n, c, H, W) in [-1, 1] after compression as JPEG."""
     from PIL import Image
 
-    back = []
-    for one in to_uint8(images).permute(0, 2, 3, 1).numpy():
+    decoded = []
+    for image in to_uint8(images).permute(0, 2, 3, 1).numpy():
         buffer = io.BytesIO()
-        Image.fromarray(one.squeeze(2) if one.shape[2] == 1 else one).save(buffer, "JPEG", quality=quality)
+        image = image.squeeze(2) if image.shape[2] == 1 else image
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
         array = np.asarray(Image.open(buffer))
-        back.append(array[..., None] if array.ndim == 2 else array)
-    return from_uint8(torch.from_numpy(np.stack(back)).permute(0, 3, 1, 2))
+        decoded.append(array[..., None] if array.ndim == 2 else array)
+    return from_uint8(torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2))
 
 
 def read(path: Path) -> ImageSet:
-    """A folder of images, an .npz or .npy array (n, H, W, c) as ADM's samples are, or a samples artifact.
+    """Reads a folder of images, an .npz or .npy array (n, H, W, c) like ADM's samples, or a samples artifact.
 
     Raises:
         AuditError: there is nothing to read, or not in one of these forms.
     """
-    if path.is_dir() and (path / "tensors.safetensors").is_file():
+    if (path / "tensors.safetensors").is_file():
         from safetensors.torch import load_file
 
         tensors = load_file(path / "tensors.safetensors")
@@ -202,10 +200,10 @@ def read(path: Path) -> ImageSet:
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
             raise AuditError(f"{path} holds no images ({', '.join(SUFFIXES)})")
-        arrays = [_opened(file) for file in files]
-        colour = max(one.shape[2] for one in arrays)
-        arrays = [np.repeat(one, colour // one.shape[2], axis=2) for one in arrays]
-        if len({one.shape for one in arrays}) > 1:
+        arrays = [_open(file) for file in files]
+        channels = max(array.shape[2] for array in arrays)
+        arrays = [np.repeat(array, channels // array.shape[2], axis=2) for array in arrays]
+        if len({array.shape for array in arrays}) > 1:
             return ImageSet(path.name, arrays)
         return ImageSet(path.name, _from_array(np.stack(arrays)))
     if path.suffix in (".npz", ".npy") and path.is_file():
@@ -218,18 +216,18 @@ def read(path: Path) -> ImageSet:
 
 
 def of_dataset(dataset: Dataset, name: str) -> list[ImageSet]:
-    """Both splits of a dataset, train first; of a large one, images that are evenly spaced in it."""
+    """Both splits of a dataset, train first; of a large split, MOST images that are evenly spaced in it."""
     if min(dataset.image.height, dataset.image.width) < 2:
         raise AuditError(f"{name} has points, not images")
-    found = []
+    sets = []
     for split in SPLITS:
         size = dataset.size(split)
         index = torch.arange(size) if size <= MOST else torch.linspace(0, size - 1, MOST).long()
-        found.append(ImageSet(f"{name} {split}", dataset.images(split, index)))
-    return found
+        sets.append(ImageSet(f"{name} {split}", dataset.images(split, index)))
+    return sets
 
 
-def _opened(file: Path) -> np.ndarray:
+def _open(file: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -241,7 +239,7 @@ def _opened(file: Path) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> Tensor:
-    """uint8, or float in [0, 1], or in [-1, 1] if any value is negative."""
+    """Images from uint8, or float in [0, 1], or in [-1, 1] if any value is negative."""
     images = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
     if images.dtype == torch.uint8:
         return from_uint8(images)

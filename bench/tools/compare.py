@@ -1,7 +1,7 @@
-"""Two results folders, or two rows of one, set against each other metric by metric.
+"""Compares two results folders, or two rows of one folder, metric by metric.
 
 Rows are matched by their labels, seeds by their names; numbers of different protocols are not compared, and a
-difference that seeds (or, with one, resamples) don't separate from noise is not called a change.
+difference that seeds (or resamples of a single seed) don't separate from noise is not called a change.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..leaderboard.columns import number, shown
+from ..leaderboard.columns import guidance_of, number, shown
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.labels import matches, parse_filter, selects
 from ..records.records import Record, RecordError, plain_json, read_records
-from ..statistics.statistics import Difference, difference, holm, mean
+from ..statistics.observations import mean
+from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
 
 Key = tuple[str, ...]
@@ -33,7 +34,7 @@ class CompareError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Side:
-    """The records of one side, without those of real images; `accept` is what was asked of their labels."""
+    """The records of one side, without those of real images; `accept`: the patterns of its labels."""
 
     text: str
     accept: dict[str, list[str]]
@@ -53,8 +54,17 @@ class ComparedMetric:
     identical: bool  # seed by seed
 
     @property
+    def known(self) -> bool:
+        """Whether the difference has a known error."""
+        return self.difference.basis != "none"
+
+    @property
+    def tested(self) -> bool:
+        return self.known and not self.identical
+
+    @property
     def relative(self) -> float | None:
-        """Of A."""
+        """The effect as a share of A."""
         return self.difference.effect / abs(self.a) if self.a else None
 
     @property
@@ -68,10 +78,10 @@ class ComparedMetric:
 
     @property
     def verdict(self) -> str:
-        """In words; a metric without a direction is not called better or worse."""
+        """The outcome in words; a metric without a direction is not called better or worse."""
         if self.identical:
             return "identical"
-        if self.difference.basis == "none":
+        if not self.known:
             return "unknown: one seed, no resamples"
         if not self.significant:
             return "no difference shown"
@@ -88,7 +98,7 @@ class Comparison:
 
     lines: list[ComparedMetric]
     apart: list[str]
-    lost: dict[str, list[str]]  # by metric: rows that have a value in A and in B none, or no finite one
+    lost: dict[str, list[str]]  # by metric: rows with a value in A and no finite one in B
 
 
 @dataclass(frozen=True)
@@ -100,116 +110,125 @@ class Gate:
     percent: bool = False
 
     def closed_by(self, line: ComparedMetric) -> bool:
-        """Whether a line of its metric is a regression."""
-        size = abs(line.difference.effect)
-        return line.worse and size > (self.amount / 100 * abs(line.a) if self.percent else self.amount)
+        """Whether a line of this metric is a regression."""
+        allowed = self.amount / 100 * abs(line.a) if self.percent else self.amount
+        return line.worse and abs(line.difference.effect) > allowed
 
 
 def side(text: str) -> Side:
-    """`FOLDER` or `FOLDER:AXIS=PATTERN,…`, as in --filter."""
-    ends = [len(text), *(i for i, sign in enumerate(text) if sign == ":")]
+    """Reads a side: `FOLDER` or `FOLDER:AXIS=PATTERN,…`, as in --filter."""
+    ends = [len(text), *(i for i, sign in enumerate(text) if sign == ":")]  # a path may have colons too
     end = next((i for i in ends if Path(text[:i]).is_dir()), None)
     if not text or end is None:
         raise CompareError(f"no results folder {text!r}")
+    folder = Path(text[:end]) / "records"
     try:
         accept = parse_filter(text[end + 1 :], "a comparison")
-        found = read_records(Path(text[:end]) / "records")
+        records = read_records(folder)
     except (ValueError, RecordError) as error:
         raise CompareError(f"{text}: {error}") from error
-    if not found:
-        raise CompareError(f"no records in {Path(text[:end]) / 'records'}")
-    mine = [record for record in found if not record.real and selects(accept, record.cell)]
-    if not mine:
+    if not records:
+        raise CompareError(f"no records in {folder}")
+    selected = [record for record in records if not record.real and selects(accept, record.cell)]
+    if not selected:
         raise CompareError(f"{text}: no cell fits")
-    return Side(text, accept, mine)
+    return Side(text, accept, selected)
 
 
 def gate(text: str) -> Gate:
-    """Of `--fail-on METRIC[:AMOUNT|%]`; a name's bracket may have colons of its own."""
-    found = re.fullmatch(r"(.+?)(?::(\d+(?:\.\d+)?)(%)?)?", text)
-    if not found or re.search(r":[^\]]*$", found[1]):
+    """Parses `--fail-on METRIC[:AMOUNT|%]`; a metric may have colons in its brackets."""
+    match = re.fullmatch(r"(.+?)(?::(\d+(?:\.\d+)?)(%)?)?", text)
+    if not match or re.search(r":[^\]]*$", match[1]):
         raise CompareError(f"--fail-on takes METRIC[:AMOUNT|%], such as gFD:5%, not {text!r}")
-    return Gate(found[1], float(found[2] or 0), found[3] is not None)
+    return Gate(match[1], float(match[2] or 0), match[3] is not None)
 
 
 def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate] = ()) -> Comparison:
-    """Metrics that fit a pattern or have a gate; without either, those with a direction that tables show."""
+    """Compares metrics that fit a pattern or have a gate; without either, directed ones that tables show.
+
+    Raises:
+        CompareError: the sides have no row in common, or a pattern or gate finds nothing to compare.
+    """
     free = {axis for axis in LABELS if axis in a.accept and axis in b.accept}
     free = {axis for axis in free if a.accept[axis] != b.accept[axis]}
     patterns = [*metrics, *(gate.metric for gate in gates)]
-    found = Comparison([], [], {})
+    comparison = Comparison([], [], {})
     known: dict[str, Column] = {}
-    for scope, rows in (("tokenizer", tokenizer_rows), ("generator", rows_of)):
+    for scope, make_rows in (("tokenizer", tokenizer_rows), ("generator", rows_of)):
         if scope == "tokenizer" and free == {"generator"}:
-            continue  # a tokenizer would be set against itself
-        ours, theirs = (_by_key(each, rows(each.records), free) for each in (a, b))
-        everything = [*ours.values(), *theirs.values()]
-        columns = [c for row in everything for c in row.values if c.scope == scope]
+            continue  # a tokenizer would be compared with itself
+        rows_a, rows_b = (_by_key(side, make_rows(side.records), free) for side in (a, b))
+        rows = [*rows_a.values(), *rows_b.values()]
+        columns = [c for row in rows for c in row.values if c.scope == scope]
         known |= {column.name: column for column in columns}
-        usual = {column.name for column in shown(everything, scope)[0] if column.better}
-        wanted = {c.name for c in columns if _fits(c.name, patterns) or not patterns and c.name in usual}
-        _match(ours, theirs, _cells(b, scope, free), scope, wanted, found)
+        if patterns:
+            wanted = {c.name for c in columns if _fits(c.name, patterns)}
+        else:
+            wanted = {c.name for c in shown(rows, scope)[0] if c.better}
+        _match(rows_a, rows_b, _cells(b, scope, free), scope, wanted, comparison)
     for pattern in patterns:
         if not any(_fits(name, [pattern]) for name in known):
             raise CompareError(f"no metric fits {pattern!r}; there are {', '.join(known)}")
-    for one in gates:
-        mine = [name for name in known if _fits(name, [one.metric])]
-        if not all(known[name].better for name in mine):
-            raise CompareError(f"--fail-on {one.metric}: it has no direction, so nothing is a regression")
-        if not any(line.column.name in mine for line in found.lines) and not found.lost.keys() & set(mine):
-            raise CompareError(f"--fail-on {one.metric}: nothing to compare; {'; '.join(found.apart)}")
-    if not found.lines and not found.apart and not found.lost:
+    for gate in gates:
+        names = {name for name in known if _fits(name, [gate.metric])}
+        if not all(known[name].better for name in names):
+            raise CompareError(f"--fail-on {gate.metric}: it has no direction, so nothing is a regression")
+        if not names & ({line.column.name for line in comparison.lines} | comparison.lost.keys()):
+            reasons = "; ".join(comparison.apart)
+            raise CompareError(f"--fail-on {gate.metric}: nothing to compare; {reasons}")
+    if not comparison.lines and not comparison.apart and not comparison.lost:
         raise CompareError(f"{a.text} and {b.text} have no row in common")
-    return replace(found, lines=_corrected(found.lines), apart=list(dict.fromkeys(found.apart)))
+    return replace(
+        comparison, lines=_corrected(comparison.lines), apart=list(dict.fromkeys(comparison.apart))
+    )
 
 
 def regressions(found: Comparison, gates: Iterable[Gate]) -> list[str]:
-    """What the gates object to: lines that are worse, and rows that B has no number for any more.
+    """The regressions that gates refuse: lines that are worse, and rows that have no number in B.
 
-    The basis of a line is said: a user's gate closes on sampling noise alone too.
+    A line names what its error is from, if not from seeds: a gate closes on sampling noise alone too.
     """
     texts = []
-    for one in gates:
+    for gate in gates:
         for line in found.lines:
-            if _fits(line.column.name, [one.metric]) and one.closed_by(line):
-                change, over = f"{number(line.a)} → {number(line.b)}", _over(line.difference)
+            if _fits(line.column.name, [gate.metric]) and gate.closed_by(line):
                 unsure = "" if line.difference.basis == "seeds" else f": {line.verdict}"
-                change += f", p = {line.p:.2g} over {over}{unsure}"
-                texts.append(f"{line.column.name} of {line.row}: {change}")
+                texts.append(f"{_change(line)}, p = {line.p:.2g} over {_over(line.difference)}{unsure}")
         for name, rows in found.lost.items():
-            if _fits(name, [one.metric]):
+            if _fits(name, [gate.metric]):
                 texts += [f"{name} of {row}" for row in rows]
     return list(dict.fromkeys(texts))
 
 
 def untested(found: Comparison, gates: Sequence[Gate]) -> list[str]:
-    """The lines that gates ask for and of which no error is known: they neither pass nor fail."""
-    wanted = [gate.metric for gate in gates]
+    """The lines of gates without a known error: they neither pass nor fail."""
+    patterns = [gate.metric for gate in gates]
     return [
-        f"{line.column.name} of {line.row}: {number(line.a)} → {number(line.b)}, {line.verdict}"
+        f"{_change(line)}, {line.verdict}"
         for line in found.lines
-        if line.difference.basis == "none" and not line.identical and _fits(line.column.name, wanted)
+        if not line.known and not line.identical and _fits(line.column.name, patterns)
     ]
 
 
+def _change(line: ComparedMetric) -> str:
+    return f"{line.column.name} of {line.row}: {number(line.a)} → {number(line.b)}"
+
+
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    """By the full name, or by the name without the extractor: gFD is not gFD@360."""
+    """Whether the full name fits, or the name without the extractor: gFD is not gFD@360."""
     return matches(name, patterns) or matches(re.sub(r"\[.*\]", "", name), patterns)
 
 
 def _by_key(side: Side, rows: list[Row], free: set[str]) -> dict[Key, Row]:
-    """Rows by the labels that both sides share."""
-    found: dict[Key, Row] = {}
+    """Rows by the labels that both sides share, and guidance."""
+    by_key: dict[Key, Row] = {}
     for row in rows:
         labels = tuple(getattr(row, axis) for axis in LABELS if axis not in free)
-        w = "" if row.guidance is None else f"{row.guidance:g}"
-        other = found.setdefault((*labels, w), row)
+        other = by_key.setdefault((*labels, guidance_of(row)), row)
         if other is not row:
-            several = sorted({getattr(each, axis) for each in (row, other) for axis in free})
-            raise CompareError(
-                f"{side.text}: several rows for {_name(labels)}: {', '.join(several)}; name one"
-            )
-    return found
+            several = ", ".join(sorted({getattr(each, axis) for each in (row, other) for axis in free}))
+            raise CompareError(f"{side.text}: several rows for {_name(labels)}: {several}; name one")
+    return by_key
 
 
 def _name(labels: Key) -> str:
@@ -217,13 +236,13 @@ def _name(labels: Key) -> str:
 
 
 def _cells(side: Side, scope: str, free: set[str]) -> dict[Key, str]:
-    """All cells by those labels, with the reason of one that isn't done: it may have no row."""
-    found: dict[Key, str] = {}
+    """All cells by the labels that both sides share, with the reason of a cell that isn't done."""
+    reasons: dict[Key, str] = {}
     for record in side.records:
         labels = record.cell | ({"generator": ""} if scope == "tokenizer" else {})
         key = tuple(labels[axis] for axis in LABELS if axis not in free)
-        found[key] = found.get(key) or reason_line(record)
-    return found
+        reasons[key] = reasons.get(key) or reason_line(record)
+    return reasons
 
 
 def _match(
@@ -232,55 +251,55 @@ def _match(
     cells: dict[Key, str],
     scope: str,
     wanted: set[str],
-    found: Comparison,
+    comparison: Comparison,
 ) -> None:
-    """Adds to what was found the metrics of all rows of one scope; `cells` are those of B."""
-    for key, mine in a.items():
-        theirs, name = b.get(key), _name(key[:-1]) + f" w {key[-1]}" * bool(key[-1])
-        columns = [c for c, v in mine.values.items() if c.scope == scope and c.name in wanted and v.n]
-        if theirs is None and key[:-1] not in cells:
+    """Adds to a comparison the metrics of all rows of one scope; `cells` are those of B."""
+    for key, row in a.items():
+        name = _name(key[:-1])
+        if key[-1]:
+            name += f" w {key[-1]}"
+        columns = [c for c, v in row.values.items() if c.scope == scope and c.name in wanted and v.n]
+        if key not in b and key[:-1] not in cells:
             if columns:
-                found.apart.append(f"only in A: {name}")
+                comparison.apart.append(f"only in A: {name}")
             continue
-        values = theirs.values if theirs is not None else {}
+        values = b[key].values if key in b else {}
         for column in columns:
             ids = [c.protocol for c in values if c.name == column.name]
             if column in values and values[column].n:
-                found.lines.append(_line(name, mine, column, values[column]))
+                comparison.lines.append(_line(name, column, row.values[column], values[column]))
             elif ids and column.protocol not in ids:
-                others = ", ".join(ids)
-                found.apart.append(f"{column.name}: A has protocol {column.protocol}, B {others}")
+                text = f"{column.name}: A has protocol {column.protocol}, B {', '.join(ids)}"
+                comparison.apart.append(text)
             else:
                 why = cells[key[:-1]] or ("not finite" if column in values else "not scored")
-                found.lost.setdefault(column.name, []).append(f"{name}: no value in B ({why})")
+                comparison.lost.setdefault(column.name, []).append(f"{name}: no value in B ({why})")
     known = {key[:-1] for key in a}
     for key, row in b.items():
         if key[:-1] not in known and any(c.name in wanted and c.scope == scope for c in row.values):
-            found.apart.append(f"only in B: {_name(key[:-1])}")
+            comparison.apart.append(f"only in B: {_name(key[:-1])}")
 
 
-def _line(name: str, row: Row, column: Column, theirs: Value) -> ComparedMetric:
-    """Over the seeds that both have, if there are any."""
-    both = row.values[column].observations, theirs.observations
-    common = set.intersection(*({o.seed for o in each} for each in both))
-    a, b = ([o for o in each if o.seed in common or not common] for each in both)
+def _line(name: str, column: Column, value_a: Value, value_b: Value) -> ComparedMetric:
+    """The metric over the seeds that both sides have, or over all if they have none in common."""
+    both = value_a.observations, value_b.observations
+    common = set.intersection(*({o.seed for o in observations} for observations in both))
+    a, b = ([o for o in observations if o.seed in common or not common] for observations in both)
     same = {o.seed: o.value for o in a} == {o.seed: o.value for o in b}
-    found = difference(a, b, on_shared_images(column))
+    gap = difference(a, b, on_shared_images(column))
     if same:
-        found = replace(found, effect=0.0, low=min(found.low, 0.0), high=max(found.high, 0.0), p=1.0)
-    return ComparedMetric(name, column, mean(a), mean(b), found, found.p, same)
+        gap = replace(gap, effect=0.0, low=min(gap.low, 0.0), high=max(gap.high, 0.0), p=1.0)
+    return ComparedMetric(name, column, mean(a), mean(b), gap, gap.p, same)
 
 
 def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
-    """Holm's p over all lines that are tested: identical ones aren't."""
-    tested = [line for line in lines if line.difference.basis != "none" and not line.identical]
-    p = holm([line.difference.p for line in tested])
-    corrected = dict(zip(map(id, tested), p.tolist(), strict=True))
-    return [replace(line, p=corrected.get(id(line), 1.0)) for line in lines]
+    """The lines with Holm's p over all that are tested, and p = 1 for the others."""
+    p = iter(holm([line.difference.p for line in lines if line.tested]).tolist())
+    return [replace(line, p=next(p) if line.tested else 1.0) for line in lines]
 
 
 def to_json(found: Comparison) -> dict[str, Any]:
-    """For machines; p is corrected over all lines, p_alone isn't."""
+    """The comparison as JSON data; p is corrected over all lines, p_alone isn't."""
     lines = [
         {
             "row": line.row,
@@ -305,32 +324,32 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 
 def text(found: Comparison) -> str:
-    """A table, and what isn't in it."""
+    """The comparison as a table, followed by what isn't in it."""
     from tabulate import tabulate
 
     header = ["row", "metric", "A", "B", "B - A", "%", "95 % interval", "p", "over", "verdict"]
-    lines = []
+    rows = []
     for line in found.lines:
-        d = line.difference
-        known = d.basis != "none"
-        lines.append(
+        gap = line.difference
+        rows.append(
             [
                 line.row,
                 f"{line.column.name} {line.column.better}".strip(),
                 number(line.a),
                 number(line.b),
-                _signed(d.effect),
+                _signed(gap.effect),
                 "" if line.relative is None else f"{line.relative:+.1%}",
-                f"{_signed(d.low)} … {_signed(d.high)}" if known else "",
-                f"{line.p:.2g}" if known else "",
-                _over(d),
+                f"{_signed(gap.low)} … {_signed(gap.high)}" if line.known else "",
+                f"{line.p:.2g}" if line.known else "",
+                _over(gap),
                 line.verdict,
             ]
         )
-    parts = [tabulate(lines, header, tablefmt="simple", disable_numparse=True)] if lines else []
-    if lines:
-        tested = sum(line.difference.basis != "none" and not line.identical for line in found.lines)
-        count = f"{tested} line{'s' * (tested != 1)} that were tested"
+    parts = []
+    if rows:
+        tested = sum(line.tested for line in found.lines)
+        count = "1 line that was tested" if tested == 1 else f"{tested} lines that were tested"
+        parts.append(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
         parts.append(
             f"Differences are paired. Intervals are of a line alone, p is corrected over {count} (Holm)."
         )
@@ -340,7 +359,7 @@ def text(found: Comparison) -> str:
 
 
 def _over(difference: Difference) -> str:
-    """What an error is from."""
+    """The basis of an error."""
     if difference.basis == "resamples":
         return "resamples of one seed"
     return "1 seed" if difference.basis == "none" else f"{difference.seeds or 'other'} {difference.basis}"

@@ -1,7 +1,8 @@
-"""Records of several machines or groups become one results folder, if nothing that matters differs."""
+"""Joins the records of several machines or groups in one results folder, if nothing that matters differs."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,15 +17,14 @@ from ..matrix.yaml_text import MatrixError, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.records import Record, read_records, write_record
 from ..store.disk import replace_text
-from .combined_matrix import resolved, union, unique
-from .merge_rules import HARMLESS, apart, beside, differences, refusal
+from .merge_rules import HARMLESS, ROWS, differences, protocol_notes, provenance_notes, refusal
 
 LOCK = "matrix.lock*.yaml"
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge has written, and what its reader should know."""
+    """The records and files of a merge, and notes for its reader."""
 
     records: list[Record]
     written: list[Path]
@@ -41,101 +41,112 @@ def merge(
 
     Args:
         allow: aspects of `HARMLESS` that may differ.
-        prefer: of `folders`, those whose records of a cell win over others with different numbers, in order.
+        prefer: those of `folders` whose records of a cell win over others with different numbers, in order.
 
     Raises:
         MergeError: with all that differs; nothing has been written.
     """
     from ..report.write import write_report
 
-    allowed, out = set(allow), Path(out)
+    allowed, out, preferred = set(allow), Path(out), [Path(folder) for folder in prefer]
     for aspect in allowed.difference(HARMLESS):
         raise MergeError(f"--allow takes {', '.join(HARMLESS)}, not {aspect!r}")
-    for strange in set(map(Path, prefer)).difference(map(Path, folders)):
-        raise MergeError(f"--prefer takes one of the merged folders, not {strange}")
-    sources = [source(Path(folder)) for folder in folders]
-    found = [each for each in differences(sources) if each.aspect not in allowed]
-    if found:
-        raise MergeError(refusal(found))
-    records, notes = one_each(sources, [Path(each) for each in prefer])
+    for unknown in set(preferred).difference(map(Path, folders)):
+        raise MergeError(f"--prefer takes one of the merged folders, not {unknown}")
+    sources = [_read(Path(folder)) for folder in folders]
+    refused = [difference for difference in differences(sources) if difference.aspect not in allowed]
+    if refused:
+        raise MergeError(refusal(refused))
+    records, notes = one_each(sources, preferred)
     _check_out(out, sources, records)
     for record in records:
         write_record(out / "records", record)
-    _pictures(sources, out, [Path(each) for each in prefer])
-    kept = _matrices(sources, records, out)
+    _copy_pictures(sources, out, preferred)
+    matrices = _write_matrices(sources, out)
     written = write_report(out, records)
-    return Merged(records, [*written, *kept], [*apart(sources), *beside(sources), *notes])
+    return Merged(
+        records, [*written, *matrices], [*protocol_notes(sources), *provenance_notes(sources), *notes]
+    )
 
 
-def source(folder: Path) -> ResultsFolder:
-    """A results folder as it is on disk.
+def resolved(data: Any) -> bool:
+    """Whether a file holds a matrix with all defaults written out, as far as merging reads it."""
+    if not isinstance(data.get("name"), str):
+        return False
+    sections = [data.get(name) for name in ("dataset", *ROWS)]
+    rows = [list(section.values()) if isinstance(section, dict) else section for section in sections]
+    return all(isinstance(s, list) and all(isinstance(row, dict) and "use" in row for row in s) for s in rows)
+
+
+def _read(folder: Path) -> ResultsFolder:
+    """A results folder on disk.
 
     Raises:
-        MergeError: there are no records in it, or one cannot be read.
+        MergeError: there are no records in it, or a matrix cannot be read.
     """
     records = read_records(folder / "records")
     if not records:
         raise MergeError(f"no records in {folder / 'records'}")
-    return ResultsFolder(folder, records, {file.name: _matrix(file) for file in sorted(folder.glob(LOCK))})
+    matrices = {file.name: _read_matrix(file) for file in sorted(folder.glob(LOCK))}
+    return ResultsFolder(folder, records, matrices)
 
 
-def _matrix(file: Path) -> dict[str, Any]:
-    """A resolved matrix, with the places of its plugins made absolute."""
+def _read_matrix(file: Path) -> dict[str, Any]:
+    """A resolved matrix, with the paths of its plugins made absolute."""
     try:
         data = parse(read_text(file, str(file)), str(file)).data
     except MatrixError as error:
         raise MergeError(str(error)) from error
     if not resolved(data):
         raise MergeError(f"{file} is no matrix as a run resolves it")
-    plugins = [Path(os.path.abspath(file.parent / one)).as_posix() for one in data.get("plugins") or ()]
+    plugins = [Path(os.path.abspath(file.parent / path)).as_posix() for path in data.get("plugins") or ()]
     return {**data, "plugins": plugins}
 
 
 def _check_out(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Record]) -> None:
     """A folder with records of its own is not added to, unless it is one of the sources."""
-    files = {record.filename for record in records}
-    mine = {path.name for path in (out / "records").glob("*.json")}
-    named = out.resolve() in [one.folder.resolve() for one in sources]
-    if not named and mine - files:
+    strange = {path.name for path in (out / "records").glob("*.json")} - {r.filename for r in records}
+    if strange and out.resolve() not in [source.folder.resolve() for source in sources]:
         raise MergeError(
-            f"{out} has records that are in none of the merged folders ({len(mine - files)}): merge it too, "
+            f"{out} has records that are in none of the merged folders ({len(strange)}): merge it too, "
             "or choose another folder"
         )
 
 
-def _pictures(sources: Sequence[ResultsFolder], out: Path, prefer: Sequence[Path]) -> None:
-    """Of several of one name a preferred folder's, else one that depends on no order of the folders."""
+def _copy_pictures(sources: Sequence[ResultsFolder], out: Path, prefer: Sequence[Path]) -> None:
+    """Copies all pictures; of equal names a preferred folder's, else one whatever the folders' order."""
     for kind in ("samples", "figures"):
-        found: dict[str, tuple[int, bytes]] = {}
-        for one in sources:
-            place = prefer.index(one.folder) if one.folder in prefer else len(prefer)
-            for path in (one.folder / kind).glob("*.png"):
-                mine = place, path.read_bytes()
-                found[path.name] = min(found.get(path.name, mine), mine)
-        for name, (_, content) in found.items():
+        chosen: dict[str, tuple[int, bytes]] = {}
+        for source in sources:
+            priority = prefer.index(source.folder) if source.folder in prefer else len(prefer)
+            for path in (source.folder / kind).glob("*.png"):
+                picture = priority, path.read_bytes()
+                chosen[path.name] = min(chosen.get(path.name, picture), picture)
+        for name, (_, content) in chosen.items():
             (out / kind).mkdir(parents=True, exist_ok=True)
             (out / kind / name).write_bytes(content)
 
 
-def _matrices(sources: Sequence[ResultsFolder], records: Sequence[Record], out: Path) -> list[Path]:
-    """matrix.lock.yaml of exactly these cells, or all that there were: `matrix.lock.NAME.yaml`."""
-    matrices = unique(matrix for one in sources for matrix in one.matrices.values())
-    complete = all(one.matrices for one in sources)
-    whole = union(matrices, records) if complete else None
-    if whole is not None:
-        wanted = {"matrix.lock.yaml": whole}
+def _write_matrices(sources: Sequence[ResultsFolder], out: Path) -> list[Path]:
+    """Writes the one matrix of all records as matrix.lock.yaml, or each as matrix.lock.NAME.yaml."""
+    # Plain data has no hash: its text tells equal matrices.
+    matrices = {json.dumps(m, sort_keys=True): m for source in sources for m in source.matrices.values()}
+    files: dict[str, dict[str, Any]] = {}
+    if len(matrices) == 1 and all(source.matrices for source in sources):
+        files["matrix.lock.yaml"] = next(iter(matrices.values()))
     else:
-        wanted = {}
-        for matrix in sorted(matrices, key=repr):
-            stem, number = f"matrix.lock.{re.sub(r'[^A-Za-z0-9_+-]+', '-', matrix['name'])}", 1
-            while (name := f"{stem}{f'-{number}' * (number > 1)}.yaml") in wanted:
+        for matrix in sorted(matrices.values(), key=repr):
+            stem = f"matrix.lock.{re.sub(r'[^A-Za-z0-9_+-]+', '-', matrix['name'])}"
+            name, number = f"{stem}.yaml", 1
+            while name in files:
                 number += 1
-            wanted[name] = matrix
+                name = f"{stem}-{number}.yaml"
+            files[name] = matrix
     for old in out.glob(LOCK):
-        if old.name not in wanted:
+        if old.name not in files:
             old.unlink()
-    for name, matrix in wanted.items():
-        here = [Path(os.path.relpath(plugin, out.resolve())).as_posix() for plugin in matrix["plugins"]]
-        text = yaml.safe_dump({**matrix, "plugins": here}, sort_keys=False, allow_unicode=True)
+    for name, matrix in files.items():
+        plugins = [Path(os.path.relpath(path, out.resolve())).as_posix() for path in matrix["plugins"]]
+        text = yaml.safe_dump({**matrix, "plugins": plugins}, sort_keys=False, allow_unicode=True)
         replace_text(out / name, text)
-    return [out / name for name in wanted]
+    return [out / name for name in files]

@@ -1,4 +1,4 @@
-"""What of several results folders must not differ, what may where it is allowed, and what is only said."""
+"""The rules of a merge: which settings of results folders must be equal, may differ, or are only noted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from ..leaderboard.rows import full_protocol
 from ..options.words import listed
 from ..records.provenance import flat
 from ..records.records import Record
-from .combined_matrix import rows_of, without
 
-# What all rows of a matrix have in common; of the first also what one doesn't name says something.
+# Settings that all rows of a matrix share. For WHOLE, a missing key differs from a present one.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")
 # Keys of a row that a resolved matrix leaves out where they are the default.
 FRAME = ("optimizer", "sampler", "weights", "start", "budget", "init", "reference", "teacher")
-ROWS = ("tokenizers", "regularizers", "generators")  # what a dataset is, its fingerprint says
+ROWS = ("tokenizers", "regularizers", "generators")  # a dataset is known by its fingerprint instead
 ALLOWED = {
     "versions": "make them anew with one version, or merge with --allow versions",
     "dirty": "commit and make them anew, or merge with --allow dirty",
@@ -31,141 +30,168 @@ ALLOWED = {
 }
 HARMLESS = ("versions", "dirty", "precision")
 
+Setting = tuple[str, str, Any]  # aspect (one of ALLOWED), name, value
+
+
+class Values:
+    """The values of settings, and the folders that have each value."""
+
+    def __init__(self) -> None:
+        self.folders: dict[tuple[str, str], dict[str, list[str]]] = {}
+
+    def add(self, aspect: str, name: str, value: str, folder: str) -> None:
+        folders = self.folders.setdefault((aspect, name), {}).setdefault(value, [])
+        if folder not in folders:
+            folders.append(folder)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Something of which there are several values; `values` maps each to the folders that have it."""
+    """A setting with several values; `values` maps each to the folders that have it."""
 
     aspect: str  # one of ALLOWED
     what: str
     values: dict[str, list[str]]
 
     def __str__(self) -> str:
-        said = [f"    {value}: {', '.join(folders)}" for value, folders in self.values.items()]
-        return "\n".join([f"  {self.what}", *said])
+        lines = [f"    {value}: {', '.join(folders)}" for value, folders in self.values.items()]
+        return "\n".join([f"  {self.what}", *lines])
 
 
 def differences(sources: Sequence[ResultsFolder]) -> list[Difference]:
-    """What must not differ between any two records; what a record doesn't say differs from nothing."""
-    values: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for one in sources:
-        said = [_settings(record, not one.matrices) for record in one.records]
-        said += map(_meanings, one.matrices.values())
-        for aspect, name, value in chain.from_iterable(said):
-            _note(values, (aspect, name), _text(value), one.name)
+    """The settings that must not differ but do; a setting that a record lacks differs from nothing."""
+    values = Values()
+    for source in sources:
+        settings = [_settings(record, not source.matrices) for record in source.records]
+        settings += map(_meanings, source.matrices.values())
+        for aspect, name, value in chain.from_iterable(settings):
+            values.add(aspect, name, _text(value), source.name)
     return [
-        Difference(aspect, name, said)
-        for (aspect, name), said in values.items()
-        if len(said) > 1 or aspect == "dirty"
+        Difference(aspect, name, folders)
+        for (aspect, name), folders in values.folders.items()
+        if len(folders) > 1 or aspect == "dirty"
     ]
 
 
-def apart(sources: Sequence[ResultsFolder]) -> list[str]:
-    """Metrics of a dataset under several protocols, which a leaderboard keeps in columns of their own."""
-    found: dict[tuple[str, str, str], dict[str, tuple[dict[str, Any], list[str]]]] = {}
-    for one in sources:
-        for record in one.records:
+def refusal(found: Sequence[Difference]) -> str:
+    """The error message: all differences, each kind with what to do about it."""
+    lines = ["these results do not go together; nothing was written"]
+    for aspect, advice in ALLOWED.items():
+        texts = [str(difference) for difference in found if difference.aspect == aspect]
+        if texts:
+            lines += [*texts, f"  → {advice}"]
+    return "\n".join(lines)
+
+
+def protocol_notes(sources: Sequence[ResultsFolder]) -> list[str]:
+    """Notes on metrics under several protocols, which a leaderboard keeps in separate columns."""
+    metrics: dict[tuple[str, str, str], dict[str, tuple[dict[str, Any], list[str]]]] = {}
+    for source in sources:
+        for record in source.records:
             for name, entry in record.metrics.items():
                 protocol = full_protocol(entry)
-                kind = "of real images" if record.real else ""
-                by_text = found.setdefault((record.cell["dataset"], name, kind), {})
+                metric = (record.cell["dataset"], name, "of real images" if record.real else "")
+                by_text = metrics.setdefault(metric, {})
                 folders = by_text.setdefault(_text(protocol), (protocol, []))[1]
-                if one.name not in folders:
-                    folders.append(one.name)
+                if source.name not in folders:
+                    folders.append(source.name)
     notes: dict[str, list[str]] = {}
-    for (dataset, name, kind), by_text in found.items():
+    for metric, by_text in metrics.items():
         if len({tuple(sorted(folders)) for _, folders in by_text.values()}) > 1:
-            protocols = [flat(protocol) for protocol, _ in by_text.values()]
-            keys = [key for key in _keys(protocols) if len({_text(p.get(key)) for p in protocols}) > 1]
-            sides = [
-                f"{', '.join(folders)}: {', '.join(f'{key} {_short(flat.get(key))}' for key in keys)}"
-                for flat, (_, folders) in zip(protocols, by_text.values(), strict=True)
-            ]
-            notes.setdefault("; ".join(sides), []).append(" ".join(filter(None, (dataset, name, kind))))
+            sides = _protocol_sides(list(by_text.values()))
+            notes.setdefault(sides, []).append(" ".join(filter(None, metric)))
     return [
         f"several protocols, kept in columns of their own: {listed(names)} ({sides})"
         for sides, names in notes.items()
     ]
 
 
-def beside(sources: Sequence[ResultsFolder]) -> list[str]:
-    """What may differ, for it is in no number or in its last digits."""
+def _protocol_sides(found: Sequence[tuple[dict[str, Any], list[str]]]) -> str:
+    """The keys in which protocols differ, by the folders that have them."""
+    protocols = [flat(protocol) for protocol, _ in found]
+    all_keys = dict.fromkeys(key for protocol in protocols for key in protocol)
+    keys = [key for key in all_keys if len({_text(p.get(key)) for p in protocols}) > 1]
+    sides = []
+    for protocol, (_, folders) in zip(protocols, found, strict=True):
+        values = ", ".join(f"{key} {_short(protocol.get(key))}" for key in keys)
+        sides.append(f"{', '.join(folders)}: {values}")
+    return "; ".join(sides)
+
+
+def provenance_notes(sources: Sequence[ResultsFolder]) -> list[str]:
+    """Notes on differences that change numbers in their last digits or not at all, and on what is unknown."""
     notes = []
     for name in ("git_commit", "device", "threads"):
-        values: dict[tuple[str, str], dict[str, list[str]]] = {}
-        for one in sources:
-            for record in one.records:
+        values = Values()
+        for source in sources:
+            for record in source.records:
                 if record.provenance.get(name) is not None:
-                    _note(values, ("", name), str(record.provenance[name])[:12], one.name)
-        for said in values.values():
-            if len(said) > 1:
-                sides = "; ".join(f"{value}: {', '.join(folders)}" for value, folders in said.items())
+                    values.add("", name, str(record.provenance[name])[:12], source.name)
+        for folders in values.folders.values():
+            if len(folders) > 1:
+                sides = "; ".join(f"{value}: {', '.join(names)}" for value, names in folders.items())
                 notes.append(f"several values of {name}: {sides}")
-    bare = [one.name for one in sources if not one.matrices]
+    bare = [source.name for source in sources if not source.matrices]
     if bare and len(sources) > 1:
         notes.append(f"no matrix.lock.yaml in {', '.join(bare)}: what its labels mean could not be checked")
-    older = [one.name for one in sources if any(not r.provenance for r in one.records)]
+    older = [source.name for source in sources if any(not r.provenance for r in source.records)]
     if older:
         notes.append(f"records without provenance in {', '.join(older)}: their versions could not be checked")
     return notes
 
 
-def refusal(found: Sequence[Difference]) -> str:
-    """All differences, each kind with what to do about it."""
-    lines = ["these results do not go together; nothing was written"]
-    for aspect, advice in ALLOWED.items():
-        mine = [str(each) for each in found if each.aspect == aspect]
-        lines += [*mine, f"  → {advice}"] if mine else []
-    return "\n".join(lines)
+def rows_of(matrix: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section's rows by label; datasets are a list, of rows that are labelled or have the parts' names."""
+    rows = matrix.get(section) or {}
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    return {row.get("label", row["use"]): row for row in rows}
 
 
-def _settings(record: Record, alone: bool) -> Iterable[tuple[str, str, Any]]:
-    """(aspect, name, value) of all that a record says about how it was made.
+def _settings(record: Record, alone: bool) -> Iterable[Setting]:
+    """The settings that a record's numbers were made with.
 
-    The budget only where there is no matrix, which knows the rows that have their own.
+    The budget only without a matrix (`alone`), for a matrix knows the rows with budgets of their own.
     """
-    said, dataset = record.provenance, record.cell["dataset"]
-    for name, value in (said.get("budget") or {}).items() if alone else ():
-        yield "budget", f"budget.{name}", value
-    if said.get("precision"):
-        yield "precision", "precision", said["precision"]
-    if said.get("git_dirty"):
+    facts, dataset = record.provenance, record.cell["dataset"]
+    if alone:
+        for name, value in (facts.get("budget") or {}).items():
+            yield "budget", f"budget.{name}", value
+    if facts.get("precision"):
+        yield "precision", "precision", facts["precision"]
+    if facts.get("git_dirty"):
         yield "dirty", "made with code that was not committed", True
-    if said.get("python"):
-        yield "versions", "python", ".".join(said["python"].split(".")[:2])
-    for name, value in {"latentbench": said.get("latentbench"), **(said.get("packages") or {})}.items():
+    if facts.get("python"):
+        yield "versions", "python", ".".join(facts["python"].split(".")[:2])
+    for name, value in {"latentbench": facts.get("latentbench"), **(facts.get("packages") or {})}.items():
         if value is not None:
             yield "versions", name, value
-    for name, value in (said.get("parts") or {}).items():
+    for name, value in (facts.get("parts") or {}).items():
         yield "parts", name, value
     for entry in record.metrics.values():
         if data := entry["protocol"].get("data"):
             yield "data", f"images of {dataset}", data
 
 
-def _meanings(matrix: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
-    """What a matrix's labels stand for, and what all its rows share."""
+def _meanings(matrix: Mapping[str, Any]) -> Iterable[Setting]:
+    """The settings behind a matrix's labels, and those that all its rows share."""
     for name, value in (matrix.get("budget") or {}).items():
         yield "budget", f"budget.{name}", value
-    whole, shared = ({k: matrix[k] for k in names if k in matrix} for names in (WHOLE, SHARED))
-    for name, value in {**whole, **flat(shared)}.items():
+    shared = flat({name: matrix[name] for name in SHARED if name in matrix})
+    for name, value in {**{name: matrix[name] for name in WHOLE if name in matrix}, **shared}.items():
         yield "meaning", name, _placeless(value)
     for section in ROWS:
         for label, row in rows_of(matrix, section).items():
-            beside = {key: row.get(key) for key in FRAME}
-            for name, value in {**beside, **flat(without(row, (*FRAME, "guidance")))}.items():
+            options = {key: value for key, value in row.items() if key not in (*FRAME, "guidance")}
+            for name, value in {**{key: row.get(key) for key in FRAME}, **flat(options)}.items():
                 yield "meaning", f"{section}.{label}.{name}", _placeless(value)
 
 
 def _placeless(value: Any) -> Any:
-    """Of a file only the name: every machine has it elsewhere."""
+    """The value with paths cut to the file's name, whose folder differs between machines."""
     if isinstance(value, Mapping):
         return {key: _placeless(item) for key, item in value.items()}
     return value.rpartition("/")[2] if isinstance(value, str) else value
-
-
-def _keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for flat in flats for key in flat))
 
 
 def _text(value: Any) -> str:
@@ -175,11 +201,3 @@ def _text(value: Any) -> str:
 def _short(value: Any) -> str:
     text = _text(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _note(
-    values: dict[tuple[str, str], dict[str, list[str]]], key: tuple[str, str], value: str, folder: str
-) -> None:
-    folders = values.setdefault(key, {}).setdefault(value, [])
-    if folder not in folders:
-        folders.append(folder)

@@ -13,7 +13,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from latentbench.bench.metrics import frechet, neighbours
+from latentbench.bench.metrics import frechet, kernel, neighbours
 from latentbench.bench.metrics.frechet import frechet_estimate
 from latentbench.bench.metrics.kernel import kernel_estimate
 from latentbench.bench.metrics.neighbours import memorisation_estimate, overlap_estimates
@@ -66,7 +66,7 @@ def test_scoring(benchmark, metric, way, sets, monkeypatch):
     if way == "ours, first cell":
         for module, name in (
             (frechet, "_reference"),
-            (frechet, "_within_reference"),
+            (kernel, "_within_reference"),
             (neighbours, "_radii_of_reference"),
             (neighbours, "_nearest_to_reference"),
         ):

@@ -413,7 +413,7 @@ def test_clean_removes_nothing_where_it_cannot_tell_what_is_needed(tmp_path, mon
     lock.parent.mkdir(parents=True)
     lock.write_text("name: x\nregularizers: {gone: {}}\n")
     done = invoke(tmp_path, monkeypatch, "clean", "--yes")
-    assert done.exit_code == 2 and "results/x needs cannot be told" in done.output and store.has(STAGE)
+    assert done.exit_code == 2 and "which artifacts results/x needs" in done.output and store.has(STAGE)
     assert invoke(tmp_path, monkeypatch, "clean", "--yes", tmp_path / "nowhere").exit_code == 2
     assert invoke(tmp_path, monkeypatch, "clean", "--all", "--yes").exit_code == 0
     assert not store.root.exists()

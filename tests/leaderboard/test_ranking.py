@@ -11,7 +11,9 @@ from latentbench.bench.leaderboard.guidance import choose, judged, told
 from latentbench.bench.leaderboard.ranking import comparable, rank_header, rank_texts, rankings, reading
 from latentbench.bench.leaderboard.rows import Column, Value, rows_of
 from latentbench.bench.records.records import Record
-from latentbench.bench.statistics.statistics import Observation, detectable, ranks
+from latentbench.bench.statistics.observations import Observation
+from latentbench.bench.statistics.power import detectable
+from latentbench.bench.statistics.significance import ranks
 
 GFD = Column("gFD[net]", "aaaaaa", "generator", {"better": "lower"})
 

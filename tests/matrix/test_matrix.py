@@ -15,7 +15,7 @@ from latentbench.bench import registry
 from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
 from latentbench.bench.matrix.matrix import MatrixRow, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
-from latentbench.bench.tools import combined_matrix
+from latentbench.bench.tools import merge, merge_rules
 
 PLUGIN = '''
 from __future__ import annotations
@@ -296,10 +296,10 @@ def test_a_dataset_may_have_a_label_of_its_own_and_stand_twice_by_different_ones
     )
     plain = resolved(matrix, Path())
     assert load_matrix(write(yaml.safe_dump(plain, sort_keys=False))).datasets == matrix.datasets
-    assert list(combined_matrix.rows_of(plain, "dataset")) == [
+    assert list(merge_rules.rows_of(plain, "dataset")) == [
         "fine",
         "mx_data",
-    ] and combined_matrix.resolved(plain)
+    ] and merge.resolved(plain)
 
 
 def test_a_dataset_s_label_is_in_cells_and_in_no_stage_s_key(tmp_path):

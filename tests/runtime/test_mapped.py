@@ -88,7 +88,7 @@ def test_fewer_images_are_always_the_same_and_none_is_a_mirrored_one():
 
 def test_moments_of_a_large_set_are_those_of_all_of_it(monkeypatch):
     features = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 3
-    monkeypatch.setattr("latentbench.bench.metrics.reuse.MOST", 64)
+    monkeypatch.setattr("latentbench.bench.metrics.frechet.CHUNK", 64)
     found = gaussian(features)
     torch.testing.assert_close(found.mean, features.double().mean(0))
     torch.testing.assert_close(found.root @ found.root.T, features.double().T.cov())

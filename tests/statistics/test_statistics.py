@@ -10,18 +10,10 @@ from statsmodels.stats.power import TTestPower
 
 from latentbench.bench.leaderboard.rows import rows_of, tokenizer_rows
 from latentbench.bench.records.records import Record
-from latentbench.bench.statistics.statistics import (
-    Observation,
-    detectable,
-    difference,
-    holm,
-    interval,
-    mean,
-    permutation_p,
-    ranks,
-    seeds_needed,
-    variance_shares,
-)
+from latentbench.bench.statistics.observations import Observation, mean
+from latentbench.bench.statistics.power import detectable, seeds_needed
+from latentbench.bench.statistics.significance import difference, holm, interval, permutation_p, ranks
+from latentbench.bench.statistics.variance import variance_shares
 
 
 def row(values, replicates=None, seeds=None):

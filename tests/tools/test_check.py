@@ -19,7 +19,7 @@ from latentbench.bench.contracts import (
     tokenizers,
 )
 from latentbench.bench.contracts.common import Part
-from latentbench.bench.tools import check
+from latentbench.bench.tools import check, small_cell
 
 HEAD = '''"""A plugin."""
 import torch
@@ -422,7 +422,7 @@ def test_an_evaluator_is_asked_about_a_real_cell(tmp_path):
 def test_a_part_that_fails_in_the_cell_alone_is_told_with_the_reason(tmp_path):
     late = "def value(self, z, h, step): return z.square().mean() * (float('nan') if step.index > 5 else 1)"
     (target,) = check.targets(str(plugin(tmp_path, REGULARIZER, late)), {"weight": 0.5})
-    line = check.look(check.CELL, check.play, target, tmp_path)
+    line = check.look(check.CELL, small_cell.run_target, target, tmp_path)
     assert line.ok is False and "'mine' is nan at step 7" in line.found
 
 

@@ -9,7 +9,7 @@ from helpers.run import bench
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
-from latentbench.bench.tools import cleaning, doctor
+from latentbench.bench.tools import cleaning, doctor, small_cell
 from latentbench.bench.tools.doctor import Check
 
 
@@ -38,7 +38,7 @@ def test_a_distance_that_depends_on_the_batch_is_shown_and_fails(monkeypatch):
             features = images.flatten(1)
             return {"pooled": features - features.mean(0)}
 
-    monkeypatch.setattr(doctor, "_extractor", Normalised)
+    monkeypatch.setattr(small_cell, "extractor", Normalised)
     _, check = doctor.features_ignore_batches("cpu")
     assert check.ok is False and "largest difference" in check.found
 

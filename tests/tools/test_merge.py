@@ -197,22 +197,22 @@ def test_a_label_with_two_meanings_is_refused(tmp_path, without_tables):
     assert any("could not be checked" in note for note in merge([a, b], tmp_path / "c").notes)
 
 
-def test_the_matrix_of_a_merge_plans_exactly_its_cells(tmp_path, without_tables):
+def test_the_matrices_of_a_merge_plan_its_cells(tmp_path, without_tables):
     (tmp_path / "m.yaml").write_text(TINY)
-    whole = load_matrix(tmp_path / "m.yaml", seeds=2)
-    planned = make_plan(whole)
+    planned = make_plan(load_matrix(tmp_path / "m.yaml", seeds=2))
     halves = []
     for name, seed in (("a", 0), ("b", 1)):
         half = load_matrix(tmp_path / "m.yaml", seeds=[seed])
         records = [Record(cell.identity, cell.key, "done") for cell in make_plan(half).cells]
         halves.append(folder(tmp_path / name, records, resolved(half, tmp_path / name)))
     merge(halves, tmp_path / "c")
-    again = make_plan(load_matrix(tmp_path / "c" / "matrix.lock.yaml"))
-    assert {c.key for c in again.cells} == {c.key for c in planned.cells}
-    assert {c.key for c in again.cells} == {r.key for r in read_records(tmp_path / "c" / "records")}
+    again = [make_plan(load_matrix(file)) for file in (tmp_path / "c").glob(LOCK)]
+    assert len(again) == 2
+    assert {c.key for plan in again for c in plan.cells} == {c.key for c in planned.cells}
+    assert {c.key for c in planned.cells} == {r.key for r in read_records(tmp_path / "c" / "records")}
 
 
-def test_matrices_without_a_common_one_are_kept_by_name(tmp_path, without_tables):
+def test_each_matrix_is_kept_once_by_its_name(tmp_path, without_tables):
     one = {**deepcopy(MATRIX), "name": "ours", "seeds": [0]}
     two = {**deepcopy(MATRIX), "name": "../theirs", "seeds": [1], "plugins": ["../plugins/sphere.py"]}
     two["regularizers"] = {"none": {"use": "none"}}
@@ -223,26 +223,23 @@ def test_matrices_without_a_common_one_are_kept_by_name(tmp_path, without_tables
     assert files == ["matrix.lock.-theirs.yaml", "matrix.lock.ours.yaml"]
     kept = yaml.safe_load((tmp_path / "deep" / "c" / files[0]).read_text())
     assert kept == {**two, "plugins": ["../../plugins/sphere.py"]}
-    rest = made(("kl",), ("1",))[1:] + made(("none",), ("0",))[1:]
-    both = {**deepcopy(MATRIX), "regularizers": {**one["regularizers"], **two["regularizers"]}}
-    d = folder(tmp_path / "d", rest, {**both, "seeds": [0, 1]})
-    merge([tmp_path / "deep" / "c", d], tmp_path / "e")
-    assert [path.name for path in (tmp_path / "e").glob(LOCK)] == ["matrix.lock.yaml"]
-    whole = yaml.safe_load((tmp_path / "e" / "matrix.lock.yaml").read_text())
-    assert whole["seeds"] == [0, 1] and set(whole["regularizers"]) == {"kl", "none"}
-
-
-def test_a_cell_that_one_matrix_skips_and_another_runs_has_no_common_matrix(tmp_path, without_tables):
-    one = {**deepcopy(MATRIX), "skip": [{"why": "no", "generator": "mar", "dataset": "*"}]}
-    ours = [
-        replace(r, status="skipped", reason="no", metrics={}) if r.cell["generator"] == "mar" else r
-        for r in made(("kl",))
+    d = folder(tmp_path / "d", made(("kl",), ("2",))[1:], {**one, "seeds": [2]})
+    merge([tmp_path / "deep" / "c", a, d], tmp_path / "e")
+    assert sorted(path.name for path in (tmp_path / "e").glob(LOCK)) == [
+        "matrix.lock.-theirs.yaml",
+        "matrix.lock.ours-2.yaml",
+        "matrix.lock.ours.yaml",
     ]
-    a, b = folder(tmp_path / "a", ours, one), folder(tmp_path / "b", made(("kl",)), MATRIX)
-    merge([a], tmp_path / "c")
-    assert (tmp_path / "c" / "matrix.lock.yaml").is_file()
-    merge([a, b], tmp_path / "d")
-    assert len(list((tmp_path / "d").glob("matrix.lock.made_up*.yaml"))) == 2
+
+
+def test_one_matrix_of_all_folders_keeps_its_plain_name(tmp_path, without_tables):
+    a = folder(tmp_path / "a", made(("kl",), ("0",)), MATRIX)
+    b = folder(tmp_path / "b", made(("kl",), ("1",))[1:], MATRIX)
+    merge([a, b], tmp_path / "c")
+    assert [path.name for path in (tmp_path / "c").glob(LOCK)] == ["matrix.lock.yaml"]
+    bare = folder(tmp_path / "bare", made(("kl",), ("2",))[1:])
+    merge([a, b, bare], tmp_path / "d")  # it doesn't say how the third folder's records were made
+    assert [path.name for path in (tmp_path / "d").glob(LOCK)] == ["matrix.lock.made_up.yaml"]
 
 
 def test_pictures_come_along_and_a_folder_with_other_records_is_left_alone(tmp_path, without_tables):
@@ -331,7 +328,9 @@ def test_folders_merge_to_the_same_files_in_any_order(tmp_path, order):
     merge(folders, tmp_path / "once")
     merge([folders[i] for i in order[:2]], tmp_path / "half")
     merge([tmp_path / "half", folders[order[2]], folders[order[0]]], tmp_path / "again")
-    for name in ("leaderboard.csv", "matrix.lock.yaml"):
+    names = ["leaderboard.csv", *(file.name for file in (tmp_path / "once").glob(LOCK))]
+    assert len(names) == 4
+    for name in names:
         assert (tmp_path / "once" / name).read_text() == (tmp_path / "again" / name).read_text()
 
 

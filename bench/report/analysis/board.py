@@ -1,4 +1,4 @@
-"""What the analyses read from records: a quality column, and each row at its guidances."""
+"""The view of records that analyses share: a quality column, and each row at its guidances."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ...leaderboard.columns import first_score, number
 from ...leaderboard.guidance import Choice, choose
 from ...leaderboard.ranking import rankings
 from ...leaderboard.rows import Column, Results, Row, Value
+from ...options.words import listed
 from ...records.records import Record, natural
-from ...statistics.statistics import Rank
+from ...statistics.significance import Rank
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tokenizer, regularizer and generator: its rows that have the quality column, by guidance."""
+    """A tokenizer, regularizer and generator: their rows that have the quality column, by guidance."""
 
     label: str  # the regularizer's, with the tokenizer's where there are several
     tokenizer: str
@@ -32,7 +35,7 @@ class Entry:
 
     @cached_property
     def choice(self) -> Choice:
-        """Its guidance, as the leaderboard ranks it."""
+        """The entry's guidance, as the leaderboard ranks it."""
         return choose(self.values, higher=False)
 
     @property
@@ -41,7 +44,7 @@ class Entry:
 
     @property
     def value(self) -> Value:
-        """At that guidance."""
+        """The quality at the chosen guidance."""
         return self.values[self.guidance]
 
     @property
@@ -62,83 +65,74 @@ class Board:
         self.real = next((row for row in results.rows if row.real), None)
         self.rows = [row for row in results.rows if not row.real]
         self.tokenizers = results.tokenizers
-        ranked_by = first_score(self.rows, "generator")
-        distances = [c for row in self.rows for c in row.values if c.base in ("gFID", "gFD")]
+        distances = {c for row in self.rows for c in row.values if c.base in ("gFID", "gFD")}
         plain = {c for c in distances if "@" not in head(c)}
-        self.column = most(self.rows, lambda c: c in (plain.intersection(ranked_by) or plain))
+        candidates = plain.intersection(first_score(self.rows, "generator")) or plain
+        self.column = most(self.rows, lambda c: c in candidates)
 
     @classmethod
     def of(cls, records: Sequence[Record] | Board) -> Board:
-        """Records may come as the board that is made of them, for all analyses at once."""
+        """The board of records, or a board itself: one is shared by all analyses."""
         return records if isinstance(records, Board) else cls(records)
 
     @cached_property
     def several_tokenizers(self) -> bool:
         return len({row.tokenizer for row in self.rows}) > 1
 
-    def label(self, row: Row) -> str:
-        return f"{row.tokenizer} · {row.regularizer}" if self.several_tokenizers else row.regularizer
+    def label(self, tokenizer: str, regularizer: str) -> str:
+        return f"{tokenizer} · {regularizer}" if self.several_tokenizers else regularizer
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """In the order of labels; a distance of 0, which is rounding, has no logarithm and no place."""
-        column, found = self.column, dict[tuple[str, str, str], list[Row]]()
+        """All entries, sorted by labels; without distances of 0 (by rounding), which have no logarithm."""
+        column, groups = self.column, dict[tuple[str, str, str], list[Row]]()
         if column is None:
             return []
         for row in self.rows:
             if (mean_of(row, column) or 0.0) > 0:
-                found.setdefault((row.generator, row.tokenizer, row.regularizer), []).append(row)
-        entries = [
-            Entry(
-                self.label(mine[0]),
-                tokenizer,
-                regularizer,
-                generator,
-                {_guidance(row): row for row in mine},
-                {_guidance(row): row.values[column] for row in mine},
-            )
-            for (generator, tokenizer, regularizer), mine in found.items()
-        ]
+                groups.setdefault((row.tokenizer, row.regularizer, row.generator), []).append(row)
+        entries = []
+        for labels, group in groups.items():
+            rows = {1.0 if row.guidance is None else row.guidance: row for row in group}
+            values = {guidance: row.values[column] for guidance, row in rows.items()}
+            entries.append(Entry(self.label(*labels[:2]), *labels, rows, values))
         return sorted(entries, key=lambda e: (natural(e.generator), natural(e.label)))
 
     @cached_property
-    def standings(self) -> dict[str, dict[str, Rank]]:
-        """By generator and label, where two entries have a known error: the leaderboard's ranks."""
-        held = rankings(self.rows, [self.column]) if self.column else []
-        return {
-            contest.generator: {
-                self.label(self.rows[place]): rank
-                for place, rank in zip(contest.places, contest.ranks, strict=True)
-            }
-            for contest in held
-        }
+    def ranks(self) -> dict[str, dict[str, Rank]]:
+        """The leaderboard's ranks by generator and label, where two entries have a known error."""
+        ranks: dict[str, dict[str, Rank]] = {}
+        for ranking in rankings(self.rows, [self.column]) if self.column else []:
+            rows = [self.rows[place] for place in ranking.places]
+            labels = [self.label(row.tokenizer, row.regularizer) for row in rows]
+            ranks[ranking.generator] = dict(zip(labels, ranking.ranks, strict=True))
+        return ranks
 
     def tied(self, generator: str, label: str) -> str:
         """`, tied with …`: the others that seeds don't separate from the best, if the label is a best one."""
-        ranks = self.standings.get(generator, {})
-        names = [name for name, rank in ranks.items() if rank.tied and rank.basis == "seeds"]
-        others = [name for name in names if name != label]
-        return f", tied with {listed(others)} (of {len(ranks)})" if label in names and others else ""
+        ranks = self.ranks.get(generator, {})
+        best = [name for name, rank in ranks.items() if rank.tied and rank.basis == "seeds"]
+        others = [name for name in best if name != label]
+        return f", tied with {in_words(others)} (of {len(ranks)})" if label in best and others else ""
 
     def with_generator(self, generator: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.generator == generator]
 
     def generators(self, least: int = 1) -> list[str]:
-        """Those with at least so many entries."""
+        """The generators with at least so many entries."""
         counts = Counter(entry.generator for entry in self.entries)
         return [generator for generator, count in counts.items() if count >= least]
 
-    def companion(self, pattern: str, rows: Sequence[Row] | None = None) -> Column | None:
+    def companion(self, pattern: str) -> Column | None:
         """The column whose name before the bracket matches, of the quality column's extractor.
 
         "rFI?D" finds `rFD[x]` for `gFD[x]` and `rFID` for `gFID`.
         """
         if self.column is None:
             return None
-        extractor = self.column.name.partition("[")[2]
+        extractor = extractor_of(self.column)
         return most(
-            rows if rows is not None else self.rows,
-            lambda c: bool(re.fullmatch(pattern, head(c))) and c.name.partition("[")[2] == extractor,
+            self.rows, lambda c: bool(re.fullmatch(pattern, head(c))) and extractor_of(c) == extractor
         )
 
     @property
@@ -147,10 +141,9 @@ class Board:
         return self.column.base if self.column else ""
 
     @property
-    def said(self) -> str:
+    def measure(self) -> str:
         """The quality column as methods name it."""
-        column = self.column
-        return f"{column.name} (protocol {column.protocol}, n = {column.entry['n']:,})" if column else ""
+        return column_text(self.column) if self.column else ""
 
     @property
     def seeds(self) -> int:
@@ -158,13 +151,21 @@ class Board:
         return max((entry.value.n for entry in self.entries), default=0)
 
 
-def _guidance(row: Row) -> float:
-    return 1.0 if row.guidance is None else row.guidance
+# --- columns and values -------------------------------------------------------------------------------------
 
 
 def head(column: Column) -> str:
     """A column's name before its extractor: `gFD@360`."""
     return column.name.partition("[")[0]
+
+
+def extractor_of(column: Column) -> str:
+    return column.name.partition("[")[2]
+
+
+def column_text(column: Column) -> str:
+    """A column's name with its protocol and n."""
+    return f"{column.name} (protocol {column.protocol}, n = {column.entry['n']:,})"
 
 
 def most(rows: Iterable[Row], wanted: Callable[[Column], bool]) -> Column | None:
@@ -181,12 +182,20 @@ def mean_of(row: Row, column: Column) -> float | None:
 
 def by_seed(value: Value) -> dict[str, float]:
     """The observations by their seed."""
-    return {one.seed: one.value for one in value.observations}
+    return {observation.seed: observation.value for observation in value.observations}
 
 
 def tokenizer_seed(seed: str) -> str:
-    """The first of a nested seed's parts."""
+    """The first part of a nested seed."""
     return seed.split(".")[0]
+
+
+def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """A table without its empty columns."""
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+# --- words --------------------------------------------------------------------------------------------------
 
 
 def spread(values: Sequence[float]) -> str:
@@ -199,10 +208,10 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
-def listed(parts: Sequence[str], most: int = 4) -> str:
+def in_words(parts: Sequence[str], most: int = 4) -> str:
     """`a, b and c`; of more than `most` the first, and a count of the others."""
     if len(parts) > most:
-        parts = [*parts[:most], f"{len(parts) - most} more"]
+        return listed(parts, most)
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else "none"
 
 
@@ -211,5 +220,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def caution(seeds: int) -> str:
-    """What to say of numbers from one seed."""
+    """The warning that an answer from one seed ends with."""
     return "" if seeds > 1 else " One seed: training variance is unknown, so none of this is a finding yet."

@@ -1,4 +1,4 @@
-"""Generation quality for compute: along a generator's steps and along all operations that training takes."""
+"""Generation quality for compute: by the generator's steps, and by all operations of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ...metrics.names import base_name
 from ...records.records import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, listed, plural
+from .board import Board, Entry, by_seed, caution, in_words, plural, table_of
 from .findings import Finding
 from .pareto import front
 
@@ -50,18 +50,16 @@ class Curve:
         return np.nanstd(self.values, axis=0, ddof=1) if len(self.values) > 1 else None
 
     def at(self, x: np.ndarray, where: np.ndarray, seed: str | None = None) -> np.ndarray:
-        """Its means (or one seed's values) at x, linear in the logarithms between the points."""
+        """The means (or one seed's values) at x, linear in the logarithms between the points."""
         values = self.means if seed is None else self.values[self.seeds.index(seed)]
         return np.exp(np.interp(np.log(x), np.log(where), np.log(values)))
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
-    """None without `quality` curves, and without costs for a scatter of the final points."""
+    """Quality along training; without `quality` curves, at its end. None without costs for the latter."""
     board = Board.of(records)
     name, curves = _curves(board)
-    if curves:
-        return _along(board, name, curves)
-    return _final(board)
+    return _along(name, curves) if curves else _final(board)
 
 
 def _curves(board: Board) -> tuple[str, list[Curve]]:
@@ -73,28 +71,27 @@ def _curves(board: Board) -> tuple[str, list[Curve]]:
         return "", []
     own = board.column.name if board.column else ""
     name = own if own in plain else plain[0]
+    done = [record for record in done if name in record.curves["quality"]]
+    groups = grouped(done, ("tokenizer", "regularizer", "generator"))
     curves = []
-    for (tokenizer, regularizer, generator), mine in grouped(
-        done, ("tokenizer", "regularizer", "generator")
-    ).items():
-        mine = [record for record in mine if name in record.curves["quality"]]
-        if mine:
-            label = f"{tokenizer} · {regularizer}" if board.several_tokenizers else regularizer
-            steps = np.array(mine[0].curves["quality"]["step"], dtype=float)
-            values = np.array([_on(steps, record.curves["quality"], name) for record in mine])
-            tflop = training_tflop(mine[0], steps)
-            seeds = tuple(record.cell["seed"] for record in mine)
-            curves.append(Curve(label, regularizer, generator, steps, values, tflop, seeds))
+    for (tokenizer, regularizer, generator), group in groups.items():
+        label = board.label(tokenizer, regularizer)
+        steps = np.array(group[0].curves["quality"]["step"], dtype=float)
+        values = np.array([_on(steps, record.curves["quality"], name) for record in group])
+        tflop = training_tflop(group[0], steps)
+        seeds = tuple(record.cell["seed"] for record in group)
+        curves.append(Curve(label, regularizer, generator, steps, values, tflop, seeds))
     return name, [curve for curve in curves if np.isfinite(curve.means).all() and (curve.means > 0).all()]
 
 
 def _on(steps: np.ndarray, curve: dict[str, Any], name: str) -> list[float]:
-    found = dict(zip(curve["step"], curve[name], strict=True))
-    return [math.nan if found.get(step) is None else float(found[step]) for step in steps]
+    """The curve's values at these steps, nan where it has none."""
+    values = dict(zip(curve["step"], curve[name], strict=True))
+    return [math.nan if values.get(step) is None else float(values[step]) for step in steps]
 
 
 def training_tflop(record: Record, steps: np.ndarray) -> np.ndarray | None:
-    """Of the tokenizer with its priors and of so many generator steps; None where a part is unknown."""
+    """Operations of the tokenizer with its priors and of so many generator steps; None if any is unknown."""
     cost = {name.partition("@")[0]: value for name, value in record.cost.items() if value is not None}
     budget = record.provenance.get("budget", {})
     tokenizer, step = tokenizer_gflop(cost, budget), generator_gflop(cost, budget, 1)
@@ -102,37 +99,40 @@ def training_tflop(record: Record, steps: np.ndarray) -> np.ndarray | None:
 
 
 def leaders(
-    curves: Sequence[Curve], place: Callable[[Curve], np.ndarray], seed: str | None = None
+    curves: Sequence[Curve], budgets: Callable[[Curve], np.ndarray], seed: str | None = None
 ) -> list[tuple[float, str]]:
-    """Who has the lowest mean (or one seed's value) from which budget on, over those that all curves have."""
-    low, high = max(place(c)[0] for c in curves), min(place(c)[-1] for c in curves)
+    """The leaders, by the lowest mean (or one seed's value), each with the budget from which it leads.
+
+    Only budgets that all curves reach count.
+    """
+    low, high = max(budgets(c)[0] for c in curves), min(budgets(c)[-1] for c in curves)
     if low > high:
         return []
     x = np.geomspace(low, high, GRID)
-    best = np.argmin([curve.at(x, place(curve), seed) for curve in curves], axis=0)
+    best = np.argmin([curve.at(x, budgets(curve), seed) for curve in curves], axis=0)
     return [(float(x[next(run)]), curves[i].label) for i, run in groupby(range(GRID), key=best.__getitem__)]
 
 
-def agreeing(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray]) -> str:
-    """How many seeds have the mean's leader at the largest budget, or throughout; nothing with one seed."""
-    seeds = [seed for seed in curves[0].seeds if all(_whole(curve, seed) for curve in curves)]
-    runs = leaders(curves, place)
+def agreeing(curves: Sequence[Curve], budgets: Callable[[Curve], np.ndarray]) -> str:
+    """How many seeds have the mean's leader at the largest budget, or throughout; empty with one seed."""
+    seeds = [seed for seed in curves[0].seeds if all(_complete(curve, seed) for curve in curves)]
+    runs = leaders(curves, budgets)
     if len(seeds) < 2 or not runs:
         return ""
-    alone = [leaders(curves, place, seed) for seed in seeds]
+    of_seeds = [leaders(curves, budgets, seed) for seed in seeds]
     if len(runs) == 1:
-        same = sum(len(mine) == 1 and mine[0][1] == runs[0][1] for mine in alone)
+        same = sum(len(alone) == 1 and alone[0][1] == runs[0][1] for alone in of_seeds)
         return f" ({same} of {plural(len(seeds), 'seed')})"
-    same = sum(mine[-1][1] == runs[-1][1] for mine in alone)
+    same = sum(alone[-1][1] == runs[-1][1] for alone in of_seeds)
     return f" (at the end in {same} of {plural(len(seeds), 'seed')})"
 
 
-def _whole(curve: Curve, seed: str) -> bool:
+def _complete(curve: Curve, seed: str) -> bool:
     """Whether the seed has a positive value at each step of the curve."""
     return seed in curve.seeds and bool((curve.values[curve.seeds.index(seed)] > 0).all())
 
 
-def _along(board: Board, name: str, curves: list[Curve]) -> Finding:
+def _along(name: str, curves: list[Curve]) -> Finding:
     return Finding(
         "training",
         "Quality for compute",
@@ -162,23 +162,24 @@ def _table(curves: Sequence[Curve], name: str) -> pd.DataFrame:
                     "seeds": int(np.isfinite(curve.values[:, i]).sum()),
                 }
             )
-    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+    return table_of(rows)
 
 
 def _answer(curves: Sequence[Curve]) -> str:
     parts = []
     for generator in dict.fromkeys(c.generator for c in curves):
-        mine = [c for c in curves if c.generator == generator]
-        text = f"{generator}, by steps: {_told(mine, lambda c: c.steps, 'step')}"
-        counted = [c for c in mine if c.tflop is not None]
+        group = [c for c in curves if c.generator == generator]
+        text = f"{generator}, by steps: {_leaders_text(group, lambda c: c.steps, 'step')}"
+        counted = [c for c in group if c.tflop is not None]
         if len(counted) > 1:
-            text += f", by operations: {_told(counted, lambda c: c.tflop, 'TFLOP')}"  # type: ignore[arg-type, return-value]
+            by_operations = _leaders_text(counted, lambda c: c.tflop, "TFLOP")  # type: ignore[arg-type, return-value]
+            text += f", by operations: {by_operations}"
         parts.append(text)
     return f"Lowest mean with {'; with '.join(parts)}."
 
 
-def _told(curves: Sequence[Curve], place: Callable[[Curve], np.ndarray], unit: str) -> str:
-    runs, seeds = leaders(curves, place), agreeing(curves, place)
+def _leaders_text(curves: Sequence[Curve], budgets: Callable[[Curve], np.ndarray], unit: str) -> str:
+    runs, seeds = leaders(curves, budgets), agreeing(curves, budgets)
     if not runs:
         return "no budget that all rows have"
     if len(runs) == 1:
@@ -196,13 +197,12 @@ def _figure(curves: Sequence[Curve], name: str) -> Figure:
     figure, axes = style.panels(len(generators) * (2 if counted else 1), 2.2, columns=2)
     looks = style.row_looks(c.regularizer for c in curves)
     for i, generator in enumerate(generators):
-        mine = [c for c in curves if c.generator == generator]
-        pair = axes[2 * i : 2 * i + 2] if counted else axes[i : i + 1]
-        for ax, unit in zip(
-            pair, ("generator steps", "training TFLOP, tokenizer and priors included"), strict=False
-        ):
-            places = [(c, c.steps if unit == "generator steps" else c.tflop) for c in mine]
-            shown = [(c, x) for c, x in places if x is not None]
+        group = [c for c in curves if c.generator == generator]
+        panels = [("generator steps", [(c, c.steps) for c in group])]
+        if counted:
+            operations = [(c, c.tflop) for c in group if c.tflop is not None]
+            panels.append(("training TFLOP, tokenizer and priors included", operations))
+        for ax, (unit, shown) in zip(axes[i * len(panels) :], panels, strict=False):
             for curve, x in shown:
                 look = looks[curve.regularizer]
                 ax.plot(x, curve.means, lw=1.3, **{**look, "markersize": 4})
@@ -217,7 +217,7 @@ def _figure(curves: Sequence[Curve], name: str) -> Figure:
 
 
 def _final(board: Board) -> Finding | None:
-    """The final points alone, against all operations."""
+    """Quality at the end of training, against all operations."""
     placed, column = [], board.column
     for entry in board.entries:
         record = next((r for r in board.records if _is_of(r, entry)), None)
@@ -229,16 +229,13 @@ def _final(board: Board) -> Finding | None:
     placed = [(e, x) for e, x in placed if e.generator in generators]
     if not placed or column is None:
         return None
-    fronts = {}
+    fronts, parts = {}, []
     for generator in generators:
-        mine = [(e, x) for e, x in placed if e.generator == generator]
-        mask = front(np.array([(x, e.mean) for e, x in mine]))
-        fronts[generator] = [e.label for (e, _), on in zip(mine, mask, strict=True) if on]
-    parts = []
-    for generator, labels in fronts.items():
-        agree = _same_fronts([(e, x) for e, x in placed if e.generator == generator])
-        parts.append(f"{listed(labels)} ({generator}{agree})")
-    table = pd.DataFrame(
+        group = [(e, x) for e, x in placed if e.generator == generator]
+        mask = front(np.array([(x, e.mean) for e, x in group]))
+        fronts[generator] = [e.label for (e, _), on in zip(group, mask, strict=True) if on]
+        parts.append(f"{in_words(fronts[generator])} ({generator}{_same_fronts(group)})")
+    table = table_of(
         {
             "generator": e.generator,
             "regularizer": e.label,
@@ -248,38 +245,35 @@ def _final(board: Board) -> Finding | None:
             "on the front": "yes" if e.label in fronts[e.generator] else "no",
         }
         for e, x in placed
-    ).dropna(axis="columns", how="all")
+    )
     return Finding(
         "training",
         "Quality for compute",
         "Which regularizers are worth the operations that their training takes?",
         f"By the mean, nothing that is cheaper is as good as {'; '.join(parts)}." + caution(board.seeds),
-        f"{board.said}, at each row's best guidance, at the end of training; without `probes: {{generator: "
-        f"[…]}}` in the matrix nothing is known of the way there. {OPERATIONS}",
+        f"{board.measure}, at each row's best guidance, at the end of training; without `probes: "
+        f"{{generator: […]}}` in the matrix nothing is known of the way there. {OPERATIONS}",
         table,
         _scatter(placed, generators, fronts, column),
     )
 
 
 def _same_fronts(placed: Sequence[tuple[Entry, float]]) -> str:
-    """How many seeds alone have the mean's front; nothing with one seed."""
+    """How many seeds have the mean's front; empty with one seed."""
     values = [by_seed(entry.value) for entry, _ in placed]
-    seeds = [seed for seed in values[0] if all(seed in mine for mine in values)]
+    seeds = [seed for seed in values[0] if all(seed in by_label for by_label in values)]
     if len(seeds) < 2:
         return ""
     xs = [x for _, x in placed]
     mean = front(np.column_stack([xs, [entry.mean for entry, _ in placed]]))
-    alone = [front(np.column_stack([xs, [mine[seed] for mine in values]])) for seed in seeds]
-    return f"; the same in {sum(bool((one == mean).all()) for one in alone)} of {plural(len(seeds), 'seed')}"
+    fronts = [front(np.column_stack([xs, [by_label[seed] for by_label in values]])) for seed in seeds]
+    same = sum(bool((alone == mean).all()) for alone in fronts)
+    return f"; the same in {same} of {plural(len(seeds), 'seed')}"
 
 
 def _is_of(record: Record, entry: Entry) -> bool:
-    cell = record.cell
-    return (cell["tokenizer"], cell["regularizer"], cell["generator"]) == (
-        entry.tokenizer,
-        entry.regularizer,
-        entry.generator,
-    ) and record.status == "done"
+    labels = [record.cell[axis] for axis in ("tokenizer", "regularizer", "generator")]
+    return labels == [entry.tokenizer, entry.regularizer, entry.generator] and record.status == "done"
 
 
 def _scatter(
@@ -291,14 +285,14 @@ def _scatter(
     figure, axes = style.panels(len(generators), 2.3)
     looks = style.row_looks(e.regularizer for e, _ in placed)
     for ax, generator in zip(axes, generators, strict=True):
-        mine = [(e, x) for e, x in placed if e.generator == generator]
-        for entry, x in mine:
+        group = [(e, x) for e, x in placed if e.generator == generator]
+        for entry, x in group:
             look = {**looks[entry.regularizer], "linestyle": ""}
             look["markerfacecolor"] = look["color"] if entry.label in fronts[generator] else "none"
             ax.errorbar(x, entry.mean, yerr=entry.value.std, elinewidth=0.8, **look)
-        style.logarithmic(ax, "y", [e.mean for e, _ in mine])
+        style.logarithmic(ax, "y", [e.mean for e, _ in group])
         ax.margins(x=0.12)
         style.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
-    names = {one: {**look, "linestyle": ""} for one, look in looks.items()}
+    names = {name: {**look, "linestyle": ""} for name, look in looks.items()}
     style.row_key(figure, names, **{"filled: nothing cheaper is as good": {"ls": ""}})
     return figure

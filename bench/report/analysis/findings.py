@@ -1,4 +1,4 @@
-"""What a matrix says beyond its leaderboard: each analysis a question, an answer, a table and a figure."""
+"""The analyses of a report: each a question about a matrix, with an answer, a table and a figure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-ANALYSES = (
-    "interaction",
-    "guidance",
-    "pareto",
-    "gaps",
-    "budget_curves",
-    "proxies",
-)  # in the order of a report
+# In the order of a report.
+ANALYSES = ("interaction", "guidance", "pareto", "gaps", "budget_curves", "proxies")
 
 
 @dataclass(frozen=True)
@@ -39,19 +33,19 @@ class Finding:
 
 
 def all_of(records: Iterable[Record] | Results) -> list[Finding]:
-    """What can be said of each dataset's records; the dataset is named where there are several."""
+    """All findings that each dataset's records allow; the dataset is named where there are several."""
     from .board import Board
 
-    datasets, found = Results.of(records).datasets, []
+    datasets, findings = Results.of(records).datasets, []
     for dataset, results in datasets.items():
         board = Board(results)
         for name in ANALYSES:
-            one = import_module(f".{name}", __package__).finding(board)
-            if one is not None:
-                found.append(one if len(datasets) == 1 else _of(dataset, one))
-    return found
+            finding = import_module(f".{name}", __package__).finding(board)
+            if finding is not None:
+                findings.append(finding if len(datasets) == 1 else _named(dataset, finding))
+    return findings
 
 
-def _of(dataset: str, finding: Finding) -> Finding:
+def _named(dataset: str, finding: Finding) -> Finding:
     slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", dataset)
     return replace(finding, name=f"{slug}--{finding.name}", title=f"{finding.title}: {dataset}")

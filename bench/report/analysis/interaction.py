@@ -14,9 +14,9 @@ from scipy import stats
 
 from ...leaderboard.columns import number
 from ...records.records import Record
-from ...statistics.statistics import Rank
+from ...statistics.significance import Rank
 from . import style
-from .board import Board, Entry, by_seed, caution, listed, p_text, plural, tokenizer_seed
+from .board import Board, Entry, by_seed, caution, in_words, p_text, plural, table_of, tokenizer_seed
 from .findings import Finding
 
 
@@ -40,39 +40,39 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     block = complete(board.entries)
     if len(block.labels) < 2 or len(block.generators) < 2:
         return None
-    places = {g: board.standings.get(g, {}) for g in board.generators(2)}
+    ranks = {g: board.ranks.get(g, {}) for g in board.generators(2)}
     test = interaction_test(block)
-    told = (_winners(board, places), _concordance(block), _tested(test, board.quality) if test else "")
-    left = [g for g in board.generators() if g not in block.generators]
+    answers = (_winners(board, ranks), _concordance(block), _test_text(test, board.quality) if test else "")
+    incomplete = [g for g in board.generators() if g not in block.generators]
     return Finding(
         "interaction",
         "Regularizer × generator",
         "Does the best regularizer depend on the generator?",
-        " ".join(filter(None, told)) + caution(board.seeds),
-        f"{board.said}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
+        " ".join(filter(None, answers)) + caution(board.seeds),
+        f"{board.measure}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
         "what may be the best: nothing is better after Holm's correction over all pairs, in logarithms"
         + ("" if board.seeds > 1 else " (of one seed: by resamples of its images alone)")
         + f". W and the test are over {plural(len(block.labels), 'regularizer')} × "
         f"{plural(len(block.generators), 'generator')} that are complete"
-        + (f", so without {listed(left)}" if left else "")
+        + (f", so without {in_words(incomplete)}" if incomplete else "")
         + f". The test is an analysis of variance of log {board.quality} by regularizer and generator. "
         "Generators share the tokenizer of a seed, so seeds within a regularizer are a factor (a split plot) "
         "and interaction is held against what is left.",
-        _table(board, places),
-        _figure(board, places),
+        _table(board, ranks),
+        _figure(board, ranks),
     )
 
 
 def complete(entries: Sequence[Entry]) -> Block:
-    """Generators that half of the regularizers have, and the regularizers that all of those have."""
-    found = {(e.label, e.generator): e for e in entries}
+    """The generators that half of the regularizers have, with the regularizers that have all of them."""
+    by_labels = {(e.label, e.generator): e for e in entries}
     labels = list(dict.fromkeys(e.label for e in entries))
     generators = [
         g
         for g in dict.fromkeys(e.generator for e in entries)
-        if 2 * sum((r, g) in found for r in labels) >= len(labels)
+        if 2 * sum((r, g) in by_labels for r in labels) >= len(labels)
     ]
-    return Block([r for r in labels if all((r, g) in found for g in generators)], generators, found)
+    return Block([r for r in labels if all((r, g) in by_labels for g in generators)], generators, by_labels)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ class Interaction:
 
 
 def interaction_test(block: Block) -> Interaction | None:
-    """Of log gFD ~ regularizer × generator + seed within regularizer; None where nothing is left over."""
+    """Analysis of variance of log gFD ~ regularizer × generator + seed within regularizer.
+
+    None with one seed or without residuals.
+    """
     values = _array(block)
     if values is None:
         return None
@@ -105,21 +108,20 @@ def interaction_test(block: Block) -> Interaction | None:
     f = (both / free[0]) / (residual / free[1])
     shares = {"regularizer": regularizer, "generator": generator, "interaction": both}
     shares["seeds"] = total - sum(shares.values())
-    return Interaction(
-        float(f), float(stats.f.sf(f, *free)), {name: float(v / total) for name, v in shares.items()}
-    )
+    shares = {name: float(share / total) for name, share in shares.items()}
+    return Interaction(float(f), float(stats.f.sf(f, *free)), shares)
 
 
-def _tested(test: Interaction, quality: str) -> str:
-    sure = (
-        "Generators and regularizers interact" if test.p < 0.05 else "No interaction is separable from noise"
-    )
+def _test_text(test: Interaction, quality: str) -> str:
+    sure = "No interaction is separable from noise"
+    if test.p < 0.05:
+        sure = "Generators and regularizers interact"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in test.shares.items())
     return f"{sure} (F = {number(test.f)}, p {p_text(test.p)}); of the variance of log {quality}: {shares}."
 
 
 def _array(block: Block) -> np.ndarray | None:
-    """log gFD (regularizers, generators, tokenizer seeds), of the seeds that all have; None of one."""
+    """log gFD (regularizers, generators, tokenizer seeds) of the seeds that all have; None with one seed."""
     cells = [[_per_tokenizer(block.entries[r, g]) for g in block.generators] for r in block.labels]
     seeds = [seed for seed in cells[0][0] if all(seed in cell for row in cells for cell in row)]
     if len(seeds) < 2 or any(cell[seed] <= 0 for row in cells for cell in row for seed in seeds):
@@ -128,33 +130,31 @@ def _array(block: Block) -> np.ndarray | None:
 
 
 def _per_tokenizer(entry: Entry) -> dict[str, float]:
-    """Means over the generator and sampling seeds of each tokenizer seed."""
+    """The mean quality of each tokenizer seed over its generator and sampling seeds."""
     groups: dict[str, list[float]] = {}
     for seed, value in by_seed(entry.value).items():
         groups.setdefault(tokenizer_seed(seed), []).append(value)
     return {seed: float(np.mean(values)) for seed, values in groups.items()}
 
 
-def _winners(board: Board, places: dict[str, dict[str, Rank]]) -> str:
-    """Who has the lowest mean with each generator, and whether that is separable from the others."""
+def _winners(board: Board, ranks: dict[str, dict[str, Rank]]) -> str:
+    """The lowest mean with each generator, and whether it is separable from the others."""
     parts, firsts, alone = [], [], []
-    for generator, mine in places.items():
-        entries = board.with_generator(generator)
-        first = min(entries, key=lambda e: e.mean).label
-        tied = [label for label, rank in mine.items() if rank.tied and label != first]
-        trained = bool(mine) and all(rank.basis == "seeds" for rank in mine.values())
+    for generator, by_label in ranks.items():
+        first = min(board.with_generator(generator), key=lambda e: e.mean).label
+        tied = [label for label, rank in by_label.items() if rank.tied and label != first]
+        trained = bool(by_label) and all(rank.basis == "seeds" for rank in by_label.values())
         firsts.append(first)
         alone.append(trained and not tied)
         parts.append(f"{generator}: {first}{board.tied(generator, first)}")
-    if all(alone):
-        verdict = (
-            "Yes, the winner changes"
-            if len(set(firsts)) > 1
-            else f"No, {firsts[0]} wins with every generator"
-        )
+    changes = len(set(firsts)) > 1
+    if all(alone) and changes:
+        verdict = "Yes, the winner changes"
+    elif all(alone):
+        verdict = f"No, {firsts[0]} wins with every generator"
     elif board.seeds < 2:
         verdict = "One seed names no winner; the lowest values"
-    elif len(set(firsts)) > 1:
+    elif changes:
         verdict = "The lowest mean changes, but not all of it is separable from noise"
     else:
         verdict = f"{firsts[0]} has the lowest mean with every generator, but doesn't win everywhere"
@@ -167,33 +167,31 @@ def _concordance(block: Block) -> str:
     if regularizers < 3 or not np.ptp(block.means, axis=0).any():  # no generator orders them
         return ""
     statistic, p = stats.friedmanchisquare(*block.means)
+    w = statistic / (generators * (regularizers - 1))
     return (
         f"The orders of {regularizers} regularizers by {generators} generators agree by Kendall's W = "
-        f"{statistic / (generators * (regularizers - 1)):.2f} (1: the same, 0: unrelated; Friedman's p "
-        f"{p_text(p)})."
+        f"{w:.2f} (1: the same, 0: unrelated; Friedman's p {p_text(p)})."
     )
 
 
-def _table(board: Board, places: dict[str, dict[str, Rank]]) -> pd.DataFrame:
-    found = {(e.label, e.generator): e for e in board.entries}
+def _table(board: Board, ranks: dict[str, dict[str, Rank]]) -> pd.DataFrame:
+    entries = {(e.label, e.generator): e for e in board.entries}
     rows = []
     for label in dict.fromkeys(e.label for e in board.entries):
         row: dict[str, object] = {"regularizer": label}
         for g in board.generators():
-            entry, rank = found.get((label, g)), places.get(g, {}).get(label)
-            row[g] = entry.value.mean if entry else None
-            row[f"{g} std"] = entry.value.std if entry else None
-            row[f"{g} rank"] = _rank_text(rank) if rank else None
-            row[f"{g} tied with the best"] = ("yes" if rank.tied else "no") if rank else None
+            entry, rank = entries.get((label, g)), ranks.get(g, {}).get(label)
+            row |= {g: None, f"{g} std": None, f"{g} rank": None, f"{g} tied with the best": None}
+            if entry:
+                row |= {g: entry.value.mean, f"{g} std": entry.value.std}
+            if rank:
+                row[f"{g} rank"] = str(rank.low) if rank.low == rank.high else f"{rank.low}–{rank.high}"
+                row[f"{g} tied with the best"] = "yes" if rank.tied else "no"
         rows.append(row)
-    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+    return table_of(rows)
 
 
-def _rank_text(rank: Rank) -> str:
-    return f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}"
-
-
-def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
+def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     generators = board.generators(2)
     relative: dict[tuple[str, str], float] = {}
     for g in generators:
@@ -201,18 +199,18 @@ def _figure(board: Board, places: dict[str, dict[str, Rank]]) -> Figure:
         relative |= {(label, g): mean / min(means.values()) for label, mean in means.items()}
 
     def overall(label: str) -> float:
-        return float(np.mean([math.log(v) for (one, _), v in relative.items() if one == label]))
+        return float(np.mean([math.log(v) for (row, _), v in relative.items() if row == label]))
 
     labels = sorted({label for label, _ in relative}, key=overall)
     figure, (ax,) = style.panels(1, 0.4 + 0.28 * len(labels))
     figure.set_figwidth(min(style.WIDTH, 2 + 1.1 * len(generators)))
-    worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # one collapsed row shall not pale all
+    worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # a collapsed row shall not pale all
     for (label, generator), times in relative.items():
         x, y = generators.index(generator), labels.index(label)
         shade = 0.08 + 0.62 * max(1 - math.log(times) / worst, 0.0) ** 2
         box = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=style.ACCENT, alpha=shade, lw=0)
         ax.add_patch(box)
-        rank = places.get(generator, {}).get(label)
+        rank = ranks.get(generator, {}).get(label)
         marked = rank is not None and rank.tied and rank.basis == "seeds"
         text = f"{times:.2f}" + (" ≈" if marked and times > 1 else "")
         ax.text(x, y, text, ha="center", va="center", fontsize=8, color=style.INK)

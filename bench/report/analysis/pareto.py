@@ -1,4 +1,4 @@
-"""The front of reconstruction against generation, and what a regularizer's strength moves along it."""
+"""The Pareto front of reconstruction and generation, and the paths of a regularizer's strength."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from ...leaderboard.columns import number
 from ...leaderboard.rows import Column
 from ...records.records import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, listed, mean_of, most, plural, spread, tokenizer_seed
+from .board import (
+    Board,
+    Entry,
+    by_seed,
+    caution,
+    column_text,
+    in_words,
+    mean_of,
+    most,
+    plural,
+    spread,
+    table_of,
+    tokenizer_seed,
+)
 from .findings import Finding
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
@@ -30,6 +42,15 @@ class Point:
     xs: dict[str, float]  # by tokenizer seed
     ys: dict[str, float]  # by seed
 
+    @property
+    def family(self) -> str:
+        return style.family(self.entry.regularizer)
+
+    def at(self, seed: str) -> tuple[float, float] | None:
+        """The point of one seed; None if either number is missing."""
+        x, y = self.xs.get(tokenizer_seed(seed)), self.ys.get(seed)
+        return None if x is None or y is None else (x, y)
+
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
     """None without a generation distance and a reconstruction metric on two rows of one generator."""
@@ -40,7 +61,6 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     grouped = {g: p for g in board.generators() if len(p := points(board.with_generator(g), x)) > 1}
     if not grouped:
         return None
-    rows = [row for generator, mine in grouped.items() for row in _table(generator, mine, x, board.column)]
     return Finding(
         "pareto",
         "Reconstruction against generation",
@@ -49,14 +69,14 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         _answer(grouped, x, board.quality)
         + _matched_answer(grouped, x, board.quality)
         + caution(board.seeds),
-        f"{board.said}, at each row's best guidance, against {x.name} (protocol {x.protocol}, n = "
-        f"{x.entry['n']:,}). A row is on the front if no other with its generator is as good in both and "
-        "better in one; its share of seeds is how many of them alone have it there. Rows that differ in "
-        f"one numeric option are a path, along which {board.quality} is interpolated (never extrapolated) "
-        f"to one {x.base} for each generator: the nearest to the median row's that most paths reach. The "
-        "hypervolume is the share that a family's rows dominate of the box from the best values of any "
-        "row to a tenth of the range beyond the worst. Error bars are standard deviations over seeds.",
-        pd.DataFrame(rows).dropna(axis="columns", how="all"),
+        f"{board.measure}, at each row's best guidance, against {column_text(x)}. A row is on the front if "
+        "no other with its generator is as good in both and better in one; its share of seeds is how many of "
+        "them alone have it there. Rows that differ in one numeric option are a path, along which "
+        f"{board.quality} is interpolated (never extrapolated) to one {x.base} for each generator: the "
+        "nearest to the median row's that most paths reach. The hypervolume is the share that a family's "
+        "rows dominate of the box from the best values of any row to a tenth of the range beyond the worst. "
+        "Error bars are standard deviations over seeds.",
+        table_of(row for g, found in grouped.items() for row in _table(g, found, x, board.column)),
         _figure(grouped, x, board.column),
     )
 
@@ -66,7 +86,7 @@ def _sign(x: Column) -> float:
 
 
 def points(entries: Sequence[Entry], x: Column) -> list[Point]:
-    """Entries that have both numbers."""
+    """The points of entries that have both numbers."""
     sign = _sign(x)
     return [
         Point(
@@ -82,7 +102,7 @@ def points(entries: Sequence[Entry], x: Column) -> list[Point]:
 
 
 def front(xy: np.ndarray) -> np.ndarray:
-    """(n, 2), lower is better -> (n,) whether no other point is as good in both and better in one."""
+    """Whether no other point is as good in both and better in one: (n, 2), lower is better -> (n,)."""
     no_worse = np.all(xy[None] <= xy[:, None], axis=-1)
     better = np.any(xy[None] < xy[:, None], axis=-1)
     return np.logical_not(np.any(no_worse & better, axis=1))
@@ -104,41 +124,34 @@ def paths(found: Sequence[Point]) -> list[list[Point]]:
         options = _options(point.entry.regularizer)
         for name, text in options.items():
             if (strength := _number(text)) is not None:
-                rest = tuple((k, v) for k, v in options.items() if k != name)
-                family = style.family(point.entry.regularizer)
-                groups.setdefault((point.entry.tokenizer, family, name, rest), []).append((strength, point))
-    return [
-        [point for _, point in sorted(g, key=lambda pair: pair[0])] for g in groups.values() if len(g) > 1
-    ]
+                others = tuple((k, v) for k, v in options.items() if k != name)
+                key = (point.entry.tokenizer, point.family, name, others)
+                groups.setdefault(key, []).append((strength, point))
+    ordered = [sorted(group, key=lambda pair: pair[0]) for group in groups.values() if len(group) > 1]
+    return [[point for _, point in group] for group in ordered]
 
 
 def matched(found: Sequence[Point]) -> float | None:
-    """The x nearest to the median of all points that most paths reach; None without paths."""
+    """The x that most paths reach, nearest to the median of all points; None without paths."""
     ranges = [(min(p.x for p in path), max(p.x for p in path)) for path in paths(found)]
     middle = float(np.median([point.x for point in found]))
-    places = [middle, *(end for ends in ranges for end in ends)]
+    candidates = [middle, *(end for ends in ranges for end in ends)]
 
     def merit(x: float) -> tuple[int, float]:
         return sum(low <= x <= high for low, high in ranges), -abs(x - middle)
 
-    return max(places, key=merit) if ranges else None
+    return max(candidates, key=merit) if ranges else None
 
 
 def at(path: Sequence[Point], x: float) -> dict[str, float]:
-    """The path's y at x, linear between its points, by seed; none where it doesn't reach."""
+    """The path's y at x by seed, linear between its points; without the seeds whose points don't reach x."""
     values = {}
     for seed in path[0].ys:
-        line = sorted(
-            (p.xs[tokenizer_seed(seed)], p.ys[seed]) for p in path if seed in p.ys and _has(p, seed)
-        )
+        line = sorted(xy for point in path if (xy := point.at(seed)) is not None)
         if len(line) > 1 and line[0][0] <= x <= line[-1][0]:
             xs, ys = zip(*line, strict=True)
             values[seed] = float(np.interp(x, xs, ys))
     return values
-
-
-def _has(point: Point, seed: str) -> bool:
-    return tokenizer_seed(seed) in point.xs
 
 
 def _table(generator: str, found: list[Point], x: Column, column: Column) -> list[dict[str, object]]:
@@ -149,22 +162,18 @@ def _table(generator: str, found: list[Point], x: Column, column: Column) -> lis
     target, lines = matched(found), paths(found)
     rows = []
     for i, point in enumerate(found):
-        family = style.family(point.entry.regularizer)
-        same = [
-            j
-            for j, p in enumerate(found)
-            if (style.family(p.entry.regularizer), p.entry.tokenizer) == (family, point.entry.tokenizer)
-        ]
+        family = (point.family, point.entry.tokenizer)
+        same = [j for j, other in enumerate(found) if (other.family, other.entry.tokenizer) == family]
         line = next((line for line in lines if point in line), [])
         values = list(at(line, target).values()) if line and target is not None else []
-        reached = point.entry.row.values[x]
+        reconstruction = point.entry.row.values[x]
         rows.append(
             {
                 "generator": generator,
                 "regularizer": point.entry.label,
                 "guidance": point.entry.guidance,
-                x.name: reached.mean,
-                f"{x.name} std": reached.std,
+                x.name: reconstruction.mean,
+                f"{x.name} std": reconstruction.std,
                 column.name: point.y,
                 f"{column.name} std": point.entry.value.std,
                 "on the front": "yes" if on_front[i] else "no",
@@ -179,12 +188,10 @@ def _table(generator: str, found: list[Point], x: Column, column: Column) -> lis
 
 
 def _front_shares(found: Sequence[Point]) -> list[float | None]:
-    """How often each point is on the front of one seed's points, of the seeds that all points have."""
-    seeds = [seed for seed in found[0].ys if all(seed in p.ys and _has(p, seed) for p in found)]
-    if not seeds:
-        return [None] * len(found)
-    fronts = [front(np.array([(p.xs[tokenizer_seed(s)], p.ys[s]) for p in found])) for s in seeds]
-    return np.mean(fronts, axis=0).tolist()
+    """The share of seeds with each point on the front, over the seeds that all points have."""
+    of_seeds = [[point.at(seed) for point in found] for seed in found[0].ys]
+    fronts = [front(np.array(points)) for points in of_seeds if None not in points]
+    return np.mean(fronts, axis=0).tolist() if fronts else [None] * len(found)
 
 
 def _answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
@@ -193,9 +200,13 @@ def _answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
         mask = front(np.array([(p.x, p.y) for p in found]))
         names = [p.entry.label for p, on in zip(found, mask, strict=True) if on]
         always = sum(share == 1 for share, on in zip(_front_shares(found), mask, strict=True) if on)
-        seeds = f", {always} of them in every seed" if len(found[0].ys) > 1 else ""
-        who = "all" if mask.all() else f"{listed(names)} ({len(names)} of {len(found)}{seeds})"
-        parts.append(f"{generator}: {who}" + (f" ({always} in every seed)" if mask.all() and seeds else ""))
+        several = len(found[0].ys) > 1
+        if mask.all():
+            seeds = f" ({always} in every seed)" if several else ""
+            parts.append(f"{generator}: all{seeds}")
+        else:
+            seeds = f", {always} of them in every seed" if several else ""
+            parts.append(f"{generator}: {in_words(names)} ({len(names)} of {len(found)}{seeds})")
     return f"Not dominated in {x.base} and {quality}: {'; '.join(parts)}."
 
 
@@ -204,15 +215,14 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
     parts = []
     for generator, found in grouped.items():
         target = matched(found)
-        reached = [
-            (values, path) for path in paths(found) if target is not None and (values := at(path, target))
-        ]
-        if target is not None and len(reached) > 1:
-            values, path = min(reached, key=lambda pair: np.mean(list(pair[0].values())))
+        if target is None:
+            continue
+        reached = [(values, path[0].family) for path in paths(found) if (values := at(path, target))]
+        if len(reached) > 1:
+            values, family = min(reached, key=lambda pair: np.mean(list(pair[0].values())))
             seeds = [seed for seed in values if all(seed in others for others, _ in reached)]
             lowest = sum(values[seed] == min(others[seed] for others, _ in reached) for seed in seeds)
             agree = f", the lowest in {lowest} of {plural(len(seeds), 'seed')}" if len(seeds) > 1 else ""
-            family = style.family(path[0].entry.regularizer)
             parts.append(
                 f"{generator}: {family}, {spread(list(values.values()))} at {x.base} {number(abs(target))} "
                 f"(of {len(reached)} paths{agree})"
@@ -226,7 +236,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
     sign = _sign(x)
     for ax, (generator, found) in zip(axes, grouped.items(), strict=True):
         for path in paths(found):
-            look = by_family[style.family(path[0].entry.regularizer)]
+            look = by_family[path[0].family]
             ax.plot([sign * p.x for p in path], [p.y for p in path], color=look.colour, lw=1.2, zorder=1)
         xy = np.array([(p.x, p.y) for p in found])
         mask = front(xy)
@@ -234,7 +244,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
         ax.step(sign * edge[:, 0], edge[:, 1], where="post", color=style.FAINT, lw=1, ls=":", zorder=0)
         named = found if len(found) <= 10 else [p for path in paths(found) for p in (path[0], path[-1])]
         for point, on in zip(found, mask, strict=True):
-            look, entry = by_family[style.family(point.entry.regularizer)], point.entry
+            look, entry = by_family[point.family], point.entry
             ax.errorbar(
                 sign * point.x,
                 point.y,
@@ -247,7 +257,8 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
                 elinewidth=0.8,
             )
             if point in named:
-                style.write(ax, sign * point.x, point.y, _short(point))
+                options = ", ".join(_options(entry.regularizer).values())  # the colour shows the family
+                style.write(ax, sign * point.x, point.y, options)
         style.logarithmic(ax, "y", [p.y for p in found])
         if xy[:, 0].min() > 0 and xy[:, 0].max() > 10 * xy[:, 0].min():
             style.logarithmic(ax, "x", xy[:, 0])
@@ -257,11 +268,6 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
     looks["on the front: filled"] = {"color": style.FAINT, "ls": ":"}
     style.key(figure, looks)
     return figure
-
-
-def _short(point: Point) -> str:
-    """What the colour doesn't say: the values of the options."""
-    return ", ".join(_options(point.entry.regularizer).values())
 
 
 def _options(label: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How well cheap signals order the rows as generation quality does: Kendall's tau-b of each."""
+"""Cheap signals that order the rows as generation quality does, by Kendall's tau-b."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
 from ...leaderboard.columns import COSTS
 from ...leaderboard.rows import Column, grouped
 from ...records.records import Record
-from ...statistics.statistics import holm
+from ...statistics.significance import holm
 from . import style
-from .board import Board, caution, listed, p_text, plural
+from .board import Board, caution, in_words, mean_of, p_text, plural, table_of
 from .findings import Finding
 
 LEAST = 4  # rows; with three, tau has four values
@@ -31,7 +30,7 @@ class Signal:
     """A number for each row, known before a generator is trained to its end."""
 
     name: str
-    sign: float | None  # 1 where higher is said to be better, -1 lower; None: no direction
+    sign: float | None  # 1 if higher is declared to be better, -1 if lower; None: no direction
     values: dict[str, float]  # by row label
 
 
@@ -70,7 +69,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Which cheap signals foretell generation",
         "Does a signal that costs no generator, or a part of one, order the rows as generation quality does?",
         _answer(found, target) + caution(board.seeds),
-        f"Kendall's τ-b over rows (means over seeds) with {board.said} at the row's best guidance. "
+        f"Kendall's τ-b over rows (means over seeds) with {board.measure} at the row's best guidance. "
         "Positive: a better signal goes with better generation; of a signal without a direction, a larger "
         "one. "
         + (f"“{POOLED}”: with the mean rank over {len(quality)} generators. " if target == POOLED else "")
@@ -78,13 +77,13 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "none for a perfect order. p: scipy's, by Holm over a target's signals. “Without one” is the range "
         "of τ with one family of regularizers left out, as rows of a family aren't independent. Losses: all "
         "terms, means over 10–25 % and over the last 10 % of the steps.",
-        pd.DataFrame([_line(f) for f in found]).dropna(axis="columns", how="all"),
+        table_of(_line(f) for f in found),
         _figure(found, target),
     )
 
 
 def _latent_signals(board: Board) -> list[Signal]:
-    """Every tokenizer-scope score; not what it would be on fresh reference samples, which isn't the row's."""
+    """All scores of tokenizers, but for those of fresh reference samples, which aren't the row's."""
     columns: dict[Column, None] = {c: None for row in board.tokenizers for c in row.values}
     names = [c.name for c in columns]
     signals = []
@@ -92,29 +91,23 @@ def _latent_signals(board: Board) -> list[Signal]:
         if column.entry.get("unit") in COSTS or "_real" in column.base or column.scope != "tokenizer":
             continue
         name = column.name if names.count(column.name) == 1 else f"{column.name} ({column.protocol})"
-        values = {
-            board.label(row): mean
-            for row in board.tokenizers
-            if column in row.values and (mean := row.values[column].mean) is not None
-        }
-        signals.append(
-            Signal(name, {"higher": 1.0, "lower": -1.0}.get(column.entry.get("better") or ""), values)
-        )
+        means = {board.label(r.tokenizer, r.regularizer): mean_of(r, column) for r in board.tokenizers}
+        values = {label: mean for label, mean in means.items() if mean is not None}
+        sign = {"higher": 1.0, "lower": -1.0}.get(column.entry.get("better") or "")
+        signals.append(Signal(name, sign, values))
     return signals
 
 
 def _loss_signals(board: Board, generator: str) -> list[Signal]:
     """A generator's own loss early and at the end of its training."""
     early, final = {}, {}
-    mine = [r for r in board.records if r.cell["generator"] == generator and r.curves.get("generator")]
-    for (tokenizer, regularizer), group in grouped(mine, ("tokenizer", "regularizer")).items():
-        label = f"{tokenizer} · {regularizer}" if board.several_tokenizers else regularizer
+    records = [r for r in board.records if r.cell["generator"] == generator and r.curves.get("generator")]
+    for labels, group in grouped(records, ("tokenizer", "regularizer")).items():
         curves = [loss for record in group if (loss := _loss(record)) is not None]
         if curves:
-            early[label] = float(
-                np.mean([values[(0.1 <= at) & (at <= 0.25)].mean() for at, values in curves])
-            )
-            final[label] = float(np.mean([values[at >= 0.9].mean() for at, values in curves]))
+            label = board.label(*labels)
+            early[label] = float(np.mean([loss[(0.1 <= at) & (at <= 0.25)].mean() for at, loss in curves]))
+            final[label] = float(np.mean([loss[at >= 0.9].mean() for at, loss in curves]))
     return [
         Signal("generator loss at 10–25 % of its steps", -1.0, early),
         Signal("generator loss at the end", -1.0, final),
@@ -122,7 +115,7 @@ def _loss_signals(board: Board, generator: str) -> list[Signal]:
 
 
 def _loss(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
-    """Shares of the steps and the sum of the loss's terms there; None where a share has no finite value."""
+    """Shares of the steps, and the loss's summed terms there; None without early or without finite terms."""
     curve = record.curves["generator"]
     terms = np.array([values for name, values in curve.items() if name != "step"], dtype=float)  # None is nan
     if not terms.size or np.isnan(terms).any():
@@ -136,32 +129,33 @@ def _loss(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
 def _pooled(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Mean ranks over the generators that have half of the rows, of the rows that all of these have."""
     most = max(map(len, values.values()))
-    counted = [mine for mine in values.values() if 2 * len(mine) >= most]
-    labels = [label for label in counted[0] if all(label in mine for mine in counted)]
-    ranks = np.mean([stats.rankdata([mine[label] for label in labels]) for mine in counted], axis=0)
+    counted = [by_label for by_label in values.values() if 2 * len(by_label) >= most]
+    labels = [label for label in counted[0] if all(label in by_label for by_label in counted)]
+    ranks = np.mean([stats.rankdata([by_label[label] for label in labels]) for by_label in counted], axis=0)
     return dict(zip(labels, ranks.tolist(), strict=True))
 
 
 def _pooled_signals(losses: Mapping[str, Sequence[Signal]]) -> list[Signal]:
-    """Losses of different generators have different units: their ranks are what can be pooled."""
-    names = {signal.name for mine in losses.values() for signal in mine}
+    """The losses' ranks, pooled over generators; losses of different generators have different units."""
+    names = {signal.name for signals in losses.values() for signal in signals}
     pooled = []
     for name in sorted(names):
-        values = {g: s.values for g, mine in losses.items() for s in mine if s.name == name and s.values}
+        named = {g: next((s for s in signals if s.name == name), None) for g, signals in losses.items()}
+        values = {g: signal.values for g, signal in named.items() if signal and signal.values}
         if values:
             pooled.append(Signal(name, -1.0, _pooled(values)))
     return pooled
 
 
 def _measured(signals: Sequence[Signal], quality: Mapping[str, float], target: str) -> list[Fidelity]:
-    """Each signal that at least LEAST rows have and that isn't constant."""
+    """The fidelity of each signal that isn't constant and that at least LEAST rows have."""
     found = [f for signal in signals if (f := fidelity(signal, quality, target)) is not None]
     corrected = holm([f.p for f in found]).tolist()
     return [replace(f, corrected=p) for f, p in zip(found, corrected, strict=True)]
 
 
 def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> Fidelity | None:
-    """quality: higher is better. None with too few rows, or where either is constant."""
+    """A signal's tau with quality (higher is better); None with too few rows or if either is constant."""
     labels = [label for label in quality if label in signal.values]
     x = np.array([signal.values[label] for label in labels]) * (signal.sign or 1.0)
     y = np.array([quality[label] for label in labels])
@@ -188,7 +182,7 @@ def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> 
 
 
 def tau_b(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of n pairs, taken `counts` (B, n) times each -> (B,); nan where one is constant.
+    """Kendall's tau-b of n pairs, taken `counts` (B, n) times each: (B,), nan where either is constant.
 
     scipy has it for one sample at a time; a bootstrap of all signals takes thousands.
     """
@@ -202,7 +196,7 @@ def tau_b(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _merit(f: Fidelity) -> float:
-    """A signal without a direction is as good with either sign."""
+    """The rank of a signal, which without a direction is as good with either sign of tau."""
     return f.tau if f.signal.sign else abs(f.tau)
 
 
@@ -223,51 +217,50 @@ def _line(f: Fidelity) -> dict[str, object]:
 
 
 def _answer(found: Sequence[Fidelity], target: str) -> str:
-    mine = [f for f in found if f.target == target]
-    rows, best = max(f.rows for f in mine), mine[0]
-    sure = [f for f in mine if f.corrected < 0.05]
+    signals = [f for f in found if f.target == target]
+    count, rows = plural(len(signals), "signal"), max(f.rows for f in signals)
+    sure = [f for f in signals if f.corrected < 0.05]
     across = f"{target}, {plural(rows, 'row')}"
     if sure:
-        text = f"{len(sure)} of {plural(len(mine), 'signal')} do so beyond chance ({across}): {_few(sure)}."
+        text = f"{len(sure)} of {count} do so beyond chance ({across}): {_strongest(sure)}."
     else:
-        none = f"None of {plural(len(mine), 'signal')} does so beyond chance ({across})"
-        text = f"{none}; nearest is {_told(best)}."
+        text = f"None of {count} does so beyond chance ({across}); nearest is {_text(signals[0])}."
     if rows < 6:
         chance = 2 / math.factorial(rows)
         text += f" Even a perfect order of {rows} rows has p = {chance:.2g}: this says very little."
     alone = {f.target: [g for g in found if g.target == f.target and g.corrected < 0.05] for f in found}
-    parts = [f"with {g} {_few(some, 1)}" for g, some in alone.items() if some and g != target]
+    parts = [f"with {g} {_strongest(sure, 1)}" for g, sure in alone.items() if sure and g != target]
     return text + (f" Alone, {'; '.join(parts)}." if parts else "")
 
 
-def _few(some: Sequence[Fidelity], most: int = 3) -> str:
-    """The strongest, the others counted."""
-    return listed([_told(f) for f in sorted(some, key=lambda f: -abs(f.tau))], most)
+def _strongest(found: Sequence[Fidelity], most: int = 3) -> str:
+    """The strongest signals, and a count of the others."""
+    return in_words([_text(f) for f in sorted(found, key=lambda f: -abs(f.tau))], most)
 
 
-def _told(f: Fidelity) -> str:
+def _text(f: Fidelity) -> str:
     between = f", 95 % {f.interval[0]:.2f} to {f.interval[1]:.2f}" if f.interval else ""
     wrong = ", the wrong way" if f.signal.sign and f.tau < 0 else ""
     return f"{f.signal.name} (τ = {f.tau:.2f}{wrong}{between}, Holm's p {p_text(f.corrected)})"
 
 
 def _figure(found: Sequence[Fidelity], target: str) -> Figure:
-    mine = [f for f in found if f.target == target][:SHOWN]
-    figure, (ax,) = style.panels(1, 0.5 + 0.2 * len(mine))
+    shown = [f for f in found if f.target == target][:SHOWN]
+    figure, (ax,) = style.panels(1, 0.5 + 0.2 * len(shown))
     figure.set_figwidth(style.WIDTH)
-    places = {f.signal.name: y for y, f in enumerate(mine)}
+    places = {f.signal.name: y for y, f in enumerate(shown)}
     ax.axvline(0, color=style.FAINT, lw=0.8, zorder=0)
     for f in found:
         if f.target != target and f.signal.name in places:
             ax.plot(f.tau, places[f.signal.name], "|", color=style.FAINT, ms=7, mew=1.2)
-    for f in mine:
+    for f in shown:
         y, sure = places[f.signal.name], f.corrected < 0.05
         if f.interval:
             ax.plot(f.interval, (y, y), color=style.ACCENT, lw=1.2)
         ax.plot(f.tau, y, "o", color=style.ACCENT, mfc=style.ACCENT if sure else "none", ms=5)
     arrows = {1.0: " ↑", -1.0: " ↓", None: ""}
-    style.categories(ax.yaxis, [f.signal.name + arrows[f.signal.sign] for f in mine])
-    ax.set_ylim(len(mine) - 0.4, -0.6)
+    style.categories(ax.yaxis, [f.signal.name + arrows[f.signal.sign] for f in shown])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(-1.05, 1.05)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1])
     style.captions(ax, "", f"Kendall's τ with generation quality ({target})")

@@ -1,12 +1,13 @@
-"""The small style that all figures of analyses share: two inks, one colour a regularizer, no decoration.
+"""The style of all figures of analyses: two inks, one colour a regularizer, no decoration.
 
 INK and FAINT are the only colours of text and axes and the background is transparent, so that a page can
-exchange them for light and dark. Labels come from matrices, where "$" is no formula.
+exchange them for light and dark. Labels come from matrices, in which "$" does not start a formula.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 INK, FAINT = "#1f2328", "#8c959f"
 ACCENT = "#3b7dd8"
-# Okabe & Ito's and Tol's colours that stand on white and on black; the baseline is grey.
+# Okabe & Ito's and Tol's colours that are legible on white and on black; the baseline is grey.
 COLOURS = {
     "none": FAINT,
     "kl": "#0080c8",
@@ -39,7 +40,7 @@ MOST_ROWS = 12  # in a legend
 
 
 class Style(NamedTuple):
-    """How a family of regularizers is drawn, in every figure."""
+    """The colour and marker of a family of regularizers in every figure."""
 
     colour: str
     marker: str
@@ -51,24 +52,25 @@ def family(regularizer: str) -> str:
 
 
 def styles(regularizers: Iterable[str]) -> dict[str, Style]:
-    """By family; those that come with the suite look the same in all matrices."""
-    families = {family(one) for one in regularizers}
-    known = [name for name in COLOURS if name in families]
-    new = sorted(families - set(COLOURS))
-    found = {name: Style(COLOURS[name], MARKERS[list(COLOURS).index(name)]) for name in known}
-    for i, name in enumerate(new):
-        found[name] = Style(OTHERS[i % len(OTHERS)], MARKERS[(len(COLOURS) + i) % len(MARKERS)])
-    return found
+    """Styles by family; the suite's own families look the same in all matrices."""
+    families = set(map(family, regularizers))
+    by_family = {}
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        if name in families:
+            by_family[name] = Style(colour, MARKERS[i])
+    for i, name in enumerate(sorted(families - set(COLOURS))):
+        by_family[name] = Style(OTHERS[i % len(OTHERS)], MARKERS[(len(COLOURS) + i) % len(MARKERS)])
+    return by_family
 
 
 def dashes(regularizers: Iterable[str]) -> dict[str, str]:
     """A line style for each row, so that rows of one family can be told apart."""
-    seen: dict[str, int] = {}
-    found = {}
-    for one in dict.fromkeys(regularizers):
-        nth = seen[family(one)] = seen.get(family(one), -1) + 1
-        found[one] = ("-", "--", ":", "-.")[nth % 4]
-    return found
+    seen: Counter[str] = Counter()
+    by_row = {}
+    for row in dict.fromkeys(regularizers):
+        by_row[row] = ("-", "--", ":", "-.")[seen[family(row)] % 4]
+        seen[family(row)] += 1
+    return by_row
 
 
 def panels(count: int, height: float, columns: int | None = None) -> tuple[Figure, list[Axes]]:
@@ -87,7 +89,7 @@ def panels(count: int, height: float, columns: int | None = None) -> tuple[Figur
 
 
 def plain(ax: Axes) -> None:
-    """Two spines, faint; text in ink."""
+    """Draws two faint spines, and text in ink."""
     ax.patch.set_alpha(0)
     for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -100,29 +102,22 @@ def plain(ax: Axes) -> None:
 
 
 def captions(ax: Axes, title: str, x: str, y: str = "") -> None:
-    """A panel's title and the names of its axes; the y axis is named at the left of a row alone."""
+    """Sets a panel's title and the names of its axes; the y axis is named only at the left of a row."""
     ax.set_xlabel(x, parse_math=False)
-    place = ax.get_subplotspec()
-    if place is None or place.is_first_col():
+    position = ax.get_subplotspec()
+    if position is None or position.is_first_col():
         ax.set_ylabel(y, parse_math=False)
     ax.set_title(title, loc="left", fontsize=9, color=INK, fontweight="bold", parse_math=False)
 
 
 def write(ax: Axes, x: float, y: float, text: str) -> None:
-    """Text beside a point."""
-    ax.annotate(
-        text,
-        (x, y),
-        xytext=(4, 3),
-        textcoords="offset points",
-        color=INK,
-        fontsize=SMALL,
-        parse_math=False,
-    )
+    """Writes a text beside a point."""
+    options: dict[str, Any] = {"color": INK, "fontsize": SMALL, "parse_math": False}
+    ax.annotate(text, (x, y), xytext=(4, 3), textcoords="offset points", **options)
 
 
 def key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int = 5) -> None:
-    """One legend above all panels: text and the options of a line for each entry."""
+    """Draws one legend above all panels, of texts and the options of their lines."""
     handles = [Line2D([], [], **{"lw": 1.5, "markersize": 5, **look}) for look in looks.values()]
     legend = figure.legend(
         handles,
@@ -140,30 +135,26 @@ def key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int = 5
 
 
 def row_looks(regularizers: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Options of a line for each regularizer row: its family's colour and marker, its own dashes."""
+    """The options of each regularizer row's line: its family's colour and marker, its own dashes."""
     rows = list(dict.fromkeys(regularizers))
-    style, dash = styles(rows), dashes(rows)
-    return {
-        one: {
-            "color": style[family(one)].colour,
-            "marker": style[family(one)].marker,
-            "linestyle": dash[one],
-            "markerfacecolor": style[family(one)].colour if dash[one] == "-" else "none",
-        }
-        for one in rows
-    }
+    by_family, looks = styles(rows), {}
+    for row, dash in dashes(rows).items():
+        colour, marker = by_family[family(row)]
+        fill = colour if dash == "-" else "none"
+        looks[row] = {"color": colour, "marker": marker, "linestyle": dash, "markerfacecolor": fill}
+    return looks
 
 
 def row_key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], **others: Mapping[str, Any]) -> None:
-    """A legend of rows; of families alone where there are too many rows to read."""
+    """Draws a legend of rows, or of families where there are too many rows to read."""
     if len(looks) > MOST_ROWS:
-        first = {family(one): one for one in reversed(list(looks))}
+        first = {family(row): row for row in reversed(list(looks))}
         looks = {name: {**looks[first[name]], "linestyle": "-"} for name in reversed(first)}
     key(figure, {**looks, **others})
 
 
 def categories(axis: Axis, labels: Sequence[str]) -> None:
-    """Names at 0, 1, … of an axis."""
+    """Names the positions 0, 1, … of an axis."""
     axis.set_ticks(range(len(labels)))
     axis.set_ticklabels(list(labels), parse_math=False)
 
@@ -181,12 +172,12 @@ def logarithmic(ax: Axes, which: str, values: Iterable[float]) -> None:
 
 
 def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` round numbers from low to high; even in their logarithms where the range is wide."""
+    """At most `most` round numbers from low to high, evenly spaced in logarithms where the range is wide."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
-        if 3 <= len(found) <= most:
-            return found
+        ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+        if 3 <= len(ticks) <= most:
+            return ticks
     ticks = [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
     if high / low < 10:
         return ticks

@@ -23,7 +23,7 @@ from ...leaderboard.columns import (
 from ...leaderboard.ranking import Ranking, rank_header, rank_texts, rankings, reading
 from ...leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
 from ...records.records import Record, natural, protocol_id
-from ...statistics.statistics import Rank
+from ...statistics.significance import Rank
 from ..markdown import COST_COLUMNS, spending
 
 if TYPE_CHECKING:
