@@ -122,10 +122,10 @@ def _weightings(
     """The classes with two images on either side, and both weightings with a row added for each class."""
     if labels is None:
         return [], *sets
-    one, two = labels
-    shared = [int(c) for c in one.unique() if c >= 0 and (one == c).sum() > 1 and (two == c).sum() > 1]
+    known = [c for c in labels[0].unique().tolist() if c >= 0]
+    shared = [c for c in known if all((side == c).sum() > 1 for side in labels)]
     wanted = torch.tensor(shared, dtype=torch.int64)[:, None]
-    members = (one == wanted).double(), (two == wanted).double()
+    members = [(side == wanted).double() for side in labels]
     left, right = (torch.cat(rows) for rows in zip(sets, members, strict=True))
     return [str(c) for c in shared], left, right
 

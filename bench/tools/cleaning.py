@@ -86,17 +86,17 @@ def holdings(store: Store, needed: dict[str, set[str]]) -> Iterator[Holding]:
             yield holding(path, part)
 
 
-def by_kind(found: Iterable[Holding]) -> dict[str, list[Holding]]:
+def by_kind(items: Iterable[Holding]) -> dict[str, list[Holding]]:
     """The holdings by kind, in their order."""
     kinds: dict[str, list[Holding]] = {}
-    for holding in found:
+    for holding in items:
         kinds.setdefault(holding.kind, []).append(holding)
     return kinds
 
 
-def total(found: Iterable[Holding]) -> int:
+def total(items: Iterable[Holding]) -> int:
     """The bytes of all holdings."""
-    return sum(holding.bytes for holding in found)
+    return sum(holding.bytes for holding in items)
 
 
 def free(store: Store, holding: Holding) -> bool:

@@ -183,29 +183,29 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate]
     )
 
 
-def regressions(found: Comparison, gates: Iterable[Gate]) -> list[str]:
+def regressions(comparison: Comparison, gates: Iterable[Gate]) -> list[str]:
     """The regressions that gates refuse: lines that are worse, and rows that have no number in B.
 
     A line names what its error is from, if not from seeds: a gate closes on sampling noise alone too.
     """
     texts = []
     for gate in gates:
-        for line in found.lines:
+        for line in comparison.lines:
             if _fits(line.column.name, [gate.metric]) and gate.closed_by(line):
                 unsure = "" if line.difference.basis == "seeds" else f": {line.verdict}"
                 texts.append(f"{_change(line)}, p = {line.p:.2g} over {_over(line.difference)}{unsure}")
-        for name, rows in found.lost.items():
+        for name, rows in comparison.lost.items():
             if _fits(name, [gate.metric]):
                 texts += [f"{name} of {row}" for row in rows]
     return list(dict.fromkeys(texts))
 
 
-def untested(found: Comparison, gates: Sequence[Gate]) -> list[str]:
+def untested(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:
     """The lines of gates without a known error: they neither pass nor fail."""
     patterns = [gate.metric for gate in gates]
     return [
         f"{_change(line)}, {line.verdict}"
-        for line in found.lines
+        for line in comparison.lines
         if not line.known and not line.identical and _fits(line.column.name, patterns)
     ]
 
@@ -298,7 +298,7 @@ def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
     return [replace(line, p=next(p) if line.tested else 1.0) for line in lines]
 
 
-def to_json(found: Comparison) -> dict[str, Any]:
+def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON data; p is corrected over all lines, p_alone isn't."""
     lines = [
         {
@@ -318,18 +318,18 @@ def to_json(found: Comparison) -> dict[str, Any]:
             "basis": line.difference.basis,
             "verdict": line.verdict,
         }
-        for line in found.lines
+        for line in comparison.lines
     ]
-    return plain_json({"lines": lines, "not_compared": found.apart, "lost": found.lost})
+    return plain_json({"lines": lines, "not_compared": comparison.apart, "lost": comparison.lost})
 
 
-def text(found: Comparison) -> str:
+def text(comparison: Comparison) -> str:
     """The comparison as a table, followed by what isn't in it."""
     from tabulate import tabulate
 
     header = ["row", "metric", "A", "B", "B - A", "%", "95 % interval", "p", "over", "verdict"]
     rows = []
-    for line in found.lines:
+    for line in comparison.lines:
         gap = line.difference
         rows.append(
             [
@@ -347,14 +347,14 @@ def text(found: Comparison) -> str:
         )
     parts = []
     if rows:
-        tested = sum(line.tested for line in found.lines)
+        tested = sum(line.tested for line in comparison.lines)
         count = "1 line that was tested" if tested == 1 else f"{tested} lines that were tested"
         parts.append(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
         parts.append(
             f"Differences are paired. Intervals are of a line alone, p is corrected over {count} (Holm)."
         )
-    parts += [f"not compared: {reason}" for reason in found.apart]
-    parts += [f"lost: {name} of {row}" for name, rows in found.lost.items() for row in rows]
+    parts += [f"not compared: {reason}" for reason in comparison.apart]
+    parts += [f"lost: {name} of {row}" for name, rows in comparison.lost.items() for row in rows]
     return "\n".join(parts)
 
 

@@ -73,11 +73,11 @@ def differences(sources: Sequence[ResultsFolder]) -> list[Difference]:
     ]
 
 
-def refusal(found: Sequence[Difference]) -> str:
+def refusal(refused: Sequence[Difference]) -> str:
     """The error message: all differences, each kind with what to do about it."""
     lines = ["these results do not go together; nothing was written"]
     for aspect, advice in ALLOWED.items():
-        texts = [str(difference) for difference in found if difference.aspect == aspect]
+        texts = [str(difference) for difference in refused if difference.aspect == aspect]
         if texts:
             lines += [*texts, f"  → {advice}"]
     return "\n".join(lines)
@@ -106,13 +106,13 @@ def protocol_notes(sources: Sequence[ResultsFolder]) -> list[str]:
     ]
 
 
-def _protocol_sides(found: Sequence[tuple[dict[str, Any], list[str]]]) -> str:
+def _protocol_sides(by_protocol: Sequence[tuple[dict[str, Any], list[str]]]) -> str:
     """The keys in which protocols differ, by the folders that have them."""
-    protocols = [flat(protocol) for protocol, _ in found]
+    protocols = [flat(protocol) for protocol, _ in by_protocol]
     all_keys = dict.fromkeys(key for protocol in protocols for key in protocol)
     keys = [key for key in all_keys if len({_text(p.get(key)) for p in protocols}) > 1]
     sides = []
-    for protocol, (_, folders) in zip(protocols, found, strict=True):
+    for protocol, (_, folders) in zip(protocols, by_protocol, strict=True):
         values = ", ".join(f"{key} {_short(protocol.get(key))}" for key in keys)
         sides.append(f"{', '.join(folders)}: {values}")
     return "; ".join(sides)

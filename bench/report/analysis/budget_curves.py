@@ -69,8 +69,8 @@ def _curves(board: Board) -> tuple[str, list[Curve]]:
     plain = [n for n in names if "@" not in n.partition("[")[0]]
     if not plain:
         return "", []
-    own = board.column.name if board.column else ""
-    name = own if own in plain else plain[0]
+    preferred = board.column.name if board.column else ""
+    name = preferred if preferred in plain else plain[0]
     done = [record for record in done if name in record.curves["quality"]]
     groups = grouped(done, ("tokenizer", "regularizer", "generator"))
     curves = []

@@ -76,7 +76,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "nearest to the median row's that most paths reach. The hypervolume is the share that a family's "
         "rows dominate of the box from the best values of any row to a tenth of the range beyond the worst. "
         "Error bars are standard deviations over seeds.",
-        table_of(row for g, found in grouped.items() for row in _table(g, found, x, board.column)),
+        table_of(row for g, group in grouped.items() for row in _table(g, group, x, board.column)),
         _figure(grouped, x, board.column),
     )
 
@@ -117,24 +117,24 @@ def hypervolume(xy: np.ndarray, best: np.ndarray, worst: np.ndarray) -> float:
     return float(area / np.prod(worst - best))
 
 
-def paths(found: Sequence[Point]) -> list[list[Point]]:
+def paths(group: Sequence[Point]) -> list[list[Point]]:
     """Points whose labels differ in one numeric option, in the option's order."""
     groups: dict[tuple[object, ...], list[tuple[float, Point]]] = {}
-    for point in found:
+    for point in group:
         options = _options(point.entry.regularizer)
         for name, text in options.items():
             if (strength := _number(text)) is not None:
                 others = tuple((k, v) for k, v in options.items() if k != name)
                 key = (point.entry.tokenizer, point.family, name, others)
                 groups.setdefault(key, []).append((strength, point))
-    ordered = [sorted(group, key=lambda pair: pair[0]) for group in groups.values() if len(group) > 1]
-    return [[point for _, point in group] for group in ordered]
+    ordered = [sorted(path, key=lambda pair: pair[0]) for path in groups.values() if len(path) > 1]
+    return [[point for _, point in path] for path in ordered]
 
 
-def matched(found: Sequence[Point]) -> float | None:
+def matched(group: Sequence[Point]) -> float | None:
     """The x that most paths reach, nearest to the median of all points; None without paths."""
-    ranges = [(min(p.x for p in path), max(p.x for p in path)) for path in paths(found)]
-    middle = float(np.median([point.x for point in found]))
+    ranges = [(min(p.x for p in path), max(p.x for p in path)) for path in paths(group)]
+    middle = float(np.median([point.x for point in group]))
     candidates = [middle, *(end for ends in ranges for end in ends)]
 
     def merit(x: float) -> tuple[int, float]:
@@ -154,16 +154,16 @@ def at(path: Sequence[Point], x: float) -> dict[str, float]:
     return values
 
 
-def _table(generator: str, found: list[Point], x: Column, column: Column) -> list[dict[str, object]]:
-    xy = np.array([(p.x, p.y) for p in found])
+def _table(generator: str, group: list[Point], x: Column, column: Column) -> list[dict[str, object]]:
+    xy = np.array([(p.x, p.y) for p in group])
     best, worst = xy.min(0), xy.max(0)
     worst = worst + MARGIN * np.maximum(worst - best, 1e-12)
-    on_front, shares = front(xy), _front_shares(found)
-    target, lines = matched(found), paths(found)
+    on_front, shares = front(xy), _front_shares(group)
+    target, lines = matched(group), paths(group)
     rows = []
-    for i, point in enumerate(found):
+    for i, point in enumerate(group):
         family = (point.family, point.entry.tokenizer)
-        same = [j for j, other in enumerate(found) if (other.family, other.entry.tokenizer) == family]
+        same = [j for j, other in enumerate(group) if (other.family, other.entry.tokenizer) == family]
         line = next((line for line in lines if point in line), [])
         values = list(at(line, target).values()) if line and target is not None else []
         reconstruction = point.entry.row.values[x]
@@ -187,37 +187,37 @@ def _table(generator: str, found: list[Point], x: Column, column: Column) -> lis
     return rows
 
 
-def _front_shares(found: Sequence[Point]) -> list[float | None]:
+def _front_shares(group: Sequence[Point]) -> list[float | None]:
     """The share of seeds with each point on the front, over the seeds that all points have."""
-    of_seeds = [[point.at(seed) for point in found] for seed in found[0].ys]
+    of_seeds = [[point.at(seed) for point in group] for seed in group[0].ys]
     fronts = [front(np.array(points)) for points in of_seeds if None not in points]
-    return np.mean(fronts, axis=0).tolist() if fronts else [None] * len(found)
+    return np.mean(fronts, axis=0).tolist() if fronts else [None] * len(group)
 
 
 def _answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
     parts = []
-    for generator, found in grouped.items():
-        mask = front(np.array([(p.x, p.y) for p in found]))
-        names = [p.entry.label for p, on in zip(found, mask, strict=True) if on]
-        always = sum(share == 1 for share, on in zip(_front_shares(found), mask, strict=True) if on)
-        several = len(found[0].ys) > 1
+    for generator, group in grouped.items():
+        mask = front(np.array([(p.x, p.y) for p in group]))
+        names = [p.entry.label for p, on in zip(group, mask, strict=True) if on]
+        always = sum(share == 1 for share, on in zip(_front_shares(group), mask, strict=True) if on)
+        several = len(group[0].ys) > 1
         if mask.all():
             seeds = f" ({always} in every seed)" if several else ""
             parts.append(f"{generator}: all{seeds}")
         else:
             seeds = f", {always} of them in every seed" if several else ""
-            parts.append(f"{generator}: {in_words(names)} ({len(names)} of {len(found)}{seeds})")
+            parts.append(f"{generator}: {in_words(names)} ({len(names)} of {len(group)}{seeds})")
     return f"Not dominated in {x.base} and {quality}: {'; '.join(parts)}."
 
 
 def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
     """Each generator's best path at the matched reconstruction, of those that reach it."""
     parts = []
-    for generator, found in grouped.items():
-        target = matched(found)
+    for generator, group in grouped.items():
+        target = matched(group)
         if target is None:
             continue
-        reached = [(values, path[0].family) for path in paths(found) if (values := at(path, target))]
+        reached = [(values, path[0].family) for path in paths(group) if (values := at(path, target))]
         if len(reached) > 1:
             values, family = min(reached, key=lambda pair: np.mean(list(pair[0].values())))
             seeds = [seed for seed in values if all(seed in others for others, _ in reached)]
@@ -232,18 +232,18 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
 
 def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figure:
     figure, axes = style.panels(len(grouped), 2.4)
-    by_family = style.styles(p.entry.regularizer for found in grouped.values() for p in found)
+    by_family = style.styles(p.entry.regularizer for group in grouped.values() for p in group)
     sign = _sign(x)
-    for ax, (generator, found) in zip(axes, grouped.items(), strict=True):
-        for path in paths(found):
+    for ax, (generator, group) in zip(axes, grouped.items(), strict=True):
+        for path in paths(group):
             look = by_family[path[0].family]
             ax.plot([sign * p.x for p in path], [p.y for p in path], color=look.colour, lw=1.2, zorder=1)
-        xy = np.array([(p.x, p.y) for p in found])
+        xy = np.array([(p.x, p.y) for p in group])
         mask = front(xy)
         edge = xy[mask][np.argsort(xy[mask][:, 0])]
         ax.step(sign * edge[:, 0], edge[:, 1], where="post", color=style.FAINT, lw=1, ls=":", zorder=0)
-        named = found if len(found) <= 10 else [p for path in paths(found) for p in (path[0], path[-1])]
-        for point, on in zip(found, mask, strict=True):
+        named = group if len(group) <= 10 else [p for path in paths(group) for p in (path[0], path[-1])]
+        for point, on in zip(group, mask, strict=True):
             look, entry = by_family[point.family], point.entry
             ax.errorbar(
                 sign * point.x,
@@ -259,7 +259,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
             if point in named:
                 options = ", ".join(_options(entry.regularizer).values())  # the colour shows the family
                 style.write(ax, sign * point.x, point.y, options)
-        style.logarithmic(ax, "y", [p.y for p in found])
+        style.logarithmic(ax, "y", [p.y for p in group])
         if xy[:, 0].min() > 0 and xy[:, 0].max() > 10 * xy[:, 0].min():
             style.logarithmic(ax, "x", xy[:, 0])
         ax.margins(x=0.15)

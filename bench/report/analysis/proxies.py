@@ -55,20 +55,20 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     quality = {g: values for g, values in quality.items() if len(values) >= LEAST}
     signals = _latent_signals(board)
     losses = {g: _loss_signals(board, g) for g in quality}
-    found: list[Fidelity] = []
+    fidelities: list[Fidelity] = []
     for generator, values in quality.items():
-        found += _measured([*signals, *losses[generator]], values, generator)
+        fidelities += _measured([*signals, *losses[generator]], values, generator)
     if len(quality) > 1:
-        found += _measured([*signals, *_pooled_signals(losses)], _pooled(quality), POOLED)
-    if not found:
+        fidelities += _measured([*signals, *_pooled_signals(losses)], _pooled(quality), POOLED)
+    if not fidelities:
         return None
-    target = POOLED if any(f.target == POOLED for f in found) else found[0].target
-    found.sort(key=lambda f: (f.target != target, f.target, -_merit(f)))
+    target = POOLED if any(f.target == POOLED for f in fidelities) else fidelities[0].target
+    fidelities.sort(key=lambda f: (f.target != target, f.target, -_merit(f)))
     return Finding(
         "proxies",
         "Which cheap signals foretell generation",
         "Does a signal that costs no generator, or a part of one, order the rows as generation quality does?",
-        _answer(found, target) + caution(board.seeds),
+        _answer(fidelities, target) + caution(board.seeds),
         f"Kendall's τ-b over rows (means over seeds) with {board.measure} at the row's best guidance. "
         "Positive: a better signal goes with better generation; of a signal without a direction, a larger "
         "one. "
@@ -77,8 +77,8 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "none for a perfect order. p: scipy's, by Holm over a target's signals. “Without one” is the range "
         "of τ with one family of regularizers left out, as rows of a family aren't independent. Losses: all "
         "terms, means over 10–25 % and over the last 10 % of the steps.",
-        table_of(_line(f) for f in found),
-        _figure(found, target),
+        table_of(_line(f) for f in fidelities),
+        _figure(fidelities, target),
     )
 
 
@@ -149,9 +149,9 @@ def _pooled_signals(losses: Mapping[str, Sequence[Signal]]) -> list[Signal]:
 
 def _measured(signals: Sequence[Signal], quality: Mapping[str, float], target: str) -> list[Fidelity]:
     """The fidelity of each signal that isn't constant and that at least LEAST rows have."""
-    found = [f for signal in signals if (f := fidelity(signal, quality, target)) is not None]
-    corrected = holm([f.p for f in found]).tolist()
-    return [replace(f, corrected=p) for f, p in zip(found, corrected, strict=True)]
+    fidelities = [f for signal in signals if (f := fidelity(signal, quality, target)) is not None]
+    corrected = holm([f.p for f in fidelities]).tolist()
+    return [replace(f, corrected=p) for f, p in zip(fidelities, corrected, strict=True)]
 
 
 def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> Fidelity | None:
@@ -216,8 +216,8 @@ def _line(f: Fidelity) -> dict[str, object]:
     }
 
 
-def _answer(found: Sequence[Fidelity], target: str) -> str:
-    signals = [f for f in found if f.target == target]
+def _answer(fidelities: Sequence[Fidelity], target: str) -> str:
+    signals = [f for f in fidelities if f.target == target]
     count, rows = plural(len(signals), "signal"), max(f.rows for f in signals)
     sure = [f for f in signals if f.corrected < 0.05]
     across = f"{target}, {plural(rows, 'row')}"
@@ -228,14 +228,16 @@ def _answer(found: Sequence[Fidelity], target: str) -> str:
     if rows < 6:
         chance = 2 / math.factorial(rows)
         text += f" Even a perfect order of {rows} rows has p = {chance:.2g}: this says very little."
-    alone = {f.target: [g for g in found if g.target == f.target and g.corrected < 0.05] for f in found}
+    alone = {
+        f.target: [g for g in fidelities if g.target == f.target and g.corrected < 0.05] for f in fidelities
+    }
     parts = [f"with {g} {_strongest(sure, 1)}" for g, sure in alone.items() if sure and g != target]
     return text + (f" Alone, {'; '.join(parts)}." if parts else "")
 
 
-def _strongest(found: Sequence[Fidelity], most: int = 3) -> str:
+def _strongest(fidelities: Sequence[Fidelity], most: int = 3) -> str:
     """The strongest signals, and a count of the others."""
-    return in_words([_text(f) for f in sorted(found, key=lambda f: -abs(f.tau))], most)
+    return in_words([_text(f) for f in sorted(fidelities, key=lambda f: -abs(f.tau))], most)
 
 
 def _text(f: Fidelity) -> str:
@@ -244,13 +246,13 @@ def _text(f: Fidelity) -> str:
     return f"{f.signal.name} (τ = {f.tau:.2f}{wrong}{between}, Holm's p {p_text(f.corrected)})"
 
 
-def _figure(found: Sequence[Fidelity], target: str) -> Figure:
-    shown = [f for f in found if f.target == target][:SHOWN]
+def _figure(fidelities: Sequence[Fidelity], target: str) -> Figure:
+    shown = [f for f in fidelities if f.target == target][:SHOWN]
     figure, (ax,) = style.panels(1, 0.5 + 0.2 * len(shown))
     figure.set_figwidth(style.WIDTH)
     places = {f.signal.name: y for y, f in enumerate(shown)}
     ax.axvline(0, color=style.FAINT, lw=0.8, zorder=0)
-    for f in found:
+    for f in fidelities:
         if f.target != target and f.signal.name in places:
             ax.plot(f.tau, places[f.signal.name], "|", color=style.FAINT, ms=7, mew=1.2)
     for f in shown:
@@ -266,7 +268,7 @@ def _figure(found: Sequence[Fidelity], target: str) -> Figure:
     style.captions(ax, "", f"Kendall's τ with generation quality ({target})")
     dot: dict[str, Any] = {"marker": "o", "color": style.ACCENT, "ls": "-"}
     looks = {"τ and 95 % interval": {**dot, "mfc": "none"}, "beyond chance (Holm)": {**dot, "ls": ""}}
-    if any(f.target != target for f in found):
+    if any(f.target != target for f in fidelities):
         looks["each generator alone"] = {"marker": "|", "color": style.FAINT, "ls": "", "markersize": 8}
     style.key(figure, looks)
     return figure
