@@ -21,24 +21,24 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     if "features" in inputs:
         features = inputs["features"]
         spec, basis = spec_from(features.info["spec"]), {"features": features.info["protocol"]}
-        basis_tensors = {
+        tokens_and_pooled = {
             split: [features.tensors[f"{output}/{split}"] for output in ("tokens", "pooled")]
             for split in SPLITS
         }
     elif "tokenizer" not in inputs:  # a reference that needs no image
         spec, basis = spec_from(config["spec"]), {}
-        basis_tensors = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
+        tokens_and_pooled = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
     else:  # another tokenizer's latents
         cell = TrainedCell(inputs, context.device, scratch=context.scratch)
         spec, noise = cell.tokenizer.spec, Noise(cell.config["seed"], ("reference",))
         basis = {"steps": cell.config["steps"], "seed": cell.config["seed"]}
-        basis_tensors = {
+        tokens_and_pooled = {
             split: [z := cell.latents(split, noise)[dataset.index[split]], z.mean(1)] for split in SPLITS
         }
     source = build.reference(config["reference"], dataset, spec)
     tensors: dict[str, Tensor] = {}
     for split in SPLITS:
-        drawn = source.draw(split, dataset, *basis_tensors[split])
+        drawn = source.draw(split, dataset, *tokens_and_pooled[split])
         tensors[f"samples/{split}"] = drawn.samples
         if drawn.labels is not None:
             tensors[f"labels/{split}"] = drawn.labels

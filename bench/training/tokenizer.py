@@ -231,7 +231,7 @@ class TokenizerTraining:
 
     @contextmanager
     def _critics_frozen(self) -> Iterator[None]:
-        """Critics and discriminator pass gradients on but take none themselves."""
+        """Lets gradients pass through critics and discriminator but not into their parameters."""
         learners = [*self.critics.learners.values()]
         if self.adversary is not None:
             learners.append(self.adversary.learner)
