@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from ..store import mirror
 from ..store.artifacts import Store
 from ..store.stage import Stage
 from ..training.steps import Context, Stopped
+from .start_process import start_process
 
 # What is done once in each process, or scored with clocks, is the first one's alone.
 SHARED = frozenset({"features", "prior", "tokenizer", "latents", "generator", "samples"})
@@ -151,20 +150,14 @@ class Team:
 
 def hire(place: Rendezvous, generation: int, rank: int, world: int, local: int) -> BaseProcess:
     """Starts a companion; `local` is its number on its machine, and its GPU's."""
-    context = multiprocessing.get_context("spawn")
     arguments = (place, generation, rank, world, local)
-    one = context.Process(target=companion, args=arguments, name=f"bench-companion-{rank}")
-    one.start()
-    return one
+    return start_process(companion, arguments, f"bench-companion-{rank}", {})
 
 
 def companion(place: Rendezvous, generation: int, rank: int, world: int, local: int) -> None:
     """Runs its share of one task after the other, until it is killed or one fails."""
-    from ..runtime.parent import die_with_parent
     from ..stages.table import STAGES
 
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides what Ctrl-C means
     board = place.board()
     number = 0
     while True:

@@ -6,8 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +17,7 @@ from ..store.artifacts import Store
 from ..store.stage import Stage
 from . import worker
 from .schedule import EngineError, Event, Listen, Schedule
+from .start_process import start_process, thread_variables
 
 IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
 HINTS: dict[int, str] = {
@@ -125,13 +125,11 @@ class Engine(Schedule):
         return self._start(one.number)
 
     def _start(self, number: int) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        mine, theirs = context.Pipe()
+        mine, theirs = multiprocessing.Pipe()
         settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
         arguments = (theirs, self.store.root, *settings, self.processes, self.store.url)
-        process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
-        with environ(worker.environment(self.threads) | gpu_environment(self.gpus, number, self.processes)):
-            process.start()
+        variables = thread_variables(self.threads) | gpu_environment(self.gpus, number, self.processes)
+        process = start_process(worker.main, arguments, f"bench-worker-{number}", variables)
         theirs.close()
         return _Worker(number, process, mine)
 
@@ -151,21 +149,6 @@ def gpu_environment(gpus: Sequence[str], worker: int, processes: int) -> dict[st
     share = min(processes, len(gpus))  # torchrun's worker may have processes on other machines
     mine = [gpus[(worker * share + one) % len(gpus)] for one in range(share)]
     return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
-
-
-@contextmanager
-def environ(values: dict[str, str]) -> Iterator[None]:
-    """What processes that are started meanwhile inherit."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -30,8 +30,8 @@ from ..store.artifacts import Store
 from ..store.stage import Stage
 from . import worker
 from .companions import SHARED, Setting, Team
-from .local import environ
 from .schedule import EngineError, Event, Listen, Schedule
+from .start_process import environ, thread_variables
 
 RETRIES = 3  # of a stage whose node, or worker, is lost
 PATIENCE = 60.0  # seconds until what one machine has made must be seen by another
@@ -83,23 +83,13 @@ def versions() -> dict[str, str]:
     return {"latentbench": __version__, "torch": torch.__version__}
 
 
-class QueuePipe:
-    """What run_stage sends, by a queue that lives beside the command."""
-
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
-
-    def send(self, message: Any, /) -> None:
-        self.queue.put(message)
-
-
 def make(task: Task, queue: Queue) -> tuple:
     """On a node: makes the stage's artifact, unless the node isn't one of ours; returns what became of it."""
-    stage, setting, mail = task.stage, task.setting, QueuePipe(queue)
+    stage, setting = task.stage, task.setting
     node = ray.util.get_node_ip_address()
     stopping = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stopping.set())  # which is what ray.cancel sends
-    mail.send(("started", stage.id, node))
+    queue.put(("started", stage.id, node))
     if task.versions != versions():
         return ("failed", stage.id, f"{node} has {versions()}, the run {task.versions}", "")
     if not setting.url and not setting.root.is_dir():
@@ -109,7 +99,7 @@ def make(task: Task, queue: Queue) -> tuple:
     store = setting.store
     for parent in task.parents.values():
         appear(store, parent)
-    return worker.run_stage(stage, task.parents, _team(setting, task.processes), mail, stopping)
+    return worker.run_stage(stage, task.parents, _team(setting, task.processes), queue.put, stopping)
 
 
 def appear(store: Store, stage: Stage) -> bool:
@@ -240,7 +230,7 @@ class RayEngine(Schedule):
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
-        values = worker.environment(self.setting.threads)
+        values = thread_variables(self.setting.threads)
         if "HF_HUB_OFFLINE" in os.environ:
             values["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
         before = signal.getsignal(signal.SIGTERM)

@@ -6,11 +6,11 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from ..runtime.parent import die_with_parent
 from ..store.artifacts import Result
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
@@ -18,18 +18,6 @@ from ..store.hashes import Corrupt
 if TYPE_CHECKING:
     from ..store.stage import Stage
     from .companions import Team
-
-
-class Pipe(Protocol):
-    """What takes the words of a stage to the engine."""
-
-    def send(self, message: Any, /) -> None: ...
-
-
-def environment(threads: int) -> dict[str, str]:
-    """What must be set before torch is imported; two OpenMP pools on busy cores slow each other tenfold."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {name: str(threads) for name in names} | {"OMP_WAIT_POLICY": "passive"}
 
 
 def main(
@@ -44,8 +32,6 @@ def main(
     url: str,
 ) -> None:
     """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
@@ -63,7 +49,7 @@ def main(
                 stage, parents = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(run_stage(stage, parents, team, pipe, stopping))
+            pipe.send(run_stage(stage, parents, team, pipe.send, stopping))
     finally:
         team.end()
 
@@ -72,7 +58,7 @@ def run_stage(
     stage: Stage,
     parents: dict[str, Stage],
     team: Team,
-    pipe: Pipe,
+    send: Callable[[tuple], None],
     stopping: threading.Event,
 ) -> tuple[str, ...]:
     """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason.
@@ -93,10 +79,10 @@ def run_stage(
             raise Stopped
         if time.monotonic() - latest[0] > 0.2 or step == total:
             latest[0] = time.monotonic()
-            pipe.send(("progress", stage.id, step, total, text))
+            send(("progress", stage.id, step, total, text))
 
     def note(text: str) -> None:
-        pipe.send(("note", stage.id, text))
+        send(("note", stage.id, text))
 
     try:
         with explain_disk_full(store.root), store.lock(stage, wait=False) as held:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,14 +140,15 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, each the half."""
+    import torch
+
+    from ..engine.start_process import process_context, thread_variables
     from ..metrics.frechet import frechet_distance
 
     train, val = _digits()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        halves = pool.map(_described, [(0, 2), (1, 2)])
+    with ProcessPoolExecutor(2, process_context(thread_variables(1))) as pool:
+        halves = list(pool.map(_described, [(0, 2), (1, 2)]))
         (one,) = pool.map(_described, [(0, 1)])
-    import torch
-
     both = torch.cat([torch.from_numpy(half) for half in halves])
     real = _extractor().describe(train, ["pooled"])["pooled"]
     name = f"FD[{_extractor().name}] by process count"
