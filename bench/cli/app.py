@@ -99,7 +99,11 @@ def run(
         ),
     ] = "auto",
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Workers here, or tasks of a Ray cluster.")
+        str,
+        typer.Option(
+            metavar="local|ray|inline",
+            help="Worker processes, tasks of a Ray cluster, or this process (for debugging).",
+        ),
     ] = "local",
     ray_address: Annotated[
         str | None,
@@ -152,12 +156,14 @@ def run(
             return
         atexit.register(companions.dismiss_torchrun)
         processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
-    if engine not in ("local", "ray"):
-        _fail(f"--engine takes local or ray, not {engine!r}", 2)
+    if engine not in ("local", "ray", "inline"):
+        _fail(f"--engine takes local, ray or inline, not {engine!r}", 2)
     if engine == "ray" and find_spec("ray") is None:
         _fail("--engine ray: ray isn't installed; `pip install ray` does it", 2)
     abroad = engine == "ray" and ray_address is not None
     workers = max(1, _units(device) // processes) if jobs == "auto" else _jobs(jobs)
+    if engine == "inline":
+        workers = 1
     from ..engine import run as running
     from ..engine import run_options
     from ..report.summary import terminal_summary

@@ -24,6 +24,7 @@ from .run_options import RunError, RunOptions
 from .schedule import EngineError, Event
 
 if TYPE_CHECKING:
+    from .inline import InlineEngine
     from .ray_cluster import RayEngine
 
 SHARE = 20  # times that tables of thousands of cells take pass before they are written again
@@ -131,7 +132,9 @@ def run(
     return found
 
 
-def _engine(matrix: Matrix, plan: Plan, store: Store, options: RunOptions) -> Engine | RayEngine:
+def _engine(
+    matrix: Matrix, plan: Plan, store: Store, options: RunOptions
+) -> Engine | InlineEngine | RayEngine:
     how: dict[str, Any] = {
         "threads": matrix.threads,
         "device": options.device,
@@ -140,6 +143,12 @@ def _engine(matrix: Matrix, plan: Plan, store: Store, options: RunOptions) -> En
         "loaders": options.loaders,
         "processes": options.processes,
     }
+    if options.engine == "inline":
+        from .companions import Setting
+        from .inline import InlineEngine
+
+        processes = how.pop("processes")
+        return InlineEngine(plan, store, Setting(store.root, url=store.url, **how), processes)
     if options.engine == "local":
         return Engine(plan, store, jobs=options.jobs or 1, **how)
     from .ray_cluster import RayEngine

@@ -25,5 +25,5 @@ class RunOptions:
     profile: str = ""  # of the matrix, or several joined by hyphens; tables say it
     loaders: int = 0  # processes per worker that decode images ahead
     processes: int = 1  # that share each stage of a worker
-    engine: str = "local"
+    engine: str = "local"  # or "ray", or "inline"
     ray_address: str | None = None  # of a cluster; None starts one here

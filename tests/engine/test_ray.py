@@ -10,7 +10,17 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from helpers.run import TINY, bench, cmdline, command, environment, gone_within, results, workers_of
+from helpers.run import (
+    TINY,
+    bench,
+    bench_inline,
+    cmdline,
+    command,
+    environment,
+    gone_within,
+    results,
+    workers_of,
+)
 
 ray = pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
 
@@ -42,7 +52,7 @@ def nodes():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = matrix(tmp_path_factory.mktemp("undisturbed"), SMALL)
-    assert bench("run", "-j", 1, cwd=folder).returncode == 0
+    assert bench_inline("run", cwd=folder).returncode == 0
     return folder
 
 
@@ -92,11 +102,11 @@ def test_a_node_that_is_not_like_the_others_makes_nothing(tmp_path, interrupts, 
 
 def test_what_another_machine_has_made_may_be_seen_late(tmp_path, monkeypatch):
     looks = iter([False, False, True, True])
-    store = SimpleNamespace(look=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
+    store = SimpleNamespace(has_now=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
     monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
     assert ray_cluster.appear(store, stage("tokenizer"))
     monkeypatch.setattr(ray_cluster, "PATIENCE", 0)
-    assert not ray_cluster.appear(SimpleNamespace(look=lambda stage: False), stage("tokenizer"))
+    assert not ray_cluster.appear(SimpleNamespace(has_now=lambda stage: False), stage("tokenizer"))
 
 
 def test_two_nodes_give_the_numbers_of_one_worker(undisturbed, nodes, tmp_path):
@@ -196,7 +206,7 @@ def until(process, words):
 def test_a_node_killed_in_the_middle_changes_no_number(tmp_path):
     text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 2000")
     straight, killed = matrix(tmp_path / "straight", text), matrix(tmp_path / "killed", text)
-    assert bench("run", "-j", 1, cwd=straight).returncode == 0
+    assert bench_inline("run", cwd=straight).returncode == 0
     found, second = cluster()
     try:
         process = start(killed, "run", "--engine", "ray", "--ray-address", found.address)
