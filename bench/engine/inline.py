@@ -12,20 +12,20 @@ import torch
 
 from ..plan.plan import Plan
 from ..store.artifacts import Store
-from .companions import Setting, Team
-from .schedule import Event, Listen, Schedule
+from .companions import Team
+from .schedule import Listen, Schedule
+from .setting import Setting
 from .worker import run_stage
 
 
 class InlineEngine(Schedule):
     """Runs the missing stages of a plan in this process."""
 
-    def __init__(self, plan: Plan, store: Store, setting: Setting, processes: int = 1) -> None:
+    def __init__(self, plan: Plan, store: Store, setting: Setting) -> None:
         super().__init__(plan, store)
-        self.setting, self.processes = setting, processes
+        self.setting = setting
 
     def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
-        """Makes the wanted stages and what they need; `listen` is called for every event."""
         self.begin(wanted, listen)
         if not self.waiting:
             return
@@ -36,20 +36,18 @@ class InlineEngine(Schedule):
                     time.sleep(0.1)  # another run makes the stages that could be made now
                     continue
                 self.take(stage)
-                if stage.id not in self.busy:
-                    listen(Event("started", stage))
-                parents = {role: self.plan.stages[parent] for role, parent in stage.parents.items()}
-                send = partial(self.hear, stage, listen=listen)
-                send(run_stage(stage, parents, team, send, threading.Event()))
-                self.sift()
+                self.announce_start(stage, listen)
+                send = partial(self.receive, stage, listen=listen)
+                send(run_stage(stage, self.parents(stage), team, send, threading.Event()))
+                self.drop_doomed()
         self.end()
 
     @contextmanager
     def _team(self) -> Iterator[Team]:
-        """A worker's settings, for as long as stages run."""
+        """Gives this process a worker's settings within the block."""
         threads = torch.get_num_threads()
         self.setting.apply()
-        team = Team(self.processes, self.setting)
+        team = Team(self.setting)
         try:
             yield team
         finally:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ..user_error import UserError
+
 RANDOM = "random"
 
 
@@ -86,8 +88,10 @@ def sha256(file: Path) -> str:
     return _sha256(file, status.st_size, status.st_mtime_ns)
 
 
-class OfflineError(FileNotFoundError):
+class OfflineError(UserError, FileNotFoundError):
     """A file that isn't here and, under `--offline`, must not be downloaded."""
+
+    exit_code = 4
 
 
 def refuse_offline(file: Path | str, url: str) -> None:

@@ -24,6 +24,8 @@ FULL = {
 class DiskFull(UserError):
     """What could not be written, and why."""
 
+    exit_code = 1
+
 
 @contextmanager
 def explain_disk_full(folder: Path, needed: int | None = None) -> Iterator[None]:

@@ -8,14 +8,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ..user_error import UserError
+
 CORRUPT = "corrupt"  # the folder of what was set aside, beside the artifacts
 HEAD = b'{\n "sha256": "%s",\n'
 
 _whole: set[tuple[Any, ...]] = set()  # files that this process has found to be what was written
 
 
-class Corrupt(Exception):
+class Corrupt(UserError):
     """An artifact or a checkpoint that isn't what was written; says why."""
+
+    exit_code = 1
 
 
 def described(file: Path) -> dict[str, Any]:

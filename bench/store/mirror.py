@@ -37,6 +37,8 @@ _listed: dict[str, set[str]] = {}  # by URL, the keys of artifacts that this pro
 class RemoteError(UserError):
     """A URL that cannot be used now."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Mirror(Store):

@@ -20,6 +20,7 @@ from ..api import Dataset, Noise, Unfit
 from ..contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
 from ..contracts.common import Beside, Broken, Part
 from ..engine import run, run_options
+from ..engine.open_plan import OpenPlan
 from ..matrix.load import load_matrix
 from ..matrix.yaml_text import MatrixError
 from ..models.build import dataset as dataset_of
@@ -262,8 +263,8 @@ def play(target: Target, folder: Path, data: Mapping[str, Any] | None = None) ->
     try:
         loaded = load_matrix(file)
         made = make_plan(loaded)
-        store, options = Store(folder / ".bench"), run_options.RunOptions(folder / "results", 1)
-        found = run.run(loaded, made, made.cells, store, options, lambda _: None, lambda *_: None)
+        opened = OpenPlan(loaded, made, made.cells, Store(folder / ".bench"))
+        found = run.run(opened, run_options.RunOptions(folder / "results", 1))
     except MatrixError as error:
         raise Broken("; ".join(problem.message for problem in error.problems)) from error
     except run_options.RunError as error:

@@ -181,6 +181,7 @@ evaluators: [reconstruction, generation]
 def runs_ignore_workers() -> Iterator[Check]:
     """A small matrix, from nothing, by one worker and by two: all metrics, with their replicates."""
     from ..engine import run, run_options
+    from ..engine.open_plan import OpenPlan
     from ..matrix.load import load_matrix
     from ..plan.make import make_plan
     from ..records.records import comparable
@@ -194,10 +195,8 @@ def runs_ignore_workers() -> Iterator[Check]:
         for jobs in (1, 2):
             made = make_plan(loaded)
             folder = Path(scratch) / str(jobs)
-            options = run_options.RunOptions(folder / "results", jobs)
-            found = run.run(
-                loaded, made, made.cells, Store(folder / ".bench"), options, lambda _: None, lambda *_: None
-            )
+            opened = OpenPlan(loaded, made, made.cells, Store(folder / ".bench"))
+            found = run.run(opened, run_options.RunOptions(folder / "results", jobs))
             failed = [one.reason for one in found if one.status == "failed"]
             if failed:
                 yield Check("a small matrix runs", False, str(failed[0]))

@@ -388,7 +388,7 @@ def test_clean_keeps_what_listed_results_need_and_frees_the_rest(made):
         assert shown.returncode == 0 and "would free" in shown.stdout and "results/tiny keeps" in shown.stdout
         assert store.has(STAGE) and (store.root / "trash/x").exists()
         done = bench_inline("clean", "--yes", cwd=made)
-        assert done.returncode == 0 and "1 are being worked on" in done.stdout, done.stderr
+        assert done.returncode == 0 and "1 artifacts are in use" in done.stdout, done.stderr
         assert store.has(busy)
     assert {path for path in store.root.glob("artifacts/*/*")} == needed | {store.path(busy)}
     assert not list((store.root / "work").iterdir()) and not list((store.root / "trash").iterdir())
