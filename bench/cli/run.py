@@ -39,65 +39,77 @@ if TYPE_CHECKING:
     from .progress import Display
 
 
+JobsOption = Annotated[
+    str,
+    typer.Option(
+        "-j",
+        "--jobs",
+        metavar="N|auto",
+        help="Number of stages to run in parallel (auto: one per core or GPU; all resources of a Ray "
+        "cluster).",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|inline",
+        help="Worker processes, tasks of a Ray cluster, or in this process, for debugging.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        envvar="RAY_ADDRESS",
+        help="A Ray cluster whose nodes share the folder of artifacts.  [default: one of this machine]",
+    ),
+]
+LoadersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Processes per worker that decode images ahead; auto: the cores that are left.",
+    ),
+]
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Processes that share each stage of a worker; torchrun gives its own."
+    ),
+]
+FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")]
+KeepRecordsOption = Annotated[
+    bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
+]
+RerunOption = Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="tensorboard, wandb, mlflow, …: losses and scores, in DIR/track."),
+]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")]
+
+
 def run(
     matrix: MatrixOption = Path("matrix.yaml"),
     output: OutOption = None,
     profile: ProfileOption = None,
     filter: FilterOption = None,
     seeds: SeedsOption = None,
-    jobs: Annotated[
-        str,
-        typer.Option(
-            "-j",
-            "--jobs",
-            metavar="N|auto",
-            help="Number of stages to run in parallel (auto: one per core or GPU; all resources of a Ray "
-            "cluster).",
-        ),
-    ] = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|ray|inline",
-            help="Worker processes, tasks of a Ray cluster, or in this process, for debugging.",
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT|auto",
-            envvar="RAY_ADDRESS",
-            help="A Ray cluster whose nodes share the folder of artifacts.  [default: one of this machine]",
-        ),
-    ] = None,
-    loaders: Annotated[
-        str,
-        typer.Option(
-            metavar="N|auto",
-            help="Processes per worker that decode images ahead; auto: the cores that are left.",
-        ),
-    ] = "auto",
-    processes: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Processes that share each stage of a worker; torchrun gives its own."
-        ),
-    ] = 1,
+    jobs: JobsOption = "auto",
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    loaders: LoadersOption = "auto",
+    processes: ProcessesOption = 1,
     plugin: PluginOption = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")] = False,
-    keep_records: Annotated[
-        bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
-    ] = False,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")] = False,
+    fail_fast: FailFastOption = False,
+    keep_records: KeepRecordsOption = False,
+    rerun: RerunOption = False,
     offline: OfflineOption = False,
     shard: ShardOption = None,
     store_url: StoreOption = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="tensorboard, wandb, mlflow, …: losses and scores, in DIR/track."),
-    ] = None,
+    track: TrackOption = None,
     device: DeviceOption = "cpu",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")] = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train and score every cell of a matrix, and write the leaderboard."""

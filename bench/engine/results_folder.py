@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import yaml
+
+from ..matrix.load import resolved
 from ..plan.plan import PROBE, Cell
 from ..records.provenance import parts, provenance
 from ..records.records import Record, in_order, new_records, write_record
 from ..report import image_grids
 from ..report.write import write_report
 from ..store.artifacts import Artifact, NoLocks, alone
+from ..store.disk import replace_text
 from ..store.hashes import identity
 from .open_plan import OpenPlan
 from .run_options import RunOptions
@@ -26,6 +30,25 @@ class ResultsWriter:
         self.title = self.matrix.name + (f", profile {options.profile}" if options.profile else "")
         self.seen: dict[str, tuple[int, ...]] = {}  # identities of the record files that were read, by name
         self.records: dict[str, Record] = {}  # by cell key
+        self.same_matrix = False  # as in the run before this one
+
+    def begin(self) -> None:
+        """Writes the whole matrix into the folder, renames other matrices' records and reads the rest."""
+        keys = {cell.key for cell in self.plan.cells}
+        for file in sorted((self.folder / "records").glob("*.json")):
+            with suppress(FileNotFoundError):  # another run has renamed it
+                try:
+                    foreign = Record.from_json(file.read_text()).key not in keys
+                except ValueError:
+                    foreign = True
+                if foreign:
+                    file.rename(file.with_suffix(".json.stale"))
+        text = yaml.safe_dump(resolved(self.matrix, self.folder), sort_keys=False, allow_unicode=True)
+        if self.options.profile:
+            text = f"# profile {self.options.profile}\n{text}"
+        lock = self.folder / "matrix.lock.yaml"
+        self.same_matrix = lock.is_file() and lock.read_bytes() == text.encode("utf-8", errors="replace")
+        replace_text(lock, text)
         self._read_new()
 
     def _read_new(self) -> None:
@@ -146,19 +169,31 @@ class ResultsWriter:
         from ..models import build
 
         for row in self.matrix.datasets:
-            pictures: dict[str, torch.Tensor] = {}  # by tokenizer and regularizer
+            latents: dict[str, Artifact] = {}  # by tokenizer and regularizer
             for cell in self.plan.cells:
                 label = f"{cell.tokenizer} {cell.regularizer}"
-                if cell.dataset != row.label or label in pictures:
+                if cell.dataset != row.label or label in latents:
                     continue
                 for stage in self.plan.needed([cell]):
-                    latents = self._result(stage.id) if stage.kind == "latents" else None
-                    if latents is not None and "round_trip" in latents.info:
-                        pictures[label] = latents.tensor("preview")
+                    artifact = self._result(stage.id) if stage.kind == "latents" else None
+                    if artifact is not None and "round_trip" in artifact.info:
+                        latents[label] = artifact
+            name = f"{row.label}--reconstructions"
+            if not latents or self._is_up_to_date(name, latents.values()):
+                continue
             dataset = build.dataset({"name": row.part, "options": row.options})
-            if not pictures or dataset.image.height < 2:  # points have no picture
+            if dataset.image.height < 2:  # points have no picture
                 continue
             count = min(64, dataset.size("val"))
             originals = to_uint8(dataset.images("val", torch.arange(count)))
-            pairs = [("held-out images", originals), *pictures.items()]
-            image_grids.write_reconstructions(self.folder / "samples", pairs, f"{row.label}--reconstructions")
+            previews = [(label, artifact.tensor("preview")) for label, artifact in latents.items()]
+            pairs = [("held-out images", originals), *previews]
+            image_grids.write_reconstructions(self.folder / "samples", pairs, name)
+
+    def _is_up_to_date(self, name: str, artifacts: Iterable[Artifact]) -> bool:
+        """Whether a picture is newer than its artifacts, and of this matrix: its data may load slowly."""
+        picture = self.folder / "samples" / image_grids.file_name(name)
+        if not self.same_matrix or not picture.is_file():
+            return False
+        drawn = picture.stat().st_mtime_ns
+        return all((artifact.path / "stage.json").stat().st_mtime_ns < drawn for artifact in artifacts)

@@ -6,15 +6,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 
-import yaml
-
-from ..matrix.load import resolved
 from ..plan.plan import Cell
 from ..records.records import Record
 from ..store.artifacts import NoLocks, alone
-from ..store.disk import DiskFull, explain_disk_full, replace_text
+from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
 from .open_plan import OpenPlan
 from .results_folder import ResultsWriter
@@ -47,10 +43,6 @@ def run(
     """
     _check_stages(opened, options.processes)
     _check_folders(opened, options)
-    _write_lock_file(opened, options)
-    for stage in opened.needed:
-        if note := opened.store.upload(stage):
-            listen(Event("note", stage, text=note))
     return _Run(opened, options, listen, announce).make()
 
 
@@ -64,9 +56,11 @@ class _Run:
         listen: Callable[[Event], None],
         announce: Callable[[Cell, Record], None],
     ) -> None:
+        self.opened = opened
         self.plan, self.store, self.options = opened.plan, opened.store, options
         self.listen, self.announce = listen, announce
         self.results = ResultsWriter(opened, options)
+        self.results.begin()
         self.engine = _engine(opened, options)
         recorded = self.results.finished() if options.keep_records else set()
         self.pending = [cell for cell in opened.cells if cell.key not in recorded]
@@ -77,6 +71,10 @@ class _Run:
         self.tables_due = 0.0  # when the tables may be written again
 
     def make(self) -> list[Record]:
+        """Makes all stages, and returns the records of the results folder."""
+        for stage in self.opened.needed:
+            if note := self.store.upload(stage):
+                self.listen(Event("note", stage, text=note))
         if self.options.rerun:
             for stage in self.plan.needed(self.pending):
                 self.store.discard(stage)
@@ -214,20 +212,3 @@ def _check_folders(opened: OpenPlan, options: RunOptions) -> None:
             raise RunError(str(error)) from error
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def _write_lock_file(opened: OpenPlan, options: RunOptions) -> None:
-    """Writes the whole matrix into the results folder, and renames records that are of another matrix."""
-    keys = {cell.key for cell in opened.plan.cells}
-    for file in sorted((options.out / "records").glob("*.json")):
-        with suppress(FileNotFoundError):  # another run has renamed it
-            try:
-                foreign = Record.from_json(file.read_text()).key not in keys
-            except ValueError:
-                foreign = True
-            if foreign:
-                file.rename(file.with_suffix(".json.stale"))
-    text = yaml.safe_dump(resolved(opened.matrix, options.out), sort_keys=False, allow_unicode=True)
-    if options.profile:
-        text = f"# profile {options.profile}\n{text}"
-    replace_text(options.out / "matrix.lock.yaml", text)
