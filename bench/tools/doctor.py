@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-4  # relative: what float32 kernels of different sizes may differ by in a distance
 IMAGES = 256
-PACKAGES = ("torch", "timm", "accelerate", "torch-fidelity", "clean-fid", "pandas", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ def installed() -> Iterator[Check]:
     import torch
 
     from .. import registry
+    from ..records.provenance import REQUIRED
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Check("python", sys.version_info >= (3, 11), python)
-    for name in PACKAGES:
+    for name in REQUIRED:
         try:
             yield Check(name, True, version(name))
         except PackageNotFoundError:

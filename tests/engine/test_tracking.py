@@ -35,7 +35,7 @@ def store(tmp_path):
 @pytest.fixture
 def begun(tmp_path, store, monkeypatch):
     """Starts tracking as a new process would."""
-    monkeypatch.setattr(tracking, "LOOK", -1.0)
+    monkeypatch.setattr(tracking, "CHECKPOINT_SECONDS", -1.0)
     warnings = []
 
     def begin(*names):
