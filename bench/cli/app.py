@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..user_error import UserError
-from . import checks, parts, results
+from .checks import check, clean, doctor
 from .console import print_error_line
+from .parts import info, list_parts
 from .plan import plan
+from .results import audit, compare, merge, report
 from .run import run
 
 
@@ -39,19 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.command()(plan)
-app.command("list")(parts.list_parts)
-for command in (
-    parts.info,
-    results.report,
-    results.merge,
-    results.compare,
-    results.audit,
-    checks.check,
-    checks.doctor,
-    checks.clean,
-):
+for command in (run, plan):
+    app.command()(command)
+app.command("list")(list_parts)
+for command in (info, report, merge, compare, audit, check, doctor, clean):
     app.command()(command)
 
 
