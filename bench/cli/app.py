@@ -41,11 +41,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, plan):
-    app.command()(command)
+app.command()(run)
+app.command()(plan)
 app.command("list")(list_parts)
-for command in (info, report, merge, compare, audit, check, doctor, clean):
-    app.command()(command)
+app.command()(info)
+app.command()(report)
+app.command()(merge)
+app.command()(compare)
+app.command()(audit)
+app.command()(check)
+app.command()(doctor)
+app.command()(clean)
 
 
 @app.callback(invoke_without_command=True)
