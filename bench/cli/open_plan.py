@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +13,6 @@ if TYPE_CHECKING:
     from ..engine.open_plan import OpenPlan
 
 
-@contextmanager
-def paused_garbage_collection() -> Iterator[None]:
-    """Skips searches for garbage while modules are imported, which take a sixth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@paused_garbage_collection()
 def open_plan(
     file: Path,
     profile: list[str] | None,
