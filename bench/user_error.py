@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class UserError(Exception):
     """An error that the command line prints without a traceback before it exits with `exit_code`."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2

@@ -19,7 +19,7 @@ SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow
 
 
 class Display:
-    """Listens to an engine; a context manager, for it owns the terminal while stages run."""
+    """Shows the events of an engine; a context manager that owns the terminal while stages run."""
 
     def __init__(self, console: Console, total: int, cached: int, quiet: bool = False) -> None:
         self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
@@ -75,7 +75,7 @@ class Display:
                 self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
 
     def cell(self, cell: Cell, record: Record) -> None:
-        """Shows that a cell is finished; of cells that a matrix skips for one reason, the first."""
+        """Shows a finished cell; of cells that are skipped for the same reason, only the first."""
         if record.status == "skipped":
             if record.reason in self.skipped:
                 return

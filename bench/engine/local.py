@@ -6,20 +6,21 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from ..plan.plan import Plan
 from ..store.artifacts import Store
 from ..store.stage import Stage
-from . import worker
-from .schedule import EngineError, Event, Listen, Schedule
+from . import worker as worker_process
+from .schedule import EngineError, Listen, Schedule
+from .setting import Setting
+from .start_process import start_process, thread_variables
 
-IDLE_DEATHS = 3  # workers that die without a stage before the engine gives up
+MAX_IDLE_DEATHS = 3  # workers that may die without a stage before the engine gives up
+LAST_CHECKPOINT_SECONDS = 5
 HINTS: dict[int, str] = {
     signal.SIGKILL: "out of memory?",
     signal.SIGBUS: "is the disk full, or a file of the cache cut short?",
@@ -38,27 +39,13 @@ class _Worker:
 class Engine(Schedule):
     """Runs the missing stages of a plan on N worker processes."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        *,
-        jobs: int,
-        threads: int,
-        device: str,
-        precision: str,
-        plugins: list[Path],
-        loaders: int = 0,
-        processes: int = 1,
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, setting: Setting, jobs: int) -> None:
         super().__init__(plan, store)
-        self.jobs, self.threads, self.device, self.precision = jobs, threads, device, precision
-        self.plugins, self.loaders, self.processes = plugins, loaders, processes
-        self.gpus = visible_gpus() if device == "cuda" else []
+        self.setting, self.jobs = setting, jobs
+        self.gpus = visible_gpus() if setting.device == "cuda" else []
         self.idle_deaths = 0
 
     def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
-        """Makes the wanted stages and what they need; `listen` is called in this process for every event."""
         self.begin(wanted, listen)
         if not self.waiting:
             return
@@ -66,115 +53,99 @@ class Engine(Schedule):
         try:
             for number in range(min(self.jobs, len(self.waiting))):
                 workers.append(self._start(number))
-            while self.waiting or self.given:
+            while self.waiting or self.taken:
                 if stop_on_failure and self.failures:
                     break
                 idle = [w for w in workers if w.stage is None and w.ready]
-                for one, stage in zip(idle, self.ready(len(idle)), strict=False):
-                    self._give(one, stage, listen)
-                for ready in wait([w.pipe for w in workers], timeout=0.5):
-                    one = next(w for w in workers if w.pipe is ready)
+                for worker, stage in zip(idle, self.ready(len(idle)), strict=False):
+                    self._give(worker, stage, listen)
+                for pipe in wait([w.pipe for w in workers], timeout=0.5):
+                    worker = next(w for w in workers if w.pipe is pipe)
                     try:
-                        message = one.pipe.recv()
+                        message = worker.pipe.recv()
                     except (EOFError, OSError):
-                        workers[one.number] = self._died(one, listen)
+                        workers[worker.number] = self._replace(worker, listen)
                         continue
-                    self._take(one, message, listen)
-                self.sift()
+                    self._handle_message(worker, message, listen)
+                self.drop_doomed()
         finally:
             _stop(workers)
         self.end()
 
-    def _give(self, one: _Worker, stage: Stage, listen: Listen) -> None:
-        parents = {role: self.plan.stages[parent] for role, parent in stage.parents.items()}
+    def _give(self, worker: _Worker, stage: Stage, listen: Listen) -> None:
         try:
-            one.pipe.send((stage, parents))
-        except OSError:  # it has just died, which the loop is about to see
-            one.ready = False
+            worker.pipe.send((stage, self.parents(stage)))
+        except OSError:  # the worker has just died, which the loop will notice
+            worker.ready = False
             return
         self.take(stage)
-        one.stage = stage
-        if stage.id not in self.busy:  # which has been said
-            listen(Event("started", stage, one.number))
+        worker.stage = stage
+        self.announce_start(stage, listen, worker.number)
 
-    def _take(self, one: _Worker, message: tuple, listen: Listen) -> None:
+    def _handle_message(self, worker: _Worker, message: tuple, listen: Listen) -> None:
         if message[0] == "ready":
-            one.ready = True
+            worker.ready = True
             return
-        stage = one.stage
+        stage = worker.stage
         if stage is None:
             return
         if message[0] not in ("progress", "note"):
-            one.stage = None
-        self.hear(stage, message, listen, one.number)
+            worker.stage = None
+        self.receive(stage, message, listen, worker.number)
 
-    def _died(self, one: _Worker, listen: Listen) -> _Worker:
-        one.process.join()
-        stage, code = one.stage, one.process.exitcode or 0
-        reason = (
-            f"the worker was killed by signal {-code}" if code < 0 else f"the worker exited with code {code}"
-        )
+    def _replace(self, worker: _Worker, listen: Listen) -> _Worker:
+        """Fails the stage of a worker that has died, and starts another worker."""
+        worker.process.join()
+        stage, code = worker.stage, worker.process.exitcode or 0
+        if code < 0:
+            reason = f"the worker was killed by signal {-code}"
+        else:
+            reason = f"the worker exited with code {code}"
         if -code in HINTS:
             reason += f" ({HINTS[-code]})"
-        if stage is None:
+        if stage is not None:
+            self.fail(stage, reason, listen, worker.number)
+        else:
             self.idle_deaths += 1
-            if self.idle_deaths > IDLE_DEATHS:
+            if self.idle_deaths > MAX_IDLE_DEATHS:
                 raise EngineError(f"workers don't stay alive: {reason}")
-            return self._start(one.number)
-        self.fail(stage, reason, listen, one.number)
-        return self._start(one.number)
+        return self._start(worker.number)
 
     def _start(self, number: int) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        mine, theirs = context.Pipe()
-        settings = (self.plugins, self.threads, self.device, self.precision, self.loaders)
-        arguments = (theirs, self.store.root, *settings, self.processes, self.store.url)
-        process = context.Process(target=worker.main, args=arguments, name=f"bench-worker-{number}")
-        with environ(worker.environment(self.threads) | gpu_environment(self.gpus, number, self.processes)):
-            process.start()
-        theirs.close()
-        return _Worker(number, process, mine)
+        setting = self.setting
+        pipe, workers_pipe = multiprocessing.Pipe()
+        variables = thread_variables(setting.threads) | gpu_environment(self.gpus, number, setting.processes)
+        arguments = (workers_pipe, setting)
+        process = start_process(worker_process.main, arguments, f"bench-worker-{number}", variables)
+        workers_pipe.close()
+        return _Worker(number, process, pipe)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine that CUDA_VISIBLE_DEVICES allows; none is touched."""
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES allows; CUDA is not initialised."""
     import torch
 
+    count = torch.cuda.device_count()
     chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (chosen or [str(index) for index in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+    return (chosen or [str(index) for index in range(count)])[:count]
 
 
 def gpu_environment(gpus: Sequence[str], worker: int, processes: int) -> dict[str, str]:
-    """A worker's share of the GPUs, one for each of its processes: they are dealt in turn."""
+    """CUDA_VISIBLE_DEVICES of a worker, with a GPU for each of its processes; GPUs are dealt in turn."""
     if not gpus:
         return {}
-    share = min(processes, len(gpus))  # torchrun's worker may have processes on other machines
-    mine = [gpus[(worker * share + one) % len(gpus)] for one in range(share)]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
-
-
-@contextmanager
-def environ(values: dict[str, str]) -> Iterator[None]:
-    """What processes that are started meanwhile inherit."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    count = min(processes, len(gpus))  # the processes of torchrun's worker may be on other machines
+    names = [gpus[(worker * count + index) % len(gpus)] for index in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
 
 def _stop(workers: list[_Worker]) -> None:
-    """Asks for a last checkpoint, then insists."""
-    for one in workers:
-        one.process.terminate()
-    end = time.monotonic() + 5
-    for one in workers:
-        one.process.join(timeout=max(0.0, end - time.monotonic()))
-        if one.process.is_alive():
-            one.process.kill()
-            one.process.join()
+    """Gives all workers the time for a last checkpoint, then kills them."""
+    for worker in workers:
+        worker.process.terminate()
+    end = time.monotonic() + LAST_CHECKPOINT_SECONDS
+    for worker in workers:
+        worker.process.join(timeout=max(0.0, end - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()

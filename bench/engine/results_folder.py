@@ -2,160 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from ..matrix.matrix import Matrix
-from ..plan.plan import PROBE, Cell, Plan
+import yaml
+
+from ..matrix.load import resolved
+from ..plan.plan import PROBE, Cell
 from ..records.provenance import parts, provenance
 from ..records.records import Record, in_order, new_records, write_record
 from ..report import image_grids
 from ..report.write import write_report
-from ..store.artifacts import Artifact, NoLocks, Store, alone
+from ..store.artifacts import Artifact, NoLocks, alone
+from ..store.disk import replace_text
 from ..store.hashes import identity
+from .open_plan import OpenPlan
 from .run_options import RunOptions
 
 
 class ResultsWriter:
-    """The results folder: records and pictures of cells, and the tables made from all of its records."""
+    """Writes a results folder; it also has the records that other runs have written there."""
 
-    def __init__(self, matrix: Matrix, plan: Plan, store: Store, options: RunOptions) -> None:
-        self.matrix, self.plan, self.store, self.options = matrix, plan, store, options
+    def __init__(self, opened: OpenPlan, options: RunOptions) -> None:
+        self.matrix, self.plan, self.store, self.options = opened.matrix, opened.plan, opened.store, options
         self.folder = options.out
-        self.title = matrix.name + (f", profile {options.profile}" if options.profile else "")
-        self.seen: dict[str, tuple[int, ...]] = {}
-        self.records: dict[str, Record] = {}
-        self._read()
+        self.title = self.matrix.name + (f", profile {options.profile}" if options.profile else "")
+        self.seen: dict[str, tuple[int, ...]] = {}  # identities of the record files that were read, by name
+        self.records: dict[str, Record] = {}  # by cell key
+        self.same_matrix = False  # as in the run before this one
 
-    def _read(self) -> None:
-        """What other runs have written to the folder, too."""
+    def begin(self) -> None:
+        """Writes the whole matrix into the folder, renames other matrices' records and reads the rest."""
+        keys = {cell.key for cell in self.plan.cells}
+        for file in sorted((self.folder / "records").glob("*.json")):
+            with suppress(FileNotFoundError):  # another run has renamed it
+                try:
+                    foreign = Record.from_json(file.read_text()).key not in keys
+                except ValueError:
+                    foreign = True
+                if foreign:
+                    file.rename(file.with_suffix(".json.stale"))
+        text = yaml.safe_dump(resolved(self.matrix, self.folder), sort_keys=False, allow_unicode=True)
+        if self.options.profile:
+            text = f"# profile {self.options.profile}\n{text}"
+        lock = self.folder / "matrix.lock.yaml"
+        self.same_matrix = lock.is_file() and lock.read_bytes() == text.encode("utf-8", errors="replace")
+        replace_text(lock, text)
+        self._read_new()
+
+    def _read_new(self) -> None:
         self.records |= {record.key: record for record in new_records(self.folder / "records", self.seen)}
 
     def finished(self) -> set[str]:
-        """The keys of the cells that the folder has finished records of."""
+        """The keys of the cells whose records in the folder aren't failures."""
         return {key for key, record in self.records.items() if record.status != "failed"}
 
     def write(self, cell: Cell, failures: dict[str, str]) -> Record:
-        """The record of a cell whose stages are made, failed or skipped."""
+        """Writes the record of a cell whose stages are made, failed or skipped, and its pictures."""
+        record = self._record(cell, failures)
+        file = write_record(self.folder / "records", record)
+        self.seen[file.name] = identity(file)
+        self.records[record.key] = record
+        self._write_pictures(cell)
+        return record
+
+    def _record(self, cell: Cell, failures: dict[str, str]) -> Record:
         reason = cell.skipped
         metrics: dict[str, Any] = {}
-        curves: dict[str, Any] = {}
-        quality: dict[str, list[Any]] = {}
         cost: dict[str, Any] = {}
-        for guidance, one in cell.scores.items():
-            if one in failures:
-                reason = reason or failures[one]
-            scores = self._artifact(one)
-            if scores is None or scores.error is not None:
+        probes: dict[str, list[Any]] = {}  # metrics along training
+        for guidance, stage_id in cell.scores.items():
+            if stage_id in failures:
+                reason = reason or failures[stage_id]
+            scores = self._result(stage_id)
+            if scores is None:
                 continue
             if guidance.startswith(PROBE):
-                along = {name: entry["value"] for name, entry in scores.info["metrics"].items()}
-                for name, value in {"step": int(guidance.removeprefix(PROBE)), **along}.items():
-                    quality.setdefault(name, []).append(value)
+                values = {name: entry["value"] for name, entry in scores.info["metrics"].items()}
+                for name, value in {"step": int(guidance.removeprefix(PROBE)), **values}.items():
+                    probes.setdefault(name, []).append(value)
                 continue
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
+        curves: dict[str, Any] = {}
         for stage in self.plan.needed([cell]):
-            artifact = self._artifact(stage.id)
-            if artifact is not None and artifact.error is None and artifact.info.get("curves"):
-                curves[stage.kind] = artifact.info["curves"]
-        if quality:
-            curves["quality"] = quality
-        status = "skipped" if cell.skipped else "failed" if reason else "done"
-        record = Record(
-            cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell)
-        )
-        file = write_record(self.folder / "records", record)
-        self.seen[file.name] = identity(file)
-        self.records[record.key] = record
-        self._pictures(cell)
-        return record
+            result = self._result(stage.id)
+            if result is not None and result.info.get("curves"):
+                curves[stage.kind] = result.info["curves"]
+        if probes:
+            curves["quality"] = probes
+        if cell.skipped:
+            status = "skipped"
+        else:
+            status = "failed" if reason else "done"
+        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell))
 
     def publish(self, complete: bool = False) -> list[Record]:
-        """The leaderboard of all records in the folder; what takes seconds, at the end."""
+        """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds."""
         with self._alone():
-            self._read()
-            found = in_order(self.records.values())
+            self._read_new()
+            records = in_order(self.records.values())
             if complete:
-                self._reconstructions()
-            write_report(self.folder, found, self.title, complete)
-        return found
+                self._write_reconstructions()
+            write_report(self.folder, records, self.title, complete)
+        return records
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Lets one run after the other read records and write tables, so that the last one's have all.
+        """Lets one run after the other read records and write tables, so that the last run's have all.
 
         A network folder shows the newest records to a client that has just written beside them.
         """
-        with ExitStack() as held:
-            with suppress(NoLocks):  # then the last to write may have missed what others just wrote
-                held.enter_context(alone(self.folder / "records" / ".publishing"))
+        with ExitStack() as stack:
+            with suppress(NoLocks):  # then the last run may miss what others have just written
+                stack.enter_context(alone(self.folder / "records" / ".publishing"))
             yield
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:
-        m = self.matrix
-        uses = m.unnamed_parts(cell.identity)
-        return (
-            {"matrix": self.title}
-            | provenance(self.options.device)
-            | {
-                "threads": m.threads,
-                "precision": m.precision,
-                "seed": cell.seed,
-                "budget": m.budget_of_cell(cell.identity),
-                "samples": m.samples,
-                "parts": parts(stage.config for stage in self.plan.needed([cell])),
-            }
-            | ({"uses": uses} if uses else {})
-        )
+        matrix = self.matrix
+        settings = {
+            "threads": matrix.threads,
+            "precision": matrix.precision,
+            "seed": cell.seed,
+            "budget": matrix.budget_of_cell(cell.identity),
+            "samples": matrix.samples,
+            "parts": parts(stage.config for stage in self.plan.needed([cell])),
+        }
+        if uses := matrix.unnamed_parts(cell.identity):
+            settings["uses"] = uses
+        return {"matrix": self.title} | provenance(self.options.device) | settings
 
-    def _artifact(self, one: str) -> Artifact | None:
-        stage = self.plan.stages[one]
-        return self.store.get(stage) if self.store.has(stage) else None
+    def _result(self, stage_id: str) -> Artifact | None:
+        """The artifact of a stage that is made and hasn't diverged."""
+        stage = self.plan.stages[stage_id]
+        artifact = self.store.get(stage) if self.store.has(stage) else None
+        return None if artifact is None or artifact.error is not None else artifact
 
-    def _pictures(self, cell: Cell) -> None:
-        """Of the first seed: samples, and what evaluators drew."""
+    def _write_pictures(self, cell: Cell) -> None:
+        """Writes samples and the evaluators' figures, for the first seed only."""
         if cell.seed != self.matrix.seeds[0].label:
             return
         for stage in self.plan.needed([cell]):
-            artifact = self._artifact(stage.id) if stage.kind in ("samples", "scores") else None
-            if artifact is None or artifact.error is not None or "snapshot" in stage.config:
+            if stage.kind not in ("samples", "scores") or "snapshot" in stage.config:
+                continue
+            result = self._result(stage.id)
+            if result is None:
                 continue
             if stage.kind == "samples":
-                images, labels = artifact.tensors["images"], artifact.tensors["labels"]
+                images, labels = result.tensors["images"], result.tensors["labels"]
                 name = image_grids.picture_name(cell.identity, f"@{stage.config['guidance']:g}")
                 image_grids.write_samples(self.folder / "samples", name, images, labels)
                 continue
             trained = cell.identity | ({"generator": ""} if stage.config["scope"] == "tokenizer" else {})
             for folder, group in (("figures", "figure"), ("samples", "picture")):
-                for key, pixels in artifact.group(group).items():
-                    image_grids.write_pixels(
-                        self.folder / folder, image_grids.picture_name(trained, f"--{key}"), pixels
-                    )
+                for key, pixels in result.group(group).items():
+                    name = image_grids.picture_name(trained, f"--{key}")
+                    image_grids.write_pixels(self.folder / folder, name, pixels)
 
-    def _reconstructions(self) -> None:
-        """The first seed's tokenizers, each decoding the same held-out images."""
+    def _write_reconstructions(self) -> None:
+        """Writes, for each dataset, the same held-out images as the first seed's tokenizers decode them."""
         import torch
 
         from ..api import to_uint8
         from ..models import build
 
         for row in self.matrix.datasets:
-            rows: dict[str, torch.Tensor] = {}
+            latents: dict[str, Artifact] = {}  # by tokenizer and regularizer
             for cell in self.plan.cells:
                 label = f"{cell.tokenizer} {cell.regularizer}"
-                if cell.dataset != row.label or label in rows:
+                if cell.dataset != row.label or label in latents:
                     continue
                 for stage in self.plan.needed([cell]):
-                    artifact = self._artifact(stage.id) if stage.kind == "latents" else None
-                    if artifact is not None and artifact.error is None and "round_trip" in artifact.info:
-                        rows[label] = artifact.tensor("preview")
+                    artifact = self._result(stage.id) if stage.kind == "latents" else None
+                    if artifact is not None and "round_trip" in artifact.info:
+                        latents[label] = artifact
+            name = f"{row.label}--reconstructions"
+            if not latents or self._is_up_to_date(name, latents.values()):
+                continue
             dataset = build.dataset({"name": row.part, "options": row.options})
-            if not rows or dataset.image.height < 2:  # a point is no picture
+            if dataset.image.height < 2:  # points have no picture
                 continue
             count = min(64, dataset.size("val"))
             originals = to_uint8(dataset.images("val", torch.arange(count)))
-            pairs = [("held-out images", originals), *rows.items()]
-            image_grids.write_reconstructions(self.folder / "samples", pairs, f"{row.label}--reconstructions")
+            previews = [(label, artifact.tensor("preview")) for label, artifact in latents.items()]
+            pairs = [("held-out images", originals), *previews]
+            image_grids.write_reconstructions(self.folder / "samples", pairs, name)
+
+    def _is_up_to_date(self, name: str, artifacts: Iterable[Artifact]) -> bool:
+        """Whether a picture is newer than its artifacts, and of this matrix: its data may load slowly."""
+        picture = self.folder / "samples" / image_grids.file_name(name)
+        if not self.same_matrix or not picture.is_file():
+            return False
+        drawn = picture.stat().st_mtime_ns
+        return all((artifact.path / "stage.json").stat().st_mtime_ns < drawn for artifact in artifacts)

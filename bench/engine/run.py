@@ -6,178 +6,204 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ..matrix.load import resolved
-from ..matrix.matrix import Matrix
-from ..plan.plan import Cell, Plan
+from ..plan.plan import Cell
 from ..records.records import Record
-from ..store.artifacts import NoLocks, Store, alone
-from ..store.disk import DiskFull, explain_disk_full, replace_text
+from ..store.artifacts import NoLocks, alone
+from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
-from .local import Engine
+from .open_plan import OpenPlan
 from .results_folder import ResultsWriter
 from .run_options import RunError, RunOptions
-from .schedule import EngineError, Event
+from .schedule import EngineError, Event, Schedule
+from .setting import Setting
 
-if TYPE_CHECKING:
-    from .ray_cluster import RayEngine
-
-SHARE = 20  # times that tables of thousands of cells take pass before they are written again
-LOOKS = 5  # at most, at artifacts that break while they are read
+# After a slow rewrite of the tables, the next one waits this many times as long as that one took.
+REWRITE_PAUSE = 20
+ATTEMPTS = 5  # how often a run starts over when artifacts turn out corrupt while they are read
 
 
 def run(
-    matrix: Matrix,
-    plan: Plan,
-    cells: list[Cell],
-    store: Store,
+    opened: OpenPlan,
     options: RunOptions,
-    listen: Callable[[Event], None],
-    announce: Callable[[Cell, Record], None],
+    listen: Callable[[Event], None] = lambda event: None,
+    announce: Callable[[Cell, Record], None] = lambda cell, record: None,
 ) -> list[Record]:
     """Makes the chosen cells of a plan and returns the records of the results folder.
 
-    Artifacts that aren't what was written are made again, also those that no score waits for: records have
-    their curves.
+    Corrupt artifacts are made again, also those that no score waits for: records contain their curves.
+
+    Args:
+        listen: called for every event of a stage.
+        announce: called for every cell whose record is written.
 
     Raises:
         RunError: nothing has been written, or no stage could start.
-        NoRoom: some of the results could not be written; all that could be is.
+        DiskFull: some of the results could not be written; all that could be is.
     """
-    needed = plan.needed(cells)
-    missing = next((stage for stage in needed if not stage.known), None)
+    _check_stages(opened, options.processes)
+    _check_folders(opened, options)
+    return _Run(opened, options, listen, announce).make()
+
+
+class _Run:
+    """The state of a run: its engine, the cells without a record, and what went wrong."""
+
+    def __init__(
+        self,
+        opened: OpenPlan,
+        options: RunOptions,
+        listen: Callable[[Event], None],
+        announce: Callable[[Cell, Record], None],
+    ) -> None:
+        self.opened = opened
+        self.plan, self.store, self.options = opened.plan, opened.store, options
+        self.listen, self.announce = listen, announce
+        self.results = ResultsWriter(opened, options)
+        self.results.begin()
+        self.engine = _engine(opened, options)
+        recorded = self.results.finished() if options.keep_records else set()
+        self.pending = [cell for cell in opened.cells if cell.key not in recorded]
+        self.corrupt: set[str] = set()  # ids of stages whose artifacts were corrupt
+        self.unwritten: dict[
+            str, Corrupt | DiskFull
+        ] = {}  # by cell key, why it has no record; "": the tables
+        self.tables_due = 0.0  # when the tables may be written again
+
+    def make(self) -> list[Record]:
+        """Makes all stages, and returns the records of the results folder."""
+        for stage in self.opened.needed:
+            if note := self.store.upload(stage):
+                self.listen(Event("note", stage, text=note))
+        if self.options.rerun:
+            for stage in self.plan.needed(self.pending):
+                self.store.discard(stage)
+        for _ in range(ATTEMPTS):
+            self.corrupt = self._quarantine_corrupt()
+            self._write_decided_cells()  # skipped cells wait for no stage
+            self._make_stages()
+            self._write_decided_cells(final=True)
+            if not any(isinstance(error, Corrupt) for error in self.unwritten.values()):
+                break
+        records = self._write_tables(complete=True)
+        for error in self.unwritten.values():
+            if isinstance(error, Corrupt):
+                raise RunError(f"artifacts in {self.store.root} break again and again: {error}")
+            raise DiskFull(f"not all results are written: {error}; run again when there is room")
+        return records
+
+    def _quarantine_corrupt(self) -> set[str]:
+        """The ids of pending cells' stages whose artifacts are corrupt, or were when a run last read them."""
+        quarantined, corrupt = self.store.quarantined_keys(), set()
+        for stage in self.plan.needed(self.pending):
+            try:
+                note = self.store.quarantine_if_corrupt(stage, contents=stage.kind == "scores")
+            except OSError as error:
+                raise RunError(
+                    f"an artifact in {self.store.root} is broken and cannot be set aside: {error}"
+                ) from error
+            if note:
+                self.listen(Event("note", stage, text=note))
+            if note or (stage.key in quarantined and not self.store.has(stage)):
+                corrupt.add(stage.id)
+        return corrupt
+
+    def _make_stages(self) -> None:
+        scores = dict.fromkeys(stage for cell in self.pending for stage in cell.scores.values())
+        try:
+            self.engine.run([*scores, *(self.corrupt - scores.keys())], self._hear, self.options.fail_fast)
+        except EngineError as error:
+            raise RunError(str(error)) from error
+
+    def _hear(self, event: Event) -> None:
+        self.listen(event)
+        if event.what == "done" and (event.stage.kind == "scores" or event.stage.id in self.corrupt):
+            self._write_decided_cells()
+
+    def _write_decided_cells(self, final: bool = False) -> None:
+        """Writes the records of pending cells whose stages have ended; `final`: or of which one failed."""
+        decided = [cell for cell in self.pending if self._is_decided(cell, final)]
+        for cell in decided:
+            try:
+                with explain_disk_full(self.options.out):
+                    record = self.results.write(cell, self.engine.failures)
+            except (Corrupt, DiskFull) as error:  # the cell stays pending; others may still be written
+                self.unwritten[cell.key] = error
+                continue
+            self.unwritten.pop(cell.key, None)
+            self.pending.remove(cell)
+            self.announce(cell, record)
+        if decided and not final and time.monotonic() >= self.tables_due:
+            self._write_tables()
+
+    def _is_decided(self, cell: Cell, final: bool) -> bool:
+        ends = list(cell.scores.values())
+        if self.corrupt:
+            ends += [stage.id for stage in self.plan.needed([cell]) if stage.id in self.corrupt]
+        if final and any(stage in self.engine.failures for stage in ends):
+            return True
+        return all(stage in self.engine.done or stage in self.engine.failures for stage in ends)
+
+    def _write_tables(self, complete: bool = False) -> list[Record]:
+        started = time.monotonic()
+        try:
+            with explain_disk_full(self.options.out):
+                return self.results.publish(complete)
+        except DiskFull as error:
+            if complete:
+                self.unwritten.setdefault("", error)
+            return []
+        finally:
+            seconds = time.monotonic() - started
+            self.tables_due = time.monotonic() + (REWRITE_PAUSE * seconds if seconds > 1 else 0)
+
+
+def _engine(opened: OpenPlan, options: RunOptions) -> Schedule:
+    matrix, store = opened.matrix, opened.store
+    setting = Setting(
+        store.root,
+        tuple(matrix.plugins),
+        matrix.threads,
+        options.device,
+        matrix.precision,
+        options.loaders,
+        store.url,
+        options.processes,
+    )
+    if options.engine == "inline":
+        from .inline import InlineEngine
+
+        return InlineEngine(opened.plan, store, setting)
+    if options.engine == "ray":
+        from .ray_cluster import RayEngine
+
+        return RayEngine(opened.plan, store, setting, options.jobs, options.ray_address)
+    from .local import Engine
+
+    return Engine(opened.plan, store, setting, options.jobs or 1)
+
+
+def _check_stages(opened: OpenPlan, processes: int) -> None:
+    missing = next((stage for stage in opened.needed if not stage.known), None)
     if missing is not None:
         raise RunError(f"{missing.label}: its data or weights are not on this machine")
-    processes = options.processes
-    for stage in needed:
+    for stage in opened.needed:
         batch = stage.config.get("batch", 0)
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
-    prepare(matrix, plan, store, options, cells)
-    for stage in needed:
-        if said := store.upload(stage):
-            listen(Event("note", stage, text=said))
-    book = ResultsWriter(matrix, plan, store, options)
-    kept = book.finished() if options.keep_records else set()
-    pending = [cell for cell in cells if cell.key not in kept]
-    due = 0.0  # when tables are written again
-    spoiled: dict[str, Exception] = {}  # why a cell's record could not be written
-    if options.rerun:
-        for stage in plan.needed(pending):
-            store.discard(stage)
-    engine = _engine(matrix, plan, store, options)
-
-    def settle(final: bool = False) -> None:
-        decided = []
-        for cell in pending:
-            ends = list(cell.scores.values())
-            if broken:
-                ends += [stage.id for stage in plan.needed([cell]) if stage.id in broken]
-            stopped = final and any(one in engine.failures for one in ends)
-            if stopped or all(one in engine.done or one in engine.failures for one in ends):
-                decided.append(cell)
-        for cell in decided:
-            try:
-                with explain_disk_full(options.out):
-                    record = book.write(cell, engine.failures)
-            except (Corrupt, DiskFull) as error:  # it stays pending, and others may do
-                spoiled[cell.key] = error
-                continue
-            spoiled.pop(cell.key, None)
-            pending.remove(cell)
-            announce(cell, record)
-        if decided and not final and time.monotonic() >= due:
-            publish()
-
-    def publish(complete: bool = False) -> list[Record]:
-        nonlocal due
-        started = time.monotonic()
-        try:
-            with explain_disk_full(options.out):
-                return book.publish(complete)
-        except DiskFull as error:
-            if complete:
-                spoiled.setdefault("", error)
-            return []
-        finally:
-            took = time.monotonic() - started
-            due = time.monotonic() + (SHARE * took if took > 1 else 0)
-
-    def heard(event: Event) -> None:
-        listen(event)
-        if event.what == "done" and (event.stage.kind == "scores" or event.stage.id in broken):
-            settle()
-
-    for _ in range(LOOKS):
-        broken = _broken(plan, store, pending, listen)
-        wanted = dict.fromkeys(one for cell in pending for one in cell.scores.values())
-        settle()  # skipped cells have nothing to wait for
-        try:
-            engine.run([*wanted, *(broken - wanted.keys())], heard, options.fail_fast)
-        except EngineError as error:
-            raise RunError(str(error)) from error
-        settle(final=True)
-        if not any(isinstance(error, Corrupt) for error in spoiled.values()):
-            break
-    found = publish(complete=True)
-    for why in spoiled.values():
-        if isinstance(why, Corrupt):
-            raise RunError(f"artifacts in {store.root} break again and again: {why}")
-        raise DiskFull(f"not all results are written: {why}; run again when there is room")
-    return found
 
 
-def _engine(matrix: Matrix, plan: Plan, store: Store, options: RunOptions) -> Engine | RayEngine:
-    how: dict[str, Any] = {
-        "threads": matrix.threads,
-        "device": options.device,
-        "precision": matrix.precision,
-        "plugins": list(matrix.plugins),
-        "loaders": options.loaders,
-        "processes": options.processes,
-    }
-    if options.engine == "local":
-        return Engine(plan, store, jobs=options.jobs or 1, **how)
-    from .ray_cluster import RayEngine
-
-    return RayEngine(plan, store, jobs=options.jobs, address=options.ray_address, **how)
-
-
-def _broken(plan: Plan, store: Store, cells: list[Cell], listen: Callable[[Event], None]) -> set[str]:
-    """The stages of these cells whose artifacts aren't what was written, now or when a run last looked."""
-    before, found = store.quarantined_keys(), set()
-    for stage in plan.needed(cells):
-        try:
-            said = store.quarantine_if_corrupt(stage, contents=stage.kind == "scores")
-        except OSError as error:
-            raise RunError(
-                f"an artifact in {store.root} is broken and cannot be set aside: {error}"
-            ) from error
-        if said:
-            listen(Event("note", stage, text=said))
-        if said or (stage.key in before and not store.has(stage)):
-            found.add(stage.id)
-    return found
-
-
-def prepare(matrix: Matrix, plan: Plan, store: Store, options: RunOptions, cells: list[Cell]) -> None:
-    """Fails before any work if a folder cannot be written; sets aside records of another matrix.
-
-    Nothing is written to a cache that has all that is asked for.
-    """
+def _check_folders(opened: OpenPlan, options: RunOptions) -> None:
+    """Raises RunError before any work if a folder cannot be written; a complete cache may be read-only."""
+    plan, store = opened.plan, opened.store
     folders = [options.out / "records"]
-    if options.rerun or not all(
-        store.has(plan.stages[one]) for cell in cells for one in cell.scores.values()
-    ):
+    scores = [plan.stages[stage] for cell in opened.cells for stage in cell.scores.values()]
+    if options.rerun or not all(map(store.has, scores)):
         folders.append(store.root / "locks")
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):  # a read-only mount says nothing until it is written to
+            with tempfile.TemporaryFile(dir=folder):  # a read-only mount fails at the first write only
                 pass
             if folder.name == "locks":
                 with alone(folder / f"probe.{uuid.uuid4().hex}"):
@@ -186,15 +212,3 @@ def prepare(matrix: Matrix, plan: Plan, store: Store, options: RunOptions, cells
             raise RunError(str(error)) from error
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from error
-    mine = {cell.key for cell in plan.cells}
-    for file in sorted((options.out / "records").glob("*.json")):
-        with suppress(FileNotFoundError):  # another run has done it
-            try:
-                foreign = Record.from_json(file.read_text()).key not in mine
-            except ValueError:
-                foreign = True
-            if foreign:
-                file.rename(file.with_suffix(".json.stale"))
-    text = yaml.safe_dump(resolved(matrix, options.out), sort_keys=False, allow_unicode=True)
-    said = f"# profile {options.profile}\n" if options.profile else ""
-    replace_text(options.out / "matrix.lock.yaml", said + text)

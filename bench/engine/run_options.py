@@ -1,4 +1,4 @@
-"""How to run; nothing in it changes a number."""
+"""Options of a run; none of them changes a number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RunError(UserError):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run; nothing in it changes a number."""
+    """Options of a run; none of them changes a number."""
 
     out: Path
     jobs: int | None  # the most stages at a time; None: as many as a Ray cluster holds
@@ -22,8 +22,8 @@ class RunOptions:
     fail_fast: bool = False
     keep_records: bool = False
     rerun: bool = False
-    profile: str = ""  # of the matrix, or several joined by hyphens; tables say it
+    profile: str = ""  # of the matrix, or several joined by hyphens; shown in tables
     loaders: int = 0  # processes per worker that decode images ahead
     processes: int = 1  # that share each stage of a worker
-    engine: str = "local"
+    engine: str = "local"  # or "ray", or "inline"
     ray_address: str | None = None  # of a cluster; None starts one here

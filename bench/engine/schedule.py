@@ -1,4 +1,4 @@
-"""What is to be made, what can be made next, and what became of it; engines decide where."""
+"""The order of stages: what is missing, what can be made next, and what became of it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..store.hashes import Corrupt
 from ..store.stage import Stage
 from ..user_error import UserError
 
-PAUSE = 1.0  # seconds between looks at a stage that another run makes
-LOSSES = 5  # times that what a stage needs is found broken before it fails
+BUSY_SECONDS = 1.0  # until a stage that another run makes is tried again
+RETRIES = 5  # of a stage whose inputs are corrupt
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EngineError(UserError):
 
 
 class Schedule:
-    """The missing stages of a plan, in its order.
+    """The missing stages of a plan, in its order; the base of all engines.
 
     A stage that fails takes its descendants with it and nothing else. `failures` maps a stage's id to the
     reason, for descendants as well.
@@ -51,17 +51,21 @@ class Schedule:
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self.waiting: list[Stage] = []
-        self.given: set[str] = set()  # ids of stages that are being made
-        self.busy: dict[str, float] = {}  # ids of stages that another run makes; when to look again
-        self.losses: Counter[str] = Counter()
+        self.taken: set[str] = set()  # ids of stages that are being made
+        self.busy: dict[str, float] = {}  # ids of stages that another run makes; when to try them again
+        self.retries: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
 
+    def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
+        """Makes the wanted stages and what they need; calls `listen` in this process for every event."""
+        raise NotImplementedError
+
     def begin(self, wanted: list[str], listen: Listen) -> None:
         """Finds what is missing of the wanted stages and of what they need."""
-        self.given = set()
+        self.taken = set()
         self.waiting = self._missing(wanted, listen)
-        self.sift()
+        self.drop_doomed()
 
     def ready(self, count: int | None) -> list[Stage]:
         """The first of the waiting stages that can be made now, at most `count`."""
@@ -69,46 +73,54 @@ class Schedule:
         due = (s for s in self.waiting if self.busy.get(s.id, 0) <= now)
         return list(islice((s for s in due if set(s.parents.values()) <= self.done), count))
 
-    def take(self, stage: Stage) -> None:
-        """Somebody makes it now."""
-        self.waiting.remove(stage)
-        self.given.add(stage.id)
+    def parents(self, stage: Stage) -> dict[str, Stage]:
+        """The stages of a stage's inputs, by role."""
+        return {role: self.plan.stages[parent] for role, parent in stage.parents.items()}
 
-    def hear(self, stage: Stage, message: tuple, listen: Listen, number: int = 0) -> None:
-        """What worker `number` says of a stage: progress, a note, or what became of it."""
-        what, said = message[0], message[2:]
+    def take(self, stage: Stage) -> None:
+        """Marks a waiting stage as being made."""
+        self.waiting.remove(stage)
+        self.taken.add(stage.id)
+
+    def announce_start(self, stage: Stage, listen: Listen, number: int = 0) -> None:
+        if stage.id not in self.busy:  # a busy stage has been announced
+            listen(Event("started", stage, number))
+
+    def receive(self, stage: Stage, message: tuple, listen: Listen, number: int = 0) -> None:
+        """Handles a message of worker `number`: a stage's progress, a note, or its outcome (`run_stage`)."""
+        what, details = message[0], message[2:]
         if what == "progress":
-            listen(Event("progress", stage, number, *said))
+            listen(Event("progress", stage, number, *details))
             return
         if what == "note":
-            listen(Event("note", stage, number, text=said[0]))
+            listen(Event("note", stage, number, text=details[0]))
             return
-        self.given.discard(stage.id)
-        if what == "stopped":  # somebody else's SIGTERM
+        self.taken.discard(stage.id)
+        if what == "stopped":  # by a SIGTERM that wasn't the engine's
             self.waiting.insert(0, stage)
         elif what == "busy":
             if stage.id not in self.busy:
                 listen(Event("busy", stage, number, text="another run makes it"))
-            self.busy[stage.id] = time.monotonic() + PAUSE
+            self.busy[stage.id] = time.monotonic() + BUSY_SECONDS
             self.waiting.insert(0, stage)
         elif what == "lost":
-            self._lost(stage, listen)
+            self._retry(stage, listen)
         elif what == "failed":
-            self.fail(stage, said[0], listen, number, said[1])
+            self.fail(stage, details[0], listen, number, details[1])
         elif what in ("done", "found"):
             try:
-                self._settle(stage, listen, number, text="made by another run" if what == "found" else "")
+                self._finish(stage, listen, number, text="made by another run" if what == "found" else "")
             except Corrupt:
-                self._lost(stage, listen)
+                self._retry(stage, listen)
 
     def fail(self, stage: Stage, reason: str, listen: Listen, number: int = 0, trace: str = "") -> None:
-        """A stage that cannot be made, for a reason that isn't the training's."""
-        self.given.discard(stage.id)
+        """Notes a stage that cannot be made, for another reason than divergence."""
+        self.taken.discard(stage.id)
         self.failures[stage.id] = reason
         listen(Event("failed", stage, number, text=reason, trace=trace))
 
-    def sift(self) -> None:
-        """Leaves no stage waiting for what has failed."""
+    def drop_doomed(self) -> None:
+        """Leaves no stage waiting for one that has failed."""
         self.waiting = [stage for stage in self.waiting if not self._doomed(stage)]
 
     def end(self) -> None:
@@ -117,34 +129,34 @@ class Schedule:
             self._doomed(stage)
 
     def _missing(self, wanted: list[str], listen: Listen) -> list[Stage]:
-        """The stages to make, in plan order: what lies behind an artifact that is there isn't needed."""
-        missing, seen, look = set(), set(wanted), list(wanted)
-        while look:
-            stage = self.plan.stages[look.pop()]
-            if said := self.store.quarantine_if_corrupt(stage, contents=False):
-                listen(Event("note", stage, text=said))
+        """The stages to make, in plan order; the ancestors of an artifact that exists aren't needed."""
+        missing, seen, unchecked = set(), set(wanted), list(wanted)
+        while unchecked:
+            stage = self.plan.stages[unchecked.pop()]
+            if note := self.store.quarantine_if_corrupt(stage, contents=False):
+                listen(Event("note", stage, text=note))
             if self.store.has(stage):
-                self._settle(stage, listen, quiet=True)
+                self._finish(stage, listen, quiet=True)
                 continue
             missing.add(stage.id)
-            look += [parent for parent in stage.parents.values() if parent not in seen]
+            unchecked += [parent for parent in stage.parents.values() if parent not in seen]
             seen.update(stage.parents.values())
         return [stage for stage in self.plan.stages.values() if stage.id in missing]
 
-    def _lost(self, stage: Stage, listen: Listen) -> None:
-        """A stage that has to wait again, for what it needs or has just made wasn't what was written."""
-        self.losses[stage.id] += 1
-        if self.losses[stage.id] > LOSSES:
-            where = self.store.root
-            self.fail(stage, f"what it needs is found broken again and again, in {where}", listen)
+    def _retry(self, stage: Stage, listen: Listen) -> None:
+        """Lets a stage wait again because an input, or the artifact just made, is missing or corrupt."""
+        self.retries[stage.id] += 1
+        if self.retries[stage.id] > RETRIES:
+            reason = f"what it needs is found broken again and again, in {self.store.root}"
+            self.fail(stage, reason, listen)
             return
-        again = {one.id for one in self._missing([stage.id], listen)}
+        again = {missing.id for missing in self._missing([stage.id], listen)}
         self.done -= again
-        again |= {one.id for one in self.waiting}
-        again -= self.given
-        self.waiting = [one for one in self.plan.stages.values() if one.id in again]
+        again |= {waiting.id for waiting in self.waiting}
+        again -= self.taken
+        self.waiting = [stage for stage in self.plan.stages.values() if stage.id in again]
 
-    def _settle(
+    def _finish(
         self, stage: Stage, listen: Listen, number: int = 0, quiet: bool = False, text: str = ""
     ) -> None:
         error = self.store.get(stage).error

@@ -1,8 +1,8 @@
-"""Losses along training and the scores of cells, in the trackers that accelerate knows.
+"""Sends losses along training and the scores of cells to the trackers that accelerate supports.
 
-The process that the user started reads what is stored anyway: the curves in checkpoints and artifacts, and
-records. Training knows nothing of it, each point is told once, also by a run that goes on where another was
-killed, and a tracker that fails costs no stage.
+The process that the user started reads stored data: the curves in checkpoints and artifacts, and records.
+Training isn't involved. Each point is sent once, also by a run that goes on where another was killed, and a
+tracker that fails costs no stage.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from .companions import hide_torchrun
 from .schedule import Event
 
 TRAINED = ("prior", "tokenizer", "generator")
-LIVE = ("tensorboard", "aim")  # may have several runs open in one process; others get a stage when it is done
+LIVE = (
+    "tensorboard",
+    "aim",
+)  # may have several runs open in one process; other trackers get a stage when it is done
 NAMED = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
-LOOK = 5.0  # seconds between two looks at a stage's checkpoint
+CHECKPOINT_SECONDS = 5.0  # between two reads of a stage's checkpoint
 
 
 class TrackerError(UserError, ValueError):
@@ -40,18 +43,20 @@ class TrackerError(UserError, ValueError):
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises TrackerError, with the trackers that are installed, for one that isn't."""
-    installed = [str(each) for each in get_available_trackers()]
-    there = f"installed: {', '.join(installed) or 'none'}"
+    """Raises TrackerError, naming the installed trackers, if a tracker is unknown or not installed."""
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    listed = f"installed: {', '.join(installed) or 'none'}"
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise TrackerError(f"{registry.unknown('tracker', name, sorted(LOGGER_TYPE_TO_CLASS))} ({there})")
+            raise TrackerError(
+                f"{registry.unknown('tracker', name, sorted(LOGGER_TYPE_TO_CLASS))} ({listed})"
+            )
         if name not in installed:
-            raise TrackerError(f"the tracker {name} is not installed ({there}): pip install {name}")
+            raise TrackerError(f"the tracker {name} is not installed ({listed}): pip install {name}")
 
 
 class Tracking:
-    """Listens to an engine and to finished cells; a context manager, for it closes the trackers' runs.
+    """Listens to an engine and to finished cells; a context manager that closes the trackers' runs.
 
     A trained stage is one run of a tracker, and a cell another with its scores; both are named by their
     labels and the start of their keys. Files lie under `folder`/TRACKER.
@@ -69,8 +74,8 @@ class Tracking:
         self.names, self.folder, self.project = list(names), folder, project
         self.plan, self.store, self.warn = plan, store, warn
         self.open: dict[tuple[str, str], Accelerator] = {}
-        self.looked: dict[str, float] = {}
-        self.told: set[str] = set()
+        self.last_read: dict[str, float] = {}
+        self.sent: set[str] = set()
         hide_torchrun()
 
     def __enter__(self) -> Tracking:
@@ -82,24 +87,27 @@ class Tracking:
         self._safely(self._end_all)
 
     def hear(self, event: Event) -> None:
-        """Tells of a stage's losses as far as they are safe: up to its checkpoint, or all when it is done."""
+        """Reports a stage's losses up to the last checkpoint, or all of them once the stage is done."""
         stage = event.stage
         if stage.kind not in TRAINED:
             return
         if event.what == "done":
             self._safely(lambda: self._finished(stage))
-        elif event.what == "progress" and time.monotonic() - self.looked.get(stage.id, 0.0) > LOOK:
-            self.looked[stage.id] = time.monotonic()
+        elif (
+            event.what == "progress"
+            and time.monotonic() - self.last_read.get(stage.id, 0.0) > CHECKPOINT_SECONDS
+        ):
+            self.last_read[stage.id] = time.monotonic()
             self._safely(lambda: self._underway(stage))
 
     def cell(self, cell: Cell, record: Record) -> None:
-        """Tells of a cell's scores, and of those of its stages that were made before."""
+        """Reports a cell's scores, and the losses of its stages that were made before."""
         self._safely(lambda: self._cell(cell, record))
 
-    def _safely(self, tell: Callable[[], Any]) -> None:
-        """The edge: no number depends on a tracker, so one that fails is given up and training goes on."""
+    def _safely(self, report: Callable[[], Any]) -> None:
+        """Calls a tracker; after its first error, tracking ends and the run goes on."""
         try:
-            tell()
+            report()
         except Exception as error:
             if self.names:
                 self.warn(f"tracking ends here: {type(error).__name__}: {error}")
@@ -109,7 +117,7 @@ class Tracking:
         curves = checkpoint.curves(self.store.root / "work" / stage.key)
         for tracker in self.names:
             if tracker in LIVE:
-                self._points(
+                self._send(
                     tracker,
                     _run_name(stage.kind, stage.label, stage.key),
                     stage.config,
@@ -117,56 +125,60 @@ class Tracking:
                 )
 
     def _finished(self, stage: Stage) -> None:
-        self.told.add(stage.id)
+        self.sent.add(stage.id)
         run, curves = _run_name(stage.kind, stage.label, stage.key), self.store.get(stage).info.get("curves")
         for tracker in self.names:
-            self._points(tracker, run, stage.config, _points(stage.kind, curves or {}))
+            self._send(tracker, run, stage.config, _points(stage.kind, curves or {}))
             self._end(tracker, run)
 
     def _cell(self, cell: Cell, record: Record) -> None:
         for stage in self.plan.needed([cell]):
-            if stage.kind in TRAINED and stage.id not in self.told and self.store.has(stage):
+            if stage.kind in TRAINED and stage.id not in self.sent and self.store.has(stage):
                 self._finished(stage)
         if record.status == "skipped":
             return
-        said = {"cell": record.cell, "status": record.status, "reason": record.reason}
+        settings = {"cell": record.cell, "status": record.status, "reason": record.reason}
         for name in ("budget", "samples", "precision", "device", "latentbench"):
-            said[name] = record.provenance.get(name)
+            settings[name] = record.provenance.get(name)
         last = int(
             max((curve["step"][-1] or 0 for curve in record.curves.values() if curve.get("step")), default=0)
         )
         scores = {name: entry["value"] for name, entry in record.metrics.items()}
         scores |= {f"cost/{name}": value for name, value in record.cost.items()}
-        along = _points("quality", record.curves.get("quality", {}))
+        probes = _points("quality", record.curves.get("quality", {}))
         run = _run_name(*cell.name.split(" · "), record.key)
         for tracker in self.names:
-            self._points(tracker, run, said, [*along, (last + 1, scores)])
+            self._send(tracker, run, settings, [*probes, (last + 1, scores)])
             self._end(tracker, run)
 
-    def _points(
-        self, tracker: str, run: str, said: Mapping[str, Any], points: Sequence[tuple[int, Mapping[str, Any]]]
+    def _send(
+        self,
+        tracker: str,
+        run: str,
+        settings: Mapping[str, Any],
+        points: Sequence[tuple[int, Mapping[str, Any]]],
     ) -> None:
-        """Logs those that come after the last one that is noted as logged, and notes it."""
+        """Logs the points after the last logged step, and stores that step in a file."""
         note = self.folder / "logged" / tracker / run
         last = int(note.read_text()) if note.is_file() else -1
         later = [(step, values) for step, values in points if step > last]
         if not later:
             return
         if (tracker, run) not in self.open:
-            self.open[tracker, run] = self._begin(tracker, run, said if last < 0 else None)
+            self.open[tracker, run] = self._begin(tracker, run, settings if last < 0 else None)
         for step, values in later:
             known = {_tag(name): value for name, value in values.items() if value is not None}
             self.open[tracker, run].log(known, step=step)
         note.parent.mkdir(parents=True, exist_ok=True)
         replace_text(note, str(later[-1][0]))
 
-    def _begin(self, tracker: str, run: str, said: Mapping[str, Any] | None) -> Accelerator:
+    def _begin(self, tracker: str, run: str, settings: Mapping[str, Any] | None) -> Accelerator:
         folder = self.folder / tracker
         folder.mkdir(parents=True, exist_ok=True)
         accelerator = Accelerator(cpu=True, log_with=tracker, project_dir=folder)
         options = {NAMED[tracker]: run} if tracker in NAMED else {}
         options |= {"dir": str(folder)} if tracker == "wandb" else {}
-        config = None if said is None else _hyperparameters(said)
+        config = None if settings is None else _hyperparameters(settings)
         project = self.project if tracker in NAMED else run
         accelerator.init_trackers(project, config, {tracker: options})
         return accelerator
@@ -182,7 +194,7 @@ class Tracking:
 
 
 def _points(kind: str, curves: Mapping[str, Sequence[float | None]]) -> list[tuple[int, dict[str, Any]]]:
-    """(step, {"tokenizer/l1": value}) of curves by name, as checkpoints, artifacts and records have them."""
+    """Turns curves by name, as in checkpoints and records, into points (step, {"tokenizer/l1": value})."""
     names = [name for name in curves if name != "step"]
     return [
         (int(step or 0), {f"{kind}/{name}": curves[name][i] for name in names if i < len(curves[name])})
@@ -191,21 +203,21 @@ def _points(kind: str, curves: Mapping[str, Sequence[float | None]]) -> list[tup
 
 
 def _run_name(*words: str) -> str:
-    """`tokenizer--vit--kl--seed_0--3f2a91`: labels as a file system takes them, and the start of a key."""
+    """The name of a run, such as `tokenizer--vit--kl--seed_0--3f2a91`: safe labels and the start of a key."""
     *labels, key = [word for text in words for word in text.split(" · ")]
     safe = "--".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", label).strip("_.") for label in labels)
     return f"{safe[:150]}--{key[:6]}"
 
 
 def _tag(name: str) -> str:
-    """`gFD_effnet_lite0_1.5`: in letters that all trackers take."""
+    """A metric's name in letters that all trackers accept, such as `gFD_effnet_lite0_1.5`."""
     return re.sub(r"[^\w./-]+", "_", name).strip("_")
 
 
-def _hyperparameters(said: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted names; what isn't plain as text."""
+def _hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names; values that aren't plain become text."""
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in flat(said).items()
+        for name, value in flat(settings).items()
         if value is not None
     }

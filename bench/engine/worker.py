@@ -1,4 +1,4 @@
-"""A worker process: single-threaded, it runs one stage at a time and dies with its parent."""
+"""A worker process: it runs one stage at a time."""
 
 from __future__ import annotations
 
@@ -6,54 +6,33 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from ..runtime.parent import die_with_parent
-from ..store.artifacts import Result
+from ..store.artifacts import Result, Store
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
 
 if TYPE_CHECKING:
     from ..store.stage import Stage
     from .companions import Team
+    from .setting import Setting
+
+Send = Callable[[tuple], None]  # sends a message about a stage to the engine
+PROGRESS_SECONDS = 0.2  # between two messages about a stage's progress
 
 
-class Pipe(Protocol):
-    """What takes the words of a stage to the engine."""
-
-    def send(self, message: Any, /) -> None: ...
-
-
-def environment(threads: int) -> dict[str, str]:
-    """What must be set before torch is imported; two OpenMP pools on busy cores slow each other tenfold."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {name: str(threads) for name in names} | {"OMP_WAIT_POLICY": "passive"}
-
-
-def main(
-    pipe: Connection,
-    root: Path,
-    plugins: list[Path],
-    threads: int,
-    device: str,
-    precision: str,
-    loaders: int,
-    processes: int,
-    url: str,
-) -> None:
-    """Takes (stage, parents) from the pipe; sends progress, then what became of the stage."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+def main(pipe: Connection, setting: Setting) -> None:
+    """Takes (stage, parents) from the pipe; sends progress, then the outcome of the stage."""
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
-    from .companions import Setting, Team
+    from .companions import Team
 
-    setting = Setting(root, plugins, threads, device, precision, loaders, url)
     setting.apply()
-    team = Team(processes, setting)
+    team = Team(setting)
     pipe.send(("ready",))
     try:
         while not stopping.is_set():
@@ -63,83 +42,102 @@ def main(
                 stage, parents = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(run_stage(stage, parents, team, pipe, stopping))
+            pipe.send(run_stage(stage, parents, team, pipe.send, stopping))
     finally:
         team.end()
 
 
 def run_stage(
-    stage: Stage,
-    parents: dict[str, Stage],
-    team: Team,
-    pipe: Pipe,
-    stopping: threading.Event,
+    stage: Stage, parents: dict[str, Stage], team: Team, send: Send, stopping: threading.Event
 ) -> tuple[str, ...]:
-    """Makes a stage's artifact unless it is there; the edge of a cell, where any failure becomes a reason.
+    """Makes a stage's artifact unless it exists; whatever fails in a part becomes an outcome here.
 
-    "found" is the answer where another run has made it, "busy" where one does, and "lost" where a parent's
-    artifact had to be set aside.
+    Returns:
+        (outcome, stage id), and for "failed" also the reason and the traceback. Other outcomes: "done";
+        "found", another run has made the artifact; "busy", another run is making it; "lost", the artifact
+        of a parent is missing or was corrupt; "stopped", by `stopping`.
     """
-    from ..api import Diverged
-    from ..stages.table import STAGES
-    from ..training import checkpoint
-    from ..training.context import Context, Stopped
-
-    setting, store = team.setting, team.setting.store
-    device, latest = setting.device, [0.0]
-
-    def report(step: int, total: int, text: str) -> None:
-        if stopping.is_set():
-            raise Stopped
-        if time.monotonic() - latest[0] > 0.2 or step == total:
-            latest[0] = time.monotonic()
-            pipe.send(("progress", stage.id, step, total, text))
+    store = team.setting.store
 
     def note(text: str) -> None:
-        pipe.send(("note", stage.id, text))
+        send(("note", stage.id, text))
 
     try:
-        with explain_disk_full(store.root), store.lock(stage, wait=False) as held:
-            if not held:
+        with explain_disk_full(store.root), store.lock(stage, wait=False) as locked:
+            if not locked:
                 return ("busy", stage.id)
             if store.has(stage):
                 return ("found", stage.id)
-            for parent in parents.values():
-                if said := store.quarantine_if_corrupt(parent):
-                    note(f"{parent.kind} {parent.label}: {said}")
-            if not all(map(store.has, parents.values())):
+            if not _prepare(stage, parents, store, note):
                 return ("lost", stage.id)
-            _reset_peak_memory(device)
-            began = time.monotonic()
-            where = store.work(stage), device, setting.precision
-            for said in checkpoint.quarantine_corrupt(store.work(stage), store.root):
-                note(said)
-            inputs = {role: store.get(parent) for role, parent in parents.items()}
-            try:
-                with team.sharing(stage, parents) as group:
-                    context = Context(*where, report, note, stopping.is_set, setting.loaders, group)
-                    result = STAGES[stage.kind](stage.config, inputs, context)
-                    result.cost["processes"] = group.world
-            except Diverged as error:
-                result = Result(error=str(error))
-            result.cost.setdefault("seconds", time.monotonic() - began)
-            result.cost["peak_memory_bytes"] = _peak_memory(device)
-            store.put(stage, result)
-            if said := store.upload(stage):
-                note(said)
+            store.put(stage, _execute(stage, parents, team, send, stopping))
+            if problem := store.upload(stage):
+                note(problem)
             return ("done", stage.id)
-    except Stopped:
-        store.drop_scratch(stage)
-        return ("stopped", stage.id)
-    except Corrupt:  # since it was looked at
-        store.drop_scratch(stage)
-        return ("lost", stage.id)
-    except DiskFull as error:
-        store.drop_scratch(stage)
-        return ("failed", stage.id, str(error), traceback.format_exc())
     except Exception as error:
         store.drop_scratch(stage)
-        return ("failed", stage.id, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return _outcome(stage, error)
+
+
+def _prepare(stage: Stage, parents: dict[str, Stage], store: Store, note: Callable[[str], None]) -> bool:
+    """Quarantines corrupt inputs and checkpoints; returns whether all inputs are there."""
+    from ..training import checkpoint
+
+    for parent in parents.values():
+        if problem := store.quarantine_if_corrupt(parent):
+            note(f"{parent.kind} {parent.label}: {problem}")
+    if not all(map(store.has, parents.values())):
+        return False
+    for problem in checkpoint.quarantine_corrupt(store.work(stage), store.root):
+        note(problem)
+    return True
+
+
+def _execute(
+    stage: Stage, parents: dict[str, Stage], team: Team, send: Send, stopping: threading.Event
+) -> Result:
+    """The result of a stage with its cost in seconds and memory; divergence is a result as well."""
+    from ..api import Diverged
+    from ..training.context import Stopped
+
+    setting, store, latest = team.setting, team.setting.store, 0.0
+
+    def report(step: int, total: int, text: str) -> None:
+        nonlocal latest
+        if stopping.is_set():
+            raise Stopped
+        if time.monotonic() - latest > PROGRESS_SECONDS or step == total:
+            latest = time.monotonic()
+            send(("progress", stage.id, step, total, text))
+
+    def note(text: str) -> None:
+        send(("note", stage.id, text))
+
+    _reset_peak_memory(setting.device)
+    began = time.monotonic()
+    inputs = {role: store.get(parent) for role, parent in parents.items()}
+    try:
+        with team.sharing(stage, parents) as group:
+            result = setting.run_stage(
+                stage, inputs, group, report=report, note=note, stopping=stopping.is_set
+            )
+            result.cost["processes"] = group.world
+    except Diverged as error:
+        result = Result(error=str(error))
+    result.cost.setdefault("seconds", time.monotonic() - began)
+    result.cost["peak_memory_bytes"] = _peak_memory(setting.device)
+    return result
+
+
+def _outcome(stage: Stage, error: Exception) -> tuple[str, ...]:
+    from ..training.context import Stopped
+
+    if isinstance(error, Stopped):
+        return ("stopped", stage.id)
+    if isinstance(error, Corrupt):  # an input that has changed since it was checked
+        return ("lost", stage.id)
+    reason = str(error) if isinstance(error, DiskFull) else f"{type(error).__name__}: {error}"
+    return ("failed", stage.id, reason, traceback.format_exc())
 
 
 def _reset_peak_memory(device: str) -> None:

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from .. import registry
-from ..options.options import Trail
 from ..user_error import UserError
+
+if TYPE_CHECKING:
+    from ..options.options import Trail
 
 Mark = tuple[int, int]  # line and column, from 1
 

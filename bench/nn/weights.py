@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..store import hashes
+from ..user_error import UserError
 
 RANDOM = "random"
 
@@ -90,8 +91,10 @@ def sha256(file: Path) -> str:
     return _sha256(file, *hashes.identity(file))
 
 
-class OfflineError(FileNotFoundError):
+class OfflineError(UserError, FileNotFoundError):
     """A missing file that must not be downloaded under `--offline`."""
+
+    exit_code = 4
 
 
 def refuse_offline(file: Path | str, url: str) -> None:

@@ -652,6 +652,8 @@ class _Planner:
 class NetworkNeeded(MatrixError):
     """A matrix that needs files which, under `--offline`, must not be downloaded."""
 
+    exit_code = 4
+
 
 class _Refused(Exception):
     """A part could not be built; the problem is noted."""

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# Packages whose versions are in every record.
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "torch-fidelity", "clean-fid", "numpy", "scipy")
+REQUIRED = (*PACKAGES, "pandas", "scikit-learn")  # of an installation
 
 
 @cache

@@ -1,14 +1,14 @@
-"""Content-addressed artifacts: a folder named by its stage's key, whole or not there.
+"""Content-addressed artifacts: each is a folder named by its stage's key, complete or missing.
 
     .bench/artifacts/KIND/KEY/stage.json            what made it, what it cost, small results
     .bench/artifacts/KIND/KEY/tensors.safetensors   large results
     .bench/work/KEY/                                checkpoints of a stage that isn't finished
-    .bench/locks/KEY                                held, as an operating-system lock, by who works on it
-    .bench/corrupt/KEY.N                            artifacts that weren't what was written
+    .bench/locks/KEY                                an operating-system lock of the process that makes KEY
+    .bench/corrupt/KEY.N                            quarantined artifacts, whose hashes didn't match
 
 There is no pickle anywhere. An artifact appears by one rename, so a killed run leaves nothing half-written.
-stage.json begins with the hash of its own text and names those of the other files; what doesn't fit them is
-set aside and made again.
+stage.json begins with the hash of its own text and has the hashes of the other files; an artifact that
+doesn't match them is quarantined and made again.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 
-TRASH = "trash"  # what is being removed
-REMOTE = "remote"  # copies of the stage.json of artifacts that are elsewhere
+TRASH = "trash"  # folders that are being removed
+REMOTE = "remote"  # copies of the stage.json of artifacts at a URL
 PARTS = ("artifacts", "work", "locks", REMOTE, TRASH, CORRUPT)
-LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # as NFS without its lock service, or Lustre
+LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # NFS without its lock service, or Lustre
 WAY_OUT = "let each machine have a local $LATENTBENCH_HOME, and all of them --store file:///THE/SHARED/FOLDER"
-# Of a stage.json, beside hashes.
+# The fields of a stage.json, besides hashes.
 FIELDS = frozenset({"kind", "key", "label", "config", "parents", "error", "cost", "info"})
 
-_files: dict[tuple[int, ...], dict[str, Any] | None] = {}  # those that a stage.json names, by its identity
+_files: dict[tuple[int, ...], dict[str, Any] | None] = {}  # the files in a stage.json, by its identity
 
 
 class NoLocks(UserError):
-    """A folder that two processes cannot share safely."""
+    """A folder on a file system without locks, which two processes cannot use safely."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a stage left: `info` (plain data), `cost`, tensors, or the `error` that is its result."""
+    """The stored result of a stage: `info` (plain data), `cost`, tensors, or the `error` that ended it."""
 
     path: Path
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What stage.json says.
+        """The content of stage.json.
 
         Raises:
-            Corrupt: it isn't what was written.
+            Corrupt: the file isn't what was written.
         """
         file = self.path / "stage.json"
         try:
             state = hashes.identity(file)
-            _files.pop(state, None)  # until this look at it ends well
+            _files.pop(state, None)  # until the file has passed the checks below
             raw = file.read_bytes()
             hashed = hashes.check_headed(raw)
             meta = json.loads(raw)
@@ -97,9 +97,9 @@ class Artifact:
         return self.meta["error"]
 
     def check(self, contents: bool = True) -> None:
-        """Raises Corrupt unless all files are those that were written, by size and, if asked for, by hash.
+        """Raises Corrupt unless all files have the size and, with `contents`, the hash that were written.
 
-        An artifact from before hashes were kept is whole if its files' headers are.
+        For an artifact from before hashes were stored, only its files' headers are checked.
         """
         try:
             state = hashes.identity(self.path / "stage.json")
@@ -107,10 +107,10 @@ class Artifact:
             raise Corrupt(f"stage.json cannot be read: {error.strerror}") from error
         files = _files[state] if state in _files else self.meta.get("files")
         if files is None:
-            there = (self.path / "tensors.safetensors").is_file()
-            files = {"tensors.safetensors": None} if there else {}
-        for name, said in files.items():
-            hashes.check(self.path / name, said, contents)
+            has_tensors = (self.path / "tensors.safetensors").is_file()
+            files = {"tensors.safetensors": None} if has_tensors else {}
+        for name, written in files.items():
+            hashes.check(self.path / name, written, contents)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class Artifact:
         return load_file(file) if file.is_file() else {}
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, without reading the others."""
+        """Reads one tensor without the others."""
         from safetensors import safe_open
 
         self.check(contents=False)
@@ -136,7 +136,7 @@ class Artifact:
 
 @dataclass
 class Result:
-    """What a stage returns."""
+    """The result that a stage returns."""
 
     info: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class Store:
     """The artifacts under one `.bench` folder."""
 
     root: Path
-    url: str = ""  # where they are kept as well
+    url: str = ""  # where artifacts are also kept
 
     def path(self, stage: Stage) -> Path:
         return self.root / "artifacts" / stage.kind / stage.key
@@ -158,59 +158,59 @@ class Store:
         return stage.known and (self.path(stage) / "stage.json").is_file()
 
     def has_now(self, stage: Stage) -> bool:
-        """As `has`, of all that others may have made until now."""
+        """Like `has`, but sees artifacts that others have made since the last listing."""
         return self.has(stage)
 
     def upload(self, stage: Stage) -> str | None:
-        """Keeps a copy where others find it, if there is such a place; says why if that isn't possible."""
+        """Uploads an artifact if the store has a URL; returns the reason if that isn't possible."""
         return None
 
     def get(self, stage: Stage) -> Artifact:
         return Artifact(self.path(stage))
 
     def drop_scratch(self, stage: Stage) -> None:
-        """Removes what a stage that has ended had no room for in memory."""
+        """Removes the files that a finished stage kept outside of memory."""
         shutil.rmtree(self.root / "work" / stage.key / "scratch", ignore_errors=True)
 
     def work(self, stage: Stage) -> Path:
-        """A folder for checkpoints, kept until the artifact is there."""
+        """Creates the folder of a stage's checkpoints, which stays until the artifact is stored."""
         folder = self.root / "work" / stage.key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextmanager
     def lock(self, stage: Stage, wait: bool = True) -> Iterator[bool]:
-        """Waits until nobody else works on this stage, or is False; a process that dies loses its lock."""
+        """Locks a stage; without `wait`, yields False if it is locked. A process that dies loses its lock."""
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
         with locked(self.root / "locks" / stage.key, wait) as held:
             yield held
 
     def quarantine_if_corrupt(self, stage: Stage, contents: bool = True) -> str | None:
-        """Sets an artifact aside that isn't what was written, and says so; None if it is or isn't there."""
+        """Quarantines an artifact that is corrupt and returns a sentence; None if it is intact or missing."""
         try:
             if self.has(stage):
                 self.get(stage).check(contents)
             return None
         except Corrupt:
             pass
-        with self.lock(stage):  # it may have been made again by now
+        with self.lock(stage):  # another process may have made the artifact again
             try:
                 if self.has(stage):
                     self.get(stage).check(contents)
                 return None
             except Corrupt as error:
-                aside = hashes.quarantine(self.path(stage), self.root, stage.key)
-                return f"{error}; it is in {aside}, and made again"
+                folder = hashes.quarantine(self.path(stage), self.root, stage.key)
+                return f"{error}; it is in {folder}, and made again"
 
     def quarantined_keys(self) -> set[str]:
-        """The keys of artifacts that were set aside, whether or not they have been made again."""
+        """The keys of quarantined artifacts, whether or not they have been made again."""
         return {path.name.rpartition(".")[0] for path in (self.root / CORRUPT).glob("*.*")}
 
     def put(self, stage: Stage, result: Result) -> None:
         """Writes the artifact into a temporary folder, flushes it to disk and renames it.
 
         Raises:
-            NoRoom: the disk is full; nothing half-written is left.
+            DiskFull: the disk is full; nothing half-written is left.
         """
         temporary = self.work(stage) / "artifact"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -223,9 +223,9 @@ class Store:
         self.publish(stage, temporary)
 
     def publish(self, stage: Stage, folder: Path) -> None:
-        """Makes a whole folder the artifact; what its stage has worked with goes."""
+        """Renames a complete folder to the artifact's, and removes the stage's checkpoints."""
         final = self.path(stage)
-        self.remove(final)  # what a killed removal may have left
+        self.remove(final)  # a killed removal may have left it
         final.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(final)
         shutil.rmtree(self.root / "work" / stage.key, ignore_errors=True)
@@ -235,7 +235,7 @@ class Store:
 
         folder.mkdir()
         if result.tensors:
-            save_file(_apart(result.tensors), folder / "tensors.safetensors")
+            save_file(_separate(result.tensors), folder / "tensors.safetensors")
         meta = {
             "files": {file.name: hashes.described(file) for file in folder.iterdir()},
             "kind": stage.kind,
@@ -253,21 +253,21 @@ class Store:
                 os.fsync(handle.fileno())
 
     def discard(self, stage: Stage) -> None:
-        """Removes an artifact and its checkpoints, once nobody works on it."""
+        """Removes an artifact and its checkpoints, once no other process works on it."""
         with self.lock(stage):
             self.remove(self.path(stage))
             self.remove(self.root / "work" / stage.key)
 
     def remove(self, folder: Path) -> None:
-        """Away by one rename, for a half-removed artifact must not look like one."""
+        """Removes a folder by one rename first, because a half-removed artifact must not look complete."""
         if folder.exists():
             trash = self.root / TRASH / f"{folder.name}.{uuid.uuid4().hex}"
             trash.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)  # `bench clean` may be at it as well
+            shutil.rmtree(trash, ignore_errors=True)  # `bench clean` may be removing it too
 
     def clear(self) -> None:
-        """Removes all artifacts and checkpoints, and nothing else that lies in the folder."""
+        """Removes all artifacts and checkpoints, but no other files of the folder."""
         for name in PARTS:
             if name != TRASH and (self.root / name).is_dir():
                 self.remove(self.root / name)
@@ -278,7 +278,7 @@ class Store:
 
 @contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of a file, made if need be, in the block; False if it is taken and not waited for."""
+    """Holds the lock of a file, which is created; without `wait`, yields False if the lock is taken."""
     while True:
         with open(file, "w") as handle:
             try:
@@ -290,7 +290,7 @@ def locked(file: Path, wait: bool = True) -> Iterator[bool]:
                 if error.errno in LOCKLESS:
                     raise NoLocks(f"{file.parent} is on a file system without locks; {WAY_OUT}") from error
                 raise
-            # A file that was removed meanwhile is another than the next one opens.
+            # If the file was removed meanwhile, the next process opens another one.
             if file.exists() and os.path.samestat(os.fstat(handle.fileno()), file.stat()):
                 yield True
                 return
@@ -298,7 +298,7 @@ def locked(file: Path, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Holds the lock of a file that is there only as long."""
+    """Holds the lock of a file, and removes the file afterwards."""
     with locked(file):
         try:
             yield
@@ -306,26 +306,25 @@ def alone(file: Path) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, each with a storage of its own; large ones, which may be mapped files, aren't copied."""
-    found: dict[str, Tensor] = {}
-    taken: set[int] = set()
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies tensors to CPU storages of their own; large ones, which may be mapped files, aren't copied."""
+    separate: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        storage = own.untyped_storage()
-        if storage.nbytes() != own.nbytes or storage.data_ptr() in taken:
-            own = own.clone()
-        taken.add(own.untyped_storage().data_ptr())
-        found[name] = own
-    return found
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in storages:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        separate[name] = tensor
+    return separate
 
 
 def home(matrix_file: Path) -> Path:
-    """Where a matrix keeps its artifacts: $LATENTBENCH_HOME, or `.bench` beside the file if that is a URL or
-    not given.
+    """The folder of a matrix's artifacts: $LATENTBENCH_HOME, or `.bench` beside the file.
 
-    A packaged matrix, which is no file of the user's, keeps them in the working directory.
+    A URL in $LATENTBENCH_HOME doesn't count. The folder of a packaged matrix is in the working directory.
     """
     beside = matrix_file.resolve().parent if matrix_file.is_file() else Path.cwd()
-    named = os.environ.get("LATENTBENCH_HOME", "")
-    return Path(named) if named and "://" not in named else beside / ".bench"
+    variable = os.environ.get("LATENTBENCH_HOME", "")
+    return Path(variable) if variable and "://" not in variable else beside / ".bench"

@@ -1,4 +1,4 @@
-"""A full disk, in words: which folder has no room, what is free and what was needed."""
+"""Errors of a full disk that name the folder and the bytes that are free and needed."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ FULL = {
 
 
 class DiskFull(UserError):
-    """What could not be written, and why."""
+    """Results that could not be written because the disk, the quota or the file size limit is exhausted."""
+
+    exit_code = 1
 
 
 @contextmanager
 def explain_disk_full(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Raises NoRoom where the block finds the disk full; `needed` are the bytes that it writes."""
+    """Raises DiskFull if the block finds the disk full; `needed` is the number of bytes that it writes."""
     try:
         yield
     except Exception as error:
         number = _number(error)
         if number not in FULL:
             raise
-        there = next(one for one in (folder, *folder.resolve().parents) if one.exists())
-        free = f"{size_text(shutil.disk_usage(there).free)} free"
+        existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+        free = f"{size_text(shutil.disk_usage(existing).free)} free"
         more = f", {size_text(needed)} needed" if needed is not None else ""
         raise DiskFull(f"{FULL[number]} in {folder} ({free}{more})") from error
 
 
 def size_text(count: float) -> str:
-    """`1.5 GiB`."""
+    """Formats a number of bytes: `1.5 GiB`."""
     if count < 1024:
         return f"{count:.0f} bytes"
     power = min(3, int(math.log(count, 1024)))
@@ -49,16 +51,18 @@ def size_text(count: float) -> str:
 
 
 def _number(error: Exception) -> int | None:
-    """An operating system's error number; safetensors has it in its message alone."""
+    """The operating system's error number, which safetensors has only in its message."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file that a reader, or a kill, finds either old or new; NoRoom if the disk is full."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # other machines have our number
+    """Writes a file by one rename, so that it is never half-written; raises DiskFull."""
+    temporary = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.tmp"
+    )  # process ids of other machines may be the same
     content = text.encode("utf-8", errors="replace")
     try:
         with explain_disk_full(path.parent, len(content)):

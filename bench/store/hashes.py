@@ -1,4 +1,4 @@
-"""Whether a file is what was written: by its hash, once per process; and where a broken one is put aside."""
+"""Checks files by their hashes, once per process, and quarantines corrupt ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-CORRUPT = "corrupt"  # the folder of what was set aside, beside the artifacts
+from ..user_error import UserError
+
+CORRUPT = "corrupt"  # the folder of quarantined files, beside the artifacts
 HEAD = b'{\n "sha256": "%s",\n'
 
-_whole: set[tuple[Any, ...]] = set()  # files that this process has found to be what was written
+_checked: set[tuple[Any, ...]] = set()  # files whose hash this process has checked
 
 
-class Corrupt(Exception):
-    """An artifact or a checkpoint that isn't what was written; says why."""
+class Corrupt(UserError):
+    """An artifact or a checkpoint that isn't what was written."""
+
+    exit_code = 1
 
 
 def described(file: Path) -> dict[str, Any]:
     """The hash and size of a file that has just been written."""
-    said = {"sha256": sha256(file), "bytes": file.stat().st_size}
-    _whole.add((*identity(file), said["sha256"]))
-    return said
+    description = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    _checked.add((*identity(file), description["sha256"]))
+    return description
 
 
 def sha256(file: Path) -> str:
@@ -31,40 +35,40 @@ def sha256(file: Path) -> str:
 
 
 def identity(file: Path) -> tuple[int, ...]:
-    """What changes when a file does, unless its disk fails while it is being worked on."""
+    """Device, inode, size and mtime of a file: they detect replaced files, not bit rot."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def check(file: Path, said: Mapping[str, Any] | None, contents: bool = True) -> None:
-    """Raises Corrupt unless the file has the size and, if `contents` are looked at, the hash that are said.
+def check(file: Path, written: Mapping[str, Any] | None, contents: bool = True) -> None:
+    """Raises Corrupt unless the file has the size and, with `contents`, the hash that it was written with.
 
-    Of a safetensors file that nothing is said of, the header and the size must fit.
+    With `written` None, only the header and the size of a safetensors file are checked.
     """
     try:
-        if said is None:
+        if written is None:
             _check_header(file)
             return
-        found = identity(file)
-        if found[2] != said["bytes"]:
-            raise Corrupt(f"{file.name} has {found[2]} of {said['bytes']} bytes")
-        known = (*found, said["sha256"])
-        if contents and known not in _whole:
-            if sha256(file) != said["sha256"]:
+        current = identity(file)
+        size, sha = current[2], written["sha256"]
+        if size != written["bytes"]:
+            raise Corrupt(f"{file.name} has {size} of {written['bytes']} bytes")
+        if contents and (*current, sha) not in _checked:
+            if sha256(file) != sha:
                 raise Corrupt(f"{file.name} has another hash than when it was written")
-            _whole.add(known)
+            _checked.add((*current, sha))
     except OSError as error:
         raise Corrupt(f"{file.name} cannot be read: {error.strerror}") from error
 
 
 def headed(text: str) -> str:
-    """An object's text, of `json.dumps(…, indent=1)`, with the hash of what follows as its first item."""
+    """Adds to the JSON text of an object, as of `json.dumps(…, indent=1)`, its hash as the first item."""
     body = text.encode()[len("{\n") :]
     return (HEAD % hashlib.sha256(body).hexdigest().encode() + body).decode()
 
 
 def check_headed(raw: bytes) -> bool:
-    """Whether a text has its hash as its first item; raises Corrupt if that is another text's."""
+    """Whether a JSON text has a hash as its first item; raises Corrupt if it is that of another text."""
     length = len(HEAD % (b"0" * 64))
     head, body = raw[:length], raw[length:]
     if b'"sha256"' not in head:
@@ -75,10 +79,11 @@ def check_headed(raw: bytes) -> bool:
 
 
 def quarantine(path: Path, root: Path, name: str) -> Path:
-    """Moves a broken artifact or checkpoint to `root`/corrupt/NAME.N, to be looked at."""
+    """Moves a corrupt artifact or checkpoint to `root`/corrupt/NAME.N for inspection."""
     folder = root / CORRUPT
     folder.mkdir(parents=True, exist_ok=True)
-    target = next(one for n in count(1) if not (one := folder / f"{name}.{n}").exists())
+    numbered = (folder / f"{name}.{number}" for number in count(1))
+    target = next(file for file in numbered if not file.exists())
     path.rename(target)
     return target
 

@@ -1,11 +1,11 @@
-"""A store whose artifacts are kept at an fsspec URL as well, for machines that share no folder.
+"""A store whose artifacts are also kept at an fsspec URL, for machines that share no folder.
 
-    URL/artifacts/KIND/KEY/stage.json   as in the folder; written last, so what has one is whole
-    URL/artifacts/KIND/KEY/SHA256       the files that it names, by their hash
+    URL/artifacts/KIND/KEY/stage.json   written last, so an artifact that has one is complete
+    URL/artifacts/KIND/KEY/SHA256       the artifact's other files, named by their hash
 
-Two machines that make one artifact at once leave a whole one, for no file is ever another's. Stages work in
-the local folder: there artifacts are made, and from there uploaded; stage.json is downloaded when something
-is asked of an artifact, and the rest of it when its tensors are.
+Two machines that make one artifact at once leave a complete one: different files have different names.
+Artifacts are made in the local folder and uploaded from there. A remote artifact's stage.json is
+downloaded on first use, and its tensors when they are read.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ if TYPE_CHECKING:
 
     from .stage import Stage
 
-_listed: dict[str, set[str]] = {}  # by URL, the keys of artifacts that this process has seen there
+_listed: dict[str, set[str]] = {}  # keys of remote artifacts that this process knows of, by URL
 
 
 class RemoteError(UserError):
-    """A URL that cannot be used now."""
+    """A URL that cannot be read or written now."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
 class Mirror(Store):
-    """The artifacts under one `.bench` folder and at `url`: what either has is there."""
+    """The artifacts in one `.bench` folder or at `url`."""
 
     def has(self, stage: Stage) -> bool:
         return super().has(stage) or (stage.known and stage.key in self._seen())
 
     def has_now(self, stage: Stage) -> bool:
-        """As `has`, but asks again for what another machine may have made meanwhile."""
+        """Like `has`, but asks the URL again for an artifact that another machine may have made."""
         if not self.has(stage) and stage.known:
             with self._reached() as (fs, base):
                 if fs.exists(f"{base}/{_name(stage)}/stage.json"):
@@ -54,27 +56,30 @@ class Mirror(Store):
         return self.has(stage)
 
     def get(self, stage: Stage) -> Artifact:
-        """The artifact; of one that is only at the URL what stage.json says, and its tensors when asked for.
+        """The artifact; tensors of a remote one are downloaded when they are read.
 
         Raises:
-            Corrupt: it isn't what was written, or no longer there.
+            Corrupt: stage.json isn't what was written, or is missing at the URL.
         """
-        return super().get(stage) if super().has(stage) else _Away(self._stub(stage).parent, self, stage)
+        return (
+            super().get(stage)
+            if super().has(stage)
+            else _RemoteArtifact(self._stub(stage).parent, self, stage)
+        )
 
     @contextmanager
     def lock(self, stage: Stage, wait: bool = True) -> Iterator[bool]:
-        """The lock holds on this machine, or for this folder; another one's work is seen when it is done."""
-        with super().lock(stage, wait) as held:
-            if held:
+        """Locks a stage on this machine, not on others, whose finished artifacts are then noticed."""
+        with super().lock(stage, wait) as locked:
+            if locked:
                 self.has_now(stage)
-            yield held
+            yield locked
 
     def quarantine_if_corrupt(self, stage: Stage, contents: bool = True) -> str | None:
         if super().has(stage) or not self.has(stage):
             return super().quarantine_if_corrupt(stage, contents)
         try:
-            artifact = self.get(stage)
-            artifact.check(contents)
+            self.get(stage).check(contents)
             return None
         except Corrupt as error:
             self._forget(stage)
@@ -86,9 +91,9 @@ class Mirror(Store):
             self._forget(stage)
 
     def upload(self, stage: Stage) -> str | None:
-        """Uploads an artifact that is only here; says why if that isn't possible, None otherwise.
+        """Uploads an artifact that is only in the folder; returns the reason if that isn't possible.
 
-        One from before hashes were kept stays here: its files have no name there.
+        An artifact from before hashes were stored isn't uploaded: remote files are named by their hash.
         """
         if not super().has(stage) or stage.key in self._seen():
             return None
@@ -100,15 +105,15 @@ class Mirror(Store):
             artifact.check()
             with self._reached() as (fs, base):
                 folder = f"{base}/{_name(stage)}"
-                if not fs.async_impl:  # an object store would make a bucket of a misspelt name
+                if not fs.async_impl:  # an object store would create a bucket for a misspelt name
                     fs.makedirs(folder, exist_ok=True)
-                for name, said in files.items():
-                    target = f"{folder}/{said['sha256']}"
-                    if not fs.exists(target) or fs.size(target) != said["bytes"]:
+                for name, written in files.items():
+                    target = f"{folder}/{written['sha256']}"
+                    if not fs.exists(target) or fs.size(target) != written["bytes"]:
                         fs.put_file(str(artifact.path / name), target)
                 temporary = f"{folder}/{uuid.uuid4().hex}"
                 fs.pipe_file(temporary, (artifact.path / "stage.json").read_bytes())
-                fs.mv(temporary, f"{folder}/stage.json")  # at once, in file systems that are folders
+                fs.mv(temporary, f"{folder}/stage.json")  # atomic in file systems that are folders
         except RemoteError as error:
             return f"{error}; the next run uploads it"
         except Corrupt as error:
@@ -117,10 +122,10 @@ class Mirror(Store):
         return None
 
     def fetch(self, stage: Stage) -> Artifact:
-        """Downloads an artifact unless it is here.
+        """Downloads an artifact unless it is in the folder.
 
         Raises:
-            Corrupt: it isn't what was written, even if it is downloaded twice.
+            Corrupt: a file isn't what was written, even after a second download.
         """
         with super().lock(stage):
             if super().has(stage):
@@ -134,23 +139,23 @@ class Mirror(Store):
                 self._reached() as (fs, base),
                 explain_disk_full(self.root, sum(f["bytes"] for f in files.values())),
             ):
-                for name, said in files.items():
-                    for again in (True, False):
+                for name, written in files.items():
+                    for retry in (True, False):
                         try:
-                            fs.get_file(f"{base}/{_name(stage)}/{said['sha256']}", str(folder / name))
-                            hashes.check(folder / name, said)
+                            fs.get_file(f"{base}/{_name(stage)}/{written['sha256']}", str(folder / name))
+                            hashes.check(folder / name, written)
                             break
                         except FileNotFoundError as error:
                             raise Corrupt(f"{name} is missing") from error
                         except Corrupt:
-                            if not again:
+                            if not retry:
                                 raise
                 shutil.copyfile(stub, folder / "stage.json")
             self.publish(stage, folder)
         return super().get(stage)
 
     def _stub(self, stage: Stage) -> Path:
-        """The local copy of a stage.json, downloaded if it isn't there."""
+        """The local copy of a remote stage.json, downloaded if it is missing."""
         stub = self.root / REMOTE / _name(stage) / "stage.json"
         if not stub.is_file():
             with self._reached() as (fs, base):
@@ -166,18 +171,18 @@ class Mirror(Store):
         return stub
 
     def _forget(self, stage: Stage) -> None:
-        """Takes a broken artifact from the URL, stage.json first: without it the artifact isn't there."""
+        """Deletes a corrupt artifact at the URL, stage.json first: without it no artifact is found."""
         self._seen().discard(stage.key)
         shutil.rmtree(self.root / REMOTE / _name(stage), ignore_errors=True)
         with self._reached() as (fs, base):
             folder = f"{base}/{_name(stage)}"
-            there = fs.find(folder) if fs.exists(folder) else []
-            for file in sorted(there, key=lambda file: not file.endswith("/stage.json")):
-                with suppress(FileNotFoundError):  # somebody else has found it broken
+            files = fs.find(folder) if fs.exists(folder) else []
+            for file in sorted(files, key=lambda file: not file.endswith("/stage.json")):
+                with suppress(FileNotFoundError):  # another machine has deleted it
                     fs.rm_file(file)
 
     def _seen(self) -> set[str]:
-        """The keys of what is there, listed once in a process, and of what it has found or uploaded since."""
+        """The keys of remote artifacts: listed once in a process, and extended by later finds and uploads."""
         if self.url not in _listed:
             with self._reached() as (fs, base):
                 files = fs.find(f"{base}/artifacts") if fs.exists(f"{base}/artifacts") else []
@@ -186,10 +191,10 @@ class Mirror(Store):
 
     @contextmanager
     def _reached(self) -> Iterator[tuple[AbstractFileSystem, str]]:
-        """The file system and the path in it; whatever a library of one raises is RemoteError."""
+        """Yields the file system and the path in it; raises RemoteError for any error of its library."""
         try:
             fs, base = _file_system(self.url)
-            fs.invalidate_cache()  # of listings: others write there
+            fs.invalidate_cache()  # of listings: other machines write there
             yield fs, base
         except (Corrupt, RemoteError, DiskFull):
             raise
@@ -199,8 +204,8 @@ class Mirror(Store):
 
 
 @dataclass(frozen=True)
-class _Away(Artifact):
-    """An artifact that only its stage.json is here of."""
+class _RemoteArtifact(Artifact):
+    """A remote artifact: only stage.json is cached; tensors are downloaded on access."""
 
     store: Mirror
     stage: Stage
@@ -212,7 +217,7 @@ class _Away(Artifact):
             _ = self.meta
 
     @property
-    def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # kept by what is fetched
+    def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # cached by the downloaded artifact
         return self.store.fetch(self.stage).tensors
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -220,20 +225,20 @@ class _Away(Artifact):
 
 
 def store(matrix_file: Path, url: str | None = None) -> Store:
-    """The store of a matrix: beside a URL, which LATENTBENCH_HOME may be as well, the folder is its cache.
+    """The store of a matrix, with a URL if one is given here or in $LATENTBENCH_HOME.
 
     Raises:
         RemoteError: the URL cannot be used.
     """
-    named = os.environ.get("LATENTBENCH_HOME", "")
-    found = at(home(matrix_file), url or (named if "://" in named else ""))
-    if isinstance(found, Mirror):
-        found._seen()
-    return found
+    variable = os.environ.get("LATENTBENCH_HOME", "")
+    opened = at(home(matrix_file), url or (variable if "://" in variable else ""))
+    if isinstance(opened, Mirror):
+        opened._seen()
+    return opened
 
 
 def at(root: Path, url: str) -> Store:
-    """The store in a folder, and at a URL if there is one."""
+    """The store in a folder, and at a URL unless that is empty."""
     return Mirror(root, url.rstrip("/")) if url else Store(root)
 
 

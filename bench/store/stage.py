@@ -25,7 +25,7 @@ class Stage:
     config: dict[str, Any] = field(repr=False)
     parents: dict[str, str] = field(repr=False)  # role -> the parent's id
     id: str
-    known: bool  # False while data or weights that it needs aren't there
+    known: bool  # False if data or weights that the stage needs are missing
 
     @property
     def key(self) -> str:
@@ -38,23 +38,24 @@ def digest(value: Any) -> str:
 
 
 def stage_id(kind: str, config: Config, parents: Mapping[str, str]) -> str:
-    """What a stage is known by; of weights that it starts from or sees by the hash, not the place."""
-    return digest({"kind": kind, "config": _placeless(config), "parents": parents})
+    """The hash that names a stage; files, such as weights, count by their hash and not by their path."""
+    return digest({"kind": kind, "config": _without_paths(config), "parents": parents})
 
 
-def _placeless(config: Config) -> dict[str, Any]:
-    found = dict(config)
-    found.pop("checkpointing", None)  # it changes the rounding of gradients and, as processes do, no more
-    if "weights" in found:
-        found["weights"] = found["weights"]["fingerprint"]
-    if "reconstruction" in found:
-        found["reconstruction"] = {
+def _without_paths(config: Config) -> dict[str, Any]:
+    plain = dict(config)
+    # Checkpointing changes only the rounding of gradients, as the number of processes does.
+    plain.pop("checkpointing", None)
+    if "weights" in plain:
+        plain["weights"] = plain["weights"]["fingerprint"]
+    if "reconstruction" in plain:
+        plain["reconstruction"] = {
             name: {k: v["fingerprint"] if is_file(v) else v for k, v in loss.items()}
             if isinstance(loss, Mapping)
             else loss
-            for name, loss in found["reconstruction"].items()
+            for name, loss in plain["reconstruction"].items()
         }
-    return found
+    return plain
 
 
 def is_file(option: Any) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,14 +23,15 @@ import torch
 
 from .. import registry
 from ..api import ImageSpec, Noise
+from ..engine.start_process import process_context, thread_variables
 from ..metrics.frechet import frechet_distance
 from ..models import latents
+from ..records.provenance import REQUIRED
 from ..records.records import comparable
 from . import small_cell
 
 ROUNDING = 1e-4  # relative: what float32 kernels of different sizes may differ by in a distance
 IMAGES = 256
-PACKAGES = ("torch", "timm", "accelerate", "torch-fidelity", "clean-fid", "pandas", "scipy", "scikit-learn")
 MATRIX = """
 name: doctor
 dataset: {use: digits}
@@ -67,7 +68,7 @@ def installed() -> Iterator[Check]:
     """Versions, the weights of feature extractors, disk and device."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Check("python", sys.version_info >= (3, 11), python)
-    for name in PACKAGES:
+    for name in REQUIRED:
         try:
             yield Check(name, True, version(name))
         except PackageNotFoundError:
@@ -134,8 +135,8 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, half of them each."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        halves = pool.map(_described, [(0, 2), (1, 2)])
+    with ProcessPoolExecutor(2, process_context(thread_variables(1))) as pool:
+        halves = list(pool.map(_described, [(0, 2), (1, 2)]))
         (alone,) = pool.map(_described, [(0, 1)])
     extractor, (train, _) = small_cell.extractor(), small_cell.digits(IMAGES)
     real = extractor.describe(train, ["pooled"])["pooled"]

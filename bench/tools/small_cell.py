@@ -16,6 +16,7 @@ from .. import registry
 from ..api import Dataset, FeatureExtractor, Noise
 from ..contracts import datasets
 from ..contracts.common import Beside, Broken, Part
+from ..engine.open_plan import OpenPlan
 from ..engine.run import run
 from ..engine.run_options import RunError, RunOptions
 from ..matrix.load import load_matrix
@@ -62,8 +63,8 @@ def run_matrix(text: str, folder: Path, jobs: int = 1) -> SmallRun:
     file.write_text(text)
     matrix = load_matrix(file)
     plan, store = make_plan(matrix), Store(folder / ".bench")
-    options = RunOptions(folder / "results", jobs)
-    records = run(matrix, plan, plan.cells, store, options, lambda _: None, lambda *_: None)
+    opened = OpenPlan(matrix, plan, plan.cells, store)
+    records = run(opened, RunOptions(folder / "results", jobs))
     return SmallRun(plan, store, records)
 
 

@@ -12,6 +12,7 @@ import torch
 from helpers import fabricated_records
 
 from latentbench.bench.engine import results_folder, run, run_options
+from latentbench.bench.engine.open_plan import OpenPlan
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.store.artifacts import Result, Store
@@ -96,6 +97,6 @@ def test_cached(benchmark, kept, cached, monkeypatch):
     monkeypatch.setattr(
         results_folder.ResultsWriter, "publish", lambda book, complete=False: list(book.records.values())
     )
-    arguments = (loaded, made, made.cells, store, options, lambda event: None, lambda cell, record: None)
+    arguments = (OpenPlan(loaded, made, made.cells, store), options)
     found = benchmark.pedantic(run.run, arguments, rounds=3)
     assert len(found) == len(made.cells) == 101 and all(record.status == "done" for record in found)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.run import TINY, bench
+from helpers.run import TINY, bench, bench_inline
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
@@ -145,7 +145,7 @@ def test_a_constructor_that_fails_in_its_own_way_is_a_problem_at_its_row(tmp_pat
     text = PLUGIN + "        self.sizes = [float(x) for x in torch.linspace(0, 1, 3)]\n"
     (tmp_path / "plugin.py").write_text(text)
     (tmp_path / "matrix.yaml").write_text(TINY.replace("  none: {}", "  mine: {}"))
-    run = bench("plan", "--plugin", "plugin.py", cwd=tmp_path)
+    run = bench_inline("plan", "--plugin", "plugin.py", cwd=tmp_path)
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert "matrix.yaml:12:3" in run.stderr and "plugin.py:10: RuntimeError" in run.stderr
 
@@ -155,5 +155,5 @@ def test_clean_leaves_what_is_not_its_own(tmp_path):
     home = tmp_path / "home"
     (home / "artifacts/x").mkdir(parents=True)
     (home / "thesis.txt").write_text("years of work")
-    assert bench("clean", "--yes", cwd=tmp_path, home=home).returncode == 0
+    assert bench_inline("clean", "--yes", cwd=tmp_path, home=home).returncode == 0
     assert [file.name for file in home.iterdir()] == ["thesis.txt"]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from helpers.run import TINY, bench
+from helpers.run import TINY, bench_inline
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
@@ -17,7 +17,7 @@ def test_the_plugin_of_the_readme_runs_and_appears_in_the_table(tmp_path):
     text = TINY.replace("  none: {}\n  kl: {weight: 1.0e-3}", f"  {row}")
     text = text.replace("  lightningdit", "  # lightningdit")
     (tmp_path / "my.yaml").write_text(text)
-    done = bench("run", "--matrix", "my.yaml", "--plugin", "sphere.py", cwd=tmp_path)
+    done = bench_inline("run", "--matrix", "my.yaml", "--plugin", "sphere.py", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "results/tiny/leaderboard.csv")
     assert {"sphere[weight=0.1]", "sphere[weight=1]"} <= set(table.regularizer)
@@ -28,7 +28,7 @@ def test_the_matrix_of_the_readme_is_one(tmp_path):
     sections = re.search(r"```yaml\n(.*?)```", README, re.DOTALL).group(1)
     head = "dataset: {use: digits}\nfeatures: effnet_lite0\nevaluators: [reconstruction]\n"
     (tmp_path / "matrix.yaml").write_text(head + sections)
-    done = bench("plan", cwd=tmp_path)
+    done = bench_inline("plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "kl[weight=0.01]" in done.stdout and "skipped: " in done.stdout
 

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from helpers.run import TINY, bench, cmdline, command, environment, gone_within, results, workers_of
+from helpers.run import TINY, bench, command, environment, gone_within, results, stage_workers_of, workers_of
 
 LIMIT = 20_000  # bytes of a file: less than any tensors take
 
@@ -73,7 +73,7 @@ class Chaos:
                 process.wait(self.moments.uniform(0.3, 8))
             except subprocess.TimeoutExpired:
                 workers = workers_of(process.pid)
-                self.kill(process, [pid for pid in workers if "spawn_main" in cmdline(pid)])
+                self.kill(process, stage_workers_of(process.pid))
         process.wait(timeout=900)
         reader.join()
         assert gone_within(60, workers)

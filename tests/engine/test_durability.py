@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.run import TINY, bench, command, environment, gone_within, results, workers_of
+from helpers.run import TINY, bench_inline, command, environment, gone_within, results, workers_of
 from torch import nn
-from typer.testing import CliRunner
 
-from latentbench.bench.cli import app
 from latentbench.bench.store import hashes
 from latentbench.bench.store.artifacts import Artifact, Result, Store, locked
 from latentbench.bench.store.disk import DiskFull, explain_disk_full, size_text
@@ -289,18 +287,12 @@ def made(tmp_path_factory):
     """A folder with a small matrix, run once."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "matrix.yaml").write_text(SMALL)
-    done = bench("run", "-j", 1, cwd=folder)
+    done = bench_inline("run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
-def invoke(folder, monkeypatch, *arguments):
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("LATENTBENCH_HOME", raising=False)
-    return CliRunner().invoke(app, [str(one) for one in arguments])
-
-
-def test_what_is_broken_is_found_by_doctor_and_made_again_by_a_run_with_the_same_records(made, monkeypatch):
+def test_what_is_broken_is_found_by_doctor_and_made_again_by_a_run_with_the_same_records(made):
     truth = results(made / "results/tiny")
     (trained,) = (made / ".bench/artifacts/tokenizer").iterdir()
     (latents,) = (made / ".bench/artifacts/latents").iterdir()
@@ -308,16 +300,16 @@ def test_what_is_broken_is_found_by_doctor_and_made_again_by_a_run_with_the_same
     flip(trained / "stage.json", -99)  # its curves are in the records
     (latents / "tensors.safetensors").write_bytes(b"")  # needed by scores alone
     flip(scores / "stage.json", -9)
-    found = invoke(made, monkeypatch, "doctor", "--cache", "--json")
+    found = bench_inline("doctor", "--cache", "--json", cwd=made)
     wrong = {check["name"] for check in json.loads(found.stdout) if check["ok"] is False}
-    assert found.exit_code == 1
+    assert found.returncode == 1
     assert wrong == {f"{path.parent.name} {path.name[:12]}" for path in (trained, latents, scores)}
-    done = bench("run", "-j", 1, cwd=made)
+    done = bench_inline("run", cwd=made)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("note")]
     assert len(lines) == 3 and all("corrupt/" in line for line in lines), lines
     assert results(made / "results/tiny") == truth
-    assert invoke(made, monkeypatch, "doctor", "--cache").exit_code == 0
+    assert bench_inline("doctor", "--cache", cwd=made).returncode == 0
 
 
 def test_a_read_only_cache_is_reported_from_and_otherwise_an_error(made, tmp_path, monkeypatch):
@@ -329,14 +321,14 @@ def test_a_read_only_cache_is_reported_from_and_otherwise_an_error(made, tmp_pat
         real(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    done = invoke(made, monkeypatch, "run", "-o", tmp_path / "elsewhere")
-    assert done.exit_code == 0, done.output
+    done = bench_inline("run", "-o", tmp_path / "elsewhere", cwd=made)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert results(tmp_path / "elsewhere") == results(made / "results/tiny")
-    done = invoke(made, monkeypatch, "run", "-o", tmp_path / "more", "--seeds", "2")
-    assert done.exit_code == 2 and "Read-only file system" in done.output and "Traceback" not in done.output
+    done = bench_inline("run", "-o", tmp_path / "more", "--seeds", "2", cwd=made)
+    assert done.returncode == 2 and "Read-only file system" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_disk_that_is_full_of_results_is_an_error_and_a_later_run_goes_on(made, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_of_results_is_an_error_and_a_later_run_goes_on(made, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
@@ -354,7 +346,7 @@ def test_a_disk_that_is_full_of_results_is_an_error_and_a_later_run_goes_on(made
         "error: " in said and str(tmp_path / "out") in said and "needed" in said and "Traceback" not in said
     )
     assert not list((tmp_path / "out").rglob("*.tmp"))
-    assert invoke(made, monkeypatch, "run", "-o", tmp_path / "out").exit_code == 0
+    assert bench_inline("run", "-o", tmp_path / "out", cwd=made).returncode == 0
     assert results(tmp_path / "out") == results(made / "results/tiny")
 
 
@@ -383,7 +375,7 @@ def test_sigterm_and_sighup_end_a_run_with_their_codes_and_how_to_go_on(tmp_path
 # What is kept
 
 
-def test_clean_keeps_what_listed_results_need_and_frees_the_rest(made, monkeypatch):
+def test_clean_keeps_what_listed_results_need_and_frees_the_rest(made):
     store = Store(made / ".bench")
     needed = {path for path in store.root.glob("artifacts/*/*")}
     store.put(STAGE, Result({}, TENSORS))
@@ -393,29 +385,29 @@ def test_clean_keeps_what_listed_results_need_and_frees_the_rest(made, monkeypat
     busy = dataclasses.replace(STAGE, id="2" * 64)
     store.put(busy, Result({}, TENSORS))
     with store.lock(busy):
-        shown = invoke(made, monkeypatch, "clean")
-        assert shown.exit_code == 0 and "would free" in shown.output and "results/tiny keeps" in shown.output
+        shown = bench_inline("clean", cwd=made)
+        assert shown.returncode == 0 and "would free" in shown.stdout and "results/tiny keeps" in shown.stdout
         assert store.has(STAGE) and (store.root / "trash/x").exists()
-        done = invoke(made, monkeypatch, "clean", "--yes")
-        assert done.exit_code == 0 and "1 are being worked on" in done.output, done.output
+        done = bench_inline("clean", "--yes", cwd=made)
+        assert done.returncode == 0 and "1 artifacts are in use" in done.stdout, done.stderr
         assert store.has(busy)
     assert {path for path in store.root.glob("artifacts/*/*")} == needed | {store.path(busy)}
     assert not list((store.root / "work").iterdir()) and not list((store.root / "trash").iterdir())
     assert [file.name for file in (store.root / "locks").iterdir()] == [busy.key]
-    again = invoke(made, monkeypatch, "run")
-    assert again.exit_code == 0 and "start" not in again.output
+    again = bench_inline("run", cwd=made)
+    assert again.returncode == 0 and "start" not in again.stdout
 
 
-def test_clean_removes_nothing_where_it_cannot_tell_what_is_needed(tmp_path, monkeypatch):
+def test_clean_removes_nothing_where_it_cannot_tell_what_is_needed(tmp_path):
     store = Store(tmp_path / ".bench")
     store.put(STAGE, Result({}, TENSORS))
     lock = tmp_path / "results/x/matrix.lock.yaml"
     lock.parent.mkdir(parents=True)
     lock.write_text("name: x\nregularizers: {gone: {}}\n")
-    done = invoke(tmp_path, monkeypatch, "clean", "--yes")
-    assert done.exit_code == 2 and "which artifacts results/x needs" in done.output and store.has(STAGE)
-    assert invoke(tmp_path, monkeypatch, "clean", "--yes", tmp_path / "nowhere").exit_code == 2
-    assert invoke(tmp_path, monkeypatch, "clean", "--all", "--yes").exit_code == 0
+    done = bench_inline("clean", "--yes", cwd=tmp_path)
+    assert done.returncode == 2 and "which artifacts results/x needs" in done.stderr and store.has(STAGE)
+    assert bench_inline("clean", "--yes", tmp_path / "nowhere", cwd=tmp_path).returncode == 2
+    assert bench_inline("clean", "--all", "--yes", cwd=tmp_path).returncode == 0
     assert not store.root.exists()
 
 

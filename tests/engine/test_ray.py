@@ -7,18 +7,29 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.run import TINY, bench, cmdline, command, environment, gone_within, results, workers_of
+from helpers.run import (
+    TINY,
+    bench,
+    bench_inline,
+    cmdline,
+    command,
+    environment,
+    gone_within,
+    results,
+    workers_of,
+)
 
 ray = pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
 
 from ray.cluster_utils import Cluster
 
 from latentbench.bench.engine import ray_cluster
-from latentbench.bench.engine.companions import Setting
 from latentbench.bench.engine.ray_cluster import Needs, Task, make, needs, versions
+from latentbench.bench.engine.setting import Setting
 from latentbench.bench.store.stage import Stage
 
 SMALL = re.sub(r"  lightningdit: .*\n", "", TINY).replace(", generation, density, cost", "")
@@ -42,7 +53,7 @@ def nodes():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = matrix(tmp_path_factory.mktemp("undisturbed"), SMALL)
-    assert bench("run", "-j", 1, cwd=folder).returncode == 0
+    assert bench_inline("run", cwd=folder).returncode == 0
     return folder
 
 
@@ -56,16 +67,20 @@ def stage(kind, **parents):
     return Stage(kind, "label", {}, parents, "1" * 64, True)
 
 
+def setting(threads, loaders, processes, device):
+    return Setting(Path(), (), threads, device, "fp32", loaders, processes=processes)
+
+
 def test_a_stage_asks_for_the_cores_of_its_threads_and_loaders_in_all_processes():
-    assert needs(stage("tokenizer"), 2, 3, 4, "cpu") == Needs(20, 0)
-    assert needs(stage("scores"), 2, 3, 4, "cpu") == Needs(5, 0)
+    assert needs(stage("tokenizer"), setting(2, 3, 4, "cpu")) == Needs(20, 0)
+    assert needs(stage("scores"), setting(2, 3, 4, "cpu")) == Needs(5, 0)
 
 
 def test_a_stage_asks_for_a_gpu_a_process_unless_it_only_draws_samples():
-    assert needs(stage("tokenizer"), 1, 0, 8, "cuda") == Needs(8, 8)
-    assert needs(stage("scores"), 1, 0, 8, "cuda") == Needs(1, 1)
-    assert needs(stage("reference", features="f"), 1, 0, 8, "cuda") == Needs(1, 0)
-    assert needs(stage("reference", tokenizer="t"), 1, 0, 8, "cuda") == Needs(1, 1)
+    assert needs(stage("tokenizer"), setting(1, 0, 8, "cuda")) == Needs(8, 8)
+    assert needs(stage("scores"), setting(1, 0, 8, "cuda")) == Needs(1, 1)
+    assert needs(stage("reference", features="f"), setting(1, 0, 8, "cuda")) == Needs(1, 0)
+    assert needs(stage("reference", tokenizer="t"), setting(1, 0, 8, "cuda")) == Needs(1, 1)
 
 
 @pytest.fixture
@@ -82,8 +97,8 @@ def interrupts():
 def test_a_node_that_is_not_like_the_others_makes_nothing(tmp_path, interrupts, folder, found, reason):
     (tmp_path / "there").mkdir()
     said = []
-    setting = Setting(tmp_path / folder, [], 1, "cpu", "fp32")
-    task = Task(stage("tokenizer"), {}, setting, 1, tmp_path, found or versions())
+    setting = Setting(tmp_path / folder, (), 1, "cpu", "fp32")
+    task = Task(stage("tokenizer"), {}, setting, tmp_path, found or versions())
     what, _, why, _ = make(task, SimpleNamespace(put=said.append))
     assert what == "failed" and reason in why
     assert [message[0] for message in said] == ["started"]
@@ -92,11 +107,11 @@ def test_a_node_that_is_not_like_the_others_makes_nothing(tmp_path, interrupts, 
 
 def test_what_another_machine_has_made_may_be_seen_late(tmp_path, monkeypatch):
     looks = iter([False, False, True, True])
-    store = SimpleNamespace(look=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
+    store = SimpleNamespace(has_now=lambda stage: next(looks), path=lambda stage: tmp_path / "kind/key")
     monkeypatch.setattr(ray_cluster.time, "sleep", lambda seconds: None)
     assert ray_cluster.appear(store, stage("tokenizer"))
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 0)
-    assert not ray_cluster.appear(SimpleNamespace(look=lambda stage: False), stage("tokenizer"))
+    monkeypatch.setattr(ray_cluster, "VISIBLE_SECONDS", 0)
+    assert not ray_cluster.appear(SimpleNamespace(has_now=lambda stage: False), stage("tokenizer"))
 
 
 def test_two_nodes_give_the_numbers_of_one_worker(undisturbed, nodes, tmp_path):
@@ -196,7 +211,7 @@ def until(process, words):
 def test_a_node_killed_in_the_middle_changes_no_number(tmp_path):
     text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 2000")
     straight, killed = matrix(tmp_path / "straight", text), matrix(tmp_path / "killed", text)
-    assert bench("run", "-j", 1, cwd=straight).returncode == 0
+    assert bench_inline("run", cwd=straight).returncode == 0
     found, second = cluster()
     try:
         process = start(killed, "run", "--engine", "ray", "--ray-address", found.address)

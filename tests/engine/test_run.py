@@ -13,22 +13,23 @@ import pytest
 from helpers.run import (
     TINY,
     bench,
-    cmdline,
+    bench_inline,
     command,
     environment,
     gone_within,
     killed_at_work,
     results,
+    stage_workers_of,
     workers_of,
 )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A folder with the tiny matrix, run once with one worker: its results are the truth for the others."""
+    """A folder with the tiny matrix, run once in this process: its results are the truth for the others."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "matrix.yaml").write_text(TINY)
-    done = bench("run", "-j", 1, cwd=folder)
+    done = bench_inline("run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -70,14 +71,14 @@ def test_pictures_of_samples_and_reconstructions_are_written(undisturbed):
 
 def test_a_second_run_makes_nothing_and_gives_the_same(undisturbed, tmp_path):
     truth = results(undisturbed / "results/tiny")
-    again = bench("run", "-o", tmp_path / "elsewhere", cwd=undisturbed)
+    again = bench_inline("run", "-o", tmp_path / "elsewhere", cwd=undisturbed)
     assert again.returncode == 0, again.stderr
     assert "start" not in again.stdout
     assert results(tmp_path / "elsewhere") == truth
 
 
 def test_the_plan_lists_exactly_the_artifacts_that_a_run_leaves(undisturbed):
-    plan = json.loads(bench("plan", "--json", cwd=undisturbed).stdout)
+    plan = json.loads(bench_inline("plan", "--json", cwd=undisturbed).stdout)
     planned = {(stage["kind"], stage["key"]) for stage in plan["stages"]}
     made = {(path.parent.name, path.name) for path in (undisturbed / ".bench/artifacts").glob("*/*")}
     assert planned == made
@@ -91,7 +92,7 @@ def test_artifacts_hold_no_pickle(undisturbed):
     assert suffixes == {".json", ".safetensors"}
 
 
-def test_two_workers_give_the_numbers_of_one(undisturbed, tmp_path):
+def test_two_workers_give_the_numbers_of_this_process(undisturbed, tmp_path):
     folder = matrix(tmp_path)
     done = bench("run", "-j", 2, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -153,14 +154,14 @@ def test_a_regularizer_that_diverges_is_a_failed_row_and_the_rest_is_done(undist
     text = TINY.replace("  kl: {weight: 1.0e-3}\n", "  diverging: {}\n") + "plugins: [broken.py]\n"
     folder = matrix(tmp_path, text)
     (folder / "broken.py").write_text(BROKEN)
-    done = bench("run", cwd=folder)
+    done = bench_inline("run", cwd=folder)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     table = pd.read_csv(folder / "results/tiny/leaderboard.csv")
     assert set(table[table.regularizer == "diverging"].status) == {"failed"}
     assert set(table[table.regularizer == "none"].status) == {"done"}
     assert "the loss 'penalty' is nan at step 3" in (folder / "results/tiny/leaderboard.md").read_text()
-    again = bench("run", cwd=folder)  # divergence is a result: it is not tried again
+    again = bench_inline("run", cwd=folder)  # divergence is a result: it is not tried again
     assert again.returncode == 1 and "start" not in again.stdout
     mine, truth = results(folder / "results/tiny"), results(undisturbed / "results/tiny")
     shared = [name for name in mine if "none" in name]
@@ -170,7 +171,7 @@ def test_a_regularizer_that_diverges_is_a_failed_row_and_the_rest_is_done(undist
 def test_a_filter_runs_only_some_cells_and_later_ones_add_to_the_table(undisturbed, tmp_path):
     folder = tmp_path / "part"
     for name, rows in (("gaussian", 2), ("*", 6)):
-        done = bench("run", "--filter", f"generator={name}", "-o", folder, cwd=undisturbed)
+        done = bench_inline("run", "--filter", f"generator={name}", "-o", folder, cwd=undisturbed)
         assert done.returncode == 0, done.stderr
         table = pd.read_csv(folder / "leaderboard.csv")
         assert len(table[table.regularizer != "real"]) == rows
@@ -178,7 +179,7 @@ def test_a_filter_runs_only_some_cells_and_later_ones_add_to_the_table(undisturb
 
 def test_report_rebuilds_the_same_tables_from_records_alone(undisturbed, tmp_path):
     folder = undisturbed / "results/tiny"
-    done = bench("report", folder, "-o", tmp_path / "copy", cwd=tmp_path)
+    done = bench_inline("report", folder, "-o", tmp_path / "copy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("leaderboard.md", "leaderboard.csv"):
         assert (tmp_path / "copy" / name).read_text().split("\n", 1)[1:] == (
@@ -190,9 +191,9 @@ def test_clean_says_what_it_would_free_before_it_does(tmp_path):
     folder = matrix(tmp_path)
     (folder / ".bench/artifacts/x").mkdir(parents=True)
     (folder / ".bench/artifacts/x/y").write_bytes(b"0" * 2**20)
-    assert "would free 1.0 MiB" in bench("clean", cwd=folder).stdout
+    assert "would free 1.0 MiB" in bench_inline("clean", cwd=folder).stdout
     assert (folder / ".bench").is_dir()
-    assert "freed 1.0 MiB" in bench("clean", "--yes", cwd=folder).stdout
+    assert "freed 1.0 MiB" in bench_inline("clean", "--yes", cwd=folder).stdout
     assert not (folder / ".bench").exists()
 
 
@@ -202,7 +203,7 @@ CLASHING = BROKEN.replace("diverging", "clashing").replace('"penalty"', '"l1"')
 def test_a_loss_that_would_hide_another_is_refused_and_fail_fast_says_so_with_exit_1(tmp_path):
     folder = matrix(tmp_path, TINY.replace("  none: {}\n", "  clashing: {}\n") + "plugins: [clashing.py]\n")
     (folder / "clashing.py").write_text(CLASHING)
-    done = bench("run", "--fail-fast", "--filter", "regularizer=clashing", cwd=folder)
+    done = bench_inline("run", "--fail-fast", "--filter", "regularizer=clashing", cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "'l1', which is the name of a reconstruction loss" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -218,8 +219,7 @@ def test_a_worker_that_dies_costs_its_stage_and_nothing_else(tmp_path):
         if line.startswith("start  tokenizer"):
             break
     time.sleep(1)
-    workers = [pid for pid in workers_of(process.pid) if "spawn_main" in cmdline(pid)]
-    os.kill(workers[-1], signal.SIGKILL)
+    os.kill(stage_workers_of(process.pid)[-1], signal.SIGKILL)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 1
     assert "killed by signal 9 (out of memory?)" in said and "Traceback" not in said

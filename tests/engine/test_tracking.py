@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 from helpers import fabricated_records
-from helpers.run import TINY, bench, results
+from helpers.run import TINY, bench_inline, results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latentbench.bench.engine import tracking
@@ -35,7 +35,7 @@ def store(tmp_path):
 @pytest.fixture
 def begun(tmp_path, store, monkeypatch):
     """Starts tracking as a new process would."""
-    monkeypatch.setattr(tracking, "LOOK", -1.0)
+    monkeypatch.setattr(tracking, "CHECKPOINT_SECONDS", -1.0)
     warnings = []
 
     def begin(*names):
@@ -177,10 +177,10 @@ def test_the_command_line_tracks_a_run(tmp_path):
     short = TINY.replace("  gaussian: {}\n", "").replace("  kl: {weight: 1.0e-3}\n", "")
     short = short.replace("[reconstruction, generation, density, cost]", "[reconstruction]")
     (tmp_path / "matrix.yaml").write_text(short)
-    refused = bench("run", "--track", "tensorbord", cwd=tmp_path)
+    refused = bench_inline("run", "--track", "tensorbord", cwd=tmp_path)
     assert refused.returncode == 2 and "did you mean 'tensorboard'" in refused.stderr
     assert not (tmp_path / "results").exists()
-    told = bench("run", "-o", "told", "--track", "tensorboard", cwd=tmp_path)
+    told = bench_inline("run", "-o", "told", "--track", "tensorboard", cwd=tmp_path)
     assert told.returncode == 0 and "tracking" not in told.stderr, told.stderr
     (record,) = results(tmp_path / "told").values()
     runs = {path.name.split("--")[0]: path.name for path in (tmp_path / "told/track/tensorboard").iterdir()}

@@ -1,12 +1,19 @@
-"""The command line as users run it, in a process of its own, and the matrices that tests give it."""
+"""The command line as users run it, in a process of its own or in this one, and matrices for it."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
+from unittest import mock
+
+from typer.testing import CliRunner
+
+from latentbench.bench.cli import app
 
 TINY = """\
 name: tiny
@@ -34,6 +41,19 @@ def bench(*arguments, cwd, home=None, timeout=300):
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout
     )
+
+
+def bench_inline(*arguments, cwd, home=None):
+    """Runs `bench ARGUMENTS` in this process, stages too; returns the exit code and texts as `bench` does."""
+    words = [str(word) for word in arguments]
+    if words[0] == "run":
+        words += ["--engine", "inline"]
+    with contextlib.chdir(cwd), mock.patch.dict(os.environ, environment(home), clear=True):
+        result = CliRunner().invoke(app, words)
+    stderr = result.stderr
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        stderr += "".join(traceback.format_exception(result.exception))
+    return subprocess.CompletedProcess(words, result.exit_code, result.stdout, stderr)
 
 
 def command(*arguments):
@@ -89,6 +109,21 @@ def workers_of(pid):
             found.append(child)
             waiting.append(child)
     return found
+
+
+def stage_workers_of(pid):
+    """Process ids of a run's workers: the children of its fork server."""
+    descendants = workers_of(pid)
+    servers = [one for one in descendants if "forkserver" in cmdline(one) and parent_of(one) == pid]
+    return [one for one in descendants if parent_of(one) in servers]
+
+
+def parent_of(pid):
+    """The process id of a process's parent; None if the process has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
 
 
 def cmdline(pid):

@@ -13,11 +13,11 @@ import pytest
 from helpers.run import TINY, bench, command, environment, results
 
 from latentbench.bench.engine import results_folder, run_options
-from latentbench.bench.engine.schedule import PAUSE, Schedule
+from latentbench.bench.engine.open_plan import OpenPlan
+from latentbench.bench.engine.schedule import BUSY_SECONDS, Schedule
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.plan import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
-from latentbench.bench.report import write
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
 from latentbench.bench.store.stage import Stage
@@ -90,11 +90,11 @@ def test_a_stage_that_another_run_makes_is_left_for_others_and_looked_at_again(t
 
     def says(stage, *message):
         schedule.take(stage)
-        schedule.hear(stage, message, heard.append)
+        schedule.receive(stage, message, heard.append)
 
     says(plan.stages["t0"], "busy", "t0")
     assert [stage.id for stage in schedule.ready(None)] == ["t1"]
-    now[0] += PAUSE
+    now[0] += BUSY_SECONDS
     assert [stage.id for stage in schedule.ready(1)] == ["t0"]
     says(plan.stages["t0"], "busy", "t0")
     Store(tmp_path).put(plan.stages["t0"], artifacts.Result())
@@ -125,7 +125,7 @@ def record(generator):
 def test_tables_have_what_other_runs_have_written_meanwhile(tmp_path):
     matrix = SimpleNamespace(name="m", datasets=[])
     book = results_folder.ResultsWriter(
-        matrix, Plan(), Store(tmp_path / "cache"), run_options.RunOptions(tmp_path / "out", 1)
+        OpenPlan(matrix, Plan(), [], Store(tmp_path / "cache")), run_options.RunOptions(tmp_path / "out", 1)
     )
     for name in ("mine", "theirs"):
         write_record(tmp_path / "out/records", record(name))
@@ -141,7 +141,7 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
     matrix, order = SimpleNamespace(name="m", datasets=[]), []
     books = [
         results_folder.ResultsWriter(
-            matrix, Plan(), Store(tmp_path / "cache"), run_options.RunOptions(tmp_path, 1)
+            OpenPlan(matrix, Plan(), [], Store(tmp_path / "cache")), run_options.RunOptions(tmp_path, 1)
         )
         for _ in range(2)
     ]
@@ -155,7 +155,7 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
             time.sleep(0.5)
         order.append(len(found))
 
-    monkeypatch.setattr(write, "write_report", slow)
+    monkeypatch.setattr(results_folder, "write_report", slow)
     other = Thread(target=books[1].publish)
     books[0].publish()
     other.join()

@@ -14,7 +14,7 @@ from latentbench.bench.data.subset import Subset, chosen
 from latentbench.bench.metrics.frechet import gaussian
 from latentbench.bench.runtime import mapped
 from latentbench.bench.runtime.prefetch import Ahead
-from latentbench.bench.store.artifacts import Result, Store, _apart
+from latentbench.bench.store.artifacts import Result, Store, _separate
 from latentbench.bench.store.stage import Stage
 
 
@@ -70,7 +70,7 @@ def test_an_artifact_holds_what_a_mapped_file_held(tmp_path, monkeypatch):
 
 def test_what_has_a_storage_of_its_own_is_not_copied():
     tensor, other = torch.zeros(4), torch.zeros(2, 2)
-    found = _apart({"a": tensor, "b": tensor, "row": other[0]})
+    found = _separate({"a": tensor, "b": tensor, "row": other[0]})
     assert found["a"].data_ptr() == tensor.data_ptr() != found["b"].data_ptr()
     assert found["row"].untyped_storage().nbytes() == 8
 

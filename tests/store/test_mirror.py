@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 import torch
-from helpers.run import TINY, bench, results
+from helpers.run import TINY, bench_inline, results
 
 from latentbench.bench.store import mirror
 from latentbench.bench.store.artifacts import Result, Store, home
@@ -154,7 +154,8 @@ def test_a_second_machine_makes_nothing_and_has_the_same_records(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "matrix.yaml").write_text(SMALL)
-        done = bench("run", "-j", 1, "--store", url, cwd=tmp_path / name)
+        mirror._listed.clear()  # as in a process that has just started
+        done = bench_inline("run", "--store", url, cwd=tmp_path / name)
         assert done.returncode == 0, done.stdout + done.stderr
         said.append(done.stdout)
     assert "start" in said[0] and "start" not in said[1]
@@ -162,5 +163,5 @@ def test_a_second_machine_makes_nothing_and_has_the_same_records(tmp_path):
     pictures = [sorted((tmp_path / n / "results/tiny/samples").iterdir()) for n in ("first", "second")]
     assert [f.read_bytes() for f in pictures[0]] == [f.read_bytes() for f in pictures[1]]
     assert not list((tmp_path / "second/.bench/artifacts").glob("tokenizer/*"))
-    plan = json.loads(bench("plan", "--store", url, "--json", cwd=tmp_path / "second").stdout)
+    plan = json.loads(bench_inline("plan", "--store", url, "--json", cwd=tmp_path / "second").stdout)
     assert all(one["cached"] for one in plan["stages"])

@@ -1,0 +1,140 @@
+"""`bench list` and `bench info`: the parts that a matrix can name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from .. import registry
+from .console import UsageError, out, print_json
+from .safe_text import Text
+from .shared_options import JsonOption, PluginOption, load_plugins
+
+
+def list_parts(
+    kind: Annotated[
+        str | None, typer.Argument(help="regularizers, tokenizers, generators, … matrices or published")
+    ] = None,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the parts that a matrix can name, packaged matrices, or the papers' published numbers."""
+    if kind == "published":
+        return _list_published(as_json)
+    load_plugins(plugin)
+    from ..matrix.yaml_text import packaged
+
+    known = [*registry.FOLDERS, "matrices", "published"]
+    if kind is not None and kind not in known:
+        raise UsageError(registry.unknown("kind of part", kind, known))
+    kinds = list(registry.FOLDERS) if kind is None else [kind] if kind in registry.FOLDERS else []
+    parts = {kind: [source for _, source in sorted(registry.sources(kind).items())] for kind in kinds}
+    presets = packaged() if kind in (None, "matrices") else {}
+    if as_json:
+        rows = {
+            kind: [{"name": s.name, "about": s.about, "problem": s.problem} for s in sources]
+            for kind, sources in parts.items()
+        }
+        if presets:
+            rows["matrices"] = [
+                {"name": name, "about": about, "problem": None} for name, about in presets.items()
+            ]
+        print_json(rows)
+        return
+    for kind, sources in parts.items():
+        out.print(f"[bold]{kind}[/]")
+        for source in sources:
+            text = source.about if source.problem is None else f"cannot be used: {source.problem}"
+            out.print(Text(f"  {source.name:<16} {text}"), soft_wrap=True)
+    if presets:
+        out.print("[bold]matrices[/] (bench run --matrix NAME)")
+    for name, about in presets.items():
+        out.print(Text(f"  {name:<16} {about}"), soft_wrap=True)
+
+
+def _list_published(as_json: bool) -> None:
+    """Prints every figure of the papers, a line for each setting of a table."""
+    from itertools import groupby
+
+    from ..leaderboard.published import figures
+
+    if as_json:
+        print_json({"published": [figure._asdict() for figure in figures()]})
+        return
+    for (paper, table, data), rows in groupby(figures(), lambda f: (f.paper, f.table, f.data)):
+        out.print(f"[bold]{paper}, table {table}[/] ({data})")
+        for (setting, generator), row in groupby(rows, lambda f: (f.setting, f.generator)):
+            values = [f"{f.metric}{' guided' if f.guided else ''} {f.value:g}" for f in row]
+            out.print(Text(f"  {setting:<28} {', '.join(values)}  [{generator}]"), soft_wrap=True)
+
+
+def info(
+    kind: Annotated[str, typer.Argument(help="regularizers, tokenizers, generators, …")],
+    name: Annotated[str, typer.Argument(help="the part's name")],
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a part is, and its options with defaults and ranges."""
+    from ..options.options import options_of
+
+    load_plugins(plugin)
+    kind = next((plural for plural, singular in registry.SINGULAR.items() if kind == singular), kind)
+    cls = registry.get(kind, name)
+    source = registry.sources(kind)[name]
+    groups = {"options": options_of(cls)}
+    if kind == "generators":
+        groups["sampler"] = options_of(cls, "sample")
+    sizes = _sizes(kind, name, cls)
+    if as_json:
+        options = {
+            title: {
+                key: {"annotation": o.annotation, "default": str(o.default), "choices": o.choices}
+                for key, o in group.items()
+            }
+            for title, group in groups.items()
+        }
+        print_json({"name": name, "kind": kind, "file": str(source.file), **options, "sizes": sizes})
+        return
+    out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
+    for text in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
+        if text:
+            out.print(Text(inspect.cleandoc(text)), soft_wrap=True)
+    _print_options(kind, groups, sizes)
+
+
+def _sizes(kind: str, name: str, cls: type) -> dict[str, dict[str, Any]]:
+    """The options that each named size of a part stands for, with the number of parameters."""
+    from ..options.options import sizes_of
+
+    if not sizes_of(cls):
+        return {}
+    from ..models import build
+
+    counts = build.parameters_of_sizes(kind, name)
+    return {
+        size: {"parameters": counts[size], "at": build.COUNTED[kind][0], "options": dict(options)}
+        for size, options in sizes_of(cls).items()
+    }
+
+
+def _print_options(kind: str, groups: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> None:
+    from ..matrix import parts
+    from ..options.options import SIZE
+
+    for title, options in groups.items():
+        if options:
+            out.print(f"\n[bold]{title}[/]")
+        for key, option in options.items():
+            out.print(Text(f"  {key:<18} {option.default!s:<12} {option.choices}"), soft_wrap=True)
+    for number, (size, facts) in enumerate(sizes.items()):
+        if number == 0:
+            out.print(f"\n[bold]sizes[/] (parameters for {facts['at']})", soft_wrap=True)
+        text = ", ".join(f"{key}: {value}" for key, value in facts["options"].items())
+        out.print(Text(f"  {size:<18} {facts['parameters']:>13,}  {text}"), soft_wrap=True)
+    beside = list(parts.FRAME.get(kind, ()))
+    if sizes:
+        beside.insert(0, SIZE)
+    if beside:
+        out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)

@@ -1,0 +1,152 @@
+"""`bench report`, `merge`, `compare` and `audit`: commands that read results or images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import registry
+from .console import UsageError, as_usage_errors, out, print_error_line, print_json
+from .safe_text import Text, escape_control_characters
+from .shared_options import JsonOption, OfflineOption, OutOption, PluginOption, load_plugins
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    output: OutOption = None,
+) -> None:
+    """Rebuild the tables, the analyses and the page from records and pictures alone."""
+    from ..report.write import rebuild_report
+
+    if len(folders) > 1 and output is None:
+        raise UsageError("several folders need -o DIR")
+    with as_usage_errors(OSError):
+        written = rebuild_report(folders, output or folders[0])
+    for file in written:
+        print(file)
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where they are joined.")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="WHAT", help="Join in spite of: versions, dirty, precision."),
+    ] = None,
+    prefer: Annotated[
+        list[Path] | None,
+        typer.Option("--prefer", metavar="DIR", help="Whose numbers a cell has, if they differ."),
+    ] = None,
+) -> None:
+    """Join the records of several machines or groups, if nothing that matters differs."""
+    from ..report.summary import terminal_summary
+    from ..tools.merge import merge as merge_folders
+
+    with as_usage_errors(OSError):
+        merged = merge_folders(folders, output, allow or (), prefer or ())
+    for note in merged.notes:
+        print_error_line(f"note: {note}")
+    print(escape_control_characters(terminal_summary(merged.records)))
+    print(f"\n{len(merged.records)} records of {len(folders)} folders are in {output}")
+    for file in merged.written:
+        print(file)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="results/NAME, or results/NAME:regularizer=none")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is set against A, in the same way.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="PATTERN", help="Only these: 'gFD', 'gFD@*', '*'; may be repeated."),
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="METRIC[:AMOUNT|%]",
+            help="Exit with 3 if B is significantly worse in it (by more than AMOUNT), with 2 if that can't "
+            "be tested; only what is named here or by --metric is compared.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set two results folders, or two rows of one, against each other: B - A, paired over cells and seeds."""
+    from ..tools import compare as comparing
+
+    gates = [comparing.gate(text) for text in fail_on or ()]
+    comparison = comparing.compare(comparing.side(a), comparing.side(b), metric or (), gates)
+    regressions = comparing.regressions(comparison, gates)
+    untested = comparing.untested(comparison, gates)
+    if as_json:
+        print_json(comparing.to_json(comparison) | {"regressions": regressions, "untested": untested})
+    else:
+        print(escape_control_characters(comparing.text(comparison)))
+    for regression in regressions:
+        print_error_line(f"regression: {regression}")
+    for line in untested:
+        print_error_line(f"cannot be tested: {line}")
+    if regressions or untested:
+        raise typer.Exit(3 if regressions else 2)
+
+
+def audit(
+    images: Annotated[
+        Path, typer.Argument(help="a folder of images, an .npz or .npy, or a samples artifact")
+    ],
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference", "-r", metavar="NAME|PATH", help="A dataset, or images.  [default: digits]"
+        ),
+    ] = None,
+    features: Annotated[
+        str, typer.Option("--features", metavar="NAME", help="effnet_lite0, inception, timm:MODEL, …")
+    ] = "effnet_lite0",
+    plugin: PluginOption = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score one image set under several protocols, and show how far they disagree."""
+    load_plugins(plugin)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from ..tools import audit as auditing
+
+    with as_usage_errors(ValueError, OSError):
+        part, _, model = features.partition(":")
+        extractor = registry.create("features", part, **({"model": model} if model else {}))
+        references = []
+        for name in reference or ["digits"]:
+            if name in registry.names("datasets"):
+                references += auditing.of_dataset(registry.create("datasets", name), name)
+            elif Path(name).exists():
+                references.append(auditing.read(Path(name)))
+            else:
+                known = ", ".join(registry.names("datasets"))
+                raise UsageError(f"--reference {name!r} is neither a path nor a dataset ({known})")
+        table = auditing.audit(auditing.read(images), references, extractor)
+    if as_json:
+        print_json(table.to_dict("records"))
+    else:
+        _print_audit(table)
+
+
+def _print_audit(table: pd.DataFrame) -> None:
+    from ..leaderboard.columns import number
+
+    rows = [list(table.columns[:8])]
+    for row in table.itertuples(index=False):
+        rows.append([number(value) if isinstance(value, float) else str(value) for value in row[:8]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
+    distance = table.columns[2]
+    low, high = number(table[distance].min()), number(table[distance].max())
+    text = f"the same images score {distance} {low} to {high}: compare under one protocol only"
+    out.print(Text(text), soft_wrap=True)

@@ -1,0 +1,274 @@
+"""`bench run`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import UsageError, err, out, print_error_line
+from .interrupts import resumable
+from .open_plan import headline, open_plan
+from .safe_text import Text, escape_control_characters
+from .shared_options import (
+    DebugOption,
+    DeviceOption,
+    FilterOption,
+    MatrixOption,
+    OfflineOption,
+    OutOption,
+    PluginOption,
+    ProfileOption,
+    SeedsOption,
+    ShardOption,
+    StoreOption,
+)
+
+if TYPE_CHECKING:
+    from ..engine.open_plan import OpenPlan
+    from ..engine.run_options import RunOptions
+    from ..engine.schedule import Event
+    from ..engine.tracking import Tracking
+    from ..plan.plan import Cell
+    from ..records.records import Record
+    from .progress import Display
+
+
+JobsOption = Annotated[
+    str,
+    typer.Option(
+        "-j",
+        "--jobs",
+        metavar="N|auto",
+        help="Number of stages to run in parallel (auto: one per core or GPU; all resources of a Ray "
+        "cluster).",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|inline",
+        help="Worker processes, tasks of a Ray cluster, or in this process, for debugging.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        envvar="RAY_ADDRESS",
+        help="A Ray cluster whose nodes share the folder of artifacts.  [default: one of this machine]",
+    ),
+]
+LoadersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Processes per worker that decode images ahead; auto: the cores that are left.",
+    ),
+]
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Processes that share each stage of a worker; torchrun gives its own."
+    ),
+]
+FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed stage.")]
+KeepRecordsOption = Annotated[
+    bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
+]
+RerunOption = Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="tensorboard, wandb, mlflow, …: losses and scores, in DIR/track."),
+]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only failures and the last lines.")]
+
+
+def run(
+    matrix: MatrixOption = Path("matrix.yaml"),
+    output: OutOption = None,
+    profile: ProfileOption = None,
+    filter: FilterOption = None,
+    seeds: SeedsOption = None,
+    jobs: JobsOption = "auto",
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    loaders: LoadersOption = "auto",
+    processes: ProcessesOption = 1,
+    plugin: PluginOption = None,
+    fail_fast: FailFastOption = False,
+    keep_records: KeepRecordsOption = False,
+    rerun: RerunOption = False,
+    offline: OfflineOption = False,
+    shard: ShardOption = None,
+    store_url: StoreOption = None,
+    track: TrackOption = None,
+    device: DeviceOption = "cpu",
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train and score every cell of a matrix, and write the leaderboard."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if engine == "ray":
+            raise UsageError(
+                "--engine ray starts a stage's processes itself: give --processes in place of torchrun"
+            )
+        from ..engine import companions
+
+        if int(os.environ["RANK"]) > 0:
+            companions.serve_torchrun()
+            return
+        atexit.register(companions.dismiss_torchrun)
+        processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
+    _check_engine(engine)
+    workers = _worker_count(jobs, engine, device, processes)
+    if track:
+        from ..engine import tracking
+
+        tracking.check(track)
+    if shard and rerun:
+        raise UsageError(
+            "--rerun would remove what other shards have made; `bench clean` before them does it"
+        )
+    with resumable():
+        from ..engine.run_options import RunOptions
+
+        chosen = (matrix, profile, filter, seeds, plugin, device, shard, store_url)
+        opened = open_plan(*chosen, fetch=True)
+        if not opened.cells:
+            print(f"nothing to do: shard {shard} has no cells")
+            return
+        whole_cluster = engine == "ray" and ray_address is not None and jobs == "auto"
+        options = RunOptions(
+            out=output or Path("results") / "-".join((opened.matrix.name, *(profile or ()))),
+            jobs=None if whole_cluster else workers,
+            device=device,
+            fail_fast=fail_fast,
+            keep_records=keep_records,
+            rerun=rerun,
+            profile="-".join(profile or ()),
+            loaders=_loader_count(loaders, workers * processes, opened.matrix.threads),
+            processes=processes,
+            engine=engine,
+            ray_address=ray_address,
+        )
+        records, traces = _run(opened, options, track, quiet)
+    if debug:
+        for trace in traces:
+            err.print(Text(trace))
+    _print_end(options.out, records, debug)
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ("local", "ray", "inline"):
+        raise UsageError(f"--engine takes local, ray or inline, not {engine!r}")
+    if engine == "ray" and find_spec("ray") is None:
+        raise UsageError("--engine ray: ray isn't installed; `pip install ray` does it")
+
+
+def _worker_count(jobs: str, engine: str, device: str, processes: int) -> int:
+    if jobs != "auto" and (not jobs.isdigit() or int(jobs) < 1):
+        raise UsageError(f"-j takes a number of workers or auto, not {jobs!r}")
+    if engine == "inline":
+        return 1
+    if jobs != "auto":
+        return int(jobs)
+    return max(1, _units(device) // processes)
+
+
+def _loader_count(loaders: str, processes: int, threads: int) -> int:
+    if loaders == "auto":
+        return min(8, max(0, _cores() - processes * threads) // processes)
+    if not loaders.isdigit():
+        raise UsageError(f"--loaders takes a number of processes or auto, not {loaders!r}")
+    return int(loaders)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _units(device: str) -> int:
+    """The number of cores or GPUs, of which each process of a worker takes one."""
+    if device != "cuda":
+        return _cores()
+    import torch
+
+    return torch.cuda.device_count()
+
+
+class _Listener:
+    """Shows and tracks the events of a run, and keeps the tracebacks of failed stages."""
+
+    def __init__(self, display: Display, tracking: Tracking | None) -> None:
+        self.display, self.tracking = display, tracking
+        self.traces: list[str] = []
+
+    def hear(self, event: Event) -> None:
+        self.display.hear(event)
+        if self.tracking:
+            self.tracking.hear(event)
+        if event.trace:
+            self.traces.append(event.trace)
+
+    def cell(self, cell: Cell, record: Record) -> None:
+        self.display.cell(cell, record)
+        if self.tracking:
+            self.tracking.cell(cell, record)
+
+
+def _run(
+    opened: OpenPlan, options: RunOptions, track: list[str] | None, quiet: bool
+) -> tuple[list[Record], list[str]]:
+    """The records of the chosen cells, and the tracebacks of failed stages."""
+    from ..engine.run import run as run_plan
+    from .progress import Display
+
+    needed = len(opened.needed)
+    cached = 0 if options.rerun else sum(opened.store.has(stage) for stage in opened.needed)
+    out.print(headline(opened, cached, options.jobs), soft_wrap=True)
+    display = Display(out, needed, cached, quiet)
+    tracking = None
+    if track:
+        from ..engine.tracking import Tracking
+
+        folder, project = options.out / "track", opened.matrix.name
+        tracking = Tracking(track, folder, project, opened.plan, opened.store, _warn)
+    listener = _Listener(display, tracking)
+    with display, tracking or nullcontext():
+        records = run_plan(opened, options, listener.hear, listener.cell)
+    keys = {cell.key for cell in opened.cells}
+    return [record for record in records if record.key in keys], listener.traces
+
+
+def _warn(text: str) -> None:
+    print_error_line(f"warning: {text}")
+
+
+def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
+    """Prints the best rows, the failed cells and where everything is; exits with 1 if a cell failed."""
+    from ..report.summary import terminal_summary
+
+    failed = [record for record in records if record.status == "failed"]
+    print()
+    print(escape_control_characters(terminal_summary(records)))
+    print()
+    for record in failed:
+        print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
+    print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
+    pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
+    print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
+    print(f"next:        bench report {folder}   (rebuilds all of it from the records)")
+    if failed:
+        if not debug:
+            print(f"{len(failed)} of {len(records)} cells failed; --debug shows tracebacks")
+        raise typer.Exit(1)

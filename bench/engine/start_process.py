@@ -1,0 +1,87 @@
+"""Starts the processes that run stages: forked from a server that has imported torch, where that is possible.
+
+Importing torch takes seconds, forking a process that has imported it takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from ..runtime.parent import die_with_parent
+
+PRELOAD = [f"{__package__}.fork_server_preload"]
+# Variables that libraries read while they are imported; changing them later has no effect.
+READ_ON_IMPORT = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "HF_", "TORCH", "PYTORCH", "PYTHON")
+
+_server_variables: dict[str, str] | None = None  # those of READ_ON_IMPORT that the fork server has
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Variables to set before torch is imported; two OpenMP pools on busy cores slow each other tenfold."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {name: str(threads) for name in names} | {"OMP_WAIT_POLICY": "passive"}
+
+
+@contextmanager
+def environ(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for the processes that are started within the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def process_context(variables: Mapping[str, str]) -> BaseContext:
+    """The fork server, started if need be, if libraries read the same variables in it; otherwise spawn.
+
+    Processes of the fork server have its other variables: they must set their own. They ignore SIGTERM.
+    """
+    global _server_variables
+    if sys.platform != "linux":  # forking a process that has used macOS's frameworks is unsafe
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    with environ(variables):
+        read = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_IMPORT)}
+        if _server_variables is None:
+            context.set_forkserver_preload(PRELOAD)
+            _server_variables = read
+        if read != _server_variables:
+            return multiprocessing.get_context("spawn")
+        forkserver.ensure_running()
+    return context
+
+
+def start_process(
+    target: Callable[..., None], arguments: tuple[Any, ...], name: str, variables: Mapping[str, str]
+) -> BaseProcess:
+    """Starts a process with some environment variables; it ends when this one does and ignores Ctrl-C."""
+    context = process_context(variables)
+    everything = dict(os.environ) | dict(variables)
+    process = context.Process(target=_begin, args=(everything, target, arguments), name=name)  # type: ignore[attr-defined]
+    with environ(variables):
+        process.start()
+    return process
+
+
+def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    target(*arguments)
