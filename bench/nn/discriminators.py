@@ -94,7 +94,7 @@ def _as_pix2pix(module: nn.Module) -> None:
     """Initialises weights as pix2pix does, N(0, 0.02^2), those of norms N(1, 0.02^2) (`network.apply`)."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, (Norm1d, Norm2d)):
+    elif isinstance(module, Norm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
