@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..data.augment import Augmentation
-from ..models import flops
+from ..models import activations, flops
 from ..options.options import options_of
 from ..training import one_step
 from ..training.losses import Term, l1
@@ -383,7 +383,9 @@ def cost(scene: Scene) -> str:
         common.paced(lambda: one_step.tokenizer_step(*mine), lambda: one_step.tokenizer_step(*none)), "none"
     )
     try:
-        kept = [flops.counted(one_step.tokenizer_step, *step).activations / 2**20 for step in (mine, none)]
+        kept = [
+            activations.step_cost(one_step.tokenizer_step, *step).activations / 2**20 for step in (mine, none)
+        ]
     except RuntimeError:  # shapes that depend on values
         return said
     return f"{said}; keeps {kept[0]:.1f} MiB for the backward pass, {common.times(*kept)} x none's"

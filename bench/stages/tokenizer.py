@@ -12,7 +12,8 @@ from ..api import ImageSpec
 from ..api.noise import seeded
 from ..data.augment import Augmentation
 from ..models import build
-from ..models.flops import counted, parameters
+from ..models.activations import step_cost
+from ..models.flops import parameters
 from ..nn import released_weights
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
@@ -93,6 +94,6 @@ def _of_losses(config: Config, image: ImageSpec) -> dict[str, float]:
     if distance is None and adversary is None:
         return {}
     count, shape = config["batch"], (image.channels, image.height, image.width)
-    step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
+    step = step_cost(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
     judge = {} if adversary is None else {"discriminator_parameters": parameters(adversary, trainable=True)}
     return {"loss_flops_per_image": step.flops / count, **judge}
