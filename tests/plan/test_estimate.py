@@ -1,4 +1,4 @@
-"""What a plan says a run will take, against closed forms, torch's own counters and what a run took."""
+"""Estimates of a plan against closed forms, torch's own counters and the cost of real runs."""
 
 import json
 import subprocess
@@ -94,7 +94,7 @@ def test_attention_keeps_no_weights_of_every_pair_of_tokens():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_checkpoints_trade_operations_for_activations(precision):
-    """Of two layers the first is computed again: 7 passes in place of 2 forward and 4 backward."""
+    """The first of two layers is computed again: 7 passes in place of 2 forward and 4 backward."""
     blocks = [nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(4)]
 
     class Segments(nn.Module):
