@@ -17,7 +17,6 @@ from latentbench.bench.engine.schedule import PAUSE, Schedule
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.plan import Cell, Plan
 from latentbench.bench.records.records import Record, write_record
-from latentbench.bench.report import write
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
 from latentbench.bench.store.stage import Stage
@@ -155,7 +154,7 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
             time.sleep(0.5)
         order.append(len(found))
 
-    monkeypatch.setattr(write, "write_report", slow)
+    monkeypatch.setattr(results_folder, "write_report", slow)
     other = Thread(target=books[1].publish)
     books[0].publish()
     other.join()
