@@ -67,6 +67,14 @@ class Likelihood(Generator):
         """The log density of latents: (B, T, C) -> (B,) in nats, summed over tokens and channels."""
         raise NotImplementedError
 
+    def sampling_evaluations(self, guided: bool, sampler: Mapping[str, Any]) -> int:
+        """How many times the operations of `log_prob` a sample takes, by the options of `sample`.
+
+        Estimates use it where `sample` takes too many calls to be followed. The default is that of an
+        autoregressive flow whose inverse caches keys and values, once for each branch of guidance.
+        """
+        return 2 if guided else 1
+
     def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
         """The log density, and the hidden tokens (B, T, D) after layer `tap`, counted from 1."""
         raise Unfit(f"{type(self).__name__} has no layers with hidden tokens")

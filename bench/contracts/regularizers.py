@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..data.augment import Augmentation
-from ..models import flops
+from ..models import activations, flops
 from ..options.options import options_of
 from ..training import one_step
 from ..training.context import Context
@@ -392,7 +392,9 @@ def cost(scene: Scene) -> str:
     seconds = common.paced(lambda: one_step.tokenizer_step(*part), lambda: one_step.tokenizer_step(*none))
     text = common.comparison(seconds, "none")
     try:
-        mib = [flops.counted(one_step.tokenizer_step, *step).activations / 2**20 for step in (part, none)]
+        mib = [
+            activations.step_cost(one_step.tokenizer_step, *step).activations / 2**20 for step in (part, none)
+        ]
     except RuntimeError:  # shapes that depend on values can't be counted
         return text
     return f"{text}; keeps {mib[0]:.1f} MiB for the backward pass, {common.multiple(*mib)} x none's"

@@ -1,4 +1,4 @@
-"""Parts from their resolved configs, as plain data: {"name": …, "options": {…}}."""
+"""Builds parts from their resolved configs, which are plain data: {"name": …, "options": {…}}."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..api import (
 
 Config = Mapping[str, Any]
 
-# For what sizes are counted where nothing else says it, and in words.
+# The facts for which parameters of named sizes are counted, in words and as arguments of constructors.
 COUNTED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "generators": (
         "256 tokens of 32 channels, 1,000 classes",
@@ -33,13 +33,13 @@ COUNTED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def parameters_of_sizes(kind: str, name: str) -> dict[str, int]:
-    """The parameters of every size of a generator or tokenizer, for what `COUNTED` says."""
-    found: dict[str, int] = {}
+    """Numbers of parameters of all named sizes of a generator or tokenizer, for the facts in `COUNTED`."""
+    counts: dict[str, int] = {}
     for size, options in cast(Any, registry.get(kind, name)).sizes.items():
         with torch.device("meta"):
             module = registry.build(kind, name, COUNTED[kind][1], options)
-        found[size] = sum(parameter.numel() for parameter in module.parameters())
-    return found
+        counts[size] = sum(parameter.numel() for parameter in module.parameters())
+    return counts
 
 
 def dataset(config: Config) -> Dataset:
@@ -69,12 +69,12 @@ def regularizer_class(config: Config) -> type[Regularizer]:
 
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:
-    """With the facts that its constructor names: `classes`, `teacher_spec`, `reference_spec`, …"""
+    """A regularizer; its constructor takes the `facts` that it names: `classes`, `teacher_spec`, …"""
     return registry.build("regularizers", config["name"], {**facts, "spec": spec}, _options(config))
 
 
 def facts_of(cls: type[Regularizer]) -> set[str]:
-    """The facts that a regularizer's constructor asks the frame for, beside its spec."""
+    """The names of facts that a regularizer's constructor takes besides its spec."""
     known = {"classes", "teacher_spec", "reference_spec", "reference_classes"}
     return known & registry.parameters_of(cls)  # type: ignore[arg-type]  # hashable, as classes are
 
@@ -88,7 +88,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows no tuples; constructors are annotated with them."""
+    """Lists become tuples: JSON has no tuples, and constructors are annotated with them."""
     if isinstance(value, Mapping):
         return {name: _tuples(item) for name, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The contract between tokenizers and generators: encoding in fixed chunks, drawing, normalising."""
+"""The path between images and generators: encoding in fixed chunks, drawing, normalising, decoding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..runtime.onednn import by_onednn
 from ..runtime.prefetch import prefetch
 from ..runtime.processes import ALONE, Group
 
-CHUNK = 128  # images at a time, everywhere outside training; part of the protocol
-STATISTICS = 2**22  # values at a time
-DRAWS = 4  # cached draws of a latent that depends on its minibatch
+CHUNK = 128  # images at a time outside training; part of the protocol
+STATISTICS = 2**22  # values at a time for mean and standard deviation
+DRAWS = 4  # stored draws of a latent that depends on its minibatch
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """z -> (z - mean) / std with stored statistics (C,); no magic scale factor."""
+    """z -> (z - mean) / std with stored statistics (C,), in place of a constant scale factor."""
 
     mean: Tensor
     std: Tensor
@@ -38,19 +38,19 @@ IDENTITY = Normalisation(torch.zeros(()), torch.ones(()))
 
 
 def normalisation(z: Tensor, rule: str) -> Normalisation:
-    """Statistics of z (n, T, C) by the matrix's rule: per channel, one scalar pair, or none."""
+    """Statistics of z (n, T, C) by the matrix's rule: by channel, one pair for all channels, or none."""
     channels = z.shape[-1]
     if rule == "none":
         return Normalisation(torch.zeros(channels), torch.ones(channels))
     flat = z.flatten(0, 1) if rule == "channel" else z.flatten()[:, None]
-    # Twice over the rows, chunk by chunk: a large set in float64 would be twice its size again.
+    # Two passes chunk by chunk, because a copy of a large set in float64 would be twice its size.
     chunks = flat.split(max(1, STATISTICS // flat.shape[1]))
-    # Added up as they come: small sums that are kept would lie in the way of the next chunk's memory.
+    # Sums are accumulated, because a list of small partial sums would fragment the heap.
     start = torch.zeros(flat.shape[1], dtype=torch.float64)
     mean = sum((chunk.double().sum(0) for chunk in chunks), start) / len(flat)
     squares = sum(((chunk.double() - mean).square().sum(0) for chunk in chunks), start)
     std = (squares / (len(flat) - 1)).sqrt()
-    # A dead channel stays where it is instead of being blown up to noise.
+    # A constant channel is not scaled, as its rounding errors would become noise.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     return Normalisation(mean.float().expand(channels).clone(), std.float().expand(channels).clone())
 
@@ -64,9 +64,9 @@ def chunked(
     file: Path | None = None,
     into: Tensor | None = None,
 ) -> Tensor:
-    """The rows of function(index, number of the chunk), on the CPU, over fixed chunks of `count` rows.
+    """The rows of function(index, chunk number), on the CPU, over fixed chunks of `count` rows.
 
-    See `large.rows`; `file` is where they go if they are large.
+    Large results are written to `file`; see `mapped.rows`.
     """
     with by_onednn():
         return rows(
@@ -89,10 +89,10 @@ def encode(
     group: Group = ALONE,
     file: Path | None = None,
 ) -> Tensor:
-    """h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
+    """Hidden values h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
     count = data.size(split) if count is None else count
-    mine = torch.arange(count).split(CHUNK)[group.rank :: group.world]
-    images = prefetch(data, split, mine, loaders, device)
+    chunks = torch.arange(count).split(CHUNK)[group.rank :: group.world]  # of this process
+    images = prefetch(data, split, chunks, loaders, device)
     return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count, group=group, file=file)
 
 
@@ -107,25 +107,25 @@ def draw(
     file: Path | None = None,
     into: Tensor | None = None,
 ) -> Tensor:
-    """z (n, T, C) of encoded images, on the CPU, with noise keyed by chunk.
+    """Latents z (n, T, C) of encoded images h, on the CPU, with noise keyed by chunk.
 
-    A latent that depends on its minibatch is drawn in the fixed order and batch size of training; the last
-    batch is filled from the start of the split and the surplus is dropped.
+    A latent that depends on its minibatch is drawn in the split's order with the batch size of training; the
+    last batch is filled up from the start of the split, and the surplus is dropped.
     """
     count, coupled = len(h), regularizer.couples == "latent"
 
-    def one(index: Tensor, chunk: int) -> Tensor:
+    def draw_chunk(index: Tensor, chunk: int) -> Tensor:
         if coupled:
             index = torch.arange(int(index[0]), int(index[0]) + batch) % count
         chosen = None if labels is None else labels[index].to(device)
         stream = None if noise is None else noise.fork(chunk)
         return regularizer.latent(h[index].to(device), stream, chosen).cpu()
 
-    return chunked(one, count, batch if coupled else CHUNK, group, file, into)
+    return chunked(draw_chunk, count, batch if coupled else CHUNK, group, file, into)
 
 
 def decode_batch(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
-    """Images (B, c, H, W) of z (B, T, C), not clamped; labels and noise are for decoders that draw."""
+    """Images (B, c, H, W) of z (B, T, C), not clamped; only decoders that draw use labels and noise."""
     if isinstance(tokenizer, FlowTokenizer):
         return tokenizer.decode(z, labels, noise)
     return tokenizer.decode(z)
@@ -138,7 +138,7 @@ def decode_all(
     labels: Tensor | None = None,
     noise: Noise | None = None,
 ) -> Tensor:
-    """Images (n, c, H, W) clamped to [-1, 1], on the CPU."""
+    """Images (n, c, H, W) of z (n, T, C), clamped to [-1, 1], on the CPU."""
     return chunked(chunk_decoder(tokenizer, z, device, labels, noise), len(z))
 
 
@@ -151,9 +151,9 @@ def decode_all_uint8(
     noise: Noise | None = None,
     file: Path | None = None,
 ) -> Tensor:
-    """Images uint8 (n, c, H, W), on the CPU: a quarter of the bytes where a set is large."""
-    one = chunk_decoder(tokenizer, z, device, labels, noise)
-    return chunked(lambda index, chunk: to_uint8(one(index, chunk)), len(z), group=group, file=file)
+    """Images uint8 (n, c, H, W) on the CPU, a quarter of the bytes of floats."""
+    decode = chunk_decoder(tokenizer, z, device, labels, noise)
+    return chunked(lambda index, chunk: to_uint8(decode(index, chunk)), len(z), group=group, file=file)
 
 
 def chunk_decoder(
@@ -163,17 +163,17 @@ def chunk_decoder(
     labels: Tensor | None,
     noise: Noise | None,
 ) -> Callable[[Tensor, int], Tensor]:
-    """(index, number of the chunk) -> images of these rows of z, clamped to [-1, 1], on the CPU.
+    """A function (index, chunk number) -> images of these rows of z, clamped to [-1, 1], on the CPU.
 
-    By labels (n,), with noise keyed by the chunk.
+    Labels are (n,); noise is keyed by chunk.
     """
 
-    def one(index: Tensor, chunk: int) -> Tensor:
+    def decode_chunk(index: Tensor, chunk: int) -> Tensor:
         chosen = None if labels is None else labels[index].to(device)
         stream = None if noise is None else noise.fork(chunk)
         return decode_batch(tokenizer, z[index].to(device), chosen, stream).clamp(-1, 1).cpu()
 
-    return one
+    return decode_chunk
 
 
 def round_trip(
@@ -184,20 +184,20 @@ def round_trip(
     device: torch.device | str,
     group: Group = ALONE,
 ) -> float:
-    """The root mean square difference between an image of z and of z normalised and back; the largest one.
+    """The largest root mean square difference between the images of z and of z normalised and back.
 
-    Single pixels differ by more on GPUs, whose convolutions round inputs to 10 bits. Of a decoder that draws
-    it is one evaluation's: where adaptive steps change with a rounding, whole images do.
+    Single pixels differ by more on GPUs, whose convolutions round inputs to 10 bits. A decoder that draws is
+    compared by one evaluation of its velocity: where adaptive steps change with a rounding, whole images do.
     """
 
-    def shown(z: Tensor) -> Tensor:
+    def decode(z: Tensor) -> Tensor:
         if not isinstance(tokenizer, FlowTokenizer):
             return tokenizer.decode(z).clamp(-1, 1)
         x = z.new_zeros(len(z), image.channels, image.height, image.width)
         return tokenizer.velocity(x, z.new_full((len(z),), 0.5), z, None)
 
-    def one(index: Tensor, chunk: int) -> Tensor:
-        straight, back = (shown(v.to(device)).cpu() for v in (z[index], rule.inverse(rule(z[index]))))
+    def difference(index: Tensor, chunk: int) -> Tensor:
+        straight, back = (decode(v.to(device)).cpu() for v in (z[index], rule.inverse(rule(z[index]))))
         return (straight - back).square().flatten(1).mean(1).sqrt()
 
-    return float(chunked(one, len(z), group=group).max())
+    return float(chunked(difference, len(z), group=group).max())

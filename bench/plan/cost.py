@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Peak of dense matrix products, in FLOP/s without sparsity, and memory."""
+    """Peak speed of dense matrix products without sparsity, and memory."""
 
     name: str
-    peak: Mapping[str, float]  # by precision
+    peak: Mapping[str, float]  # FLOP/s by precision
     memory: float  # bytes
 
 
@@ -28,18 +28,18 @@ ACCELERATORS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage; None where it isn't known without data or values, as `note` says."""
+    """The cost of one stage; None is a number that needs data or values, and `note` is the reason."""
 
     parameters: int = 0  # trainable
     parameters_total: int = 0
-    images: int = 0  # or latents, that go through
-    flops_per_image: float | None = 0.0  # in training: forward and backward
+    images: int = 0  # or latents, that the stage processes
+    flops_per_image: float | None = 0.0  # forward and, in training, backward
     weights_memory_bytes: int = 0
     optimizer_memory_bytes: int = 0  # gradients, AdamW's two moments, the average of weights
-    activation_memory_bytes: int | None = 0  # that a training step keeps
+    activation_memory_bytes: int | None = 0  # kept by autograd in a training step
     disk_bytes: int | None = 0
     note: str = ""
-    scratch_disk_bytes: int = 0  # that are given back when the stage ends, of what is too large for memory
+    scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
 
     @property
     def flops(self) -> float | None:
@@ -52,7 +52,7 @@ class Cost:
         return self.weights_memory_bytes + self.optimizer_memory_bytes + self.activation_memory_bytes
 
     def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:
-        """On one accelerator that does this share of its peak."""
+        """Hours on one accelerator; `utilisation` is the share of its peak speed, from 0 to 1."""
         return None if self.flops is None else self.flops / (accelerator.peak[precision] * utilisation * 3600)
 
     def plain(self) -> dict[str, Any]:

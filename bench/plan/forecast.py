@@ -1,9 +1,9 @@
-"""A plan's costs as people and machines read them: by stage, by kind, and in all."""
+"""The cost of a plan as tables, sentences and plain data: by stage, by kind of stage and in total."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,19 @@ from .estimate import costs
 from .plan import Cell, Plan
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
-MUCH = 2e11  # bytes of features
+MUCH_DISK = 2e11  # bytes of a stage's features or references that `bench plan` warns of
 HEADER = ("kind", "stages", "cached", "parameters", "FLOPs", "memory", "disk", "hours")
 STAGE_HEADER = ("stage", "cells", "parameters", "FLOPs/image", "memory", "hours", "state")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The stages of some cells of a plan, and what they cost on an accelerator of which a share is used."""
+    """The stages of some cells of a plan and their cost on an accelerator at a share of its peak speed."""
 
     stages: Sequence[Stage]
     costs: dict[str, Cost]  # by stage id
-    uses: Counter[str]  # how many of the cells need a stage
-    cached: frozenset[str]
+    uses: Counter[str]  # number of these cells that need a stage
+    cached: frozenset[str]  # ids of stages
     accelerator: Accelerator
     precision: str
     utilisation: float
@@ -34,40 +34,46 @@ class Forecast:
         return self.costs[stage.id].hours(self.accelerator, self.precision, self.utilisation)
 
     def plain(self, stage: Stage) -> dict[str, Any]:
-        """Of one stage; null is what isn't known."""
+        """The cost of one stage; null stands for unknown numbers."""
         return self.costs[stage.id].plain() | {"accelerator_hours": self.hours(stage)}
 
     def totals(self) -> dict[str, Any]:
-        """Sums of what is known: with stages shared and, as if each cell were run alone, without."""
-        found: dict[str, Any] = {}
-        for name, times in (("shared", Counter({s.id: 1 for s in self.stages})), ("unshared", self.uses)):
-            found[name] = {
+        """Sums and maxima of known numbers; `unshared` counts a stage once for each cell that needs it."""
+
+        def sums(times: Counter[str]) -> dict[str, float]:
+            return {
                 "flops": sum((self.costs[s.id].flops or 0) * times[s.id] for s in self.stages),
                 "disk_bytes": sum((self.costs[s.id].disk_bytes or 0) * times[s.id] for s in self.stages),
                 "accelerator_hours": sum((self.hours(s) or 0) * times[s.id] for s in self.stages),
             }
-        todo = [s for s in self.stages if s.id not in self.cached]
-        found["to_do"] = {"accelerator_hours": sum(self.hours(s) or 0 for s in todo)}
-        known = [self.costs[s.id].memory_bytes or 0 for s in self.stages]
-        scratch = max((self.costs[s.id].scratch_disk_bytes for s in self.stages), default=0)
-        return found | {"largest_memory_bytes": max(known, default=0), "largest_scratch_disk_bytes": scratch}
+
+        to_do = [self.hours(s) or 0 for s in self.stages if s.id not in self.cached]
+        memory = [self.costs[s.id].memory_bytes or 0 for s in self.stages]
+        scratch = [self.costs[s.id].scratch_disk_bytes for s in self.stages]
+        return {
+            "shared": sums(Counter(s.id for s in self.stages)),
+            "unshared": sums(self.uses),
+            "to_do": {"accelerator_hours": sum(to_do)},
+            "largest_memory_bytes": max(memory, default=0),
+            "largest_scratch_disk_bytes": max(scratch, default=0),
+        }
 
     def by_kind(self) -> list[tuple[str, ...]]:
-        """A row for each kind, as `HEADER` has it: the largest of parameters and memory, sums of others."""
+        """A row for each kind with the columns of `HEADER`: maxima of parameters and memory, else sums."""
         rows = []
         for kind in dict.fromkeys(s.kind for s in self.stages):
-            mine = [s for s in self.stages if s.kind == kind]
-            found = [self.costs[s.id] for s in mine]
+            stages = [s for s in self.stages if s.kind == kind]
+            costs = [self.costs[s.id] for s in stages]
             rows.append(
                 (
                     kind,
-                    str(len(mine)),
-                    str(sum(s.id in self.cached for s in mine)),
-                    scaled(max(c.parameters or c.parameters_total for c in found)),
-                    _sum(c.flops for c in found),
-                    scaled(max(c.memory_bytes or 0 for c in found), "B"),
-                    _sum((c.disk_bytes for c in found), "B"),
-                    _sum(map(self.hours, mine), hours=True),
+                    str(len(stages)),
+                    str(sum(s.id in self.cached for s in stages)),
+                    scaled(max(c.parameters or c.parameters_total for c in costs)),
+                    _sum_text([c.flops for c in costs], scaled),
+                    scaled(max(c.memory_bytes or 0 for c in costs), "B"),
+                    _sum_text([c.disk_bytes for c in costs], _scaled_bytes),
+                    _sum_text([self.hours(s) for s in stages], _span_or_nothing),
                 )
             )
         total = self.totals()["shared"]
@@ -76,49 +82,57 @@ class Forecast:
         return [*rows, ("total", str(len(self.stages)), str(len(self.cached)), "", flops, "", disk, hours)]
 
     def by_stage(self) -> list[tuple[str, ...]]:
-        """A row for each stage, as `STAGE_HEADER` names it."""
+        """A row for each stage with the columns of `STAGE_HEADER`."""
         rows: list[tuple[str, ...]] = []
         for s in self.stages:
-            cost, hours = self.costs[s.id], self.hours(s)
-            state = "cached" if s.id in self.cached else "to do" if s.known else "data missing"
-            per_image = "?" if cost.flops_per_image is None else scaled(cost.flops_per_image)
-            memory = "?" if cost.memory_bytes is None else scaled(cost.memory_bytes, "B")
-            took = "?" if hours is None else span(hours)
-            parameters = scaled(cost.parameters or cost.parameters_total)
+            cost = self.costs[s.id]
             rows.append(
-                (f"{s.kind} {s.label}", str(self.uses[s.id]), parameters, per_image, memory, took, state)
+                (
+                    f"{s.kind} {s.label}",
+                    str(self.uses[s.id]),
+                    scaled(cost.parameters or cost.parameters_total),
+                    _sum_text([cost.flops_per_image], scaled),
+                    _sum_text([cost.memory_bytes], _scaled_bytes),
+                    _sum_text([self.hours(s)], span),
+                    self._state(s),
+                )
             )
         return rows
 
+    def _state(self, stage: Stage) -> str:
+        if stage.id in self.cached:
+            return "cached"
+        return "to do" if stage.known else "data missing"
+
     def sentences(self) -> list[str]:
-        """What the hours mean, what isn't in them, and what doesn't fit."""
-        one, total = self.accelerator, self.totals()
-        peak = one.peak[self.precision]
-        said = [
-            f"estimate: {span(total['shared']['accelerator_hours'])} on one {one.name} at"
+        """Sentences about the hours, about stages that are not in them, and warnings of sizes."""
+        accelerator, total = self.accelerator, self.totals()
+        peak = accelerator.peak[self.precision]
+        lines = [
+            f"estimate: {span(total['shared']['accelerator_hours'])} on one {accelerator.name} at"
             f" {self.utilisation:.0%} of its {scaled(peak)}FLOP/s in {self.precision},"
             f" {span(total['to_do']['accelerator_hours'])} of them to do;"
             f" {span(total['unshared']['accelerator_hours'])} without sharing"
         ]
         reasons = Counter((s.kind, self.costs[s.id].note) for s in self.stages if self.costs[s.id].note)
-        said += [f"{count} {kind}: {note}" for (kind, note), count in reasons.items()]
+        lines += [f"{count} {kind}: {note}" for (kind, note), count in reasons.items()]
         if scratch := total["largest_scratch_disk_bytes"]:
-            said.append(f"disk: up to {scaled(scratch, 'B')} more while a stage writes, for each worker")
+            lines.append(f"disk: up to {scaled(scratch, 'B')} more while a stage writes, for each worker")
         for s in self.stages:
-            if s.kind in ("features", "reference") and (self.costs[s.id].disk_bytes or 0) > MUCH:
+            if s.kind in ("features", "reference") and (self.costs[s.id].disk_bytes or 0) > MUCH_DISK:
                 size = scaled(self.costs[s.id].disk_bytes or 0, "B")
-                said.append(f"warning: {s.kind} {s.label}: {size} on disk; a reference takes `images: N`")
-        large: dict[str, list[Stage]] = {}
+                lines.append(f"warning: {s.kind} {s.label}: {size} on disk; a reference takes `images: N`")
+        large: dict[str, list[Stage]] = {}  # by the text of their memory
         for s in self.stages:
-            if (self.costs[s.id].memory_bytes or 0) > one.memory:
+            if (self.costs[s.id].memory_bytes or 0) > accelerator.memory:
                 large.setdefault(scaled(self.costs[s.id].memory_bytes or 0, "B"), []).append(s)
         for size, (first, *others) in large.items():
             more = f" and {len(others)} more" if others else ""
-            said.append(
-                f"warning: {first.kind} {first.label}{more}: {size} do not fit {one.name}'s"
-                f" {scaled(one.memory, 'B')}"
+            lines.append(
+                f"warning: {first.kind} {first.label}{more}: {size} do not fit {accelerator.name}'s"
+                f" {scaled(accelerator.memory, 'B')}"
             )
-        return said
+        return lines
 
 
 def forecast(
@@ -129,37 +143,43 @@ def forecast(
     precision: str,
     utilisation: float,
 ) -> Forecast:
-    """Of some cells; `accelerator` is a name in `estimate.ACCELERATORS`, `cached` are ids of stages."""
+    """The forecast for some cells; `accelerator` is a key of `ACCELERATORS`, `cached` are ids of stages."""
     cells = list(cells)
     stages = plan.needed(cells)
     uses = Counter(s.id for cell in cells for s in plan.needed([cell]))
-    mine = frozenset(cached) & {s.id for s in stages}
-    found = costs(plan, stages)
-    return Forecast(stages, found, uses, mine, ACCELERATORS[accelerator], precision, utilisation)
+    needed = frozenset(cached) & {s.id for s in stages}
+    return Forecast(
+        stages, costs(plan, stages), uses, needed, ACCELERATORS[accelerator], precision, utilisation
+    )
 
 
 def scaled(value: float, unit: str = "") -> str:
-    """Three digits with a decimal prefix, 0 as nothing: 1234567 -> `1.23 M`."""
+    """Three digits with a decimal prefix: 1234567 -> `1.23 M`; an empty text for 0."""
     if not value:
         return ""
-    place = 0
-    while place + 1 < len(PREFIXES) and value >= 999.5 * 1000**place:
-        place += 1
-    return f"{value / 1000**place:.3g} {PREFIXES[place]}{unit}".rstrip()
+    power = 0
+    while power + 1 < len(PREFIXES) and value >= 999.5 * 1000**power:
+        power += 1
+    return f"{value / 1000**power:.3g} {PREFIXES[power]}{unit}".rstrip()
 
 
 def span(hours: float) -> str:
-    """Hours, or minutes or seconds if there are few: `3.2 h`."""
+    """A duration in hours, minutes or seconds: `3.2 h`."""
     for unit, size in (("h", 1), ("min", 60), ("s", 3600)):
         if hours * size >= 1:
             return f"{hours * size:,.0f} {unit}" if hours * size >= 1000 else f"{hours * size:.3g} {unit}"
     return f"{hours * 3600:.2g} s"
 
 
-def _sum(values: Iterable[float | None], unit: str = "", hours: bool = False) -> str:
-    """The sum of what is known; `?` if nothing is."""
+def _sum_text(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    """The sum of known values as text; `?` if none is known."""
     known = [value for value in values if value is not None]
-    if not known:
-        return "?"
-    total = sum(known, 0.0)
-    return span(total) if hours and total else scaled(total, unit)
+    return text(sum(known, 0.0)) if known else "?"
+
+
+def _scaled_bytes(size: float) -> str:
+    return scaled(size, "B")
+
+
+def _span_or_nothing(hours: float) -> str:
+    return span(hours) if hours else ""

@@ -9,19 +9,19 @@ from typing import Any
 from ..api import Dataset, FeatureExtractor, Generator, ReferenceSource, Regularizer, Tokenizer
 from ..store.stage import Stage, digest
 
-PROBE = "step="
+PROBE = "step="  # before the step, in the name of a snapshot's scores
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset, tokenizer, regularizer, generator, seed), by labels, with the stages that score it."""
+    """A combination of dataset, tokenizer, regularizer, generator and seed, with the stages that score it."""
 
     dataset: str
     tokenizer: str
     regularizer: str
     generator: str
     seed: str
-    # "" (tokenizer scope), the guidance as text, or PROBE and a generator's step -> a scores stage's id
+    # Ids of scores stages by "" (tokenizer scope), the guidance as text, or PROBE and a generator's step.
     scores: dict[str, str]
     skipped: str | None = None
 
@@ -36,19 +36,19 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As progress lines say it."""
+        """The cell's name in progress lines."""
         return " · ".join([*list(self.identity.values())[:4], f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a stage works on, with modules on the meta device that equal rows share: for estimates."""
+    """The parts that a stage works on, for estimates; equal rows share modules, on the meta device."""
 
     dataset: Dataset
     tokenizer: Tokenizer | None = None
     regularizer: Regularizer | None = None
     generator: Generator | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what the regularizer's constructor was given
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for the regularizer's constructor
     extractor: FeatureExtractor | None = None
     source: ReferenceSource | None = None
 
@@ -59,25 +59,25 @@ class Plan:
 
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
-    uses: dict[str, int] = field(default_factory=dict)  # how many cells need a stage
-    parameters: dict[str, int] = field(default_factory=dict)  # of the modules that a stage trains
+    uses: dict[str, int] = field(default_factory=dict)  # number of cells that need a stage
+    parameters: dict[str, int] = field(default_factory=dict)  # trainable ones
     built: dict[str, Built] = field(default_factory=dict)
-    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # of stages
+    _positions: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # of stages
 
     def ancestors(self, ids: list[str]) -> list[str]:
-        """These stages and all that they depend on, in plan order."""
+        """Ids of these stages and of all stages that they depend on, in plan order."""
         needed: set[str] = set()
         waiting = list(ids)
         while waiting:
-            one = waiting.pop()
-            if one not in needed:
-                needed.add(one)
-                waiting += self.stages[one].parents.values()
-        if len(self._places) != len(self.stages):
-            self._places = {one: place for place, one in enumerate(self.stages)}
-        return sorted(needed, key=self._places.__getitem__)
+            stage = waiting.pop()
+            if stage not in needed:
+                needed.add(stage)
+                waiting += self.stages[stage].parents.values()
+        if len(self._positions) != len(self.stages):
+            self._positions = {stage: position for position, stage in enumerate(self.stages)}
+        return sorted(needed, key=self._positions.__getitem__)
 
     def needed(self, cells: Iterable[Cell]) -> list[Stage]:
         """The stages behind these cells, in plan order."""
-        ends = [one for cell in cells for one in cell.scores.values()]
-        return [self.stages[one] for one in self.ancestors(ends)]
+        scores = [stage for cell in cells for stage in cell.scores.values()]
+        return [self.stages[stage] for stage in self.ancestors(scores)]

@@ -1,4 +1,4 @@
-"""`--shard I/N`: the cells of a plan dealt to N runs, which share as few stages as possible."""
+"""`--shard I/N`: a plan's cells are dealt to N runs, so that few stages are needed by several runs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from collections.abc import Mapping, Sequence
 
 from .plan import Cell, Plan
 
-Work = tuple[float, int]  # FLOPs as far as they are known, and cells
+Work = tuple[float, int]  # known FLOPs, and number of cells
 
 
 def parse(text: str) -> tuple[int, int]:
-    """`2/8` -> (2, 8): the second of eight; ValueError says what is wrong."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    """`2/8` -> (2, 8), the second of eight shards.
+
+    Raises:
+        ValueError: if the text is no I/N with I from 1 to N.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--shard takes I/N with I from 1 to N, such as 1/8, not {text!r}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def deal(
     plan: Plan, cells: Sequence[Cell], count: int, flops: Mapping[str, float | None]
 ) -> list[list[Cell]]:
-    """The cells of each of `count` shards, in the plan's order; the same on every machine, cached or not.
+    """The cells of each of `count` shards, in the plan's order; cached stages don't change them.
 
-    Cells of one trained tokenizer stay together unless there are fewer tokenizers than shards. `flops` are
-    by stage id; the largest groups are dealt first, each to the shard that has least to do.
+    Cells of one trained tokenizer stay together unless there are fewer tokenizers than shards. The largest
+    groups are dealt first, each to the shard with the least work; `flops` are by stage id.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -33,10 +37,10 @@ def deal(
     units = [(_work(plan, group, flops), group) for group in groups.values()]
     while len(units) < count:
         units.sort(key=lambda unit: unit[0], reverse=True)
-        place = next((i for i, (_, group) in enumerate(units) if len(group) > 1), None)
-        if place is None:
+        largest = next((i for i, (_, group) in enumerate(units) if len(group) > 1), None)
+        if largest is None:  # every group is a single cell
             break
-        _, group = units.pop(place)
+        _, group = units.pop(largest)
         half = len(group) // 2
         units += [(_work(plan, part, flops), part) for part in (group[:half], group[half:])]
     if untrained:
@@ -51,8 +55,8 @@ def deal(
 
 
 def _tokenizer(plan: Plan, cell: Cell) -> str:
-    """The stage that trains its tokenizer; none for held-out images and for cells that are skipped."""
-    stages = [plan.stages[one] for one in cell.scores.values()]
+    """The stage that trains a cell's tokenizer; "" for held-out images and skipped cells."""
+    stages = [plan.stages[stage] for stage in cell.scores.values()]
     return next((stage.parents["tokenizer"] for stage in stages if "tokenizer" in stage.parents), "")
 
 

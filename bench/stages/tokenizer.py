@@ -12,7 +12,8 @@ from ..api import ImageSpec
 from ..api.noise import seeded
 from ..data.augment import Augmentation
 from ..models import build
-from ..models.flops import counted, parameters
+from ..models.activations import step_cost
+from ..models.flops import parameters
 from ..nn import released_weights
 from ..runtime.recompute import prepare
 from ..store.artifacts import Result
@@ -95,7 +96,7 @@ def _loss_cost(config: Config, image: ImageSpec) -> dict[str, float]:
     if distance is None and adversary is None:
         return {}
     count, shape = config["batch"], (image.channels, image.height, image.width)
-    step = counted(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
+    step = step_cost(reconstruction_step, distance, adversary, torch.empty(count, *shape, device="meta"))
     cost = {"loss_flops_per_image": step.flops / count}
     if adversary is not None:
         cost["discriminator_parameters"] = parameters(adversary, trainable=True)

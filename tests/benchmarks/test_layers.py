@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block as ViTBlock
 
 from latentbench.bench.api import LatentSpec
-from latentbench.bench.models.flops import counted
+from latentbench.bench.models.activations import step_cost
 from latentbench.bench.nn.blocks import rotary_table
 from latentbench.bench.registry import create, get
 from latentbench.bench.training.one_step import backward
@@ -74,7 +74,7 @@ def test_block(benchmark, name, rate):
     torch.manual_seed(0)
     block, given = build()
     x = torch.randn(IMAGES, TOKENS, width)
-    flops = counted(step, block, x, *given).flops
+    flops = step_cost(step, block, x, *given).flops
     benchmark.pedantic(step, (block, x.requires_grad_(), *given), rounds=5, warmup_rounds=1)
     assert x.grad.isfinite().all()
     if benchmark.stats:

@@ -1,4 +1,4 @@
-"""What a plan says a run will take, against closed forms, torch's own counters and what a run took."""
+"""Estimates of a plan against closed forms, torch's own counters and the cost of real runs."""
 
 import json
 import subprocess
@@ -17,12 +17,11 @@ from typer.testing import CliRunner
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.cli import app
 from latentbench.bench.matrix.load import load_matrix
-from latentbench.bench.models import flops
-from latentbench.bench.models.flops import TooLong, counted
-from latentbench.bench.plan import estimate
+from latentbench.bench.models.activations import step_cost
+from latentbench.bench.models.flops import TooLong, forward_flops
+from latentbench.bench.plan import dry_run, estimate
 from latentbench.bench.plan.forecast import forecast, scaled, span
 from latentbench.bench.plan.make import make_plan
-from latentbench.bench.plan.plan import Built
 from latentbench.bench.registry import create
 from latentbench.bench.training.one_step import backward, generator_step
 
@@ -55,7 +54,7 @@ def test_a_training_step_has_the_operations_that_torch_counts_on_real_tensors(na
         FlopCounterMode(display=False) as real,
     ):
         generator_step(model, *batch("cpu"))
-    assert counted(generator_step, model, *batch()).flops == real.get_total_flops() > 0
+    assert step_cost(generator_step, model, *batch()).flops == real.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("name", ["lightningdit", "mar", "tarflow"])
@@ -72,15 +71,15 @@ def test_kept_activations_are_those_of_a_real_step(name):
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         generator_step(model, *batch("cpu"))
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert counted(generator_step, model, *batch()).activations == pytest.approx(real, rel=0.1)
+    assert step_cost(generator_step, model, *batch()).activations == pytest.approx(real, rel=0.1)
 
 
 def test_a_chain_of_layers_keeps_the_input_of_each_once():
     chain = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU())
     x = torch.empty(5, 8)
-    assert counted(summed, chain, x).activations == 4 * 5 * (32 + 8)
+    assert step_cost(summed, chain, x).activations == 4 * 5 * (32 + 8)
     # In half precision also casts: of the input, and of weights that a gradient passes.
-    half = counted(summed, chain, x, precision="bf16").activations
+    half = step_cost(summed, chain, x, precision="bf16").activations
     assert half == 2 * 5 * (8 + 32 + 8) + 2 * 8 * 32
 
 
@@ -88,14 +87,14 @@ def test_attention_keeps_no_weights_of_every_pair_of_tokens():
     def attend(qkv):
         backward(scaled_dot_product_attention(*qkv.requires_grad_().unbind()).sum())
 
-    short, long = (counted(attend, torch.empty(3, 2, 4, tokens, 16)) for tokens in (64, 128))
+    short, long = (step_cost(attend, torch.empty(3, 2, 4, tokens, 16)) for tokens in (64, 128))
     assert long.activations == 2 * short.activations
     assert long.flops == 4 * short.flops == 6 * 2 * (2 * 4 * 128 * 128 * 16)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_checkpoints_trade_operations_for_activations(precision):
-    """Of two layers the first is computed again: 7 passes in place of 2 forward and 4 backward."""
+    """The first of two layers is computed again: 7 passes in place of 2 forward and 4 backward."""
     blocks = [nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(4)]
 
     class Segments(nn.Module):
@@ -110,7 +109,7 @@ def test_checkpoints_trade_operations_for_activations(precision):
 
     x = torch.empty(256, 16)
     whole, again = (
-        counted(lambda m, x: summed(m, x.requires_grad_()), Segments(again), x, precision=precision)
+        step_cost(lambda m, x: summed(m, x.requires_grad_()), Segments(again), x, precision=precision)
         for again in (False, True)
     )
     assert again.flops * 6 == whole.flops * 7
@@ -118,28 +117,27 @@ def test_checkpoints_trade_operations_for_activations(precision):
 
 
 def test_a_step_may_look_at_a_value_and_calls_can_be_limited():
-    assert counted(lambda x: x.relu_() if x.sum() > 1 else x @ x.mT, torch.empty(2, 3)).flops == 2 * 2 * 2 * 3
+    def branch(x):
+        return x.relu_() if x.sum() > 1 else x @ x.mT
+
+    assert forward_flops(branch, torch.empty(2, 3)) == 2 * 2 * 2 * 3
+    assert step_cost(branch, torch.empty(2, 3)).flops == 2 * 2 * 2 * 3
     with pytest.raises(TooLong):
-        counted(lambda x: [x + 1 for _ in range(11)], torch.empty(1), calls=10)
+        forward_flops(lambda x: [x + 1 for _ in range(11)], torch.empty(1), calls=10)
 
 
 def test_samplers_are_extrapolated_from_few_steps():
-    class Nine:
-        classes = 9
-
-    built = Built(Nine())
     model = create("generators", "lightningdit", spec=SPEC, classes=9)
-    sampler = (("steps", 12),)
     with FlopCounterMode(display=False) as real, torch.no_grad():
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             model.sample(torch.zeros(1, dtype=torch.int64), 1.5, Noise(0), steps=12)
-    assert estimate._sample(built, model.to("meta"), 1.5, sampler).flops == real.get_total_flops()
+    assert dry_run.sample(model.to("meta"), 9, True, {"steps": 12}) == real.get_total_flops()
     mar = create("generators", "mar", spec=SPEC, classes=9)
     with FlopCounterMode(display=False) as real, torch.no_grad():
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             mar.sample(torch.zeros(1, dtype=torch.int64), 1.5, Noise(0), steps=6)
-    found = estimate._sample(built, mar.to("meta"), 1.5, (("iterations", None), ("steps", 6)))
-    assert found.flops == pytest.approx(real.get_total_flops(), rel=0.25)
+    estimated = dry_run.sample(mar.to("meta"), 9, True, {"iterations": None, "steps": 6})
+    assert estimated == pytest.approx(real.get_total_flops(), rel=0.25)
 
 
 def test_memory_is_weights_gradients_two_moments_and_the_average(tmp_path):
@@ -162,11 +160,12 @@ def test_equal_modules_are_counted_once_whatever_the_seeds(tmp_path, monkeypatch
 
     def spied(*arguments, **given):
         calls.append(arguments)
-        return counted(*arguments, **given)
+        return step_cost(*arguments, **given)
 
-    monkeypatch.setattr(flops, "counted", spied)
+    monkeypatch.setattr(dry_run, "step_cost", spied)
     planned(TINY, tmp_path)
     one = len(calls)
+    assert one > 0
     made, costs = planned(TINY, tmp_path, seeds=3)
     assert len(calls) == 2 * one
     assert len({cost for cost in of_kind("tokenizer", made, costs)}) == 2  # none and kl, of three seeds each
@@ -238,7 +237,7 @@ PEAK = """
 import re, tempfile
 from pathlib import Path
 import torch
-from latentbench.bench.models import flops
+from latentbench.bench.models import activations
 from latentbench.bench.training import one_step
 from latentbench.bench.api import LatentSpec
 from latentbench.bench.training.generator import train_generator
@@ -247,7 +246,7 @@ from latentbench.bench.training.context import Context
 
 model = create("generators", "lightningdit", spec=LatentSpec(16, 8, (4, 4)), classes=9, width=128, depth=4)
 z, labels = torch.randn(256, 16, 8), torch.zeros(256, dtype=torch.int64)
-planned = flops.counted(one_step.generator_step, model, z, labels).activations
+planned = activations.step_cost(one_step.generator_step, model, z, labels).activations
 
 def peak(batch):
     with tempfile.TemporaryDirectory() as work:

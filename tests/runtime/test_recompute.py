@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.matrix.load import load_matrix
-from latentbench.bench.models.flops import counted
+from latentbench.bench.models.activations import step_cost
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
@@ -139,8 +139,8 @@ def test_gradients_of_gradients_pass_through_a_segment():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimate_follows_checkpointing(precision):
     model, z = generator("lightningdit").train(), torch.randn(8, 16, 4)
-    plain = counted(generator_step, model, z, LABELS, precision=precision)
-    less = counted(generator_step, model, z, LABELS, precision=precision, checkpointing=True)
+    plain = step_cost(generator_step, model, z, LABELS, precision=precision)
+    less = step_cost(generator_step, model, z, LABELS, precision=precision, checkpointing=True)
     assert less.activations < 0.6 * plain.activations
     # A forward pass is a third of a step; what stands outside of blocks is not done again.
     assert 1.2 < less.flops / plain.flops < 4 / 3
@@ -153,7 +153,7 @@ def test_the_estimate_is_what_autograd_keeps_and_the_largest_segment():
     prepare({"checkpointing": True}, model)
     kept, of_inputs = gradients(model, loss)[2], z[0].numel() // 4 * 64 * 8 * 4
     one = (plain - kept) / 4 + of_inputs
-    estimate = counted(generator_step, generator("lightningdit"), z, LABELS, checkpointing=True).activations
+    estimate = step_cost(generator_step, generator("lightningdit"), z, LABELS, checkpointing=True).activations
     assert estimate == pytest.approx(kept + one, rel=0.1)
 
 

@@ -1,0 +1,429 @@
+"""The stages of a matrix: for each kind of stage its config, its parents and, from both, its id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .. import registry
+from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
+from ..matrix.matrix import Matrix, MatrixRow, Seed
+from ..matrix.parts import JOINT, NONE
+from ..models import build
+from ..options.options import REQUIRED, check_options, options_of
+from ..stages.inputs import features_role
+from ..store.stage import FRAME_VERSION, Stage, is_file, stage_id
+from .meta_parts import DatasetPlan, MetaParts, regularizer_class
+from .part_config import key_options, part_config, plain, plain_facts
+from .plan import Built, Plan
+
+BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
+TRAINED = ("prior", "tokenizer", "generator")
+
+Parents = dict[str, str]  # role -> the parent stage's id
+Rows = tuple[MatrixRow, MatrixRow, MatrixRow]  # tokenizer, regularizer, generator
+
+
+class StageGraph:
+    """Adds stages to `plan`, parents before the stages that need them and equal stages once.
+
+    Methods raise `Unfit` where parts don't fit each other and `Refused` where a part has a problem.
+    """
+
+    def __init__(self, matrix: Matrix, parts: MetaParts, device: str) -> None:
+        self.matrix, self.parts, self.plan = matrix, parts, Plan()
+        self.env = {"threads": matrix.threads, "precision": matrix.precision, "device": device}
+        self._references: dict[tuple[str, ...], str] = {}  # a fingerprint may be that of a large file
+        self._trained: dict[tuple[str, ...], Parents] = {}
+
+    def dataset(self, row: MatrixRow) -> DatasetPlan:
+        """A dataset with the stages of the features that metrics compare."""
+        for evaluator in self.matrix.evaluators:
+            self.parts.evaluator(evaluator)
+        data, stages = self.parts.dataset(row), {}
+        for place, extractor in enumerate(self.matrix.features):
+            by_role: dict[str, list[str]] = {}
+            for output in self.parts.extractor(extractor).outputs:
+                if output != "tokens":
+                    by_role.setdefault(features_role(place, output), []).append(output)
+            for role, outputs in by_role.items():
+                with_tokens = role == "features" and not data.dataset.decodes  # one stage with the teacher's
+                stages[role] = self._features(data, extractor, () if with_tokens else outputs)
+        return replace(data, features=stages)
+
+    def tokenizer(
+        self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed
+    ) -> Parents:
+        """The tokenizer and latents stages, by the roles that they have for later stages."""
+        rows = (data.row, tokenizer, regularizer)
+        key = (*(text for row in rows for text in (str(row.where), row.label)), str(seed.tokenizer))
+        if key not in self._trained:
+            self._trained[key] = self._train(data, tokenizer, regularizer, seed)
+        return self._trained[key]
+
+    def _train(self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed) -> Parents:
+        m, parts = self.matrix, self.parts
+        model = parts.tokenizer(data, tokenizer, regularizer)
+        method = parts.regularizer(data, tokenizer, regularizer)
+        self._check_training(data, regularizer, method)
+        label = self._label(data, tokenizer, regularizer, f"seed {seed.tokenizer}")
+        parents = self._training_parents(data, tokenizer, regularizer, seed)
+        facts = parts.facts(data, regularizer)
+        budget = m.budget_of(tokenizer)
+        config = {
+            "dataset": data.config,
+            "tokenizer": part_config("tokenizers", tokenizer),
+            "regularizer": part_config("regularizers", regularizer),
+            "facts": plain_facts(facts),
+            "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
+            "reconstruction": parts.reconstruction(data) if model.decodes else {},
+            "steps": budget.tokenizer_steps,
+            "refine_steps": budget.refine_steps,
+            "batch": budget.batch,
+            "probes": m.probes.latents if m.probes else None,
+            "seed": seed.tokenizer,
+        }
+        if "teacher_spec" in facts and data.dataset.decodes:  # a large dataset's tokens aren't stored
+            config["teacher"] = parts.extractor_config(parts.teacher(regularizer))
+        if m.augment:
+            config["augment"] = vars(m.augment)
+        if tokenizer.weights:
+            config["weights"] = parts.initial_weights(data, tokenizer, regularizer)
+        priors = sum(map(parts.parameters, method.priors().values()))  # frozen
+        trainable = parts.parameters(model) + parts.parameters(method) - priors
+        built = Built(data.dataset, model, method, facts=facts)
+        trained = self._add("tokenizer", label, config, parents, built, trainable)
+        config = {"normalise": m.normalise, "seed": seed.tokenizer}
+        latents = self._add("latents", label, config, {"tokenizer": trained}, built)
+        return {"tokenizer": trained, "latents": latents}
+
+    def _check_training(self, data: DatasetPlan, row: MatrixRow, regularizer: Regularizer) -> None:
+        """Refuses unknown names of optimizers, and losses that lack an input."""
+        groups: dict[str, Mapping[str, nn.Module]]
+        groups = {"critics": regularizer.critics(), "priors": regularizer.priors()}
+        for group, networks in groups.items():
+            for name in row.optimizer.get(group, {}):
+                if name not in networks:
+                    message = registry.unknown(f"name in optimizer.{group}", name, list(networks))
+                    raise self.parts.refuse(row, message)
+        augment = self.matrix.augment
+        if regularizer.two_views and not augment:
+            raise Unfit(f"{row.label} compares two views of an image; `augment: {{}}` makes them")
+        if augment and "teacher_spec" in build.facts_of(type(regularizer)) and not data.dataset.decodes:
+            raise Unfit(f"{row.label} needs the teacher's features of augmented images")
+
+    def _training_parents(
+        self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed
+    ) -> Parents:
+        """The stages that a tokenizer's training reads."""
+        priors = self.parts.regularizer(data, tokenizer, regularizer).priors()
+        facts = build.facts_of(regularizer_class(regularizer))
+        parents: Parents = {}
+        if "teacher_spec" in facts and not data.dataset.decodes:
+            parents["teacher"] = self._features(data, self.parts.teacher(regularizer))
+        if priors or facts & {"reference_spec", "reference_classes"}:
+            parents["reference"] = self._reference(data, regularizer)
+        for name in priors:
+            parents[f"prior/{name}"] = self._prior(
+                data, tokenizer, regularizer, seed, name, parents["reference"]
+            )
+        if tokenizer.start:
+            parents["start"] = self._start(data, tokenizer, regularizer, seed)
+        return parents
+
+    def _start(self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed) -> str:
+        """The stage of the tokenizer whose weights this tokenizer starts from."""
+        first = next(row for row in self.matrix.tokenizers if row.label == tokenizer.start)
+        difference = shape_difference(
+            self.parts.tokenizer(data, tokenizer, regularizer), self.parts.tokenizer(data, first, BARE)
+        )
+        if difference:
+            raise Unfit(f"with {regularizer.label} no start from {first.label} is possible: {difference}")
+        return self.tokenizer(data, first, BARE, seed)["tokenizer"]
+
+    def _prior(
+        self,
+        data: DatasetPlan,
+        tokenizer: MatrixRow,
+        regularizer: MatrixRow,
+        seed: Seed,
+        name: str,
+        reference: str,
+    ) -> str:
+        """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
+        prior = self.parts.regularizer(data, tokenizer, regularizer).priors()[name]
+        method, prior_options = (
+            part_config("regularizers", regularizer),
+            regularizer_class(regularizer).prior_options,
+        )
+        if prior_options is not None:
+            options = options_of(registry.get("regularizers", regularizer.part))
+            required = {key for key, option in options.items() if option.default is REQUIRED}
+            for group in ("options", "uses"):
+                if group in method:
+                    method[group] = {
+                        k: v for k, v in method[group].items() if k in prior_options or k in required
+                    }
+        budget = self.matrix.budget_of(regularizer)
+        config = {
+            "regularizer": method,
+            "facts": plain_facts(self.parts.facts(data, regularizer)),
+            "spec": vars(self.parts.tokenizer(data, tokenizer, regularizer).spec),
+            "prior": name,
+            "optimizer": plain(regularizer.optimizer.get("priors", {}).get(name, {})),
+            "steps": budget.prior_steps,
+            "batch": budget.batch,
+            "seed": seed.tokenizer,
+        }
+        label = f"{self._label(data, tokenizer, regularizer, f'seed {seed.tokenizer}')} · {name}"
+        built, trainable = Built(data.dataset, generator=prior), self.parts.parameters(prior)
+        return self._add("prior", label, config, {"reference": reference}, built, trainable)
+
+    def _reference(self, data: DatasetPlan, regularizer: MatrixRow | None) -> str:
+        """The stage that draws the reference of a regularizer, or of the matrix; all seeds share it."""
+        reference, teacher = self.parts.reference(data, regularizer), self.parts.teacher(regularizer)
+        row, source = reference.row, reference.source
+        key = (data.row.label, str(row.where), str(teacher.where))
+        if key in self._references:
+            return self._references[key]
+        if reference.encoder is not None:
+            parents = self.tokenizer(data, *reference.encoder, self.matrix.seeds[0])
+        elif source.uses_features or not data.dataset.decodes:
+            parents = {"features": self._features(data, teacher, images=row.images)}
+        else:
+            parents = {}
+        fingerprint = source.fingerprint()
+        if self.parts.fetch and fingerprint is None:
+            try:
+                source.fetch()
+            except OSError as error:
+                raise self.parts.refuse(row, str(error)) from None
+        config: dict[str, Any] = {
+            "dataset": data.config,
+            "reference": part_config("references", row) | {"fingerprint": fingerprint},
+        }
+        if row.images is not None:
+            config["images"] = row.images
+        if not parents:
+            config["spec"] = vars(source.spec)
+        label, built = f"{row.label} of {data.row.label}", Built(data.dataset, source=source)
+        self._references[key] = self._add("reference", label, config, parents, built)
+        return self._references[key]
+
+    def _features(
+        self,
+        data: DatasetPlan,
+        extractor: MatrixRow,
+        outputs: Sequence[str] = (),
+        images: int | None = None,
+    ) -> str:
+        """The stage with pooled features and tokens, or other outputs, of a dataset or its first images."""
+        config: dict[str, Any] = {
+            "dataset": data.config,
+            "extractor": self.parts.extractor_config(extractor),
+        }
+        label = f"{extractor.label} of {data.row.label}"
+        if images is not None:
+            label += f" ({images} images)"
+            config["images"] = images
+        if outputs:
+            label += f" ({', '.join(outputs)})"
+            config["outputs"] = list(outputs)
+        built = Built(data.dataset, extractor=self.parts.extractor(extractor))
+        return self._add("features", label, config, {}, built)
+
+    def generator(self, data: DatasetPlan, rows: Rows, seed: Seed) -> Parents:
+        """The stages that samples are drawn from, by role, with a generator's if it is trained by itself."""
+        tokenizer, regularizer, generator = rows
+        trained = self.tokenizer(data, tokenizer, regularizer, seed)
+        if generator.part == NONE:
+            return trained
+        if not self.parts.tokenizer(data, tokenizer, regularizer).decodes:
+            message = f"{tokenizer.label} only encodes: there are no images of what a generator makes"
+            raise Unfit(f"{message} (`generators: {{none: {{}}}}` scores it)")
+        own = None
+        if generator.init == "joint":
+            own = self.parts.regularizer(data, tokenizer, regularizer).generator()
+            if own is None:
+                raise Unfit(f"{regularizer.label} has no generator of its own")
+        if own is not None and generator.part == JOINT:
+            _, faults = check_options(type(own), generator.sampler, method="sample")
+            if faults:
+                raise Unfit(f"the generator of {regularizer.label}: {faults[0][1]}")
+            return trained
+        if own is not None and type(own) is not registry.get("generators", generator.part):
+            raise Unfit(f"the generator of {regularizer.label} is no {generator.part}")
+        model = own or self.parts.generator(data, tokenizer, regularizer, generator)
+        modules = [name for name, _ in model.named_children()]
+        for name in generator.optimizer.get("modules", {}):
+            if name not in modules:
+                message = registry.unknown("name in optimizer.modules", name, modules)
+                raise self.parts.refuse(generator, message)
+        budget = self.matrix.budget_of(generator)
+        config = {
+            "generator": part_config("generators", generator),
+            "init": generator.init,
+            "optimizer": plain(generator.optimizer),
+            "steps": budget.generator_steps,
+            "batch": budget.batch,
+            "seed": f"{seed.tokenizer}.{seed.generator}",
+        }
+        snapshots = self._snapshots(budget.generator_steps)
+        if snapshots and type(model).fit is Generator.fit:
+            config["snapshots"] = snapshots
+        label = self._label(data, *rows, f"seed {seed.tokenizer}.{seed.generator}")
+        built, trainable = Built(data.dataset, generator=model), self.parts.parameters(model)
+        return trained | {"generator": self._add("generator", label, config, trained, built, trainable)}
+
+    def _snapshots(self, steps: int) -> list[int]:
+        """The updates after which samples are scored; the last one is always among them, if there are any."""
+        chosen = self.matrix.probes.generator if self.matrix.probes else ()
+        return [*sorted(step for step in set(chosen) if step < steps), steps] if chosen else []
+
+    def tokenizer_scores(
+        self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed
+    ) -> str:
+        """The scores stage of a trained tokenizer."""
+        trained = self.tokenizer(data, tokenizer, regularizer, seed)
+        parents = {**trained, **data.features, "reference": self._reference(data, None)}
+        if regularizer.reference or regularizer.teacher:
+            parents["own_reference"] = self._reference(data, regularizer)
+        # The cost of priors and of the tokenizer that a training starts from is scored with it.
+        earlier = self.plan.stages[trained["tokenizer"]].parents
+        parents |= {role: parent for role, parent in earlier.items() if role.startswith(("prior/", "start"))}
+        extra = {}
+        if regularizer_class(regularizer).couples == "latent":
+            extra["couples"] = self.matrix.budget_of(tokenizer).batch
+        label = self._label(data, tokenizer, regularizer, f"seed {seed.tokenizer}")
+        return self._scores(data, "tokenizer", label, str(seed.tokenizer), parents, **extra)
+
+    def generator_scores(
+        self,
+        data: DatasetPlan,
+        rows: Rows,
+        seed: Seed,
+        parents: Parents,
+        guidance: float,
+        snapshot: int | None = None,
+    ) -> str:
+        """The scores stage of samples that are drawn from `parents`."""
+        generator = rows[-1]
+        # A regularizer's own generator may be of any part: its sampler has the options in the matrix alone.
+        sampler = plain(generator.sampler)
+        if generator.part != JOINT:
+            sampler = key_options(registry.get("generators", generator.part), generator.sampler, "sample")
+        config: dict[str, Any] = {
+            "guidance": guidance,
+            "sampler": sampler,
+            "samples": self.matrix.samples,
+            "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
+        }
+        label = self._label(data, *rows, f"seed {config['seed']}", f"guidance {guidance:g}")
+        if snapshot is not None and self.matrix.probes:
+            config |= {"snapshot": snapshot, "samples": self.matrix.probes.samples}
+            label += f" · step {snapshot}"
+        encoder = self.plan.built[parents["tokenizer"]]
+        if "generator" in parents:
+            model = self.plan.built[parents["generator"]].generator
+        else:
+            model = encoder.regularizer.generator() if encoder.regularizer is not None else None
+        samples = self._add("samples", label, config, parents, replace(encoder, generator=model))
+        parents = {**parents, "samples": samples, **data.features}
+        return self._scores(data, "generator", label, config["seed"], parents, guidance=guidance)
+
+    def held_out_scores(self, data: DatasetPlan) -> str:
+        """The scores stage of held-out images, at most as many as there are samples; no seed changes it."""
+        count, extra = self.matrix.samples, {}
+        if count < data.dataset.size("val"):
+            extra["samples"] = count
+        label = self._label(data, "held-out images")
+        return self._scores(data, "generator", label, "0", dict(data.features), **extra)
+
+    def scored(self, scope: str) -> bool:
+        """Whether an evaluator of the matrix has metrics of this scope."""
+        return bool(self._evaluators(scope))
+
+    def _evaluators(self, scope: str) -> list[MatrixRow]:
+        def scopes(row: MatrixRow) -> set[str]:
+            cls = registry.get("evaluators", row.part)
+            assert issubclass(cls, Evaluator)
+            return set(cls.scopes())
+
+        return [row for row in self.matrix.evaluators if scope in scopes(row)]
+
+    def _scores(
+        self, data: DatasetPlan, scope: str, label: str, seed: str, parents: Parents, **extra: Any
+    ) -> str:
+        """A scores stage, or "" without evaluators of this scope."""
+        rows = self._evaluators(scope)
+        if not rows:
+            return ""
+        evaluators = []
+        for row in rows:
+            fingerprint = self.parts.evaluator(row).fingerprint()
+            evaluator = part_config("evaluators", row)
+            evaluators.append(evaluator | ({"fingerprint": fingerprint} if fingerprint else {}))
+        config = {
+            "scope": scope,
+            "evaluators": evaluators,
+            "dataset": data.config,
+            "extractors": [part_config("features", row) for row in self.matrix.features],
+            "seed": seed,
+            **extra,
+        }
+        return self._add("scores", f"{label} · {scope} scope", config, parents)
+
+    def _label(self, data: DatasetPlan, *names: MatrixRow | str) -> str:
+        """The labels of rows, after the dataset's if there are several datasets."""
+        datasets = [data.row] if len(self.matrix.datasets) > 1 else []
+        return " · ".join(name if isinstance(name, str) else name.label for name in (*datasets, *names))
+
+    def _add(
+        self,
+        kind: str,
+        label: str,
+        config: dict[str, Any],
+        parents: Parents,
+        built: Built | None = None,
+        trainable: int | None = None,
+    ) -> str:
+        """Adds a stage, unless the plan has it, and returns its id; `trainable` counts parameters."""
+        config = {**config, "env": self.env, "frame": FRAME_VERSION}
+        if kind in TRAINED:
+            config |= {name: True for name in ("compile", "checkpointing") if getattr(self.matrix, name)}
+        identity = stage_id(kind, config, parents)
+        if identity not in self.plan.stages:
+            known = all(self.plan.stages[parent].known for parent in parents.values())
+            known = known and None not in (part.get("fingerprint", "") for part in _with_files(config))
+            self.plan.stages[identity] = Stage(kind, label, config, parents, identity, known)
+        if built is not None:
+            self.plan.built[identity] = built
+        if trainable is not None:
+            self.plan.parameters[identity] = trainable
+        return identity
+
+
+def shape_difference(model: Tokenizer, start: Tokenizer) -> str | None:
+    """The first tensor whose shape differs between two state dicts, in words; None without a difference."""
+    shapes, start_shapes = (
+        {name: tensor.shape for name, tensor in module.state_dict().items()} for module in (model, start)
+    )
+    for name in sorted(shapes.keys() | start_shapes.keys()):
+        if shapes.get(name) != start_shapes.get(name):
+            here, there = (
+                " x ".join(map(str, known.get(name, ["nothing"]))) for known in (shapes, start_shapes)
+            )
+            return f"{name} is {here}, and {there} there"
+    return None
+
+
+def _with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts and options of a config that have a fingerprint if they read files."""
+    parts = [
+        config[name] for name in ("dataset", "extractor", "teacher", "reference", "weights") if name in config
+    ]
+    networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
+    return parts + [option for loss in networks for option in loss.values() if is_file(option)]
