@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..engine.tracking import Tracking
     from ..matrix.matrix import Matrix
     from ..plan.plan import Cell, Plan
-    from ..records.records import Record
+    from ..records.record import Record
     from ..store.artifacts import Store
 
 app = typer.Typer(
@@ -419,7 +419,7 @@ def report(
     output: OutOption = None,
 ) -> None:
     """Rebuild the tables, the analyses and the page from records and pictures alone."""
-    from ..records.records import RecordError
+    from ..records.files import RecordError
     from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
@@ -446,7 +446,7 @@ def merge(
     ] = None,
 ) -> None:
     """Join the records of several machines or groups, if nothing that matters differs."""
-    from ..records.records import RecordError
+    from ..records.files import RecordError
     from ..report.summary import terminal_summary
     from ..tools import merge as merging
 
@@ -525,7 +525,7 @@ def audit(
     _plugins(plugin)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from ..leaderboard.columns import number
+    from ..leaderboard.numbers import number
     from ..nn.weights import OfflineError
     from ..tools import audit as auditing
 

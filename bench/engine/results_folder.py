@@ -8,8 +8,9 @@ from typing import Any
 
 from ..matrix.matrix import Matrix
 from ..plan.plan import PROBE, Cell, Plan
+from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
-from ..records.records import Record, in_order, new_records, write_record
+from ..records.record import Record, in_order
 from ..report import image_grids
 from ..report.write import write_report
 from ..store.artifacts import Artifact, NoLocks, Store, alone

@@ -14,7 +14,7 @@ import yaml
 from ..matrix.load import resolved
 from ..matrix.matrix import Matrix
 from ..plan.plan import Cell, Plan
-from ..records.records import Record
+from ..records.record import Record
 from ..store.artifacts import NoLocks, Store, alone
 from ..store.disk import DiskFull, explain_disk_full, replace_text
 from ..store.hashes import Corrupt

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from ..metrics.names import defines
-from ..records.records import natural
+from ..records.labels import natural
+from .numbers import number, spread
 from .rows import ARROWS, Column, Row, Value
 
 # Columns of a table in this order; other metrics follow alphabetically.
@@ -145,24 +145,3 @@ def _cell(value: Value, seeds: int) -> str:
 
 def guidance_of(row: Row) -> str:
     return "" if row.guidance is None else f"{row.guidance:g}"
-
-
-def number(value: float) -> str:
-    """Four significant digits."""
-    size = abs(value)
-    if size >= 1e6:
-        exponent = min(4, int(math.log10(size) / 3))
-        return f"{value / 1000**exponent:#.4g}".rstrip(".") + f" {' kMGT'[exponent]}"
-    if size >= 1000 or (float(value).is_integer() and size < 1000):
-        return f"{value:.0f}"
-    return f"{value:.2e}" if size < 1e-3 else f"{value:#.4g}".rstrip(".")
-
-
-def spread(mean: float, std: float) -> str:
-    """Mean ± standard deviation, as many digits as two significant ones of the deviation give."""
-    if std == 0 or std < 1e-6 * abs(mean):
-        return f"{number(mean)} ± {number(std)}"
-    if max(abs(mean), std) < 1e-3:
-        return f"{mean:.2e} ± {std:.1e}"
-    decimals = max(0, 1 - math.floor(math.log10(std)))
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..options.words import listed
-from ..records.records import Record, RecordError, comparable, in_order
+from ..records.files import RecordError
+from ..records.record import Record, comparable, in_order
 from .rows import full_protocol
 
 

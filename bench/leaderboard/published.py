@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from ..metrics.names import base_name, defines
-from ..records.records import Record
-from .columns import number, spread
-from .rows import Column, Results, Row
+from ..records.record import Record
+from .numbers import number, spread
+from .results import Results
+from .rows import Column, Row
 
 if TYPE_CHECKING:
     import pandas as pd

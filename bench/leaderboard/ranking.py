@@ -14,8 +14,8 @@ from statistics import fmean
 
 from ..statistics import statistics
 from ..statistics.statistics import Observation, Rank
-from .columns import number
 from .guidance import judged
+from .numbers import number
 from .rows import ARROWS, Column, Row
 
 LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are set against each other

@@ -9,14 +9,14 @@ import re
 from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..metrics.names import base_name
-from ..records.records import Record, in_order, protocol_id
+from ..records.record import Record, protocol_id
 from ..statistics.statistics import Observation, interval, mean
 
 LABELS = ("dataset", "tokenizer", "regularizer", "generator")
@@ -86,35 +86,6 @@ class Row:
 
 
 T = TypeVar("T", Record, Row)
-
-
-@dataclass(frozen=True)
-class Results:
-    """Records in the order of their cells, and their rows: made once for all that is read."""
-
-    records: list[Record]
-    rows: list[Row]
-    tokenizers: list[Row]
-
-    @classmethod
-    def of(cls, records: Iterable[Record] | Results) -> Results:
-        """Whoever shows records takes them as they are, or gathered already."""
-        if isinstance(records, Results):
-            return records
-        ordered = in_order(records)
-        return cls(ordered, rows_of(ordered), tokenizer_rows(ordered))
-
-    @cached_property
-    def datasets(self) -> dict[str, Results]:
-        """Of each dataset alone, whose numbers are not to be set against another's."""
-        return {
-            name: Results(
-                [record for record in self.records if record.cell["dataset"] == name],
-                [row for row in self.rows if row.dataset == name],
-                [row for row in self.tokenizers if row.dataset == name],
-            )
-            for name in dict.fromkeys(record.cell["dataset"] for record in self.records)
-        }
 
 
 def rows_of(records: list[Record]) -> list[Row]:

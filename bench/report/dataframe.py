@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.columns import columns_of, first_score
 from ..leaderboard.ranking import rankings
-from ..leaderboard.rows import LABELS, Results, Row, Value, first_seen, joined
-from ..records.records import Record
+from ..leaderboard.results import Results
+from ..leaderboard.rows import LABELS, Row, Value, first_seen, joined
+from ..records.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd

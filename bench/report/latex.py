@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from ..leaderboard.columns import cells, first_score, guidance_of, ranked, scored, short_names, shown
 from ..leaderboard.guidance import judged, told
 from ..leaderboard.ranking import Ranking, marks, rank_header, rank_texts, rankings
-from ..leaderboard.rows import ARROWS, Column, Results, Row, full_protocol
-from ..records.records import Record
+from ..leaderboard.results import Results
+from ..leaderboard.rows import ARROWS, Column, Row, full_protocol
+from ..records.record import Record
 
 WIDEST = 6  # metrics; the CSV has all
 TALLEST = 45  # rows that fit a page; a table with more is one per generator

@@ -8,19 +8,20 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.columns import (
-    COSTS,
     cells,
     columns_of,
     extractors_of,
     first_score,
     guidance_of,
     headers,
-    number,
     ranked,
     scored,
     shown,
 )
+from ..leaderboard.cost_table import COST_ABOUT, COST_COLUMNS, spending
+from ..leaderboard.details import compact
 from ..leaderboard.guidance import judged, told
+from ..leaderboard.numbers import number
 from ..leaderboard.ranking import (
     Ranking,
     marks,
@@ -31,32 +32,15 @@ from ..leaderboard.ranking import (
     reading,
     seeds_to_separate,
 )
-from ..leaderboard.rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
-from ..records.records import Record, natural, protocol_id
+from ..leaderboard.results import Results
+from ..leaderboard.rows import LABELS, Column, Row, first_seen, full_protocol, reason_line
+from ..records.labels import natural
+from ..records.record import Record, protocol_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .analysis.findings import Finding
-
-COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
-    "tokenizer M": ("tokenizer_parameters_million",),
-    "regularizer M": ("regularizer_parameters_million",),
-    "generator M": ("generator_parameters_million",),
-    "GFLOP/image": ("tokenizer_gflop_per_image", "regularizer_gflop_per_image"),
-    "GFLOP/latent": ("generator_gflop_per_latent",),
-    "prior s": ("prior_seconds",),
-    "tokenizer s": ("tokenizer_seconds",),
-    "generator s": ("generator_seconds",),
-    "sampling s": ("samples_seconds",),
-    "peak MiB": ("peak_mib",),
-}
-COST_ABOUT = (
-    "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
-    "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
-    "of the largest stage."
-)
-
 
 MARKS = {"best": "**{}**", "tied": "≈ {}", "": "{}"}
 LONGEST = 16  # rows of an analysis's table; its CSV has all
@@ -100,19 +84,6 @@ def escape(text: str) -> str:
     text = re.sub(r"([\\`*|$~])", r"\\\1", text)
     text = re.sub(r"\](?=[(\[:])", r"\]", text)  # a link, not kl[weight=0.01]
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # emphasis, not effnet_lite0
-
-
-def compact(value: Any) -> str:
-    """A protocol or a budget as one line; a checksum by its first twelve digits."""
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{k} ({compact(v)})" if isinstance(v, dict) else f"{k} {compact(v)}" for k, v in value.items()
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(map(compact, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1", str(value))
 
 
 def _how_to_read(rows: list[Row]) -> str:
@@ -290,14 +261,6 @@ def _cost(rows: list[Row]) -> str:
     rest = [name for name in first_seen(cost for _, cost in spent) if name not in alone]
     others = _others([f"cost_{name}" if name in measured else name for name in rest])
     return (_table(header, lines, 4) + f"\n\n{COST_ABOUT}" if lines else "") + others
-
-
-def spending(row: Row) -> dict[str, float]:
-    """Metrics counted in a unit of cost, what was measured while running, and the largest peak of memory."""
-    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
-    spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
-    peaks = [value for name, value in spent.items() if name.endswith("_peak_mib")]
-    return spent | ({"peak_mib": max(peaks)} if peaks else {})
 
 
 def _sum(cost: dict[str, float], names: tuple[str, ...]) -> str:

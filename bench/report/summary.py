@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from ..leaderboard.columns import cells, first_score, guidance_of, headers, ranked, scored, shown
 from ..leaderboard.ranking import rank_texts, rankings
-from ..leaderboard.rows import Column, Results, Row, grouped, joined
-from ..records.records import Record
+from ..leaderboard.results import Results
+from ..leaderboard.rows import Column, Row, grouped, joined
+from ..records.record import Record
 
 
 def terminal_summary(records: Iterable[Record]) -> str:

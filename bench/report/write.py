@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..leaderboard.folders import ResultsFolder, one_each
-from ..leaderboard.rows import Results
-from ..records.records import Record, RecordError, read_records
+from ..leaderboard.results import Results
+from ..records.files import RecordError, read_records
+from ..records.record import Record
 from ..store.disk import replace_text
 from .csv import csv
 from .dataframe import frame

@@ -26,7 +26,7 @@ from ..models.build import dataset as dataset_of
 from ..models.build import extractor as extractor_of
 from ..options.options import check_options
 from ..plan.make import make_plan
-from ..records.records import Record
+from ..records.record import Record
 from ..report.summary import terminal_summary
 from ..stages.subject import Subject
 from ..store import stage

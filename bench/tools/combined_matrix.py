@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from ..leaderboard.rows import LABELS
-from ..records.records import Record
+from ..records.record import Record
 
 SECTIONS = ("dataset", "tokenizers", "regularizers", "generators")
 FREE = ("name", "seeds", "skip", "plugins", *SECTIONS)  # what a union may have more of than its parts

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..leaderboard.columns import number, shown
+from ..leaderboard.columns import shown
+from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
+from ..records.files import RecordError, read_records
 from ..records.labels import matches, parse_filter, selects
-from ..records.records import Record, RecordError, plain_json, read_records
+from ..records.record import Record, plain_json
 from ..statistics.statistics import Difference, difference, holm, mean
 from ..user_error import UserError
 

@@ -182,7 +182,7 @@ def runs_ignore_workers() -> Iterator[Check]:
     from ..engine import run, run_options
     from ..matrix.load import load_matrix
     from ..plan.make import make_plan
-    from ..records.records import comparable
+    from ..records.record import comparable
     from ..store.artifacts import Store
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,7 +12,7 @@ from ..leaderboard.folders import ResultsFolder
 from ..leaderboard.rows import full_protocol
 from ..options.words import listed
 from ..records.provenance import flat
-from ..records.records import Record
+from ..records.record import Record
 from .combined_matrix import rows_of, without
 
 # What all rows of a matrix have in common; of the first also what one doesn't name says something.

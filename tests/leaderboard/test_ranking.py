@@ -10,7 +10,7 @@ from latentbench.bench.leaderboard.columns import first_score
 from latentbench.bench.leaderboard.guidance import choose, judged, told
 from latentbench.bench.leaderboard.ranking import comparable, rank_header, rank_texts, rankings, reading
 from latentbench.bench.leaderboard.rows import Column, Value, rows_of
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.statistics.statistics import Observation, detectable, ranks
 
 GFD = Column("gFD[net]", "aaaaaa", "generator", {"better": "lower"})

@@ -26,7 +26,7 @@ from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
 from latentbench.bench.plan.make import make_plan
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report.write import write_report
 from latentbench.bench.tools.audit import read as read_images
 

@@ -16,7 +16,8 @@ from latentbench.bench.engine import results_folder, run_options
 from latentbench.bench.engine.schedule import PAUSE, Schedule
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.plan import Cell, Plan
-from latentbench.bench.records.records import Record, write_record
+from latentbench.bench.records.files import write_record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report import write
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked

@@ -12,7 +12,7 @@ import torch
 from helpers.fabricated_finding import EVIL, finding
 from helpers.fabricated_records import records
 
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report import image_grids
 from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.page import embed, page

@@ -11,11 +11,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ...leaderboard.columns import first_score, number
+from ...leaderboard.columns import first_score
 from ...leaderboard.guidance import Choice, choose
+from ...leaderboard.numbers import number
 from ...leaderboard.ranking import rankings
-from ...leaderboard.rows import Column, Results, Row, Value
-from ...records.records import Record, natural
+from ...leaderboard.results import Results
+from ...leaderboard.rows import Column, Row, Value
+from ...records.labels import natural
+from ...records.record import Record
 from ...statistics.statistics import Rank
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...leaderboard.columns import number
+from ...leaderboard.numbers import number
 from ...leaderboard.rows import Column
-from ...records.records import Record
+from ...records.record import Record
 from . import style
 from .board import Board, Entry, by_seed, caution, head, listed, mean_of, plural, tokenizer_seed
 from .findings import Finding

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...leaderboard.columns import number
+from ...leaderboard.numbers import number
 from ...leaderboard.rows import Column
-from ...records.records import Record
+from ...records.record import Record
 from . import style
 from .board import Board, Entry, by_seed, caution, listed, mean_of, most, plural, spread, tokenizer_seed
 from .findings import Finding

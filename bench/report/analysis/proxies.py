@@ -14,7 +14,7 @@ from scipy import stats
 
 from ...leaderboard.columns import COSTS
 from ...leaderboard.rows import Column, grouped
-from ...records.records import Record
+from ...records.record import Record
 from ...statistics.statistics import holm
 from . import style
 from .board import Board, caution, listed, p_text, plural

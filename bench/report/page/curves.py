@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...leaderboard.columns import number
-from ...records.records import Record, natural
+from ...leaderboard.numbers import number
+from ...records.labels import natural
+from ...records.record import Record
 
 WIDTH, HEIGHT = 300, 170  # of a panel's drawing area, in SVG units
 POINTS = 80  # a line has at most so many

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...leaderboard.rows import LABELS
-from ...records.records import Record
+from ...records.record import Record
 from .. import image_grids
 
 if TYPE_CHECKING:

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...leaderboard.columns import columns_of
-from ...leaderboard.rows import Column, Results, first_seen, full_protocol
-from ...records.records import Record, natural
+from ...leaderboard.cost_table import COST_ABOUT
+from ...leaderboard.details import compact
+from ...leaderboard.results import Results
+from ...leaderboard.rows import Column, first_seen, full_protocol
+from ...records.labels import natural
+from ...records.record import Record
 from ...store.disk import replace_text
 from ..analysis import style
 from ..analysis.findings import Finding
 from ..csv import csv as as_csv
-from ..markdown import COST_ABOUT, compact, spread_said
+from ..markdown import spread_said
 from . import embed, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
 from .embed import Picture

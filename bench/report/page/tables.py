@@ -15,16 +15,18 @@ from ...leaderboard.columns import (
     first_score,
     guidance_of,
     headers,
-    number,
     ranked,
     scored,
     shown,
 )
+from ...leaderboard.cost_table import COST_COLUMNS, spending
+from ...leaderboard.numbers import number
 from ...leaderboard.ranking import Ranking, rank_header, rank_texts, rankings, reading
-from ...leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
-from ...records.records import Record, natural, protocol_id
+from ...leaderboard.results import Results
+from ...leaderboard.rows import LABELS, Column, Row, Value, full_protocol, reason_line
+from ...records.labels import natural
+from ...records.record import Record, protocol_id
 from ...statistics.statistics import Rank
-from ..markdown import COST_COLUMNS, spending
 
 if TYPE_CHECKING:
     import pandas as pd

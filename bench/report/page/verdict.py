@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...leaderboard.columns import cells, first_score, guidance_of, number, ranked, scored
+from ...leaderboard.columns import cells, first_score, guidance_of, ranked, scored
+from ...leaderboard.cost_table import spending
 from ...leaderboard.guidance import judged, told
+from ...leaderboard.numbers import number
 from ...leaderboard.ranking import Ranking, rank_texts, rankings, seeds_to_separate
 from ...leaderboard.rows import Column, Row, Value, grouped
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
-from ..markdown import spending
 
 BASELINE = "none"
 FEW = 3  # of a tie, named beside the first; the others are counted
