@@ -52,7 +52,7 @@ def matches(text: str, patterns: Sequence[str]) -> bool:
 
 
 def selects(accept: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> bool:
-    """Whether a cell's labels pass a parsed filter; the row of real images is filtered by its dataset alone."""
+    """Whether a cell's labels pass a parsed filter; the row of real images is filtered by dataset alone."""
     if is_real(labels):
         accept = {axis: patterns for axis, patterns in accept.items() if axis == "dataset"}
     return all(matches(labels[axis], patterns) for axis, patterns in accept.items())
