@@ -1,4 +1,4 @@
-"""What a report says beside its scores: spread, unfinished cells, protocols and provenance."""
+"""Facts that a report adds to its scores: spread, unfinished cells, protocols and provenance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line
 class Unfinished(NamedTuple):
     """The seeds of one cell that failed or were skipped for one reason."""
 
-    dataset: str
-    tokenizer: str
-    regularizer: str
-    generator: str
+    labels: tuple[str, ...]  # of the axes LABELS
     seeds: str
     status: str
     reason: str
@@ -25,19 +22,19 @@ class Unfinished(NamedTuple):
 
 def unfinished(records: Iterable[Record]) -> list[Unfinished]:
     """All cells that aren't done."""
-    seeds: dict[tuple[str, ...], list[str]] = {}
+    seeds: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
     for record in records:
         if record.status != "done":
-            labels = [record.cell[name] for name in LABELS]
-            seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+            labels = tuple(record.cell[axis] for axis in LABELS)
+            seeds.setdefault((labels, record.status, reason_line(record)), []).append(record.cell["seed"])
     return [
-        Unfinished(*labels, ", ".join(names), status, reason)
-        for (*labels, status, reason), names in seeds.items()
+        Unfinished(labels, ", ".join(names), status, reason)
+        for (labels, status, reason), names in seeds.items()
     ]
 
 
 def spread_note(rows: Iterable[Row]) -> str:
-    """What follows a ±, if anything does."""
+    """A sentence on the number after a ±, if there is one."""
     single = all(row.seeds == 1 for row in rows)
     return "1 seed: no spread." if single else "Values are mean ± standard deviation over seeds."
 
@@ -53,7 +50,7 @@ def protocols(columns: Sequence[Column]) -> dict[str, tuple[list[str], dict[str,
 
 def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
     """Each field with all its values: records may come from several machines and days; dates as a range."""
-    seeds = sorted({record.cell["seed"] for record in records}, key=natural)
+    seeds = sorted(dict.fromkeys(record.cell["seed"] for record in records), key=natural)
     fields = {"seeds": [", ".join(seeds)]}
     for name in first_seen(record.provenance for record in records):
         if name != "seed":

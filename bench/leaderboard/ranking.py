@@ -43,7 +43,7 @@ class Ranking:
 
     @property
     def basis(self) -> statistics.Basis:
-        """What the ranks rest on; all rows share one error estimate."""
+        """The data that the ranks rest on; all rows share one error estimate."""
         return self.ranks[0].basis
 
     @property
@@ -98,7 +98,7 @@ class Standings:
 
     @cached_property
     def bases(self) -> set[str]:
-        """What the rankings rest on."""
+        """The data that the rankings rest on."""
         return {ranking.basis for ranking in self.rankings}
 
     @property
@@ -133,7 +133,7 @@ class Standings:
 
     @property
     def note(self) -> str:
-        """What the ranks and marks mean, and which error they include; empty without ranks."""
+        """The meaning of ranks and marks, and the error that they include; empty without ranks."""
         if not self.decided:
             return ""
         column = self.deciding[0]

@@ -71,13 +71,13 @@ class Row:
     tokenizer: str
     regularizer: str
     generator: str
-    guidance: float | None
     status: str
     seeds_done: int
     seeds: int
-    reason: str
     values: dict[Column, Value]
-    cost: dict[str, float]
+    guidance: float | None = None
+    reason: str = ""
+    cost: dict[str, float] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
 
     def part(self, name: str) -> str:
@@ -107,24 +107,42 @@ T = TypeVar("T", Record, Row)
 def rows_of(records: list[Record]) -> list[Row]:
     """The rows of cells; metrics that a failed cell did get (those of its tokenizer) count."""
     rows = []
-    for labels, cells in grouped(records, LABELS).items():
+    for cells in grouped(records, LABELS).values():
         entries = [(record.cell["seed"], _entries(record)) for record in cells]
         guidances = {w for _, of_seed in entries for _, w, _ in of_seed if w is not None}
         unguided = _values(entries, None)
-        for guidance in sorted(guidances) or [None]:
-            row = Row(
-                *labels,
-                guidance,
-                status=_status(cells),
+        ordered: list[float | None] = [*sorted(guidances)]
+        for w in ordered or [None]:
+            row = _row(
+                cells,
                 seeds_done=sum(record.status == "done" for record in cells),
                 seeds=len(cells),
+                values=unguided if w is None else unguided | _values(entries, w),
+                guidance=w,
                 reason=_reason(cells),
-                values=unguided if guidance is None else unguided | _values(entries, guidance),
-                cost=_mean_cost([_cost_at(record, guidance) for record in cells]),
-                uses=cells[0].provenance.get("uses", {}),
+                cost=_mean_cost([_cost_at(record, w) for record in cells]),
             )
             rows.append(row)
     return _in_one_column(rows)
+
+
+def tokenizer_rows(records: list[Record]) -> list[Row]:
+    """One row per tokenizer and regularizer: cells that share a tokenizer count once."""
+    rows = []
+    trained = [record for record in records if not record.real]
+    for cells in grouped(trained, LABELS[:3]).values():
+        entries = [(record.cell["seed"], _entries(record)) for record in cells]
+        if values := _values(entries, None):
+            scored = {tokenizer_seed(seed) for seed, found in entries if any(w is None for _, w, _ in found)}
+            seeds = len({tokenizer_seed(seed) for seed, _ in entries})
+            rows.append(_row(cells, generator="", seeds_done=len(scored), seeds=seeds, values=values))
+    return rows
+
+
+def _row(cells: list[Record], **fields: Any) -> Row:
+    labels = {axis: cells[0].cell[axis] for axis in LABELS}
+    uses = cells[0].provenance.get("uses", {})
+    return Row(**{**labels, "status": _status(cells), "uses": uses, **fields})
 
 
 def _in_one_column(rows: list[Row]) -> list[Row]:
@@ -140,23 +158,6 @@ def _in_one_column(rows: list[Row]) -> list[Row]:
 
 def _renamed(row: Row, rename: Callable[[Column], Column]) -> Row:
     return replace(row, values={rename(column): value for column, value in row.values.items()})
-
-
-def tokenizer_rows(records: list[Record]) -> list[Row]:
-    """One row per tokenizer and regularizer: cells that share a tokenizer count once."""
-    rows = []
-    trained = [record for record in records if not record.real]
-    for labels, cells in grouped(trained, LABELS[:3]).items():
-        entries = [(record.cell["seed"], _entries(record)) for record in cells]
-        values = _values(entries, None)
-        if values:
-            scored = {
-                tokenizer_seed(seed) for seed, of_seed in entries if any(w is None for _, w, _ in of_seed)
-            }
-            seeds = {tokenizer_seed(seed) for seed, _ in entries}
-            uses = cells[0].provenance.get("uses", {})
-            rows.append(Row(*labels, "", None, _status(cells), len(scored), len(seeds), "", values, {}, uses))
-    return rows
 
 
 def joined(rows: list[Row]) -> list[Row]:

@@ -115,7 +115,7 @@ def _headers(columns: list[Column]) -> list[str]:
 
 
 def _caption(board: Leaderboard, standings: Standings) -> str:
-    """What values, ranks and marks mean."""
+    """The meaning of values, ranks and marks."""
     seeds = max(row.seeds for row in board.rows)
     text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."
     if standings.rankings:

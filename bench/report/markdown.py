@@ -117,7 +117,7 @@ def _extractor(columns: list[Column]) -> str:
 
 
 def _certainty(board: Leaderboard, columns: list[Column], standings: Standings) -> str:
-    """What the ranks of a table rest on, and which differences they could have shown."""
+    """The basis of a table's ranks, and the differences that they could have shown."""
     if not standings.decided:
         return ""
     note = escape(f"{standings.note} {board.guidance_note}".strip())
@@ -229,11 +229,10 @@ def _cost(rows: list[Row]) -> str:
 
 def _unfinished(records: list[Record]) -> str:
     lines = []
-    for cell in unfinished(records):
-        reason = cell.reason
+    for labels, seeds, status, reason in unfinished(records):
         if len(reason) > LONGEST_REASON:
             reason = reason[: LONGEST_REASON - 1] + "…"
-        lines.append(list(map(escape, cell._replace(reason=reason))))
+        lines.append(list(map(escape, (*labels, seeds, status, reason))))
     header = [*LABELS, "seeds", "status", "reason"]
     return _table(header, lines, len(header)) if lines else ""
 

@@ -162,7 +162,7 @@ def _drawn(pictures: list[Picture]) -> dict[str, list[Picture]]:
 
 
 def _labels(records: list[Record], name: str) -> list[str]:
-    return sorted({record.cell[name] for record in records}, key=natural)
+    return sorted(dict.fromkeys(record.cell[name] for record in records), key=natural)
 
 
 def _looks(records: list[Record]) -> dict[str, tuple[str, str]]:

@@ -167,12 +167,18 @@ def about(column: Column) -> str:
     """The tooltip of a metric's header."""
     entry = column.entry
     unit = f"Unit: {entry['unit']}." if entry.get("unit") else ""
-    lines = [column.name, entry.get("about"), BETTER.get(entry.get("better")), unit, f"n = {entry['n']:,}"]
+    lines = [
+        column.name,
+        entry.get("about"),
+        BETTER.get(entry.get("better") or ""),
+        unit,
+        f"n = {entry['n']:,}",
+    ]
     return "\n".join(filter(None, [*lines, f"Protocol {column.protocol}"]))
 
 
 def cost(rows: Sequence[Row]) -> HtmlTable | None:
-    """What rows take to train and to sample."""
+    """The costs of rows: training and sampling."""
     names, costs, _ = cost_table(rows)
     if not names:
         return None
@@ -225,10 +231,10 @@ def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> Htm
 def failed(records: Iterable[Record]) -> HtmlTable | None:
     """Cells that failed or were skipped, and why."""
     names = ("regularizer", "generator", "tokenizer", "dataset", "seeds", "status", "reason")
-    lines = [
-        TableRow([TableCell(getattr(cell, name)) for name in names], cell.regularizer, cell.generator)
-        for cell in unfinished(records)
-    ]
+    lines = []
+    for (dataset, tokenizer, regularizer, generator), *details in unfinished(records):
+        texts = (regularizer, generator, tokenizer, dataset, *details)
+        lines.append(TableRow(list(map(TableCell, texts)), regularizer, generator))
     return HtmlTable([Head(name, numeric=False) for name in names], lines) if lines else None
 
 
