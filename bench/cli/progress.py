@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ..engine.schedule import Event
 from ..plan.plan import Cell
-from ..records.records import Record
+from ..records.record import Record
 from .safe_text import Text, escape_control_characters
 
 SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/]"}

@@ -138,7 +138,7 @@ def audit(
 
 
 def _print_audit(table: pd.DataFrame) -> None:
-    from ..leaderboard.columns import number
+    from ..leaderboard.numbers import number
 
     rows = [list(table.columns[:8])]
     for row in table.itertuples(index=False):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..engine.schedule import Event
     from ..engine.tracking import Tracking
     from ..plan.plan import Cell
-    from ..records.records import Record
+    from ..records.record import Record
     from .progress import Display
 
 

@@ -10,8 +10,9 @@ import yaml
 
 from ..matrix.load import resolved
 from ..plan.plan import PROBE, Cell
+from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
-from ..records.records import Record, in_order, new_records, write_record
+from ..records.record import Record, in_order
 from ..report import image_grids
 from ..report.write import write_report
 from ..store.artifacts import Artifact, NoLocks, alone

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from ..plan.plan import Cell
-from ..records.records import Record
+from ..records.record import Record
 from ..store.artifacts import NoLocks, alone
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt

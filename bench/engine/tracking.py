@@ -20,7 +20,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from .. import registry
 from ..plan.plan import Cell, Plan
 from ..records.provenance import flat
-from ..records.records import Record
+from ..records.record import Record
 from ..store.artifacts import Store
 from ..store.disk import replace_text
 from ..store.stage import Stage

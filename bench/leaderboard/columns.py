@@ -1,168 +1,117 @@
-"""What a table shows: which columns and rows, in which order, and the text of its cells."""
+"""The columns of a table: which metrics it shows, in which order, their headers and cells."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..metrics.names import defines
-from ..records.records import natural
-from .rows import ARROWS, Column, Row, Value
+from ..records.labels import natural
+from .numbers import number, spread
+from .rows import Column, Row, Value
 
-# Columns of a table in this order; other metrics follow alphabetically.
+# Metrics of each scope in the order of tables, in lower case; others follow alphabetically.
 ORDER = {
-    "generator": (
-        "gfid",
-        "gfd",
-        "cmmd",
-        "kid",
-        "kd",
-        "is",
-        "precision",
-        "recall",
-        "coverage",
-        "label_agreement",
-        "class_accuracy",
-        "memorisation",
-        "sfid",
-        "sfd",
-        "density",
-    ),
-    "tokenizer": (
-        "psnr",
-        "ssim",
-        "lpips",
-        "rfid",
-        "rfd",
-        "noise_tolerance",
-        "knn_nll",
-        "knn_nll_reverse",
-        "knn_nll_real",
-        "probe_accuracy",
-        "zone_accuracy",
-        "effective_rank",
-        "nll",
-        "nll_real",
-        "swd",
-        "swd_real",
-        "latent_recall",
-        "latent_recall_real",
-        "nll_correlation_plane",
-        "nll_correlation_training",
-        "nll_correlation_support",
-        "zone_ks",
-        "misassignment_error",
-        "rkid",
-        "rkd",
-    ),
+    "generator": "gfid gfd cmmd kid kd is precision recall coverage label_agreement class_accuracy "
+    "memorisation sfid sfd density".split(),
+    "tokenizer": "psnr ssim lpips rfid rfd noise_tolerance knn_nll knn_nll_reverse knn_nll_real "
+    "probe_accuracy zone_accuracy effective_rank nll nll_real swd swd_real latent_recall latent_recall_real "
+    "nll_correlation_plane nll_correlation_training nll_correlation_support zone_ks misassignment_error "
+    "rkid rkd".split(),
 }
-COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong into the cost table
+COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table
 WIDEST = 10  # metrics in a Markdown table; the CSV has all
 
 
-def columns_of(rows: list[Row]) -> list[Column]:
-    """All columns in the order of tables; protocols of one metric by their id."""
+def columns_of(rows: Iterable[Row]) -> list[Column]:
+    """All columns in the order of tables; the protocols of one metric by their id."""
 
-    def place(column: Column) -> tuple[Any, ...]:
+    def position(column: Column) -> tuple[Any, ...]:
         order, base = ORDER[column.scope], column.base.lower()
         rank = order.index(base) if base in order else len(order)
         names = (natural(base), "@" in column.name, natural(column.name))
         return column.scope == "generator", rank, *names, column.protocol
 
-    return sorted({column for row in rows for column in row.values}, key=place)
+    return sorted({column for row in rows for column in row.values}, key=position)
 
 
-def shown(rows: list[Row], scope: str, most: int = WIDEST) -> tuple[list[Column], list[str]]:
-    """The columns of a scope's first `most` scores, and the names of the others.
+def score_columns(rows: Iterable[Row], scope: str) -> list[Column]:
+    """The columns of a scope, without costs."""
+    return [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
 
-    Of the numbers at the `real` row's n only the distances are shown, and of several extractors the first:
-    the others say little more.
+
+def shown(rows: Iterable[Row], scope: str, most: int = WIDEST) -> tuple[list[Column], list[str]]:
+    """The columns of a scope's first `most` metrics, and the names of the other metrics."""
+    return leading(score_columns(rows, scope), most)
+
+
+def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column], list[str]]:
+    """The columns of the first `most` metrics, and the names of the other metrics.
+
+    Of the metrics at the `real` row's n only distances are shown, and of several extractors the first: the
+    others say little more.
     """
-    columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
     names = list(dict.fromkeys(column.name for column in columns))
     extractors = extractors_of([c for c in columns if c.better] or columns)
     minor = {c.name for c in columns if "@" in c.name and c.base not in ("gFD", "gFID")}
     minor |= {c.name for c in columns if set(extractors_of([c])) & set(extractors[1:])}
-    shown = [name for name in names if name not in minor][:most]
-    return [c for c in columns if c.name in shown], [name for name in names if name not in shown]
+    chosen = [name for name in names if name not in minor][:most]
+    return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]
 
 
-def ranked(rows: list[Row], scope: str) -> list[Row]:
-    """The real row, then by generator and the scope's first metric that has a direction, best first."""
-    first = first_score(rows, scope)
-
-    def place(row: Row) -> tuple[Any, ...]:
-        labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
-        head = (row.dataset, not row.real, natural(row.generator))
-        for i, column in enumerate(first):
-            mean = row.values[column].mean if column in row.values else None
-            if mean is not None:
-                return *head, i, -mean if column.better == ARROWS["higher"] else mean, *labels
-        return *head, len(first), 0.0, *labels
-
-    return sorted(rows, key=place)
+def first_score(rows: Iterable[Row], scope: str) -> list[Column]:
+    """The columns of the metric that rows are ranked by, one per protocol."""
+    return deciding_columns(score_columns(rows, scope))
 
 
-def first_score(rows: list[Row], scope: str) -> list[Column]:
-    """The first metric that has a direction, which rows are ranked by: a column per protocol."""
-    directed = [column for column in shown(rows, scope)[0] if column.better]
+def deciding_columns(columns: Sequence[Column]) -> list[Column]:
+    """The columns of the first metric with a direction, one per protocol."""
+    directed = [column for column in leading(columns)[0] if column.better]
     return [column for column in directed if column.name == directed[0].name]
 
 
-def scored(row: Row, scope: str) -> bool:
-    return any(column.scope == scope for column in row.values)
+def ranked(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
+    """The real row, then rows by generator and the first of the scores that they have, best first."""
+
+    def position(row: Row) -> tuple[Any, ...]:
+        labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
+        head = (row.dataset, not row.real, natural(row.generator))
+        for i, column in enumerate(scores):
+            mean = row.mean(column)
+            if mean is not None:
+                return *head, i, column.best_first(mean), *labels
+        return *head, len(scores), 0.0, *labels
+
+    return sorted(rows, key=position)
 
 
-def headers(columns: list[Column]) -> list[str]:
+def headers(columns: Sequence[Column]) -> list[str]:
+    """`gFD ↓ 1a2b3c` for each column."""
     names = zip(short_names(columns), columns, strict=True)
     return [" ".join(filter(None, (name, c.better, c.protocol))) for name, c in names]
 
 
 def short_names(columns: Sequence[Column]) -> list[str]:
-    """Without the extractor if there is one alone, unless that would leave a published name, as `IS`."""
-    extractors = extractors_of(list(columns))
+    """Names without the extractor that all share, unless a published name such as `IS` would remain."""
+    extractors = extractors_of(columns)
     hidden = extractors[0] if len(extractors) == 1 else ""
     return [c.name.replace(hidden, "") if defines(c.base, {}) else c.name for c in columns]
 
 
-def extractors_of(columns: list[Column]) -> list[str]:
+def extractors_of(columns: Iterable[Column]) -> list[str]:
+    """The extractors in the columns' names, in brackets."""
     return list(dict.fromkeys(part for column in columns for part in re.findall(r"\[.*\]", column.name)))
 
 
-def cells(row: Row, columns: list[Column]) -> list[str]:
+def cells(row: Row, columns: Iterable[Column]) -> list[str]:
+    """The texts of a row's cells; empty where it has no value."""
     return [_cell(row.values[column], row.seeds_done) if column in row.values else "" for column in columns]
 
 
 def _cell(value: Value, seeds: int) -> str:
     if value.mean is None:
         return value.note
-    drawn = {o.value for o in value.observations}  # one alone: nothing differs between seeds
-    text = number(value.mean) if value.std is None or len(drawn) == 1 else spread(value.mean, value.std)
+    constant = len({o.value for o in value.observations}) == 1  # over seeds
+    text = number(value.mean) if value.std is None or constant else spread(value.mean, value.std)
     return text if value.n >= seeds else f"{text} ({value.n} of {seeds})"
-
-
-def guidance_of(row: Row) -> str:
-    return "" if row.guidance is None else f"{row.guidance:g}"
-
-
-def number(value: float) -> str:
-    """Four significant digits."""
-    size = abs(value)
-    if size >= 1e6:
-        exponent = min(4, int(math.log10(size) / 3))
-        return f"{value / 1000**exponent:#.4g}".rstrip(".") + f" {' kMGT'[exponent]}"
-    if size >= 1000 or (float(value).is_integer() and size < 1000):
-        return f"{value:.0f}"
-    return f"{value:.2e}" if size < 1e-3 else f"{value:#.4g}".rstrip(".")
-
-
-def spread(mean: float, std: float) -> str:
-    """Mean ± standard deviation, as many digits as two significant ones of the deviation give."""
-    if std == 0 or std < 1e-6 * abs(mean):
-        return f"{number(mean)} ± {number(std)}"
-    if max(abs(mean), std) < 1e-3:
-        return f"{mean:.2e} ± {std:.1e}"
-    decimals = max(0, 1 - math.floor(math.log10(std)))
-    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"

@@ -1,7 +1,8 @@
-"""The papers' own numbers as data, beside ours, each with whether the two can be compared and why not."""
+"""The papers' own numbers as data, beside ours, with whether the two compare and why not."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -11,19 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from ..metrics.names import base_name, defines
-from ..records.records import Record
-from .columns import number, spread
-from .rows import Column, Results, Row
+from ..records.record import Record
+from .numbers import number, spread
+from .results import Results
+from .rows import Column, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = Path(__file__).with_suffix(".yaml")
 SAMPLES = 50_000  # images behind a number, held out or generated, unless a table says otherwise
-INCEPTION = ("precision", "recall")  # on its features in all papers, under names that don't say so
+INCEPTION = ("precision", "recall")  # papers compute them on Inception features without saying so
 TOKENIZER = ("rFID", "PSNR", "SSIM", "LPIPS", "reconstruction_l2", "probe_accuracy", "zone_accuracy")
 SPLITS = re.compile(r"\b(train|val)\b")
-OFFLINE = {"FID": "FD", "KID": "KD"}  # what a metric is called with other weights than those that define it
+OFFLINE = {"FID": "FD", "KID": "KD"}  # names of the same metrics with other weights
 
 
 class Figure(NamedTuple):
@@ -33,12 +35,12 @@ class Figure(NamedTuple):
     table: str
     data: str
     setting: str
-    regularizer: str  # the part of this suite that it is a number of; empty if there is none
+    regularizer: str  # the part of this suite; empty if there is none
     generator: str
     guided: bool
     metric: str
     value: float
-    n: int  # images that it is over
+    n: int  # images
     protocol: str
     note: str
     url: str
@@ -48,28 +50,29 @@ class Figure(NamedTuple):
 def figures() -> tuple[Figure, ...]:
     """Every number of published.yaml, in its order."""
     papers = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return tuple(one for paper in papers for table in paper["tables"] for one in _of(paper, table))
+    return tuple(figure for paper in papers for table in paper["tables"] for figure in _figures(paper, table))
 
 
 def table(records: Iterable[Record] | Results = ()) -> pd.DataFrame:
-    """One row per published number; with records also what they have in its place.
+    """One row per published number; with records also our number of the same kind.
 
     `ours` is the value of the same regularizer (and generator) under our metric's full name, `comparable`
-    whether the two may be set against each other, `why` the first thing that keeps them apart.
+    whether the two compare, `why` the first difference that keeps them apart.
     """
     import pandas as pd
 
-    data: dict[str, list[Any]] = {name: [getattr(one, name) for one in figures()] for name in Figure._fields}
+    data: dict[str, list[Any]] = {name: [getattr(f, name) for f in figures()] for name in Figure._fields}
     results = Results.of(records)
     if results.records:
         rows = [row for row in results.rows if not row.real] + results.tokenizers
-        found = [_beside(one, rows) for one in figures()]
-        data |= {name: [one[i] for one in found] for i, name in enumerate(("ours", "comparable", "why"))}
+        beside = [_beside(figure, rows) for figure in figures()]
+        data |= {name: [one[i] for one in beside] for i, name in enumerate(("ours", "comparable", "why"))}
     return pd.DataFrame(data)
 
 
-def _of(paper: dict[str, Any], table: dict[str, Any]) -> Iterator[Figure]:
-    said = table["protocol"]  # of a distance it is that of the others over the same images, too
+def _figures(paper: dict[str, Any], table: dict[str, Any]) -> Iterator[Figure]:
+    """The numbers of one table; a distance's protocol also holds for other metrics of the same images."""
+    protocols = table["protocol"]
     for setting, regularizer, *values in table["rows"]:
         for column, value in zip(table["columns"], values, strict=True):
             metric, _, guided = column.partition("@")
@@ -86,63 +89,72 @@ def _of(paper: dict[str, Any], table: dict[str, Any]) -> Iterator[Figure]:
                 metric,
                 float(value),
                 SAMPLES if metric in TOKENIZER else table.get("n", SAMPLES),
-                said.get(metric) or said.get("rFID" if metric in TOKENIZER else "gFID", ""),
+                protocols.get(metric) or protocols.get("rFID" if metric in TOKENIZER else "gFID", ""),
                 table.get("note", ""),
                 paper.get("url", ""),
             )
 
 
-def _beside(one: Figure, rows: Sequence[Row]) -> tuple[str, bool, str]:
-    """Our value in its place, whether it compares, and why not."""
-    mine = [row for row in rows if _alike(one, row)]
-    candidates = [(row, column) for row in mine for column in row.values if _same_metric(one, column.name)]
-    if not candidates:
+def _beside(figure: Figure, rows: Sequence[Row]) -> tuple[str, bool, str]:
+    """Our value of the same kind, whether it compares, and why not."""
+    candidates = [
+        (row, column)
+        for row in rows
+        if _same_parts(figure, row)
+        for column in row.values
+        if _same_metric(figure, column.name)
+    ]
+    row, column = min(candidates, key=lambda pair: _distance(figure, *pair), default=(None, None))
+    if row is None or column is None or (mean := row.mean(column)) is None:
         return "", False, "not measured here"
-    row, column = min(candidates, key=lambda pair: _distance(one, *pair))
-    value = row.values[column]
-    if value.mean is None:
-        return "", False, "not measured here"
-    text = number(value.mean) if value.std is None else spread(value.mean, value.std)
-    where = f"{row.regularizer}, {row.generator}" if row.generator else row.regularizer
-    ours = f"{text} {column.name} ({where}, {row.dataset})"
-    if one.data.lower().replace("-", "") != row.dataset.lower().replace("-", "").replace("_", ""):
-        return ours, False, f"{row.dataset} is not {one.data}"
-    if not _same_features(one, column):
-        return ours, False, f"{column.name} is not {one.metric}: other features"
+    std = row.values[column].std
+    parts = f"{row.regularizer}, {row.generator}" if row.generator else row.regularizer
+    ours = f"{number(mean) if std is None else spread(mean, std)} {column.name} ({parts}, {row.dataset})"
+    difference = _difference(figure, row, column)
+    return ours, not difference, difference or f"same data, metric, n and reference ({figure.protocol})"
+
+
+def _difference(figure: Figure, row: Row, column: Column) -> str:
+    """The first difference that keeps a published number and ours apart; empty if they compare."""
+    if figure.data.lower().replace("-", "") != row.dataset.lower().replace("-", "").replace("_", ""):
+        return f"{row.dataset} is not {figure.data}"
+    if not _same_features(figure, column):
+        return f"{column.name} is not {figure.metric}: other features"
     n = column.entry["n"]
-    if n != one.n:
-        return ours, False, f"n = {n:,}, there {one.n:,}"
-    reference, theirs = column.entry["protocol"].get("reference", ""), SPLITS.findall(one.protocol)
+    if n != figure.n:
+        return f"n = {n:,}, there {figure.n:,}"
+    reference, theirs = column.entry["protocol"].get("reference", ""), SPLITS.findall(figure.protocol)
     if not theirs:
-        return ours, False, f"their reference isn't known ({one.protocol or 'nothing is said'})"
+        return f"their reference isn't known ({figure.protocol or 'nothing is said'})"
     if not set(SPLITS.findall(reference)) & set(theirs):
-        return ours, False, f"reference {reference or 'unknown'}, there {one.protocol}"
-    return ours, True, f"same data, metric, n and reference ({one.protocol})"
+        return f"reference {reference or 'unknown'}, there {figure.protocol}"
+    return ""
 
 
-def _alike(one: Figure, row: Row) -> bool:
-    """The same regularizer, and for generation the same generator."""
-    if not one.regularizer or row.part("regularizer") != one.regularizer:
+def _same_parts(figure: Figure, row: Row) -> bool:
+    """Whether the regularizer and, for generation, the generator and the use of guidance are the same."""
+    if not figure.regularizer or row.part("regularizer") != figure.regularizer:
         return False
-    if one.metric in TOKENIZER:
+    if figure.metric in TOKENIZER:
         return not row.generator
     guided = row.guidance is not None and row.guidance > 1
-    return row.part("generator") == one.generator.split(" ")[0] and guided == one.guided
+    return row.part("generator") == figure.generator.split(" ")[0] and guided == figure.guided
 
 
-def _same_metric(one: Figure, name: str) -> bool:
-    base = base_name(name)
-    other = next((one.metric.replace(a, b) for a, b in OFFLINE.items() if one.metric.endswith(a)), one.metric)
-    return base in (one.metric, other)
+def _same_metric(figure: Figure, name: str) -> bool:
+    """Whether a metric has the published name, or the one with other weights."""
+    names = [figure.metric]
+    names += [figure.metric.replace(a, b) for a, b in OFFLINE.items() if figure.metric.endswith(a)]
+    return base_name(name) in names
 
 
-def _same_features(one: Figure, column: Column) -> bool:
-    inception = one.metric in INCEPTION and defines("FID", column.entry["protocol"])
-    return column.name == one.metric or inception
+def _same_features(figure: Figure, column: Column) -> bool:
+    inception = figure.metric in INCEPTION and defines("FID", column.entry["protocol"])
+    return column.name == figure.metric or inception
 
 
-def _distance(one: Figure, row: Row, column: Column) -> tuple[bool, bool, float]:
-    """The published metric first, then all samples rather than some, then the better value."""
-    mean = row.values[column].mean
-    sign = -1 if column.entry.get("better") == "higher" else 1
-    return not _same_features(one, column), "@" in column.name, sign * (mean if mean is not None else 1e30)
+def _distance(figure: Figure, row: Row, column: Column) -> tuple[bool, bool, float]:
+    """A sort key: the published metric first, then all samples rather than some, then the better value."""
+    mean = row.mean(column)
+    value = math.inf if mean is None else column.best_first(mean)
+    return not _same_features(figure, column), "@" in column.name, value

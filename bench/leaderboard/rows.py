@@ -1,32 +1,33 @@
-"""Records become rows: the seeds of a cell together, one row per guidance.
+"""Rows and columns of tables: the seeds of a cell make a row, one for each guidance.
 
-A column holds one metric under one protocol, so numbers that cannot be compared never stand in one column.
+A column holds one metric under one protocol, so numbers that cannot be compared never share a column.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from ast import literal_eval
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..metrics.names import base_name
-from ..records.records import Record, in_order, protocol_id
+from ..records.labels import AXES, is_real
+from ..records.record import STATUSES, Record, protocol_id
 from ..statistics.observations import Observation, mean
 from ..statistics.significance import interval
 
-LABELS = ("dataset", "tokenizer", "regularizer", "generator")
+LABELS = AXES[:-1]  # of a row: all axes but the seed
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric under one protocol; `entry` is a record's, for what all of them say about the metric."""
+    """One metric under one protocol; `entry` is that of some record, for its unit, direction and about."""
 
     name: str  # without guidance, e.g. "gFD@360[effnet_lite0]"
     protocol: str  # short id
@@ -35,173 +36,155 @@ class Column:
 
     @property
     def base(self) -> str:
-        """What precedes any "[" or "@"."""
+        """The name before any "[" or "@"."""
         return base_name(self.name)
 
     @property
     def better(self) -> str:
-        """An arrow."""
+        """The arrow of the metric's direction; empty without one."""
         return ARROWS.get(self.entry.get("better") or "", "")
+
+    def best_first(self, mean: float) -> float:
+        """A sort key that puts the best mean first."""
+        return -mean if self.entry.get("better") == "higher" else mean
 
 
 class Value(NamedTuple):
-    """A metric over seeds: mean and standard deviation (ddof = 1) of the finite values, n of them.
+    """A metric over seeds: mean and standard deviation (ddof = 1) of its n finite values.
 
-    The interval is the mean's, at 95 %; it includes training variance where there are several seeds. Of
-    nested seeds each tokenizer seed counts the same in the mean. Only finite values are observations.
+    The interval is the mean's at 95 %; it includes training variance if there are several seeds. With nested
+    seeds each tokenizer seed has the same weight in the mean. Only finite values are observations.
     """
 
     mean: float | None
     std: float | None
     n: int
-    note: str = ""  # of a value that isn't finite: "nan", "inf"
+    note: str = ""  # the values that aren't finite: "nan", "inf"
     interval: tuple[float, float] | None = None
     observations: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: the seeds of one row label, at one guidance."""
+    """A row of a table: the seeds of one combination of labels, at one guidance."""
 
     dataset: str
     tokenizer: str
     regularizer: str
     generator: str
-    guidance: float | None
     status: str
     seeds_done: int
     seeds: int
-    reason: str
     values: dict[Column, Value]
-    cost: dict[str, float]
-    uses: Mapping[str, str] = field(default_factory=dict)  # the parts that labels don't name
+    guidance: float | None = None
+    reason: str = ""
+    cost: dict[str, float] = field(default_factory=dict)
+    uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
 
     def part(self, name: str) -> str:
-        """The part behind the label of that name; the label where nothing is said."""
+        """The part behind a label: by `uses`, else the label without its options."""
         return self.uses.get(name) or str(getattr(self, name)).partition("[")[0]
 
     @property
     def real(self) -> bool:
         """Whether this is the row of the held-out images."""
-        return self.tokenizer == self.regularizer == self.generator == "real"
+        return is_real(vars(self))
+
+    @property
+    def guidance_text(self) -> str:
+        return "" if self.guidance is None else f"{self.guidance:g}"
+
+    def scored(self, scope: str) -> bool:
+        """Whether the row has a metric of the scope."""
+        return any(column.scope == scope for column in self.values)
+
+    def mean(self, column: Column) -> float | None:
+        return self.values[column].mean if column in self.values else None
 
 
 T = TypeVar("T", Record, Row)
 
 
-@dataclass(frozen=True)
-class Results:
-    """Records in the order of their cells, and their rows: made once for all that is read."""
-
-    records: list[Record]
-    rows: list[Row]
-    tokenizers: list[Row]
-
-    @classmethod
-    def of(cls, records: Iterable[Record] | Results) -> Results:
-        """Whoever shows records takes them as they are, or gathered already."""
-        if isinstance(records, Results):
-            return records
-        ordered = in_order(records)
-        return cls(ordered, rows_of(ordered), tokenizer_rows(ordered))
-
-    @cached_property
-    def datasets(self) -> dict[str, Results]:
-        """Of each dataset alone, whose numbers are not to be set against another's."""
-        return {
-            name: Results(
-                [record for record in self.records if record.cell["dataset"] == name],
-                [row for row in self.rows if row.dataset == name],
-                [row for row in self.tokenizers if row.dataset == name],
-            )
-            for name in dict.fromkeys(record.cell["dataset"] for record in self.records)
-        }
-
-
 def rows_of(records: list[Record]) -> list[Row]:
-    """Seeds gathered; one row per guidance. Metrics that a failed cell did get (its tokenizer's) count."""
+    """The rows of cells; metrics that a failed cell did get (those of its tokenizer) count."""
     rows = []
-    for (dataset, tokenizer, regularizer, generator), mine in grouped(records, LABELS).items():
-        entries = [(record.cell["seed"], _entries(record)) for record in mine]
-        guided = {w for _, found in entries for _, w, _ in found if w is not None}
-        guidances: list[float | None] = [*sorted(guided)]
-        fixed = _values(entries, None)
-        rows += [
-            Row(
-                dataset,
-                tokenizer,
-                regularizer,
-                generator,
-                guidance,
-                status=_status(mine),
-                seeds_done=sum(record.status == "done" for record in mine),
-                seeds=len(mine),
-                reason=_reason(mine),
-                values=fixed if guidance is None else fixed | _values(entries, guidance),
-                cost=_mean_cost([_cost_at(record, guidance) for record in mine]),
-                uses=mine[0].provenance.get("uses", {}),
+    for cells in grouped(records, LABELS).values():
+        entries = [(record.cell["seed"], _entries(record)) for record in cells]
+        guidances = {w for _, of_seed in entries for _, w, _ in of_seed if w is not None}
+        unguided = _values(entries, None)
+        ordered: list[float | None] = [*sorted(guidances)]
+        for w in ordered or [None]:
+            row = _row(
+                cells,
+                seeds_done=sum(record.status == "done" for record in cells),
+                seeds=len(cells),
+                values=unguided if w is None else unguided | _values(entries, w),
+                guidance=w,
+                reason=_reason(cells),
+                cost=_mean_cost([_cost_at(record, w) for record in cells]),
             )
-            for guidance in guidances or [None]
-        ]
+            rows.append(row)
     return _in_one_column(rows)
 
 
-def _in_one_column(rows: list[Row]) -> list[Row]:
-    """Where samples are as many as held-out images, `gFD@1000` of these is `gFD` of those: one protocol."""
-    there = {column for row in rows if not row.real for column in row.values}
-
-    def plain(column: Column) -> Column:
-        whole = replace(column, name=re.sub(r"@\d+", "", column.name))
-        return whole if whole in there else column
-
-    return [
-        replace(row, values={plain(column): value for column, value in row.values.items()})
-        if row.real
-        else row
-        for row in rows
-    ]
-
-
 def tokenizer_rows(records: list[Record]) -> list[Row]:
-    """One row per tokenizer and regularizer: cells share a tokenizer, which counts once."""
+    """One row per tokenizer and regularizer: cells that share a tokenizer count once."""
     rows = []
     trained = [record for record in records if not record.real]
-    for (dataset, tokenizer, regularizer), mine in grouped(trained, LABELS[:3]).items():
-        entries = [(record.cell["seed"], _entries(record)) for record in mine]
-        values = _values(entries, None)
-        if values:
-            labels = (dataset, tokenizer, regularizer, "")
-            scored = {_tokenizer_seed(seed) for seed, found in entries if any(w is None for _, w, _ in found)}
-            seeds = {_tokenizer_seed(seed) for seed, _ in entries}
-            uses = mine[0].provenance.get("uses", {})
-            rows.append(Row(*labels, None, _status(mine), len(scored), len(seeds), "", values, {}, uses))
+    for cells in grouped(trained, LABELS[:3]).values():
+        entries = [(record.cell["seed"], _entries(record)) for record in cells]
+        if values := _values(entries, None):
+            scored = {tokenizer_seed(seed) for seed, found in entries if any(w is None for _, w, _ in found)}
+            seeds = len({tokenizer_seed(seed) for seed, _ in entries})
+            rows.append(_row(cells, generator="", seeds_done=len(scored), seeds=seeds, values=values))
     return rows
 
 
-def joined(rows: list[Row]) -> list[Row]:
-    """Rows of several datasets with a column for each metric that has one protocol a dataset, and no id.
+def _row(cells: list[Record], **fields: Any) -> Row:
+    labels = {axis: cells[0].cell[axis] for axis in LABELS}
+    uses = cells[0].provenance.get("uses", {})
+    return Row(**{**labels, "status": _status(cells), "uses": uses, **fields})
 
-    Numbers of two datasets are never to be compared; a table that names the dataset in each row may still
-    have them in one column.
+
+def _in_one_column(rows: list[Row]) -> list[Row]:
+    """Puts `gFD@1000` of the real row in the column `gFD` where samples are 1000 too: one protocol."""
+    known = {column for row in rows if not row.real for column in row.values}
+
+    def without_count(column: Column) -> Column:
+        plain = replace(column, name=re.sub(r"@\d+", "", column.name))
+        return plain if plain in known else column
+
+    return [_renamed(row, without_count) if row.real else row for row in rows]
+
+
+def _renamed(row: Row, rename: Callable[[Column], Column]) -> Row:
+    return replace(row, values={rename(column): value for column, value in row.values.items()})
+
+
+def joined(rows: list[Row]) -> list[Row]:
+    """Rows of several datasets, with one column without an id for a metric with one protocol per dataset.
+
+    Numbers of two datasets never compare, but a table that names the dataset in each row may have both in one
+    column.
     """
-    by_name: dict[str, dict[str, set[str]]] = {}
+    protocols: dict[str, dict[str, set[str]]] = {}  # by metric and dataset
     for row in rows:
         for column in row.values:
-            by_name.setdefault(column.name, {}).setdefault(row.dataset, set()).add(column.protocol)
+            protocols.setdefault(column.name, {}).setdefault(row.dataset, set()).add(column.protocol)
     several = {
         name
-        for name, datasets in by_name.items()
+        for name, datasets in protocols.items()
         if len(set().union(*datasets.values())) > 1 and all(len(ids) == 1 for ids in datasets.values())
     }
 
     def without_id(column: Column) -> Column:
         return replace(column, protocol="") if column.name in several else column
 
-    return [replace(row, values={without_id(c): v for c, v in row.values.items()}) for row in rows]
+    return [_renamed(row, without_id) for row in rows]
 
 
 def grouped(items: Iterable[T], names: Sequence[str]) -> dict[tuple[str, ...], list[T]]:
-    """Records or rows by some of their labels."""
+    """Records or rows by the labels of these names."""
     groups: dict[tuple[str, ...], list[T]] = {}
     for item in items:
         labels = item.cell if isinstance(item, Record) else vars(item)
@@ -211,66 +194,63 @@ def grouped(items: Iterable[T], names: Sequence[str]) -> dict[tuple[str, ...], l
 
 def _split(name: str) -> tuple[str, float | None]:
     """("gFD@360[x]", 1.5) of "gFD@360[x]@1.5"."""
-    found = re.fullmatch(r"(.+)@([-+]?[\d.]+(?:e[-+]?\d+)?)", name)
-    return (found[1], float(found[2])) if found else (name, None)
+    match = re.fullmatch(r"(.+)@([-+]?[\d.]+(?:e[-+]?\d+)?)", name)
+    return (match[1], float(match[2])) if match else (name, None)
 
 
 Entries = list[tuple[Column, float | None, dict[str, Any]]]
 
 
 def _entries(record: Record) -> Entries:
-    """The record's metrics, with the guidance of those that depend on it."""
-    found: Entries = []
+    """The record's metrics, each with its guidance; None if it doesn't depend on any."""
+    entries: Entries = []
     for name, entry in record.metrics.items():
         suffixed = entry["scope"] == "generator" and not record.real
         base, w = _split(name) if suffixed else (name, None)
-        found.append((Column(base, _short_id(full_protocol(entry)), entry["scope"], entry), w, entry))
-    return found
+        id = _protocol_id(json.dumps(full_protocol(entry), sort_keys=True))
+        entries.append((Column(base, id, entry["scope"], entry), w, entry))
+    return entries
 
 
-def _short_id(protocol: dict[str, Any]) -> str:
-    return _id_of(repr(protocol))
-
-
-@lru_cache(maxsize=4096)
-def _id_of(protocol: str) -> str:
-    """`protocol_id` sorts and hashes, and hundreds of records have the same protocols."""
-    return protocol_id(literal_eval(protocol))
+@cache
+def _protocol_id(protocol: str) -> str:
+    """The id of a protocol in JSON, cached: hundreds of records have the same protocols."""
+    return protocol_id(json.loads(protocol))
 
 
 def full_protocol(entry: dict[str, Any]) -> dict[str, Any]:
-    """With n: a distance over 128 samples isn't one over 1,437, whether or not the evaluator says so."""
+    """The protocol with n: a distance over 128 samples isn't one over 1,437, even if a protocol omits n."""
     return {"n": entry["n"], **entry["protocol"]}
 
 
-def _tokenizer_seed(seed: str) -> str:
-    """The first of a nested seed's parts, "tokenizer.generator.sampling"."""
+def tokenizer_seed(seed: str) -> str:
+    """The first part of a nested seed, "tokenizer.generator.sampling"."""
     return seed.split(".")[0]
 
 
 def _values(records: Iterable[tuple[str, Entries]], guidance: float | None) -> dict[Column, Value]:
-    """At one guidance (None: what has none), from seeds with their entries.
+    """Metrics at a guidance (None: metrics without one) over seeds, given each seed's entries.
 
-    A tokenizer's metric counts once, however many generators and samples share it.
+    A tokenizer's metric counts once, however many generators and samples share the tokenizer.
     """
     gathered: dict[Column, dict[str, dict[str, Any]]] = {}
     for seed, entries in records:
         for column, w, entry in entries:
             if w == guidance:
-                own = _tokenizer_seed(seed) if column.scope == "tokenizer" else seed
-                gathered.setdefault(column, {}).setdefault(own, entry)
+                unit = tokenizer_seed(seed) if column.scope == "tokenizer" else seed
+                gathered.setdefault(column, {}).setdefault(unit, entry)
     return {column: _value(by_seed, column.scope == "tokenizer") for column, by_seed in gathered.items()}
 
 
 def _value(by_seed: dict[str, dict[str, Any]], shared: bool) -> Value:
-    """All tokenizers are scored on the same images (shared), samples are drawn anew for each seed."""
-    entries = by_seed.values()
+    """`shared`: all seeds are scored on the same images, as tokenizers are; samples are drawn per seed."""
     finite = tuple(
         Observation(entry["value"], seed, _replicates(entry))
         for seed, entry in by_seed.items()
         if entry["value"] is not None
     )
-    note = ", ".join(dict.fromkeys(entry.get("note", "nan") for entry in entries if entry["value"] is None))
+    notes = [entry.get("note", "nan") for entry in by_seed.values() if entry["value"] is None]
+    note = ", ".join(dict.fromkeys(notes))
     if not finite:
         return Value(None, None, 0, note)
     std = float(np.std([o.value for o in finite], ddof=1)) if len(finite) > 1 else None
@@ -278,24 +258,28 @@ def _value(by_seed: dict[str, dict[str, Any]], shared: bool) -> Value:
 
 
 def _replicates(entry: dict[str, Any]) -> tuple[float, ...]:
-    """None of them if one isn't finite."""
-    found = entry.get("replicates") or ()
-    return () if None in found else tuple(found)
+    """The entry's replicates; none of them if one isn't finite."""
+    replicates = entry.get("replicates") or ()
+    return () if None in replicates else tuple(replicates)
 
 
 def _cost_at(record: Record, guidance: float | None) -> dict[str, float]:
-    split = {name: _split(name) for name in record.cost}
-    chosen = {name: base for name, (base, w) in split.items() if w is None or w == guidance}
-    return {base: value for name, base in chosen.items() if (value := record.cost[name]) is not None}
+    """The record's costs without a guidance and those at this one."""
+    costs = {}
+    for name, value in record.cost.items():
+        base, w = _split(name)
+        if value is not None and w in (None, guidance):
+            costs[base] = value
+    return costs
 
 
 def _mean_cost(costs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: fmean(c[name] for c in costs if name in c) for name in first_seen(costs)}
+    return {name: fmean(cost[name] for cost in costs if name in cost) for name in first_seen(costs)}
 
 
 def _status(records: list[Record]) -> str:
     statuses = {record.status for record in records}
-    return next(status for status in ("done", "failed", "skipped") if status in statuses)
+    return next(status for status in STATUSES if status in statuses)
 
 
 def _reason(records: list[Record]) -> str:
@@ -306,8 +290,10 @@ def _reason(records: list[Record]) -> str:
 
 
 def reason_line(record: Record) -> str:
+    """The record's reason in one line."""
     return " ".join((record.reason or "").split())
 
 
 def first_seen(dicts: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for each in dicts for name in each))
+    """The keys of all dicts in the order of their first appearance."""
+    return list(dict.fromkeys(name for one in dicts for name in one))

@@ -23,7 +23,7 @@ from ..api import (
 from ..models.activations import StepCost, step_cost
 from ..models.flops import TooLong, forward_flops
 from ..training import one_step
-from ..training.losses import Adversary
+from ..training.adversary import Adversary
 from .plan import Built
 
 MAX_CALLS = 4_000  # of torch's functions while a sampler is followed

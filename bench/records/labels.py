@@ -1,7 +1,8 @@
-"""Which cells are meant: `regularizer=kl*|none,generator=mar`, of a filter or of one side of a comparison."""
+"""The labels of cells: their axes, order, file names and filters (`regularizer=kl*|none,generator=mar`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -10,8 +11,28 @@ from .. import registry
 AXES = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 
 
+def is_real(labels: Mapping[str, str]) -> bool:
+    """Whether the labels are those of the row of held-out images."""
+    return labels["tokenizer"] == labels["regularizer"] == labels["generator"] == "real"
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A sort key that puts seed 10 after seed 9 and weight=0.5 after weight=0.01."""
+    pieces = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(pieces) if p]
+
+
+def slug(text: str, keep: str = "._=+-", fill: str = "_") -> str:
+    """The text with `fill` for each run of characters other than ASCII letters, digits and those to keep."""
+    return re.sub(f"[^A-Za-z0-9{re.escape(keep)}]+", fill, text)
+
+
 def parse_filter(text: str | None, what: str = "--filter") -> dict[str, list[str]]:
-    """Patterns by axis; all axes must match, any pattern of one."""
+    """Patterns by axis; a cell fits if each axis matches one of its patterns.
+
+    Raises:
+        ValueError: for a clause other than AXIS=PATTERN[|PATTERN], or an unknown axis; `what` is the option.
+    """
     accept: dict[str, list[str]] = {}
     for clause in (text or "").split(","):
         if not clause.strip():
@@ -26,12 +47,12 @@ def parse_filter(text: str | None, what: str = "--filter") -> dict[str, list[str
 
 
 def matches(text: str, patterns: Sequence[str]) -> bool:
-    """Whether a label or a name fits one of the patterns; its brackets are no character classes."""
+    """Whether a label or a name matches one of the patterns; brackets in a pattern are plain text."""
     return any(fnmatchcase(text, pattern.replace("[", "[[]")) for pattern in patterns)
 
 
 def selects(accept: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> bool:
-    """Whether a cell's labels pass a parsed filter; the row of real images has only its dataset to fit."""
-    if labels["tokenizer"] == labels["regularizer"] == labels["generator"] == "real":
+    """Whether a cell's labels pass a parsed filter; the row of real images is filtered by dataset alone."""
+    if is_real(labels):
         accept = {axis: patterns for axis, patterns in accept.items() if axis == "dataset"}
     return all(matches(labels[axis], patterns) for axis, patterns in accept.items())

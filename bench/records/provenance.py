@@ -1,4 +1,4 @@
-"""Where a number was made: versions, commit, device."""
+"""Provenance of a record: package versions, git commit, device and machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def provenance(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
-        # What a run itself writes doesn't make its code dirty.
+        # Results that a run writes don't make its code dirty.
         "git_dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")),
         "device": device,
         "machine": _machine(device),
@@ -33,18 +33,18 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def parts(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The versions of the frame and of the parts in stages' configs, a plugin's with its source's hash."""
-    found: dict[str, str] = {}
+    """The versions of the frame and of the parts in stages' configs; plugins with a hash of their source."""
+    versions: dict[str, str] = {}
     for config in configs:
         if "frame" in config:
-            found["frame"] = str(config["frame"])
-        for role, item in config.items():
-            for one in item if isinstance(item, list) else [item]:
-                if isinstance(one, Mapping) and "version" in one:
-                    source = one.get("source", "")[:8]
-                    found[f"{role}.{one['name']}"] = f"{one['version']} {source}".rstrip()
-                    found |= parts([one.get("uses", {})])
-    return dict(sorted(found.items()))
+            versions["frame"] = str(config["frame"])
+        for role, value in config.items():
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Mapping) and "version" in part:
+                    source = part.get("source", "")[:8]
+                    versions[f"{role}.{part['name']}"] = f"{part['version']} {source}".rstrip()
+                    versions |= parts([part.get("uses", {})])
+    return dict(sorted(versions.items()))
 
 
 def _version(package: str) -> str | None:
@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installed wheel has no history of its own
+    if not (root / ".git").exists():  # an installed wheel has no git history
         return None
     try:
         result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
@@ -79,7 +79,7 @@ def _machine(device: str) -> str:
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted names."""
-    found: dict[str, Any] = {}
+    items: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
+        items |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return items

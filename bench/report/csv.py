@@ -11,9 +11,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv(table: pd.DataFrame) -> str:
-    """A table as CSV; text that would be a formula begins with an apostrophe, as spreadsheets have it."""
-    shown = table.rename(columns=_literal).map(_literal)
-    return shown.to_csv(index=False, lineterminator="\n")
+    """A table as CSV; an apostrophe precedes text that a spreadsheet would read as a formula."""
+    safe = table.rename(columns=_literal).map(_literal)
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 def _literal(value: Any) -> Any:

@@ -1,19 +1,20 @@
-"""Pictures of what the numbers are about: sample grids, and every row's reconstruction of the same images."""
+"""PNGs of sample grids and of every row's reconstructions of the same images."""
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..records.labels import AXES, slug
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 SIDE = 32  # pixels: smaller images are enlarged by a whole factor
-GAP = 2
+GAP = 2  # pixels between images
 
 
 def grid(images: Tensor, columns: int) -> Image:
@@ -34,25 +35,24 @@ def grid(images: Tensor, columns: int) -> Image:
 
 
 def write_samples(folder: Path, name: str, images: Tensor, labels: Tensor, rows: int = 8) -> Path:
-    """A PNG with one class a column where there are few classes; samples come with the classes in turn."""
+    """Writes a PNG of samples, whose classes come in turn; with 2 to 16 classes a column has one class."""
     classes = int(labels.max()) + 1
     columns = classes if 1 < classes <= 16 else 16
     return _save(grid(images[: columns * rows], columns), folder, name)
 
 
 def picture_name(cell: Mapping[str, str], suffix: str) -> str:
-    """`digits--vit--kl--mar@1.5`: of a cell's labels, one that is empty left out, whatever its seed."""
-    labels = (cell[name] for name in ("dataset", "tokenizer", "regularizer", "generator"))
-    return "--".join(filter(None, labels)) + suffix
+    """`digits--vit--kl--mar@1.5`: a cell's labels but its seed and empty ones, and a suffix."""
+    return "--".join(filter(None, (cell[axis] for axis in AXES[:-1]))) + suffix
 
 
 def file_name(name: str) -> str:
-    """The file that a picture of this name is saved in."""
-    return f"{re.sub(r'[^A-Za-z0-9._=@+-]+', '_', name)}.png"
+    """The file name of the picture of this name."""
+    return f"{slug(name, keep='._=@+-')}.png"
 
 
 def write_pixels(folder: Path, name: str, pixels: Tensor) -> Path:
-    """A PNG of uint8 pixels (H, W, 3)."""
+    """Writes a PNG of uint8 pixels (H, W, 3)."""
     from PIL import Image
 
     return _save(Image.fromarray(pixels.numpy()), folder, name)
@@ -61,7 +61,7 @@ def write_pixels(folder: Path, name: str, pixels: Tensor) -> Path:
 def write_reconstructions(
     folder: Path, rows: Sequence[tuple[str, Tensor]], name: str = "reconstructions", columns: int = 16
 ) -> Path:
-    """A PNG with the originals in the first row and a row of each tokenizer's reconstructions below."""
+    """Writes a PNG with the originals in the first row and each tokenizer's reconstructions below."""
     import torch
     from PIL import Image, ImageDraw
 

@@ -7,59 +7,23 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..leaderboard.columns import (
-    COSTS,
-    cells,
-    columns_of,
-    extractors_of,
-    first_score,
-    guidance_of,
-    headers,
-    number,
-    ranked,
-    scored,
-    shown,
-)
-from ..leaderboard.guidance import judged, told
-from ..leaderboard.ranking import (
-    Ranking,
-    marks,
-    mean_shares,
-    rank_header,
-    rank_texts,
-    rankings,
-    reading,
-    seeds_to_separate,
-)
-from ..leaderboard.rows import LABELS, Column, Results, Row, first_seen, full_protocol, reason_line
-from ..records.records import Record, natural, protocol_id
+from ..leaderboard.columns import WIDEST, cells, columns_of, extractors_of, headers
+from ..leaderboard.cost_table import COST_ABOUT, cost_table
+from ..leaderboard.details import compact, protocols, provenance, spread_note, unfinished
+from ..leaderboard.numbers import number
+from ..leaderboard.ranking import Ranking, Standings
+from ..leaderboard.results import Leaderboard, Results
+from ..leaderboard.rows import LABELS, Column, Row, first_seen
+from ..records.record import Record, protocol_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .analysis.findings import Finding
 
-COST_COLUMNS = {  # of the Markdown's cost table -> what they are the sum of
-    "tokenizer M": ("tokenizer_parameters_million",),
-    "regularizer M": ("regularizer_parameters_million",),
-    "generator M": ("generator_parameters_million",),
-    "GFLOP/image": ("tokenizer_gflop_per_image", "regularizer_gflop_per_image"),
-    "GFLOP/latent": ("generator_gflop_per_latent",),
-    "prior s": ("prior_seconds",),
-    "tokenizer s": ("tokenizer_seconds",),
-    "generator s": ("generator_seconds",),
-    "sampling s": ("samples_seconds",),
-    "peak MiB": ("peak_mib",),
-}
-COST_ABOUT = (
-    "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
-    "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
-    "of the largest stage."
-)
-
-
 MARKS = {"best": "**{}**", "tied": "≈ {}", "": "{}"}
 LONGEST = 16  # rows of an analysis's table; its CSV has all
+LONGEST_REASON = 300  # characters
 
 
 def markdown(
@@ -68,25 +32,23 @@ def markdown(
     findings: Sequence[Finding] = (),
     complete: bool = True,
 ) -> str:
-    """The leaderboard as a page of tables, with all that is needed to read its numbers.
-
-    Ranks and what they rest on are left out of one that isn't complete.
-    """
+    """The leaderboard as a page of tables; without ranks unless the records are complete."""
     results = Results.of(records)
     parts = [f"# {escape(title)}", _how_to_read(results.rows)]
-    for dataset, mine in results.datasets.items():
+    for dataset, of_dataset in results.datasets.items():
         suffix = f" ({escape(dataset)})" if len(results.datasets) > 1 else ""
         tables = {
-            "Generation": _generation(ranked(mine.rows, "generator"), complete),
-            "Tokenizers": _tokenizers(ranked(mine.tokenizers, "tokenizer"), complete),
-            "Cost": _cost([row for row in mine.rows if not row.real]),
+            "Generation": _scores(of_dataset.generation, ("generator", "tokenizer", "regularizer"), complete),
+            "Tokenizers": _scores(of_dataset.reconstruction, ("tokenizer", "regularizer"), complete),
+            "Cost": _cost(of_dataset.rows),
         }
         parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
+    columns = columns_of(results.rows)
     sections = {
         "What the matrix says": "\n\n".join(map(_finding, findings)),
-        "Failed and skipped": _missing(results.records),
-        "Protocols": _protocols(columns_of(results.rows)),
-        "Metrics": _metrics(columns_of(results.rows)),
+        "Failed and skipped": _unfinished(results.records),
+        "Protocols": _protocols(columns),
+        "Metrics": _metrics(columns),
         "Provenance": _provenance(results.records),
     }
     parts += [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
@@ -102,162 +64,139 @@ def escape(text: str) -> str:
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # emphasis, not effnet_lite0
 
 
-def compact(value: Any) -> str:
-    """A protocol or a budget as one line; a checksum by its first twelve digits."""
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{k} ({compact(v)})" if isinstance(v, dict) else f"{k} {compact(v)}" for k, v in value.items()
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(map(compact, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1", str(value))
-
-
 def _how_to_read(rows: list[Row]) -> str:
     return (
         "Compare numbers down a column: the arrow says which way is better, the six characters after it name "
         "the protocol (below), `w` is the guidance (1 is none), and `real` are held-out images at their own "
         "number. "
-        f"{spread_said(rows)} Every number is in leaderboard.csv."
+        f"{spread_note(rows)} Every number is in leaderboard.csv."
     )
 
 
-def spread_said(rows: Sequence[Row]) -> str:
-    """What follows a ±, if anything does."""
-    single = all(row.seeds == 1 for row in rows)
-    return "1 seed: no spread." if single else "Values are mean ± standard deviation over seeds."
-
-
-def _generation(rows: list[Row], complete: bool) -> str:
-    columns, others = shown(rows, "generator")
+def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
+    """A table of a scope's first metrics, and what its ranks rest on."""
+    columns, others = board.shown(WIDEST)
     if not columns:
         return ""
-    held = rankings(rows, columns) if complete else []
-    best = first_score(rows, "generator")
-    values = _marked(rows, columns, held)
-    for row, line in zip(rows, values, strict=True):
-        if not scored(row, "generator"):
-            line[0] = row.status
-    lines = []
-    for row, rank, line in zip(rows, _ranks(rows, held, best), values, strict=True):
-        labels = [row.generator, row.tokenizer, row.regularizer] if not row.real else ["real", "", ""]
-        lines.append([*map(escape, labels), guidance_of(row), *_seeds(row, rows), *rank, *line])
-    header = ["generator", "tokenizer", "regularizer", "w", *_seeds_header(rows), *_ranks_header(held, best)]
-    return _section(header, lines, columns, others) + _certainty(rows, columns, held, best)
+    standings = board.standings(columns if complete else [])
+    guided = board.scope == "generator"
+    several_seeds = any(row.seeds > 1 for row in board.rows)
+    header = [*axes]
+    if guided:
+        header.append("w")
+    if several_seeds:
+        header.append("seeds")
+    if standings.rank_header:
+        header.append(standings.rank_header)
+    marks, lines = standings.marks, []
+    for place, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
+        line = ["real", "", ""] if row.real else [escape(getattr(row, axis)) for axis in axes]
+        if guided:
+            line.append(row.guidance_text)
+        if several_seeds:
+            all_done = row.seeds_done == row.seeds
+            line.append(str(row.seeds) if all_done else f"{row.seeds_done}/{row.seeds} seeds")
+        if standings.rank_header:
+            line.append(rank)
+        texts = zip(columns, cells(row, columns), strict=True)
+        values = [MARKS[marks.get((place, column), "")].format(text) for column, text in texts]
+        if guided and not row.scored("generator"):
+            values[0] = row.status
+        lines.append([*line, *values])
+    table = _table([*header, *map(escape, headers(columns))], lines, len(header))
+    return table + _extractor(columns) + _others(others) + _certainty(board, columns, standings)
 
 
-def _tokenizers(rows: list[Row], complete: bool) -> str:
-    columns, others = shown(rows, "tokenizer")
-    if not columns:
+def _extractor(columns: list[Column]) -> str:
+    """The extractor that all columns share, and which their headers therefore omit."""
+    extractors = extractors_of(columns)
+    if len(extractors) != 1:
         return ""
-    held = rankings(rows, columns) if complete else []
-    best = first_score(rows, "tokenizer")
-    lines = []
-    for row, rank, line in zip(rows, _ranks(rows, held, best), _marked(rows, columns, held), strict=True):
-        lines.append([escape(row.tokenizer), escape(row.regularizer), *_seeds(row, rows), *rank, *line])
-    header = ["tokenizer", "regularizer", *_seeds_header(rows), *_ranks_header(held, best)]
-    return _section(header, lines, columns, others) + _certainty(rows, columns, held, best)
+    full = next(column.name for column in columns if extractors[0] in column.name)
+    return f"\n\nFeatures: {escape(extractors[0][1:-1])} (the full names are like {escape(full)})."
 
 
-def _marked(rows: list[Row], columns: list[Column], held: list[Ranking]) -> list[list[str]]:
-    mark = marks(held)
-    return [
-        [
-            MARKS[mark.get((i, c), "")].format(text)
-            for c, text in zip(columns, cells(row, columns), strict=True)
-        ]
-        for i, row in enumerate(rows)
-    ]
-
-
-def _ranks_header(held: list[Ranking], best: list[Column]) -> list[str]:
-    """No column where nothing is known of a score's error."""
-    return [header] if (header := rank_header(held, best)) else []
-
-
-def _ranks(rows: list[Row], held: list[Ranking], best: list[Column]) -> list[list[str]]:
-    return [[text for _ in _ranks_header(held, best)] for text in rank_texts(rows, held, best)]
-
-
-def _certainty(rows: list[Row], columns: list[Column], held: list[Ranking], best: list[Column]) -> str:
-    """What the ranks of a table rest on, and what they could have shown."""
-    decided = [contest for contest in held if contest.column in best]
-    if not decided:
+def _certainty(board: Leaderboard, columns: list[Column], standings: Standings) -> str:
+    """The basis of a table's ranks, and the differences that they could have shown."""
+    if not standings.decided:
         return ""
-    chosen = told(rows, judged(rows).items()) if best[0].scope == "generator" else ""
-    read = escape(f"{reading(held, best)} {chosen}".strip())
-    parts = [read, _detectable(rows, columns, held, decided), _shares(decided)]
+    note = escape(f"{standings.note} {board.guidance_note}".strip())
+    parts = [note, _detectable(columns, standings), _shares(standings.decided)]
     return "".join(f"\n\n{part}" for part in parts if part)
 
 
-def _detectable(rows: list[Row], columns: list[Column], held: list[Ranking], decided: list[Ranking]) -> str:
-    found = {(c.generator, c.column): c.detectable for c in held if c.detectable}
+def _detectable(columns: list[Column], standings: Standings) -> str:
+    """A table of the differences that these seeds would show, and of the seeds that would break ties."""
+    found = {(r.generator, r.column): r.detectable for r in standings.rankings if r.detectable}
     shown = [column for column in columns if any(place[1] == column for place in found)]
     if not shown:
         return ""
-    ties = {contest.generator: _tie(rows, contest) for contest in reversed(decided)}
-    tie = ["seeds to separate the best two"] if any(ties.values()) else []
-    axis = ["generator"] if any(contest.generator for contest in held) else []
+    ties = {ranking.generator: _tie(ranking) for ranking in reversed(standings.decided)}
+    by_generator = any(ranking.generator for ranking in standings.rankings)
+    header = [*(["generator"] if by_generator else []), *map(escape, headers(shown))]
+    if any(ties.values()):
+        header.append("seeds to separate the best two")
     lines = []
-    for g in dict.fromkeys(contest.generator for contest in held):
-        values = [found.get((g, column), "") for column in shown]
-        lines.append([*(escape(g) for _ in axis), *values, *(ties.get(g, "") for _ in tie)])
-    header = [*axis, *map(escape, headers(shown)), *tie]
-    seeds = any("seeds" in contest.basis for contest in held)
+    for generator in dict.fromkeys(ranking.generator for ranking in standings.rankings):
+        line = [escape(generator)] if by_generator else []
+        line += [found.get((generator, column), "") for column in shown]
+        if any(ties.values()):
+            line.append(ties.get(generator, ""))
+        lines.append(line)
+    seeds = any("seeds" in basis for basis in standings.bases)
     about = "The smallest difference of two rows that would show (80 % power at 5 % over all pairs)"
     about += " with these seeds" if seeds else " beyond sampling noise, to which training adds"
-    about += ", of Fréchet distances relative to the smaller" if any(c.logs for c in held) else ""
-    about += (
-        ", and the seeds of each that would tell the best row from the next where they tie" if tie else ""
-    )
-    return f"{about}:\n\n{_table(header, lines, len(axis))}"
+    if any(ranking.logs for ranking in standings.rankings):
+        about += ", of Fréchet distances relative to the smaller"
+    if any(ties.values()):
+        about += ", and the seeds of each that would tell the best row from the next where they tie"
+    return f"{about}:\n\n{_table(header, lines, int(by_generator))}"
 
 
-def _tie(rows: list[Row], contest: Ranking) -> str:
-    """The seeds that a decision between the first two would take, where what seeds change is known."""
-    rival = seeds_to_separate(rows, contest)
-    if rival is None or "seeds" not in contest.basis:
+def _tie(ranking: Ranking) -> str:
+    """The seeds that would separate the best two rows, if it is known what seeds change."""
+    rival = ranking.seeds_to_separate()
+    if rival is None or "seeds" not in ranking.basis:
         return ""
-    first, (second, needed) = rows[contest.places[0]], rival
-    several = first.tokenizer != second.tokenizer
-    names = [" ".join([row.tokenizer] * several + [row.regularizer]) for row in (first, second)]
+    best, (second, needed) = ranking.rows[0], rival
+    names = [row.regularizer for row in (best, second)]
+    if best.tokenizer != second.tokenizer:
+        names = [f"{row.tokenizer} {row.regularizer}" for row in (best, second)]
     return f"{'more than 1000' if needed is None else needed} ({escape(names[0])}, {escape(names[1])})"
 
 
 def _shares(decided: list[Ranking]) -> str:
-    """Of nested seeds."""
-    found = {contest.generator: shares for contest in decided if (shares := mean_shares(contest))}
+    """A table of the sources of variance, which nested seeds tell apart."""
+    found = {ranking.generator: shares for ranking in decided if (shares := ranking.mean_shares())}
     if not found:
         return ""
     names = first_seen(found.values())
     lines = [
-        [escape(g), *(f"{shares[name]:.0%}" if name in shares else "" for name in names)]
-        for g, shares in found.items()
+        [escape(generator), *(f"{shares[name]:.0%}" if name in shares else "" for name in names)]
+        for generator, shares in found.items()
     ]
-    header = ["generator", *names]
     name = ("log " if decided[0].logs else "") + decided[0].column.name
     about = f"Where the variance of {escape(name)} comes from, a mean over rows:"
-    return f"{about}\n\n{_table(header, lines, 1)}"
+    return f"{about}\n\n{_table(['generator', *names], lines, 1)}"
 
 
 def _finding(finding: Finding) -> str:
-    rows = _frame(finding.table.head(LONGEST))
     more = len(finding.table) - LONGEST
     parts = [
         f"### {escape(finding.title)}",
         f"{escape(finding.question)} **{escape(finding.answer)}**",
         f"![{escape(finding.title)}](analysis/{finding.name}.png)" if finding.figure is not None else "",
-        rows,
-        f"{more} more rows are in [analysis/{finding.name}.csv](analysis/{finding.name}.csv)." * (more > 0),
+        _frame(finding.table.head(LONGEST)),
+        f"{more} more rows are in [analysis/{finding.name}.csv](analysis/{finding.name}.csv)."
+        if more > 0
+        else "",
         escape(finding.method),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _frame(table: pd.DataFrame) -> str:
-    """Numbers to the right and as in other tables, nothing where there is none."""
+    """A table with numbers to the right and as in other tables; missing ones are empty."""
     from tabulate import tabulate
 
     header = [escape(str(name)) for name in table.columns]
@@ -268,111 +207,70 @@ def _frame(table: pd.DataFrame) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
-        return {True: "yes", False: "no"}[value]
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
     if isinstance(value, int | float):
-        return number(value) if math.isfinite(value) else "" if math.isnan(value) else str(value)
-    return "" if value is None else escape(str(value))
+        return number(value) if math.isfinite(value) else str(value)
+    return escape(str(value))
 
 
 def _cost(rows: list[Row]) -> str:
-    """What a row takes to train and to sample; the CSV has each stage, and what else was counted."""
-    spent = [(row, spending(row)) for row in sorted(rows, key=lambda row: natural(row.generator))]
-    texts = [[_sum(cost, names) for names in COST_COLUMNS.values()] for _, cost in spent]
-    used = [i for i in range(len(COST_COLUMNS)) if any(line[i] for line in texts)]
+    names, costs, others = cost_table(rows)
     lines = []
-    for (row, _), line in zip(spent, texts, strict=True):
-        if any(line):
-            labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
-            lines.append([*labels, guidance_of(row), *(line[i] for i in used)])
-    header = ["generator", "tokenizer", "regularizer", "w", *(list(COST_COLUMNS)[i] for i in used)]
-    measured = {name for row in rows for name in row.cost}
-    alone = {names[0] for names in COST_COLUMNS.values() if len(names) == 1}
-    rest = [name for name in first_seen(cost for _, cost in spent) if name not in alone]
-    others = _others([f"cost_{name}" if name in measured else name for name in rest])
-    return (_table(header, lines, 4) + f"\n\n{COST_ABOUT}" if lines else "") + others
+    for row, values in costs:
+        labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
+        texts = ["" if value is None else number(value) for value in values]
+        lines.append([*labels, row.guidance_text, *texts])
+    header = ["generator", "tokenizer", "regularizer", "w", *names]
+    table = f"{_table(header, lines, 4)}\n\n{COST_ABOUT}" if lines else ""
+    return table + _others(others)
 
 
-def spending(row: Row) -> dict[str, float]:
-    """Metrics counted in a unit of cost, what was measured while running, and the largest peak of memory."""
-    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
-    spent = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
-    peaks = [value for name, value in spent.items() if name.endswith("_peak_mib")]
-    return spent | ({"peak_mib": max(peaks)} if peaks else {})
-
-
-def _sum(cost: dict[str, float], names: tuple[str, ...]) -> str:
-    """Empty where one is not known."""
-    return number(sum(cost[name] for name in names)) if cost.keys() >= set(names) else ""
-
-
-def _missing(records: list[Record]) -> str:
-    """Seeds of one cell with one reason share a line."""
-    seeds: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
-        if record.status != "done":
-            labels = [record.cell[name] for name in LABELS]
-            seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+def _unfinished(records: list[Record]) -> str:
     lines = []
-    for (*labels, status, reason), mine in seeds.items():
-        short = reason if len(reason) <= 300 else reason[:299] + "…"
-        lines.append([escape(text) for text in (*labels, ", ".join(mine), status, short)])
+    for labels, seeds, status, reason in unfinished(records):
+        if len(reason) > LONGEST_REASON:
+            reason = reason[: LONGEST_REASON - 1] + "…"
+        lines.append(list(map(escape, (*labels, seeds, status, reason))))
     header = [*LABELS, "seeds", "status", "reason"]
     return _table(header, lines, len(header)) if lines else ""
 
 
 def _protocols(columns: list[Column]) -> str:
-    """One line each; what is nested in one, the features, is often shared and has a line of its own."""
+    """A line for each protocol; nested ones, such as features, are often shared and have their own lines."""
     shared, lines = [], []
-    for id in dict.fromkeys(column.protocol for column in columns):
-        mine = [column for column in columns if column.protocol == id]
-        names = ", ".join(escape(column.name) for column in mine)
-        protocol = full_protocol(mine[0].entry)
-        for key, part in protocol.items():
-            if isinstance(part, dict):
-                protocol[key] = protocol_id(part)
-                shared.append(f"- `{protocol[key]}` {escape(key)}: {escape(compact(part))}")
-        lines.append(f"- `{id}` {names}: {escape(compact(protocol))}")
+    for id, (names, protocol) in protocols(columns).items():
+        for key, nested in protocol.items():
+            if isinstance(nested, dict):
+                protocol[key] = protocol_id(nested)
+                shared.append(f"- `{protocol[key]}` {escape(key)}: {escape(compact(nested))}")
+        lines.append(f"- `{id}` {', '.join(map(escape, names))}: {escape(compact(protocol))}")
     return "\n".join([*dict.fromkeys(shared), *lines])
 
 
 def _metrics(columns: list[Column]) -> str:
     lines: dict[str, str] = {}
     for column in columns:
-        unit, about = column.entry.get("unit") or "", column.entry.get("about") or ""
-        head = " ".join(
-            filter(None, (escape(column.base), column.better, escape(f"({unit})") if unit else ""))
-        )
+        unit, about = column.entry.get("unit"), column.entry.get("about")
+        words = [escape(column.base), column.better, escape(f"({unit})") if unit else ""]
         if about:
-            lines.setdefault(column.base, f"- {head}: {escape(about)}")
+            lines.setdefault(column.base, f"- {' '.join(filter(None, words))}: {escape(about)}")
     return "\n".join(lines.values())
 
 
 def _provenance(records: list[Record]) -> str:
-    """Each field with all its values: records of one table may come from several machines and days."""
-    seeds = dict.fromkeys(sorted((record.cell["seed"] for record in records), key=natural))
-    lines = [f"- cells: {len(records)}, seeds {escape(', '.join(seeds))}"]
-    for name in first_seen(record.provenance for record in records):
-        if name in ("seed", "uses"):
-            continue  # seeds stand in the line above, a row's parts in the resolved matrix
-        texts = dict.fromkeys(compact(r.provenance[name]) for r in records if name in r.provenance)
-        if name == "date" and len(texts) > 1:
-            texts = dict.fromkeys((f"{min(texts)} to {max(texts)}",))
-        more = f"; … ({len(texts)} in all)" if len(texts) > 4 else ""
-        lines.append(f"- {escape(name)}: {escape('; '.join(list(texts)[:4]))}{more}")
+    fields = provenance(records)
+    lines = [f"- cells: {len(records)}, seeds {escape(fields.pop('seeds')[0])}"]
+    for name, values in fields.items():
+        if name != "uses":  # the parts of rows stand in the resolved matrix
+            more = f"; … ({len(values)} in all)" if len(values) > 4 else ""
+            lines.append(f"- {escape(name)}: {escape('; '.join(values[:4]))}{more}")
     return "\n".join(lines)
 
 
-def _section(labels: list[str], lines: list[list[str]], columns: list[Column], others: list[str]) -> str:
-    """A table of metrics; what is the same for all rows, the extractor, is said once, below."""
-    table = _table([*labels, *map(escape, headers(columns))], lines, len(labels))
-    extractors = extractors_of(columns)
-    if len(extractors) == 1:
-        full = next(column.name for column in columns if extractors[0] in column.name)
-        table += f"\n\nFeatures: {escape(extractors[0][1:-1])} (the full names are like {escape(full)})."
-    return table + _others(others)
-
-
 def _table(header: list[str], lines: list[list[str]], labels: int) -> str:
+    """A table whose first columns, so many as there are labels, are to the left."""
     from tabulate import tabulate
 
     align = ["left"] * labels + ["right"] * (len(header) - labels)
@@ -381,13 +279,3 @@ def _table(header: list[str], lines: list[list[str]], labels: int) -> str:
 
 def _others(names: list[str]) -> str:
     return f"\n\nIn leaderboard.csv too: {escape(', '.join(names))}." if names else ""
-
-
-def _seeds_header(rows: list[Row]) -> list[str]:
-    return [] if all(row.seeds == 1 for row in rows) else ["seeds"]
-
-
-def _seeds(row: Row, rows: list[Row]) -> list[str]:
-    """No cell where every row has one seed."""
-    text = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done}/{row.seeds} seeds"
-    return [text for _ in _seeds_header(rows)]

@@ -4,51 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..leaderboard.columns import cells, first_score, guidance_of, headers, ranked, scored, shown
-from ..leaderboard.ranking import rank_texts, rankings
-from ..leaderboard.rows import Column, Results, Row, grouped, joined
-from ..records.records import Record
+from ..leaderboard.columns import cells, headers
+from ..leaderboard.results import Leaderboard, Results
+from ..leaderboard.rows import grouped, joined
+from ..records.record import STATUSES, Record
+
+ROWS, WIDTH = 19, 100  # at most; the width in characters
+LABEL_WIDTH = 22
 
 
 def terminal_summary(records: Iterable[Record]) -> str:
-    """For the terminal: the leading rows of each generator, at most 25 lines of 100 columns."""
-    results, scope = Results.of(records), "generator"
-    rows = [row for row in joined(results.rows) if scored(row, scope)]
-    if not rows:
-        scope, rows = "tokenizer", joined(results.tokenizers)
-    rows = ranked(rows, scope)
-    columns, _ = shown(rows, scope, most=3)
-    best = first_score(rows, scope)
-    held = rankings(rows, best)
-    ranks = dict(zip(map(id, rows), rank_texts(rows, held, best), strict=True))
-    groups = grouped(rows, ("dataset", "generator"))
-    each = max(1, min(3, 19 // max(1, len(groups))))
-    leading = [row for group in list(groups.values())[:19] for row in group[:each]]
-    columns = [column for column in columns if any(column in row.values for row in leading)][:4]
-    lines = [["dataset", "generator", "regularizer", "tokenizer", "w", "rank", *headers(columns)]]
-    lines += [_line(row, ranks[id(row)], columns) for row in leading]
-    used = [any(line[i] for line in lines[1:]) for i in range(len(lines[0]))]
-    used[0] = len({row.dataset for row in rows}) > 1
-    lines = [[text for text, keep in zip(line, used, strict=True) if keep] for line in lines]
-    widths = [min(22, max(map(len, column))) for column in zip(*lines, strict=True)]
-    text = ["  ".join(map(_fit, line, widths)).rstrip()[:100] for line in lines]
-    cells = [record for record in results.records if not record.real]
-    counts = {status: sum(r.status == status for r in cells) for status in ("done", "failed", "skipped")}
-    tally = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no"
-    if not rows:
-        return f"{tally} cells"
-    most = max((len(group) for group in groups.values() if not group[0].real), default=0)
-    part = f"best {each} of up to {most} rows" if most > each else "all rows"
-    what = "a generator" if scope == "generator" else "of tokenizers"
-    by = f" by {best[0].name}" if best else ""
-    note = "; one seed: ranks are sampling noise only" * any(c.basis == "resamples" for c in held)
-    return "\n".join([f"{part} {what}{by}{note}"[:100], *text, f"{tally} cells"])
+    """The leading rows of each generator, or of tokenizers alone, in at most 25 lines of 100 characters."""
+    from tabulate import tabulate
+
+    results = Results.of(records)
+    board = results.joined_generation.scored
+    if not board.rows:
+        board = Leaderboard.of(joined(results.tokenizers), "tokenizer")
+    counts = {status: sum(r.status == status for r in results.records if not r.real) for status in STATUSES}
+    tally = (", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no") + " cells"
+    if not board.rows:
+        return tally
+    standings = board.standings(board.deciding)
+    ranks = dict(zip(map(id, board.rows), standings.rank_texts, strict=True))
+    groups = list(grouped(board.rows, ("dataset", "generator")).values())
+    per_group = max(1, min(3, ROWS // len(groups)))
+    leading = [row for group in groups[:ROWS] for row in group[:per_group]]
+    columns = [c for c in board.shown(3)[0] if any(c in row.values for row in leading)][:4]
+    table = [["dataset", "generator", "regularizer", "tokenizer", "w", "rank", *headers(columns)]]
+    for row in leading:
+        labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
+        table.append([row.dataset, *labels, row.guidance_text, ranks[id(row)], *cells(row, columns)])
+    used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
+    used[0] = len({row.dataset for row in board.rows}) > 1
+    table = [[_cut(text) for text, keep in zip(line, used, strict=True) if keep] for line in table]
+    lines = tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()
+    largest = max((len(group) for group in groups if not group[0].real), default=0)
+    head = f"best {per_group} of up to {largest} rows" if largest > per_group else "all rows"
+    head += " a generator" if board.scope == "generator" else " of tokenizers"
+    if board.deciding:
+        head += f" by {board.deciding[0].name}"
+    if "resamples" in standings.bases:
+        head += "; one seed: ranks are sampling noise only"
+    return "\n".join([*(line[:WIDTH] for line in [head, *lines]), tally])
 
 
-def _line(row: Row, rank: str, columns: list[Column]) -> list[str]:
-    labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
-    return [row.dataset, *labels, guidance_of(row), rank, *cells(row, columns)]
-
-
-def _fit(text: str, width: int) -> str:
-    return (text if len(text) <= width else text[: width - 1] + "…").ljust(width)
+def _cut(text: str) -> str:
+    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"

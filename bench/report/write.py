@@ -1,4 +1,4 @@
-"""Records become what is read: leaderboard.csv for programs, .md, .tex, .html and a summary for people."""
+"""Writes the report of a results folder: leaderboard.csv, .md, .tex, .html and analysis/."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..leaderboard.folders import ResultsFolder, one_each
-from ..leaderboard.rows import Results
-from ..records.records import Record, RecordError, read_records
+from ..leaderboard.results import Results
+from ..records.files import RecordError, read_records
+from ..records.record import Record
 from ..store.disk import replace_text
 from .csv import csv
 from .dataframe import frame
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .analysis.findings import Finding
 
-DPI = 150  # of the analyses' figures
+DPI = 150  # of figures
 
 
 def write_report(
@@ -31,9 +32,9 @@ def write_report(
 ) -> list[Path]:
     """Writes `folder`/leaderboard.csv and .md from records in any order; returns the paths.
 
-    Ranks, analyses, LaTeX and the page are made when the records are complete. Without a title it is the
-    provenance's "matrix" (where all records agree), or the folder's name. `folders` hold the page's pictures,
-    `folder` itself if none is given.
+    Ranks, analyses, LaTeX and the page are made if the records are complete. The default title is the
+    provenance's "matrix" (if all records agree), else the folder's name. `folders` have the page's pictures;
+    by default `folder` does.
     """
     folder, results = Path(folder), Results.of(records)
     if title is None:
@@ -42,40 +43,44 @@ def write_report(
     title = title or folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"leaderboard.csv": csv(frame(results, complete))}
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if complete:
         from .analysis.findings import all_of
         from .latex import latex
 
-        found = all_of(results)
+        findings = all_of(results)
         texts["leaderboard.tex"] = latex(results, title)
-    texts["leaderboard.md"] = markdown(results, title, found, complete)
+    texts["leaderboard.md"] = markdown(results, title, findings, complete)
     for name, text in texts.items():
         replace_text(folder / name, text)
     written = [folder / name for name in texts]
     if complete:
         from .page import page
 
-        written += _analyses(folder / "analysis", found)
-        written.append(page.write(folder, results, found, title, [Path(f) for f in folders or (folder,)]))
+        written += _analyses(folder / "analysis", findings)
+        written.append(page.write(folder, results, findings, title, [Path(f) for f in folders or (folder,)]))
     return written
 
 
 def rebuild_report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:
-    """Rebuilds all in `out` from FOLDER/records and pictures of one or several results folders alone."""
+    """Writes the report in `out` from the records and pictures of one or several results folders.
+
+    Raises:
+        RecordError: a folder has no records, one cannot be read, or folders contradict each other.
+    """
     sources = [ResultsFolder(Path(folder), read_records(Path(folder) / "records")) for folder in folders]
-    for one in sources:
-        if not one.records:
-            raise RecordError(f"no records in {one.folder / 'records'}")
+    for source in sources:
+        if not source.records:
+            raise RecordError(f"no records in {source.folder / 'records'}")
     return write_report(out, one_each(sources)[0], title, folders=folders)
 
 
-def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
-    """NAME.csv and NAME.png of each; those of analyses that the records no longer allow are removed."""
+def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
+    """Writes NAME.csv and NAME.png of each finding, and removes all others."""
     for old in (*folder.glob("*.csv"), *folder.glob("*.png")):
         old.unlink(missing_ok=True)
     written = []
-    for finding in found:
+    for finding in findings:
         folder.mkdir(exist_ok=True)
         written.append(folder / f"{finding.name}.csv")
         replace_text(written[-1], csv(finding.table))
@@ -87,7 +92,7 @@ def _analyses(folder: Path, found: Sequence[Finding]) -> list[Path]:
 
 
 def _lay_out(figure: Figure) -> None:
-    """For good: else whoever saves it, here and for the page, draws it twice."""
+    """Lays out a figure once, so that saving it (here and for the page) doesn't draw it twice."""
     figure.set_dpi(DPI)
     engine = figure.get_layout_engine()
     if engine is not None:

@@ -23,7 +23,7 @@ from ..metrics.frechet import frechet_distance
 from ..metrics.kernel import kernel_distance
 from ..metrics.names import metric_name
 from ..metrics.precision_recall import precision_recall
-from ..records.records import protocol_id
+from ..records.record import protocol_id
 from ..stages.inputs import SPLITS
 from ..user_error import UserError
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..leaderboard.columns import guidance_of, number, shown
+from ..leaderboard.columns import shown
+from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
+from ..records.files import RecordError, read_records
 from ..records.labels import matches, parse_filter, selects
-from ..records.records import Record, RecordError, plain_json, read_records
+from ..records.record import Record, plain_json
 from ..statistics.observations import mean
 from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
@@ -224,7 +226,7 @@ def _by_key(side: Side, rows: list[Row], free: set[str]) -> dict[Key, Row]:
     by_key: dict[Key, Row] = {}
     for row in rows:
         labels = tuple(getattr(row, axis) for axis in LABELS if axis not in free)
-        other = by_key.setdefault((*labels, guidance_of(row)), row)
+        other = by_key.setdefault((*labels, row.guidance_text), row)
         if other is not row:
             several = ", ".join(sorted({getattr(each, axis) for each in (row, other) for axis in free}))
             raise CompareError(f"{side.text}: several rows for {_name(labels)}: {several}; name one")

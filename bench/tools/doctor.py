@@ -27,7 +27,7 @@ from ..engine.start_process import process_context, thread_variables
 from ..metrics.frechet import frechet_distance
 from ..models import latents
 from ..records.provenance import REQUIRED
-from ..records.records import comparable
+from ..records.record import comparable
 from . import small_cell
 
 ROUNDING = 1e-4  # relative: what float32 kernels of different sizes may differ by in a distance

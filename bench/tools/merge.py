@@ -15,7 +15,8 @@ import yaml
 from ..leaderboard.folders import MergeError, ResultsFolder, one_each
 from ..matrix.yaml_text import MatrixError, parse
 from ..matrix.yaml_text import read as read_text
-from ..records.records import Record, read_records, write_record
+from ..records.files import read_records, write_record
+from ..records.record import Record
 from ..store.disk import replace_text
 from .merge_rules import HARMLESS, ROWS, differences, protocol_notes, provenance_notes, refusal
 

@@ -12,7 +12,7 @@ from ..leaderboard.folders import ResultsFolder
 from ..leaderboard.rows import full_protocol
 from ..options.words import listed
 from ..records.provenance import flat
-from ..records.records import Record
+from ..records.record import Record
 
 # Settings that all rows of a matrix share. For WHOLE, a missing key differs from a present one.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")

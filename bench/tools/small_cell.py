@@ -24,7 +24,7 @@ from ..matrix.yaml_text import MatrixError
 from ..models import build
 from ..plan.make import make_plan
 from ..plan.plan import Plan
-from ..records.records import Record
+from ..records.record import Record
 from ..stages.subject import Subject
 from ..store.artifacts import Store
 from ..store.stage import Stage

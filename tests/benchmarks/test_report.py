@@ -5,7 +5,7 @@ import time
 import pytest
 from helpers.fabricated_records import records
 
-from latentbench.bench.records.records import write_record
+from latentbench.bench.records.files import write_record
 from latentbench.bench.report.write import rebuild_report
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)

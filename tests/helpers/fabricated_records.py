@@ -3,7 +3,7 @@
 import math
 import random
 
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 
 REPLICATES = 100
 QUALITY = {"none": 0.0, "kl": 0.4, "repa": 1.0, "simflow": 0.7}  # how easily latents are modelled

@@ -94,6 +94,18 @@ def test_a_number_compares_with_the_same_data_metric_and_n_alone():
     assert verdict("gFID", "gFID@1", generators=("ar",), protocol=train) == (False, "not measured here")
 
 
+def test_a_row_without_a_value_gives_way_to_one_that_has_it():
+    names = ("kl[weight=0.001]", "kl[weight=0.01]")
+    some = records(regularizers=names, generators=("mar",), guidances=(1.0,), dataset="imagenet256")
+    for one in some:
+        if not one.real:
+            score = 5.0 if one.cell["regularizer"] == names[1] else None
+            one.metrics["IS[net]@1"] = {**one.metrics["gFD[net]@1"], "better": "higher", "value": score}
+    found = table(some)
+    mine = found[(found.metric == "IS") & (found.setting == "KL") & ~found.guided]
+    assert mine.ours.iloc[0].startswith("5 ± 0 IS[net] (kl[weight=0.01], mar")
+
+
 @pytest.mark.parametrize("name", sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"}))
 def test_a_preset_s_data_are_called_as_published_ones(name):
     known = {f.data.lower().replace("-", "") for f in figures()}

@@ -1,16 +1,17 @@
-"""Contests between rows: one guidance each, logarithms of distances, and what is said of one seed."""
+"""Rows and their ranking: shared columns, one guidance each, logarithms of distances, and one seed."""
 
 import math
 import random
 
 import numpy as np
 import pytest
+from helpers import fabricated_records
 
-from latentbench.bench.leaderboard.columns import first_score
-from latentbench.bench.leaderboard.guidance import choose, judged, told
-from latentbench.bench.leaderboard.ranking import comparable, rank_header, rank_texts, rankings, reading
+from latentbench.bench.leaderboard.guidance import choose
+from latentbench.bench.leaderboard.ranking import comparable
+from latentbench.bench.leaderboard.results import Leaderboard
 from latentbench.bench.leaderboard.rows import Column, Value, rows_of
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.statistics.observations import Observation
 from latentbench.bench.statistics.power import detectable
 from latentbench.bench.statistics.significance import ranks
@@ -29,7 +30,7 @@ def judge(truths, rng, seeds=3, spread=0.05, column=GFD):
 
 
 def records(values, names=("gFD[net]",), better="lower", replicates=False):
-    """{(regularizer, guidance): values over seeds}, of all the names the same."""
+    """A leaderboard of {(regularizer, guidance): values over seeds}, the same for all metrics."""
     drawn, found = random.Random(0), {}
     for (regularizer, w), mine in values.items():
         for seed, value in enumerate(mine):
@@ -40,11 +41,11 @@ def records(values, names=("gFD[net]",), better="lower", replicates=False):
                 if replicates:
                     entry["replicates"] = [value + drawn.gauss(0, 1) for _ in range(100)]
                 one.metrics[f"{name}@{w:g}"] = entry
-    return rows_of(list(found.values()))
+    return Leaderboard.of(rows_of(list(found.values())), "generator")
 
 
-def held(rows):
-    return rankings(rows, first_score(rows, "generator"))
+def decided(board):
+    return board.standings(board.deciding)
 
 
 def test_a_bad_row_hides_no_difference_of_good_ones():
@@ -69,15 +70,15 @@ def test_equal_distances_are_seldom_separated_beside_a_far_one(seeds, far):
 
 
 def test_what_is_detectable_of_distances_is_relative():
-    rows = records(
+    board = records(
         {(r, 1.0): v for r, v in (("a", (100, 105, 98)), ("b", (150, 160, 149)), ("c", (900, 931, 950)))}
     )
-    (contest,) = held(rows)
-    assert contest.logs and contest.detectable.endswith(" %")
+    (ranking,) = decided(board).rankings
+    assert ranking.logs and ranking.detectable.endswith(" %")
     expected = detectable(
         [row(map(math.log, v)) for v in ((100, 105, 98), (150, 160, 149), (900, 931, 950))], False
     )
-    assert float(contest.detectable[:-2]) == pytest.approx(100 * math.expm1(expected), rel=0.05)
+    assert float(ranking.detectable[:-2]) == pytest.approx(100 * math.expm1(expected), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["gFD[net]", "gFID", "rFD@9[net]", "rFD_noise_0.1[net]"])
@@ -99,18 +100,15 @@ def test_each_row_competes_at_one_guidance_in_all_metrics():
         ("b", 1.0): (30, 31, 29),
         ("b", 1.5): (40, 42, 41),
     }
-    rows = records(values, ("gFD[net]", "gFD@360[net]", "sFD[net]"))
-    found = rankings(rows, list(rows[0].values))
-    assert len(found) == 3
-    for contest in found:
-        assert [(rows[i].regularizer, rows[i].guidance) for i in contest.places] == [("a", 1.5), ("b", 1.0)]
-    texts = dict(
-        zip(
-            [(r.regularizer, r.guidance) for r in rows],
-            rank_texts(rows, found, found[:1] and [found[0].column]),
-            strict=True,
-        )
-    )
+    board = records(values, ("gFD[net]", "gFD@360[net]", "sFD[net]"))
+    standings = board.standings(board.columns)
+    assert len(standings.rankings) == 3
+    for ranking in standings.rankings:
+        assert [(row.regularizer, row.guidance) for row in ranking.rows] == [("a", 1.5), ("b", 1.0)]
+        assert [board.rows[i] for i in ranking.places] == ranking.rows
+    texts = {
+        (r.regularizer, r.guidance): text for r, text in zip(board.rows, standings.rank_texts, strict=True)
+    }
     assert texts == {("a", 1.0): "", ("a", 1.5): "1", ("b", 1.0): "2", ("b", 1.5): ""}
 
 
@@ -132,26 +130,21 @@ def test_where_guidance_was_chosen_is_said():
         ("repa", 1.0): (9, 9, 8),
         ("repa", 1.5): (5, 4, 5),
     }
-    rows = records(split)
-    said = told(rows, judged(rows).items())
-    assert "by the other seeds' samples" in said and "kl with mar (w 1.5, 2 of 3 seeds)" in said
-    assert "repa" not in said
-    single = records({key: mine[:1] for key, mine in split.items()})
-    assert "chosen on these samples" in told(single, judged(single).items())
-    alone = records({("kl", 1.0): (10, 20)})
-    assert told(alone, judged(alone).items()) == ""
+    note = records(split).guidance_note
+    assert "by the other seeds' samples" in note and "kl with mar (w 1.5, 2 of 3 seeds)" in note
+    assert "repa" not in note
+    single = records({key: values[:1] for key, values in split.items()})
+    assert "chosen on these samples" in single.guidance_note
+    assert records({("kl", 1.0): (10, 20)}).guidance_note == ""
 
 
 def test_ranks_of_one_seed_are_of_this_run():
-    rows = records({("a", 1.0): (100,), ("b", 1.0): (150,)}, replicates=True)
-    found, columns = held(rows), first_score(rows, "generator")
-    assert rank_header(found, columns) == "rank in this run"
-    said = reading(found, columns)
-    assert "sampling noise only" in said and "bold" not in said
-    rows = records({("a", 1.0): (100, 101, 99), ("b", 1.0): (150, 155, 149)})
-    found = held(rows)
-    assert rank_header(found, columns) == "rank" and "training variance" in reading(found, columns)
-    assert found[0].marks == ["best", ""]
+    standings = decided(records({("a", 1.0): (100,), ("b", 1.0): (150,)}, replicates=True))
+    assert standings.rank_header == "rank in this run"
+    assert "sampling noise only" in standings.note and "bold" not in standings.note
+    standings = decided(records({("a", 1.0): (100, 101, 99), ("b", 1.0): (150, 155, 149)}))
+    assert standings.rank_header == "rank" and "training variance" in standings.note
+    assert standings.rankings[0].marks == ["best", ""]
 
 
 def test_a_row_that_any_other_beats_is_not_among_those_that_may_be_first():
@@ -160,3 +153,17 @@ def test_a_row_that_any_other_beats_is_not_among_those_that_may_be_first():
         found = judge(100 + 20 * rng.random(6), rng, spread=0.02)
         assert [rank.tied for rank in found] == [rank.low == 1 for rank in found]
         assert any(rank.tied for rank in found)
+
+
+def columns(found, real):
+    return {column.name for row in rows_of(found) if row.real is real for column in row.values}
+
+
+def test_held_out_images_stand_in_the_column_of_samples_that_are_as_many():
+    found = fabricated_records.records(guidances=(1.0,))
+    held_out = next(record for record in found if record.real)
+    assert columns(found, real=True) == {"gFD@360[net]"}  # samples are 1,437
+    sampled = next(record for record in found if "gFD[net]@1" in record.metrics)
+    entry = sampled.metrics["gFD[net]@1"]
+    held_out.metrics["gFD@360[net]"] |= {"protocol": entry["protocol"], "n": entry["n"]}
+    assert columns(found, real=True) == {"gFD[net]"} <= columns(found, real=False)

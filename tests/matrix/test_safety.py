@@ -24,7 +24,7 @@ from latentbench.bench.cli.safe_text import escape_control_characters
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.metrics import lpips
 from latentbench.bench.nn import discriminators, released_weights
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report.write import write_report
 from latentbench.bench.tools.audit import read as read_images
 

@@ -3,7 +3,8 @@ from helpers.fake_subject import FakeSubject
 
 from latentbench.bench.api import FeatureExtractor
 from latentbench.bench.metrics.names import ALEX, CLIP, INCEPTION, VGG, check_name, metric_name
-from latentbench.bench.records.records import Record, read_records
+from latentbench.bench.records.files import read_records
+from latentbench.bench.records.record import Record
 from latentbench.bench.registry import create
 
 OTHER = "ab" * 32

@@ -17,7 +17,8 @@ from latentbench.bench.engine.open_plan import OpenPlan
 from latentbench.bench.engine.schedule import BUSY_SECONDS, Schedule
 from latentbench.bench.plan import shards
 from latentbench.bench.plan.plan import Cell, Plan
-from latentbench.bench.records.records import Record, write_record
+from latentbench.bench.records.files import write_record
+from latentbench.bench.records.record import Record
 from latentbench.bench.store import artifacts
 from latentbench.bench.store.artifacts import NoLocks, Store, locked
 from latentbench.bench.store.stage import Stage

@@ -8,16 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from latentbench.bench.records.records import (
-    Record,
-    RecordError,
-    comparable,
-    in_order,
-    natural,
-    protocol_id,
-    read_records,
-    write_record,
-)
+from latentbench.bench.records.files import RecordError, read_records, write_record
+from latentbench.bench.records.labels import natural
+from latentbench.bench.records.record import Record, comparable, in_order, protocol_id
 
 CELL = {"dataset": "digits", "tokenizer": "vit", "regularizer": "kl", "generator": "mar", "seed": "0"}
 
@@ -120,6 +113,12 @@ def test_a_write_that_fails_leaves_the_old_record(tmp_path):
     assert read_records(tmp_path) == [record()]
 
 
+@pytest.mark.parametrize("better", ["higher", "lower", None])
+def test_the_known_directions_of_a_metric_are_kept(tmp_path, better):
+    write_record(tmp_path, record(metrics={"x": metric(1.0, better=better)}))
+    assert read_records(tmp_path)[0].metrics["x"]["better"] == better
+
+
 GOOD = json.loads(record(metrics={"x": metric(1.0)}).to_json())
 
 
@@ -137,6 +136,10 @@ GOOD = json.loads(record(metrics={"x": metric(1.0)}).to_json())
         (json.dumps({**GOOD, "metrics": {"x": 3.0}}), "'x' has no value"),
         (json.dumps({**GOOD, "metrics": {"x": metric("3")}}), "wrong type"),
         (json.dumps({**GOOD, "metrics": {"x": metric(3, scope="cell")}}), "scope 'cell'"),
+        (
+            json.dumps({**GOOD, "metrics": {"x": metric(3, better="low")}}),
+            "better 'low'; known: higher, lower",
+        ),
         (json.dumps({**GOOD, "metrics": [1]}), "metrics must be an object"),
     ],
 )

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from helpers import fabricated_records
 
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report.latex import NOT_FID, escape, latex
 
 

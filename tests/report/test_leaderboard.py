@@ -15,8 +15,9 @@ import scipy.stats
 from helpers import fabricated_records
 from matplotlib.figure import Figure
 
-from latentbench.bench.leaderboard.columns import number, spread
-from latentbench.bench.records.records import Record, RecordError, protocol_id, write_record
+from latentbench.bench.leaderboard.numbers import number, spread
+from latentbench.bench.records.files import RecordError, write_record
+from latentbench.bench.records.record import Record, protocol_id
 from latentbench.bench.report.analysis.findings import Finding
 from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.markdown import escape, markdown

@@ -11,12 +11,14 @@ import pytest
 import torch
 from helpers.fabricated_finding import EVIL, finding
 from helpers.fabricated_records import records
+from matplotlib.figure import Figure
 
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report import image_grids
 from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.page import embed, page
 from latentbench.bench.report.page.curves import POINTS, panels, thinned
+from latentbench.bench.stages.figures import rendered
 
 HOSTS = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
 VOID = {"meta", "link", "img", "input", "br"}
@@ -233,6 +235,17 @@ def test_a_figure_takes_the_colours_of_the_page():
     assert ids and all(id.startswith("first-") for id in ids)
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= ids
     assert "<style" not in text and "a &lt; b" in text
+
+
+def test_a_figure_becomes_its_pixels_always_the_same():
+    def drawn():
+        figure = Figure(figsize=(2, 1), dpi=50)
+        figure.add_axes((0, 0, 1, 1)).set_facecolor("#d1495b")
+        return rendered(figure)
+
+    pixels = drawn()
+    assert pixels.shape == (50, 100, 3) and pixels.dtype == torch.uint8
+    assert pixels[25, 50].tolist() == [0xD1, 0x49, 0x5B] and torch.equal(pixels, drawn())
 
 
 @pytest.mark.parametrize("length", [1, POINTS, POINTS + 1, 10_000])

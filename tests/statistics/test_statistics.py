@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from latentbench.bench.leaderboard.rows import rows_of, tokenizer_rows
-from latentbench.bench.records.records import Record
+from latentbench.bench.records.record import Record
 from latentbench.bench.statistics.observations import Observation, mean
 from latentbench.bench.statistics.power import detectable, seeds_needed
 from latentbench.bench.statistics.significance import difference, holm, interval, permutation_p, ranks

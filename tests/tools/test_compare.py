@@ -10,7 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
-from latentbench.bench.records.records import Record, write_record
+from latentbench.bench.records.files import write_record
+from latentbench.bench.records.record import Record
 from latentbench.bench.tools.compare import CompareError, Gate, compare, gate, regressions, side, text
 
 

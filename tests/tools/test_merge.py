@@ -17,7 +17,8 @@ from latentbench.bench.leaderboard.folders import MergeError, ResultsFolder, one
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records import provenance
-from latentbench.bench.records.records import Record, RecordError, read_records, write_record
+from latentbench.bench.records.files import RecordError, read_records, write_record
+from latentbench.bench.records.record import Record
 from latentbench.bench.report import write
 from latentbench.bench.report.write import write_report
 from latentbench.bench.tools.merge import LOCK, merge

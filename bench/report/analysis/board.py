@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...leaderboard.columns import first_score, number
+from ...leaderboard.columns import first_score
 from ...leaderboard.guidance import Choice, choose
+from ...leaderboard.numbers import number
 from ...leaderboard.ranking import rankings
-from ...leaderboard.rows import Column, Results, Row, Value
+from ...leaderboard.results import Results
+from ...leaderboard.rows import Column, Row, Value
 from ...options.words import listed
-from ...records.records import Record, natural
+from ...records.labels import natural
+from ...records.record import Record
 from ...statistics.significance import Rank
 
 

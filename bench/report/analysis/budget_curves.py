@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...leaderboard.columns import number
+from ...leaderboard.numbers import number
 from ...leaderboard.rows import Column, grouped
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ...metrics.names import base_name
-from ...records.records import Record
+from ...records.record import Record
 from . import style
 from .board import Board, Entry, by_seed, caution, in_words, plural, table_of
 from .findings import Finding

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ...leaderboard.rows import Results
-from ...records.records import Record
+from ...leaderboard.results import Results
+from ...records.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd

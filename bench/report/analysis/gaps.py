@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from ...leaderboard.columns import number
+from ...leaderboard.numbers import number
 from ...leaderboard.rows import Column
-from ...records.records import Record
+from ...records.record import Record
 from . import style
 from .board import (
     Board,

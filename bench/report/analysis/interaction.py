@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from ...leaderboard.columns import number
-from ...records.records import Record
+from ...leaderboard.numbers import number
+from ...records.record import Record
 from ...statistics.significance import Rank
 from . import style
 from .board import Board, Entry, by_seed, caution, in_words, p_text, plural, table_of, tokenizer_seed

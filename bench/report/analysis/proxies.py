@@ -13,7 +13,7 @@ from scipy import stats
 
 from ...leaderboard.columns import COSTS
 from ...leaderboard.rows import Column, grouped
-from ...records.records import Record
+from ...records.record import Record
 from ...statistics.significance import holm
 from . import style
 from .board import Board, caution, in_words, mean_of, p_text, plural, table_of

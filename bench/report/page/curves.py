@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...leaderboard.columns import number
-from ...records.records import Record, natural
+from ...leaderboard.numbers import number
+from ...records.labels import natural
+from ...records.record import Record
 
 WIDTH, HEIGHT = 300, 170  # of a panel's drawing area, in SVG units
-POINTS = 80  # a line has at most so many
-FEW = 3  # ticks
-DECADE = 12  # a loss that falls by this factor is drawn on a logarithmic axis
+POINTS = 80  # of a line, at most
+TICKS = 3  # of the vertical axis
+DECADE = 12  # a loss that falls by this factor has a logarithmic axis
 
 Points = list[tuple[float, float]]
+Key = tuple[str, str, str, str]  # of a panel: stage, generator, tokenizer, quantity
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,16 @@ class Panel:
     """One quantity against training steps, for one tokenizer or generator."""
 
     title: str
-    stage: str  # "tokenizer", "generator", "quality": a record's
+    stage: str  # "tokenizer", "generator", "quality": that of the record's curve
     generator: str  # empty for tokenizers
     lines: list[Curve]
-    across: list[tuple[float, str]]  # ticks: place, text
+    across: list[tuple[float, str]]  # ticks: position, text
     up: list[tuple[float, str]]
 
 
 def panels(records: Sequence[Record]) -> list[Panel]:
-    """Panels of one dataset's records: what they trained on, stage by stage; lines are means over seeds."""
-    gathered: dict[tuple[str, ...], dict[str, list[Points]]] = {}
+    """Panels of one dataset's training curves, stage by stage; lines are means over seeds."""
+    gathered: dict[Key, dict[str, list[Points]]] = {}
     seen = set()
     for record in records:
         for stage, curve in record.curves.items():
@@ -53,29 +55,29 @@ def panels(records: Sequence[Record]) -> list[Panel]:
                 continue
             seen.add(owner)
             for name, values in curve.items():
-                place = (stage, generator, cell["tokenizer"], name)
+                key = (stage, generator, cell["tokenizer"], name)
                 pairs = zip(curve["step"], values, strict=True)
                 points = [(x, y) for x, y in pairs if x is not None and y is not None]
                 if name != "step" and points:
-                    gathered.setdefault(place, {}).setdefault(cell["regularizer"], []).append(points)
-    several = len({place[2] for place in gathered}) > 1
+                    gathered.setdefault(key, {}).setdefault(cell["regularizer"], []).append(points)
+    several = len({tokenizer for _, _, tokenizer, _ in gathered}) > 1
     return [
-        _panel(place, lines, several)
-        for place, lines in sorted(gathered.items(), key=lambda item: _place(*item))
+        _panel(key, lines, several)
+        for key, lines in sorted(gathered.items(), key=lambda item: _position(*item))
         if len({y for seeds in lines.values() for points in seeds for _, y in points}) > 1
     ]
 
 
-def _place(place: tuple[str, ...], lines: Mapping[str, list[Points]]) -> tuple[Any, ...]:
-    """Tokenizers first; what most regularizers have before the terms that are one's own."""
-    stage, generator, tokenizer, name = place
+def _position(key: Key, lines: Mapping[str, list[Points]]) -> tuple[Any, ...]:
+    """A sort key: tokenizers first; curves that most regularizers have before terms of one regularizer."""
+    stage, generator, tokenizer, name = key
     order = ("prior", "tokenizer", "generator", "quality")
     rank = order.index(stage) if stage in order else 0
     return rank, natural(generator), natural(tokenizer), -len(lines), natural(name)
 
 
-def _panel(place: tuple[str, ...], lines: Mapping[str, list[Points]], several: bool) -> Panel:
-    stage, generator, tokenizer, name = place
+def _panel(key: Key, lines: Mapping[str, list[Points]], several: bool) -> Panel:
+    stage, generator, tokenizer, name = key
     means = {regularizer: thinned(_mean(seeds)) for regularizer, seeds in lines.items()}
     xs = [x for points in means.values() for x, _ in points]
     ys = [y for points in means.values() for _, y in points]
@@ -87,34 +89,37 @@ def _panel(place: tuple[str, ...], lines: Mapping[str, list[Points]], several: b
         height = ((math.log10(y) if log else y) - low) / (high - low)
         return WIDTH * (x - left) / ((right - left) or 1), HEIGHT * (1 - height)
 
-    drawn = [
+    curves = [
         Curve(regularizer, _path(at(x, y) for x, y in points), number(points[-1][1]))
         for regularizer, points in means.items()
     ]
-    levels = [low + (high - low) * i / (FEW - 1) for i in range(FEW)]
-    up = [
-        (HEIGHT * (1 - i / (FEW - 1)), _tick(10**level if log else level)) for i, level in enumerate(levels)
-    ]
+    up = []
+    for i in range(TICKS):
+        level = low + (high - low) * i / (TICKS - 1)
+        up.append((HEIGHT * (1 - i / (TICKS - 1)), _tick(10**level if log else level)))
     across = [(0.0, f"{left:g}"), (float(WIDTH), f"{right:g} steps")]
-    owner = generator or ("prior" if stage == "prior" else "tokenizer")
-    title = f"{owner}: {name}" + (f" ({tokenizer})" if several else "") + (", log scale" if log else "")
-    return Panel(title, stage, generator, drawn, across, up)
+    title = f"{generator or ('prior' if stage == 'prior' else 'tokenizer')}: {name}"
+    if several:
+        title += f" ({tokenizer})"
+    if log:
+        title += ", log scale"
+    return Panel(title, stage, generator, curves, across, up)
 
 
 def thinned(points: Points) -> Points:
-    """Means of equal runs of points, so that a long curve keeps its shape and its last step."""
+    """Means of runs of equally many points; a curve keeps its shape and its last step."""
     size = math.ceil(len(points) / POINTS)
     runs = [points[i : i + size] for i in range(0, len(points), size)]
     return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
 
 
 def _mean(seeds: list[Points]) -> Points:
-    """Over the seeds that got to a step; they log the same steps."""
-    at: dict[float, list[float]] = {}
+    """The mean at each step over the seeds that reached it."""
+    by_step: dict[float, list[float]] = {}
     for points in seeds:
         for x, y in points:
-            at.setdefault(x, []).append(y)
-    return [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
+            by_step.setdefault(x, []).append(y)
+    return [(x, sum(ys) / len(ys)) for x, ys in sorted(by_step.items())]
 
 
 def _bounds(values: Iterable[float]) -> tuple[float, float]:

@@ -1,40 +1,34 @@
-"""Tables as a page shows them: a cell's text, its place in its group, and what a tooltip says of it."""
+"""HTML tables: the text of each cell, what it is sorted by, its shade and mark, and its tooltip."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...leaderboard import published as papers
-from ...leaderboard.columns import (
-    COSTS,
-    cells,
-    columns_of,
-    first_score,
-    guidance_of,
-    headers,
-    number,
-    ranked,
-    scored,
-    shown,
-)
-from ...leaderboard.ranking import Ranking, rank_header, rank_texts, rankings, reading
-from ...leaderboard.rows import LABELS, Column, Results, Row, Value, full_protocol, reason_line
-from ...records.records import Record, natural, protocol_id
+from ...leaderboard.columns import WIDEST, cells, headers
+from ...leaderboard.cost_table import cost_table
+from ...leaderboard.details import unfinished
+from ...leaderboard.numbers import number, plural
+from ...leaderboard.ranking import Ranking
+from ...leaderboard.results import Leaderboard, Results
+from ...leaderboard.rows import Column, Row, Value, full_protocol
+from ...records.labels import natural
+from ...records.record import Record, protocol_id
 from ...statistics.significance import Rank
-from ..markdown import COST_COLUMNS, spending
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-BASES = {  # of ranks that seeds of tokenizers don't stand behind
+BASES = {  # of ranks that don't include the variance between tokenizers
     "generator seeds": "over one tokenizer's generators alone",
     "resamples": "over one seed's images alone",
     "none": "of one number each",
 }
+BETTER = {"higher": "Higher is better.", "lower": "Lower is better."}
+LINKED = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Head:
     arrow: str = ""
     protocol: str = ""  # the id, a link to its description
     numeric: bool = True
-    more: bool = False  # whether it is one of those that are shown on demand
+    more: bool = False  # whether the column is hidden until all metrics are asked for
 
 
 @dataclass(frozen=True)
@@ -57,15 +51,13 @@ class TableCell:
     key: float | None = None  # what it is sorted by; None: its text
     tip: str = ""
     heat: float | None = None
-    mark: str = (
-        ""  # "best": separable from all others of its group; "tied": one of those that may be the best
-    )
+    mark: str = ""  # "best": separable from all others of its group; "tied": may be the best
     link: str = ""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A table's row; its labels are what filters choose by."""
+    """A table's row; filters choose by its regularizer and generator."""
 
     cells: list[TableCell]
     regularizer: str = ""
@@ -82,63 +74,8 @@ class HtmlTable:
     note: str = ""
 
 
-def generation(rows: list[Row]) -> HtmlTable | None:
-    """Every row with samples, at each guidance; ranked within its generator at one of them."""
-    rows = [row for row in ranked(rows, "generator") if scored(row, "generator")]
-    labels = {
-        "regularizer": lambda row: _label("real images" if row.real else row.regularizer),
-        "generator": lambda row: _label("" if row.real else row.generator),
-        "tokenizer": lambda row: _label("" if row.real else row.tokenizer),
-        "w": lambda row: TableCell(guidance_of(row), row.guidance),
-    }
-    return _metrics(rows, "generator", labels)
-
-
-def tokenizers(rows: list[Row]) -> HtmlTable | None:
-    """Every tokenizer and regularizer."""
-    labels = {
-        "regularizer": lambda row: _label(row.regularizer),
-        "tokenizer": lambda row: _label(row.tokenizer),
-    }
-    return _metrics(ranked(rows, "tokenizer"), "tokenizer", labels)
-
-
-def _metrics(
-    rows: list[Row], scope: str, labels: Mapping[str, Callable[[Row], TableCell]]
-) -> HtmlTable | None:
-    columns = [c for c in columns_of(rows) if c.scope == scope and c.entry.get("unit") not in COSTS]
-    if not columns:
-        return None
-    few, _ = shown(rows, scope)
-    columns = [*few, *(column for column in columns if column not in few)]
-    heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in labels]
-    first = first_score(rows, scope)
-    held = rankings(rows, columns)
-    places, standing = _places(rows, held), rank_texts(rows, held, first)
-    heads += [Head(rank_header(held, first), reading(held, first))] if any(standing) else []
-    told = len({(row.seeds_done, row.seeds) for row in rows if not row.real}) > 1
-    heads += [Head("seeds", "Seeds that finished, which numbers are means over.", more=not told)]
-    for column, text in zip(columns, headers(columns), strict=True):
-        name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
-        heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
-    lines = []
-    for i, row in enumerate(rows):
-        line = [cell(row) for cell in labels.values()]
-        if any(standing):
-            line.append(
-                TableCell(standing[i], next((places[i, c].rank.low for c in first if (i, c) in places), None))
-            )
-        done = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done} of {row.seeds}"
-        line.append(TableCell(done, row.seeds_done))
-        for column, text in zip(columns, cells(row, columns), strict=True):
-            line.append(_cell(text, row.values.get(column), column, places.get((i, column))))
-        lines.append(TableRow(line, row.regularizer, row.generator, row.real))
-    return HtmlTable(heads, lines, reading(held, first))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a row stands among those it is compared with, by one column."""
+class Place(NamedTuple):
+    """A row's place among those that it is ranked with, by one column."""
 
     heat: float
     rank: Rank
@@ -146,70 +83,110 @@ class Place:
     mark: str
 
 
-def _places(rows: list[Row], held: Sequence[Ranking]) -> dict[tuple[int, Column], Place]:
-    found = {}
-    for contest in held:
-        means = [rows[i].values[contest.column].mean or 0.0 for i in contest.places]
-        best, worst = means[0], means[-1]  # places come best first
-        for i, mean, rank, mark in zip(contest.places, means, contest.ranks, contest.marks, strict=True):
+def scores(board: Leaderboard) -> HtmlTable | None:
+    """All rows that have a score of the board's scope, with all of its metrics."""
+    board = board.scored
+    if not board.columns:
+        return None
+    few, _ = board.shown(WIDEST)
+    columns = [*few, *(column for column in board.columns if column not in few)]
+    standings = board.standings(columns)
+    places = _places(standings.rankings)
+    guided = board.scope == "generator"
+    heads = _label_heads(board.rows, guided)
+    if standings.rank_header:
+        heads.append(Head(standings.rank_header, standings.note))
+    seeds = {(row.seeds_done, row.seeds) for row in board.rows if not row.real}
+    heads.append(Head("seeds", "Seeds that finished, which numbers are means over.", more=len(seeds) < 2))
+    for column, text in zip(columns, headers(columns), strict=True):
+        name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
+        heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
+    lines = []
+    for i, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
+        line = _labels(row, guided)
+        if standings.rank_header:
+            lowest = [places[i, column].rank.low for column in board.deciding if (i, column) in places]
+            line.append(TableCell(rank, lowest[0] if lowest else None))
+        done = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done} of {row.seeds}"
+        line.append(TableCell(done, row.seeds_done))
+        for column, text in zip(columns, cells(row, columns), strict=True):
+            line.append(_score(text, row.values.get(column), places.get((i, column))))
+        lines.append(TableRow(line, row.regularizer, row.generator, row.real))
+    return HtmlTable(heads, lines, standings.note)
+
+
+def _label_heads(rows: Iterable[Row], guided: bool) -> list[Head]:
+    """The headers of `_labels`; tokenizers are hidden if there is one."""
+    several = len({row.tokenizer for row in rows if not row.real}) > 1
+    names = ("regularizer", "generator", "tokenizer", "w") if guided else ("regularizer", "tokenizer")
+    return [Head(name, numeric=name == "w", more=name == "tokenizer" and not several) for name in names]
+
+
+def _labels(row: Row, guided: bool) -> list[TableCell]:
+    """A row's labels, and with `guided` its generator and guidance."""
+    regularizer, generator, tokenizer = row.regularizer, row.generator, row.tokenizer
+    if row.real:
+        regularizer, generator, tokenizer = "real images", "", ""
+    if not guided:
+        return [TableCell(regularizer), TableCell(tokenizer)]
+    labels = [TableCell(label) for label in (regularizer, generator, tokenizer)]
+    return [*labels, TableCell(row.guidance_text, row.guidance)]
+
+
+def _places(rankings: Iterable[Ranking]) -> dict[tuple[int, Column], Place]:
+    """{(index of a row, column): its place}."""
+    places = {}
+    for ranking in rankings:
+        means = [row.mean(ranking.column) or 0.0 for row in ranking.rows]
+        best, worst = means[0], means[-1]
+        for i, mean, rank, mark in zip(ranking.places, means, ranking.ranks, ranking.marks, strict=True):
             heat = (mean - worst) / (best - worst) if best != worst else 0.0
-            found[i, contest.column] = Place(heat, rank, len(means), mark)
-    return found
+            places[i, ranking.column] = Place(heat, rank, len(means), mark)
+    return places
 
 
-def _cell(text: str, value: Value | None, column: Column, place: Place | None) -> TableCell:
+def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
     if value is None:
         return TableCell(text)
-    said = [f"{text} over {value.n} seed{'s' * (value.n != 1)}"]
+    tip = [f"{text} over {plural(value.n, 'seed')}"]
     if value.interval:
         error = " (sampling noise only)" if value.n == 1 else ""
-        said.append(f"95 % interval{error} {number(value.interval[0])} to {number(value.interval[1])}")
-    if place:
-        low, high = place.rank.low, place.rank.high
-        said.append(f"rank {low}" + (f" to {high}" if high > low else "") + f" of {place.of}")
-        said += ["may be the best"] * (place.mark == "tied")
-        said += filter(None, [BASES.get(place.rank.basis)])
-    return TableCell(text, value.mean, "\n".join(said), *((place.heat, place.mark) if place else ()))
+        tip.append(f"95 % interval{error} {number(value.interval[0])} to {number(value.interval[1])}")
+    if not place:
+        return TableCell(text, value.mean, "\n".join(tip))
+    low, high = place.rank.low, place.rank.high
+    tip.append(f"rank {low} of {place.of}" if low == high else f"rank {low} to {high} of {place.of}")
+    if place.mark == "tied":
+        tip.append("may be the best")
+    if place.rank.basis in BASES:
+        tip.append(BASES[place.rank.basis])
+    return TableCell(text, value.mean, "\n".join(tip), place.heat, place.mark)
 
 
 def about(column: Column) -> str:
-    """What a header's tooltip says."""
+    """The tooltip of a metric's header."""
     entry = column.entry
-    better = {"higher": "Higher is better.", "lower": "Lower is better."}.get(entry.get("better") or "", "")
     unit = f"Unit: {entry['unit']}." if entry.get("unit") else ""
-    said = [column.name, entry.get("about") or "", better, unit, f"n = {entry['n']:,}"]
-    return "\n".join(filter(None, [*said, f"Protocol {column.protocol}"]))
-
-
-def cost(rows: list[Row]) -> HtmlTable | None:
-    """What rows take to train and to sample."""
-    rows = sorted((row for row in rows if not row.real), key=lambda row: natural(row.generator))
-    spent = [spending(row) for row in rows]
-    used = [
-        name
-        for name, parts in COST_COLUMNS.items()
-        if any(all(part in one for part in parts) for one in spent)
+    lines = [
+        column.name,
+        entry.get("about"),
+        BETTER.get(entry.get("better") or ""),
+        unit,
+        f"n = {entry['n']:,}",
     ]
-    if not used:
+    return "\n".join(filter(None, [*lines, f"Protocol {column.protocol}"]))
+
+
+def cost(rows: Sequence[Row]) -> HtmlTable | None:
+    """The costs of rows: training and sampling."""
+    names, costs, _ = cost_table(rows)
+    if not names:
         return None
-    lines = []
-    for row, one in zip(rows, spent, strict=True):
-        sums = [
-            sum(one[part] for part in parts) if all(part in one for part in parts) else None
-            for parts in (COST_COLUMNS[name] for name in used)
-        ]
-        labels = [
-            _label(row.regularizer),
-            _label(row.generator),
-            _label(row.tokenizer),
-            TableCell(guidance_of(row), row.guidance),
-        ]
-        if any(value is not None for value in sums):
-            numbers = [TableCell("" if value is None else number(value), value) for value in sums]
-            lines.append(TableRow([*labels, *numbers], row.regularizer, row.generator))
-    names = ("regularizer", "generator", "tokenizer", "w")
-    heads = [Head(name, numeric=name == "w", more=name == "tokenizer" and _same(rows)) for name in names]
-    return HtmlTable([*heads, *map(Head, used)], lines)
+    lines = [
+        TableRow([*_labels(row, guided=True), *map(_number, values)], row.regularizer, row.generator)
+        for row, values in costs
+    ]
+    return HtmlTable([*_label_heads(rows, guided=True), *map(Head, names)], lines)
 
 
 def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
@@ -220,15 +197,15 @@ def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
         for name, entry in record.metrics.items():
             generator = "" if entry["scope"] == "tokenizer" else record.cell["generator"]
             labels = (record.cell["regularizer"], generator, record.cell["tokenizer"])
-            once = (name, *labels, record.cell["seed"])
-            if not entry.get("classes") or once in seen:
+            key = (name, *labels, record.cell["seed"])
+            if not entry.get("classes") or key in seen:
                 continue
-            seen.add(once)
+            seen.add(key)
             protocol = protocol_id(full_protocol(entry))
-            of = gathered.setdefault((name, protocol), {}).setdefault(labels, {})
+            by_class = gathered.setdefault((name, protocol), {}).setdefault(labels, {})
             for label, value in entry["classes"].items():
                 if value is not None:
-                    of.setdefault(label, []).append(value)
+                    by_class.setdefault(label, []).append(value)
     names = [name for name, _ in gathered]
     return {
         name if names.count(name) == 1 else f"{name} {protocol}": _by_class(lines)
@@ -237,78 +214,70 @@ def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
 
 
 def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> HtmlTable:
-    labels = sorted({label for line in lines.values() for label in line}, key=natural)
-    several = any(generator for _, generator, _ in lines)
-    heads = [Head("regularizer", numeric=False)] + [Head("generator", numeric=False)] * several
+    """A table of means over seeds, with a column per class."""
+    names = sorted({name for line in lines.values() for name in line}, key=natural)
+    generated = any(generator for _, generator, _ in lines)
+    heads = [Head("regularizer", numeric=False)]
+    if generated:
+        heads.append(Head("generator", numeric=False))
     body = []
     for (regularizer, generator, _), line in lines.items():
-        means = [sum(line[label]) / len(line[label]) if label in line else None for label in labels]
-        texts = [TableCell("" if mean is None else number(mean), mean) for mean in means]
-        first = [_label(regularizer)] + [_label(generator)] * several
-        body.append(TableRow([*first, *texts], regularizer, generator))
-    return HtmlTable([*heads, *map(Head, labels)], body)
+        labels = [regularizer, generator] if generated else [regularizer]
+        means = [sum(line[name]) / len(line[name]) if name in line else None for name in names]
+        body.append(TableRow([*map(TableCell, labels), *map(_number, means)], regularizer, generator))
+    return HtmlTable([*heads, *map(Head, names)], body)
 
 
 def failed(records: Iterable[Record]) -> HtmlTable | None:
-    """Cells without an end, and why; seeds of one cell with one reason share a line."""
-    seeds: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
-        if record.status != "done":
-            labels = [record.cell[name] for name in LABELS]
-            seeds.setdefault((*labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+    """Cells that failed or were skipped, and why."""
     names = ("regularizer", "generator", "tokenizer", "dataset", "seeds", "status", "reason")
-    lines = [
-        TableRow(
-            list(map(_label, (regularizer, generator, tokenizer, dataset, ", ".join(mine), status, reason))),
-            regularizer,
-            generator,
-        )
-        for (dataset, tokenizer, regularizer, generator, status, reason), mine in seeds.items()
-    ]
+    lines = []
+    for (dataset, tokenizer, regularizer, generator), *details in unfinished(records):
+        texts = (regularizer, generator, tokenizer, dataset, *details)
+        lines.append(TableRow(list(map(TableCell, texts)), regularizer, generator))
     return HtmlTable([Head(name, numeric=False) for name in names], lines) if lines else None
 
 
 def plain(table: pd.DataFrame) -> HtmlTable:
     """Any table of numbers and text; a column `url` becomes the first column's link."""
-    names = [str(name) for name in table.columns if name != "url"]
+    names = [name for name in table.columns if name != "url"]
     columns = {name: list(table[name]) for name in table.columns}
     links = [str(link) for link in columns.get("url", [""] * len(table))]
     lines = []
     for i, link in enumerate(links):
-        line = [_value(columns[name][i]) for name in table.columns if name != "url"]
-        safe = (
-            link if link.startswith(("https://arxiv.org/", "https://doi.org/", "https://github.com/")) else ""
-        )
-        lines.append(TableRow([TableCell(line[0].text, line[0].key, link=safe), *line[1:]]))
+        first, *others = (_value(columns[name][i]) for name in names)
+        safe = link if link.startswith(LINKED) else ""
+        lines.append(TableRow([TableCell(first.text, first.key, link=safe), *others]))
     numeric = [any(line.cells[j].key is not None for line in lines) for j in range(len(names))]
-    return HtmlTable([Head(name, numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines)
+    return HtmlTable(
+        [Head(str(name), numeric=kind) for name, kind in zip(names, numeric, strict=True)], lines
+    )
 
 
-def published(records: Iterable[Record] | Results) -> HtmlTable:
-    """The papers' numbers beside ours; those that something stands beside come first."""
-    table = papers.table(records)
+def published(results: Results) -> HtmlTable:
+    """The papers' numbers beside ours; those with a counterpart come first."""
+    table = papers.table(results)
     names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
     order = sorted(range(len(table)), key=lambda i: (not table["comparable"][i], not table["ours"][i]))
     rest = [name for name in table.columns if name not in names]
-    sheet = plain(table[[*names, *rest]].iloc[order].reset_index(drop=True))
-    return replace(sheet, heads=[replace(head, more=head.text in rest) for head in sheet.heads])
+    html = plain(table[[*names, *rest]].iloc[order].reset_index(drop=True))
+    return replace(html, heads=[replace(head, more=head.text in rest) for head in html.heads])
+
+
+def _number(value: float | None) -> TableCell:
+    return TableCell("" if value is None else number(value), value)
 
 
 def _value(value: Any) -> TableCell:
+    """A cell of a pandas table."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return TableCell("")
-    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool has no number either
+    if isinstance(value, str):
+        return TableCell(value)
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's, too
         return TableCell("yes" if value else "no")
     try:
         plain = float(value)
     except (TypeError, ValueError):
-        return TableCell("" if str(value) in ("nan", "<NA>", "None") else str(value))
-    return TableCell(str(value)) if isinstance(value, str) else TableCell(number(plain), plain)
-
-
-def _label(text: str) -> TableCell:
-    return TableCell(text)
-
-
-def _same(rows: list[Row]) -> bool:
-    return len({row.tokenizer for row in rows if not row.real}) < 2
+        return TableCell("" if str(value) == "<NA>" else str(value))  # a missing value of pandas
+    return TableCell(number(plain), plain)

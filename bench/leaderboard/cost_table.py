@@ -1,0 +1,65 @@
+"""The cost table: what each row takes to train and to sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..records.labels import natural
+from .columns import COSTS
+from .rows import Row, first_seen
+
+COST_COLUMNS = {  # header -> the costs that a column is the sum of
+    "tokenizer M": ("tokenizer_parameters_million",),
+    "regularizer M": ("regularizer_parameters_million",),
+    "generator M": ("generator_parameters_million",),
+    "GFLOP/image": ("tokenizer_gflop_per_image", "regularizer_gflop_per_image"),
+    "GFLOP/latent": ("generator_gflop_per_latent",),
+    "prior s": ("prior_seconds",),
+    "tokenizer s": ("tokenizer_seconds",),
+    "generator s": ("generator_seconds",),
+    "sampling s": ("samples_seconds",),
+    "peak MiB": ("peak_mib",),
+}
+COST_ABOUT = (
+    "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
+    "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
+    "of the largest stage."
+)
+
+
+class CostTable(NamedTuple):
+    """Rows by generator, with a sum per column (None: a cost isn't known); only rows and columns with one."""
+
+    headers: list[str]
+    lines: list[tuple[Row, list[float | None]]]
+    others: list[str]  # columns of leaderboard.csv with costs that the table doesn't show as they are
+
+
+def cost_table(rows: Iterable[Row]) -> CostTable:
+    """The costs of all rows but the real one."""
+    rows = sorted((row for row in rows if not row.real), key=lambda row: natural(row.generator))
+    costs = [row_costs(row) for row in rows]
+    sums = {header: [_sum(of_row, names) for of_row in costs] for header, names in COST_COLUMNS.items()}
+    used = {header: values for header, values in sums.items() if any(value is not None for value in values)}
+    lines = [
+        (row, [values[i] for values in used.values()])
+        for i, row in enumerate(rows)
+        if any(values[i] is not None for values in used.values())
+    ]
+    measured = {name for row in rows for name in row.cost}
+    alone = {names[0] for names in COST_COLUMNS.values() if len(names) == 1}
+    rest = [name for name in first_seen(costs) if name not in alone]
+    return CostTable(list(used), lines, [f"cost_{name}" if name in measured else name for name in rest])
+
+
+def row_costs(row: Row) -> dict[str, float]:
+    """Metrics in a unit of cost, what was measured while running, and the largest peak of memory."""
+    counted = {c.name: v.mean for c, v in row.values.items() if c.entry.get("unit") in COSTS}
+    costs = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
+    peaks = [value for name, value in costs.items() if name.endswith("_peak_mib")]
+    return {**costs, "peak_mib": max(peaks)} if peaks else costs
+
+
+def _sum(costs: dict[str, float], names: tuple[str, ...]) -> float | None:
+    return sum(costs[name] for name in names) if costs.keys() >= set(names) else None
