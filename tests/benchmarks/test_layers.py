@@ -16,9 +16,9 @@ from timm.models.vision_transformer import Block as ViTBlock
 from latentbench.bench.api import LatentSpec
 from latentbench.bench.models.activations import step_cost
 from latentbench.bench.nn.blocks import rotary_table
+from latentbench.bench.nn.causal_blocks import CausalLayer
 from latentbench.bench.registry import create, get
 from latentbench.bench.training.one_step import backward
-from latentbench.generators.tarflow import CausalLayer
 
 IMAGES, TOKENS = 2, 256
 SPEC = LatentSpec(TOKENS, 32, (16, 16))

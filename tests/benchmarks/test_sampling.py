@@ -26,12 +26,12 @@ def test_sampling(benchmark, name, guidance):
 def uncached(model: TARFlow, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Runs each block anew on all tokens for every token."""
     for index, block in reversed(list(enumerate(model.blocks))):
-        target = model._turn(noise, index)
+        target = model._reorder(noise, index)
         x = target.clone()
         for i in range(x.shape[1]):
             a, b = block.affine(x, labels)
             x[:, i] = target[:, i] * a[:, i].exp() + b[:, i]
-        noise = model._turn(x, index)
+        noise = model._reorder(x, index)
     return noise
 
 

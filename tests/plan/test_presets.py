@@ -15,7 +15,7 @@ from latentbench.bench.registry import get
 from latentbench.bench.store.stage import UNKNOWN
 
 PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
-OFTEN = {"imagenet256", "cifar10-lzn"}  # the comparison, and one in pixels; the others nightly
+OFTEN = {"cifar10-lzn"}  # the others nightly
 SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
 
 

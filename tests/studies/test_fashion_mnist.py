@@ -78,7 +78,8 @@ def test_committed_records_say_what_made_them():
             assert entry["n"] > 0 and entry["protocol"], name
 
 
-@pytest.mark.parametrize("rows", ["none|kl", pytest.param(None, marks=pytest.mark.nightly, id="all")])
+@pytest.mark.nightly
+@pytest.mark.parametrize("rows", ["none|kl", pytest.param(None, id="all")])
 def test_the_smoke_profile_runs_from_end_to_end(rows, tmp_path):
     if create("datasets", "fashion_mnist").fingerprint() is None:
         pytest.skip("Fashion-MNIST isn't there: apt-get install dataset-fashion-mnist")

@@ -9,6 +9,7 @@ from helpers.run import bench
 STARTS = (0.9, 0.75, 0.5, 0.35, 0.25)
 
 
+@pytest.mark.nightly
 def test_the_packaged_matrix_runs_by_its_name_and_draws_what_it_measures(tmp_path):
     done = bench(
         *("run", "--matrix", "lab2d", "--profile", "smoke"),

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.run import bench
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from latentbench.bench.tools import cleaning, doctor, small_cell
 from latentbench.bench.tools.doctor import Check
 
 
+@pytest.mark.nightly
 def test_nothing_that_must_not_changes_a_number(tmp_path):
     done = bench("doctor", "--json", cwd=tmp_path)
     found = {check["name"]: check for check in json.loads(done.stdout)}

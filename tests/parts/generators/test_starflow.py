@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise
-from latentbench.generators.tarflow import Guidance, TARFlow, starflow_guide
+from latentbench.bench.nn.causal_blocks import Guidance, starflow_guide
+from latentbench.generators.tarflow import TARFlow
 
 SPEC = LatentSpec(4, 3, (2, 2))
 LABELS = torch.tensor([0, 1, 2, -1])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise, Unfit
-from latentbench.generators.tarflow import CausalLayer, TARFlow, starflow_guide
+from latentbench.bench.nn.causal_blocks import CausalLayer, starflow_guide
+from latentbench.generators.tarflow import TARFlow
 
 SPEC = LatentSpec(4, 3)
 LABELS = torch.tensor([0, 1, 2, -1])

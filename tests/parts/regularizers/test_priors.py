@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.run import bench
+from helpers.run import bench, bench_inline
 from safetensors.torch import load_file
 
 PLUGIN = '''\
@@ -71,7 +71,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("priors")
     (folder / "matrix.yaml").write_text(MATRIX)
     (folder / "guided.py").write_text(PLUGIN)
-    done = bench("run", "--plugin", "guided.py", cwd=folder)
+    done = bench_inline("run", "--plugin", "guided.py", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -107,7 +107,7 @@ def test_a_tokenizer_holds_its_prior_unchanged(made):
 
 
 def test_a_plan_lists_the_stages_that_a_run_leaves(made):
-    plan = json.loads(bench("plan", "--json", "--plugin", "guided.py", cwd=made).stdout)
+    plan = json.loads(bench_inline("plan", "--json", "--plugin", "guided.py", cwd=made).stdout)
     left = {path.name for path in (made / ".bench/artifacts").glob("*/*")}
     assert {stage["key"] for stage in plan["stages"]} == left and all(s["cached"] for s in plan["stages"])
 
@@ -155,7 +155,7 @@ def test_probes_are_kept_with_the_tokenizer(made):
 def test_another_networks_sampler_options_make_a_skipped_cell(made):
     text = MATRIX.replace("joint: {guidance: [1.0, 1.5]}", "joint: {sampler: {denoise: true, stps: 3}}")
     (made / "other.yaml").write_text(text)
-    done = bench("plan", "-m", "other.yaml", "--plugin", "guided.py", cwd=made)
+    done = bench_inline("plan", "-m", "other.yaml", "--plugin", "guided.py", cwd=made)
     assert done.returncode == 0
     assert "the generator of guided[weight=0.1]: unknown option 'stps'" in done.stdout
 
@@ -195,7 +195,7 @@ def test_another_networks_sampler_options_make_a_skipped_cell(made):
 )
 def test_mistakes_about_them_are_named_at_their_line(made, old, new, message):
     (made / "bad.yaml").write_text(MATRIX.replace(old, new))
-    refused = bench("plan", "-m", "bad.yaml", "--plugin", "guided.py", cwd=made)
+    refused = bench_inline("plan", "-m", "bad.yaml", "--plugin", "guided.py", cwd=made)
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 

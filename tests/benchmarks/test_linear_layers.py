@@ -2,7 +2,7 @@
 
 `of the plain` in `extra_info`: seconds of CPU as a share of the plain ones, which take turns with them.
 
-pytest tests/benchmarks/test_onednn.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_linear_layers.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
 import time
