@@ -330,7 +330,7 @@ MORE = {
     "datasets": {"repeats": {"fingerprint"}},
     "features": {"repeats": {"rows", "each", "rounds"}},
     "references": {"inputs": {"repeats"}},
-    "evaluators": {"repeats": {"chunks", "directions"}},
+    "evaluators": {"repeats": {"chunks"}},
 }
 
 
