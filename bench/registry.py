@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,6 +233,8 @@ def _built_in(kind: str) -> tuple[PartSource, ...]:
 @cache
 def _entry_points(path: tuple[str, ...]) -> tuple[PartSource, ...]:
     """The parts of installed packages; the search is slow, and depends only on the search path."""
+    from importlib.metadata import entry_points  # slow to import, and `bench --help` lists no parts
+
     parts: list[PartSource] = []
     for point in entry_points(group="latentbench.plugins"):
         try:

@@ -60,7 +60,7 @@ class LightningDiT(DiT):
         t = noise.uniform(z[:, 0, 0], "t")
         if self.time_law == "lognormal":
             t = logit_normal(t)
-        predicted, target = self.matched(z, labels, noise, t)
+        predicted, target = self.velocity_and_target(z, labels, noise, t)
         losses = {"velocity": (predicted - target).square().mean()}
         if self.cosine:
             losses["cosine"] = (1 - cosine_similarity(predicted, target, dim=-1)).mean()
@@ -88,6 +88,6 @@ class LightningDiT(DiT):
                 conditional. None guides all channels. The official code has 3 for every latent, as DiT has.
             diffusion: strength of the SDE's noise (DMVAE: 1).
         """
-        field = self.guided(labels, guidance, guidance_start, guidance_channels)
+        field = self.guided_field(labels, guidance, guidance_start, guidance_channels)
         times = shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift)
-        return self.drawn(field, labels, noise, times, diffusion)
+        return self.solve(field, labels, noise, times, diffusion)

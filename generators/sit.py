@@ -47,7 +47,7 @@ class SiT(DiT):
         self.label_dropout = label_dropout
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        predicted, target = self.matched(z, labels, noise, noise.uniform(z[:, 0, 0], "t"))
+        predicted, target = self.velocity_and_target(z, labels, noise, noise.uniform(z[:, 0, 0], "t"))
         return {"velocity": (predicted - target).square().mean()}
 
     def sample(
@@ -66,5 +66,5 @@ class SiT(DiT):
         SiT and REPA have `diffusion` 1. The first `guidance_channels` channels (None: all) are guided, at
         times t >= `guidance_start`.
         """
-        field = self.guided(labels, guidance, guidance_start, guidance_channels)
-        return self.drawn(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)
+        field = self.guided_field(labels, guidance, guidance_start, guidance_channels)
+        return self.solve(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)

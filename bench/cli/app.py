@@ -39,6 +39,7 @@ app = typer.Typer(
     help="Which latent regularizer gives the best tokenizer for which generator?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing what draws boxes takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)

@@ -100,7 +100,7 @@ def clean(
         return
     needed: dict[str, set[str]] = {}
     try:
-        for lock in [] if delete_all else cleaning.listed(folders or ()):
+        for lock in [] if delete_all else cleaning.lock_files(folders or ()):
             needed.setdefault(str(lock.parent), set()).update(cleaning.needs(lock))
     except cleaning.CleanError as error:
         raise UsageError(f"{error}; nothing was removed. --all frees everything") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import registry
+from ..options.words import listed
 from .console import UsageError, out, plain_table, print_json
 from .open_plan import headline, open_plan
 from .safe_text import Text
@@ -110,9 +111,8 @@ def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool) 
             table.add_row(*map(Text, row))
         out.print(table)
     for reason in dict.fromkeys(cell.skipped for cell in opened.cells if cell.skipped):
-        first, *others = (cell for cell in opened.cells if cell.skipped == reason)
-        more = f" and {len(others)} more" if others else ""
-        out.print(Text(f"skipped: {first.name}{more}: {reason}"), soft_wrap=True)
+        names = [cell.name for cell in opened.cells if cell.skipped == reason]
+        out.print(Text(f"skipped: {listed(names, 1)}: {reason}"), soft_wrap=True)
     for sentence in costs.sentences():
         out.print(Text(sentence), soft_wrap=True)
     out.print(headline(opened, cached), soft_wrap=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import registry
 from ..api import Dataset, ImageSpec, LatentSpec, Split, Tokenizer
 from ..options.options import REQUIRED, options_of
+from ..options.words import listed
 
 BATCH, CLASSES = 6, 10
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -26,15 +27,15 @@ IMAGES = [ImageSpec(1, 8, 8), ImageSpec(3, 32, 32), ImageSpec(1, 1, 2)]  # the l
 SPECS = [LatentSpec(16, 8, (4, 4)), LatentSpec(6, 4)]  # the first is that of `vit` on digits
 
 
-class Broken(Exception):
+class BrokenPromise(Exception):
     """Raised if a part breaks a promise; the message says why, and what to do."""
 
 
-class Beside(Exception):
+class NotApplicable(Exception):
     """Raised if a promise doesn't apply to a part; the message says why."""
 
 
-class Absent(Broken):
+class MissingData(BrokenPromise):
     """Raised if a part's data or weights aren't on this machine."""
 
     def __init__(self, part: Any) -> None:
@@ -66,9 +67,9 @@ class Part:
 
 
 def require(kept: Any, otherwise: str) -> None:
-    """Raises `Broken` with the message `otherwise` unless the promise is kept."""
+    """Raises `BrokenPromise` with the message `otherwise` unless the promise is kept."""
     if not kept:
-        raise Broken(otherwise)
+        raise BrokenPromise(otherwise)
 
 
 def require_sha256(fingerprint: str | None) -> None:
@@ -206,10 +207,10 @@ def moved(module: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 def require_moved(module: nn.Module, before: Mapping[str, Tensor], unseen: set[str], meant: set[str]) -> None:
     """Requires that training has changed the parameters `meant` and no others."""
-    names = few(sorted(unseen), 3)
+    names = listed(sorted(unseen), 3)
     require(not unseen, f"{names} never got a gradient: use it in the loss, or set requires_grad=False")
     wrong = moved(module, before) ^ meant
-    names = few(sorted(wrong), 3)
+    names = listed(sorted(wrong), 3)
     require(not wrong, f"{names} changed, or stayed, contrary to requires_grad and critics()")
 
 
@@ -228,12 +229,6 @@ def require_finite_in_half(module: nn.Module, loss: Callable[[], Tensor]) -> Non
     gradients = [p.grad for p in trainable(module).values() if p.grad is not None]
     finite = value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
     require(finite, "loss or gradients aren't finite")
-
-
-def few(texts: Sequence[str], most: int) -> str:
-    """The first texts, and the number of further ones: "a, b and 3 more"."""
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
 
 
 def reload(module: nn.Module, other: nn.Module) -> Any:

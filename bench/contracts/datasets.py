@@ -25,7 +25,7 @@ class Scene:
         self.part = part
         self.data: Dataset = part.make()
         if self.data.fingerprint() is None:
-            raise common.Absent(self.data)
+            raise common.MissingData(self.data)
 
     def index(self, split: Split) -> Tensor:
         """Evenly spaced images of a split (IMAGES,)."""
@@ -104,7 +104,7 @@ def fingerprint(scene: Scene) -> str:
         hidden = changed_print == usual_print and not equal(usual, changed)
         require(not hidden, f"{name!r} changes the images, not the fingerprint: the cache would mix them up")
     if not tried:
-        raise common.Beside("it has no options that could be tried")
+        raise common.NotApplicable("it has no options that could be tried")
     return ", ".join(tried)
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..api import Evaluator, Metric, Subject
 from ..metrics.names import base_name, check_name
+from ..options.words import listed
 from . import common
-from .common import Beside, Part, require
+from .common import NotApplicable, Part, require
 
 CHUNKS = (50, 7)  # chunk sizes to try instead of the evaluator's own
 BETTER = 1e-6  # smaller relative differences don't count as better or worse
@@ -83,8 +84,8 @@ def values(scene: Scene) -> str:
             require(good, f"{name!r} is {value} on an ordinary small cell")
             texts.append(f"{name} {value:.4g}")
     if not texts:
-        raise Beside("it has no numbers for this cell")
-    return common.few(texts, 4)
+        raise NotApplicable("it has no numbers for this cell")
+    return listed(texts)
 
 
 def repeats(scene: Scene) -> None:
@@ -105,7 +106,7 @@ def chunks(scene: Scene) -> str:
     module = sys.modules[scene.part.cls.__module__]
     usual = getattr(module, "CHUNK", None)
     if usual is None:
-        raise Beside("its file has no constant CHUNK: the frame's chunks are fixed")
+        raise NotApplicable("its file has no constant CHUNK: the frame's chunks are fixed")
     for subject, scores in scene.scores:
         for size in CHUNKS:
             try:
@@ -151,7 +152,7 @@ def directions(scene: Scene) -> str:
             require((gap > 0) == metric.higher_is_better, f"{text}, but {direction} is declared as better")
             checked.append(name)
     if not checked:
-        raise Beside("none of its metrics of reconstructions has a direction")
+        raise NotApplicable("none of its metrics of reconstructions has a direction")
     return ", ".join(checked)
 
 
@@ -165,7 +166,7 @@ def figures(scene: Scene) -> str:
             require(good, f"{name!r} is neither a matplotlib Figure nor pixels, uint8 (H, W, 3)")
             names.append(name)
     if not names:
-        raise Beside("it has no figures")
+        raise NotApplicable("it has no figures")
     return ", ".join(names)
 
 

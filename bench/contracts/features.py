@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import registry
 from ..api import FeatureExtractor, ImageSpec
 from . import common
-from .common import Beside, Part, equal, require
+from .common import NotApplicable, Part, equal, require
 
 SETTINGS = common.IMAGES
 IMAGES = 4
@@ -25,7 +25,7 @@ class Scene:
         self.part = part
         self.extractor: FeatureExtractor = part.make()
         if self.extractor.fingerprint() is None:
-            raise common.Absent(self.extractor)
+            raise common.MissingData(self.extractor)
         self.image = getattr(self.extractor, "image", image)
         self.images = common.rand_images(self.image, IMAGES)
 
@@ -81,7 +81,7 @@ def each(scene: Scene) -> str:
 def rounds(scene: Scene) -> None:
     """Images are rounded to 8 bits first"""
     if scene.extractor.protocol().get("rounding") == "none":
-        raise Beside("its protocol says that it doesn't round")
+        raise NotApplicable("its protocol says that it doesn't round")
     levels = torch.arange(scene.images[0].numel()).reshape(scene.images[:1].shape) % 85 * 3 / 127.5 - 1
     near = levels + 0.3 / 127.5
     why = "it doesn't round (images.round_to_8_bits): scores of samples in memory and in files would differ"

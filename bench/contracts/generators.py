@@ -14,7 +14,7 @@ from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
 from ..models import flops
 from ..training import one_step
 from . import common
-from .common import BATCH, CLASSES, Beside, Part, equal, randn, require, trainable
+from .common import BATCH, CLASSES, NotApplicable, Part, equal, randn, require, trainable
 
 SETTINGS = [(spec, classes) for spec in common.SPECS for classes in (CLASSES, 0)]
 STEPS = 100  # training steps after which the loss must be lower
@@ -60,7 +60,7 @@ class Scene:
 
     def require_loss(self) -> None:
         if self.fitted:
-            raise Beside("it is fitted: there is no loss to descend")
+            raise NotApplicable("it is fitted: there is no loss to descend")
 
 
 def trains(scene: Scene) -> str:
@@ -163,7 +163,7 @@ def likelihood(scene: Scene) -> None:
     """A likelihood is one number a latent"""
     model, z, labels = scene.learned, scene.z, scene.labels
     if not isinstance(model, Likelihood):
-        raise Beside("it is no Likelihood")
+        raise NotApplicable("it is no Likelihood")
     with torch.no_grad():
         values = model.log_prob(z, labels)
         require(values.shape == (BATCH,), f"log_prob() gives {tuple(values.shape)}, not (B,)")
@@ -178,7 +178,7 @@ def velocity(scene: Scene) -> None:
     """A flow has a velocity and hidden tokens"""
     model, z = scene.learned, scene.z
     if not isinstance(model, Flow):
-        raise Beside("it is no Flow")
+        raise NotApplicable("it is no Flow")
     t = torch.linspace(0.05, 0.95, BATCH)
     with torch.no_grad():
         v = model.velocity(z, t, scene.labels)

@@ -22,7 +22,7 @@ class Scene:
         self.data = NoiseDataset(image, **SIZES)
         self.source: ReferenceSource = self.fresh()
         if self.source.fingerprint() is None:
-            raise common.Absent(self.source)
+            raise common.MissingData(self.source)
         self.features = {
             split: (randn(n, TEACHER.tokens, TEACHER.channels, seed=n), randn(n, 7, seed=n))
             for split, n in SIZES.items()

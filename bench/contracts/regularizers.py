@@ -26,9 +26,9 @@ from . import common
 from .common import (
     BATCH,
     CLASSES,
-    Beside,
     LinearTokenizer,
     NoiseDataset,
+    NotApplicable,
     Part,
     equal,
     randn,
@@ -97,10 +97,10 @@ class Scene:
         return self.regularizer.loss(self.latent(self.h), self.h, self.step(index))
 
     def required_losses(self) -> dict[str, Tensor]:
-        """The losses; raises `Beside` for a method without any."""
+        """The losses; raises `NotApplicable` for a method without any."""
         losses = self.losses()
         if not losses:
-            raise Beside("it has no loss")
+            raise NotApplicable("it has no loss")
         return losses
 
     def trained(self, regularizer: Regularizer) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ def critics(scene: Scene) -> str:
     """Critics learn by their own loss alone"""
     modules = scene.regularizer.critics()
     if not modules:
-        raise Beside("it has no critics")
+        raise NotApplicable("it has no critics")
     saved = {id(p) for p in scene.regularizer.parameters()}
     for name, critic in modules.items():
         ids = {id(p) for p in critic.parameters()}
@@ -273,7 +273,7 @@ def rows_of_latents(scene: Scene) -> str:
 def rows_of_losses(scene: Scene) -> None:
     """Losses couple rows only where it says so"""
     if scene.regularizer.couples:
-        raise Beside(f"it couples its {scene.regularizer.couples}")
+        raise NotApplicable(f"it couples its {scene.regularizer.couples}")
     scene.required_losses()
     regularizer = scene.regularizer.eval()  # in training a method may update averages over all processes
     step = scene.step()
@@ -337,10 +337,10 @@ def without_weight(scene: Scene) -> str:
     is_weight = {name: "weight" in name.split("_") or name == "align" for name in options}
     weights = {name: option for name, option in options.items() if is_weight[name]}
     if not weights:
-        raise Beside("it has no option `weight`")
+        raise NotApplicable("it has no option `weight`")
     for name, option in weights.items():
         if not option.accepts(0.0):
-            raise Beside(f"{name} must be {option.choices}")
+            raise NotApplicable(f"{name} must be {option.choices}")
     zeros = {name: option.read(0.0) for name, option in weights.items()}
     without_loss: Any = scene.fresh(**zeros)
     without_loss.balanced, without_loss.loss = {}, lambda z, h, step: {}
@@ -377,7 +377,7 @@ def half(scene: Scene) -> None:
 def cost(scene: Scene) -> str:
     """A training step, with the default vit"""
     if scene.spec != SETTINGS[0]:
-        raise Beside("it doesn't fit the default vit's latent")
+        raise NotApplicable("it doesn't fit the default vit's latent")
     count = common.TIMED
     images = common.rand_images(common.IMAGES[0], count)
     features, reference = scene.features(count), scene.reference_samples(count)

@@ -13,7 +13,7 @@ from ..models import flops
 from ..models.latents import decode_batch
 from ..training import one_step
 from . import common
-from .common import BATCH, Beside, Broken, Part, equal, require, trainable
+from .common import BATCH, BrokenPromise, NotApplicable, Part, equal, require, trainable
 
 EXPANSIONS = (1, 2)
 SETTINGS = [(image, expansion) for image in common.IMAGES for expansion in EXPANSIONS]
@@ -59,7 +59,7 @@ def shapes(scene: Scene) -> str:
             model.decode(scene.first(h))
         except Unfit:
             return f"{spec}, which it doesn't decode"
-        raise Broken("decodes is False, but decode() doesn't raise Unfit")
+        raise BrokenPromise("decodes is False, but decode() doesn't raise Unfit")
     images, shape = model.decode(scene.first(h)), tuple(scene.images.shape)
     require(images.shape == shape, f"decode() gives {tuple(images.shape)}, not {shape}")
     require(images.isfinite().all(), "decode() is not finite")
@@ -144,7 +144,7 @@ def reloads(scene: Scene) -> None:
 def probed(scene: Scene) -> None:
     """A probe's features are a vector an image"""
     if scene.part.cls.features is Tokenizer.features:
-        raise Beside("it has no features() of its own: probes classify latents")
+        raise NotApplicable("it has no features() of its own: probes classify latents")
     with torch.no_grad():
         features = scene.model.eval().features(scene.images)
     good = features.dim() == 2 and len(features) == BATCH and bool(features.isfinite().all())
@@ -194,7 +194,7 @@ def cost(scene: Scene) -> str:
     try:
         models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts)]
     except ValueError as error:
-        raise Beside(f"the default vit doesn't fit: {error}") from None
+        raise NotApplicable(f"the default vit doesn't fit: {error}") from None
     seconds = common.paced(*(lambda m=m: one_step.backward(scene.loss(m, images)) for m in models))
     return f"{common.comparison(seconds, 'vit')} at batch {common.TIMED}"
 

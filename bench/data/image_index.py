@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..options.words import listed
+
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 THREADS = 16  # a network file system answers many requests at once
 # Nanoseconds: a folder that changed so recently may change again within its clock's tick, so it isn't cached.
@@ -31,7 +33,7 @@ class Listing:
     sizes: NDArray[np.int64]
 
 
-def listed(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
+def list_images(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
     """The images in root/train and root/val or, without root/train, in all of root.
 
     The listing is cached until a folder changes. A file that is overwritten in place doesn't change its
@@ -62,8 +64,7 @@ def listed(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
         raise ValueError(f"no images in {root}")
     bad = [f"{os.fsdecode(name)} ({why})" for name, _, why in files if why]
     if bad:
-        more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise ValueError(f"{len(bad)} of {len(files)} images cannot be read: {', '.join(bad[:NAMED])}{more}")
+        raise ValueError(f"{len(bad)} of {len(files)} images cannot be read: {listed(bad, NAMED)}")
     start = len(os.fsencode(root)) + 1
     names, sizes = [name[start:] for name, _, _ in files], [size for _, size, _ in files]
     listing = Listing(np.array(names), np.array(sizes, np.int64))

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
-from ..data.image_index import Listing, listed
+from ..data.image_index import Listing, list_images
 from ..data.images import adm_centre_crop
 from ..registry import register
 
@@ -143,7 +143,7 @@ class ImageFolder(Dataset):
     @cached_property
     def _splits(self) -> dict[Split, Files]:
         self.fetch()
-        splits = divided(listed(self.root, self.verify), self.held_out)
+        splits = divided(list_images(self.root, self.verify), self.held_out)
         for split, files in splits.items():
             count = len(files.names)
             if not count:

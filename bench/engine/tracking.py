@@ -19,6 +19,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from .. import registry
 from ..plan.plan import Cell, Plan
+from ..records.labels import slug
 from ..records.provenance import flat
 from ..records.record import Record
 from ..store.artifacts import Store
@@ -205,7 +206,7 @@ def _points(kind: str, curves: Mapping[str, Sequence[float | None]]) -> list[tup
 def _run_name(*words: str) -> str:
     """The name of a run, such as `tokenizer--vit--kl--seed_0--3f2a91`: safe labels and the start of a key."""
     *labels, key = [word for text in words for word in text.split(" · ")]
-    safe = "--".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", label).strip("_.") for label in labels)
+    safe = "--".join(slug(label).strip("_.") for label in labels)
     return f"{safe[:150]}--{key[:6]}"
 
 

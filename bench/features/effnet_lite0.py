@@ -27,8 +27,8 @@ CHUNK = 32  # the fastest on a CPU: larger chunks don't fit into its caches
 class EffNetLite0(FeatureExtractor):
     """EfficientNet-Lite0: 320 pooled channels, 112 on a grid of stride 16 for teachers, 1,000 logits.
 
-    Its spatial output mirrors sFID's: the first 7 of the 40 channels of stride 8, or fewer where these would
-    have more values than sFID's 2,023. At 64 pixels they have 448.
+    The spatial output imitates sFID's. It has the first 7 of the 40 channels of stride 8 (448 values at 64
+    pixels), or fewer channels if 7 would have more values than sFID's 2,023.
 
     Images pass in chunks of 32. The number of images in a call changes features by rounding alone (about 1e-6
     relative): the last chunk may be smaller, and convolution kernels are chosen by size.
@@ -67,7 +67,7 @@ class EffNetLite0(FeatureExtractor):
 
     def _describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network: Any = self._network.to(images.device)
-        # Folding has left only the activations of batch norms such as bn1.
+        # Batch norms are folded into their convolutions, so that bn1 is only the activation.
         maps = network.bn1(network.conv_stem(self._prepared(images)))
         for block in network.blocks[:3]:
             maps = block(maps)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
-from ..nn.weights import RANDOM, found, of_random, refuse_offline, sha256
+from ..nn.weights import RANDOM, first_existing, of_random, refuse_offline, sha256
 from ..registry import register
 
 CHUNK = 32
@@ -96,7 +96,7 @@ class Timm(FeatureExtractor):
         from huggingface_hub import try_to_load_from_cache
 
         if self.weights is not None:
-            return found([Path(self.weights).expanduser()])
+            return first_existing([Path(self.weights).expanduser()])
         repository, name = published(self.model)
         kept = try_to_load_from_cache(repository, name) if repository else None
         return Path(kept) if isinstance(kept, str) else None

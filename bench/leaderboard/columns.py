@@ -60,18 +60,13 @@ def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column]
     return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]
 
 
-def first_score(rows: Iterable[Row], scope: str) -> list[Column]:
-    """The columns of the metric that rows are ranked by, one per protocol."""
-    return deciding_columns(score_columns(rows, scope))
-
-
 def deciding_columns(columns: Sequence[Column]) -> list[Column]:
     """The columns of the first metric with a direction, one per protocol."""
     directed = [column for column in leading(columns)[0] if column.better]
     return [column for column in directed if column.name == directed[0].name]
 
 
-def ranked(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
+def in_table_order(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
     """The real row, then rows by generator and the first of the scores that they have, best first."""
 
     def position(row: Row) -> tuple[Any, ...]:

@@ -1,4 +1,7 @@
-"""Ranks of rows as intervals, ties between rows, and the number of seeds that would separate two rows.
+"""Rankings: the rows that are compared, the scale they are compared on, and the texts of ranks and ties.
+
+The rank itself is computed by `statistics/significance.py`; the metric that decides a table's ranks is
+chosen by `deciding_columns` in `columns.py`.
 
 Only rows of one dataset and, for metrics of generators, of one generator are ranked together, each metric
 under one protocol, and each row at one guidance: no row ties with itself.
@@ -16,8 +19,6 @@ from statistics import fmean
 from ..statistics import pairs, power, significance, variance
 from ..statistics.observations import Observation
 from ..statistics.significance import Rank
-from .columns import first_score
-from .guidance import chosen_guidance
 from .numbers import number
 from .rows import Column, Row
 
@@ -180,14 +181,14 @@ def comparable(
 
 
 def rankings(
-    rows: Sequence[Row], columns: Sequence[Column], chosen: Collection[int] | None = None
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    chosen: Collection[int],
 ) -> list[Ranking]:
     """Rankings by column and generator, without the real row, of at least two rows with a known error.
 
-    `chosen` are the indices of the rows at their chosen guidance; they are found if not given.
+    `chosen` are the indices of the rows at their chosen guidance.
     """
-    if chosen is None:
-        chosen = chosen_guidance(rows, first_score(rows, "generator"))
     results = []
     for column in columns:
         groups: dict[tuple[str, str], list[int]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..records.record import Record, in_order
-from .columns import deciding_columns, leading, ranked, score_columns
+from .columns import deciding_columns, in_table_order, leading, score_columns
 from .guidance import Choice, chosen_guidance, guidance_note
 from .ranking import Ranking, Standings, rankings
 from .rows import Column, Row, joined, rows_of, tokenizer_rows
@@ -29,7 +29,7 @@ class Leaderboard:
         rows = list(rows)
         columns = score_columns(rows, scope)
         scores = deciding_columns(columns)
-        return cls(scope, ranked(rows, scores), columns, scores)
+        return cls(scope, in_table_order(rows, scores), columns, scores)
 
     def shown(self, most: int) -> tuple[list[Column], list[str]]:
         """The columns of the first `most` metrics, and the names of the other metrics."""

@@ -1,7 +1,8 @@
 """Checks the values of a document and collects the problems; `raise_problems` raises all of them at once.
 
 A message comes from `check_options` (values of options), `registry` (names of parts), or the function that
-reads the section (in `parts.py` or `top_level.py`); `report` adds the line and column of the value.
+reads the section (in `parts.py` or `top_level.py`); `report` adds the line and column of the value. Problems
+that only a part's constructor finds follow in `plan/meta_parts.py`. `cli/open_plan.py` prints them.
 """
 
 from __future__ import annotations

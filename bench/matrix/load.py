@@ -42,7 +42,7 @@ def load_matrix(
     return read_matrix(checker, file, plugins)
 
 
-def build_problem(row: MatrixRow, message: str) -> Problem:
+def problem_at_row(row: MatrixRow, message: str) -> Problem:
     """The refusal of a part's constructor, at the position of its row."""
     return Problem(*row.where, message)
 

@@ -13,7 +13,7 @@ from ..options.options import Trail, names_of
 from ..options.words import SHOWN, shown
 from .checker import Checker
 from .matrix import MatrixRow
-from .settings import Budget, Critic, Group, Optimizer
+from .settings import Budget, CriticOptimizer, GroupOptimizer, Optimizer
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys of one part or a list of them
 EXAMPLES = {
@@ -307,12 +307,12 @@ def _optimizer(checker: Checker, kind: str, options: Mapping[str, Any], trail: T
         at = (*trail, group)
         settings = checker.mapping(at, optimizer, "a mapping of settings")
         if group in NAMED:
-            target = Optimizer if group == "priors" else Critic
+            target = Optimizer if group == "priors" else CriticOptimizer
             checked[group] = {
                 name: checker.explicit_options(target, named, (*at, name))
                 for name, named in settings.items()
                 if checker.is_mapping((*at, name), named, "a mapping of settings")
             }
         else:
-            checked[group] = checker.explicit_options(Group, settings, at)
+            checked[group] = checker.explicit_options(GroupOptimizer, settings, at)
     return checked

@@ -49,8 +49,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Optimizer settings of a group of parameters; None takes the training loop's default."""
+class GroupOptimizer:
+    """Optimizer settings of a group of parameters; None takes the default in `training/optimizers.py`."""
 
     lr: Annotated[float, Field(gt=0)] | None = None
     betas: tuple[Decay, Decay] | None = None
@@ -64,14 +64,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Critic(Group):
+class CriticOptimizer(GroupOptimizer):
     """Optimizer settings of a critic."""
 
     clip: Scale | None = None  # largest norm of the gradient; 0 is no clipping
 
 
 @dataclass(frozen=True)
-class Optimizer(Critic):
+class Optimizer(CriticOptimizer):
     """Optimizer settings of a row."""
 
     ema: Decay | None = None  # decay of the averaged weights; 0 is no average

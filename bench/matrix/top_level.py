@@ -27,7 +27,7 @@ from .parts import (
     read_parts,
     read_section,
 )
-from .settings import Budget, Critic, Probes, Settings
+from .settings import Budget, CriticOptimizer, Probes, Settings
 from .yaml_text import Problem
 
 MAX_CELLS = 100_000
@@ -184,7 +184,7 @@ def _loss(checker: Checker, target: Any, options: Mapping[str, Any], trail: Trai
     clean = checker.checked_options(target, own, trail, also=also)
     for key in also:
         settings = checker.mapping((*trail, key), options, "a mapping such as `{lr: 1.0e-4}`")
-        clean[key] = checker.explicit_options(Critic, settings, (*trail, key))
+        clean[key] = checker.explicit_options(CriticOptimizer, settings, (*trail, key))
     discriminator = clean.get("discriminator")
     if discriminator in ("dino", "dinov2") and clean.get("dino") is None:
         message = f"the discriminator {discriminator} needs its weights: `dino: PATH` or `dino: random`"

@@ -102,7 +102,7 @@ class DiT(Flow):
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The velocity; `tap` counts blocks from 1, as REPA's encoder depth does."""
+        """The velocity; with `tap` also the hidden tokens after this block, counted from 1 as in REPA."""
         if tap is not None and not 1 <= tap <= len(self.blocks):
             name = type(self).__name__.lower()
             raise ValueError(f"tap = {tap} is none of {name}'s blocks 1 to {len(self.blocks)}")
@@ -120,7 +120,7 @@ class DiT(Flow):
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.output(modulate(self.norm(x), shift, scale)), hidden
 
-    def drawn(
+    def solve(
         self,
         field: Callable[[Tensor, Tensor], Tensor],
         labels: Tensor,
@@ -132,10 +132,10 @@ class DiT(Flow):
         like = self.positions.new_empty(len(labels), self.spec.tokens, self.spec.channels)
         start = noise.normal(like, "noise")
         if diffusion:
-            return self._diffused(field, start, noise, len(times) - 1, diffusion)
+            return self._solve_sde(field, start, noise, len(times) - 1, diffusion)
         return euler(field, start, times)
 
-    def _diffused(
+    def _solve_sde(
         self,
         field: Callable[[Tensor, Tensor], Tensor],
         x: Tensor,
@@ -147,9 +147,9 @@ class DiT(Flow):
 
         SiT, REPA and DMVAE have diffusion 1.
 
-        dx = (v + w s) dt + sqrt(2 w) dW, score s = (t v - x) / (1 - t) and w = diffusion (1 - t), from 0 to
-        0.96 in equal steps, then in one step without noise. Each step evaluates the velocity once, so that
-        the official 250 steps are 250 here.
+        dx = (v + w s) dt + sqrt(2 w) dW, score s = (t v - x) / (1 - t) and w = diffusion (1 - t). Time t goes
+        from 0 to 0.96 in equal steps; the last step, to 1, adds no noise. Each step evaluates the velocity
+        once, so that the official 250 steps are 250 here.
         """
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
@@ -163,13 +163,15 @@ class DiT(Flow):
             x = x + spread * noise.normal(x, f"step {index}")
         return euler(drift, x, torch.stack([times[-1], torch.ones_like(times[-1])]))
 
-    def matched(self, z: Tensor, labels: Tensor | None, noise: Noise, t: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity_and_target(
+        self, z: Tensor, labels: Tensor | None, noise: Noise, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The velocity (B, T, C) at times t (B,), with some labels dropped, and its target (B, T, C)."""
         start = noise.normal(z, "noise")
         labels = drop_labels(labels, self.label_dropout, noise)
         return self.run(interpolate(z, start, t), t, labels)[0], z - start
 
-    def guided(
+    def guided_field(
         self, labels: Tensor, guidance: float, start: float, channels: int | None
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The velocity field of labels (B,), guided for t >= `start` in the first `channels` (None: all)."""

@@ -34,13 +34,13 @@ class Weights:
         self.files = kept if given is None else [Path(given).expanduser()]
         self.downloads = given is None
         if not self.random:
-            self._found()
+            self._checked()
 
     def fingerprint(self, network: str) -> str | None:
         """sha256 of the file, None if it is missing; for random weights, of a description."""
         if self.random:
             return of_random(network)
-        file = self._found()
+        file = self._checked()
         return sha256(file) if file else None
 
     def suffix(self, network: str) -> str:
@@ -56,7 +56,7 @@ class Weights:
         Raises:
             FileNotFoundError: naming a missing file that has no download or must not be downloaded.
         """
-        file = self._found()
+        file = self._checked()
         if file:
             return file
         if not self.downloads:
@@ -66,8 +66,8 @@ class Weights:
         torch.hub.download_url_to_file(self.url, str(self.files[0]), self.published, progress=False)
         return self.files[0]
 
-    def _found(self) -> Path | None:
-        file = found(self.files)
+    def _checked(self) -> Path | None:
+        file = first_existing(self.files)
         if file and self.verify and sha256(file) != self.published:
             raise ValueError(
                 f"{file} has the sha256 {sha256(file)}, the published weights have {self.published}; with "
@@ -76,7 +76,7 @@ class Weights:
         return file
 
 
-def found(files: Sequence[Path]) -> Path | None:
+def first_existing(files: Sequence[Path]) -> Path | None:
     """The first file that exists."""
     return next((file for file in files if file.is_file()), None)
 

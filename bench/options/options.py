@@ -15,6 +15,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from .. import registry
 from ..api import Generator, ReferenceSource, Regularizer, Tokenizer
 from ..registry import PartError, Use, unknown
+from .plain_data import plain
 from .words import SEQUENCES, SHOWN, describe, shown
 
 # Arguments that the frame passes to a constructor by name; they are no options of a matrix.
@@ -191,6 +192,11 @@ def check_options(
     for name, option in known.items():
         if name not in clean and name not in options and name not in given:
             faults.append(((), f"the option {name!r} is missing; it must be {option.choices}"))
+    for name, value in clean.items():
+        try:
+            plain(value)
+        except TypeError as error:
+            faults.append(((name,) if name in options else (), f"the option {name!r}: {error}"))
     return clean, faults
 
 

@@ -16,7 +16,7 @@ from ..models.activations import StepCost
 from ..models.flops import TooLong
 from ..models.latents import CHUNK, DRAWS
 from ..runtime.mapped import LARGE
-from ..stages.inputs import SPLITS, kept
+from ..stages.inputs import SPLITS, stored_outputs
 from ..store.stage import Stage
 from ..training import losses
 from ..training.optimizers import DEFAULTS, GENERATOR_DEFAULTS, group_settings
@@ -301,7 +301,7 @@ def _features(built: Built, config: Mapping[str, Any]) -> Cost:
     width = {"pooled": extractor.channels, "tokens": extractor.spec.tokens * extractor.spec.channels}
     width |= extractor.widths
     counts, disk = _images_read(built.dataset, config), None
-    outputs = {split: kept(split, config.get("outputs", ["pooled", "tokens"])) for split in SPLITS}
+    outputs = {split: stored_outputs(split, config.get("outputs", ["pooled", "tokens"])) for split in SPLITS}
     if counts is not None and {*outputs["train"], *outputs["val"]} <= set(width):
         disk = FLOAT * sum(counts[split] * sum(width[name] for name in outputs[split]) for split in SPLITS)
     return Cost(

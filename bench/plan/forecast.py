@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..options.words import listed
 from ..store.stage import Stage
 from .cost import ACCELERATORS, Accelerator, Cost
 from .estimate import costs
@@ -126,11 +127,10 @@ class Forecast:
         for s in self.stages:
             if (self.costs[s.id].memory_bytes or 0) > accelerator.memory:
                 large.setdefault(scaled(self.costs[s.id].memory_bytes or 0, "B"), []).append(s)
-        for size, (first, *others) in large.items():
-            more = f" and {len(others)} more" if others else ""
+        for size, stages in large.items():
+            names = listed([f"{stage.kind} {stage.label}" for stage in stages], 1)
             lines.append(
-                f"warning: {first.kind} {first.label}{more}: {size} do not fit {accelerator.name}'s"
-                f" {scaled(accelerator.memory, 'B')}"
+                f"warning: {names}: {size} do not fit {accelerator.name}'s {scaled(accelerator.memory, 'B')}"
             )
         return lines
 

@@ -23,16 +23,17 @@ from ..api import (
     Tokenizer,
     Unfit,
 )
-from ..matrix.load import build_problem
+from ..matrix.load import problem_at_row
 from ..matrix.matrix import Matrix, MatrixRow, Position
 from ..matrix.yaml_text import Problem
 from ..metrics.lpips import Lpips
 from ..models import build
 from ..nn import released_weights
 from ..nn.weights import RANDOM, OfflineError, sha256
+from ..options.plain_data import plain
 from ..store.stage import Config
 from ..training import losses
-from .part_config import part_config, plain
+from .part_config import part_config
 
 MAX_MODULES = 10_000  # in one part
 
@@ -274,7 +275,7 @@ class MetaParts:
 
     def refuse(self, row: MatrixRow, message: str) -> Refused:
         """Collects a problem at a row and returns the error to raise."""
-        problem = build_problem(row, message)
+        problem = problem_at_row(row, message)
         self.problems[row.where, problem.message] = problem
         return Refused()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from .. import registry
 from ..api import LatentSpec
 from ..matrix.matrix import MatrixRow
 from ..options.options import options_of
+from ..options.plain_data import plain
 
 
 def part_config(kind: str, row: MatrixRow) -> dict[str, Any]:
@@ -47,22 +47,3 @@ def key_options(cls: type, options: Mapping[str, Any], method: str = "") -> dict
 def plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts for a regularizer's constructor as plain data: a LatentSpec by its fields."""
     return plain({k: vars(v) if isinstance(v, LatentSpec) else v for k, v in sorted(facts.items())})
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON stores it: mappings as dicts, sequences and sorted sets as lists, paths as text.
-
-    Raises:
-        TypeError: for any other type, whose text could differ from run to run.
-    """
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(plain, value), key=repr)
-    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a stage's key")

@@ -14,10 +14,11 @@ from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
 from ..options.options import REQUIRED, check_options, options_of
+from ..options.plain_data import plain
 from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, is_file, stage_id
 from .meta_parts import DatasetPlan, MetaParts, regularizer_class
-from .part_config import key_options, part_config, plain, plain_facts
+from .part_config import key_options, part_config, plain_facts
 from .plan import Built, Plan
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from

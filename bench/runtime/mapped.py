@@ -21,7 +21,7 @@ ROUND = 8  # chunks that each process computes before all processes exchange the
 
 
 def allocated(shape: Sequence[int], dtype: torch.dtype, file: Path | None, group: Group = ALONE) -> Tensor:
-    """An empty tensor; if it is large and has a file, in the mapped file, which all processes share."""
+    """An uninitialised tensor; one of LARGE bytes or more with a file is mapped there, for all processes."""
     if not _mapped(shape, dtype, file):
         return torch.empty(*shape, dtype=dtype)
     assert file is not None
@@ -44,10 +44,10 @@ def rows(
     group: Group = ALONE,
     into: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The rows of `make(index, number of the chunk)` for all chunks by output, in order, on the CPU.
+    """Calls `make(indices, number)` for every chunk; returns each output's rows in order, on the CPU.
 
-    Each process of a group computes its share of the chunks; all get all rows. If a chunk has more rows than
-    its index, the surplus is dropped.
+    Each process of a group computes its share of the chunks; all get all rows. `make` may return more rows
+    than it got indices, such as a padded batch's: those at the end are dropped.
 
     Args:
         files: the file of an output, used if the output is large; None keeps the output in memory.

@@ -12,7 +12,7 @@ from ..runtime.mapped import rows
 from ..runtime.prefetch import prefetch
 from ..store.artifacts import Result
 from ..training.context import Context
-from .inputs import SPLITS, Config, Inputs, kept
+from .inputs import SPLITS, Config, Inputs, stored_outputs
 
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -21,7 +21,7 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
     extractor, group = build.extractor(config["extractor"]), context.group
     outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}
-    stored = {split: kept(split, outputs) for split in SPLITS}
+    stored = {split: stored_outputs(split, outputs) for split in SPLITS}
     counts = {split: dataset.size(split) if stored[split] else 0 for split in SPLITS}
     total, before = sum(counts.values()), 0
     for split, names in stored.items():

@@ -23,7 +23,7 @@ def features_role(place: int, output: str) -> str:
     return "features" if place == 0 and output in ("pooled", "tokens") else f"features/{place}"
 
 
-def kept(split: Split, outputs: Sequence[str]) -> list[str]:
+def stored_outputs(split: Split, outputs: Sequence[str]) -> list[str]:
     """The outputs that a features stage stores for a split; a `Subject` computes the others on demand."""
     return [name for name in outputs if (split, name) not in UNREAD]
 

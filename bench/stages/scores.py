@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..api import Metric, Noise
@@ -14,9 +16,11 @@ from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
 from ..training.context import Context
-from .figures import rendered
 from .inputs import Config, Inputs
 from .subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -86,3 +90,12 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
         **({"replicates": rounded(replicates)} if replicates else {}),
         **({"classes": dict(classes)} if classes else {}),
     }
+
+
+def rendered(figure: Figure) -> Tensor:
+    """A figure as uint8 (H, W, 3), drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -7,8 +7,9 @@
     .bench/corrupt/KEY.N                            quarantined artifacts, whose hashes didn't match
 
 There is no pickle anywhere. An artifact appears by one rename, so a killed run leaves nothing half-written.
-stage.json begins with the hash of its own text and has the hashes of the other files; an artifact that
-doesn't match them is quarantined and made again.
+stage.json begins with the hash of its own text and has the hashes of the other files. An artifact that
+doesn't match them is quarantined here and made again: by `engine/run.py` before a run, by
+`engine/schedule.py` and `engine/worker.py` when a stage reads it.
 """
 
 from __future__ import annotations

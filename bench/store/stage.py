@@ -1,4 +1,7 @@
-"""A stage: one content-addressed step of work, and how its key is made."""
+"""A stage: one content-addressed step of work, and the hash that is its key.
+
+What goes into a stage's config is decided in `plan/stage_graph.py` and, for parts, in `plan/part_config.py`.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class Stage:
 
     @property
     def key(self) -> str:
+        """The id, which names the artifact in the cache, or "unknown" as long as it may still change."""
         return self.id if self.known else UNKNOWN
 
 

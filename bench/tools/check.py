@@ -17,7 +17,7 @@ import yaml
 from .. import registry
 from ..api import Unfit
 from ..contracts import datasets, evaluators, features, generators, references, regularizers, tokenizers
-from ..contracts.common import Beside, Broken, Part
+from ..contracts.common import BrokenPromise, NotApplicable, Part
 from ..options.options import check_options
 from ..report.summary import terminal_summary
 from ..user_error import UserError
@@ -181,12 +181,12 @@ class Verdict:
         kind, note = self.target.part.kind, ""
         try:
             self.run = small_cell.run_target(self.target, folder)
-        except (Broken, Beside) as reason:
-            if kind == "datasets" or (isinstance(reason, Broken) and kind not in BOUND):
+        except (BrokenPromise, NotApplicable) as reason:
+            if kind == "datasets" or (isinstance(reason, BrokenPromise) and kind not in BOUND):
                 raise
             try:
                 self.run = small_cell.run_target(self.target, folder, RING)
-            except (Broken, Beside):
+            except (BrokenPromise, NotApplicable):
                 raise reason from None
             note = f"; on digits: {reason}"
         self.rows = terminal_summary(self.run.records)
@@ -198,9 +198,9 @@ def look(promise: str, check: Callable[..., str | None], *about: Any) -> Promise
     promise = promise.split("\n")[0]
     try:
         return Promise(promise, True, check(*about) or "")
-    except Beside as reason:
+    except NotApplicable as reason:
         return Promise(promise, None, str(reason))
-    except Broken as reason:
+    except BrokenPromise as reason:
         return Promise(promise, False, str(reason))
     except Exception as error:
         return Promise(promise, False, _where(error), traceback.format_exc())
@@ -226,7 +226,7 @@ def _first_that_fits(part: Part, contract: ModuleType) -> tuple[Any, Promise]:
             return contract.Scene(part, setting), Promise(FITS, True, "" if setting is None else str(setting))
         except Unfit as error:
             reason = str(error)
-        except Broken as error:
+        except BrokenPromise as error:
             return None, Promise(FITS, False, str(error))
         except Exception as error:
             reason = _where(error)

@@ -39,7 +39,7 @@ class Holding:
     needed: tuple[str, ...] = ()
 
 
-def listed(folders: Iterable[Path] = ()) -> list[Path]:
+def lock_files(folders: Iterable[Path] = ()) -> list[Path]:
     """The lock files of results/NAME here, and of the named results folders or of the folders in them."""
     locks = set(Path("results").glob(f"*/{LOCK}"))
     for folder in folders:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..leaderboard.folders import MergeError, ResultsFolder, one_each
 from ..matrix.yaml_text import MatrixError, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.files import read_records, write_record
+from ..records.labels import slug
 from ..records.record import Record
 from ..store.disk import replace_text
 from .merge_rules import HARMLESS, ROWS, differences, protocol_notes, provenance_notes, refusal
@@ -137,7 +137,7 @@ def _write_matrices(sources: Sequence[ResultsFolder], out: Path) -> list[Path]:
         files["matrix.lock.yaml"] = next(iter(matrices.values()))
     else:
         for matrix in sorted(matrices.values(), key=repr):
-            stem = f"matrix.lock.{re.sub(r'[^A-Za-z0-9_+-]+', '-', matrix['name'])}"
+            stem = "matrix.lock." + slug(matrix["name"], keep="_+-", fill="-")
             name, number = f"{stem}.yaml", 1
             while name in files:
                 number += 1

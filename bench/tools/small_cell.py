@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import registry
 from ..api import Dataset, FeatureExtractor, Noise
 from ..contracts import datasets
-from ..contracts.common import Beside, Broken, Part
+from ..contracts.common import BrokenPromise, NotApplicable, Part
 from ..engine.open_plan import OpenPlan
 from ..engine.run import run
 from ..engine.run_options import RunError, RunOptions
@@ -72,21 +72,21 @@ def run_target(target: Target, folder: Path, data: Mapping[str, Any] | None = No
     """Runs a small matrix around a part, on digits or other data.
 
     Raises:
-        Beside: the part doesn't fit into a small matrix.
-        Broken: a cell failed, with its reason.
+        NotApplicable: the part doesn't fit into a small matrix.
+        BrokenPromise: a cell failed, with its reason.
     """
     try:
         small = run_matrix(json.dumps(matrix_around(target, data or {"use": "digits"})), folder)
     except MatrixError as error:
-        raise Broken("; ".join(problem.message for problem in error.problems)) from error
+        raise BrokenPromise("; ".join(problem.message for problem in error.problems)) from error
     except RunError as error:
-        raise Broken(str(error)) from error
+        raise BrokenPromise(str(error)) from error
     records = [r for r in small.records if target.part.name in r.cell.values()] or small.records
     reasons = {record.status: str(record.reason) for record in reversed(records)}  # the first of each
     if "failed" in reasons:
-        raise Broken(reasons["failed"])
+        raise BrokenPromise(reasons["failed"])
     if "skipped" in reasons:
-        raise Beside(f"it is skipped: {reasons['skipped']}")
+        raise NotApplicable(f"it is skipped: {reasons['skipped']}")
     return small
 
 
@@ -98,7 +98,9 @@ def matrix_around(target: Target, data: Mapping[str, Any]) -> dict[str, Any]:
     dataset: Dataset = registry.use(Dataset, data)
     size = sum(dataset.size(split) for split in datasets.SPLITS)
     if size > MOST:
-        raise Beside(f"{size:,} images are too many for half a minute; with fewer (-o) it would be played")
+        raise NotApplicable(
+            f"{size:,} images are too many for half a minute; with fewer (-o) it would be played"
+        )
     points = dataset.image.height * dataset.image.width < 3
     side = math.gcd(dataset.image.height, dataset.image.width)
     vit = {"width": 16, "depth": 1, "heads": 2, "patch": max(1, side // 2), "channels": 4}

@@ -39,8 +39,8 @@ class CriticsTraining:
     ) -> dict[str, Tensor]:
         """Updates every critic `critic_steps` times; returns each critic's last loss.
 
-        The first update takes the tokenizer's batch. The others take `further(turn)`, of a stream of their
-        own, so that every row's tokenizer sees the same images in the same order.
+        The first update takes the tokenizer's batch. The others take `further(turn)`, which draws images by
+        itself: the tokenizers of all rows see the same images in the same order, whatever `critic_steps` is.
         """
         losses: dict[str, Tensor] = {}
         if not self.learners:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..runtime.processes import Group
 
+# The defaults of all settings that a matrix may write: the fields of `Optimizer` in `matrix/settings.py`.
 DEFAULTS: dict[str, Any] = {
     "lr": 1e-3,
     "betas": (0.9, 0.95),

@@ -12,16 +12,6 @@ from latentbench.bench.api import KINDS, Regularizer
 from latentbench.bench.registry import PartError, create, get, load_plugin, names, register, sources
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    """Removes the parts that a test registers; built-in parts that it imported stay."""
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-    yield
-    for key, cls in list(registry._classes.items()):
-        if not cls.__module__.startswith("latentbench."):
-            del registry._classes[key]
-
-
 def plugin(folder, name, *after):
     path = folder / f"{name}_file.py"
     path.write_text(PLUGIN.format(name=name) + "\n".join(["", *after]))

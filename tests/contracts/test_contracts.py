@@ -17,7 +17,7 @@ from latentbench.bench.contracts import (
     regularizers,
     tokenizers,
 )
-from latentbench.bench.contracts.common import Absent, Beside, Part
+from latentbench.bench.contracts.common import MissingData, NotApplicable, Part
 from latentbench.bench.registry import get, names
 
 RANDOM = {  # networks whose weights are seldom here, with random ones
@@ -41,7 +41,7 @@ def kept(check, scene):
     """Plays a check; skips the test where the part is not concerned."""
     try:
         check(scene())
-    except (Absent, Beside, Unfit) as reason:
+    except (MissingData, NotApplicable, Unfit) as reason:
         pytest.skip(str(reason))
 
 

@@ -350,25 +350,27 @@ def test_a_disk_that_is_full_of_results_is_an_error_and_a_later_run_goes_on(made
     assert results(tmp_path / "out") == results(made / "results/tiny")
 
 
-def test_sigterm_and_sighup_end_a_run_with_their_codes_and_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(
+    "sign, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.nightly)]
+)
+def test_a_signal_ends_a_run_with_its_code_and_how_to_go_on(tmp_path, sign, code):
     (tmp_path / "matrix.yaml").write_text(SMALL.replace("_steps: 12", "_steps: 100000"))
-    for sign, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        process = subprocess.Popen(
-            command("run", "-j", 1),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-        )
-        while "tokenizer" not in process.stdout.readline():
-            pass
-        workers = workers_of(process.pid)
-        process.send_signal(sign)
-        rest = process.communicate(timeout=120)[0]
-        assert process.returncode == code
-        assert "bench run -j 1" in rest
-        assert workers and gone_within(30, workers)
+    process = subprocess.Popen(
+        command("run", "-j", 1),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    while "tokenizer" not in process.stdout.readline():
+        pass
+    workers = workers_of(process.pid)
+    process.send_signal(sign)
+    rest = process.communicate(timeout=120)[0]
+    assert process.returncode == code
+    assert "bench run -j 1" in rest
+    assert workers and gone_within(30, workers)
     assert list((tmp_path / ".bench/work").glob("*/checkpoint-*.safetensors"))
 
 

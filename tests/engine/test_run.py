@@ -100,14 +100,14 @@ def test_two_workers_give_the_numbers_of_this_process(undisturbed, tmp_path):
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path):
-    text = re.sub(r"_steps: 12", "_steps: 600", TINY).replace("  kl: {weight: 1.0e-3}\n", "")
+    text = re.sub(r"_steps: 12", "_steps: 400", TINY).replace("  kl: {weight: 1.0e-3}\n", "")
     straight, killed = matrix(tmp_path / "straight", text), matrix(tmp_path / "killed", text)
-    assert bench("run", "-j", 2, cwd=straight).returncode == 0
+    assert bench_inline("run", cwd=straight).returncode == 0
     moments = random.Random(0)
-    kills = sum(killed_at_work(moments.uniform(0.5, 6), "run", "-j", 2, cwd=killed) for _ in range(5))
+    kills = sum(killed_at_work(moments.uniform(0.5, 4), "run", "-j", 2, cwd=killed) for _ in range(3))
     done = bench("run", "-j", 2, cwd=killed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert kills >= 3
+    assert kills >= 2
     assert results(killed / "results/tiny") == results(straight / "results/tiny")
 
 
@@ -210,24 +210,24 @@ def test_a_loss_that_would_hide_another_is_refused_and_fail_fast_says_so_with_ex
 
 
 def test_a_worker_that_dies_costs_its_stage_and_nothing_else(tmp_path):
-    text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 1500")
+    text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 400")
     folder = matrix(tmp_path, re.sub(r"  lightningdit: .*\n", "", text))
     process = subprocess.Popen(
         command("run", "-j", 2), cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
     )
-    for line in process.stdout:
-        if line.startswith("start  tokenizer"):
-            break
-    time.sleep(1)
+    begun = 0
+    while begun < 2:  # one tokenizer in each worker
+        begun += process.stdout.readline().startswith("start  tokenizer")
     os.kill(stage_workers_of(process.pid)[-1], signal.SIGKILL)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 1
     assert "killed by signal 9 (out of memory?)" in said and "Traceback" not in said
     statuses = {json.loads(f.read_text())["status"] for f in (folder / "results/tiny/records").glob("*")}
     assert "failed" in statuses
-    assert bench("run", cwd=folder).returncode == 0  # tried again
+    assert bench_inline("run", cwd=folder).returncode == 0  # tried again
 
 
+@pytest.mark.nightly  # two shards of one run do the same, in tests/plan/test_shards.py
 def test_two_runs_on_one_cache_make_each_stage_once(undisturbed, tmp_path):
     folder = matrix(tmp_path)
     both = [

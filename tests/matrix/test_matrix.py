@@ -12,7 +12,7 @@ import yaml
 from helpers.matrices import planned, problems
 
 from latentbench.bench import registry
-from latentbench.bench.matrix.load import build_problem, load_matrix, resolved
+from latentbench.bench.matrix.load import load_matrix, problem_at_row, resolved
 from latentbench.bench.matrix.matrix import MatrixRow, Seed, Skip
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.tools import merge, merge_rules
@@ -322,7 +322,7 @@ evaluators: [reconstruction, generation]
 
 def test_what_only_building_finds_is_reported_at_the_row(write):
     row = load_matrix(write(BASE)).regularizers[1]
-    assert str(build_problem(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
+    assert str(problem_at_row(row, "width must divide by 4")) == "m.yaml:9:3: width must divide by 4"
 
 
 MISTAKES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,6 +211,16 @@ def test_annotations_that_cannot_be_read_are_the_parts_fault():
 
     with pytest.raises(PartError, match="the annotations of Broken cannot be read: name 'Missing'"):
         check_options(Broken, {})
+
+
+def test_a_value_that_a_cache_key_cannot_hold_is_a_fault_at_its_option():
+    class Dated:
+        def __init__(self, day: date, until: date = date(2026, 1, 1)) -> None: ...
+
+    _, faults = check_options(Dated, {"day": "2026-11-28"})
+    message = "the option 'day': datetime.date(2026, 11, 28) of type date cannot be part of a cache key; "
+    assert [trail for trail, _ in faults] == [(), ("day",)]
+    assert faults[1][1].startswith(message) and "'until'" in faults[0][1]
 
 
 def test_without_an_annotation_the_default_says_the_type():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.run import TINY, bench
+from helpers.run import TINY, bench_inline
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
@@ -215,7 +215,7 @@ def test_a_run_leaves_what_was_planned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, ["plan", "--json"], catch_exceptions=False).output
     shown = json.loads(said)["stages"]
-    ran = bench("run", "-j", "1", cwd=tmp_path)
+    ran = bench_inline("run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for stage in shown:
         folder = tmp_path / ".bench/artifacts" / stage["kind"] / stage["key"]

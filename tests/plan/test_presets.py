@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from helpers.run import bench, command, environment
+from helpers.run import bench, bench_inline, command, environment
 
 from latentbench.bench.api import Tokenizer
 from latentbench.bench.matrix.load import load_matrix
@@ -46,7 +46,7 @@ def test_a_preset_plans_without_data_weights_or_network(name, tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_run_without_the_data_says_what_is_missing(name, tmp_path):
-    done = bench("run", "-m", name, cwd=tmp_path, home=tmp_path / "home")
+    done = bench_inline("run", "-m", name, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode in (2, 4)
     assert "there is no " in done.stderr or "is not in" in done.stderr
     assert not (tmp_path / "results").exists()
@@ -106,7 +106,9 @@ profiles:
   smoke: {samples: 4}
 """
     (tmp_path / "matrix.yaml").write_text(text)
-    done = bench("run", "--profile", "table-2", "--profile", "smoke", cwd=tmp_path, home=tmp_path / "home")
+    done = bench_inline(
+        "run", "--profile", "table-2", "--profile", "smoke", cwd=tmp_path, home=tmp_path / "home"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "results" / "two-table-2-smoke"
     assert (folder / "matrix.lock.yaml").read_text().startswith("# profile table-2-smoke\n")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from helpers.run import TINY, bench, command, environment, results
+from helpers.run import TINY, bench_inline, command, environment, results
 
 from latentbench.bench.engine import results_folder, run_options
 from latentbench.bench.engine.open_plan import OpenPlan
@@ -119,7 +119,7 @@ def test_a_file_system_without_locks_is_an_error_that_says_what_to_do(tmp_path, 
 def record(generator):
     cell = {"dataset": "d", "tokenizer": "t", "regularizer": "r", "generator": generator, "seed": "0"}
     value = {"value": 1.0, "n": 10, "protocol": {}, "scope": "generator"}
-    value |= {"better": "low", "unit": "", "about": "Of nothing."}
+    value |= {"better": "lower", "unit": "", "about": "Of nothing."}
     return Record(cell, generator, "done", metrics={"loss@1": value})
 
 
@@ -179,7 +179,7 @@ def straight(tmp_path_factory):
     """One run of the small matrix."""
     folder = tmp_path_factory.mktemp("straight")
     (folder / "matrix.yaml").write_text(SMALL)
-    done = bench("run", "-j", 1, cwd=folder)
+    done = bench_inline("run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "results/tiny"
 
@@ -205,7 +205,7 @@ def test_two_shards_at_once_leave_the_folder_that_one_run_leaves(straight, tmp_p
 
 def test_a_run_makes_what_it_can_while_another_holds_a_stage(straight, tmp_path):
     (tmp_path / "matrix.yaml").write_text(SMALL)
-    plan = json.loads(bench("plan", "--json", cwd=tmp_path).stdout)
+    plan = json.loads(bench_inline("plan", "--json", cwd=tmp_path).stdout)
     held = next(one for one in plan["stages"] if one["kind"] == "tokenizer")
     others = [one for one in plan["stages"] if one["kind"] == "tokenizer" and one is not held]
     cache = Store(tmp_path / ".bench")
@@ -225,8 +225,8 @@ def test_a_run_makes_what_it_can_while_another_holds_a_stage(straight, tmp_path)
 
 def test_a_shard_without_cells_and_one_that_would_remove_what_others_made(tmp_path):
     (tmp_path / "matrix.yaml").write_text(SMALL)
-    empty = bench("run", "--shard", "9/9", "--filter", "generator=gaussian", cwd=tmp_path)
+    empty = bench_inline("run", "--shard", "9/9", "--filter", "generator=gaussian", cwd=tmp_path)
     assert empty.returncode == 0 and "shard 9/9 has no cells" in empty.stdout, empty.stderr
-    again = bench("run", "--shard", "1/2", "--rerun", cwd=tmp_path)
+    again = bench_inline("run", "--shard", "1/2", "--rerun", cwd=tmp_path)
     assert again.returncode == 2 and "other shards" in again.stderr
     assert not (tmp_path / "results").exists()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.run import TINY, bench, results
+from helpers.run import TINY, bench_inline, results
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
@@ -93,7 +93,7 @@ def test_what_a_row_may_not_say_is_told(tmp_path, old, new, said):
 def test_a_started_tokenizer_without_steps_is_the_one_it_started_from(tmp_path):
     text = ROWS.replace("start: first}", "start: first, budget: {tokenizer_steps: 0, batch: 8}}")
     (tmp_path / "matrix.yaml").write_text(text)
-    done = bench("run", "-k", "generator=gaussian", cwd=tmp_path, home=tmp_path / "home")
+    done = bench_inline("run", "-k", "generator=gaussian", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {}
     for record in results(tmp_path / "results" / "tiny").values():

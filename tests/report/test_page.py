@@ -18,7 +18,7 @@ from latentbench.bench.report import image_grids
 from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.page import embed, page
 from latentbench.bench.report.page.curves import POINTS, panels, thinned
-from latentbench.bench.stages.figures import rendered
+from latentbench.bench.stages.scores import rendered
 
 HOSTS = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
 VOID = {"meta", "link", "img", "input", "br"}

@@ -99,7 +99,7 @@ def test_a_large_reference_is_projected_as_a_small_one_is(monkeypatch):
     samples = torch.randn(300, 4, 10, generator=torch.Generator().manual_seed(1)) * 2 + 1
     reference, spec = Reference(samples, grid=(2, 2), fit=200), LatentSpec(4, 3, (2, 2))
     whole = reference.projected(spec).samples
-    monkeypatch.setattr("latentbench.bench.api.CHUNK", 32)
+    monkeypatch.setattr("latentbench.bench.api.reference.CHUNK", 32)
     torch.testing.assert_close(reference.projected(spec).samples, whole, rtol=1e-4, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers.run import TINY, bench, environment, results
+from helpers.run import TINY, bench, bench_inline, environment, results
 from torch import distributed, multiprocessing, nn
 from torch.distributed import TCPStore
 
@@ -301,7 +301,7 @@ def alone(tmp_path_factory):
     """The records of a small matrix, made by one process."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "matrix.yaml").write_text(SMALL)
-    done = bench("run", "-j", 1, cwd=folder)
+    done = bench_inline("run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return results(folder / "results/tiny")
 

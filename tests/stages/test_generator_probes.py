@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.run import bench
+from helpers.run import bench_inline
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
@@ -29,7 +29,7 @@ probes: {generator: [2, 4], samples: 16}
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes")
     (folder / "m.yaml").write_text(MATRIX)
-    done = bench("run", "-m", "m.yaml", "-j", "1", cwd=folder)
+    done = bench_inline("run", "-m", "m.yaml", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     files = (folder / "results/small/records").glob("*.json")
     return folder, {file.stem: json.loads(file.read_text()) for file in files}

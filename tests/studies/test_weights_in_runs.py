@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.run import bench
+from helpers.run import bench_inline
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import NetworkNeeded, make_plan
@@ -72,7 +72,7 @@ def run(tmp_path):
         (tmp_path / "plugin.py").write_text(PLUGIN)
         text = MATRIX.replace("FEATURES", features).replace("EVALUATORS", evaluators)
         (tmp_path / "matrix.yaml").write_text(text)
-        done = bench("run", "-m", "matrix.yaml", "-j", "1", "--offline", cwd=tmp_path, home=tmp_path / "home")
+        done = bench_inline("run", "-m", "matrix.yaml", "--offline", cwd=tmp_path, home=tmp_path / "home")
         files = sorted((tmp_path / "results" / "tiny" / "records").glob("*.json"))
         return done, [json.loads(file.read_text()) for file in files]
 

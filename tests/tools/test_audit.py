@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.run import bench
+from helpers.run import bench_inline
 from PIL import Image
 
 from latentbench.bench import registry
@@ -116,12 +116,12 @@ def test_what_cannot_be_read_is_named(tmp_path, make, message):
 def test_the_command_shows_how_far_protocols_disagree(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "samples.npz", rng.integers(0, 255, (64, 8, 8, 1), dtype=np.uint8))
-    done = bench("audit", "samples.npz", cwd=tmp_path)
+    done = bench_inline("audit", "samples.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the same images score FD[effnet_lite0]" in done.stdout and "digits val" in done.stdout.replace(
         "\n", " "
     )
-    rows = json.loads(bench("audit", "samples.npz", "--json", cwd=tmp_path).stdout)
+    rows = json.loads(bench_inline("audit", "samples.npz", "--json", cwd=tmp_path).stdout)
     assert rows[0]["ratio"] == 1 and rows[0]["resizing"].startswith("clean-fid")
-    wrong = bench("audit", "samples.npz", "-r", "nowhere", cwd=tmp_path)
+    wrong = bench_inline("audit", "samples.npz", "-r", "nowhere", cwd=tmp_path)
     assert wrong.returncode == 2 and "neither a path nor a dataset" in wrong.stderr

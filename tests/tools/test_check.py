@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.fake_subject import FakeSubject
-from helpers.run import bench
+from helpers.run import bench, bench_inline
 
 from latentbench.bench import registry
 from latentbench.bench.contracts import (
@@ -300,7 +300,8 @@ EVALUATORS = {
     "declared": "metrics = {'error': Metric('tokenizer', False)}",
     "fingerprint": "def fingerprint(self): COUNT.append(1); return str(len(COUNT))",
     "values": "def run(self, subject): return {'error': float('inf')}",
-    "repeats": "def run(self, subject): return {'error': torch.rand(()).item()}",
+    "repeats": "def run(self, subject): COUNT.append(1); "
+    "return {'error': self.errors(subject).mean().item() * (1 + len(COUNT) / 1000)}",
     "chunks": "def run(self, subject): "
     "return {'error': sum(e.mean().item() for e in self.errors(subject).split(CHUNK))}",
     "inputs": "def run(self, subject): subject.latents('val').mul_(0.9); return {'error': 1.0}",
@@ -332,16 +333,6 @@ MORE = {
     "references": {"inputs": {"repeats"}},
     "evaluators": {"repeats": {"chunks"}},
 }
-
-
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-    yield
-    for key, cls in list(registry._classes.items()):
-        if not cls.__module__.startswith("latentbench."):
-            del registry._classes[key]
 
 
 def plugin(folder, text, broken=""):
@@ -429,7 +420,7 @@ def test_a_part_that_fails_in_the_cell_alone_is_told_with_the_reason(tmp_path):
 def test_the_command_says_what_is_broken_and_exits_with_1(tmp_path):
     start = "def start(self): raise RuntimeError('no such thing')"
     plugin(tmp_path, REGULARIZER, start)
-    done = bench("check", "mine.py", cwd=tmp_path)
+    done = bench_inline("check", "mine.py", cwd=tmp_path)
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("\u2717"))
     assert re.search(r"mine\.py:\d+: RuntimeError: no such thing", line)

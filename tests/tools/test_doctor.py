@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.run import bench
+from helpers.run import bench, bench_inline
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
@@ -49,7 +49,7 @@ def test_artifacts_that_were_tampered_with_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check = partial(CliRunner().invoke, app, ["doctor", "--cache", "-m", "m.yaml"])
     Path("m.yaml").write_text(doctor.MATRIX)
-    assert bench("run", "-m", "m.yaml", "-j", "1", cwd=tmp_path).returncode == 0
+    assert bench_inline("run", "-m", "m.yaml", cwd=tmp_path).returncode == 0
     assert check().exit_code == 0
     artifacts = tmp_path / ".bench/artifacts"
     samples = sorted(artifacts.glob("samples/*/stage.json"))[0]

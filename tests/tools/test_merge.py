@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from helpers import fabricated_records
-from helpers.run import TINY, bench
+from helpers.run import TINY, bench_inline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -337,9 +337,9 @@ def test_folders_merge_to_the_same_files_in_any_order(tmp_path, order):
 
 def test_the_command_line_merges_and_refuses(tmp_path):
     folder(tmp_path / "a", made(("kl",))), folder(tmp_path / "b", made(("none",)))
-    done = bench("merge", "a", "b", "-o", "c", cwd=tmp_path)
+    done = bench_inline("merge", "a", "b", "-o", "c", cwd=tmp_path)
     assert done.returncode == 0 and "13 records of 2 folders are in c" in done.stdout, done.stderr
     assert "note: no matrix.lock.yaml in a, b" in done.stderr
     folder(tmp_path / "b", changed(made(("none",)), git_dirty=True))
-    refused = bench("merge", "a", "b", "-o", "e", cwd=tmp_path)
+    refused = bench_inline("merge", "a", "b", "-o", "e", cwd=tmp_path)
     assert refused.returncode == 2 and "--allow dirty" in refused.stderr and "Traceback" not in refused.stderr

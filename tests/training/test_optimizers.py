@@ -1,6 +1,7 @@
 """Learning rates, groups and averages of weights, against closed forms and torch's own schedulers."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from latentbench.bench.api import Generator, LatentSpec
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.matrix.settings import Optimizer
 from latentbench.bench.registry import get
 from latentbench.bench.runtime.processes import ALONE
 from latentbench.bench.training.context import Context
@@ -21,6 +23,10 @@ PLAIN = DEFAULTS | {"lr": 1.0, "warmup": 0, "schedule": "constant"}
 
 def rates(settings, total, steps=None):
     return [rate(settings, step, total) for step in range(steps or total)]
+
+
+def test_every_setting_that_a_matrix_may_write_has_a_default():
+    assert set(DEFAULTS) == {field.name for field in fields(Optimizer)}
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.01])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.run import bench
+from helpers.run import bench_inline
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentbench.bench.api import ImageSpec, Noise
@@ -88,7 +88,7 @@ def keys(loaded):
 
 def test_a_run_with_all_losses_is_finite_and_reports_psnr(load, tmp_path):
     load(ALL.replace("DISCRIMINATOR", "dino, dino: random, model: test_vit, resolution: 32"))
-    done = bench("run", "-m", "matrix.yaml", "-j", "1", "--offline", cwd=tmp_path, home=tmp_path / "home")
+    done = bench_inline("run", "-m", "matrix.yaml", "--offline", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr + done.stdout
     records = [*(tmp_path / "results" / "tiny" / "records").glob("*.json")]
     found = [json.loads(file.read_text()) for file in records]

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...leaderboard.columns import first_score
 from ...leaderboard.guidance import Choice, choose
 from ...leaderboard.numbers import number
-from ...leaderboard.ranking import rankings
 from ...leaderboard.results import Results
 from ...leaderboard.rows import Column, Row, Value
 from ...options.words import listed
@@ -70,7 +68,8 @@ class Board:
         self.tokenizers = results.tokenizers
         distances = {c for row in self.rows for c in row.values if c.base in ("gFID", "gFD")}
         plain = {c for c in distances if "@" not in head(c)}
-        candidates = plain.intersection(first_score(self.rows, "generator")) or plain
+        self.generation = results.generation
+        candidates = plain.intersection(self.generation.deciding) or plain
         self.column = most(self.rows, lambda c: c in candidates)
 
     @classmethod
@@ -92,7 +91,7 @@ class Board:
         if column is None:
             return []
         for row in self.rows:
-            if (mean_of(row, column) or 0.0) > 0:
+            if (row.mean(column) or 0.0) > 0:
                 groups.setdefault((row.tokenizer, row.regularizer, row.generator), []).append(row)
         entries = []
         for labels, group in groups.items():
@@ -105,9 +104,8 @@ class Board:
     def ranks(self) -> dict[str, dict[str, Rank]]:
         """The leaderboard's ranks by generator and label, where two entries have a known error."""
         ranks: dict[str, dict[str, Rank]] = {}
-        for ranking in rankings(self.rows, [self.column]) if self.column else []:
-            rows = [self.rows[place] for place in ranking.places]
-            labels = [self.label(row.tokenizer, row.regularizer) for row in rows]
+        for ranking in self.generation.standings([self.column]).rankings if self.column else []:
+            labels = [self.label(row.tokenizer, row.regularizer) for row in ranking.rows]
             ranks[ranking.generator] = dict(zip(labels, ranking.ranks, strict=True))
         return ranks
 
@@ -175,22 +173,13 @@ def most(rows: Iterable[Row], wanted: Callable[[Column], bool]) -> Column | None
     """The wanted column that most rows have a number in; the first of several."""
     counts: Counter[Column] = Counter()
     for row in rows:
-        counts.update(c for c in row.values if wanted(c) and mean_of(row, c) is not None)
+        counts.update(c for c in row.values if wanted(c) and row.mean(c) is not None)
     return max(counts, key=lambda c: (counts[c], c.base == "gFID"), default=None)
-
-
-def mean_of(row: Row, column: Column) -> float | None:
-    return row.values[column].mean if column in row.values else None
 
 
 def by_seed(value: Value) -> dict[str, float]:
     """The observations by their seed."""
     return {observation.seed: observation.value for observation in value.observations}
-
-
-def tokenizer_seed(seed: str) -> str:
-    """The first part of a nested seed."""
-    return seed.split(".")[0]
 
 
 def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -216,10 +205,6 @@ def in_words(parts: Sequence[str], most: int = 4) -> str:
     if len(parts) > most:
         return listed(parts, most)
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else "none"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def caution(seeds: int) -> str:

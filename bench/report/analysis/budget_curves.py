@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...leaderboard.numbers import number
+from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column, grouped
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ...metrics.names import base_name
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, in_words, plural, table_of
+from .board import Board, Entry, by_seed, caution, in_words, table_of
 from .findings import Finding
 from .pareto import front
 

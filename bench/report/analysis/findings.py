@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ...leaderboard.results import Results
+from ...records.labels import slug
 from ...records.record import Record
 
 if TYPE_CHECKING:
@@ -47,5 +47,4 @@ def all_of(records: Iterable[Record] | Results) -> list[Finding]:
 
 
 def _named(dataset: str, finding: Finding) -> Finding:
-    slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", dataset)
-    return replace(finding, name=f"{slug}--{finding.name}", title=f"{finding.title}: {dataset}")
+    return replace(finding, name=f"{slug(dataset)}--{finding.name}", title=f"{finding.title}: {dataset}")

@@ -10,24 +10,11 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from ...leaderboard.numbers import number
-from ...leaderboard.rows import Column
+from ...leaderboard.numbers import number, plural
+from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.record import Record
 from . import style
-from .board import (
-    Board,
-    Entry,
-    by_seed,
-    caution,
-    column_text,
-    extractor_of,
-    head,
-    in_words,
-    mean_of,
-    plural,
-    table_of,
-    tokenizer_seed,
-)
+from .board import Board, Entry, by_seed, caution, column_text, extractor_of, head, in_words, table_of
 from .findings import Finding
 
 
@@ -106,7 +93,7 @@ def _measures(board: Board) -> Measures | None:
     noise = min(_noises(board, clean), key=_level, default=None)
     # The generation distance at the reconstructions' n, where records have it.
     generated = board.companion(rf"gFI?D@{clean.entry['n']}") or board.column
-    floor = mean_of(board.real, generated) if board.real else None
+    floor = board.real.mean(generated) if board.real else None
     return Measures(clean, noise, generated, floor)
 
 
@@ -125,8 +112,8 @@ def _level(noise: Column) -> float:
 def decompose(entry: Entry, measures: Measures) -> Gaps | None:
     """None where the entry lacks one of the numbers."""
     row, floor = entry.row, measures.floor or 0.0
-    clean, generated = mean_of(row, measures.clean), mean_of(row, measures.generated)
-    noisy = mean_of(row, measures.noise) if measures.noise else None
+    clean, generated = row.mean(measures.clean), row.mean(measures.generated)
+    noisy = row.mean(measures.noise) if measures.noise else None
     if clean is None or generated is None or (measures.noise and noisy is None):
         return None
     gaps = _gaps(entry, clean, noisy, generated - floor)

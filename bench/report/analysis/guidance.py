@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...leaderboard.numbers import number
+from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, in_words, plural, spread, table_of
+from .board import Board, Entry, by_seed, in_words, spread, table_of
 from .findings import Finding
 
 

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from ...leaderboard.numbers import number
+from ...leaderboard.numbers import number, plural
+from ...leaderboard.rows import tokenizer_seed
 from ...records.record import Record
 from ...statistics.significance import Rank
 from . import style
-from .board import Board, Entry, by_seed, caution, in_words, p_text, plural, table_of, tokenizer_seed
+from .board import Board, Entry, by_seed, caution, in_words, p_text, table_of
 from .findings import Finding
 
 

@@ -9,24 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...leaderboard.numbers import number
-from ...leaderboard.rows import Column
+from ...leaderboard.numbers import number, plural
+from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.record import Record
 from . import style
-from .board import (
-    Board,
-    Entry,
-    by_seed,
-    caution,
-    column_text,
-    in_words,
-    mean_of,
-    most,
-    plural,
-    spread,
-    table_of,
-    tokenizer_seed,
-)
+from .board import Board, Entry, by_seed, caution, column_text, in_words, most, spread, table_of
 from .findings import Finding
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
@@ -97,7 +84,7 @@ def points(entries: Sequence[Entry], x: Column) -> list[Point]:
             by_seed(entry.value),
         )
         for entry in entries
-        if (mean := mean_of(entry.row, x)) is not None
+        if (mean := entry.row.mean(x)) is not None
     ]
 
 

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ...leaderboard.columns import COSTS
+from ...leaderboard.numbers import plural
 from ...leaderboard.rows import Column, grouped
 from ...records.record import Record
 from ...statistics.significance import holm
 from . import style
-from .board import Board, caution, in_words, mean_of, p_text, plural, table_of
+from .board import Board, caution, in_words, p_text, table_of
 from .findings import Finding
 
 LEAST = 4  # rows; with three, tau has four values
@@ -91,7 +92,7 @@ def _latent_signals(board: Board) -> list[Signal]:
         if column.entry.get("unit") in COSTS or "_real" in column.base or column.scope != "tokenizer":
             continue
         name = column.name if names.count(column.name) == 1 else f"{column.name} ({column.protocol})"
-        means = {board.label(r.tokenizer, r.regularizer): mean_of(r, column) for r in board.tokenizers}
+        means = {board.label(r.tokenizer, r.regularizer): r.mean(column) for r in board.tokenizers}
         values = {label: mean for label, mean in means.items() if mean is not None}
         sign = {"higher": 1.0, "lower": -1.0}.get(column.entry.get("better") or "")
         signals.append(Signal(name, sign, values))

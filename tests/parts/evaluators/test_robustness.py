@@ -12,7 +12,7 @@ from latentbench.bench.metrics.bootstrap import counts
 from latentbench.bench.metrics.frechet import frechet_distance
 from latentbench.bench.metrics.names import base_name
 from latentbench.bench.registry import create
-from latentbench.bench.stages.figures import rendered
+from latentbench.bench.stages.scores import rendered
 from latentbench.evaluators.robustness import between, partners, shown_pairs, tolerance, tolerance_estimate
 
 

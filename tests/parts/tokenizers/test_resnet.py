@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.run import bench
+from helpers.run import bench_inline
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation, augmented
@@ -209,7 +209,7 @@ def skipped(plan, generator):
 
 def test_a_tokenizer_without_a_decoder_reaches_the_leaderboard(tmp_path):
     plan = planned(tmp_path, MATRIX)
-    done = bench("run", "-j", 1, "--filter", "regularizer=lzn_views|none", cwd=tmp_path)
+    done = bench_inline("run", "--filter", "regularizer=lzn_views|none", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     folder, found = tmp_path / "results/views", {}
     for file in folder.glob("records/*.json"):

@@ -1,4 +1,4 @@
-"""Options as they are in the keys of stages."""
+"""Values of options as they are in cache keys."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from latentbench.bench.plan.part_config import plain
+from latentbench.bench.options.plain_data import plain
 
 KEY = """
-from latentbench.bench.plan.part_config import plain
+from latentbench.bench.options.plain_data import plain
 from latentbench.bench.store.stage import stage_id
 options = {"layers": {"conv1", "conv2", "conv3", "head"}, "sizes": frozenset({32, 4, 8})}
 print(stage_id("tokenizer", {"tokenizer": plain(options)}, {}))
@@ -35,5 +35,5 @@ def test_plain_data_is_what_json_gives_back():
 
 
 def test_a_type_without_a_stable_text_is_refused():
-    with pytest.raises(TypeError, match="of type object cannot be part of a stage's key"):
+    with pytest.raises(TypeError, match="of type object cannot be part of a cache key"):
         plain({"option": [object()]})
