@@ -24,7 +24,7 @@ def check(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Test what a part promises, and run it in one small cell; about half a minute."""
+    """Test what a part promises, and run it in one small cell. Takes about half a minute."""
     import torch
 
     from ..tools import check as checking
@@ -58,7 +58,7 @@ def doctor(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Check this installation, and that nothing changes a number that must not."""
+    """Check this installation, or the cache. Batches, workers and processes must change no number."""
     from ..store.artifacts import Store, home
     from ..tools import cleaning
     from ..tools import doctor as doctoring

@@ -20,7 +20,7 @@ def list_parts(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the parts that a matrix can name, packaged matrices, or the papers' published numbers."""
+    """List parts, packaged matrices, or the papers' published numbers."""
     if kind == "published":
         return _list_published(as_json)
     load_plugins(plugin)

@@ -21,7 +21,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
     output: OutOption = None,
 ) -> None:
-    """Rebuild the tables, the analyses and the page from records and pictures alone."""
+    """Rebuild tables, analyses and the page from records. Nothing is trained."""
     from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
@@ -44,7 +44,7 @@ def merge(
         typer.Option("--prefer", metavar="DIR", help="Whose numbers a cell has, if they differ."),
     ] = None,
 ) -> None:
-    """Join the records of several machines or groups, if nothing that matters differs."""
+    """Join the records of several machines or groups. Refuses what would not compare."""
     from ..report.summary import terminal_summary
     from ..tools.merge import merge as merge_folders
 
@@ -76,7 +76,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set two results folders, or two rows of one, against each other: B - A, paired over cells and seeds."""
+    """Compare two results folders, or two rows of one. Shows B - A, paired over cells and seeds."""
     from ..tools import compare as comparing
 
     gates = [comparing.gate(text) for text in fail_on or ()]
@@ -112,7 +112,7 @@ def audit(
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score one image set under several protocols, and show how far they disagree."""
+    """Score one image set under several protocols. Shows how far they disagree."""
     load_plugins(plugin)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -112,7 +112,7 @@ def run(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train and score every cell of a matrix, and write the leaderboard."""
+    """Train and score every cell of a matrix; write the leaderboard."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if "TORCHELASTIC_RUN_ID" in os.environ:
