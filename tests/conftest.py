@@ -13,6 +13,14 @@ import pytest  # noqa: E402
 from latentbench.bench import registry  # noqa: E402
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what only a measurement needs, such as a benchmark's large sizes."""
+    if not config.getoption("benchmark_enable"):
+        left_out = [item for item in items if "measured" in item.keywords]
+        items[:] = [item for item in items if "measured" not in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True)
 def parts_end_with_their_test(monkeypatch):
     """Removes the parts that a test registers and its plugins; built-in parts that it imported stay."""

@@ -51,7 +51,7 @@ def plan(
     store_url: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run would make and what that costs; runs nothing. Marks what is shared and what is cached."""
+    """Show what a run would make and what that costs; runs nothing. Marks shared and cached stages."""
     from ..plan.cost import ACCELERATORS
     from ..plan.forecast import forecast
 

@@ -14,6 +14,7 @@ from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
 from ..records.record import Record, in_order
 from ..report import image_grids
+from ..report.up_to_date import is_up_to_date, note_report
 from ..report.write import write_report
 from ..store.artifacts import Artifact, NoLocks, alone
 from ..store.disk import replace_text
@@ -101,13 +102,20 @@ class ResultsWriter:
         return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell))
 
     def publish(self, complete: bool = False) -> list[Record]:
-        """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds."""
+        """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds.
+
+        A complete report that would be the same again is left as it is; `bench report` always rebuilds one.
+        """
         with self._alone():
             self._read_new()
             records = in_order(self.records.values())
             if complete:
                 self._write_reconstructions()
+            if complete and is_up_to_date(self.folder, records, self.title):
+                return records
             write_report(self.folder, records, self.title, complete)
+            if complete:
+                note_report(self.folder, records, self.title)
         return records
 
     @contextmanager

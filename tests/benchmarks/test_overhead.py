@@ -27,6 +27,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("what", ["plan", "run"])
 @pytest.mark.benchmark(group="a fully cached matrix: the plan alone, and the run")
 def test_cached(benchmark, what, made):

