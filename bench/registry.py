@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, TypeVar
 
 from .user_error import UserError
@@ -189,7 +191,7 @@ def load_plugin(path: str | Path) -> list[PartSource]:
     module = f"latentbench_plugin_{file.stem}_{abs(hash(str(file))):x}"
     problem = None
     if module not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module, file)
+        spec = importlib.util.spec_from_file_location(module, file, loader=_FromSource(module, str(file)))
         assert spec is not None and spec.loader is not None
         sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
@@ -213,6 +215,16 @@ def load_plugin(path: str | Path) -> list[PartSource]:
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles a plugin from its source, whose hash is in cache keys, and leaves no `__pycache__` beside it.
+
+    Python takes bytecode as up to date if the size of the source and the second of its last change agree.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def unknown(what: str, value: str, known: list[str], where: str = "") -> str:

@@ -1,5 +1,6 @@
 """Parts by name: found without import, errors that help, and failures that stay with their part."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both_files(tmp_path):
     with pytest.raises(PartError, match="defined twice") as error:
         load_plugin(plugin(two, "shrink"))
     assert str(one) in str(error.value) and str(two) in str(error.value)
+
+
+LOADED = """
+import os, sys
+from latentbench.bench.registry import get, load_plugin
+load_plugin(sys.argv[1])
+print(get("regularizers", "shrink").version)
+"""
+
+
+def test_the_code_of_a_plugin_is_that_of_its_source_even_if_size_and_time_are_those_of_before(tmp_path):
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    found = []
+    for version in (2, 3):
+        file = plugin(tmp_path, "shrink", f"    version = {version}")
+        os.utime(file, (1, 1))
+        command = [sys.executable, "-c", LOADED, str(file)]
+        found += subprocess.check_output(command, text=True, env=environment).split()
+    assert found == ["2", "3"]
+    assert [file.name for file in tmp_path.iterdir()] == ["shrink_file.py"]
 
 
 def test_a_plugin_file_makes_its_part_available_and_loads_twice(tmp_path):
