@@ -14,7 +14,7 @@ from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
 from ..records.record import Record, in_order
 from ..report import image_grids
-from ..report.up_to_date import is_up_to_date, note_report
+from ..report.up_to_date import is_up_to_date, note_report, report_inputs
 from ..report.write import write_report
 from ..store.artifacts import Artifact, NoLocks, alone
 from ..store.disk import replace_text
@@ -109,13 +109,14 @@ class ResultsWriter:
         with self._alone():
             self._read_new()
             records = in_order(self.records.values())
-            if complete:
-                self._write_reconstructions()
-            if complete and is_up_to_date(self.folder, records, self.title):
+            if not complete:
+                write_report(self.folder, records, self.title, complete)
                 return records
-            write_report(self.folder, records, self.title, complete)
-            if complete:
-                note_report(self.folder, records, self.title)
+            self._write_reconstructions()
+            inputs = report_inputs(self.folder, records, self.title)
+            if not is_up_to_date(self.folder, inputs):
+                write_report(self.folder, records, self.title)
+                note_report(self.folder, inputs)
         return records
 
     @contextmanager

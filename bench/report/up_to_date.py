@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,18 +21,11 @@ OUTPUTS = ("leaderboard.*", "analysis/*")
 LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib", "tabulate", "jinja2")
 
 
-def is_up_to_date(folder: Path, records: Sequence[Record], title: str) -> bool:
-    """Whether nothing has changed since `note_report`: records, pictures, title, code, libraries, outputs."""
-    file = folder / FILE
-    return file.is_file() and file.read_text(encoding="utf-8") == _state(folder, records, title)
+def report_inputs(folder: Path, records: Sequence[Record], title: str) -> dict[str, str]:
+    """Hashes of what a report is made from: title, records, the folder's pictures, code and libraries.
 
-
-def note_report(folder: Path, records: Sequence[Record], title: str) -> None:
-    """Notes the inputs and outputs of a complete report that has just been written."""
-    replace_text(folder / FILE, _state(folder, records, title))
-
-
-def _state(folder: Path, records: Sequence[Record], title: str) -> str:
+    They have to be taken before the report is written: another run may add pictures meanwhile.
+    """
     package = Path(__file__).parents[1]
     sources = [file for file in sorted(package.rglob("*")) if file.suffix not in ("", ".pyc")]
     code = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sources]
@@ -43,8 +36,22 @@ def _state(folder: Path, records: Sequence[Record], title: str) -> str:
         "code": code,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    hashes = {name: _digest(value) for name, value in inputs.items()}
-    return json.dumps(hashes | {"outputs": _digest(_hashes(folder, OUTPUTS))}, indent=1) + "\n"
+    return {name: _digest(value) for name, value in inputs.items()}
+
+
+def is_up_to_date(folder: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether neither the inputs nor the written files have changed since `note_report`."""
+    file = folder / FILE
+    return file.is_file() and file.read_text(encoding="utf-8") == _state(folder, inputs)
+
+
+def note_report(folder: Path, inputs: Mapping[str, str]) -> None:
+    """Notes the inputs of a complete report that has just been written, and its files."""
+    replace_text(folder / FILE, _state(folder, inputs))
+
+
+def _state(folder: Path, inputs: Mapping[str, str]) -> str:
+    return json.dumps({**inputs, "outputs": _digest(_hashes(folder, OUTPUTS))}, indent=1) + "\n"
 
 
 def _hashes(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
