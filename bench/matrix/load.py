@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..options.plain_data import plain
 from .checker import Checker
 from .matrix import SECTIONS, Matrix, MatrixRow
 from .parts import JOINT
@@ -64,11 +65,11 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "features": [_plain_row(row) for row in matrix.features],
         "teacher": _plain_row(matrix.teacher),
         "reference": _plain_row(matrix.reference),
-        "reconstruction": _plain(matrix.reconstruction),
+        "reconstruction": plain(matrix.reconstruction),
         "samples": matrix.samples,
         **{kind: {row.label: _plain_row(row) for row in getattr(matrix, kind)} for kind in SECTIONS},
         "evaluators": [{row.label: _plain_row(row)} for row in matrix.evaluators],
-        "probes": _plain(asdict(matrix.probes)) if matrix.probes else None,
+        "probes": plain(asdict(matrix.probes)) if matrix.probes else None,
         "skip": [asdict(skip) for skip in matrix.skip],
         "plugins": [Path(os.path.relpath(plugin, folder.resolve())).as_posix() for plugin in matrix.plugins],
         "augment": asdict(matrix.augment) if matrix.augment else None,
@@ -82,26 +83,15 @@ def _label(row: MatrixRow) -> dict[str, str]:
 
 
 def _plain_row(row: MatrixRow) -> dict[str, Any]:
-    plain: dict[str, Any] = {"use": row.part, **_plain(row.options)}
+    entry: dict[str, Any] = {"use": row.part, **plain(row.options)}
     for key in ("optimizer", "sampler", "images", "weights", "start", "budget"):
         if getattr(row, key):
-            plain[key] = _plain(getattr(row, key))
+            entry[key] = plain(getattr(row, key))
     if row.guidance not in ((), (1.0,)):
-        plain["guidance"] = list(row.guidance)
+        entry["guidance"] = list(row.guidance)
     if row.init != "fresh" and row.part != JOINT:
-        plain["init"] = row.init
+        entry["init"] = row.init
     for key, part in (("reference", row.reference), ("teacher", row.teacher)):
         if part is not None:
-            plain[key] = _plain_row(part)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """A value of YAML's types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(_plain, value), key=str)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+            entry[key] = _plain_row(part)
+    return entry
