@@ -71,7 +71,7 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both_files(tmp_path):
 
 
 LOADED = """
-import os, sys
+import sys
 from latentbench.bench.registry import get, load_plugin
 load_plugin(sys.argv[1])
 print(get("regularizers", "shrink").version)

@@ -10,7 +10,17 @@ import threading
 import time
 
 import pytest
-from helpers.run import TINY, bench, command, environment, gone_within, results, stage_workers_of, workers_of
+from helpers.run import (
+    TINY,
+    bench,
+    command,
+    environment,
+    gone_within,
+    results,
+    stage_workers_of,
+    start,
+    workers_of,
+)
 
 LIMIT = 20_000  # bytes of a file: less than any tensors take
 
@@ -33,14 +43,7 @@ class Chaos:
 
     def run(self):
         """One run, in which workers are killed, until it ends or is killed itself; its exit code."""
-        process = subprocess.Popen(
-            command("run", "-j", self.jobs),
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = start("run", "-j", self.jobs, cwd=self.folder)
         said, started = [], threading.Event()
 
         def listen():

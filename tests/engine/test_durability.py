@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.run import TINY, bench_inline, command, environment, gone_within, results, workers_of
+from helpers.run import (
+    TINY,
+    bench_inline,
+    command,
+    environment,
+    gone_within,
+    results,
+    start,
+    until,
+    workers_of,
+)
 from torch import nn
 
 from latentbench.bench.store import hashes
@@ -355,16 +365,8 @@ def test_a_disk_that_is_full_of_results_is_an_error_and_a_later_run_goes_on(made
 )
 def test_a_signal_ends_a_run_with_its_code_and_how_to_go_on(tmp_path, sign, code):
     (tmp_path / "matrix.yaml").write_text(SMALL.replace("_steps: 12", "_steps: 100000"))
-    process = subprocess.Popen(
-        command("run", "-j", 1),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
-    while "tokenizer" not in process.stdout.readline():
-        pass
+    process = start("run", "-j", 1, cwd=tmp_path)
+    until(process, "tokenizer")
     workers = workers_of(process.pid)
     process.send_signal(sign)
     rest = process.communicate(timeout=120)[0]

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +15,10 @@ from helpers.run import (
     bench,
     bench_inline,
     cmdline,
-    command,
-    environment,
     gone_within,
     results,
+    start,
+    until,
     workers_of,
 )
 
@@ -168,7 +167,7 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line(tmp_path):
 @pytest.mark.nightly
 def test_a_cluster_of_its_own_ends_with_the_run_which_says_how_to_go_on(tmp_path, sign):
     folder = matrix(tmp_path, re.sub(r"_steps: 12", "_steps: 100000", SMALL))
-    process = start(folder, "run", "--engine", "ray", "-j", 1)
+    process = start("run", "--engine", "ray", "-j", 1, cwd=folder)
     until(process, "start  tokenizer")
     time.sleep(1)
     # A killed cluster's agents see it within a minute or two; they do no work.
@@ -182,29 +181,6 @@ def test_a_cluster_of_its_own_ends_with_the_run_which_says_how_to_go_on(tmp_path
         assert list((folder / ".bench/work").glob("*/*.safetensors"))  # a last checkpoint
 
 
-def start(folder, *arguments):
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # A shell's background job ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def until(process, words):
-    """What it has said when it says these words."""
-    said = ""
-    for line in process.stdout:
-        said += line
-        if words in line:
-            return said
-    raise AssertionError(said)
-
-
 @pytest.mark.nightly
 def test_a_node_killed_in_the_middle_changes_no_number(tmp_path):
     text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 2000")
@@ -212,7 +188,7 @@ def test_a_node_killed_in_the_middle_changes_no_number(tmp_path):
     assert bench_inline("run", cwd=straight).returncode == 0
     found, second = cluster()
     try:
-        process = start(killed, "run", "--engine", "ray", "--ray-address", found.address)
+        process = start("run", "--engine", "ray", "--ray-address", found.address, cwd=killed)
         said = until(process, "start  tokenizer")
         said += until(process, "start  tokenizer")  # both nodes are busy
         time.sleep(3)

@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import time
 
 import pandas as pd
 import pytest
@@ -14,12 +12,12 @@ from helpers.run import (
     TINY,
     bench,
     bench_inline,
-    command,
-    environment,
     gone_within,
     killed_at_work,
     results,
     stage_workers_of,
+    start,
+    until,
     workers_of,
 )
 
@@ -127,28 +125,18 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path):
     straight, killed = matrix(tmp_path / "straight", text), matrix(tmp_path / "killed", text)
     assert bench_inline("run", cwd=straight).returncode == 0
     moments = random.Random(0)
-    kills = sum(killed_at_work(moments.uniform(0.5, 4), "run", "-j", 2, cwd=killed) for _ in range(2))
+    kills = sum(killed_at_work(moments.uniform(0.3, 3), "run", "-j", 2, cwd=killed) for _ in range(2))
     done = bench("run", "-j", 2, cwd=killed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert kills
+    assert kills == 2
     assert results(killed / "results/tiny") == results(straight / "results/tiny")
 
 
 def test_workers_die_with_a_killed_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
     folder = matrix(tmp_path, re.sub(r"_steps: 12", "_steps: 100000", TINY))
     for sign in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(
-            command("run", "-j", 2),
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-            # A shell's background job ignores Ctrl-C, and so would all that it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        began = time.monotonic()
-        while time.monotonic() - began < 60 and "tokenizer" not in process.stdout.readline():
-            pass
+        process = start("run", "-j", 2, cwd=folder)
+        until(process, "tokenizer")
         workers = workers_of(process.pid)
         process.send_signal(sign)
         rest = process.communicate(timeout=120)[0]
@@ -235,12 +223,8 @@ def test_a_loss_that_would_hide_another_is_refused_and_fail_fast_says_so_with_ex
 def test_a_worker_that_dies_costs_its_stage_and_nothing_else(tmp_path):
     text = TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 400")
     folder = matrix(tmp_path, re.sub(r"  lightningdit: .*\n", "", text))
-    process = subprocess.Popen(
-        command("run", "-j", 2), cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    begun = 0
-    while begun < 2:  # one tokenizer in each worker
-        begun += process.stdout.readline().startswith("start  tokenizer")
+    process = start("run", "-j", 2, cwd=folder)
+    until(process, "start  tokenizer", times=2)  # one in each worker
     os.kill(stage_workers_of(process.pid)[-1], signal.SIGKILL)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 1
@@ -253,17 +237,7 @@ def test_a_worker_that_dies_costs_its_stage_and_nothing_else(tmp_path):
 @pytest.mark.nightly  # two shards of one run do the same, in tests/plan/test_shards.py
 def test_two_runs_on_one_cache_make_each_stage_once(undisturbed, tmp_path):
     folder = matrix(tmp_path)
-    both = [
-        subprocess.Popen(
-            command("run", "-j", 1, "-o", f"out{i}"),
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    both = [start("run", "-j", 1, "-o", f"out{i}", cwd=folder) for i in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     truth = results(undisturbed / "results/tiny")

@@ -67,17 +67,43 @@ def environment(home=None):
     return env
 
 
+def start(*arguments, cwd, home=None):
+    """Starts `bench ARGUMENTS`, whose errors are among its output."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heed_signals,
+    )
+
+
+def _heed_signals():
+    """Undoes what a shell's background job and `nohup` ignore, which all that they start would ignore too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def until(process, words, times=1):
+    """Reads a process's output up to a line that has these words, or up to the last of so many such lines."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        times -= words in line
+        if not times:
+            return said
+    raise AssertionError(said)
+
+
 def killed_at_work(seconds, *arguments, cwd, home=None):
     """Starts `bench ARGUMENTS` and kills it with SIGKILL some seconds into its first stage.
 
     True if it was still running then.
     """
-    process = subprocess.Popen(
-        command(*arguments), cwd=cwd, env=environment(home), stdout=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("start"):
-            break
+    process = start(*arguments, cwd=cwd, home=home)
+    until(process, "start  ")
     try:
         process.communicate(timeout=seconds)
         return False

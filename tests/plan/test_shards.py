@@ -2,7 +2,6 @@
 
 import errno
 import json
-import subprocess
 import time
 from pathlib import Path
 from threading import Thread
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from helpers.run import TINY, bench_inline, command, environment, results
+from helpers.run import TINY, bench_inline, results, start
 
 from latentbench.bench.engine import results_folder, run_options
 from latentbench.bench.engine.open_plan import OpenPlan
@@ -163,17 +162,6 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
     assert order == ["begun", 1, 2]
 
 
-def started(folder, *arguments, home=None):
-    return subprocess.Popen(
-        command("run", *arguments),
-        cwd=folder,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """One run of the small matrix."""
@@ -186,7 +174,7 @@ def straight(tmp_path_factory):
 
 def test_two_shards_at_once_leave_the_folder_that_one_run_leaves(straight, tmp_path):
     (tmp_path / "matrix.yaml").write_text(SMALL)
-    both = [started(tmp_path, "-j", 1, "--shard", f"{i}/2") for i in (1, 2)]
+    both = [start("run", "-j", 1, "--shard", f"{i}/2", cwd=tmp_path) for i in (1, 2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     out = tmp_path / "results/tiny"
@@ -210,7 +198,7 @@ def test_a_run_makes_what_it_can_while_another_holds_a_stage(straight, tmp_path)
     others = [one for one in plan["stages"] if one["kind"] == "tokenizer" and one is not held]
     cache = Store(tmp_path / ".bench")
     with cache.lock(SimpleNamespace(key=held["key"])):
-        process = started(tmp_path, "-j", 1)
+        process = start("run", "-j", 1, cwd=tmp_path)
         end = time.monotonic() + 120
         while not all((cache.root / "artifacts/tokenizer" / one["key"]).is_dir() for one in others):
             assert time.monotonic() < end and process.poll() is None
