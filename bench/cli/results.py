@@ -70,8 +70,8 @@ def compare(
         typer.Option(
             "--fail-on",
             metavar="METRIC[:AMOUNT|%]",
-            help="Exit with 3 if B is significantly worse in METRIC (by more than AMOUNT), with 2 if there "
-            "are too few seeds to test it. Only metrics named here or by --metric are compared.",
+            help="Exit with 3 if B is significantly worse in METRIC (by more than AMOUNT), with 2 if that "
+            "cannot be tested. Only metrics named here or by --metric are compared.",
         ),
     ] = None,
     as_json: JsonOption = False,
