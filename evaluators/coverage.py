@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.precision_recall import NEIGHBORHOOD, precision_recall
 from ..bench.metrics.projections import KS_PROJECTIONS, directions, distance_to_normal
 from ..bench.registry import register
@@ -35,10 +36,12 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> 
 class Coverage(Evaluator):
     """Compares latents with equally many fresh reference samples; `_real` metrics compare other samples.
 
-    Latents are those of the first training images, as the `points` tokenizer repeats its latents after these.
+    Latents are those of a fixed random choice of training images, which has each point of the tokenizer
+    `points` once.
     Manifolds are unions of balls that reach to each point's third neighbour (Kynkaanniemi et al., 2019).
     """
 
+    version = 2
     metrics = {
         "latent_recall": Metric(
             "tokenizer", True, "", "Share of reference tokens within the latents' manifold."
@@ -76,7 +79,7 @@ class Coverage(Evaluator):
             precision, recall = precision_recall(points, fresh)
             scores[f"latent_precision{suffix}"], scores[f"latent_recall{suffix}"] = precision, recall
             scores[f"SWD{suffix}"] = sliced_wasserstein(points, fresh)
-        vectors = subject.latents("train")[: self.points].flatten(1).cpu()
+        vectors = in_fixed_order(subject.latents("train"), self.points).flatten(1).cpu()
         return scores | {"KS": distance_to_normal(vectors)}
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class Coverage(Evaluator):
         settings = {"projections": PROJECTIONS, "order": 1} if name.startswith("SWD") else {"k": NEIGHBORHOOD}
         return {
             "n": len(z),
-            "latents": "of the first training images",
+            "latents": "of training images in a fixed random order",
             "reference": subject.reference_protocol(),
             "reference_n": len(fresh),
             "floor": "reference samples of train",
@@ -97,9 +100,9 @@ class Coverage(Evaluator):
     def _sets(self, subject: Subject) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n, C) of latents, of fresh reference samples (val) and of other samples (train)."""
         sets = (
-            subject.latents("train")[: self.points],
-            subject.reference("val").samples,
-            subject.reference("train").samples,
+            in_fixed_order(subject.latents("train"), self.points),
+            in_fixed_order(subject.reference("val").samples),
+            in_fixed_order(subject.reference("train").samples),
         )
         z, fresh, other = (tokens.flatten(0, 1).cpu() for tokens in sets)
         n = min(len(z), len(fresh), len(other))
@@ -118,6 +121,11 @@ class Coverage(Evaluator):
             chosen = (torch.linspace(0, 1, PANELS) ** 2 * (len(steps) - 1)).round().long().unique()
             frames = [(f"step {int(steps[i])}", probes[i, : self.points, 0]) for i in chosen]
         return {"trajectory": drawing(frames, fresh)}
+
+
+def in_fixed_order(rows: Tensor, most: int | None = None) -> Tensor:
+    """At most `most` rows (None: all) in a fixed random order: a set's first rows may be of one class."""
+    return rows[fixed_order(len(rows))[:most]]
 
 
 def drawing(frames: list[tuple[str, Tensor]], reference: Tensor) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.data.fixed_order import random_rows
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.frechet import frechet_estimate
 from ..bench.metrics.kernel import cmmd_estimate, kernel_estimate
@@ -57,9 +57,9 @@ def entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p.clamp(min=0)).sum(-1)
 
 
-def thinned(n: int) -> slice:
-    """Selects at most 50,000 of n training images, evenly spaced, as they may be sorted by class."""
-    return slice(None, None, math.ceil(n / PAIRS))
+def compared(n: int) -> Tensor:
+    """Rows of n training images, at most 50,000: a fixed random choice, as they may be sorted by class."""
+    return random_rows(n, PAIRS)
 
 
 @register("generation")
@@ -72,7 +72,7 @@ class Generation(Evaluator):
     dominate for so few images.
     """
 
-    version = 3
+    version = 4
     metrics = {
         "gFD": Metric("generator", False, "", "Frechet distance of features, samples to training images."),
         "gFID": Metric("generator", False, "", "gFD on the features of Inception-v3."),
@@ -122,8 +122,8 @@ class Generation(Evaluator):
     def _score(self, subject: Subject, extractor: FeatureExtractor, at: int | None) -> dict[str, float]:
         """The metrics of the first `at` samples (None: of all)."""
         samples, train = (subject.features(of, "pooled", extractor) for of in ("samples", "train"))
-        samples, subset = samples[:at], thinned(len(train))
-        labels = self._labels(subject, at, len(train), subset)
+        samples, subset = samples[:at], compared(len(train))
+        labels = self._labels(subject, at, subset)
 
         def name(base: str) -> str:
             return metric_name(base, extractor, at)
@@ -153,17 +153,12 @@ class Generation(Evaluator):
     def _names(self, extractor: FeatureExtractor, at: int | None) -> set[str]:
         return {metric_name(base, extractor, at) for base in self.metrics}
 
-    def _labels(
-        self, subject: Subject, at: int | None, train: int, subset: slice
-    ) -> tuple[Tensor, Tensor] | None:
-        """Labels of the samples and of the training images they are compared with; None without classes.
-
-        Training images after the first `train` are mirrored copies, which have no features.
-        """
+    def _labels(self, subject: Subject, at: int | None, subset: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Labels of the samples and of the training images they are compared with; None without classes."""
         requested, train_labels = subject.requested_labels(), subject.labels("train")
         if requested is None or train_labels is None:
             return None
-        return requested[:at], train_labels[:train][subset].cpu()
+        return requested[:at], train_labels.cpu()[subset]
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None
@@ -176,11 +171,14 @@ class Generation(Evaluator):
             return {"n": n, "splits": min(SPLITS, n), "split_seed": SPLIT_SEED, **features}
         m = len(subject.features("train", "pooled", extractor))
         common = {"n": n, "reference": "train", "reference_n": m, **features}
+        if subject.requested_labels() is not None:
+            common["sample_classes"] = "in train's proportions"
         if base in ("gFD", "gFID"):
             return common
         if base in ("sFD", "sFID"):
             return {**common, "output": "spatial"}
-        common["reference_n"] = m = len(range(m)[thinned(m)])
+        if m > PAIRS:
+            common |= {"reference_n": (m := PAIRS), "reference_drawn": "without replacement"}
         if base in ("KD", "KID", "CMMD"):
             return {**common, **distance_protocol(name, n, m)}
         if base == "memorisation":

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Regularizer, Step, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.registry import parameters_of, register
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class LatentLikelihood(Evaluator):
     Correlations are Pearson's. There are none if the loss isn't a function of single latents.
     """
 
+    version = 2
     metrics = {
         "NLL": Metric(
             "tokenizer",
@@ -180,7 +182,8 @@ class LatentLikelihood(Evaluator):
 
     def _measure(self, subject: Subject) -> Measured:
         density = getattr(subject.dataset, "log_prob", None)
-        z = subject.latents("train")[: self.points]
+        z = subject.latents("train")
+        z = z[fixed_order(len(z))[: self.points]]
         if density is None or z.shape[1:] != (1, 2):
             raise ValueError(
                 "likelihood needs a dataset with a density (ring, grid, moons, rings, spiral, swiss_roll, "
@@ -192,6 +195,7 @@ class LatentLikelihood(Evaluator):
 
         steps, probes = subject.trajectory()
         data = subject.reference("val").samples[:, 0]
+        data = data[fixed_order(len(data))]
         axis = torch.linspace(-REACH, REACH, self.grid)
         plane = torch.cartesian_prod(axis, axis)
         nll_steps = nll(probes).reshape(len(steps), -1).mean(1) if len(steps) else torch.zeros(0).double()

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
+from ..bench.data.fixed_order import fixed_order
 from ..bench.data.images import psnr
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
 from ..bench.metrics.frechet import frechet_distance, frechet_estimate
@@ -75,7 +76,8 @@ def shown_pairs(n: int, labels: Tensor | None) -> Tensor:
     """At most 8 pairs of n images: with labels, up to four pairs within a class, the rest across classes."""
     if labels is None:
         return partners(n)[:PAIRS]
-    classes = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
+    order = fixed_order(n)
+    classes = [order[labels[order] == label] for label in labels.unique().tolist()]
     same = [images[:2] for images in classes if len(images) > 1][: PAIRS // 2]
     mixed = [torch.stack([a[0], b[-1]]) for a, b in pairwise(classes)][: PAIRS - len(same)]
     return torch.stack(same + mixed) if same + mixed else partners(n)[:PAIRS]

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.projections import KS_PROJECTIONS, distance_to_normal
 from ..bench.registry import register
 
@@ -48,6 +49,7 @@ class LatentZones(Evaluator):
     1). The flow takes `steps` Euler steps, whatever the row's own number of steps.
     """
 
+    version = 2
     metrics = {
         "zone_KS": Metric(
             "tokenizer", False, "", "Largest Kolmogorov-Smirnov distance of zones' latents to N(0, I)."
@@ -105,7 +107,7 @@ class LatentZones(Evaluator):
             zones, noise = zones_of(subject), subject.noise.fork("zones")
             assert zones is not None
             shares = {g: misassigned(zones, g, self.steps, self.draws, noise.fork(str(g))) for g in STARTS}
-            index = torch.arange(min(self.points, subject.dataset.size("train")))
+            index = fixed_order(subject.dataset.size("train"))[: self.points]
             like = next(subject.tokenizer.parameters())
             encoded = subject.tokenizer.encode(subject.dataset.images("train", index).to(like))
             # As in the row, an anchor is an image or, with `per_token`, a token; then fewer images suffice.

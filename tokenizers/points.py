@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import Dataset, ImageSpec, LatentSpec, Step, Tokenizer, Unfit
+from ..bench.data.fixed_order import fixed_order
 from ..bench.registry import register
 
 POINT = ImageSpec(channels=1, height=1, width=2)
@@ -30,13 +31,17 @@ class Table(nn.Module):
 
 @register("points")
 class Points(Tokenizer):
-    """`count` learnable points, each the latent of every `count`-th image; a regularizer alone moves them.
+    """`count` learnable points, each the latent of equally many images; a regularizer alone moves them.
+
+    The training images get the points by turns in their fixed random order, so that the first `count` of the
+    order, which evaluators look at, have distinct latents.
 
     Points start as N(0, I) (Flow Priors) or uniform in [-1.5, 1.5] (DMVAE). Images are recognised by their
     bits; an image that isn't in the dataset has the latent of the nearest image that is. The fixed decoder
     rescales a latent to the dataset's units.
     """
 
+    version = 2
     encoder: Table
     decoder: nn.Linear
 
@@ -66,7 +71,7 @@ class Points(Tokenizer):
         return {name: part.get_parameter("weight") for name, part in parts.items()}
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(self.positions(images) % self.count)
+        return self.encoder(self._rows[self.positions(images).cpu()].to(images.device))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)[:, None]
@@ -88,6 +93,12 @@ class Points(Tokenizer):
         if unknown.any():
             positions[unknown] = torch.cdist(points[unknown], known).argmin(1)
         return positions.to(images.device)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """The row of the table (n,) of each image by its position."""
+        train, val = (self.dataset.size(split) for split in ("train", "val"))
+        return torch.cat([fixed_order(train).argsort(), torch.arange(val)]) % self.count
 
     @cached_property
     def _known(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -109,7 +109,7 @@ class Subject:
         raise NotImplementedError
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
-        """Training steps (P,) and the latents (P, n, T, C) of the first n training images at each step.
+        """Training steps (P,), and latents (P, n, T, C) of a fixed random choice of training images at each.
 
         The steps follow the matrix's `probes: {every: 100}`; P = 0 without probes.
         """

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad as padded
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
+from .fixed_order import random_rows
 
 PREFIX: dict[Split, str] = {"train": "train", "val": "t10k"}
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -75,7 +76,7 @@ class IdxDataset(Dataset):
         """sha256 of the options and the unpacked files, equal for Debian's packed and torchvision's files."""
         if not self._files:
             return None
-        chosen = f"pad={self.pad} count={self.count and sorted(self.count.items())}"
+        chosen = f"pad={self.pad} random={self.count and sorted(self.count.items())}"
         digest = hashlib.sha256(chosen.encode() if self.pad or self.count else b"")
         for split in PREFIX:
             for kind in KINDS:
@@ -120,6 +121,6 @@ class IdxDataset(Dataset):
         splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in PREFIX:
             images, labels = (parse(self._raw(split, kind)) for kind in KINDS)
-            first = slice(None if self.count is None else self.count[split])
-            splits[split] = images[first], labels[first].long()
+            chosen = random_rows(len(labels), len(labels) if self.count is None else self.count[split])
+            splits[split] = images[chosen], labels[chosen].long()
         return splits

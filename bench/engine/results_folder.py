@@ -173,10 +173,10 @@ class ResultsWriter:
 
     def _write_reconstructions(self) -> None:
         """Writes, for each dataset, the same held-out images as the first seed's tokenizers decode them."""
-        import torch
-
         from ..api import to_uint8
+        from ..data.fixed_order import fixed_order
         from ..models import build
+        from ..stages.latents import PREVIEW
 
         for row in self.matrix.datasets:
             latents: dict[str, Artifact] = {}  # by tokenizer and regularizer
@@ -194,8 +194,8 @@ class ResultsWriter:
             dataset = build.dataset({"name": row.part, "options": row.options})
             if dataset.image.height < 2:  # points have no picture
                 continue
-            count = min(64, dataset.size("val"))
-            originals = to_uint8(dataset.images("val", torch.arange(count)))
+            shown = fixed_order(dataset.size("val"))[:PREVIEW]
+            originals = to_uint8(dataset.images("val", shown))
             previews = [(label, artifact.tensor("preview")) for label, artifact in latents.items()]
             pairs = [("held-out images", originals), *previews]
             image_grids.write_reconstructions(self.folder / "samples", pairs, name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer, to_uint8
+from ..data.fixed_order import fixed_order
 from ..runtime.mapped import rows
 from ..runtime.onednn import by_onednn
 from ..runtime.prefetch import prefetch
@@ -63,15 +64,20 @@ def chunked(
     group: Group = ALONE,
     file: Path | None = None,
     into: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> Tensor:
     """The rows of function(index, chunk number), on the CPU, over fixed chunks of `count` rows.
 
     Large results are written to `file`; see `mapped.rows`.
+
+    Args:
+        order: a permutation (count,) that is cut into the chunks; None: the rows' own order, which the result
+            has in any case.
     """
     with by_onednn():
         return rows(
             lambda index, number: {"": function(index, number)},
-            torch.arange(count).split(chunk),
+            (torch.arange(count) if order is None else order).split(chunk),
             [""],
             lambda name: file,
             group,
@@ -84,16 +90,16 @@ def encode(
     data: Dataset,
     split: Split,
     device: torch.device | str,
-    count: int | None = None,
+    chosen: Tensor | None = None,
     loaders: int = 0,
     group: Group = ALONE,
     file: Path | None = None,
 ) -> Tensor:
-    """Hidden values h (n, T, C * expansion) of a split, or of its first `count` images, on the CPU."""
-    count = data.size(split) if count is None else count
-    chunks = torch.arange(count).split(CHUNK)[group.rank :: group.world]  # of this process
+    """Hidden values h (n, T, C * expansion) of a split, or of its `chosen` images (n,), on the CPU."""
+    chosen = torch.arange(data.size(split)) if chosen is None else chosen
+    chunks = chosen.split(CHUNK)[group.rank :: group.world]  # of this process
     images = prefetch(data, split, chunks, loaders, device)
-    return chunked(lambda index, chunk: tokenizer.encode(next(images)).cpu(), count, group=group, file=file)
+    return chunked(lambda *_: tokenizer.encode(next(images)).cpu(), len(chosen), group=group, file=file)
 
 
 def draw(
@@ -109,19 +115,23 @@ def draw(
 ) -> Tensor:
     """Latents z (n, T, C) of encoded images h, on the CPU, with noise keyed by chunk.
 
-    A latent that depends on its minibatch is drawn in the split's order with the batch size of training; the
-    last batch is filled up from the start of the split, and the surplus is dropped.
+    A latent that depends on its minibatch is drawn with the batch size of training, in minibatches of a fixed
+    random order, as in training: a split may be sorted by class. The order belongs to the noise, so that
+    several draws have other minibatches. The last minibatch is filled up from the start of the order, and the
+    surplus is dropped.
     """
-    count, coupled = len(h), regularizer.couples == "latent"
+    count, coupled, order = len(h), regularizer.couples == "latent", None
+    if coupled:
+        order = fixed_order(count) if noise is None else noise.uniform(torch.empty(count), "order").argsort()
 
     def draw_chunk(index: Tensor, chunk: int) -> Tensor:
-        if coupled:
-            index = torch.arange(int(index[0]), int(index[0]) + batch) % count
+        if order is not None:
+            index = torch.cat([index, order[torch.arange(batch - len(index)) % count]])
         chosen = None if labels is None else labels[index].to(device)
         stream = None if noise is None else noise.fork(chunk)
         return regularizer.latent(h[index].to(device), stream, chosen).cpu()
 
-    return chunked(draw_chunk, count, batch if coupled else CHUNK, group, file, into)
+    return chunked(draw_chunk, count, batch if coupled else CHUNK, group, file, into, order)
 
 
 def decode_batch(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SIDE = 32  # pixels: smaller images are enlarged by a whole factor
 GAP = 2  # pixels between images
+BACKGROUND = 128  # grey
 
 
 def grid(images: Tensor, columns: int) -> Image:
@@ -27,7 +28,7 @@ def grid(images: Tensor, columns: int) -> Image:
     array = array.repeat(factor, 1).repeat(factor, 2).repeat(3 // array.shape[3], 3)
     height, width = array.shape[1] + GAP, array.shape[2] + GAP
     rows = -(-len(array) // columns)
-    canvas = np.full((rows * height + GAP, columns * width + GAP, 3), 128, dtype=np.uint8)
+    canvas = np.full((rows * height + GAP, columns * width + GAP, 3), BACKGROUND, dtype=np.uint8)
     for i, image in enumerate(array):
         top, left = GAP + i // columns * height, GAP + i % columns * width
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
@@ -35,10 +36,17 @@ def grid(images: Tensor, columns: int) -> Image:
 
 
 def write_samples(folder: Path, name: str, images: Tensor, labels: Tensor, rows: int = 8) -> Path:
-    """Writes a PNG of samples, whose classes come in turn; with 2 to 16 classes a column has one class."""
-    classes = int(labels.max()) + 1
-    columns = classes if 1 < classes <= 16 else 16
-    return _save(grid(images[: columns * rows], columns), folder, name)
+    """Writes a PNG of samples; with 2 to 16 classes a column has one class, and ends where its samples do."""
+    import torch
+
+    classes = labels.unique().tolist()
+    if not 1 < len(classes) <= 16:
+        return _save(grid(images[: 16 * rows], 16), folder, name)
+    shown = torch.full((rows, len(classes), *images.shape[1:]), BACKGROUND, dtype=torch.uint8)
+    for column, label in enumerate(classes):
+        of_class = images[labels == label][:rows]
+        shown[: len(of_class), column] = of_class
+    return _save(grid(shown.flatten(0, 1), len(classes)), folder, name)
 
 
 def picture_name(cell: Mapping[str, str], suffix: str) -> str:

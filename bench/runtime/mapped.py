@@ -44,32 +44,29 @@ def rows(
     group: Group = ALONE,
     into: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Calls `make(indices, number)` for every chunk; returns each output's rows in order, on the CPU.
+    """Calls `make(indices, number)` for every chunk; returns each output's rows at their index, on the CPU.
 
     Each process of a group computes its share of the chunks; all get all rows. `make` may return more rows
     than it got indices, such as a padded batch's: those at the end are dropped.
 
     Args:
+        indices: chunks of a permutation of the output's rows.
         files: the file of an output, used if the output is large; None keeps the output in memory.
         into: tensors made by `allocated` that are filled, in place of new ones.
     """
-    tensors, done = dict(into or {}), 0
+    tensors = dict(into or {})
     count = sum(map(len, indices))
     for first in range(0, len(indices), ROUND * group.world):
         numbers = range(first, min(first + ROUND * group.world, len(indices)))
         chunks = [make(indices[i], i) if group.takes(i) else {} for i in numbers]
         for name in outputs:
             parts = group.assemble([chunk.get(name) for chunk in chunks])
-            start = done
             for number, part in zip(numbers, parts, strict=True):
                 if name not in tensors:
                     shape = (count, *part.shape[1:])
                     tensors[name] = allocated(shape, part.dtype, files(name), group)
-                size = len(indices[number])
                 if group.rank == 0 or not _mapped(tensors[name].shape, part.dtype, files(name)):
-                    tensors[name][start : start + size] = part[:size]
-                start += size
-        done += sum(len(indices[i]) for i in numbers)
+                    tensors[name][indices[number]] = part[: len(indices[number])]
     _synchronise([file for name in outputs if (file := files(name)) and file.exists()], group)
     return tensors
 

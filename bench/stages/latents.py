@@ -5,12 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..api import Diverged, Noise
-from ..models.latents import CHUNK, DRAWS, decode_all_uint8, draw, encode, normalisation, round_trip
+from ..data.fixed_order import fixed_order
+from ..models.latents import DRAWS, decode_all_uint8, draw, encode, normalisation, round_trip
 from ..runtime.mapped import allocated
 from ..store.artifacts import Result
 from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs
 from .trained_cell import TrainedCell
+
+PREVIEW = 64  # held-out images whose reconstructions are kept to be shown
 
 
 def latents(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -47,8 +50,9 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
         info["round_trip"] = gap = round_trip(model, dataset.image, z, rule, context.device, group)
         if not gap < 1e-3:
             raise Diverged(f"decoding normalised latents differs from decoding them directly by {gap:.3g}")
-        preview = decode_all_uint8(
-            model, z[:CHUNK], context.device, labels=labels, noise=noise.fork("preview")
+        shown = fixed_order(len(z))[:PREVIEW]
+        shown_labels = None if labels is None else labels[shown]
+        tensors["preview"] = decode_all_uint8(
+            model, z[shown], context.device, labels=shown_labels, noise=noise.fork("preview")
         )
-        tensors["preview"] = preview[:64]
     return Result(info, tensors)

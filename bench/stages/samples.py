@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..api import Diverged, Noise
 from ..models.latents import chunked, decode_all_uint8
+from ..models.sample_labels import sample_labels
 from ..store.artifacts import Result
 from ..training.context import Context
 from .inputs import Config, Inputs
@@ -14,10 +14,10 @@ from .trained_cell import TrainedCell
 
 
 def samples(config: Config, inputs: Inputs, context: Context) -> Result:
-    """Decoded 8-bit samples with their labels, which cycle through the classes."""
+    """Decoded 8-bit samples with their labels, which have the proportions of the training images'."""
     cell = TrainedCell(inputs, context.device, config.get("snapshot"))
-    count, classes, spec = config["samples"], cell.dataset.classes, cell.tokenizer.spec
-    labels = torch.arange(count) % classes if classes else torch.full((count,), -1)
+    count, spec = config["samples"], cell.tokenizer.spec
+    labels = sample_labels(cell.dataset.labels("train") if cell.dataset.classes else None, count)
     noise = Noise(config["seed"], ("samples",))
 
     def sample(index: Tensor, chunk: int) -> Tensor:

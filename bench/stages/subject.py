@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..api import Dataset, FeatureExtractor, Noise, Of, Reference, Regularizer, Split, from_uint8, to_uint8
 from ..api import Subject as SubjectInterface
+from ..data.fixed_order import random_rows
 from ..data.subset import originals
 from ..models.latents import CHUNK, chunk_decoder, chunked
 from ..runtime.prefetch import prefetch
@@ -41,7 +42,7 @@ class Subject(SubjectInterface):
         Args:
             scratch: files by name, for tensors that are too large for memory.
             loaders: processes that decode images ahead.
-            heldout: how many held-out images, evenly spaced, are the `real` row's samples; None: all.
+            heldout: how many held-out images, a fixed random choice, are the `real` row's samples; None: all.
         """
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
@@ -55,7 +56,7 @@ class Subject(SubjectInterface):
         if self.real:
             size, labels = dataset.size("val"), self.labels("val")
             count = min(heldout or size, size)
-            self._heldout = torch.arange(count) * size // count
+            self._heldout = random_rows(size, count)
             if count == size:
                 self.samples = self.images("val")
             else:

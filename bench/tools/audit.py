@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..api import Dataset, FeatureExtractor, from_uint8, to_uint8
+from ..data.fixed_order import random_rows
 from ..data.images import RESIZINGS, adm_centre_crop, squash
 from ..metrics.frechet import frechet_distance
 from ..metrics.kernel import kernel_distance
@@ -106,7 +107,8 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
         if real not in features:
             reference = by_name[variant.reference].of_shape(side, CROPS[variant.crop])
             features[real] = extractor.describe(reference, ["pooled"])["pooled"]
-        rows.append(_row(variant, extractor, features[generated][: variant.n], features[real]))
+        chosen = random_rows(len(samples), len(samples) if variant.n is None else variant.n)
+        rows.append(_row(variant, extractor, features[generated][chosen], features[real]))
     del extractor.resizing, extractor.rounds  # the class's own again
     table = pd.DataFrame(rows)
     distance = table[metric_name("FD", extractor)]
@@ -216,13 +218,12 @@ def read(path: Path) -> ImageSet:
 
 
 def of_dataset(dataset: Dataset, name: str) -> list[ImageSet]:
-    """Both splits of a dataset, train first; of a large split, MOST images that are evenly spaced in it."""
+    """Both splits of a dataset, train first; of a large split, a fixed random choice of MOST images."""
     if min(dataset.image.height, dataset.image.width) < 2:
         raise AuditError(f"{name} has points, not images")
     sets = []
     for split in SPLITS:
-        size = dataset.size(split)
-        index = torch.arange(size) if size <= MOST else torch.linspace(0, size - 1, MOST).long()
+        index = random_rows(dataset.size(split), MOST)
         sets.append(ImageSet(f"{name} {split}", dataset.images(split, index)))
     return sets
 

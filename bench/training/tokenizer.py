@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit, seed_for
+from ..data.fixed_order import fixed_order
 from ..models import latents
 from ..runtime.processes import Group
 from . import checkpoint
@@ -205,13 +206,13 @@ class TokenizerTraining:
         return {} if self.adversary is None or images is None else self.adversary.update(images, step)
 
     def probe(self) -> None:
-        """Keeps the latents of the first training images as they are at this point of training."""
+        """Keeps the latents of some training images as they are at this point of training."""
         load, batch, device = self.load, self.budget.batch, self.accelerator.device
         assert self.budget.probes is not None
         set_training(self.tokenizer, self.regularizer, False)
-        count = min(load.size, self.budget.probes["images"])
-        h = latents.encode(self.tokenizer, load.dataset, "train", device, count, group=self.group)
-        labels = None if load.labels is None else load.labels[:count]
+        chosen = fixed_order(load.size)[: self.budget.probes["images"]]
+        h = latents.encode(self.tokenizer, load.dataset, "train", device, chosen, group=self.group)
+        labels = None if load.labels is None else load.labels[chosen]
         noise = Noise(load.seed, ("probe",))
         z = latents.draw(self.regularizer, h, labels, noise, batch, device, self.group)
         self.state.probes[self.state.step] = z

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 
+from latentbench.bench.data.fixed_order import random_rows
 from latentbench.bench.data.idx import parse
 from latentbench.bench.registry import create
 
@@ -59,15 +60,16 @@ def test_torchvision_reads_the_same(tmp_path):
     assert torch.equal(levels, theirs.data) and torch.equal(mine.labels("val"), theirs.targets)
 
 
-def test_padding_is_black_and_a_count_takes_the_first(tmp_path):
+def test_padding_is_black_and_a_count_takes_a_random_choice(tmp_path):
     made = write(tmp_path)
     dataset = create("datasets", "mnist", root=str(tmp_path), pad=2, count={"train": 7, "val": 9})
     assert (dataset.size("train"), dataset.size("val")) == (7, 5)  # there are 5
     got = dataset.images("train", torch.arange(7))
     assert got.shape == (7, 1, 32, 32) and (dataset.image.height, dataset.image.width) == (32, 32)
-    whole = np.pad(made["train"][0][:7], ((0, 0), (2, 2), (2, 2))) / 127.5 - 1
+    chosen = random_rows(len(made["train"][0]), 7).numpy()
+    whole = np.pad(made["train"][0][chosen], ((0, 0), (2, 2), (2, 2))) / 127.5 - 1
     torch.testing.assert_close(got[:, 0].double(), torch.from_numpy(whole), atol=1e-6, rtol=0)
-    assert dataset.labels("train").tolist() == made["train"][1][:7].tolist()
+    assert dataset.labels("train").tolist() == made["train"][1][chosen].tolist()
     with pytest.raises(ValueError, match=r"count must be \{train: N, val: N\}, not \{'train': 7\}"):
         create("datasets", "mnist", root=str(tmp_path), count={"train": 7})
     plain = create("datasets", "mnist", root=str(tmp_path))

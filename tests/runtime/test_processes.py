@@ -176,7 +176,8 @@ def evaluated(group=ALONE, place=None):
         latents.draw(part.eval(), h, Blobs().labels("val"), Noise(0, ("x",)), 32, "cpu", group, file(str(i)))
         for i, part in enumerate((method("simflow"), method("lzn")))
     ]
-    few = latents.encode(tokenizer, Blobs(), "val", "cpu", 50, group=group)  # fewer chunks than processes
+    few = torch.arange(50)  # fewer chunks than processes
+    few = latents.encode(tokenizer, Blobs(), "val", "cpu", few, group=group)
     return h, *drawn, few, latents.decode_all_uint8(tokenizer, drawn[0], "cpu", group, file=file("images"))
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 from torch_fidelity import FeatureExtractorBase
 
 from latentbench.bench.api import from_uint8, to_uint8
+from latentbench.bench.data.fixed_order import fixed_order
 from latentbench.bench.metrics.bootstrap import counts
 from latentbench.bench.metrics.kernel import kernel_distance
 from latentbench.bench.metrics.names import INCEPTION, base_name
@@ -214,17 +215,17 @@ def test_the_real_row_has_only_names_with_its_own_number():
     assert set(scores) < set(run(FakeSubject()))
 
 
-def test_more_training_images_than_can_be_compared_in_pairs_are_thinned_evenly(monkeypatch):
+def test_of_more_training_images_than_can_be_compared_in_pairs_a_random_choice_is(monkeypatch):
     subject = FakeSubject(train=60)
     whole = run(subject)
     monkeypatch.setattr(generation, "PAIRS", 25)
     scores, evaluator = run(subject), create("evaluators", "generation")
     few = FakeSubject(samples=subject.samples)
-    few.sets["train"] = subject.sets["train"][::3]
+    few.sets["train"] = subject.sets["train"][fixed_order(60)[:25].sort().values]
     assert scores["gFD[pixels]"] == whole["gFD[pixels]"]
     for base in {"KD", "memorisation"} | SHARES:
         assert scores[f"{base}[pixels]"] == run(few)[f"{base}[pixels]"] != whole[f"{base}[pixels]"]
-        assert evaluator.protocol(f"{base}[pixels]", subject)["reference_n"] == 20
+        assert evaluator.protocol(f"{base}[pixels]", subject)["reference_n"] == 25
     assert evaluator.protocol("gFD[pixels]", subject)["reference_n"] == 60
 
 

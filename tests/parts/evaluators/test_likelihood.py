@@ -6,6 +6,7 @@ from helpers.fake_subject import FakeSubject
 from scipy.stats import multivariate_normal
 
 from latentbench.bench.api import LatentSpec, Noise, Reference, Regularizer
+from latentbench.bench.data.fixed_order import fixed_order
 from latentbench.bench.registry import create, get
 from latentbench.evaluators.likelihood import LatentLikelihood, is_potential, landscape, pearson
 
@@ -55,7 +56,7 @@ SMALL = {"grid": 9, "support": 40, "draws": 8}
 def test_nlls_are_those_of_the_density():
     subject = of("grid")
     found = LatentLikelihood(points=100, **SMALL).run(subject)
-    z = subject.z["train"][:100, 0].double()
+    z = subject.z["train"][fixed_order(200)[:100], 0].double()
     assert found["NLL"] == pytest.approx(-subject.dataset.log_prob(z).mean().item())
     # 16 components that hardly overlap: the entropy of one, and log 16.
     deviation = 0.1 / (1.25 + 0.01) ** 0.5

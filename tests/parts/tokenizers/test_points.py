@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, Noise, Step, Unfit
+from latentbench.bench.data.fixed_order import fixed_order
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import PACKAGED
 from latentbench.bench.registry import create
@@ -26,11 +27,12 @@ def test_images_are_found_among_train_then_val():
     assert torch.equal(model.positions(model.dataset.images("val", torch.arange(20))), 40 + torch.arange(20))
 
 
-def test_an_image_has_the_row_of_its_position():
+def test_training_images_have_the_rows_by_turns_in_their_fixed_order():
     model = build(count=7)
-    h = model.encode(model.dataset.images("train", torch.arange(40)))
-    table = model.encoder.weight.T[:, None]
-    assert torch.equal(h, table[torch.arange(40) % 7])
+    table, order = model.encoder.weight.T[:, None], fixed_order(40)
+    assert torch.equal(model.encode(model.dataset.images("train", order)), table[torch.arange(40) % 7])
+    held_out = model.encode(model.dataset.images("val", torch.arange(20)))
+    assert torch.equal(held_out, table[torch.arange(20) % 7])
 
 
 def test_a_strange_image_has_the_row_of_the_nearest():
@@ -51,7 +53,8 @@ def test_only_rows_of_the_batch_have_a_gradient():
     model = build(count=40)
     images = model.dataset.images("train", torch.tensor([2, 5]))
     model.encode(images).sum().backward()
-    expected = torch.zeros(40).index_fill(0, torch.tensor([2, 5]), 1.0)
+    rows = fixed_order(40).argsort()[torch.tensor([2, 5])]
+    expected = torch.zeros(40).index_fill(0, rows, 1.0)
     assert torch.equal(model.encoder.weight.grad[0], expected)
     assert not any(p.requires_grad for p in model.decoder.parameters())
 

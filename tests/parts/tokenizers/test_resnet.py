@@ -276,6 +276,6 @@ def test_a_wrong_augmentation_is_named_at_its_place(tmp_path, line, message):
 
 def test_latents_are_of_images_as_they_are():
     model, digits = ResNet(DIGIT, 1, width=8, channels=8).eval(), create("datasets", "digits")
-    h = latents.encode(model, digits, "val", "cpu", 5)
+    h = latents.encode(model, digits, "val", "cpu", torch.arange(5))
     with torch.no_grad():
         torch.testing.assert_close(h, model.encode(digits.images("val", torch.arange(5))))
