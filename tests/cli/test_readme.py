@@ -1,12 +1,14 @@
-"""The README's own text works."""
+"""The README's own text works, and links in texts lead to files."""
 
 import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from helpers.run import TINY, bench_inline
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_plugin_of_the_readme_runs_and_appears_in_the_table(tmp_path):
@@ -33,7 +35,18 @@ def test_the_matrix_of_the_readme_is_one(tmp_path):
     assert "kl[weight=0.01]" in done.stdout and "skipped: " in done.stdout
 
 
-def test_every_file_that_the_readme_links_to_is_there():
-    root = Path(__file__).resolve().parents[2]
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert links and all((root / link).exists() for link in links)
+@pytest.mark.parametrize("name", ["README.md", "results/README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_text_links_to_is_there(name):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())
+    files = [link for link in links if not link.startswith("http")]
+    assert files and not [file for file in files if not ((ROOT / name).parent / file).exists()]
+
+
+def test_every_study_is_linked_to_from_the_text_that_reads_it_and_every_table_that_it_names_is_there():
+    text, studies = (ROOT / "results/README.md").read_text(), ROOT / "results/studies"
+    for study in studies.iterdir():
+        assert f"](studies/{study.name}/leaderboard.md)" in text
+    named = re.findall(r"`([\w/@*.-]+/[\w@*.-]+\.(?:csv|md|html|png))`", text)
+    assert named
+    for file in named:  # as seen from results/, or from the study that is read
+        assert [*(ROOT / "results").glob(file), *studies.glob(f"*/{file}")], file

@@ -13,7 +13,7 @@ from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 
 FAMILIES = {"kl", "flow_prior", "dmvae", "simflow", "lzn", "repa"}
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "results/studies"
 
 
 def records(folder):
