@@ -57,7 +57,7 @@ class Display:
             self._line(f"start  {stage.kind:<9} {stage.label}")
             self._worker(event, escape(f"{stage.kind} {stage.label}"), 0, None)
         elif event.what == "note":
-            self._note(f"note   {stage.kind:<9} {stage.label}: {event.text}")
+            self.note(f"note   {stage.kind:<9} {stage.label}: {event.text}")
         elif event.what == "busy":
             self._line(f"busy   {stage.kind:<9} {stage.label}  {event.text}")
         elif event.what == "progress":
@@ -99,7 +99,8 @@ class Display:
             self.stages.reset(task)
         self.stages.update(task, description=text, completed=step, total=total)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Shows a line, on a terminal and with --quiet too."""
         self.console.print(Text(text), soft_wrap=True)
 
     def _line(self, text: str, always: bool = False) -> None:

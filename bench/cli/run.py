@@ -81,6 +81,9 @@ FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the f
 KeepRecordsOption = Annotated[
     bool, typer.Option("--keep-records", help="A record in the results folder counts as done.")
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Run into a folder whose records git tracks, and replace them.")
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")]
 TrackOption = Annotated[
     list[str] | None,
@@ -103,6 +106,7 @@ def run(
     plugin: PluginOption = None,
     fail_fast: FailFastOption = False,
     keep_records: KeepRecordsOption = False,
+    overwrite: OverwriteOption = False,
     rerun: RerunOption = False,
     offline: OfflineOption = False,
     shard: ShardOption = None,
@@ -152,6 +156,7 @@ def run(
             device=device,
             fail_fast=fail_fast,
             keep_records=keep_records,
+            overwrite=overwrite,
             rerun=rerun,
             profile="-".join(profile or ()),
             loaders=_loader_count(loaders, workers * processes, opened.matrix.threads),
@@ -245,7 +250,7 @@ def _run(
         tracking = Tracking(track, folder, project, opened.plan, opened.store, _warn)
     listener = _Listener(display, tracking)
     with display, tracking or nullcontext():
-        records = run_plan(opened, options, listener.hear, listener.cell)
+        records = run_plan(opened, options, listener.hear, listener.cell, display.note)
     keys = {cell.key for cell in opened.cells}
     return [record for record in records if record.key in keys], listener.traces
 

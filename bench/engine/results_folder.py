@@ -21,6 +21,7 @@ from ..store.disk import replace_text
 from ..store.hashes import identity
 from .open_plan import OpenPlan
 from .run_options import RunOptions
+from .set_aside import set_aside
 
 
 class ResultsWriter:
@@ -34,24 +35,24 @@ class ResultsWriter:
         self.records: dict[str, Record] = {}  # by cell key
         self.same_matrix = False  # as in the run before this one
 
-    def begin(self) -> None:
-        """Writes the whole matrix into the folder, renames other matrices' records and reads the rest."""
-        keys = {cell.key for cell in self.plan.cells}
-        for file in sorted((self.folder / "records").glob("*.json")):
-            with suppress(FileNotFoundError):  # another run has renamed it
-                try:
-                    foreign = Record.from_json(file.read_text()).key not in keys
-                except ValueError:
-                    foreign = True
-                if foreign:
-                    file.rename(file.with_suffix(".json.stale"))
+    def begin(self) -> str:
+        """Writes the whole matrix into the folder, sets other matrices' records aside and reads the rest.
+
+        Returns a sentence about the records that it has set aside; it is empty if there were none.
+        """
+        with self._alone():  # shards of an edited matrix may begin at the same time
+            note = set_aside(self.folder, {cell.key for cell in self.plan.cells})
+            self._write_lock()
+            self._read_new()
+        return note
+
+    def _write_lock(self) -> None:
         text = yaml.safe_dump(resolved(self.matrix, self.folder), sort_keys=False, allow_unicode=True)
         if self.options.profile:
             text = f"# profile {self.options.profile}\n{text}"
         lock = self.folder / "matrix.lock.yaml"
         self.same_matrix = lock.is_file() and lock.read_bytes() == text.encode("utf-8", errors="replace")
         replace_text(lock, text)
-        self._read_new()
 
     def _read_new(self) -> None:
         self.records |= {record.key: record for record in new_records(self.folder / "records", self.seen)}
@@ -121,7 +122,7 @@ class ResultsWriter:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Lets one run after the other read records and write tables, so that the last run's have all.
+        """Lets one run after the other read and move records and write tables, so that the last's have all.
 
         A network folder shows the newest records to a client that has just written beside them.
         """

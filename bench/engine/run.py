@@ -7,7 +7,9 @@ import time
 import uuid
 from collections.abc import Callable
 
+from ..leaderboard.numbers import plural
 from ..plan.plan import Cell
+from ..records.git import tracked_records
 from ..records.record import Record
 from ..store.artifacts import NoLocks, alone
 from ..store.disk import DiskFull, explain_disk_full
@@ -16,6 +18,7 @@ from .open_plan import OpenPlan
 from .results_folder import ResultsWriter
 from .run_options import RunError, RunOptions
 from .schedule import EngineError, Event, Schedule
+from .set_aside import foreign_records
 from .setting import Setting
 
 # After a slow rewrite of the tables, the next one waits this many times as long as that one took.
@@ -28,6 +31,7 @@ def run(
     options: RunOptions,
     listen: Callable[[Event], None] = lambda event: None,
     announce: Callable[[Cell, Record], None] = lambda cell, record: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Record]:
     """Makes the chosen cells of a plan and returns the records of the results folder.
 
@@ -36,14 +40,16 @@ def run(
     Args:
         listen: called for every event of a stage.
         announce: called for every cell whose record is written.
+        note: called with a sentence on records of another matrix, if any were in the folder.
 
     Raises:
         RunError: nothing has been written, or no stage could start.
         DiskFull: some of the results could not be written; all that could be is.
     """
     _check_stages(opened, options.processes)
+    _check_tracked(opened, options)
     _check_folders(opened, options)
-    return _Run(opened, options, listen, announce).make()
+    return _Run(opened, options, listen, announce, note).make()
 
 
 class _Run:
@@ -55,12 +61,14 @@ class _Run:
         options: RunOptions,
         listen: Callable[[Event], None],
         announce: Callable[[Cell, Record], None],
+        note: Callable[[str], None],
     ) -> None:
         self.opened = opened
         self.plan, self.store, self.options = opened.plan, opened.store, options
         self.listen, self.announce = listen, announce
         self.results = ResultsWriter(opened, options)
-        self.results.begin()
+        if aside := self.results.begin():
+            note(aside)
         self.engine = _engine(opened, options)
         recorded = self.results.finished() if options.keep_records else set()
         self.pending = [cell for cell in opened.cells if cell.key not in recorded]
@@ -191,6 +199,22 @@ def _check_stages(opened: OpenPlan, processes: int) -> None:
         batch = stage.config.get("batch", 0)
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
+
+
+def _check_tracked(opened: OpenPlan, options: RunOptions) -> None:
+    """Raises RunError if git tracks records that the run would replace or set aside unasked."""
+    tracked = [] if options.overwrite else tracked_records(options.out)
+    if options.keep_records:  # they stay, unless they are of another matrix
+        tracked = list(foreign_records(tracked, {cell.key for cell in opened.plan.cells}))
+    if not tracked:
+        return
+    found = f"git tracks {plural(len(tracked), 'record')} in {options.out}"
+    if options.keep_records:
+        found += ", which are of another matrix or version"
+        choices = "or set them aside with --overwrite"
+    else:
+        choices = "add to them with --keep-records, or replace them with --overwrite"
+    raise RunError(f"{found}: choose another folder with -o DIR, {choices}")
 
 
 def _check_folders(opened: OpenPlan, options: RunOptions) -> None:

@@ -21,6 +21,7 @@ class RunOptions:
     device: str = "cpu"
     fail_fast: bool = False
     keep_records: bool = False
+    overwrite: bool = False  # also records that git tracks
     rerun: bool = False
     profile: str = ""  # of the matrix, or several joined by hyphens; shown in tables
     loaders: int = 0  # processes per worker that decode images ahead

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .git import git
 
 # Packages whose versions are in every record.
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "torch-fidelity", "clean-fid", "numpy", "scipy")
@@ -58,11 +59,7 @@ def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed wheel has no git history
         return None
-    try:
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    except OSError:
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
+    return git(root, *arguments)
 
 
 def _machine(device: str) -> str:

@@ -48,7 +48,7 @@ def find_pictures(folders: Sequence[Path], records: Sequence[Record], of: str = 
     A file name begins with the labels of its cell, tokenizer or dataset; of several that fit the longest
     counts. If several folders have a file of one name, the first folder counts.
     """
-    owners = _owners(records)
+    owners = picture_owners(records)
     pictures: dict[str, Picture] = {}
     for folder in folders:
         for path in sorted((folder / of).glob("*.png")):
@@ -62,7 +62,7 @@ def find_pictures(folders: Sequence[Path], records: Sequence[Record], of: str = 
     )
 
 
-def _owners(records: Sequence[Record]) -> dict[str, dict[str, str]]:
+def picture_owners(records: Sequence[Record]) -> dict[str, dict[str, str]]:
     """{start of a file's name: labels} of all cells, tokenizers and datasets."""
     owners: dict[str, dict[str, str]] = {}
     for record in records:

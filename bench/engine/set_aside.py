@@ -1,0 +1,87 @@
+"""Moves records that aren't of the matrix at hand out of a results folder, and overwrites none moved before.
+
+results/NAME/set-aside/1   a results folder of its own: records/, their pictures and matrix.lock.yaml
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from ..leaderboard.numbers import plural
+from ..records.files import new_records
+from ..records.record import Record
+from ..report.page.embed import find_pictures, picture_owners
+from ..store.disk import replace_text
+
+FOLDER, LOCK = "set-aside", "matrix.lock*.yaml"
+
+
+def foreign_records(files: Iterable[Path], keys: Collection[str]) -> dict[Path, Record | None]:
+    """The files whose record isn't of a cell with one of these keys; None is a file that is no record."""
+    found: dict[Path, Record | None] = {}
+    for file in files:
+        with suppress(FileNotFoundError):  # another run has moved it
+            try:
+                record = Record.from_json(file.read_text(encoding="utf-8"))
+            except ValueError:
+                found[file] = None
+                continue
+            if record.key not in keys:
+                found[file] = record
+    return found
+
+
+def set_aside(folder: Path, keys: Collection[str]) -> str:
+    """Moves foreign records, and the pictures of rows without another record, to a new folder in `folder`.
+
+    Returns a sentence that says how many and where; it is empty if all records are of cells with these keys.
+    """
+    foreign = foreign_records(sorted((folder / "records").glob("*.json")), keys)
+    if not foreign:
+        return ""
+    aside = _new_folder(folder / FOLDER)
+    for lock in folder.glob(LOCK):
+        text = lock.read_text(encoding="utf-8", errors="replace")
+        text = re.sub(r"^plugins:\n(- .*\n)+", _two_levels_up, text, flags=re.MULTILINE)
+        replace_text(aside / lock.name, text)
+    moved = sum(_move(file, aside / "records") for file in foreign)
+    _move_pictures(folder, aside, [record for record in foreign.values() if record])
+    return f"set aside in {aside}: {plural(moved, 'record')} of another matrix or version"
+
+
+def _new_folder(parent: Path) -> Path:
+    """Makes the folder `parent`/N with the least free number N."""
+    parent.mkdir(exist_ok=True)
+    for number in count(1):
+        with suppress(FileExistsError):
+            (parent / str(number)).mkdir()
+            break
+    return parent / str(number)
+
+
+def _move_pictures(folder: Path, aside: Path, foreign: Sequence[Record]) -> None:
+    """Moves pictures whose row, tokenizer or dataset is that of a foreign record and of no other."""
+    kept = new_records(folder / "records", {})
+    owned = picture_owners(kept).values()
+    for kind in ("samples", "figures"):
+        for picture in find_pictures([folder], [*foreign, *kept], kind):
+            if picture.labels not in owned:
+                _move(picture.path, aside / kind)
+
+
+def _move(file: Path, folder: Path) -> bool:
+    """Moves a file into a folder, and returns whether it was still there."""
+    folder.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # another run may have moved it where locks don't work
+        file.rename(folder / file.name)
+        return True
+    return False
+
+
+def _two_levels_up(plugins: re.Match[str]) -> str:
+    """The plugins of a resolved matrix, whose paths are relative to its folder, as seen from set-aside/N."""
+    return re.sub(r"(?<=\n)- (['\"]?)", r"- \1../../", plugins[0])

@@ -1,0 +1,23 @@
+"""Answers of git about a folder."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command in a folder; None if there is no git or no repository, or it fails."""
+    try:
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def tracked_records(folder: Path) -> list[Path]:
+    """The record files of a results folder that git tracks, also those that were removed without it."""
+    records = folder.resolve() / "records"
+    near = next(path for path in records.parents if path.is_dir())
+    listed = git(near, "--literal-pathspecs", "ls-files", "-z", "--", str(records)) or ""
+    return [near / name for name in listed.split("\0") if name.endswith(".json")]
