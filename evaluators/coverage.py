@@ -65,6 +65,8 @@ class Coverage(Evaluator):
         ),
     }
 
+    version = 2  # since the reference's tokens are chosen, not pooled, where they are more than the latent's
+
     def __init__(self, points: Annotated[int, Field(ge=8)] = 1024) -> None:
         """
         Args:

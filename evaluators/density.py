@@ -90,6 +90,8 @@ class Density(Evaluator):
         "kNN_NLL_real_own": Metric("tokenizer", None, "", "kNN_NLL_real in the row's own space."),
     }
 
+    version = 2  # since the reference's tokens are chosen, not pooled, where they are more than the latent's
+
     def __init__(
         self,
         k: Annotated[int, Field(ge=1)] = 5,
@@ -111,7 +113,7 @@ class Density(Evaluator):
             "k": self.k,
             "reference": subject.reference_protocol(own),
             "search": "faiss IndexFlatL2, float32",
-            "space": "the regularizer's own" if own else "pooled tokens, random projection (seed 42)",
+            "space": "the regularizer's own" if own else "tokens, random projection (seed 42)",
             "queries_from": "latents of val"
             if name.removesuffix("_own") == "kNN_NLL"
             else "reference of val",

@@ -54,6 +54,8 @@ class AAE(Regularizer):
     weight 1 it keeps up with `optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}`.
     """
 
+    version = 2  # since the reference's tokens are chosen, not pooled
+
     def __init__(
         self,
         spec: LatentSpec,

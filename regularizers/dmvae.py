@@ -206,6 +206,7 @@ class DMVAE(Regularizer):
     """
 
     prior_options = frozenset({"score", "head", "rescale"})
+    version = 2  # since tokens are chosen, not pooled, for scores of single tokens
     later = frozenset({"rescale", "last_times", "anneal"})
     shift: Tensor
     scale: Tensor
@@ -270,19 +271,23 @@ class DMVAE(Regularizer):
             self.head = QueryHead(spec, self.space, head_width)
 
     def reference(self, reference: Reference) -> Reference:
-        """The reference in the head's output space; single tokens are joined to as many as it has."""
+        """The reference in the head's output space; single tokens are joined to as many as it has.
+
+        A score of whole latents has a reference of more or fewer tokens pooled to the latent's; for one of
+        single tokens they are chosen.
+        """
         if self.rescale:
             fitted = reference.samples[: reference.fit].float()
             self.shift.copy_(fitted.mean())
             self.scale.copy_(fitted.std())
             return replace(reference, samples=self.aligned(reference.samples.float()))
-        if isinstance(self.head, nn.Identity):
-            mapped = reference.projected(self.spec)
-        elif isinstance(self.head, QueryHead):
+        if isinstance(self.head, QueryHead):
             mapped = replace(reference, samples=reference.samples.float()).standardised()
         else:
-            mapped = reference.pooled(self.spec).standardised()
-        if mapped.samples.shape[1] < self.space.tokens:
+            fit = reference.thinned if self.teacher.per_token else reference.pooled
+            own = fit(self.spec)
+            mapped = own.projected(self.spec) if isinstance(self.head, nn.Identity) else own.standardised()
+        if mapped.samples.shape[1] == 1 < self.space.tokens:
             mapped = independent_tokens(mapped, self.space.tokens)
         return mapped
 

@@ -54,13 +54,15 @@ def principal_channels(reference: Reference, channels: int) -> Reference:
 class FlowPrior(Regularizer):
     """Latents descend the loss of a velocity field that was trained on the reference, then frozen.
 
-    The default prior sees one token at a time, each at `draws` independent times and noises. Any other flow
-    on a reference of many tokens sees a whole latent at one time; on a reference of single tokens, it sees
-    each token alone. There are no classes. The paper found the projection `random` best; the exact recipes of
-    the other two are not published: here both are scaled by one scalar, and `average` pools neighbouring
-    channels.
+    The default prior sees one token at a time, each at `draws` independent times and noises; of a reference
+    of more tokens than the latent's, as many are chosen. Any other flow on a reference of many tokens sees a
+    whole latent at one time, and the reference pooled to as many tokens; on a reference of single tokens, it
+    sees each token alone. There are no classes. The paper found the projection `random` best; the exact
+    recipes of the other two are not published: here both are scaled by one scalar, and `average` pools
+    neighbouring channels.
     """
 
+    version = 2  # since tokens are chosen, not pooled, for a prior of single tokens
     prior_options = frozenset({"prior", "projection"})
 
     def __init__(
@@ -89,10 +91,11 @@ class FlowPrior(Regularizer):
         return {"flow": self.prior}
 
     def reference(self, reference: Reference) -> Reference:
+        own = reference.thinned(self.spec) if self.per_token else reference.pooled(self.spec)
         if self.projection == "random":
-            return reference.projected(self.spec)
+            return own.projected(self.spec)
         project = average_channels if self.projection == "average" else principal_channels
-        return project(reference.pooled(self.spec).standardised(), self.spec.channels)
+        return project(own.standardised(), self.spec.channels)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         z = z[:, None].expand(-1, self.draws, -1, -1)  # (B, draws, T, C): noise keeps a row's draws together

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.api import LatentSpec, Noise, Reference, Regularizer, Step, Unfit
 from ..bench.nn.blocks import without_autocast
 from ..bench.registry import register
 from ..bench.runtime.processes import gathered, of_all
@@ -83,6 +83,7 @@ class MMD(Regularizer):
     inverse multiquadratics at seven scales (`imq`), or a Gaussian with the median heuristic (`rbf`).
     """
 
+    version = 2  # since the reference's tokens are chosen, not pooled, for `samples: token`
     couples = "loss"
     gathers = True
 
@@ -104,6 +105,10 @@ class MMD(Regularizer):
             )
         self.target, self.weight, self.samples, self.kernel = target, weight, samples, kernel
         self.tokens = tokens
+
+    def reference(self, reference: Reference) -> Reference:
+        own = reference.pooled(self.spec) if self.samples == "image" else reference
+        return own.projected(self.spec)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         z, noise = gathered(z, step.noise), of_all(step.noise)

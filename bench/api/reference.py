@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Dataset, Split
+from .noise import seed_for
 from .specs import LatentSpec
 
 CHUNK = 2**12  # samples that are processed at a time
@@ -30,13 +31,14 @@ class Reference:
     fit: int | None = None
 
     def projected(self, spec: LatentSpec) -> Reference:
-        """The reference in the shape and units of a latent, mapped the same way for every row of a matrix.
+        """Tokens in the channels and units of a latent's, mapped the same way for every row of a matrix.
 
-        Tokens are pooled (see `pooled`), features standardised, and, unless the latent has as many channels,
+        Tokens are chosen (see `thinned`), features standardised, and, unless the latent has as many channels,
         multiplied by a fixed random matrix with entries N(0, 1/F) (seed 42), which keeps the variance (Flow
-        Priors, section 3.2).
+        Priors, section 3.2). A method that matches whole latents takes `pooled(spec).projected(spec)`, whose
+        tokens are at the latent's positions.
         """
-        own, channels = self.pooled(spec), self.samples.shape[-1]
+        own, channels = self.thinned(spec), self.samples.shape[-1]
         if channels == spec.channels:
             return own.standardised()
         projection = torch.randn(channels, spec.channels, generator=torch.Generator().manual_seed(42))
@@ -46,10 +48,28 @@ class Reference:
         parts = [(chunk - mean) / scale @ projection.to(chunk) for chunk in own.samples.split(CHUNK)]
         return replace(own, samples=torch.cat(parts))
 
+    def thinned(self, spec: LatentSpec) -> Reference:
+        """At most as many tokens of each sample as the latent has, chosen at random and the same each time.
+
+        The distribution of single tokens stays what it is, where means of several tokens have another, a
+        narrower one. Fewer tokens than the latent's are all kept.
+        """
+        samples = self.samples.float()
+        if samples.shape[1] <= spec.tokens:
+            return replace(self, samples=samples)
+        generator = torch.Generator().manual_seed(seed_for("reference", "tokens"))
+        parts = []
+        for chunk in samples.split(CHUNK):
+            order = torch.rand(chunk.shape[:2], generator=generator).argsort(1)
+            chosen = order[:, : spec.tokens, None].to(chunk.device)
+            parts.append(chunk.take_along_dim(chosen, 1))
+        return replace(self, samples=torch.cat(parts), grid=None)
+
     def pooled(self, spec: LatentSpec) -> Reference:
         """Tokens average-pooled onto the latent's grid or, without one, along the raster to its token count.
 
-        A single token stays single: it has no position.
+        Means of tokens are not distributed as tokens are: this is for methods that need a token at each of
+        the latent's positions. A single token stays single: it has no position.
         """
         samples = self.samples.float()
         if samples.shape[1] in (1, spec.tokens):

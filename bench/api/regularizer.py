@@ -52,7 +52,10 @@ class Regularizer(nn.Module):
         return {}
 
     def reference(self, reference: Reference) -> Reference:
-        """The reference in the latent's shape and units, sample by sample; a method may map it otherwise."""
+        """The reference in the latent's space, sample by sample, for a method that matches single tokens.
+
+        One that matches whole latents returns `reference.pooled(self.spec).projected(self.spec)`.
+        """
         return reference.projected(self.spec)
 
     def aligned(self, z: Tensor) -> Tensor:

@@ -101,14 +101,32 @@ def test_projection_mixes_channels_and_never_tokens_and_is_the_same_each_time():
 def test_tokens_are_pooled_onto_the_latents_grid():
     values = torch.arange(16.0).reshape(1, 16, 1)
     fine = Reference(torch.cat((values, values.flip(1))), torch.tensor([3, 4]), (4, 4))
-    coarse = fine.projected(LatentSpec(4, 1, (2, 2)))
+    spec = LatentSpec(4, 1, (2, 2))
+    coarse = fine.pooled(spec).projected(spec)
     assert coarse.grid == (2, 2) and coarse.labels.tolist() == [3, 4]
     cells = torch.tensor([2.5, 4.5, 10.5, 12.5]) - 7.5  # means of 2 x 2 cells about the mean
     ratio = coarse.samples[0, :, 0] / cells
     torch.testing.assert_close(ratio, ratio[:1].expand(4))
-    along = fine.projected(LatentSpec(8, 1)).samples[0, :, 0]  # without a grid: along the raster
+    along = fine.pooled(LatentSpec(8, 1)).samples[0, :, 0]  # without a grid: along the raster
     steps = along.diff()
     torch.testing.assert_close(steps, steps[:1].expand(7))
+
+
+def test_a_projected_reference_has_tokens_and_no_means_of_tokens():
+    tokens = torch.arange(160.0).reshape(10, 16, 1)
+    fine, spec = Reference(tokens, torch.arange(10), (4, 4), fit=8), LatentSpec(4, 1, (2, 2))
+    thin = fine.thinned(spec)
+    assert (
+        thin.samples.shape == (10, 4, 1) and thin.grid is None and (thin.labels, thin.fit) == (fine.labels, 8)
+    )
+    for own, all_of_it in zip(thin.samples.flatten(1).tolist(), tokens.flatten(1).tolist(), strict=True):
+        assert len(set(own)) == 4 and set(own) <= set(all_of_it)  # its own, without replacement
+    assert (
+        len({tuple(row) for row in (thin.samples.flatten(1) % 16).tolist()}) > 5
+    )  # at other positions in each
+    assert torch.equal(thin.samples, fine.thinned(spec).samples)
+    assert torch.equal(fine.projected(spec).samples, thin.standardised().samples)
+    assert torch.equal(fine.thinned(LatentSpec(64, 1)).samples, tokens)
 
 
 def test_an_unstructured_reference_stays_one_token():

@@ -353,6 +353,15 @@ def test_the_teacher_lives_where_the_reference_does(head, reference_spec, space)
     assert not {id(p) for p in regularizer.head.parameters()} & {id(p) for p in regularizer.fake.parameters()}
 
 
+@pytest.mark.parametrize("head", ["none", "mlp"])
+def test_scores_of_single_tokens_learn_tokens_and_scores_of_whole_latents_pooled_ones(head):
+    samples = draws(50, 9, 3).float()
+    reference, spec = Reference(samples, None, (3, 3)), LatentSpec(9, 3, (3, 3))
+    for score, fit in (("velocity_mlp", Reference.thinned), (TINY, Reference.pooled)):
+        own = build(spec, head=head, head_width=8, score=score).reference(reference)
+        assert torch.equal(own.samples, fit(reference, SPEC).standardised().samples)
+
+
 @pytest.mark.parametrize("head", ["mlp", "transformer"])
 def test_a_sample_does_not_depend_on_its_batch_through_a_head(head):
     projected, z = build(head=head, head_width=8).head, draws(4, 4, 3).float()

@@ -211,6 +211,27 @@ def test_the_random_projection_is_the_suites_own():
     assert torch.equal(built().reference(reference).samples, reference.projected(SPEC).samples)
 
 
+@pytest.mark.parametrize("projection", ["random", "average", "pca"])
+def test_a_prior_of_single_tokens_learns_tokens_and_a_prior_of_whole_latents_means_at_their_positions(
+    projection,
+):
+    """Means of four skewed tokens are much less skewed than tokens are."""
+    spec, samples = LatentSpec(16, 4), randn(300, 64, 4).exp().float()  # no grid: along the raster
+    reference = Reference(samples, None, (8, 8))
+
+    def skewness(prior):
+        made = FlowPrior(spec, LatentSpec(64, 4, (8, 8)), prior=prior, projection=projection).reference(
+            reference
+        )
+        assert made.samples.shape == (300, 16, 4)
+        centred = made.samples - made.samples.mean((0, 1))
+        return (centred**3).mean((0, 1)).abs().mean().item() / centred.std().item() ** 3
+
+    of_tokens = ((samples - samples.mean()) ** 3).mean().item() / samples.std().item() ** 3
+    assert skewness(TINY) == pytest.approx(of_tokens, rel=0.25)
+    assert skewness(DIT) == pytest.approx(of_tokens / 2, rel=0.25)  # by the central limit theorem
+
+
 def test_pca_finds_scikit_learns_components_of_the_fitted_samples():
     mixing = randn(7, 7, seed=5)
     reference = Reference(randn(200, 4, 7) @ mixing + 3, torch.arange(200), (2, 2), fit=150)

@@ -8,7 +8,7 @@ import torch
 from sklearn.gaussian_process.kernels import RationalQuadratic
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
-from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
+from latentbench.bench.api import LatentSpec, Noise, Reference, Step, Unfit
 from latentbench.regularizers.mmd import (
     MMD,
     SCALES,
@@ -134,3 +134,11 @@ def test_whole_images_are_compared_as_vectors_and_need_a_reference_of_whole_imag
     with pytest.raises(Unfit, match="whole latents of 4"):
         MMD(LatentSpec(4, 2), LatentSpec(1, 9), samples="image")
     MMD(LatentSpec(4, 2), LatentSpec(1, 9))
+
+
+def test_single_tokens_are_compared_with_tokens_and_images_with_pooled_tokens():
+    spec, samples = LatentSpec(4, 3, (2, 2)), randn(20, 16, 3).float()
+    reference = Reference(samples, None, (4, 4))
+    for compared, fit in (("token", Reference.thinned), ("image", Reference.pooled)):
+        own = MMD(spec, LatentSpec(16, 3, (4, 4)), samples=compared).reference(reference)
+        assert torch.equal(own.samples, fit(reference, spec).standardised().samples)
