@@ -295,7 +295,8 @@ class _Zones(torch.autograd.Function):
 class ZoneSampler(Generator):
     """Draws from N(0, I), which the latents of every minibatch fill, or for a label from its zone.
 
-    There is nothing to train. Where zones are those of tokens, it draws tokens independently of each other.
+    There is nothing to train. Where zones are those of tokens, it draws tokens independently of each other,
+    and with alpha other than 1 latents don't fill N(0, I): `LZN.generator_fault` says so to matrices.
     The zones of labels are what their anchors, of equal mass, make of N(0, I); they are disjoint, so guidance
     would have nothing to lean away from, and is ignored.
     """
@@ -335,7 +336,8 @@ class LZN(Regularizer):
     images, all tokens as one vector of T C numbers. Such a latent holds log B nats about its image and
     nothing else, enough for the published decoders, which generate, but not for a decoder that reconstructs:
     on digits, after 400 steps of 64 images, `image` gives the mean image (12 dB) and `token` (Euler) 24 dB.
-    `alpha` concentrates latents about the centres of their zones (0: the centres, as without noise).
+    `alpha` concentrates latents about the centres of their zones (0: the centres, as without noise); only
+    with 1 do they fill N(0, I).
     `solver` and `g` are the released ones for images; `euler` goes with g = 1e-4.
 
     `align` weighs the alignment with the zones of labels, which have learned anchors of their own: a latent,
@@ -411,6 +413,19 @@ class LZN(Regularizer):
 
     def generator(self) -> Generator:
         return ZoneSampler(self.spec, self.classes, self.labels, self.g)
+
+    def generator_fault(self) -> str | None:
+        if self.alpha != 1:
+            return (
+                f"with alpha = {self.alpha:g} they lie about the centres of zones, not all over N(0, I); "
+                "alpha = 1 fits"
+            )
+        if self.per_token and self.spec.tokens > 1:
+            return (
+                f"each of their {self.spec.tokens} tokens has a zone of its own, and samples' tokens don't "
+                "know of each other; `anchors: image` fits"
+            )
+        return None
 
 
 @register("lzn_views")

@@ -80,6 +80,13 @@ class Regularizer(nn.Module):
         """
         return None
 
+    def generator_fault(self) -> str | None:
+        """Why samples of `generator()` don't follow the latents; None if they do.
+
+        A matrix skips `use: joint` with this reason, as scores of other samples would rank nothing.
+        """
+        return None
+
     def classify(self, z: Tensor) -> Tensor | None:
         """The class of each latent, z (B, T, C) -> (B,), if latents determine it (LZN); otherwise None."""
         return None

@@ -247,9 +247,12 @@ class StageGraph:
             raise Unfit(f"{message} (`generators: {{none: {{}}}}` scores it)")
         own = None
         if generator.init == "joint":
-            own = self.parts.regularizer(data, tokenizer, regularizer).generator()
+            method = self.parts.regularizer(data, tokenizer, regularizer)
+            own, fault = method.generator(), method.generator_fault()
             if own is None:
                 raise Unfit(f"{regularizer.label} has no generator of its own")
+            if fault:
+                raise Unfit(f"the generator of {regularizer.label} is no sampler of its latents: {fault}")
         if own is not None and generator.part == JOINT:
             _, faults = check_options(type(own), generator.sampler, method="sample")
             if faults:

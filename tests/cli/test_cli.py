@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from latentbench.bench.cli import app
 from latentbench.bench.registry import FOLDERS, names
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def said(*arguments):
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
@@ -106,6 +108,13 @@ def test_the_pairs_that_do_not_fit_are_skipped_with_the_reason(tmp_path, monkeyp
     skipped = [cell for cell in cells if cell["skipped"]]
     assert {cell["cell"]["regularizer"] for cell in skipped} == {"repa"}
     assert "5 latent tokens" in skipped[0]["skipped"]
+
+
+def test_a_generator_that_does_not_sample_the_latents_is_skipped_with_the_reason():
+    cells = json.loads(said("plan", "--matrix", str(ROOT / "matrix.yaml"), "--json"))["cells"]
+    joint = {c["cell"]["regularizer"]: c["skipped"] for c in cells if c["cell"]["generator"] == "joint"}
+    assert joint["simflow"] is None and "own generator" not in joint["lzn"]
+    assert "each of their 16 tokens has a zone of its own" in joint["lzn"]
 
 
 PLUGIN = """

@@ -1,6 +1,7 @@
 """Latent zones against closed forms, brute force in float64, and what the paper promises of them."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -368,3 +369,27 @@ def test_samples_of_a_class_land_in_its_zone_and_zones_together_fill_the_gaussia
 
 def test_there_is_nothing_to_classify_by_without_alignment():
     assert LZN(LatentSpec(2, 4), 5).classify(torch.zeros(1, 2, 4)) is None
+
+
+def test_a_smaller_alpha_makes_latents_neither_standard_normal_nor_alpha_times_that():
+    def spread(alpha):
+        lzn, anchors = LZN(LatentSpec(1, 4), 0, alpha=alpha), randn(256, 1, 4, dtype=torch.float32)
+        return torch.cat([lzn.latent(anchors, Noise(seed)) for seed in range(4)]).std().item()
+
+    assert spread(1.0) == pytest.approx(1, abs=0.02)
+    assert 0.5 < spread(0.25) < 0.93
+
+
+@pytest.mark.parametrize(
+    "tokens, options, fault",
+    [
+        (1, {}, None),
+        (4, {"anchors": "image"}, None),
+        (4, {"anchors": "image", "alpha": 0.5}, "alpha = 0.5 .* centres of zones"),
+        (4, {}, "each of their 4 tokens has a zone"),
+        (4, {"align": 1.0}, "each of their 4 tokens has a zone"),
+    ],
+)
+def test_the_generator_says_where_its_samples_do_not_follow_the_latents(tokens, options, fault):
+    found = LZN(LatentSpec(tokens, 3), 10, **options).generator_fault()
+    assert found is None if fault is None else re.search(fault, found)
