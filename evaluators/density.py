@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import faiss
 import numpy as np
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, Metric, Split, Subject
 from ..bench.metrics.bootstrap import counts
+from ..bench.metrics.latent_loss import along, is_potential, pearson, repeats
 from ..bench.registry import register
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, RED = "#2f6db5", "#d1495b"
 
 
 def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -42,6 +48,12 @@ def log_distances(queries: Tensor, bank: Tensor, k: int, floor: float) -> Tensor
     return neighbour_distances(queries, bank, k).clamp(min=floor).log()
 
 
+def floor_of(bank: Tensor) -> float:
+    """The smallest distance that counts: 1e-6 of the root mean square distance of a bank from its mean."""
+    spread = bank.double() - bank.double().mean(0)
+    return 1e-6 * spread.square().sum(1).mean().sqrt().item()
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Tokens (n, C), and the indices of their images (n,)."""
@@ -65,9 +77,24 @@ def mean_over_images(metric: str, values: Tensor, images: Tensor) -> Estimate:
     return Estimate(values.mean().item(), (multiplicities @ sums) / (multiplicities @ sizes))
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """The mean log distance to the reference, and the regularizer's loss, at several training steps."""
+
+    steps: Tensor  # (P,)
+    distances: Tensor  # (P,)
+    fresh: float  # the distance of fresh reference samples
+    losses: Tensor | None  # (P,), None where the loss isn't a function of single latents
+
+
 @register("density")
 class Density(Evaluator):
-    """k-NN NLL from latent tokens to the reference's and back, and between two samples of the reference."""
+    """k-NN NLL from latent tokens to the reference's and back, and between two samples of the reference.
+
+    With `probes: {every: N}` in the matrix it also follows the tokens of some training images along
+    training, beside the regularizer's loss on them, in the row's own space of the reference: Flow Priors'
+    figures 4 (`flow_prior`) and 7 (`none`). `figures/` has the two curves.
+    """
 
     metrics = {
         "kNN_NLL": Metric(
@@ -88,6 +115,15 @@ class Density(Evaluator):
         "kNN_NLL_own": Metric("tokenizer", False, "", "kNN_NLL in the row's own space of the reference."),
         "kNN_NLL_reverse_own": Metric("tokenizer", False, "", "kNN_NLL_reverse in the row's own space."),
         "kNN_NLL_real_own": Metric("tokenizer", None, "", "kNN_NLL_real in the row's own space."),
+        "kNN_NLL_change": Metric(
+            "tokenizer",
+            None,
+            "",
+            "kNN_NLL of some training images at the end of training minus that at its start, own space.",
+        ),
+        "kNN_NLL_correlation_training": Metric(
+            "tokenizer", None, "", "Correlation of the regularizer's loss with kNN_NLL along training."
+        ),
     }
 
     version = 2  # since the reference's tokens are chosen, not pooled, where they are more than the latent's
@@ -99,12 +135,26 @@ class Density(Evaluator):
         bank: Annotated[int, Field(ge=1)] = 100_000,
     ) -> None:
         self.k, self.queries, self.bank = k, queries, bank
+        self._last: tuple[Subject, Trajectory | None] | None = None
 
     def run(self, subject: Subject) -> dict[str, float]:
         scores = self._score(subject, own=False)
-        return scores | self._score(subject, own=True) if subject.own_reference else scores
+        if subject.own_reference:
+            scores |= self._score(subject, own=True)
+        followed = self._followed(subject)
+        if followed is None:
+            return scores
+        scores["kNN_NLL_change"] = (followed.distances[-1] - followed.distances[0]).item()
+        correlation = None if followed.losses is None else pearson(followed.losses, followed.distances)
+        return scores if correlation is None else scores | {"kNN_NLL_correlation_training": correlation}
+
+    def figures(self, subject: Subject) -> dict[str, Figure]:
+        followed = self._followed(subject)
+        return {} if followed is None else {"density": drawing(followed)}
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
+        if name in ("kNN_NLL_change", "kNN_NLL_correlation_training"):
+            return self._protocol_of_training(name, subject)
         own = name.endswith("_own")
         queries, bank = self._sizes(*self._sets(subject, own))
         return {
@@ -126,8 +176,7 @@ class Density(Evaluator):
         queries, bank = self._sizes(*sets)
         z, reference = (drawn(tokens, queries) for tokens in sets[:2])
         z_bank, reference_bank = (drawn(tokens, bank).values for tokens in sets[2:])
-        spread = reference_bank.double() - reference_bank.double().mean(0)
-        floor = 1e-6 * spread.square().sum(1).mean().sqrt().item()
+        floor = floor_of(reference_bank)
         pairs = {
             "kNN_NLL": (z, reference_bank),
             "kNN_NLL_reverse": (reference, z_bank),
@@ -139,6 +188,49 @@ class Density(Evaluator):
             logs = log_distances(from_tokens.values, to_bank, self.k, floor)
             scores[name] = mean_over_images(name, logs, from_tokens.images)
         return scores
+
+    def _followed(self, subject: Subject) -> Trajectory | None:
+        """The probes of training, measured; None without any."""
+        if self._last is None or self._last[0] is not subject:
+            steps, probes = subject.trajectory()
+            self._last = subject, self._follow(subject, steps, probes) if len(steps) > 1 else None
+        return self._last[1]
+
+    @torch.no_grad()
+    def _follow(self, subject: Subject, steps: Tensor, probes: Tensor) -> Trajectory:
+        regularizer, noise = subject.regularizer, subject.noise.fork("density")
+        device = next((p.device for p in regularizer.parameters()), probes.device)
+        fresh, reference = (subject.reference(split, own=True).samples for split in ("val", "train"))
+        bank = drawn(reference, self.bank).values
+        floor = floor_of(bank)
+
+        def distance(tokens: Tensor) -> Tensor:
+            return log_distances(drawn(tokens, self.queries).values, bank, self.k, floor).mean()
+
+        distances = [distance(regularizer.aligned(z.to(device)).to(bank)) for z in probes]
+        # Tested at the start, as trained latents may lie where the loss is flat. Weights that grow with the
+        # step have their last value.
+        last, losses = int(steps[-1]), None
+        if is_potential(regularizer, probes[0, :64].to(device), noise, last):
+            losses = along(regularizer, probes.to(device), noise, last).cpu()
+        return Trajectory(steps, torch.stack(distances).cpu(), distance(fresh).item(), losses)
+
+    def _protocol_of_training(self, name: str, subject: Subject) -> dict[str, Any]:
+        steps, probes = subject.trajectory()
+        reference = subject.reference("train", own=True).samples
+        images, tokens = probes.shape[1:3]
+        protocol = {
+            "n": len(steps),
+            "latents": f"of the first {images} training images",
+            "queries": min(self.queries, images * tokens),
+            "bank": min(self.bank, len(reference) * reference.shape[1]),
+            "k": self.k,
+            "reference": subject.reference_protocol(own=True),
+            "space": "the regularizer's own",
+        }
+        if name == "kNN_NLL_change":
+            return protocol
+        return protocol | {"loss": "of the trained regularizer", "draws": repeats(images)}
 
     def _sets(self, subject: Subject, own: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents and reference of val, then latents and reference of train, each (n, T, C)."""
@@ -159,3 +251,20 @@ class Density(Evaluator):
         """Numbers of queries and bank entries, equal in both directions: log r_k falls as a bank grows."""
         tokens = [len(x) * x.shape[1] for x in (z, reference, z_bank, reference_bank)]
         return min(self.queries, *tokens[:2]), min(self.bank, *tokens[2:])
+
+
+def drawing(followed: Trajectory) -> Figure:
+    """The loss (solid) and the mean log distance (dashed) along training, as in Flow Priors' figure 4."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.0), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    axis.plot(followed.steps, followed.distances, color=RED, linestyle="--")
+    axis.axhline(followed.fresh, color="grey", linewidth=0.8, linestyle=":")
+    axis.set_ylabel("log distance (dotted: fresh samples)", color=RED)
+    axis.set(xlabel="step", title="along training")
+    if followed.losses is not None:
+        loss_axis = axis.twinx()
+        loss_axis.plot(followed.steps, followed.losses, color=BLUE)
+        loss_axis.set_ylabel("the regularizer's loss", color=BLUE)
+    return figure

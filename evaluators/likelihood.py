@@ -10,53 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Noise, Regularizer, Step, Subject
+from ..bench.api import Evaluator, Metric, Noise, Regularizer, Subject
 from ..bench.data.fixed_order import fixed_order
-from ..bench.registry import parameters_of, register
+from ..bench.metrics.latent_loss import along, is_potential, pearson, repeats, value
+from ..bench.registry import register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REACH = 3.0  # the plane is [-3, 3]^2, in standardised units, as in the paper
-BATCH = (
-    2048  # the loss along training is a mean over at least as many latents, with equal noise at each probe
-)
 CHUNK = 32  # points per call of the loss
 BLUE, RED = "#2f6db5", "#d1495b"
-
-
-def value(regularizer: Regularizer, z: Tensor, noise: Noise, index: int) -> Tensor:
-    """The regularizer's weighted loss on latents (B, T, C), a scalar, without images or labels."""
-    images = z.new_zeros(len(z), 1, 1, 2)
-    terms = regularizer.loss(z, z, Step(index, images, None, noise, lambda z: z[:, None]))
-    return sum(terms.values(), z.new_zeros(()))
-
-
-def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int = 0) -> bool:
-    """Whether the loss is the mean of a fixed function of single latents, with that function's gradient.
-
-    Losses that depend on the whole minibatch, on a critic or on an image's features are no functions of a
-    latent. A surrogate loss, as DMVAE's, has a meaningless value, which is detected: along its gradient the
-    loss doesn't rise by the gradient's length.
-    """
-    named = parameters_of(type(regularizer))  # type: ignore[arg-type]  # hashable, as classes are
-    draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
-    depends_on_data = draws_reference or "teacher_spec" in named
-    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or depends_on_data:
-        return False
-    z = z.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = value(regularizer, z, noise, index)
-        gradient = torch.autograd.grad(loss, z)[0] if loss.requires_grad else torch.zeros_like(z)
-    length = gradient.norm()
-    if length == 0:
-        return False
-    # About 0.002 per coordinate: at ten times as much, the curvature of a flow's loss on `ring` is 10 %.
-    step = 0.002 * z.numel() ** 0.5 * gradient / length
-    with torch.no_grad():
-        ahead, behind = (value(regularizer, z + sign * step, noise, index) for sign in (1, -1))
-    slope = (ahead - behind) / (2 * step.norm())
-    return bool((slope - length).abs() < 0.05 * length)
 
 
 @torch.no_grad()
@@ -75,13 +39,6 @@ def landscape(regularizer: Regularizer, points: Tensor, draws: int, noise: Noise
         return torch.cat([losses_at(chunk) for chunk in points.split(CHUNK)])
     except RuntimeError:  # a loss that vmap can't batch, for example because it branches on a value
         return torch.stack([loss_at(point) for point in points])
-
-
-def pearson(a: Tensor, b: Tensor) -> float | None:
-    """Pearson's correlation of two series (n,); None if a series is constant or shorter than 3."""
-    if len(a) < 3 or not a.double().std() > 0 or not b.double().std() > 0:
-        return None
-    return float(np.corrcoef(a.double().cpu(), b.double().cpu())[0, 1])
 
 
 @dataclass(frozen=True)
@@ -167,7 +124,7 @@ class LatentLikelihood(Evaluator):
         common |= {"loss": "of the trained regularizer", "noise": "the same for every point"}
         if name.endswith("training"):
             latents = subject.trajectory()[1].shape[1]
-            return {"n": len(measured.steps), "latents": latents, "draws": _repeats(latents), **common}
+            return {"n": len(measured.steps), "latents": latents, "draws": repeats(latents), **common}
         if name.endswith("plane"):
             return {"n": self.grid**2, "reach": REACH, "draws": self.draws, **common}
         return {"n": min(self.support, len(measured.data)), "draws": self.draws, **common}
@@ -213,24 +170,12 @@ class LatentLikelihood(Evaluator):
         def losses(points: Tensor) -> Tensor:
             return landscape(regularizer, points.to(device), self.draws, noise.fork("point"), last).cpu()
 
-        @torch.no_grad()
-        def mean_loss(z: Tensor) -> Tensor:
-            repeats = range(_repeats(len(z)))
-            return torch.stack(
-                [value(regularizer, z.to(device), noise.fork(i), last) for i in repeats]
-            ).mean()
-
         return replace(
             measured,
-            loss_steps=torch.stack([mean_loss(z) for z in probes]).cpu() if len(steps) else torch.zeros(0),
+            loss_steps=along(regularizer, probes.to(device), noise, last).cpu(),
             loss_plane=losses(plane),
             loss_data=losses(data[: self.support]),
         )
-
-
-def _repeats(latents: int) -> int:
-    """The number of noises for each of some latents, so that the loss is a mean over about `BATCH`."""
-    return max(1, round(BATCH / max(1, latents)))
 
 
 def drawing(measured: Measured, title: str) -> Figure:

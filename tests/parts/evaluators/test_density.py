@@ -1,9 +1,11 @@
+import json
 import math
 import statistics
 
 import pytest
 import torch
 from helpers.fake_subject import FakeSubject
+from helpers.run import bench_inline
 
 from latentbench.bench.api import LatentSpec, Reference, Regularizer
 from latentbench.bench.metrics.bootstrap import REPLICATES, counts
@@ -124,3 +126,77 @@ def test_tokens_that_agree_within_images_are_as_uncertain_as_images_are():
     estimate = create("evaluators", "density", queries=1200).run(cell)["kNN_NLL"]
     logs = neighbour_distances(single[:, 0], cell.reference("train").samples[:75].flatten(0, 1), 5).log()
     assert statistics.stdev(estimate.replicates) == pytest.approx(logs.std().item() / 300**0.5, rel=0.25)
+
+
+class Squares(Regularizer):
+    """A loss that falls towards the origin, with zero-mean noise."""
+
+    def loss(self, z, h, step):
+        return {"squares": 0.1 * (z + 0.1 * step.noise.normal(z, "noise")).square().mean()}
+
+
+def followed(regularizer, scales, **options):
+    """The scores of a training whose probes are standard normal latents times each of the scales."""
+    cell, start = subject(regularizer, **options), tokens(240, seed=3).reshape(-1, 4, 3)
+    probes = torch.stack([start * scale for scale in scales])
+    cell.trajectory = lambda: (10 * torch.arange(len(scales)), probes)
+    evaluator = create("evaluators", "density")
+    return evaluator, cell, evaluator.run(cell)
+
+
+def test_latents_are_followed_along_training_beside_a_loss_that_foretells_them():
+    scales = [8.0, 6.0, 4.0, 3.0, 2.0]
+    evaluator, cell, scores = followed(Squares, scales)
+    bank, at = cell.reference("train", own=True).samples.flatten(0, 1), {}
+    for scale in (8.0, 2.0):
+        at[scale] = neighbour_distances(tokens(240, seed=3) * scale, bank, 5).log().mean().item()
+    assert scores["kNN_NLL_change"] == pytest.approx(at[2.0] - at[8.0], abs=1e-6) and at[2.0] < at[8.0]
+    assert scores["kNN_NLL_correlation_training"] > 0.9
+    protocol = evaluator.protocol("kNN_NLL_change", cell)
+    assert (protocol["n"], protocol["queries"], protocol["k"]) == (5, 240, 5)
+    assert "loss" in evaluator.protocol("kNN_NLL_correlation_training", cell)
+    (figure,) = evaluator.figures(cell).values()
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(at[8.0])
+    losses = figure.axes[1].lines[0].get_ydata()
+    expected = [0.1 * (tokens(240, seed=3) * scale).square().mean().item() + 0.001 for scale in scales]
+    assert losses == pytest.approx(expected, rel=0.05)
+
+
+def test_latents_without_a_loss_have_a_change_and_no_correlation():
+    _, cell, scores = followed(Regularizer, [1.0, 2.0, 4.0])
+    assert scores["kNN_NLL_change"] > 0.5 and "kNN_NLL_correlation_training" not in scores
+    assert len(create("evaluators", "density").figures(cell)["density"].axes) == 1
+
+
+def test_the_change_is_measured_in_the_row_s_own_space():
+    (_, _, own), (_, _, plain) = (followed(method, [4.0, 2.0]) for method in (Halving, Regularizer))
+    assert own["kNN_NLL_change"] != pytest.approx(plain["kNN_NLL_change"], abs=0.01)
+
+
+def test_without_probes_nothing_is_followed():
+    evaluator, cell = create("evaluators", "density"), subject(Squares)
+    assert set(evaluator.run(cell)) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real"}
+    assert evaluator.figures(cell) == {}
+
+
+def test_a_matrix_with_probes_has_the_curves_of_flow_priors(tmp_path):
+    (tmp_path / "matrix.yaml").write_text("""\
+name: curves
+dataset: {use: shapes, size: 8, count: {train: 64, val: 32}}
+budget: {tokenizer_steps: 15, generator_steps: 1, prior_steps: 15, batch: 16}
+probes: {every: 5, images: 32}
+features: {use: timm, model: test_vit.r160_in1k, weights: random, resolution: 32}
+reference: {use: teacher}
+reconstruction: {l1: 1.0}
+tokenizers: {vit: {width: 16, depth: 1, heads: 2, patch: 4, channels: 4}}
+regularizers: {none: {}, flow_prior: {prior: {width: 16, depth: 1}}}
+generators: {none: {}}
+evaluators: [density]
+""")
+    done = bench_inline("run", "-o", "out", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(file.read_text()) for file in (tmp_path / "out/records").glob("*.json")]
+    found = {r["cell"]["regularizer"]: set(r["metrics"]) for r in records if "kNN_NLL" in r["metrics"]}
+    assert all("kNN_NLL_change" in metrics for metrics in found.values()) and len(found) == 2
+    assert "kNN_NLL_correlation_training" in found["flow_prior"] - found["none"]
+    assert len(list((tmp_path / "out/figures").glob("*--density.png"))) == 2

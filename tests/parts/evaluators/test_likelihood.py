@@ -7,8 +7,9 @@ from scipy.stats import multivariate_normal
 
 from latentbench.bench.api import LatentSpec, Noise, Reference, Regularizer
 from latentbench.bench.data.fixed_order import fixed_order
+from latentbench.bench.metrics.latent_loss import is_potential, pearson
 from latentbench.bench.registry import create, get
-from latentbench.evaluators.likelihood import LatentLikelihood, is_potential, landscape, pearson
+from latentbench.evaluators.likelihood import LatentLikelihood, landscape
 
 
 class OfLikelihood(Regularizer):
