@@ -45,7 +45,7 @@ def misassigned(zones: Zones, g: float, steps: int, draws: int, noise: Noise) ->
 class LatentZones(Evaluator):
     """Latents of one large minibatch, and theorem 1, for `lzn`; no value for other methods.
 
-    Anchors are the tokenizer's outputs for the first training images, and the noise is not scaled (alpha =
+    Anchors are the tokenizer's outputs for some training images, and the noise is not scaled (alpha =
     1). The flow takes `steps` Euler steps, whatever the row's own number of steps.
     """
 

@@ -26,7 +26,7 @@ class Probes:
     """Latents and samples that are kept and scored during training."""
 
     every: Count | None = None  # tokenizer updates between two sets of latents for evaluators
-    images: Count = 1024  # latents in a set: those of the first training images
+    images: Count = 1024  # latents in a set: those of a fixed random choice of training images
     generator: tuple[Count, ...] = ()  # generator updates after which samples are scored
     samples: Annotated[int, Field(ge=4)] = 500  # in each such set of samples
 
