@@ -29,6 +29,7 @@ def cholesky(covariance: Tensor) -> Tensor:
 class Gaussian(Likelihood):
     """A single full-covariance Gaussian, fitted in one pass; labels and guidance are ignored."""
 
+    guided = False
     mean: Tensor
     factor: Tensor
 

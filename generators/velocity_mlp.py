@@ -42,6 +42,7 @@ class VelocityMLP(Flow):
     ) -> None:
         super().__init__(spec, classes)
         self.draws, self.label_dropout, self.conditional = draws, label_dropout, conditional
+        self.guided = conditional
         self.label = LabelEmbedding(classes, width) if conditional else None
         self.network = TokenMLP(spec.channels, spec.channels, width, depth, width if conditional else 0)
 

@@ -301,6 +301,8 @@ class ZoneSampler(Generator):
     would have nothing to lean away from, and is ignored.
     """
 
+    guided = False
+
     def __init__(self, spec: LatentSpec, classes: int, anchors: nn.Parameter | None, g: float) -> None:
         super().__init__(spec, classes)
         self.anchors, self.g = anchors, g

@@ -23,6 +23,7 @@ class Generator(nn.Module):
     # Published names for sets of options: `size: XL` in a matrix stands for the set, and options written
     # beside it win. Constructors and cache keys contain only the options.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    guided: bool = True  # whether guidance changes the samples of a class; if not, no sweep is made
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from ..records.record import Record, in_order
 from ..report import image_grids
 from ..report.up_to_date import is_up_to_date, note_report, report_inputs
 from ..report.write import write_report
+from ..stages.guidance import CHOSEN
 from ..store.artifacts import Artifact, NoLocks, alone
 from ..store.disk import replace_text
 from ..store.hashes import identity
@@ -74,6 +75,7 @@ class ResultsWriter:
         reason = cell.skipped
         metrics: dict[str, Any] = {}
         cost: dict[str, Any] = {}
+        curves: dict[str, Any] = {}
         probes: dict[str, list[Any]] = {}  # metrics along training
         for guidance, stage_id in cell.scores.items():
             if stage_id in failures:
@@ -86,10 +88,12 @@ class ResultsWriter:
                 for name, value in {"step": int(guidance.removeprefix(PROBE)), **values}.items():
                     probes.setdefault(name, []).append(value)
                 continue
+            if guidance == CHOSEN:
+                chosen = scores.info["guidance"]
+                guidance, curves["guidance"] = f"{chosen['chosen']:g}", chosen["curve"]
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
-        curves: dict[str, Any] = {}
         for stage in self.plan.needed([cell]):
             result = self._result(stage.id)
             if result is not None and result.info.get("curves"):
@@ -156,14 +160,16 @@ class ResultsWriter:
         if cell.seed != self.matrix.seeds[0].label:
             return
         for stage in self.plan.needed([cell]):
-            if stage.kind not in ("samples", "scores") or "snapshot" in stage.config:
+            if stage.kind not in ("samples", "scores") or {"snapshot", "sweep"} & stage.config.keys():
                 continue
             result = self._result(stage.id)
             if result is None:
                 continue
             if stage.kind == "samples":
                 images, labels = result.tensors["images"], result.tensors["labels"]
-                name = image_grids.picture_name(cell.identity, f"@{stage.config['guidance']:g}")
+                guidance = stage.config["guidance"]  # pictures of all rows at their chosen one stand together
+                at = guidance if guidance == CHOSEN else f"{guidance:g}"
+                name = image_grids.picture_name(cell.identity, f"@{at}")
                 image_grids.write_samples(self.folder / "samples", name, images, labels)
                 continue
             trained = cell.identity | ({"generator": ""} if stage.config["scope"] == "tokenizer" else {})

@@ -1,14 +1,19 @@
-"""The guidance that a row is ranked at: the best one, chosen on other seeds' samples if there are any."""
+"""The guidance that a row is ranked at: the best one, chosen on other samples than the row is scored on.
+
+A row whose seeds have swept guidance brings its choice along. Of a row that is scored in full at several
+guidances, each seed's is the best by the other seeds' samples.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..options.words import listed
+from ..records.sweep import edge
 from .rows import LABELS, Column, Row, Value, grouped
 
 NAMED = 3  # rows whose seeds disagree; the others are counted
@@ -20,12 +25,17 @@ class Choice:
 
     guidance: float | None
     by_seed: dict[str, float] = field(default_factory=dict)
-    grid: int = 1  # guidances to choose from
+    grid: tuple[float, ...] = ()  # guidances to choose from, all scored in full
 
     @property
     def votes(self) -> int:
         """The number of seeds whose choice is the row's guidance."""
         return sum(w == self.guidance for w in self.by_seed.values())
+
+    @property
+    def edge(self) -> str:
+        """The sign of a guidance at the end of its grid; see `records/sweep.py`."""
+        return "" if self.guidance is None else edge(self.guidance, self.grid)
 
 
 def choose(values: Mapping[float, Value], higher: bool) -> Choice:
@@ -46,7 +56,7 @@ def choose(values: Mapping[float, Value], higher: bool) -> Choice:
         by_seed = {seed: best([other for other in seeds if other != seed]) for seed in seeds}
     votes = Counter(by_seed.values())
     chosen = min(values, key=lambda w: (-votes[w], sign * (values[w].mean or 0.0), w))
-    return Choice(chosen, by_seed, len(grid))
+    return Choice(chosen, by_seed, tuple(sorted(grid)))
 
 
 def chosen_guidance(rows: Sequence[Row], scores: Sequence[Column]) -> dict[int, Choice]:
@@ -57,6 +67,7 @@ def chosen_guidance(rows: Sequence[Row], scores: Sequence[Column]) -> dict[int, 
     choices = {}
     indices = {id(row): index for index, row in enumerate(rows)}
     for group in grouped([row for row in rows if not row.real], LABELS).values():
+        group = [row for row in group if row.sweeps] or group
         choice = _choice(group, scores)
         choices[next(indices[id(row)] for row in group if row.guidance == choice.guidance)] = choice
     return choices
@@ -74,21 +85,50 @@ def _choice(group: Sequence[Row], scores: Sequence[Column]) -> Choice:
     return Choice(group[0].guidance)
 
 
+def guidance_texts(rows: Sequence[Row], choices: Mapping[int, Choice]) -> list[str]:
+    """Each row's guidance as tables print it; a sign says that the best is at the end of what was tried."""
+    return [row.guidance_text + (choices[i].edge if i in choices else "") for i, row in enumerate(rows)]
+
+
 def guidance_note(rows: Sequence[Row], choices: Mapping[int, Choice]) -> str:
-    """How guidance was chosen, and which rows' seeds disagree; empty if there was no choice."""
-    free = [(rows[index], choice) for index, choice in choices.items() if choice.grid > 1]
-    if not free:
+    """How guidance was chosen, which rows' seeds disagree, and what a sign says; empty without a choice."""
+    swept = [row for row in rows if row.sweeps]
+    free = [(rows[index], choice) for index, choice in choices.items() if len(choice.grid) > 1]
+    if not free and not swept:
         return ""
     text = "Each row stands at one guidance w (1 is none)"
-    if not all(choice.by_seed for _, choice in free):
-        return f"{text}, chosen on these samples: its value is a little too good."
-    text += ": for each seed the best by the other seeds' samples."
+    parts = [_swept(swept)] if swept else []
+    if free and not all(choice.by_seed for _, choice in free):
+        parts.append("chosen on these samples: its value is a little too good")
+    elif free:
+        parts.append("for each seed the best by the other seeds' samples")
     split = [
         f"{row.regularizer} with {row.generator} (w {choice.guidance:g}, {choice.votes} of "
         f"{len(choice.by_seed)} seeds)"
         for row, choice in free
         if choice.votes < len(choice.by_seed)
     ]
+    text += f", {parts[0]}." if parts[0].startswith("chosen") else f": {'; or '.join(parts)}."
     if split:
         text += f" Where seeds don't agree, the one chosen most often: {listed(split, NAMED)}."
-    return text
+    return text + _edges(guidance_texts(rows, choices))
+
+
+def _swept(rows: Sequence[Row]) -> str:
+    """How seeds have chosen their guidance by sweeps."""
+    sweeps = [sweep for row in rows for sweep in row.sweeps.values()]
+    tried = sorted({w for sweep in sweeps for w in sweep.tried})
+    metrics = dict.fromkeys(sweep.metric for sweep in sweeps)
+    counts = sorted({sweep.samples for sweep in sweeps})
+    return (
+        f"for each seed the best of {', '.join(f'{w:g}' for w in tried)} by {' or '.join(metrics)} of "
+        f"{' or '.join(f'{count:,}' for count in counts)} other samples"
+    )
+
+
+def _edges(texts: Iterable[str]) -> str:
+    """The meaning of the signs of the texts."""
+    ends = {text[-1] for text in texts if text.endswith(("+", "-"))}
+    meanings = {"+": "largest", "-": "smallest"}
+    said = [f'"{sign}" marks a best w that is the {meanings[sign]} tried' for sign in sorted(ends)]
+    return f" {'; '.join(said)}: a better one may lie beyond." if said else ""

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..records.record import Record, in_order
 from .columns import deciding_columns, in_table_order, leading, score_columns
-from .guidance import Choice, chosen_guidance, guidance_note
+from .guidance import Choice, chosen_guidance, guidance_note, guidance_texts
 from .ranking import Ranking, Standings, rankings
 from .rows import Column, Row, joined, rows_of, tokenizer_rows
 
@@ -45,6 +45,11 @@ class Leaderboard:
     def guidance(self) -> dict[int, Choice]:
         """{index of a row: the choice of its guidance} of the rows that are ranked."""
         return chosen_guidance(self.rows, self.deciding)
+
+    @cached_property
+    def guidance_texts(self) -> list[str]:
+        """Each row's guidance; a sign says that the best one is at the end of what was tried."""
+        return guidance_texts(self.rows, self.guidance)
 
     @cached_property
     def guidance_note(self) -> str:

@@ -1,4 +1,6 @@
-"""Rows and columns of tables: the seeds of a cell make a row, one for each guidance.
+"""Rows and columns of tables: the seeds of a cell make a row, one for each guidance that is scored in full.
+
+Where each seed has chosen its guidance by a sweep, on other samples, the seeds make one row.
 
 A column holds one metric under one protocol, so numbers that cannot be compared never share a column.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,6 +21,7 @@ import numpy as np
 from ..metrics.names import base_name
 from ..records.labels import AXES, is_real
 from ..records.record import STATUSES, Record, protocol_id
+from ..records.sweep import Sweep
 from ..statistics.observations import Observation, mean
 from ..statistics.significance import interval
 
@@ -76,7 +80,8 @@ class Row:
     seeds_done: int
     seeds: int
     values: dict[Column, Value]
-    guidance: float | None = None
+    guidance: float | None = None  # of seeds that have chosen differently the most frequent
+    sweeps: Mapping[str, Sweep] = field(default_factory=dict)  # by seed, where each has chosen its guidance
     reason: str = ""
     cost: dict[str, float] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
@@ -91,8 +96,20 @@ class Row:
         return is_real(vars(self))
 
     @property
+    def guidances(self) -> list[float]:
+        """The guidances of its seeds, each once, in ascending order."""
+        chosen = {sweep.chosen for sweep in self.sweeps.values()}
+        return sorted(chosen or ({self.guidance} if self.guidance is not None else ()))
+
+    @property
     def guidance_text(self) -> str:
-        return "" if self.guidance is None else f"{self.guidance:g}"
+        """The guidance as tables print it: `1.5`, of seeds that have chosen differently `1.5–3`.
+
+        A "+" says that the best of some seed is the largest that was tried, a "-" the least.
+        """
+        ws = self.guidances
+        text = "–".join(f"{w:g}" for w in ([ws[0], ws[-1]] if len(ws) > 1 else ws))
+        return text + "".join(sorted({sweep.edge for sweep in self.sweeps.values()}))
 
     def scored(self, scope: str) -> bool:
         """Whether the row has a metric of the scope."""
@@ -111,15 +128,18 @@ def rows_of(records: list[Record]) -> list[Row]:
     for cells in grouped(records, LABELS).values():
         entries = [(record.cell["seed"], _entries(record)) for record in cells]
         guidances = {w for _, of_seed in entries for _, w, _ in of_seed if w is not None}
+        sweeps = {r.cell["seed"]: sweep for r in cells if (sweep := Sweep.of(r.curves)) is not None}
         unguided = _values(entries, None)
-        ordered: list[float | None] = [*sorted(guidances)]
+        ordered: list[Guidance] = [CHOSEN] if CHOSEN in guidances else []
+        ordered += sorted(w for w in guidances if not isinstance(w, str))
         for w in ordered or [None]:
             row = _row(
                 cells,
                 seeds_done=sum(record.status == "done" for record in cells),
                 seeds=len(cells),
                 values=unguided if w is None else unguided | _values(entries, w),
-                guidance=w,
+                guidance=_most_frequent(sweeps) if isinstance(w, str) else w,
+                sweeps=sweeps if w == CHOSEN else {},
                 reason=_reason(cells),
                 cost=_mean_cost([_cost_at(record, w) for record in cells]),
             )
@@ -198,17 +218,21 @@ def _split(name: str) -> tuple[str, float | None]:
     return (match[1], float(match[2])) if match else (name, None)
 
 
-Entries = list[tuple[Column, float | None, dict[str, Any]]]
+CHOSEN = "chosen"  # in place of a guidance that a seed has chosen by its sweep
+Guidance = float | str | None  # None: the number doesn't depend on any
+Entries = list[tuple[Column, Guidance, dict[str, Any]]]
 
 
 def _entries(record: Record) -> Entries:
-    """The record's metrics, each with its guidance; None if it doesn't depend on any."""
+    """The record's metrics, each with its guidance."""
     entries: Entries = []
+    swept = Sweep.of(record.curves) is not None
     for name, entry in record.metrics.items():
         suffixed = entry["scope"] == "generator" and not record.real
         base, w = _split(name) if suffixed else (name, None)
+        at: Guidance = CHOSEN if swept and w is not None else w
         id = _protocol_id(json.dumps(full_protocol(entry), sort_keys=True))
-        entries.append((Column(base, id, entry["scope"], entry), w, entry))
+        entries.append((Column(base, id, entry["scope"], entry), at, entry))
     return entries
 
 
@@ -228,7 +252,7 @@ def tokenizer_seed(seed: str) -> str:
     return seed.split(".")[0]
 
 
-def _values(records: Iterable[tuple[str, Entries]], guidance: float | None) -> dict[Column, Value]:
+def _values(records: Iterable[tuple[str, Entries]], guidance: Guidance) -> dict[Column, Value]:
     """Metrics at a guidance (None: metrics without one) over seeds, given each seed's entries.
 
     A tokenizer's metric counts once, however many generators and samples share the tokenizer.
@@ -263,12 +287,19 @@ def _replicates(entry: dict[str, Any]) -> tuple[float, ...]:
     return () if None in replicates else tuple(replicates)
 
 
-def _cost_at(record: Record, guidance: float | None) -> dict[str, float]:
+def _most_frequent(sweeps: Mapping[str, Sweep]) -> float:
+    """The guidance that most seeds have chosen, of several the smallest."""
+    votes = Counter(sweep.chosen for sweep in sweeps.values())
+    return min(votes, key=lambda w: (-votes[w], w))
+
+
+def _cost_at(record: Record, guidance: Guidance) -> dict[str, float]:
     """The record's costs without a guidance and those at this one."""
-    costs = {}
+    costs, swept = {}, Sweep.of(record.curves) is not None
     for name, value in record.cost.items():
         base, w = _split(name)
-        if value is not None and w in (None, guidance):
+        at = CHOSEN if swept and w is not None else w
+        if value is not None and at in (None, guidance):
             costs[base] = value
     return costs
 

@@ -87,7 +87,9 @@ def _plain_row(row: MatrixRow) -> dict[str, Any]:
     for key in ("optimizer", "sampler", "images", "weights", "start", "budget"):
         if getattr(row, key):
             entry[key] = plain(getattr(row, key))
-    if row.guidance not in ((), (1.0,)):
+    if row.sweep is not None:
+        entry["guidance"] = {"sweep": list(row.sweep.values), "samples": row.sweep.samples}
+    elif row.guidance not in ((), (1.0,)):
         entry["guidance"] = list(row.guidance)
     if row.init != "fresh" and row.part != JOINT:
         entry["init"] = row.init

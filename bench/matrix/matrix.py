@@ -18,6 +18,14 @@ Position = tuple[str, int, int]  # file, line, column
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Guidances that each cell chooses among for itself, by samples that aren't ranked."""
+
+    values: tuple[float, ...]  # in ascending order
+    samples: int  # at each of them
+
+
+@dataclass(frozen=True)
 class MatrixRow:
     """A part with every option that its constructor takes, defaults included."""
 
@@ -25,7 +33,8 @@ class MatrixRow:
     part: str
     options: Mapping[str, Any]
     optimizer: Mapping[str, Any] = field(default_factory=dict)  # as written; the loops have the defaults
-    guidance: tuple[float, ...] = (1.0,)
+    guidance: tuple[float, ...] = (1.0,)  # each is scored in full; of a row with a sweep the one without it
+    sweep: Sweep | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)
     init: str = "fresh"  # of a generator; "joint": it starts as the regularizer's own
     reference: MatrixRow | None = None  # of a regularizer, in place of the matrix's

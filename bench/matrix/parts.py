@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from ..options.axes import Variants, check_axes
 from ..options.options import Trail, names_of
 from ..options.words import SHOWN, shown
 from .checker import Checker
+from .guidance import read_guidance
 from .matrix import MatrixRow
 from .settings import Budget, CriticOptimizer, GroupOptimizer, Optimizer
 
@@ -226,7 +226,7 @@ def _entry(checker: Checker, kind: str, label: str, options: Any) -> Entry | Non
         for key, kind_of_part in (("reference", "references"), ("teacher", "features")):
             frame[key] = read_part(checker, options.get(key), kind_of_part, (*trail, key))
     else:
-        frame["guidance"] = _guidance(checker, options.get("guidance"), (*trail, "guidance"))
+        frame |= read_guidance(checker, options.get("guidance"), (*trail, "guidance"))
         frame["init"] = init = options.get("init", "fresh")
         if init not in ("fresh", JOINT):
             checker.report((*trail, "init"), f"init must be 'fresh' or 'joint', not {shown(init)}")
@@ -261,28 +261,10 @@ def _without_part(checker: Checker, label: str, use: str, options: Mapping[str, 
             checker.report((*trail, key), message, on_key=True)
     row = MatrixRow(label, use, {}, guidance=(), where=checker.position(trail))
     if use == JOINT:
-        guidance = _guidance(checker, options.get("guidance"), (*trail, "guidance"))
+        guidance = read_guidance(checker, options.get("guidance"), (*trail, "guidance"))
         sampler = checker.mapping((*trail, "sampler"), options, "a mapping of options")
-        row = replace(row, guidance=guidance, sampler=sampler, init=JOINT)
+        row = replace(row, sampler=sampler, init=JOINT, **guidance)
     return Entry(row, Variants({}, {}), trail)
-
-
-def _guidance(checker: Checker, guidance: Any, trail: Trail) -> tuple[float, ...]:
-    if guidance is None:
-        return (1.0,)
-    values = guidance if isinstance(guidance, list) else [guidance]
-    if not values:
-        checker.report(trail, "guidance is empty; it needs at least one number")
-    checked: list[float] = []
-    for i, value in enumerate(values):
-        at = (*trail, i) if isinstance(guidance, list) else trail
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            checker.report(at, f"guidance must be a number >= 0, or a list of them, not {shown(value)}")
-        elif any(f"{value:g}" == f"{other:g}" for other in checked):
-            checker.report(at, f"guidance has {value:g} twice")  # metrics are named by this text
-        else:
-            checked.append(float(value))
-    return tuple(checked)
 
 
 def _budget(checker: Checker, kind: str, options: Mapping[str, Any], trail: Trail) -> dict[str, int]:

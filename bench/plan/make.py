@@ -14,6 +14,7 @@ from ..api import Unfit
 from ..matrix.matrix import PATTERNS, Matrix, MatrixRow, Seed
 from ..matrix.parts import NONE
 from ..matrix.yaml_text import MatrixError
+from ..stages.guidance import CHOSEN
 from .meta_parts import DatasetPlan, MetaParts, Refused
 from .plan import PROBE, Cell, Plan
 from .stage_graph import StageGraph
@@ -78,10 +79,13 @@ def _cell(
         skipped = skipped or str(error)
     if skipped is not None:
         return Cell(**labels, scores={}, skipped=skipped)
-    for guidance in generator.guidance:
+    if sweep := graph.sweep(data, rows, seed, parents):
+        parents = parents | sweep
+        scores[CHOSEN] = graph.generator_scores(data, rows, seed, parents, CHOSEN)
+    for guidance in () if sweep else generator.guidance:
         scores[f"{guidance:g}"] = graph.generator_scores(data, rows, seed, parents, guidance)
     trained = graph.plan.stages.get(parents.get("generator", ""))
     for step in trained.config.get("snapshots", ()) if trained else ():
-        guidance = max(generator.guidance)
-        scores[f"{PROBE}{step}"] = graph.generator_scores(data, rows, seed, parents, guidance, step)
+        along = CHOSEN if sweep else max(generator.guidance)
+        scores[f"{PROBE}{step}"] = graph.generator_scores(data, rows, seed, parents, along, step)
     return Cell(**labels, scores={name: stage for name, stage in scores.items() if stage})

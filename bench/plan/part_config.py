@@ -11,6 +11,7 @@ from ..api import LatentSpec
 from ..matrix.matrix import MatrixRow
 from ..options.options import options_of
 from ..options.plain_data import plain
+from ..store.stage import is_file
 
 
 def part_config(kind: str, row: MatrixRow) -> dict[str, Any]:
@@ -47,3 +48,12 @@ def key_options(cls: type, options: Mapping[str, Any], method: str = "") -> dict
 def plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts for a regularizer's constructor as plain data: a LatentSpec by its fields."""
     return plain({k: vars(v) if isinstance(v, LatentSpec) else v for k, v in sorted(facts.items())})
+
+
+def with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts and options of a config that have a fingerprint if they read files."""
+    parts = [
+        config[name] for name in ("dataset", "extractor", "teacher", "reference", "weights") if name in config
+    ]
+    networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
+    return parts + [option for loss in networks for option in loss.values() if is_file(option)]

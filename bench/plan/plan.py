@@ -21,7 +21,8 @@ class Cell:
     regularizer: str
     generator: str
     seed: str
-    # Ids of scores stages by "" (tokenizer scope), the guidance as text, or PROBE and a generator's step.
+    # Ids of scores stages by "" (tokenizer scope), the guidance as text or CHOSEN, or PROBE and a generator's
+    # step.
     scores: dict[str, str]
     skipped: str | None = None
 

@@ -9,17 +9,18 @@ from typing import Any
 from torch import nn
 
 from .. import registry
-from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
+from ..api import Evaluator, Generator, Regularizer, Unfit
 from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
 from ..options.options import REQUIRED, check_options, options_of
 from ..options.plain_data import plain
 from ..stages.inputs import features_role
-from ..store.stage import FRAME_VERSION, Stage, is_file, stage_id
+from ..store.stage import FRAME_VERSION, Stage, stage_id
 from .meta_parts import DatasetPlan, MetaParts, regularizer_class
-from .part_config import key_options, part_config, plain_facts
+from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import Built, Plan
+from .shape_difference import shape_difference
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
 TRAINED = ("prior", "tokenizer", "generator")
@@ -310,10 +311,41 @@ class StageGraph:
         rows: Rows,
         seed: Seed,
         parents: Parents,
-        guidance: float,
+        guidance: float | str,
         snapshot: int | None = None,
     ) -> str:
-        """The scores stage of samples that are drawn from `parents`."""
+        """The scores stage of samples that are drawn from `parents`; at CHOSEN, their sweep's guidance."""
+        extra = {}
+        if snapshot is not None and self.matrix.probes:
+            extra = {"snapshot": snapshot, "samples": self.matrix.probes.samples}
+        samples = self._samples(data, rows, seed, parents, guidance, extra)
+        parents, drawn = {**parents, "samples": samples, **data.features}, self.plan.stages[samples]
+        return self._scores(data, "generator", drawn.label, drawn.config["seed"], parents, guidance=guidance)
+
+    def sweep(self, data: DatasetPlan, rows: Rows, seed: Seed, parents: Parents) -> Parents:
+        """The stage that chooses a cell's guidance, by its role; none where guidance changes nothing."""
+        sweep = rows[-1].sweep
+        if sweep is None or not data.dataset.classes or not getattr(self._model(parents), "guided", False):
+            return {}
+        extra, drawn = {"sweep": True, "samples": sweep.samples}, {}
+        for w in sweep.values:
+            drawn[f"samples/{w:g}"] = self._samples(data, rows, seed, parents, w, extra)
+        extractor = part_config("features", self.matrix.features[0])
+        config = {"sweep": list(sweep.values), "samples": sweep.samples, "extractor": extractor}
+        label = self._label(data, *rows, f"seed {_sampling_seed(seed)}")
+        parents = {**drawn, "features": data.features["features"]}
+        return {"guidance": self._add("guidance", label, config, parents)}
+
+    def _samples(
+        self,
+        data: DatasetPlan,
+        rows: Rows,
+        seed: Seed,
+        parents: Parents,
+        guidance: float | str,
+        extra: Mapping[str, Any],
+    ) -> str:
+        """The samples stage; `extra` is added to its config, of samples that aren't ranked."""
         generator = rows[-1]
         # A regularizer's own generator may be of any part: its sampler has the options in the matrix alone.
         sampler = plain(generator.sampler)
@@ -323,20 +355,24 @@ class StageGraph:
             "guidance": guidance,
             "sampler": sampler,
             "samples": self.matrix.samples,
-            "seed": f"{seed.tokenizer}.{seed.generator}.{seed.sampling}",
+            "seed": _sampling_seed(seed),
+            **extra,
         }
-        label = self._label(data, *rows, f"seed {config['seed']}", f"guidance {guidance:g}")
-        if snapshot is not None and self.matrix.probes:
-            config |= {"snapshot": snapshot, "samples": self.matrix.probes.samples}
-            label += f" · step {snapshot}"
-        encoder = self.plan.built[parents["tokenizer"]]
+        at = guidance if isinstance(guidance, str) else f"{guidance:g}"
+        label = self._label(data, *rows, f"seed {config['seed']}", f"guidance {at}")
+        if "snapshot" in extra:
+            label += f" · step {extra['snapshot']}"
+        elif "sweep" in extra:
+            label += " · sweep"
+        built = replace(self.plan.built[parents["tokenizer"]], generator=self._model(parents))
+        return self._add("samples", label, config, parents, built)
+
+    def _model(self, parents: Parents) -> Generator | None:
+        """The generator that samples are drawn from: one that is trained by itself, or the regularizer's."""
         if "generator" in parents:
-            model = self.plan.built[parents["generator"]].generator
-        else:
-            model = encoder.regularizer.generator() if encoder.regularizer is not None else None
-        samples = self._add("samples", label, config, parents, replace(encoder, generator=model))
-        parents = {**parents, "samples": samples, **data.features}
-        return self._scores(data, "generator", label, config["seed"], parents, guidance=guidance)
+            return self.plan.built[parents["generator"]].generator
+        regularizer = self.plan.built[parents["tokenizer"]].regularizer
+        return None if regularizer is None else regularizer.generator()
 
     def held_out_scores(self, data: DatasetPlan) -> str:
         """The scores stage of held-out images, at most as many as there are samples; no seed changes it."""
@@ -401,7 +437,7 @@ class StageGraph:
         identity = stage_id(kind, config, parents)
         if identity not in self.plan.stages:
             known = all(self.plan.stages[parent].known for parent in parents.values())
-            known = known and None not in (part.get("fingerprint", "") for part in _with_files(config))
+            known = known and None not in (part.get("fingerprint", "") for part in with_files(config))
             self.plan.stages[identity] = Stage(kind, label, config, parents, identity, known)
         if built is not None:
             self.plan.built[identity] = built
@@ -410,24 +446,5 @@ class StageGraph:
         return identity
 
 
-def shape_difference(model: Tokenizer, start: Tokenizer) -> str | None:
-    """The first tensor whose shape differs between two state dicts, in words; None without a difference."""
-    shapes, start_shapes = (
-        {name: tensor.shape for name, tensor in module.state_dict().items()} for module in (model, start)
-    )
-    for name in sorted(shapes.keys() | start_shapes.keys()):
-        if shapes.get(name) != start_shapes.get(name):
-            here, there = (
-                " x ".join(map(str, known.get(name, ["nothing"]))) for known in (shapes, start_shapes)
-            )
-            return f"{name} is {here}, and {there} there"
-    return None
-
-
-def _with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts and options of a config that have a fingerprint if they read files."""
-    parts = [
-        config[name] for name in ("dataset", "extractor", "teacher", "reference", "weights") if name in config
-    ]
-    networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
-    return parts + [option for loss in networks for option in loss.values() if is_file(option)]
+def _sampling_seed(seed: Seed) -> str:
+    return f"{seed.tokenizer}.{seed.generator}.{seed.sampling}"

@@ -24,7 +24,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     records are complete, rank_low and rank_high are the interval of a row's ranks among its generator's, by
     the first score; rows at other guidances than the ranked one have none. A name with several protocols in a
     dataset is followed by {id}. `guidance` is empty for the `real` row and for cells without generation
-    metrics.
+    metrics, and the most frequent of seeds that have chosen differently, from guidance_low to guidance_high;
+    guidance_edge is 1 where the best is the largest that was tried, -1 where it is the smallest, else 0.
     """
     import pandas as pd
 
@@ -34,6 +35,11 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     names = [column.name for column in columns]
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
+    board = results.joined_generation
+    texts = dict(zip(map(id, board.rows), board.guidance_texts, strict=True))
+    for end, of in (("low", min), ("high", max)):
+        data[f"guidance_{end}"] = pd.array([of(row.guidances, default=None) for row in rows], "Float64")
+    data["guidance_edge"] = pd.array([_edge(texts[id(row)]) for row in rows], "Int64")
     ranks = _ranks(results) if complete else {}
     for i, end in enumerate(("low", "high")):
         if ranks:
@@ -52,6 +58,11 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     for name in first_seen(row.cost for row in rows):
         data[f"cost_{name}"] = pd.array([row.cost.get(name) for row in rows], dtype="Float64")
     return pd.DataFrame({**data, "reason": [row.reason for row in rows]})
+
+
+def _edge(guidance: str) -> int | None:
+    """The sign at the end of a guidance's text as a number."""
+    return {"+": 1, "-": -1}.get(guidance[-1], 0) if guidance else None
 
 
 def _ranks(results: Results) -> dict[int, tuple[int, int]]:

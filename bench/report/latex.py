@@ -82,7 +82,7 @@ def _lines(board: Leaderboard, columns: list[Column], standings: Standings, name
         generator = row.generator
         texts = [_label(row, name) for name in names if name in ("generator", "tokenizer", "regularizer")]
         if "$w$" in names:
-            texts.append(row.guidance_text)
+            texts.append(board.guidance_texts[place].replace("–", "--"))
         if standings.rank_header in names:
             texts.append(rank.replace("–", "--"))
         for column, text in zip(columns, cells(row, columns), strict=True):

@@ -92,7 +92,7 @@ def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
     for place, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
         line = ["real", "", ""] if row.real else [escape(getattr(row, axis)) for axis in axes]
         if guided:
-            line.append(row.guidance_text)
+            line.append(board.guidance_texts[place])
         if several_seeds:
             all_done = row.seeds_done == row.seeds
             line.append(str(row.seeds) if all_done else f"{row.seeds_done}/{row.seeds} seeds")

@@ -27,6 +27,7 @@ def terminal_summary(records: Iterable[Record]) -> str:
         return tally
     standings = board.standings(board.deciding)
     ranks = dict(zip(map(id, board.rows), standings.rank_texts, strict=True))
+    guidance = dict(zip(map(id, board.rows), board.guidance_texts, strict=True))
     groups = list(grouped(board.rows, ("dataset", "generator")).values())
     per_group = max(1, min(3, ROWS // len(groups)))
     leading = [row for group in groups[:ROWS] for row in group[:per_group]]
@@ -34,7 +35,7 @@ def terminal_summary(records: Iterable[Record]) -> str:
     table = [["dataset", "generator", "regularizer", "tokenizer", "w", "rank", *headers(columns)]]
     for row in leading:
         labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
-        table.append([row.dataset, *labels, row.guidance_text, ranks[id(row)], *cells(row, columns)])
+        table.append([row.dataset, *labels, guidance[id(row)], ranks[id(row)], *cells(row, columns)])
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
     used[0] = len({row.dataset for row in board.rows}) > 1
     table = [[_cut(text) for text, keep in zip(line, used, strict=True) if keep] for line in table]

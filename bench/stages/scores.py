@@ -16,6 +16,7 @@ from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
 from ..training.context import Context
+from .guidance import guidance_of
 from .inputs import Config, Inputs
 from .subject import Subject
 
@@ -34,7 +35,7 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
         extractors,
         noise,
         context.device,
-        config.get("guidance"),
+        guidance_of(config, inputs),
         context.scratch,
         context.loaders,
         config.get("samples"),
@@ -58,7 +59,8 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
             else:
                 pictures[f"figure/{name}"] = rendered(figure)
         context.report(position + 1, len(config["evaluators"]), part["name"])
-    return Result({"metrics": metrics, "cost": cost}, pictures)
+    chosen = {"guidance": inputs["guidance"].info} if "guidance" in inputs else {}
+    return Result({"metrics": metrics, "cost": cost, **chosen}, pictures)
 
 
 def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..store.artifacts import Result
 from ..training.context import Context
 from .features import features
 from .generator import generator
+from .guidance import guidance
 from .inputs import Config, Inputs
 from .latents import latents
 from .prior import prior
@@ -27,5 +28,6 @@ STAGES: dict[str, Callable[[Config, Inputs, Context], Result]] = {
     "latents": latents,
     "generator": generator,
     "samples": samples,
+    "guidance": guidance,
     "scores": scores,
 }

@@ -15,7 +15,7 @@ from typing import Any
 from ..leaderboard.columns import shown
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
-from ..leaderboard.rows import LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
+from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.files import RecordError, read_records
 from ..records.labels import matches, parse_filter, selects
 from ..records.record import Record, plain_json
@@ -226,7 +226,8 @@ def _by_key(side: Side, rows: list[Row], free: set[str]) -> dict[Key, Row]:
     by_key: dict[Key, Row] = {}
     for row in rows:
         labels = tuple(getattr(row, axis) for axis in LABELS if axis not in free)
-        other = by_key.setdefault((*labels, row.guidance_text), row)
+        guidance = CHOSEN if row.sweeps else row.guidance_text  # two runs may choose differently
+        other = by_key.setdefault((*labels, guidance), row)
         if other is not row:
             several = ", ".join(sorted({getattr(each, axis) for each in (row, other) for axis in free}))
             raise CompareError(f"{side.text}: several rows for {_name(labels)}: {several}; name one")

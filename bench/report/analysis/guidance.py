@@ -35,7 +35,7 @@ class Judged:
     @property
     def edge(self) -> bool:
         """Whether the best guidance is the largest of the grid."""
-        return self.entry.guidance == max(self.entry.values)
+        return self.entry.choice.edge == "+"
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:

@@ -103,7 +103,7 @@ def scores(board: Leaderboard) -> HtmlTable | None:
         heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
     lines = []
     for i, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
-        line = _labels(row, guided)
+        line = _labels(row, board.guidance_texts[i] if guided else None)
         if standings.rank_header:
             lowest = [places[i, column].rank.low for column in board.deciding if (i, column) in places]
             line.append(TableCell(rank, lowest[0] if lowest else None))
@@ -122,15 +122,15 @@ def _label_heads(rows: Iterable[Row], guided: bool) -> list[Head]:
     return [Head(name, numeric=name == "w", more=name == "tokenizer" and not several) for name in names]
 
 
-def _labels(row: Row, guided: bool) -> list[TableCell]:
-    """A row's labels, and with `guided` its generator and guidance."""
+def _labels(row: Row, guidance: str | None) -> list[TableCell]:
+    """A row's labels, and with the text of its guidance its generator and that."""
     regularizer, generator, tokenizer = row.regularizer, row.generator, row.tokenizer
     if row.real:
         regularizer, generator, tokenizer = "real images", "", ""
-    if not guided:
+    if guidance is None:
         return [TableCell(regularizer), TableCell(tokenizer)]
     labels = [TableCell(label) for label in (regularizer, generator, tokenizer)]
-    return [*labels, TableCell(row.guidance_text, row.guidance)]
+    return [*labels, TableCell(guidance, row.guidance)]
 
 
 def _places(rankings: Iterable[Ranking]) -> dict[tuple[int, Column], Place]:
@@ -183,7 +183,7 @@ def cost(rows: Sequence[Row]) -> HtmlTable | None:
     if not names:
         return None
     lines = [
-        TableRow([*_labels(row, guided=True), *map(_number, values)], row.regularizer, row.generator)
+        TableRow([*_labels(row, row.guidance_text), *map(_number, values)], row.regularizer, row.generator)
         for row, values in costs
     ]
     return HtmlTable([*_label_heads(rows, guided=True), *map(Head, names)], lines)

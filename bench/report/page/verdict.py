@@ -10,7 +10,7 @@ from ...leaderboard.columns import cells
 from ...leaderboard.cost_table import row_costs
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.ranking import Ranking
-from ...leaderboard.results import Results
+from ...leaderboard.results import Leaderboard, Results
 from ...leaderboard.rows import Column, Row, Value, tokenizer_seed
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ...records.record import Record
@@ -61,7 +61,7 @@ def verdicts(results: Results) -> list[Verdict]:
         if row.mean(column) is not None:
             by_generator.setdefault(row.generator, []).append(row)
     return [
-        _verdict(rows, column, rankings.get(generator), budget, real, board.guidance_note)
+        _verdict(rows, column, rankings.get(generator), budget, real, board)
         for generator, rows in by_generator.items()
     ]
 
@@ -79,7 +79,7 @@ def _verdict(
     ranking: Ranking | None,
     budget: Mapping[str, Any],
     real: str,
-    chosen: str,
+    board: Leaderboard,
 ) -> Verdict:
     """The verdict on rows of one generator, best first."""
     several = len({row.tokenizer for row in rows}) > 1
@@ -109,13 +109,13 @@ def _verdict(
         value=cells(best, [column])[0],
         interval=_interval(best.values[column]),
         rank=rank,
-        guidance=best.guidance_text,
+        guidance=board.guidance_texts[board.rows.index(best)],
         seconds=f"{number(seconds)} s" if seconds else "",
         operations=f"{number(operations)} GFLOP" if operations else "",
         times=", ".join(filter(None, factors)),
         sure=sure,
         detectable=detectable,
-        chosen=chosen,
+        chosen=board.guidance_note,
         level=level,
         real=real,
     )
