@@ -102,6 +102,9 @@ def samples(scene: Scene) -> None:
             require(common.whatever_the_seed(compute), f"sample() at guidance {w}: {common.GLOBAL}")
             other = model.sample(labels, w, Noise(1))
             require(not torch.allclose(other, z), f"samples at guidance {w} are the same for all noise")
+        drawn = [model.sample(labels, w, Noise(0)) for w in GUIDANCES]
+    same = all(torch.equal(z, drawn[0]) for z in drawn)
+    require(model.guided or same, "guided is False, but guidance changes the samples")
 
 
 def rows(scene: Scene) -> None:

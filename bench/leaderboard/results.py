@@ -11,6 +11,7 @@ from .columns import deciding_columns, in_table_order, leading, score_columns
 from .guidance import Choice, chosen_guidance, guidance_note, guidance_texts
 from .ranking import Ranking, Standings, rankings
 from .rows import Column, Row, joined, rows_of, tokenizer_rows
+from .updates_note import updates_note
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class Results:
     def reconstruction(self) -> Leaderboard:
         """Tokenizers, by metrics of tokenizers."""
         return Leaderboard.of(self.tokenizers, "tokenizer")
+
+    @cached_property
+    def updates_note(self) -> str:
+        """The numbers of updates that generators had, if they are unequal; else empty."""
+        return updates_note(self.records)
 
     @cached_property
     def joined(self) -> list[Row]:

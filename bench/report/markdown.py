@@ -42,6 +42,8 @@ def markdown(
             "Tokenizers": _scores(of_dataset.reconstruction, ("tokenizer", "regularizer"), complete),
             "Cost": _cost(of_dataset.rows),
         }
+        if tables["Generation"] and of_dataset.updates_note:
+            tables["Generation"] += f"\n\n{escape(of_dataset.updates_note)}"
         parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
     columns = columns_of(results.rows)
     sections = {
@@ -119,7 +121,7 @@ def _extractor(columns: list[Column]) -> str:
 def _certainty(board: Leaderboard, columns: list[Column], standings: Standings) -> str:
     """The basis of a table's ranks, and the differences that they could have shown."""
     if not standings.decided:
-        return ""
+        return f"\n\n{escape(board.guidance_note)}" if board.guidance_note else ""
     note = escape(f"{standings.note} {board.guidance_note}".strip())
     parts = [note, _detectable(columns, standings), _shares(standings.decided)]
     return "".join(f"\n\n{part}" for part in parts if part)

@@ -2,8 +2,10 @@
 
 import math
 import random
+from dataclasses import replace
 
 from latentbench.bench.records.record import Record
+from latentbench.bench.records.sweep import Sweep
 
 REPLICATES = 100
 QUALITY = {"none": 0.0, "kl": 0.4, "repa": 1.0, "simflow": 0.7}  # how easily latents are modelled
@@ -83,6 +85,20 @@ def records(
                     )
                 )
     return found
+
+
+def swept(record, chosen, tried=(1.0, 1.5, 2.0), samples=359):
+    """The record of a cell that has chosen its guidance by a sweep; each w costs as much as it is far off."""
+    if record.real:
+        return record
+    kept = {
+        name: entry
+        for name, entry in record.metrics.items()
+        if entry["scope"] == "tokenizer" or name.endswith(f"]@{chosen:g}")
+    }
+    sweep = Sweep("gFD[net]", samples, tuple(tried), tuple(100 + abs(w - chosen) for w in tried))
+    cost = {name: c for name, c in record.cost.items() if "@" not in name or name.endswith(f"@{chosen:g}")}
+    return replace(record, metrics=kept, cost=cost, curves={**record.curves, "guidance": sweep.curve()})
 
 
 COST = {

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import get
 from latentbench.bench.store.stage import UNKNOWN
 
+ROOT = Path(__file__).parents[2]
 PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
 OFTEN = {"cifar10-lzn"}  # the others nightly
 SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
@@ -68,6 +70,24 @@ def test_a_preset_leaves_nothing_of_an_optimizer_to_defaults(name, profile):
     generators = [row for row in matrix.generators if row.part not in ("none", "joint", "gaussian")]
     for row in (*tokenizers, *generators):
         assert said <= set(row.optimizer), row.label
+
+
+@pytest.mark.parametrize(
+    "name", ["fashion-mnist", "strength", ROOT / "matrix.yaml"], ids=["fashion-mnist", "strength", "digits"]
+)
+def test_small_matrices_sweep_guidance_and_draw_one_full_set_of_samples_for_each_cell(name):
+    matrix = load_matrix(name, profile="smoke")
+    plan = make_plan(matrix)
+    for cell in plan.cells:
+        behind = [plan.stages[id] for id in plan.ancestors(list(cell.scores.values()))]
+        full = [s for s in behind if s.kind == "samples" and s.config["samples"] == matrix.samples]
+        assert len(full) == (cell.skipped is None and cell.generator != "real")
+        swept = sum(stage.kind == "guidance" for stage in behind)
+        assert swept == (cell.scores.keys() >= {"chosen"})
+        if cell.generator in ("lightningdit", "mar", "tarflow"):
+            assert swept == 1
+            [sweep] = (stage for stage in behind if stage.kind == "guidance")
+            assert max(sweep.config["sweep"]) == 4 and sweep.config["samples"] == matrix.samples // 4
 
 
 @pytest.mark.parametrize("name", SOME)

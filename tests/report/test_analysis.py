@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from helpers.fabricated_records import records
+from helpers.fabricated_records import records, swept
 from scipy import stats
 
 from latentbench.bench.report.analysis import (
@@ -15,6 +15,7 @@ from latentbench.bench.report.analysis import (
     findings,
     gaps,
     guidance,
+    guidance_sweep,
     interaction,
     pareto,
     proxies,
@@ -22,7 +23,7 @@ from latentbench.bench.report.analysis import (
 )
 from latentbench.bench.report.analysis.board import Board
 
-MODULES = (interaction, guidance, pareto, gaps, budget_curves, proxies)
+MODULES = (interaction, guidance, guidance_sweep, pareto, gaps, budget_curves, proxies)
 
 
 def changed(found, edit):
@@ -272,6 +273,27 @@ def test_choosing_among_guidances_that_do_not_matter_flatters_and_the_honest_mea
 def test_guidance_needs_two_seeds_and_two_guidances():
     assert guidance.finding(records(seeds=("0",))) is None
     assert guidance.finding(records(guidances=(1.0,))) is None
+
+
+# --- sweeps of guidance
+
+
+def test_a_sweep_s_table_has_its_mean_curve_and_counts_seeds_at_its_edge():
+    chosen = {"0": 2.0, "1": 1.5, "2": 2.0}
+    some = records(regularizers=("kl",), generators=("mar",))
+    found = guidance_sweep.finding([swept(r, chosen.get(r.cell["seed"])) for r in some])
+    [line] = found.table.to_dict("records")
+    assert line["guidance chosen"] == "1.5 (1×), 2 (2×)" and line["at the edge of the sweep"] == 2
+    # The distance is 100 and as much more as w is off the chosen one.
+    assert [line[f"w = {w}"] for w in ("1", "1.5", "2")] == pytest.approx(
+        [100 + 5 / 6, 100 + 1 / 3, 100 + 1 / 6]
+    )
+    assert (
+        "0.5" not in found.answer
+        and "1 of 1 row are best at the end of the sweep: kl with mar." in found.answer
+    )
+    assert guidance_sweep.finding(some) is None
+    found.figure.canvas.draw()
 
 
 # --- training

@@ -175,6 +175,17 @@ def test_only_what_is_asked_for_is_compared(tmp_path):
     assert "effective_rank" not in {line.column.name for line in compare(*sides).lines}
 
 
+def test_runs_whose_sweeps_choose_differently_are_paired(tmp_path):
+    found = fabricated_records.records(regularizers=("kl",), generators=("mar",), seeds=("0", "1"))
+    for name, w in (("a", 1.5), ("b", 2.0)):
+        for record in found:
+            write_record(tmp_path / name / "records", fabricated_records.swept(record, w))
+    [line] = compared(str(tmp_path / "a"), str(tmp_path / "b"), ["gFD"]).lines
+    assert line.row == "digits · vit · kl · mar w chosen"
+    means = [sum(r.metrics[f"gFD[net]@{w}"]["value"] for r in found if not r.real) / 2 for w in ("1.5", "2")]
+    assert (line.a, line.b) == pytest.approx(means)
+
+
 def test_machines_may_read_it(tmp_path):
     a, b = folder(tmp_path / "a", A), folder(tmp_path / "b", B)
     code, said = bench(a, b, "--json")

@@ -138,7 +138,8 @@ def _along(name: str, curves: list[Curve]) -> Finding:
         "Quality for compute",
         "Which regularizer is ahead after how many generator steps, and for how many operations in all?",
         _answer(curves) + caution(max(len(curve.values) for curve in curves)),
-        f"{name} at the largest guidance, of samples that snapshots of the generator give (`probes:` of "
+        f"{name} at the guidance that the row's sweep chose, or the largest of its list, of samples that "
+        "snapshots of the generator give (`probes:` of "
         "the matrix says how many): not to be compared with the leaderboard's. "
         f"{OPERATIONS} Leaders are by the mean over seeds, interpolated between snapshots in logarithms, "
         "with the number of seeds that have the same one; shades are one standard deviation over seeds.",

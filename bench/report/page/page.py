@@ -132,7 +132,7 @@ def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
     return Part(
         dataset,
         verdicts(results),
-        tables.scores(results.generation),
+        tables.scores(results.generation, results.updates_note),
         tables.scores(results.reconstruction),
         tables.cost(results.rows),
         tables.classes(records),

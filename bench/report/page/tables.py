@@ -83,8 +83,8 @@ class Place(NamedTuple):
     mark: str
 
 
-def scores(board: Leaderboard) -> HtmlTable | None:
-    """All rows that have a score of the board's scope, with all of its metrics."""
+def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
+    """All rows that have a score of the board's scope, with all of its metrics, and a note more."""
     board = board.scored
     if not board.columns:
         return None
@@ -93,7 +93,7 @@ def scores(board: Leaderboard) -> HtmlTable | None:
     standings = board.standings(columns)
     places = _places(standings.rankings)
     guided = board.scope == "generator"
-    heads = _label_heads(board.rows, guided)
+    heads = _label_heads(board.rows, guided, board.guidance_note)
     if standings.rank_header:
         heads.append(Head(standings.rank_header, standings.note))
     seeds = {(row.seeds_done, row.seeds) for row in board.rows if not row.real}
@@ -112,14 +112,18 @@ def scores(board: Leaderboard) -> HtmlTable | None:
         for column, text in zip(columns, cells(row, columns), strict=True):
             line.append(_score(text, row.values.get(column), places.get((i, column))))
         lines.append(TableRow(line, row.regularizer, row.generator, row.real))
-    return HtmlTable(heads, lines, standings.note)
+    return HtmlTable(heads, lines, f"{standings.note} {note}".strip())
 
 
-def _label_heads(rows: Iterable[Row], guided: bool) -> list[Head]:
+def _label_heads(rows: Iterable[Row], guided: bool, guidance_note: str = "") -> list[Head]:
     """The headers of `_labels`; tokenizers are hidden if there is one."""
+    tips = {"w": guidance_note}
     several = len({row.tokenizer for row in rows if not row.real}) > 1
     names = ("regularizer", "generator", "tokenizer", "w") if guided else ("regularizer", "tokenizer")
-    return [Head(name, numeric=name == "w", more=name == "tokenizer" and not several) for name in names]
+    return [
+        Head(name, tips.get(name, ""), numeric=name == "w", more=name == "tokenizer" and not several)
+        for name in names
+    ]
 
 
 def _labels(row: Row, guidance: str | None) -> list[TableCell]:
