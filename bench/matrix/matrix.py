@@ -64,6 +64,11 @@ class Seed:
     sampling: int
     label: str
 
+    @property
+    def of_samples(self) -> str:
+        """The seeds of all steps that samples come from: `0.0.1`."""
+        return f"{self.tokenizer}.{self.generator}.{self.sampling}"
+
 
 @dataclass(frozen=True)
 class Skip:

@@ -332,7 +332,7 @@ class StageGraph:
             drawn[f"samples/{w:g}"] = self._samples(data, rows, seed, parents, w, extra)
         extractor = part_config("features", self.matrix.features[0])
         config = {"sweep": list(sweep.values), "samples": sweep.samples, "extractor": extractor}
-        label = self._label(data, *rows, f"seed {_sampling_seed(seed)}")
+        label = self._label(data, *rows, f"seed {seed.of_samples}")
         parents = {**drawn, "features": data.features["features"]}
         return {"guidance": self._add("guidance", label, config, parents)}
 
@@ -355,7 +355,7 @@ class StageGraph:
             "guidance": guidance,
             "sampler": sampler,
             "samples": self.matrix.samples,
-            "seed": _sampling_seed(seed),
+            "seed": seed.of_samples,
             **extra,
         }
         at = guidance if isinstance(guidance, str) else f"{guidance:g}"
@@ -444,7 +444,3 @@ class StageGraph:
         if trainable is not None:
             self.plan.parameters[identity] = trainable
         return identity
-
-
-def _sampling_seed(seed: Seed) -> str:
-    return f"{seed.tokenizer}.{seed.generator}.{seed.sampling}"

@@ -24,6 +24,7 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
     count, spec = config["samples"], cell.tokenizer.spec
     labels = sample_labels(cell.dataset.labels("train") if cell.dataset.classes else None, count)
     sweep, guidance = config.get("sweep", False), guidance_of(config, inputs)
+    assert guidance is not None
     noise = Noise(config["seed"], ("sweep" if sweep else "samples",))
 
     def sample(index: Tensor, chunk: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from . import style
 from .board import Board, Entry, in_words, table_of
 from .findings import Finding
 
-RING = {"ms": 9, "mfc": "none", "mec": style.INK, "mew": 0.8}
+RING: dict[str, Any] = {"ms": 9, "mfc": "none", "mec": style.INK, "mew": 0.8}
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
