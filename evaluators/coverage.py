@@ -12,24 +12,14 @@ from torch import Tensor
 from ..bench.api import Evaluator, Metric, Subject
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.precision_recall import NEIGHBORHOOD, precision_recall
-from ..bench.metrics.projections import KS_PROJECTIONS, directions, distance_to_normal
+from ..bench.metrics.projections import KS_PROJECTIONS, PROJECTIONS, distance_to_normal, sliced_wasserstein
 from ..bench.registry import register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PROJECTIONS = 64  # directions of the sliced Wasserstein distance
 PANELS = 6  # of the figure
 BLUE, RED = "#2f6db5", "#d1495b"
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> float:
-    """The 1-Wasserstein distance of projections of (n, C) and (m, C), averaged over directions."""
-    from scipy.stats import wasserstein_distance
-
-    axes = directions(a.shape[1], projections).T
-    pairs = zip((a.double() @ axes).T, (b.double() @ axes).T, strict=True)
-    return sum(float(wasserstein_distance(*pair)) for pair in pairs) / projections
 
 
 @register("coverage")

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from ..matrix.load import resolved
-from ..plan.plan import PROBE, Cell
+from ..plan.plan import PROBE, TRAINED, Cell
 from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
 from ..records.record import Record, in_order
+from ..records.teachers import networks
 from ..report import image_grids
 from ..report.up_to_date import is_up_to_date, note_report, report_inputs
 from ..report.write import write_report
@@ -137,13 +138,16 @@ class ResultsWriter:
 
     def _provenance(self, cell: Cell) -> dict[str, Any]:
         matrix = self.matrix
+        needed = self.plan.needed([cell])
+        trained = [stage.id for stage in needed if stage.kind in TRAINED]
         settings = {
             "threads": matrix.threads,
             "precision": matrix.precision,
             "seed": cell.seed,
             "budget": matrix.budget_of_cell(cell.identity),
             "samples": matrix.samples,
-            "parts": parts(stage.config for stage in self.plan.needed([cell])),
+            "parts": parts(stage.config for stage in needed),
+            "taught_by": networks(self.plan.stages[id].config for id in self.plan.ancestors(trained)),
         }
         if uses := matrix.unnamed_parts(cell.identity):
             settings["uses"] = uses

@@ -15,12 +15,13 @@ from .rows import Column, Row, Value
 ORDER = {
     "generator": "gfid gfd cmmd kid kd is precision recall coverage label_agreement class_accuracy "
     "memorisation sfid sfd density".split(),
-    "tokenizer": "psnr ssim lpips rfid rfd noise_tolerance knn_nll knn_nll_reverse knn_nll_real "
-    "probe_accuracy zone_accuracy effective_rank nll nll_real swd swd_real latent_recall latent_recall_real "
-    "nll_correlation_plane nll_correlation_training nll_correlation_support zone_ks misassignment_error "
-    "rkid rkd".split(),
+    "tokenizer": "psnr ssim lpips rfid rfd noise_tolerance knn_nll knn_nll_reverse knn_nll_real prior_fd "
+    "prior_fd_gaussian probe_accuracy zone_accuracy effective_rank nll nll_real swd swd_real "
+    "latent_recall latent_recall_real nll_correlation_plane nll_correlation_training "
+    "nll_correlation_support zone_ks misassignment_error rkid rkd".split(),
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table
+TAUGHT = "†"  # at a number by a network that taught its row
 WIDEST = 10  # metrics in a Markdown table; the CSV has all
 
 
@@ -100,8 +101,13 @@ def extractors_of(columns: Iterable[Column]) -> list[str]:
 
 
 def cells(row: Row, columns: Iterable[Column]) -> list[str]:
-    """The texts of a row's cells; empty where it has no value."""
-    return [_cell(row.values[column], row.seeds_done) if column in row.values else "" for column in columns]
+    """The texts of a row's cells; empty where it has no value, signed where the network taught the row."""
+    return [
+        _cell(row.values[column], row.seeds_done) + (f" {TAUGHT}" if row.taught_by(column) else "")
+        if column in row.values
+        else ""
+        for column in columns
+    ]
 
 
 def _cell(value: Value, seeds: int) -> str:

@@ -12,16 +12,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..metrics.names import base_name
+from ..metrics.names import base_name, weights
 from ..records.labels import AXES, is_real
 from ..records.record import STATUSES, Record, protocol_id
 from ..records.sweep import Sweep
+from ..records.teachers import teachers
 from ..statistics.observations import Observation, mean
 from ..statistics.significance import interval
 
@@ -47,6 +48,15 @@ class Column:
     def better(self) -> str:
         """The arrow of the metric's direction; empty without one."""
         return ARROWS.get(self.entry.get("better") or "", "")
+
+    @cached_property
+    def networks(self) -> set[str]:
+        """The sha256 of the weights that judge images or features, without those that made a reference.
+
+        How near latents are to a reference is no judgement of quality, whatever the reference was made with.
+        """
+        protocol = self.entry.get("protocol", {})
+        return weights({key: value for key, value in protocol.items() if key != "reference"})
 
     def best_first(self, mean: float) -> float:
         """A sort key that puts the best mean first."""
@@ -85,6 +95,7 @@ class Row:
     reason: str = ""
     cost: dict[str, float] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
+    teachers: frozenset[str] = frozenset()  # the sha256 of the weights of networks that taught the row
 
     def part(self, name: str) -> str:
         """The part behind a label: by `uses`, else the label without its options."""
@@ -114,6 +125,10 @@ class Row:
     def scored(self, scope: str) -> bool:
         """Whether the row has a metric of the scope."""
         return any(column.scope == scope for column in self.values)
+
+    def taught_by(self, column: Column) -> bool:
+        """Whether the row has a number by a network that taught it."""
+        return column in self.values and not self.teachers.isdisjoint(column.networks)
 
     def mean(self, column: Column) -> float | None:
         return self.values[column].mean if column in self.values else None
@@ -163,7 +178,8 @@ def tokenizer_rows(records: list[Record]) -> list[Row]:
 def _row(cells: list[Record], **fields: Any) -> Row:
     labels = {axis: cells[0].cell[axis] for axis in LABELS}
     uses = cells[0].provenance.get("uses", {})
-    return Row(**{**labels, "status": _status(cells), "uses": uses, **fields})
+    taught_by = frozenset[str]().union(*map(teachers, cells))
+    return Row(**{**labels, "status": _status(cells), "uses": uses, "teachers": taught_by, **fields})
 
 
 def _in_one_column(rows: list[Row]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Projections of latents on random directions, and the distance to a normal distribution along them."""
+"""Projections of latents on random directions, and distances of distributions along them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 KS_PROJECTIONS = 20
+PROJECTIONS = 64  # directions of the sliced Wasserstein distance
 
 
 def directions(channels: int, count: int) -> Tensor:
@@ -17,6 +18,15 @@ def directions(channels: int, count: int) -> Tensor:
         return torch.stack([angles.cos(), angles.sin()], dim=1)
     drawn = torch.randn(count, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.nn.functional.normalize(drawn, dim=1)
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = PROJECTIONS) -> float:
+    """The 1-Wasserstein distance of projections of (n, C) and (m, C), averaged over directions."""
+    from scipy.stats import wasserstein_distance
+
+    axes = directions(a.shape[1], projections).T
+    pairs = zip((a.double() @ axes).T, (b.double() @ axes).T, strict=True)
+    return sum(float(wasserstein_distance(*pair)) for pair in pairs) / projections
 
 
 def distance_to_normal(z: Tensor) -> float:

@@ -10,6 +10,7 @@ from ..api import Dataset, FeatureExtractor, Generator, ReferenceSource, Regular
 from ..store.stage import Stage, digest
 
 PROBE = "step="  # before the step, in the name of a snapshot's scores
+TRAINED = ("prior", "tokenizer", "generator")  # kinds of stages
 
 
 @dataclass(frozen=True)

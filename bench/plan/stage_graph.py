@@ -19,11 +19,10 @@ from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, stage_id
 from .meta_parts import DatasetPlan, MetaParts, regularizer_class
 from .part_config import key_options, part_config, plain_facts, with_files
-from .plan import Built, Plan
+from .plan import TRAINED, Built, Plan
 from .shape_difference import shape_difference
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
-TRAINED = ("prior", "tokenizer", "generator")
 
 Parents = dict[str, str]  # role -> the parent stage's id
 Rows = tuple[MatrixRow, MatrixRow, MatrixRow]  # tokenizer, regularizer, generator

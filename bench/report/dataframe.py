@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.columns import columns_of
+from ..leaderboard.notes import judged_by_teacher
 from ..leaderboard.results import Results
 from ..leaderboard.rows import LABELS, Value, first_seen
 from ..records.record import Record
@@ -26,6 +27,7 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     dataset is followed by {id}. `guidance` is empty for the `real` row and for cells without generation
     metrics, and the most frequent of seeds that have chosen differently, from guidance_low to guidance_high;
     guidance_edge is 1 where the best is the largest that was tried, -1 where it is the smallest, else 0.
+    `judged_by_teacher`, where any row has one, are the networks of its metrics that taught the row.
     """
     import pandas as pd
 
@@ -57,6 +59,9 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
             data[f"{name}_ci_{end}"] = pd.array(ends, dtype="Float64")
     for name in first_seen(row.cost for row in rows):
         data[f"cost_{name}"] = pd.array([row.cost.get(name) for row in rows], dtype="Float64")
+    taught = [", ".join(judged_by_teacher(row, columns)) for row in rows]
+    if any(taught):
+        data["judged_by_teacher"] = taught
     return pd.DataFrame({**data, "reason": [row.reason for row in rows]})
 
 

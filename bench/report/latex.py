@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..leaderboard.columns import cells, short_names
 from ..leaderboard.details import protocols
+from ..leaderboard.notes import notes
 from ..leaderboard.ranking import Standings
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import ARROWS, Column, Row
@@ -53,6 +54,7 @@ def _table(board: Leaderboard, dataset: str) -> str:
         names.append("$w$")
     if standings.rank_header:
         names.append(standings.rank_header)
+    said = map(escape, notes(board.rows, columns))
     what = "Generation" if board.scope == "generator" else "Reconstruction and latents"
     return "\n".join(
         [
@@ -67,7 +69,7 @@ def _table(board: Leaderboard, dataset: str) -> str:
             *_lines(board, columns, standings, names),
             r"\bottomrule",
             r"\end{tabular}}",
-            rf"\par\smallskip\raggedright {_footnote(columns)}",
+            rf"\par\smallskip\raggedright {' '.join([*said, _footnote(columns)])}",
             r"\end{table*}",
         ]
     )

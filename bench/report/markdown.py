@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..leaderboard.columns import WIDEST, cells, columns_of, extractors_of, headers
 from ..leaderboard.cost_table import COST_ABOUT, cost_table
 from ..leaderboard.details import compact, protocols, provenance, spread_note, unfinished
+from ..leaderboard.notes import notes
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import Ranking, Standings
 from ..leaderboard.results import Leaderboard, Results
@@ -106,7 +107,8 @@ def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
             values[0] = row.status
         lines.append([*line, *values])
     table = _table([*header, *map(escape, headers(columns))], lines, len(header))
-    return table + _extractor(columns) + _others(others) + _certainty(board, columns, standings)
+    said = "".join(f"\n\n{escape(note)}" for note in notes(board.rows, columns))
+    return table + said + _extractor(columns) + _others(others) + _certainty(board, columns, standings)
 
 
 def _extractor(columns: list[Column]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..leaderboard.columns import cells, headers
+from ..leaderboard.notes import notes
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import grouped, joined
 from ..records.record import STATUSES, Record
@@ -47,7 +48,8 @@ def terminal_summary(records: Iterable[Record]) -> str:
         head += f" by {board.deciding[0].name}"
     if "resamples" in standings.bases:
         head += "; one seed: ranks are sampling noise only"
-    return "\n".join([*(line[:WIDTH] for line in [head, *lines]), tally])
+    said = notes(leading, columns)
+    return "\n".join([*(line[:WIDTH] for line in [head, *lines, *said]), tally])
 
 
 def _cut(text: str) -> str:

@@ -11,6 +11,7 @@ from ...leaderboard import published as papers
 from ...leaderboard.columns import WIDEST, cells, headers
 from ...leaderboard.cost_table import cost_table
 from ...leaderboard.details import unfinished
+from ...leaderboard.notes import notes
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.ranking import Ranking
 from ...leaderboard.results import Leaderboard, Results
@@ -112,7 +113,7 @@ def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
         for column, text in zip(columns, cells(row, columns), strict=True):
             line.append(_score(text, row.values.get(column), places.get((i, column))))
         lines.append(TableRow(line, row.regularizer, row.generator, row.real))
-    return HtmlTable(heads, lines, f"{standings.note} {note}".strip())
+    return HtmlTable(heads, lines, " ".join([standings.note, *notes(board.rows, columns), note]).strip())
 
 
 def _label_heads(rows: Iterable[Row], guided: bool, guidance_note: str = "") -> list[Head]:

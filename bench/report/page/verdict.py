@@ -8,6 +8,7 @@ from typing import Any
 
 from ...leaderboard.columns import cells
 from ...leaderboard.cost_table import row_costs
+from ...leaderboard.notes import taught_note
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.ranking import Ranking
 from ...leaderboard.results import Leaderboard, Results
@@ -38,6 +39,7 @@ class Verdict:
     sure: str  # a sentence
     detectable: str  # the difference that these seeds would show with 80 % power
     chosen: str  # how the guidance of its dataset's rows was chosen
+    taught: str  # what a sign at the value says
     level: str  # "sure", "tie", "unknown"
     real: str  # the value of as many held-out images, if there is one
 
@@ -116,6 +118,7 @@ def _verdict(
         sure=sure,
         detectable=detectable,
         chosen=board.guidance_note,
+        taught=taught_note([best], [column]),
         level=level,
         real=real,
     )
