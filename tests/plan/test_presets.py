@@ -90,6 +90,22 @@ def test_small_matrices_sweep_guidance_and_draw_one_full_set_of_samples_for_each
             assert max(sweep.config["sweep"]) == 4 and sweep.config["samples"] == matrix.samples // 4
 
 
+@pytest.mark.parametrize("profile, iterations", [(None, 250_000), ("table-1", 300_000), ("table-2", 250_000)])
+def test_dmvae_s_third_stage_counts_the_papers_iterations_of_which_one_in_five_is_the_tokenizer_s(
+    profile, iterations
+):
+    matrix = load_matrix("imagenet256-dmvae", profile=profile)
+    (tokenizer,) = [row for row in matrix.tokenizers if row.label == "dmvae"]
+    methods = [row for row in matrix.regularizers if row.part == "dmvae"]
+    steps = matrix.budget_of(tokenizer).tokenizer_steps
+    assert {steps * row.options["critic_steps"] for row in methods} == {iterations}
+    assert {row.options["anneal"] for row in methods} <= {0, steps}
+    assert 5 * matrix.reconstruction["gan"]["start"] == 5000
+    assert {row.optimizer["priors"]["teacher"]["ema"] for row in methods} == {0}
+    if profile is None:
+        assert [row.options["guidance"] for row in methods] == [1.0, 5.0]
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
