@@ -12,6 +12,7 @@ from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import create
 
+CONTROLS = {"none", "fixed_variance"}  # without strengths of their own
 FAMILIES = {"kl", "flow_prior", "dmvae", "simflow", "lzn", "repa"}
 RESULTS = Path(__file__).resolve().parents[2] / "results/studies"
 
@@ -21,11 +22,11 @@ def records(folder):
     return [record for record in found if record["cell"]["regularizer"] != "real"]
 
 
-def test_the_evening_compares_seven_rows_by_four_generators_on_three_seeds():
+def test_the_evening_compares_eight_rows_by_four_generators_on_three_seeds():
     plan = make_plan(load_matrix("fashion-mnist", profile="evening"))
     cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
-    assert len(cells) == 84 and not any(cell.skipped for cell in cells)
-    assert {cell.regularizer for cell in cells} == FAMILIES | {"none"}
+    assert len(cells) == 96 and not any(cell.skipped for cell in cells)
+    assert {cell.regularizer for cell in cells} == FAMILIES | CONTROLS
     assert {cell.generator for cell in cells} == {"gaussian", "lightningdit", "mar", "tarflow"}
 
 
@@ -33,7 +34,7 @@ def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
     matrix = load_matrix("fashion-mnist")
     assert [row.part for row in matrix.tokenizers] == ["vit", "conv"] and matrix.samples == 10_000
     rows = Counter(row.part for row in matrix.regularizers)
-    assert set(rows) == FAMILIES | {"none"} and all(2 <= rows[one] <= 3 for one in FAMILIES)
+    assert set(rows) == FAMILIES | CONTROLS and all(2 <= rows[one] <= 3 for one in FAMILIES)
     dataset = create("datasets", "fashion_mnist", root="nowhere", pad=2)
     shapes = {
         (made.spec.tokens, made.spec.channels)
@@ -41,6 +42,18 @@ def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
         for made in [create("tokenizers", row.part, image=dataset.image, expansion=1, **row.options)]
     }
     assert shapes == {(16, 16)}
+
+
+@pytest.mark.parametrize(
+    "name, profile", [("matrix.yaml", None), ("fashion-mnist", None), ("fashion-mnist", "evening")]
+)
+def test_simflow_stands_beside_its_noise_without_its_flow(name, profile):
+    matrix = load_matrix(RESULTS.parent / name if name.endswith(".yaml") else name, profile=profile)
+    sigmas = defaultdict(set)
+    for row in matrix.regularizers:
+        if row.part in ("simflow", "fixed_variance"):
+            sigmas[row.part].add(row.options["sigma"])
+    assert sigmas["simflow"] == sigmas["fixed_variance"] != set()
 
 
 def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
@@ -61,6 +74,8 @@ def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committ
     tried = {row.label: row for row in tuning.regularizers}
     assert set(scores) == set(tried) and {len(one) for one in scores.values()} == {2}
     for row in evening.regularizers:
+        if row.part == "fixed_variance":
+            continue
         own = [label for label, other in tried.items() if other.part == row.part]
         assert row.options == tried[min(own, key=lambda label: sum(scores[label]))].options, row.label
 
