@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -18,10 +18,22 @@ from ..bench.registry import register
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
-def metrics_for(alphas: Sequence[float]) -> dict[str, Metric]:
-    """The metrics by name; a name contains alpha."""
-    about = "zone_accuracy from latents with the zones' noise scaled by {:g}."
-    return {f"zone_accuracy_alpha_{a:g}": Metric("tokenizer", True, "", about.format(a)) for a in alphas}
+def settings_for(alphas: Sequence[float], batches: Sequence[int] = ()) -> dict[str, tuple[float, int | None]]:
+    """Alpha and the minibatch's size (None: training's) by the metric's name, which contains them."""
+    if not batches:
+        return {f"zone_accuracy_alpha_{a:g}": (a, None) for a in alphas}
+    return {f"zone_accuracy_alpha_{a:g}_batch_{b}": (a, b) for a in alphas for b in batches}
+
+
+def metrics_for(settings: Mapping[str, tuple[float, int | None]]) -> dict[str, Metric]:
+    """The metrics by name."""
+    about = "zone_accuracy from latents with the zones' noise scaled by {:g}{}."
+    return {
+        name: Metric(
+            "tokenizer", True, "", about.format(alpha, f", in minibatches of {batch}" if batch else "")
+        )
+        for name, (alpha, batch) in settings.items()
+    }
 
 
 @register("classification")
@@ -53,13 +65,22 @@ class ZoneClassification(Evaluator):
 
 @register("classification_by_alpha")
 class ZoneClassificationByAlpha(Evaluator):
-    """`classification` at other scales of the zones' noise than in training (LZN, figure 25)."""
+    """`classification` at other scales of the zones' noise than in training (LZN, figure 25).
 
-    metrics = metrics_for(ALPHAS)
+    `batches` are sizes of the minibatches in which images are encoded, at most all of them, instead of the
+    training's; more images in a minibatch have more exact zones.
+    """
 
-    def __init__(self, alphas: tuple[Annotated[float, Field(ge=0)], ...] = ALPHAS) -> None:
-        self.metrics = metrics_for(alphas)  # type: ignore[misc]
-        self.alphas = dict(zip(self.metrics, dict.fromkeys(alphas), strict=True))  # by metric name
+    metrics = metrics_for(settings_for(ALPHAS))
+    later = frozenset({"batches"})
+
+    def __init__(
+        self,
+        alphas: tuple[Annotated[float, Field(ge=0)], ...] = ALPHAS,
+        batches: tuple[Annotated[int, Field(ge=2)], ...] = (),
+    ) -> None:
+        self.settings = settings_for(alphas, batches)
+        self.metrics = metrics_for(self.settings)  # type: ignore[misc]
 
     def run(self, subject: Subject) -> dict[str, float]:
         if not hasattr(subject.regularizer, "alpha"):
@@ -67,17 +88,20 @@ class ZoneClassificationByAlpha(Evaluator):
         return accuracies(subject, self._latents(subject))
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        return common_protocol(subject) | {"alpha": self.alphas[name]}
+        alpha, batch = self.settings[name]
+        protocol = common_protocol(subject) | {"alpha": alpha}
+        return protocol if batch is None else protocol | {"latent_batch": min(batch, protocol["n"])}
 
     def _latents(self, subject: Subject) -> Iterator[tuple[str, Tensor]]:
-        """Metric names, and the latents drawn with the name's alpha."""
+        """Metric names, and the latents drawn with the name's alpha in the name's minibatches."""
         like = next(subject.tokenizer.parameters())
         h = encode(subject.tokenizer, subject.dataset, "val", like.device)
-        batch, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
-        for name, alpha in self.alphas.items():
+        trained, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
+        for name, (alpha, batch) in self.settings.items():
             scaled: Any = copy.copy(subject.regularizer)
             scaled.alpha = alpha
-            yield name, draw(scaled, h, subject.labels("val"), noise, batch, like.device)
+            size = trained if batch is None else min(batch, len(h))
+            yield name, draw(scaled, h, subject.labels("val"), noise, size, like.device)
 
 
 def accuracies(subject: Subject, latents: Iterable[tuple[str, Tensor]]) -> dict[str, float]:

@@ -78,3 +78,20 @@ def test_alphas_are_tried_on_the_same_noise_from_the_centres_of_zones_outwards()
     assert set(found) == set(evaluator.metrics) and len(found) == 7 and zones.alpha == 1.0
     assert found["zone_accuracy_alpha_0"] == plain.run(subject)["zone_accuracy_mean"]
     assert evaluator.protocol("zone_accuracy_alpha_1.2", subject)["alpha"] == 1.2
+
+
+def test_larger_minibatches_are_the_ones_that_were_asked_for_and_at_most_all_images():
+    torch.manual_seed(0)
+    tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=1, channels=2)
+    zones = LZN(tokenizer.spec, classes=10, anchors="image", align=1.0, align_steps=20)
+    subject = FakeSubject(scope="tokenizer", val=64, tokenizer=tokenizer, regularizer=zones, latent_batch=16)
+
+    def found(**options):
+        evaluator = create("evaluators", "classification_by_alpha", alphas=(1.0,), **options)
+        return evaluator, evaluator.run(subject)
+
+    (_, plain), (evaluator, by_batch) = found(), found(batches=(16, 64, 2000))
+    values = [by_batch[f"zone_accuracy_alpha_1_batch_{size}"] for size in (16, 64, 2000)]
+    assert values[0] == plain["zone_accuracy_alpha_1"] and values[1] == values[2] and len(by_batch) == 3
+    batches = [evaluator.protocol(name, subject)["latent_batch"] for name in by_batch]
+    assert batches == [16, 64, 64]
