@@ -87,7 +87,8 @@ class Prior(Evaluator):
         if base.endswith("_guided"):
             protocol["guidance"] = self.guidance
         if not base.endswith(("_gaussian", "_real")):
-            sampler = options_of(type(prior), method="sample")
+            part: Callable[..., Any] = type(prior)
+            sampler = options_of(part, method="sample")
             protocol["sampler"] = {option.name: option.default for option in sampler.values()}
         return protocol
 

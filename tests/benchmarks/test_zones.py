@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from latentbench.regularizers.lzn import zones
+from latentbench.bench.nn.zones import zones
 
 Q, G, STEPS = 200, 1e-4, 20
 
@@ -17,7 +17,7 @@ Q, G, STEPS = 200, 1e-4, 20
 # whose peak a new process has from the one that started it (Linux).
 PEAK = r"""
 import re, sys, torch
-from latentbench.regularizers.lzn import zones
+from latentbench.bench.nn.zones import zones
 def peak():
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 n, spread, recompute = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "True"

@@ -15,7 +15,7 @@ from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.generators.tarflow import TARFlow
-from latentbench.regularizers.lzn import zones
+from latentbench.bench.nn.zones import zones
 from latentbench.regularizers.mmd import imq, mmd
 from latentbench.regularizers.repa import vf_loss
 

@@ -11,6 +11,7 @@ from scipy.stats import kstest, norm
 from torch.autograd import gradcheck
 
 from latentbench.bench.api import LatentSpec, Noise, Step
+from latentbench.bench.nn.zones import zones
 from latentbench.regularizers.lzn import (
     LZN,
     LZNViews,
@@ -22,7 +23,6 @@ from latentbench.regularizers.lzn import (
     posterior,
     transport,
     velocity,
-    zones,
 )
 
 PAIR = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
