@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
 from latentbench.bench.models.flops import parameters
+from latentbench.bench.nn.zones import zones
 from latentbench.bench.registry import create, get, names
 from latentbench.bench.training.context import Context
 from latentbench.bench.training.generator import train_generator
@@ -15,7 +16,6 @@ from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
 from latentbench.bench.training.tokenizer import train_tokenizer
 from latentbench.generators.tarflow import TARFlow
-from latentbench.bench.nn.zones import zones
 from latentbench.regularizers.mmd import imq, mmd
 from latentbench.regularizers.repa import vf_loss
 

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # In the order of a report.
-ANALYSES = ("interaction", "guidance", "guidance_sweep", "pareto", "gaps", "budget_curves", "proxies")
+ANALYSES = (
+    "interaction",
+    "guidance",
+    "guidance_sweep",
+    "pareto",
+    "gaps",
+    "budget_curves",
+    "proxies",
+    "judges",
+)
 
 
 @dataclass(frozen=True)
