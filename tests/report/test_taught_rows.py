@@ -110,6 +110,7 @@ def test_committed_records_of_before_are_marked():
 def test_a_run_records_what_taught_each_row(tmp_path):
     text = TINY.replace("  kl: {weight: 1.0e-3}\n", "  repa: {}\n  dmvae: {critic_steps: 1}\n")
     text = re.sub("  lightningdit.*\n", "", text).replace("samples: 64", "samples: 16")
+    text = text.replace("batch: 16", "prior_steps: 4, batch: 16")
     text = text.replace("digits}", "shapes, size: 8, count: {train: 48, val: 16}}")
     few = "{use: effnet_lite2, resolution: 32}, {use: effnet_lite0, resolution: 32}"
     text = re.sub("features: .*", f"features: [{few}]\nteacher: {{use: effnet_lite0, resolution: 64}}", text)
