@@ -113,6 +113,7 @@ def test_a_run_records_what_taught_each_row(tmp_path):
     text = text.replace("batch: 16", "prior_steps: 4, batch: 16")
     text = text.replace("digits}", "shapes, size: 8, count: {train: 48, val: 16}}")
     few = "{use: effnet_lite2, resolution: 32}, {use: effnet_lite0, resolution: 32}"
+    text = text.replace("evaluators: [", "evaluators: [prior, ")
     text = re.sub("features: .*", f"features: [{few}]\nteacher: {{use: effnet_lite0, resolution: 64}}", text)
     (tmp_path / "matrix.yaml").write_text(text)
     ran = bench_inline("run", "--matrix", "matrix.yaml", "-o", "out", cwd=tmp_path, home=tmp_path / "home")
@@ -122,6 +123,9 @@ def test_a_run_records_what_taught_each_row(tmp_path):
     assert found["none"].provenance["taught_by"] == found["real"].provenance["taught_by"] == {}
     for name in ("repa", "dmvae"):
         assert found[name].provenance["taught_by"] == {"effnet_lite0": [lite0]}
+    scores = {name: {m for m in r.metrics if m.startswith("prior_FD")} for name, r in found.items()}
+    assert scores["none"] == scores["repa"] == scores["real"] == set()
+    assert scores["dmvae"] == {f"prior_FD{which}" for which in ("", "_guided", "_gaussian", "_real")}
     table = pd.read_csv(tmp_path / "out" / "leaderboard.csv", keep_default_na=False)
     judged = dict(zip(table["regularizer"], table["judged_by_teacher"], strict=True))
     assert judged == {"none": "", "real": "", "repa": "effnet_lite0:32", "dmvae": "effnet_lite0:32"}

@@ -7,6 +7,8 @@ import torch
 from helpers.fake_subject import FakeSubject
 
 from latentbench.bench.api import Flow, Generator, LatentSpec, Reference, Regularizer
+from latentbench.bench.contracts import evaluators as contract
+from latentbench.bench.contracts.common import Part
 from latentbench.bench.metrics.frechet import frechet_distance
 from latentbench.evaluators.prior import Prior
 
@@ -115,6 +117,12 @@ def test_the_gaussian_is_the_one_with_the_moments_of_train():
     one = subject(mean=3.0, flow=Drawn())
     fresh = one.reference("val").samples.flatten(1)
     assert Prior().run(one)["prior_FD_gaussian"] < 0.05 * frechet_distance(randn(400, 12, seed=5), fresh)
+
+
+@pytest.mark.parametrize("check", [contract.values, contract.repeats, contract.inputs])
+def test_it_keeps_the_contract_on_a_row_with_a_prior(check):
+    labels = torch.arange(400) % 3
+    check(contract.Scene(Part("evaluators", "prior"), [lambda: subject(labels, flow=Drawn(classes=3))]))
 
 
 def test_rows_without_priors_have_no_such_numbers_and_several_have_their_names():
