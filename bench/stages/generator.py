@@ -17,7 +17,10 @@ from .trained_cell import TrainedCell
 
 
 def generator(config: Config, inputs: Inputs, context: Context) -> Result:
-    """A generator trained on normalised latents that are drawn anew at every step."""
+    """A generator trained on normalised latents that are drawn anew at every step.
+
+    Latents that depend on their minibatch are read from their stored draws (`DRAWS`), in turn.
+    """
     cell = TrainedCell(inputs, context.device)
     joint = config["init"] == "joint"
     with seeded(config["seed"], "init", "generator"):

@@ -16,7 +16,8 @@ from latentbench.bench.registry import get
 from latentbench.bench.store.stage import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
-PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist"})
+SMALL = sorted(name for name in packaged() if name.startswith("digits-"))
+PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist", *SMALL})
 OFTEN = {"cifar10-lzn"}  # the others nightly
 SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
 
@@ -104,6 +105,22 @@ def test_dmvae_s_third_stage_counts_the_papers_iterations_of_which_one_in_five_i
     assert {row.optimizer["priors"]["teacher"]["ema"] for row in methods} == {0}
     if profile is None:
         assert [row.options["guidance"] for row in methods] == [1.0, 5.0]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_matrix_runs_end_to_end_with_its_smoke_profile(name, tmp_path):
+    done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results" / f"{name}-smoke" / "leaderboard.html").exists()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_matrix_takes_minutes_and_is_in_the_readme(name, tmp_path):
+    done = bench_inline("plan", "-m", name, "--json", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    assert json.loads(done.stdout)["totals"]["shared"]["accelerator_hours"] < 0.25
+    assert f"| `{name}` |" in (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", SOME)
