@@ -4,6 +4,9 @@ Two sources of error are kept apart. Training (and sampling) varies between seed
 over vary between bootstrap replicates; where all seeds are scored on the same images (`shared`: tokenizer
 metrics on the held-out split), spread over seeds doesn't contain that second part and it is added, if there
 are replicates. Replicates of a Fréchet distance are biased upwards: their variance is used, their mean isn't.
+
+Rows with fewer units than others have no good estimate of their own error, and the others' says little about
+it: a row with one unit where others have more has no error at all, and is told from no other row.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from .observations import Array, Observation, Observations, unit_table
+from .observations import Array, Observation, Observations, bound_of, unit_table
 from .variance import difference_variances, image_covariance, satterthwaite
 
 # What an error was estimated from; but for "seeds", another tokenizer seed may change more than the error.
 Basis = Literal["seeds", "generator seeds", "resamples", "none"]
 # Above this ratio of a pair's own variance to the pooled one, the pair's fewer degrees of freedom are used.
 # Simulated with 3 seeds and one row of 7 or 15 that varies 5 times as much as the others, some pair of equal
-# rows is separated in 5 % of tables (ratio 1: 4 %, without this rule: 7 %); with 7 equal rows in 2 %.
-NOISIER = 1.5
+# rows is separated in 3 to 5 % of tables (ratio 1.5: 5 to 6 %, without this rule: 7 %); of 7 alike in 2 %.
+NOISIER = 1.1
+# The pooled variance is multiplied by this for a row that has two units where others have more, which hardly
+# tell its variance, or that has a bound, which cuts its spread off. Simulated with one such row of 7 that
+# varies 5 times as much as the others, some pair is separated in 2 to 5 % of tables (without it: 9 to 11 %).
+UNSURE = 4.0
+BOUNDS = {"": 0.0, "above": 1.0, "below": -1.0}
 
 
 class Tests(NamedTuple):
@@ -47,6 +55,14 @@ class Pairs:
     df_images: int  # of `images`
     units: float  # per row: the harmonic mean
     basis: Basis
+    bounds: Array  # (k,) 1 if the row's mean lies above its effect, -1 if below, 0 if there
+
+    @property
+    def bases(self) -> list[Basis]:
+        """The basis of each row: "none" for a row whose differences from all others have no known error."""
+        others = ~np.eye(len(self.effects), dtype=bool)
+        lonely = others.any(1) & ~(np.isfinite(self.trained) & others).any(1)
+        return ["none" if unknown else self.basis for unknown in lonely]
 
     def tests(self) -> Tests:
         differences = _without_rounding(self.effects[None, :] - self.effects[:, None], self.effects)
@@ -55,15 +71,19 @@ class Pairs:
         known = (errors > 0) & np.isfinite(errors)
         p = 2 * special.stdtr(df, -np.abs(differences / np.where(known, errors, 1)))
         p = np.where(known, p, np.where(np.isinf(errors), 1.0, differences == 0))
-        return Tests(differences, errors, df, p)
+        # A bound is told from a value that it lies beyond, and from no other.
+        beyond = (self.bounds * differences >= 0) & (self.bounds[:, None] * differences <= 0)
+        return Tests(differences, errors, df, np.where(beyond, p, 1.0))
 
 
 def pairs_of(rows: Sequence[Observations], shared: bool) -> Pairs:
     """The differences of rows and their errors, which no pair has enough seeds to estimate alone.
 
     The error's variance is estimated from all rows together; two rows' own, if larger, is used instead, with
-    its fewer degrees of freedom if much larger: a row that varies more than others isn't soon separable.
-    Without a second unit, the errors are those of the differences of replicates.
+    its fewer degrees of freedom: a row that varies more than others isn't soon separable. Without a second
+    unit, the errors are those of the differences of replicates.
+
+    A row with a bound has the limit in its effect, and the error of the rows without, enlarged.
     """
     return _pairs_of(tuple(map(tuple, rows)), shared)
 
@@ -75,23 +95,70 @@ def _pairs_of(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> Pairs:
     present, k = ~np.isnan(values), len(rows)
     row, unit = present.nonzero()
     by_row = np.eye(k)[row]
-    design, df = _model(by_row, np.eye(values.shape[1])[unit])
+    by_unit = np.eye(values.shape[1])[unit]
+    design, _ = _model(by_row, by_unit)
     inverse = np.linalg.pinv(design.T @ design, hermitian=True)
     fit = inverse @ design.T @ values[present]
-    images = difference_variances(image_covariance(replicates)).clip(0)
+    bounds = np.array([BOUNDS[bound_of(observations)] for observations in rows])
+    images, resampled = _image_variances(replicates)
     df_images = max(replicates.shape[-1] - 1, 1)
-    if df == 0:
-        known = replicates.shape[-1] > 1
-        trained = np.zeros((k, k)) if known else np.where(np.eye(k), 0, np.inf)
-        basis: Basis = "resamples" if known else "none"
-        return Pairs(fit[:k], trained, images, np.ones((k, k)), df_images, 1.0, basis)
+    if depth == 0:
+        trained = _unknown(~resampled & (bounds == 0))
+        basis: Basis = "resamples" if resampled.any() else "none"
+        return Pairs(fit[:k], trained, images, np.ones((k, k)), df_images, 1.0, basis, bounds)
     residuals = _without_rounding(values[present] - design @ fit, values[present])
-    pooled = difference_variances(inverse[:k, :k]) * (residuals @ residuals / df)
+    variance, df = _pooled_variance(by_row, by_unit, values[present], bounds == 0)
+    counts = present.sum(1)
+    fewer = counts < counts.max()
+    factor = np.where(_either((fewer & (counts == 2)) | (bounds != 0)), UNSURE, 1.0)
+    pooled = difference_variances(inverse[:k, :k]) * variance * factor
     own, df_own = _own_variances(residuals, design @ inverse @ design.T, by_row)
     trained, df_trained = np.maximum(pooled, own), np.where(own > NOISIER * pooled, df_own.clip(max=df), df)
-    units = k / (1 / present.sum(1)).sum()
+    trained = trained + _unknown((fewer & (counts == 1)) | (df == 0))
+    units = k / (1 / counts).sum()
     basis = "seeds" if depth == 1 else "generator seeds"
-    return Pairs(fit[:k], trained, images if shared else 0 * images, df_trained, df_images, units, basis)
+    images = images if shared else 0 * images
+    return Pairs(fit[:k], trained, images, df_trained, df_images, units, basis, bounds)
+
+
+def _either(rows: Array) -> Array:
+    """(k,) -> (k, k): whether it is so of either of two rows."""
+    return rows[:, None] | rows
+
+
+def _unknown(rows: Array) -> Array:
+    """(k,) -> (k, k): infinity for the pairs of these rows with others, else 0."""
+    return np.where(_either(rows) & ~np.eye(len(rows), dtype=bool), np.inf, 0.0)
+
+
+def _image_variances(replicates: Array) -> tuple[Array, Array]:
+    """The variance (k, k) of each difference that comes from the images, and which rows (k,) have replicates.
+
+    A row without replicates, where others have them, varies as these do in the mean, independently of them.
+    """
+    covariance, resampled = image_covariance(replicates), ~np.isnan(replicates).all((1, 2))
+    if replicates.shape[-1] < 2:
+        resampled[:] = False
+    if resampled.any() and not resampled.all():
+        mean = covariance.diagonal()[resampled].mean()
+        covariance = covariance + np.diag(np.where(resampled, 0.0, mean))
+    return difference_variances(covariance).clip(0), resampled
+
+
+def _pooled_variance(by_row: Array, by_unit: Array, values: Array, free: Array) -> tuple[float, int]:
+    """The variance of one value about its row and unit, from the rows that are `free` (k,) of bounds.
+
+    Returns:
+        The variance and its degrees of freedom, which are 0 if these rows have one unit each.
+    """
+    kept = by_row[:, free].any(1)
+    by_unit = by_unit[kept]
+    design, df = _model(by_row[kept][:, free], by_unit[:, by_unit.any(0)])
+    if df == 0:
+        return 0.0, 0
+    fit = np.linalg.pinv(design.T @ design, hermitian=True) @ design.T @ values[kept]
+    residuals = _without_rounding(values[kept] - design @ fit, values[kept])
+    return float(residuals @ residuals) / df, df
 
 
 def _model(by_row: Array, by_unit: Array) -> tuple[Array, int]:

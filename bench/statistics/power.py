@@ -23,11 +23,12 @@ def detectable(rows: Sequence[Observations], shared: bool, comparisons: int | No
     The 5 % are divided by the number of comparisons: of all pairs of rows, as in `ranks`, unless given.
     """
     pairs, k = pairs_of(rows, shared), len(rows)
-    if pairs.basis == "none" or k < 2:
+    tests = pairs.tests()
+    known = np.triu(np.isfinite(tests.errors), 1)
+    if pairs.basis == "none" or not known.any():
         return None
-    tests, upper = pairs.tests(), np.triu_indices(k, 1)
-    shift = _noncentrality(np.median(tests.df[upper]), ALPHA / (comparisons or comb(k, 2)))
-    return float(np.median(tests.errors[upper]) * shift)
+    shift = _noncentrality(np.median(tests.df[known]), ALPHA / (comparisons or comb(k, 2)))
+    return float(np.median(tests.errors[known]) * shift)
 
 
 def seeds_needed(
@@ -35,7 +36,7 @@ def seeds_needed(
 ) -> int | None:
     """The seeds of each row with which a difference as large as theirs is found with 80 % power at 5 %.
 
-    None if more than 1000, or if the spread over seeds isn't known.
+    None if more than 1000, if the spread over seeds isn't known, or if one of them has a bound.
 
     Args:
         among: the rows, a and b with them, that are ranked together: their common error is used, and 5 % is
@@ -45,7 +46,12 @@ def seeds_needed(
     pairs, k = pairs_of(rows, shared), len(rows)
     i, j = rows.index(a), rows.index(b)
     gap = abs(pairs.effects[j] - pairs.effects[i])
-    if "seeds" not in pairs.basis or not gap:
+    if (
+        "seeds" not in pairs.basis
+        or not gap
+        or not np.isfinite(pairs.trained[i, j])
+        or pairs.bounds[[i, j]].any()
+    ):
         return None
 
     def power(seeds: int) -> float:

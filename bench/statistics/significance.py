@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .observations import Array, Observations, unit_table
+from .observations import Array, Observations, bound_of, unit_table
 from .pairs import Basis, pairs_of
 from .variance import image_covariance, satterthwaite
 
@@ -19,7 +19,10 @@ EXCHANGED = 6  # units of each row: their exchanges give p as small as 0.002
 
 @dataclass(frozen=True)
 class Difference:
-    """b - a, its 95 % interval and two-sided p; -inf, inf and 1 on the basis "none"."""
+    """b - a, its 95 % interval and two-sided p; -inf, inf and 1 on the basis "none".
+
+    With a bound, the effect is that of the limits, and an end of the interval is infinite.
+    """
 
     effect: float
     low: float
@@ -31,7 +34,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rank:
-    """The ranks that a row may have: as good as `low` (1 is best), as bad as `high`."""
+    """The ranks that a row may have: as good as `low` (1 is best), as bad as `high`.
+
+    On the basis "none" nothing is known of the row's error, and it may have any rank.
+    """
 
     low: int
     high: int
@@ -40,14 +46,16 @@ class Rank:
 
 
 def interval(observations: Observations, shared: bool, level: float = 0.95) -> tuple[float, float] | None:
-    """The confidence interval of the mean over seeds, by Student's t; None without seeds and replicates.
+    """The confidence interval of the mean over seeds, by Student's t.
+
+    None without seeds and replicates, or with a bound.
 
     If `shared`, the images' variance is added, with Satterthwaite's degrees of freedom. The interval of one
     seed is from its replicates alone: what training adds is unknown.
     """
     table, _ = unit_table([observations])
     values, replicates = table[0, :, 0], table[:, :, 1:]
-    if replicates.shape[-1] < 2 and len(values) == 1:
+    if (replicates.shape[-1] < 2 and len(values) == 1) or bound_of(observations):
         return None
     trained = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
     # With few seeds that hardly share an error, the estimate may fall below zero.
@@ -64,21 +72,26 @@ def difference(a: Observations, b: Observations, shared: bool) -> Difference:
     their distribution; not on shared images, which the units of both have in common.
     """
     pairs = pairs_of([a, b], shared)
+    basis = pairs.bases[0]
     gap, error, df, p = (float(values[0, 1]) for values in pairs.tests())
-    half = np.inf if pairs.basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
+    half = np.inf if basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
+    # A bound of b lets the difference be larger on its side, a bound of a on the other.
+    sides = pairs.bounds * (-1, 1)
+    low, high = (-np.inf if -1 in sides else gap - half), (np.inf if 1 in sides else gap + half)
     values_a, values_b = unit_table([a, b])[0][:, :, 0]
     common = int((~np.isnan(values_a + values_b)).sum())
     values_a, values_b = values_a[~np.isnan(values_a)], values_b[~np.isnan(values_b)]
-    if not shared and not common and min(len(values_a), len(values_b)) >= EXCHANGED:
+    if not shared and not common and not sides.any() and min(len(values_a), len(values_b)) >= EXCHANGED:
         p = permutation_p(values_a, values_b)
-    return Difference(gap, gap - half, gap + half, p, common, pairs.basis)
+    return Difference(gap, low, high, p, common, basis)
 
 
 def ranks(rows: Sequence[Observations], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
     """The ranks of rows that have an observation each; all differences are tested together (Holm, 1979).
 
     A row's rank is 1 + the number of rows that are significantly better, to k - the number of those that are
-    significantly worse.
+    significantly worse. A row with one unit where others have more is neither better nor worse than any, so
+    that it widens their ranks: it may be before and after each of them.
     """
     pairs, k = pairs_of(rows, shared), len(rows)
     tests = pairs.tests()
@@ -88,8 +101,8 @@ def ranks(rows: Sequence[Observations], higher: bool, shared: bool, level: float
     separate |= separate.T
     better = separate & (tests.differences > 0 if higher else tests.differences < 0)  # [i, j]: j than i
     return [
-        Rank(int(1 + better[i].sum()), int(k - better[:, i].sum()), not better[i].any(), pairs.basis)
-        for i in range(k)
+        Rank(int(1 + better[i].sum()), int(k - better[:, i].sum()), not better[i].any(), basis)
+        for i, basis in enumerate(pairs.bases)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .observations import LEVELS, Array, Observations
+from .observations import LEVELS, Array, Observations, bound_of
 
 
 def variance_shares(observations: Observations) -> dict[str, float] | None:
@@ -17,9 +17,14 @@ def variance_shares(observations: Observations) -> dict[str, float] | None:
     (Searle, Casella & McCulloch, Variance Components, 1992, section 5.3); negative components are 0. A level
     that adds no seeds is left out, its variance is in the level above; None if one level is left.
     `images` is the mean variance of the replicates, at most the innermost component, which it is a part of.
+    None with a bound, too, whose deviation isn't known.
     """
     groups = _nested_labels(observations)
-    if len(groups) < 2 or len(set(next(reversed(groups.values())))) < len(observations):
+    if (
+        bound_of(observations)
+        or len(groups) < 2
+        or len(set(next(reversed(groups.values())))) < len(observations)
+    ):
         return None
     values = np.array([o.value for o in observations])
     members = [np.ones((1, len(values)))]
