@@ -34,11 +34,17 @@ class Coverage(Evaluator):
     version = 2
     metrics = {
         "latent_recall": Metric(
-            "tokenizer", True, "", "Share of reference tokens within the latents' manifold."
+            "tokenizer",
+            None,
+            "",
+            "Share of reference tokens within the latents' manifold; high also for scattered latents.",
         ),
         "latent_recall_real": Metric("tokenizer", None, "", "latent_recall of fresh reference samples."),
         "latent_precision": Metric(
-            "tokenizer", True, "", "Share of latent tokens within the reference's manifold."
+            "tokenizer",
+            None,
+            "",
+            "Share of latent tokens within the reference's manifold; 1 for collapsed latents.",
         ),
         "latent_precision_real": Metric(
             "tokenizer", None, "", "latent_precision of fresh reference samples."

@@ -69,7 +69,7 @@ class LatentLikelihood(Evaluator):
     metrics = {
         "NLL": Metric(
             "tokenizer",
-            False,
+            None,
             "nats",
             "True NLL of the latents; below NLL_real they seek modes rather than cover the reference.",
         ),

@@ -19,11 +19,10 @@ WIDEST = 4096  # `auto` pools latents of more values
 
 @register("linear_probe")
 class LinearProbe(Evaluator):
-    """Multinomial logistic regression on the drawn latents of train; no value without labels.
+    """Multinomial logistic regression on the drawn latents of train; no value without two classes.
 
     For tokenizers with `features()` (`resnet`: its layer before the head) also on these features. LZN's table
-    2
-    has another classifier: AdamW at 3e-4, 300 epochs of 8192 augmented crops, averaged weights.
+    2 has another classifier: AdamW at 3e-4, 300 epochs of 8192 augmented crops, averaged weights.
     """
 
     metrics = {
@@ -67,6 +66,8 @@ class LinearProbe(Evaluator):
             return {}
         subset = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(0))[: self.images]
         classes = train_labels[subset].cpu()
+        if len(classes.unique()) < 2:
+            return {}
         train, val = (self._vectors(z) for z in (subject.latents("train")[subset], subject.latents("val")))
         predictions = {"probe": self._ranked_classes(train, classes, val)}
         if type(subject.tokenizer).features is not Tokenizer.features:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
+from ..bench.api import Bound, Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
 from ..bench.data.fixed_order import fixed_order
 from ..bench.data.images import psnr
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
@@ -51,10 +51,11 @@ def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
 
 
 def tolerance(noise: Sequence[float], curve: Sequence[float], beyond: bool = False) -> float:
-    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB; NaN if it never does.
+    """The noise at which a curve of PSNRs, the first without noise, has fallen by 3 dB.
 
-    Between two noise levels the squared error is interpolated linearly in the squared noise, which is exact
-    for a linear decoder. With `beyond`, it is extrapolated after the largest level if it was still growing.
+    Infinite if it never does, NaN if a PSNR is. Between two noise levels the squared error is interpolated
+    linearly in the squared noise, which is exact for a linear decoder. With `beyond`, it is extrapolated
+    after the largest level if it was still growing.
     """
     points = [(level**2, 10 ** (-value / 10)) for level, value in zip(noise, curve, strict=True)]
     target = points[0][1] * 10 ** (FALL / 10)
@@ -63,7 +64,7 @@ def tolerance(noise: Sequence[float], curve: Sequence[float], beyond: bool = Fal
         extrapolated = beyond and i == len(segments) - 1 and next_error > error
         if next_error >= target or extrapolated:
             return (start + (end - start) * (target - error) / (next_error - error)) ** 0.5
-    return math.nan
+    return math.nan if any(map(math.isnan, curve)) else math.inf
 
 
 def partners(n: int) -> Tensor:
@@ -90,8 +91,8 @@ def metrics_for(levels: Sequence[float], distances: Sequence[float]) -> dict[str
             "tokenizer",
             True,
             "",
-            "Noise, in standard deviations of latents, that costs 3 dB: soon, of a high PSNR; none if no "
-            "noise that was tried does.",
+            "Noise, in standard deviations of latents, that costs 3 dB: soon, of a high PSNR; above the "
+            "largest noise that was tried if none does; no value for constant latents.",
         ),
         "noise_unit": Metric(
             "tokenizer", None, "", "The standard deviation of latents, in which noise comes."
@@ -120,7 +121,7 @@ class Robustness(Evaluator):
     errors are relative. Pairs and draws are the same for every row.
     """
 
-    version = 2
+    version = 3
     metrics = metrics_for(NOISE, DISTANCES)
 
     def __init__(
@@ -149,9 +150,9 @@ class Robustness(Evaluator):
         for s in self.levels:
             name = f"PSNR_noise_{s:g}"
             scores[name] = mean_estimate(name, curve[s], labels)
-        if self.levels:
-            scores["noise_tolerance"] = tolerance_estimate(curve, labels)
         scores["noise_unit"] = unit(subject.latents("val")).square().mean().sqrt().item()
+        if self.levels and scores["noise_unit"] != 0:  # constant latents get no noise, and tolerate none
+            scores["noise_tolerance"] = tolerance_estimate(curve, labels)
         return scores | distances
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -174,7 +175,7 @@ class Robustness(Evaluator):
                 **common,
                 "noise": [0.0, *self.levels],
                 "fall_dB": FALL,
-                "not_reached": "no value",
+                "not_reached": "a bound",
                 "between": "squares are linear",
             }
         return {**common, "noise": float(base.rpartition("_")[2])}
@@ -301,19 +302,23 @@ def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Est
     """The noise tolerance of the mean PSNR, with its resamples and its values by class.
 
     `curve` has the PSNRs (n,) of the images by noise level. If the mean has fallen by 3 dB, resamples that
-    haven't are extrapolated beyond the largest noise, so that replicates vary to both sides. Without a value
-    there are no replicates; classes without a value are left out.
+    haven't are extrapolated beyond the largest noise, so that replicates vary to both sides. Where it hasn't,
+    the value, or a class's, is a bound.
     """
     noise, psnrs = list(curve), list(curve.values())
-    value = tolerance(noise, [values.mean().item() for values in psnrs])
-    replicates = None
-    if not math.isnan(value):
-        resampled = torch.stack([means("noise_tolerance", values) for values in psnrs], 1).tolist()
-        replicates = [tolerance(noise, resample, beyond=True) for resample in resampled]
+
+    def bounded(value: float) -> float:
+        return Bound(noise[-1], "above") if value == math.inf else value
+
     by_class = [class_means(values, labels) or {} for values in psnrs]
-    classes = {label: tolerance(noise, [level[label] for level in by_class]) for label in by_class[0]}
-    reached = {label: noise for label, noise in classes.items() if not math.isnan(noise)}
-    return Estimate(value, replicates, reached or None)
+    classes = {
+        label: bounded(tolerance(noise, [level[label] for level in by_class])) for label in by_class[0]
+    }
+    value = tolerance(noise, [values.mean().item() for values in psnrs])
+    if value == math.inf:
+        return Bound(noise[-1], "above", classes or None)
+    resampled = torch.stack([means("noise_tolerance", values) for values in psnrs], 1).tolist()
+    return Estimate(value, [tolerance(noise, one, beyond=True) for one in resampled], classes or None)
 
 
 def drawing(psnrs: dict[float, float], distances: dict[float, float], distance: str) -> Figure:

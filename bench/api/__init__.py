@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from .data import Dataset, Split, from_uint8, to_uint8
 from .errors import Diverged, Unfit
-from .evaluator import Estimate, Evaluator, Metric, Of, Subject
+from .evaluator import Bound, Estimate, Evaluator, Metric, Of, Subject
 from .features import FeatureExtractor
 from .generator import Flow, Generator, Likelihood
 from .noise import Noise, seed_for
@@ -37,6 +37,7 @@ from .step import Step
 from .tokenizer import FlowTokenizer, Tokenizer
 
 __all__ = [
+    "Bound",
     "Dataset",
     "Diverged",
     "Estimate",

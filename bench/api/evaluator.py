@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -36,7 +36,8 @@ class Estimate(float):
 
     `replicates` are the metric's values on `bootstrap.REPLICATES` resamples of its images (or tokens). The
     resamples' indices depend only on the metric's name and the replicate's number (`bootstrap.counts`), so
-    that differences between two rows' replicates are paired. `classes` are the metric's values by class.
+    that differences between two rows' replicates are paired. `classes` are the metric's values by class,
+    which may be bounds.
     """
 
     replicates: Sequence[float] | None
@@ -47,10 +48,26 @@ class Estimate(float):
         value: float,
         replicates: Sequence[float] | Tensor | None = None,
         classes: Mapping[str, float] | None = None,
-    ) -> Estimate:
+    ) -> Self:
         self = super().__new__(cls, value)
         self.replicates = replicates.tolist() if isinstance(replicates, Tensor) else replicates
         self.classes = classes
+        return self
+
+
+class Bound(Estimate):
+    """A limit in place of a value that what was tried didn't reach: the metric lies above or below it.
+
+    A table prints "> 0.5", and ranks it beyond every value without a bound; two bounds tie.
+    """
+
+    side: Literal["above", "below"]
+
+    def __new__(
+        cls, limit: float, side: Literal["above", "below"], classes: Mapping[str, float] | None = None
+    ) -> Self:
+        self = super().__new__(cls, limit, None, classes)
+        self.side = side
         return self
 
 
@@ -146,7 +163,11 @@ class Evaluator:
     metrics: ClassVar[dict[str, Metric]]
 
     def run(self, subject: Subject) -> dict[str, float]:
-        """All metrics of the subject's scope, by full name, e.g. {"gFD[effnet_lite0]": Estimate(81.2, …)}."""
+        """All metrics of the subject's scope, by full name, e.g. {"gFD[effnet_lite0]": Estimate(81.2, …)}.
+
+        A value that what was tried didn't reach is a `Bound`. NaN is a value that can't be computed, as of a
+        training that diverged; a metric that a row can't have, as one of labels without labels, is left out.
+        """
         raise NotImplementedError
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:

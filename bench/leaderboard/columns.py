@@ -23,6 +23,7 @@ ORDER = {
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table
 TAUGHT = "†"  # at a number by a network that taught its row
 WIDEST = 10  # metrics in a Markdown table; the CSV has all
+SIDES = {"": "", "above": "> ", "below": "< "}
 
 
 def columns_of(rows: Iterable[Row]) -> list[Column]:
@@ -74,9 +75,8 @@ def in_table_order(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
         labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
         head = (row.dataset, not row.real, natural(row.generator))
         for i, column in enumerate(scores):
-            mean = row.mean(column)
-            if mean is not None:
-                return *head, i, column.best_first(mean), *labels
+            if row.mean(column) is not None:
+                return *head, i, column.best_first(row.values[column]), *labels
         return *head, len(scores), 0.0, *labels
 
     return sorted(rows, key=position)
@@ -103,16 +103,19 @@ def extractors_of(columns: Iterable[Column]) -> list[str]:
 def cells(row: Row, columns: Iterable[Column]) -> list[str]:
     """The texts of a row's cells; empty where it has no value, signed where the network taught the row."""
     return [
-        _cell(row.values[column], row.seeds_done) + (f" {TAUGHT}" if row.taught_by(column) else "")
+        value_text(row.values[column], row.seeds) + (f" {TAUGHT}" if row.taught_by(column) else "")
         if column in row.values
         else ""
         for column in columns
     ]
 
 
-def _cell(value: Value, seeds: int) -> str:
+def value_text(value: Value, seeds: int) -> str:
+    """`12.3 ± 0.4`, `> 0.5`, and of a mean over fewer seeds than the row has `12.3 ± 0.4 (2 of 3)`."""
     if value.mean is None:
         return value.note
     constant = len({o.value for o in value.observations}) == 1  # over seeds
     text = number(value.mean) if value.std is None or constant else spread(value.mean, value.std)
+    if value.bound:
+        text = f"{SIDES[value.bound]}{value.mean:.4g}"
     return text if value.n >= seeds else f"{text} ({value.n} of {seeds})"

@@ -24,7 +24,7 @@ COST_COLUMNS = {  # header -> the costs that a column is the sum of
 COST_ABOUT = (
     "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
     "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
-    "of the largest stage."
+    "of the largest stage. Means over the seeds that finished."
 )
 
 

@@ -155,6 +155,5 @@ def _same_features(figure: Figure, column: Column) -> bool:
 
 def _distance(figure: Figure, row: Row, column: Column) -> tuple[bool, bool, float]:
     """A sort key: the published metric first, then all samples rather than some, then the better value."""
-    mean = row.mean(column)
-    value = math.inf if mean is None else column.best_first(mean)
+    value = math.inf if row.mean(column) is None else column.best_first(row.values[column])
     return not _same_features(figure, column), "@" in column.name, value

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -45,16 +45,24 @@ class Ranking:
 
     @property
     def basis(self) -> pairs.Basis:
-        """The data that the ranks rest on; all rows share one error estimate."""
-        return self.ranks[0].basis
+        """The data that the ranks rest on: rows share one error estimate, but for those that have none."""
+        return next((rank.basis for rank in self.ranks if rank.basis != "none"), "none")
+
+    @property
+    def best(self) -> int:
+        """The index of the best row in the mean whose error is known."""
+        return next((i for i, rank in enumerate(self.ranks) if rank.basis != "none"), 0)
 
     @property
     def marks(self) -> list[str]:
-        """Each row's mark: "best" if seeds separate it from all others, "tied" if it may be first, or ""."""
+        """Each row's mark: "best" if seeds separate it from all others, "tied" if it may be first, or "".
+
+        A row whose error isn't known has none.
+        """
         mark = "tied"
         if any(rank.low == rank.high == 1 for rank in self.ranks):
             mark = "best" if self.basis == "seeds" else ""
-        return [mark if rank.tied else "" for rank in self.ranks]
+        return [mark if rank.tied and rank.basis != "none" else "" for rank in self.ranks]
 
     @property
     def detectable(self) -> str:
@@ -67,15 +75,16 @@ class Ranking:
     def seeds_to_separate(self) -> tuple[Row, int | None] | None:
         """The nearest rival of the best row, and the number of seeds that would separate the two.
 
-        The rival has another tokenizer or regularizer. None if there is no such tie; the number is None if
-        more than a thousand seeds would be needed.
+        The rival has another tokenizer or regularizer. None if there is no such tie, or if one of the two has
+        a bound; the number is None if more than a thousand seeds would be needed.
         """
-        best = self.rows[0]
+        best = self.rows[self.best]
         for row, rank, theirs in zip(self.rows, self.ranks, self.observations, strict=True):
-            if (row.tokenizer, row.regularizer) != (best.tokenizer, best.regularizer):
-                if not rank.tied:
+            other = (row.tokenizer, row.regularizer) != (best.tokenizer, best.regularizer)
+            if other and rank.basis != "none":
+                ours, everyone = self.observations[self.best], self.observations
+                if not rank.tied or any(o.bound for o in (*ours, *theirs)):
                     return None
-                ours, everyone = self.observations[0], self.observations
                 return row, power.seeds_needed(ours, theirs, self.shared, everyone)
         return None
 
@@ -147,6 +156,11 @@ class Standings:
             "each column ≈ marks all that may be the first, for nothing is significantly better"
         )
         text += ", bold a best that seeds tell from all others. " if "seeds" in self.bases else ". "
+        if any(rank.basis == "none" for ranking in self.rankings for rank in ranking.ranks):
+            text += (
+                "A row of one seed where others have more has no known error: it may have any rank, is never "
+                "marked, and widens the ranks of the others. "
+            )
         if "resamples" in self.bases:
             return text + (
                 "Ranks of one seed rest on resamples of its images: sampling noise only; training variance "
@@ -175,7 +189,7 @@ def comparable(
     if not FRECHET.search(column.base) or min(values) <= 0:
         return list(rows), False
     return [
-        tuple(Observation(math.log(o.value), o.seed, tuple(map(math.log, o.replicates))) for o in row)
+        tuple(replace(o, value=math.log(o.value), replicates=tuple(map(math.log, o.replicates))) for o in row)
         for row in rows
     ], True
 
@@ -204,7 +218,7 @@ def rankings(
 
 
 def _ranking(rows: Sequence[Row], column: Column, generator: str, places: list[int]) -> Ranking:
-    places = sorted(places, key=lambda place: column.best_first(rows[place].mean(column) or 0.0))
+    places = sorted(places, key=lambda place: column.best_first(rows[place].values[column]))
     ordered = [rows[place] for place in places]
     observations, logs = comparable([row.values[column].observations for row in ordered], column)
     higher = column.entry.get("better") == "higher"

@@ -8,6 +8,7 @@ A column holds one metric under one protocol, so numbers that cannot be compared
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +24,9 @@ from ..records.labels import AXES, is_real
 from ..records.record import STATUSES, Record, protocol_id
 from ..records.sweep import Sweep
 from ..records.teachers import teachers
-from ..statistics.observations import Observation, mean
+from ..statistics.observations import BoundSide, Observation, mean
 from ..statistics.significance import interval
+from .older_records import updated
 
 LABELS = AXES[:-1]  # of a row: all axes but the seed
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -58,8 +60,9 @@ class Column:
         protocol = self.entry.get("protocol", {})
         return weights({key: value for key, value in protocol.items() if key != "reference"})
 
-    def best_first(self, mean: float) -> float:
-        """A sort key that puts the best mean first."""
+    def best_first(self, value: Value) -> float:
+        """A sort key that puts the best mean first, and bounds beyond all values."""
+        mean = {"above": math.inf, "below": -math.inf}.get(value.bound, value.mean or 0.0)
         return -mean if self.entry.get("better") == "higher" else mean
 
 
@@ -67,7 +70,8 @@ class Value(NamedTuple):
     """A metric over seeds: mean and standard deviation (ddof = 1) of its n finite values.
 
     The interval is the mean's at 95 %; it includes training variance if there are several seeds. With nested
-    seeds each tokenizer seed has the same weight in the mean. Only finite values are observations.
+    seeds each tokenizer seed has the same weight in the mean. Only finite values are observations. With a
+    bound among them, the mean is one: it has neither a deviation nor an interval.
     """
 
     mean: float | None
@@ -76,6 +80,7 @@ class Value(NamedTuple):
     note: str = ""  # the values that aren't finite: "nan", "inf"
     interval: tuple[float, float] | None = None
     observations: tuple[Observation, ...] = ()
+    bound: BoundSide = ""
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ def _entries(record: Record) -> Entries:
     """The record's metrics, each with its guidance."""
     entries: Entries = []
     swept = Sweep.of(record.curves) is not None
-    for name, entry in record.metrics.items():
+    for name, entry in updated(record.metrics).items():
         suffixed = entry["scope"] == "generator" and not record.real
         base, w = _split(name) if suffixed else (name, None)
         at: Guidance = CHOSEN if swept and w is not None else w
@@ -285,16 +290,18 @@ def _values(records: Iterable[tuple[str, Entries]], guidance: Guidance) -> dict[
 def _value(by_seed: dict[str, dict[str, Any]], shared: bool) -> Value:
     """`shared`: all seeds are scored on the same images, as tokenizers are; samples are drawn per seed."""
     finite = tuple(
-        Observation(entry["value"], seed, _replicates(entry))
+        Observation(entry["value"], seed, _replicates(entry), entry.get("bound", ""))
         for seed, entry in by_seed.items()
         if entry["value"] is not None
     )
     notes = [entry.get("note", "nan") for entry in by_seed.values() if entry["value"] is None]
     note = ", ".join(dict.fromkeys(notes))
-    if not finite:
-        return Value(None, None, 0, note)
-    std = float(np.std([o.value for o in finite], ddof=1)) if len(finite) > 1 else None
-    return Value(mean(finite), std, len(finite), note, interval(finite, shared), finite)
+    sides = {o.bound for o in finite if o.bound}
+    if not finite or len(sides) > 1:
+        return Value(None, None, 0, "limits on both sides" if sides else note)
+    bound = sides.pop() if sides else ""
+    std = None if bound or len(finite) == 1 else float(np.std([o.value for o in finite], ddof=1))
+    return Value(mean(finite), std, len(finite), note, interval(finite, shared), finite, bound)
 
 
 def _replicates(entry: dict[str, Any]) -> tuple[float, ...]:

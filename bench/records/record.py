@@ -16,6 +16,7 @@ from .labels import AXES, is_real, natural, slug
 STATUSES = ("done", "failed", "skipped")
 SCOPES = ("tokenizer", "generator")
 DIRECTIONS = ("higher", "lower")  # that may be better
+SIDES = ("above", "below")  # of a limit, on which a value lies
 # Levels of each field that are spread over lines in JSON: one line per metric, per curve, per cost.
 DEPTHS = {"metrics": 1, "curves": 2, "cost": 1, "provenance": 1}
 
@@ -25,9 +26,10 @@ class Record:
     """The outcome of one cell (dataset, tokenizer, regularizer, generator, seed) of the matrix.
 
     `metrics` maps a full name to {value, n, protocol, scope, better, unit, about}; generator-scope names end
-    in "@guidance", except those of the `real` row. `better` is "higher", "lower" or null. JSON has no NaN: a
-    value that isn't finite is stored as null with a `note` ("nan", "inf", "-inf"), in curves and costs as
-    null alone.
+    in "@guidance", except those of the `real` row. `better` is "higher", "lower" or null. With a `bound`
+    ("above", "below"), the value is a limit that the metric lies beyond; `class_bounds` has those of single
+    classes. JSON has no NaN: a value that isn't finite is stored as null with a `note` ("nan", "inf",
+    "-inf"), in curves and costs as null alone.
     """
 
     cell: dict[str, str]
@@ -143,6 +145,11 @@ def _check(record: Record) -> None:
         if entry.get("better") not in (None, *DIRECTIONS):
             known = ", ".join(DIRECTIONS)
             raise ValueError(f"the metric {name!r} has better {entry['better']!r}; known: {known}, null")
+        bounds = [entry["bound"]] if "bound" in entry else []
+        for side in (*bounds, *entry.get("class_bounds", {}).values()):
+            if side not in SIDES or (bounds and entry["value"] is None):
+                known = ", ".join(SIDES)
+                raise ValueError(f"the metric {name!r} has bound {side!r}; known, beside a value: {known}")
         if isinstance(entry["value"], str) or not isinstance(entry["protocol"], dict):
             raise ValueError(f"the metric {name!r} has a value or a protocol of the wrong type")
         check_name(name, entry["protocol"])

@@ -21,7 +21,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     """One row per (dataset, tokenizer, regularizer, generator, guidance), over seeds; all plain numbers.
 
     A metric's columns are NAME, NAME_std (empty for one seed), NAME_n (the number of seeds in the mean),
-    NAME_ci_low and NAME_ci_high (the mean's 95 % interval; of one seed: over its images alone). If the
+    NAME_ci_low and NAME_ci_high (the mean's 95 % interval; of one seed: over its images alone) and, if some
+    row has one, NAME_bound ("above": the mean lies above NAME, which is a limit that was tried). If the
     records are complete, rank_low and rank_high are the interval of a row's ranks among its generator's, by
     the first score; rows at other guidances than the ranked one have none. A name with several protocols in a
     dataset is followed by {id}. `guidance` is empty for the `real` row and for cells without generation
@@ -54,6 +55,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
         data[name] = pd.array([v.mean for v in values], dtype="Float64")
         data[f"{name}_std"] = pd.array([v.std for v in values], dtype="Float64")
         data[f"{name}_n"] = [v.n for v in values]
+        if any(v.bound for v in values):
+            data[f"{name}_bound"] = [v.bound for v in values]
         for i, end in enumerate(("low", "high")):
             ends = [v.interval[i] if v.interval else None for v in values]
             data[f"{name}_ci_{end}"] = pd.array(ends, dtype="Float64")

@@ -33,13 +33,15 @@ def terminal_summary(records: Iterable[Record]) -> str:
     per_group = max(1, min(3, ROWS // len(groups)))
     leading = [row for group in groups[:ROWS] for row in group[:per_group]]
     columns = [c for c in board.shown(3)[0] if any(c in row.values for row in leading)][:4]
-    table = [["dataset", "generator", "regularizer", "tokenizer", "w", "rank", *headers(columns)]]
+    names = ["dataset", "generator", "regularizer", "tokenizer", "w", "rank"]
+    table = [[*names, *map(_cut, headers(columns))]]
     for row in leading:
         labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
-        table.append([row.dataset, *labels, guidance[id(row)], ranks[id(row)], *cells(row, columns)])
+        texts = map(_cut, (row.dataset, *labels, guidance[id(row)], ranks[id(row)]))
+        table.append([*texts, *cells(row, columns)])
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
     used[0] = len({row.dataset for row in board.rows}) > 1
-    table = [[_cut(text) for text, keep in zip(line, used, strict=True) if keep] for line in table]
+    table = [[text for text, keep in zip(line, used, strict=True) if keep] for line in table]
     lines = tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()
     largest = max((len(group) for group in groups if not group[0].real), default=0)
     head = f"best {per_group} of up to {largest} rows" if largest > per_group else "all rows"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Metric, Noise
+from ..api import Bound, Metric, Noise
 from ..metrics.bootstrap import rounded
 from ..metrics.names import base_name, check_name
 from ..models import build
@@ -79,7 +79,10 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
     number: dict[str, Any] = {"value": float(value)}
     if not math.isfinite(value):
         number = {"value": None, "note": str(float(value))}
+    if isinstance(value, Bound):
+        number["bound"] = value.side
     replicates, classes = (getattr(value, name, None) for name in ("replicates", "classes"))
+    bounds = {label: one.side for label, one in (classes or {}).items() if isinstance(one, Bound)}
     return {
         **number,
         "n": int(protocol["n"]),
@@ -90,7 +93,8 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
         "unit": metric.unit,
         "about": metric.about,
         **({"replicates": rounded(replicates)} if replicates else {}),
-        **({"classes": dict(classes)} if classes else {}),
+        **({"classes": {label: float(one) for label, one in classes.items()}} if classes else {}),
+        **({"class_bounds": bounds} if bounds else {}),
     }
 
 

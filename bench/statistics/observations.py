@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 LEVELS = ("tokenizer", "generator", "sampling")  # the parts of a nested seed
 Array = NDArray[np.float64]
-Side = Literal["", "above", "below"]  # of a limit, on which a value lies
+BoundSide = Literal["", "above", "below"]  # of a limit, on which a value lies
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Observation:
     value: float
     seed: str  # "0", or nested: "tokenizer.generator.sampling"
     replicates: tuple[float, ...] = ()
-    bound: Side = ""
+    bound: BoundSide = ""
 
 
 Observations = Sequence[Observation]
@@ -40,7 +40,7 @@ def mean(observations: Observations) -> float:
     return float(_nested_mean(observations, 0, 0)[0])
 
 
-def bound_of(observations: Observations) -> Side:
+def bound_of(observations: Observations) -> BoundSide:
     """The side of the observations' mean on which the true mean lies: that of their bounds, "" without."""
     return next((o.bound for o in observations if o.bound), "")
 

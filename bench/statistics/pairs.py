@@ -17,11 +17,13 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from .observations import Array, Observation, Observations, bound_of, unit_table
 from .variance import difference_variances, image_covariance, satterthwaite
 
+Flags = NDArray[np.bool_]
 # What an error was estimated from; but for "seeds", another tokenizer seed may change more than the error.
 Basis = Literal["seeds", "generator seeds", "resamples", "none"]
 # Above this ratio of a pair's own variance to the pooled one, the pair's fewer degrees of freedom are used.
@@ -56,13 +58,12 @@ class Pairs:
     units: float  # per row: the harmonic mean
     basis: Basis
     bounds: Array  # (k,) 1 if the row's mean lies above its effect, -1 if below, 0 if there
+    unknown: Flags  # (k,) whether nothing is known of the row's error
 
     @property
     def bases(self) -> list[Basis]:
-        """The basis of each row: "none" for a row whose differences from all others have no known error."""
-        others = ~np.eye(len(self.effects), dtype=bool)
-        lonely = others.any(1) & ~(np.isfinite(self.trained) & others).any(1)
-        return ["none" if unknown else self.basis for unknown in lonely]
+        """The basis of each row: "none" for a row whose error isn't known."""
+        return ["none" if unknown else self.basis for unknown in self.unknown]
 
     def tests(self) -> Tests:
         differences = _without_rounding(self.effects[None, :] - self.effects[:, None], self.effects)
@@ -103,9 +104,10 @@ def _pairs_of(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> Pairs:
     images, resampled = _image_variances(replicates)
     df_images = max(replicates.shape[-1] - 1, 1)
     if depth == 0:
-        trained = _unknown(~resampled & (bounds == 0))
+        unknown = ~resampled & (bounds == 0)
         basis: Basis = "resamples" if resampled.any() else "none"
-        return Pairs(fit[:k], trained, images, np.ones((k, k)), df_images, 1.0, basis, bounds)
+        trained, ones = _infinite(unknown), np.ones((k, k))
+        return Pairs(fit[:k], trained, images, ones, df_images, 1.0, basis, bounds, unknown)
     residuals = _without_rounding(values[present] - design @ fit, values[present])
     variance, df = _pooled_variance(by_row, by_unit, values[present], bounds == 0)
     counts = present.sum(1)
@@ -114,38 +116,38 @@ def _pairs_of(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> Pairs:
     pooled = difference_variances(inverse[:k, :k]) * variance * factor
     own, df_own = _own_variances(residuals, design @ inverse @ design.T, by_row)
     trained, df_trained = np.maximum(pooled, own), np.where(own > NOISIER * pooled, df_own.clip(max=df), df)
-    trained = trained + _unknown((fewer & (counts == 1)) | (df == 0))
+    unknown = (fewer & (counts == 1)) | (df == 0)
+    trained = trained + _infinite(unknown)
     units = k / (1 / counts).sum()
     basis = "seeds" if depth == 1 else "generator seeds"
     images = images if shared else 0 * images
-    return Pairs(fit[:k], trained, images, df_trained, df_images, units, basis, bounds)
+    return Pairs(fit[:k], trained, images, df_trained, df_images, units, basis, bounds, unknown)
 
 
-def _either(rows: Array) -> Array:
+def _either(rows: Flags) -> Flags:
     """(k,) -> (k, k): whether it is so of either of two rows."""
     return rows[:, None] | rows
 
 
-def _unknown(rows: Array) -> Array:
+def _infinite(rows: Flags) -> Array:
     """(k,) -> (k, k): infinity for the pairs of these rows with others, else 0."""
     return np.where(_either(rows) & ~np.eye(len(rows), dtype=bool), np.inf, 0.0)
 
 
-def _image_variances(replicates: Array) -> tuple[Array, Array]:
+def _image_variances(replicates: Array) -> tuple[Array, Flags]:
     """The variance (k, k) of each difference that comes from the images, and which rows (k,) have replicates.
 
     A row without replicates, where others have them, varies as these do in the mean, independently of them.
     """
-    covariance, resampled = image_covariance(replicates), ~np.isnan(replicates).all((1, 2))
-    if replicates.shape[-1] < 2:
-        resampled[:] = False
+    covariance, several = image_covariance(replicates), replicates.shape[-1] > 1
+    resampled = several & ~np.isnan(replicates).all((1, 2))
     if resampled.any() and not resampled.all():
         mean = covariance.diagonal()[resampled].mean()
         covariance = covariance + np.diag(np.where(resampled, 0.0, mean))
     return difference_variances(covariance).clip(0), resampled
 
 
-def _pooled_variance(by_row: Array, by_unit: Array, values: Array, free: Array) -> tuple[float, int]:
+def _pooled_variance(by_row: Array, by_unit: Array, values: Array, free: Flags) -> tuple[float, int]:
     """The variance of one value about its row and unit, from the rows that are `free` (k,) of bounds.
 
     Returns:

@@ -72,7 +72,7 @@ def difference(a: Observations, b: Observations, shared: bool) -> Difference:
     their distribution; not on shared images, which the units of both have in common.
     """
     pairs = pairs_of([a, b], shared)
-    basis = pairs.bases[0]
+    basis: Basis = "none" if pairs.unknown.any() else pairs.basis
     gap, error, df, p = (float(values[0, 1]) for values in pairs.tests())
     half = np.inf if basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
     # A bound of b lets the difference be larger on its side, a bound of a on the other.

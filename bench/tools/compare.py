@@ -6,20 +6,21 @@ difference that seeds (or resamples of a single seed) don't separate from noise 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..leaderboard.columns import shown
+from ..leaderboard.columns import SIDES, shown
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.files import RecordError, read_records
 from ..records.labels import matches, parse_filter, selects
 from ..records.record import Record, plain_json
-from ..statistics.observations import mean
+from ..statistics.observations import BoundSide, bound_of, mean
 from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
 
@@ -54,6 +55,10 @@ class ComparedMetric:
     difference: Difference
     p: float  # after Holm's correction over all lines that aren't identical
     identical: bool  # seed by seed
+    bounds: tuple[BoundSide, BoundSide] = (
+        "",
+        "",
+    )  # sides of a and b on which the means lie, if these are limits
 
     @property
     def known(self) -> bool:
@@ -84,7 +89,7 @@ class ComparedMetric:
         if self.identical:
             return "identical"
         if not self.known:
-            return "unknown: one seed, no resamples"
+            return "unknown: both beyond what was tried" if all(self.bounds) else "unknown: one seed"
         if not self.significant:
             return "no difference shown"
         if self.difference.basis != "seeds":
@@ -288,11 +293,12 @@ def _line(name: str, column: Column, value_a: Value, value_b: Value) -> Compared
     both = value_a.observations, value_b.observations
     common = set.intersection(*({o.seed for o in observations} for observations in both))
     a, b = ([o for o in observations if o.seed in common or not common] for observations in both)
-    same = {o.seed: o.value for o in a} == {o.seed: o.value for o in b}
+    bounds = bound_of(a), bound_of(b)
+    same = {o.seed: o.value for o in a} == {o.seed: o.value for o in b} and not any(bounds)
     gap = difference(a, b, on_shared_images(column))
     if same:
         gap = replace(gap, effect=0.0, low=min(gap.low, 0.0), high=max(gap.high, 0.0), p=1.0)
-    return ComparedMetric(name, column, mean(a), mean(b), gap, gap.p, same)
+    return ComparedMetric(name, column, mean(a), mean(b), gap, gap.p, same, bounds)
 
 
 def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
@@ -311,6 +317,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "better": line.column.entry.get("better"),
             "a": line.a,
             "b": line.b,
+            "bounds": line.bounds,
             "difference": line.difference.effect,
             "relative": line.relative,
             "low": line.difference.low,
@@ -338,8 +345,7 @@ def text(comparison: Comparison) -> str:
             [
                 line.row,
                 f"{line.column.name} {line.column.better}".strip(),
-                number(line.a),
-                number(line.b),
+                *(SIDES[side] + number(x) for side, x in zip(line.bounds, (line.a, line.b), strict=True)),
                 _signed(gap.effect),
                 "" if line.relative is None else f"{line.relative:+.1%}",
                 f"{_signed(gap.low)} … {_signed(gap.high)}" if line.known else "",
@@ -369,4 +375,4 @@ def _over(difference: Difference) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{'-' if value < 0 else '+'}{number(abs(value))}"
+    return f"{'-' if value < 0 else '+'}{number(abs(value)) if math.isfinite(value) else '∞'}"

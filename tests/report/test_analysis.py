@@ -359,8 +359,9 @@ def test_tau_is_scipys_also_with_ties_and_of_resamples(draw):
 def test_signals_are_positive_where_the_better_goes_with_the_better(made_up):
     table = proxies.finding(made_up).table
     pooled = table[table["generator"] == "all generators"].set_index("signal")["τ"]
-    # Lower is better of the first, higher of the second, and both are better with latents that are easier.
-    assert pooled["kNN_NLL"] == pytest.approx(1) and pooled["probe_accuracy"] == pytest.approx(1)
+    # Easier latents were made with a better probe, a worse rFD, and a lower kNN_NLL, which has no direction.
+    assert pooled["probe_accuracy"] == pytest.approx(1) and pooled["rFD[net]"] == pytest.approx(-1)
+    assert pooled["kNN_NLL"] == pytest.approx(-1)
     assert pooled["PSNR"] == pytest.approx(-1)  # easier latents were made to reconstruct worse
     assert pooled["generator loss at the end"] > 0.7
 

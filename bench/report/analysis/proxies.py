@@ -26,6 +26,9 @@ SHOWN = 22  # signals in the figure
 POOLED = "all generators"
 
 
+SIDES = {"above": math.inf, "below": -math.inf}  # of a limit
+
+
 @dataclass(frozen=True)
 class Signal:
     """A number for each row, known before a generator is trained to its end."""
@@ -92,8 +95,11 @@ def _latent_signals(board: Board) -> list[Signal]:
         if column.entry.get("unit") in COSTS or "_real" in column.base or column.scope != "tokenizer":
             continue
         name = column.name if names.count(column.name) == 1 else f"{column.name} ({column.protocol})"
-        means = {board.label(r.tokenizer, r.regularizer): r.mean(column) for r in board.tokenizers}
-        values = {label: mean for label, mean in means.items() if mean is not None}
+        values = {
+            board.label(r.tokenizer, r.regularizer): SIDES.get(r.values[column].bound, mean)
+            for r in board.tokenizers
+            if (mean := r.mean(column)) is not None
+        }
         sign = {"higher": 1.0, "lower": -1.0}.get(column.entry.get("better") or "")
         signals.append(Signal(name, sign, values))
     return signals
@@ -158,7 +164,8 @@ def _measured(signals: Sequence[Signal], quality: Mapping[str, float], target: s
 def fidelity(signal: Signal, quality: Mapping[str, float], target: str = "") -> Fidelity | None:
     """A signal's tau with quality (higher is better); None with too few rows or if either is constant."""
     labels = [label for label in quality if label in signal.values]
-    x = np.array([signal.values[label] for label in labels]) * (signal.sign or 1.0)
+    # Ranks, as bounds are infinite; tau is the same.
+    x = stats.rankdata([signal.values[label] * (signal.sign or 1.0) for label in labels])
     y = np.array([quality[label] for label in labels])
     if len(labels) < LEAST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...leaderboard import published as papers
-from ...leaderboard.columns import WIDEST, cells, headers
+from ...leaderboard.columns import WIDEST, cells, headers, value_text
 from ...leaderboard.cost_table import cost_table
 from ...leaderboard.details import unfinished
 from ...leaderboard.notes import notes
 from ...leaderboard.numbers import number, plural
+from ...leaderboard.older_records import updated
 from ...leaderboard.ranking import Ranking
 from ...leaderboard.results import Leaderboard, Results
 from ...leaderboard.rows import Column, Row, Value, full_protocol
 from ...records.labels import natural
 from ...records.record import Record, protocol_id
+from ...statistics.observations import Observation, bound_of
 from ...statistics.significance import Rank
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 BASES = {  # of ranks that don't include the variance between tokenizers
     "generator seeds": "over one tokenizer's generators alone",
     "resamples": "over one seed's images alone",
-    "none": "of one number each",
+    "none": "of one number: its error is unknown",
 }
 BETTER = {"higher": "Higher is better.", "lower": "Lower is better."}
 LINKED = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
@@ -142,12 +144,18 @@ def _places(rankings: Iterable[Ranking]) -> dict[tuple[int, Column], Place]:
     """{(index of a row, column): its place}."""
     places = {}
     for ranking in rankings:
-        means = [row.mean(ranking.column) or 0.0 for row in ranking.rows]
-        best, worst = means[0], means[-1]
-        for i, mean, rank, mark in zip(ranking.places, means, ranking.ranks, ranking.marks, strict=True):
-            heat = (mean - worst) / (best - worst) if best != worst else 0.0
-            places[i, ranking.column] = Place(heat, rank, len(means), mark)
+        heats = _heats([ranking.column.best_first(row.values[ranking.column]) for row in ranking.rows])
+        for i, heat, rank, mark in zip(ranking.places, heats, ranking.ranks, ranking.marks, strict=True):
+            places[i, ranking.column] = Place(heat, rank, len(heats), mark)
     return places
+
+
+def _heats(keys: list[float]) -> list[float]:
+    """Shares of the way from the worst key to the best, the lowest; bounds are at the ends."""
+    finite = [key for key in keys if math.isfinite(key)]
+    best, worst = min(finite, default=0.0), max(finite, default=0.0)
+    ends = {-math.inf: 1.0, math.inf: 0.0}
+    return [ends.get(key, (worst - key) / (worst - best) if worst > best else 0.0) for key in keys]
 
 
 def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
@@ -196,10 +204,10 @@ def cost(rows: Sequence[Row]) -> HtmlTable | None:
 
 def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
     """{metric: table} of all metrics with values by class: a row per cell, means over seeds."""
-    gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[float]]]] = {}
+    gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[Observation]]]] = {}
     seen = set()
     for record in records:
-        for name, entry in record.metrics.items():
+        for name, entry in updated(record.metrics).items():
             generator = "" if entry["scope"] == "tokenizer" else record.cell["generator"]
             labels = (record.cell["regularizer"], generator, record.cell["tokenizer"])
             key = (name, *labels, record.cell["seed"])
@@ -208,9 +216,11 @@ def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
             seen.add(key)
             protocol = protocol_id(full_protocol(entry))
             by_class = gathered.setdefault((name, protocol), {}).setdefault(labels, {})
+            bounds = entry.get("class_bounds", {})
             for label, value in entry["classes"].items():
                 if value is not None:
-                    by_class.setdefault(label, []).append(value)
+                    one = Observation(value, record.cell["seed"], (), bounds.get(label, ""))
+                    by_class.setdefault(label, []).append(one)
     names = [name for name, _ in gathered]
     return {
         name if names.count(name) == 1 else f"{name} {protocol}": _by_class(lines)
@@ -218,8 +228,8 @@ def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
     }
 
 
-def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> HtmlTable:
-    """A table of means over seeds, with a column per class."""
+def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[Observation]]]) -> HtmlTable:
+    """A table of means over seeds, with a column per class, and the number of seeds where some lack it."""
     names = sorted({name for line in lines.values() for name in line}, key=natural)
     generated = any(generator for _, generator, _ in lines)
     heads = [Head("regularizer", numeric=False)]
@@ -228,9 +238,19 @@ def _by_class(lines: Mapping[tuple[str, ...], Mapping[str, list[float]]]) -> Htm
     body = []
     for (regularizer, generator, _), line in lines.items():
         labels = [regularizer, generator] if generated else [regularizer]
-        means = [sum(line[name]) / len(line[name]) if name in line else None for name in names]
-        body.append(TableRow([*map(TableCell, labels), *map(_number, means)], regularizer, generator))
+        seeds = max(map(len, line.values()), default=0)
+        means = [_class_mean(line.get(name, []), seeds) for name in names]
+        body.append(TableRow([*map(TableCell, labels), *means], regularizer, generator))
     return HtmlTable([*heads, *map(Head, names)], body)
+
+
+def _class_mean(observations: Sequence[Observation], seeds: int) -> TableCell:
+    """The mean of a class over the seeds that have it."""
+    if not observations:
+        return TableCell("")
+    mean = sum(o.value for o in observations) / len(observations)
+    value = Value(mean, None, len(observations), bound=bound_of(observations))
+    return TableCell(value_text(value, seeds), mean)
 
 
 def failed(records: Iterable[Record]) -> HtmlTable | None:

@@ -14,6 +14,7 @@ from ...leaderboard.ranking import Ranking
 from ...leaderboard.results import Leaderboard, Results
 from ...leaderboard.rows import Column, Row, Value, tokenizer_seed
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
+from ...options.words import listed
 from ...records.record import Record
 
 BASELINE = "none"
@@ -85,11 +86,11 @@ def _verdict(
 ) -> Verdict:
     """The verdict on rows of one generator, best first."""
     several = len({row.tokenizer for row in rows}) > 1
-    best = ranking.rows[0] if ranking else rows[0]
+    best = ranking.rows[ranking.best] if ranking else rows[0]
     ties, sure, level = _certainty(rows, ranking, several)
     rank, detectable = "", ""
     if ranking and ranking.basis == "seeds":  # of one seed nobody knows the training variance
-        first = ranking.ranks[0]
+        first = ranking.ranks[ranking.best]
         rank = (
             f"{first.low} of {len(rows)}"
             if first.low == first.high
@@ -130,17 +131,23 @@ def _certainty(rows: list[Row], ranking: Ranking | None, several: bool) -> tuple
         return [], "There is nothing to compare it with.", "unknown"
     if ranking is None:
         return [], "One seed, no resamples: no winner can be named.", "unknown"
-    seeds = min(row.values[ranking.column].n for row in ranking.rows)
+    known = [row for row, rank in zip(ranking.rows, ranking.ranks, strict=True) if rank.basis != "none"]
+    seeds = min(row.values[ranking.column].n for row in known)
     if ranking.basis != "seeds":
         few = "One seed" if seeds == 1 else "One tokenizer seed"
         return [], f"{few}: no winner can be named. The order is that of this run.", "unknown"
     tied = [row for row, mark in zip(ranking.rows, ranking.marks, strict=True) if mark == "tied"]
-    ties = [_name(row, several) for row in tied if row is not ranking.rows[0]]
+    ties = [_name(row, several) for row in tied if row is not ranking.rows[ranking.best]]
     if "best" in ranking.marks:
         others = len(ranking.rows) - 1
         rest = "the other" if others == 1 else f"all {others} others"
         return ties, f"{seeds} seeds tell it from {rest} (95 %, Holm-corrected).", "sure"
+    alone = [_name(row, several) for row in ranking.rows if row not in known]
+    if alone and not ties:
+        return ties, f"{seeds} seeds tell it from all but {listed(alone, FEW)}, of one seed.", "tie"
     text = f"Tie: {plural(seeds, 'seed')} can't tell {len(ties) + 1} of {len(ranking.rows)} apart."
+    if alone:
+        text += f" Of {listed(alone, FEW)} there is one seed, which says nothing of its error."
     rival = ranking.seeds_to_separate()
     if rival and rival[1] is not None:
         text += f" About {rival[1]} would tell it from {_name(rival[0], several)}."

@@ -123,3 +123,8 @@ def test_it_learns_from_as_many_images_as_it_is_given():
     subject = Labelled(labels, z=latents, train=2000, val=500)
     protocol = create("evaluators", "linear_probe", images=6).protocol("probe_accuracy", subject)
     assert (protocol["n"], protocol["train"]) == (500, 6)
+
+
+def test_one_class_has_no_classifier():
+    labels = {"train": torch.zeros(20).long(), "val": torch.zeros(20).long()}
+    assert probe({"train": randn(20, 2, 3), "val": randn(20, 2, 3, seed=1)}, labels) == {}

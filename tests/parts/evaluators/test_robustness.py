@@ -6,7 +6,7 @@ import torch
 from helpers.fake_subject import FakeExtractor, FakeSubject
 from torch import nn
 
-from latentbench.bench.api import ImageSpec, to_uint8
+from latentbench.bench.api import Bound, ImageSpec, to_uint8
 from latentbench.bench.data.images import psnr
 from latentbench.bench.metrics.bootstrap import counts
 from latentbench.bench.metrics.frechet import frechet_distance
@@ -84,23 +84,31 @@ def test_the_tolerance_is_where_the_curve_crosses_three_decibels():
     for own in (0.03, 0.15, 0.4):  # the error of a linear decoder without noise
         curve = [-10 * math.log10(own**2 + s**2) for s in noise]
         assert tolerance(noise, curve) == pytest.approx(own * (10**0.3 - 1) ** 0.5)
-    assert math.isnan(tolerance(noise, [30, 30, 29, 28]))
+    assert tolerance(noise, [30, 30, 29, 28]) == math.inf
+    assert math.isnan(tolerance(noise, [30, 30, math.nan, 28]))
     assert tolerance(noise, [30, 27, 20, 10]) == pytest.approx(0.1)
 
 
-def test_a_tolerance_beyond_the_largest_noise_is_no_number_and_has_no_replicates():
+def test_a_tolerance_beyond_the_largest_noise_is_a_bound_and_has_no_replicates():
     labels = torch.arange(20) % 2
     falls = torch.where(labels == 1, 5.0, 0.0)
     found = tolerance_estimate({0.0: torch.full((20,), 30.0), 0.5: 30 - falls}, labels)
-    assert math.isnan(found) and found.replicates is None and found.classes.keys() == {"1"}
+    assert (found, found.side, found.replicates) == (0.5, "above", None)
+    assert found.classes["0"] == 0.5 and found.classes["0"].side == "above"
+    assert found.classes["1"] < 0.5 and not isinstance(found.classes["1"], Bound)
+
+
+def test_constant_latents_tolerate_no_noise():
+    scores = create("evaluators", "robustness").run(subject_of(torch.zeros_like(small_latents())))
+    assert scores["noise_unit"] == 0 and "noise_tolerance" not in scores
 
 
 def test_resamples_that_just_dont_fall_by_three_decibels_are_taken_on_by_the_same_line():
     noise, own = [0.0, 0.1, 0.2], 0.21
     curve = [-10 * math.log10(own**2 + s**2) for s in noise]
-    assert math.isnan(tolerance(noise, curve))
+    assert tolerance(noise, curve) == math.inf
     assert tolerance(noise, curve, beyond=True) == pytest.approx(own * (10**0.3 - 1) ** 0.5)
-    assert math.isnan(tolerance(noise, [30, 29, 30], beyond=True))
+    assert tolerance(noise, [30, 29, 30], beyond=True) == math.inf
     falls = 3.3 + torch.randn(40, generator=torch.Generator().manual_seed(0))
     replicates = tolerance_estimate({0.0: torch.full((40,), 30.0), 0.5: 30 - falls}, None).replicates
     assert max(replicates) > 0.501 > 0.48 > min(replicates) and all(map(math.isfinite, replicates))
