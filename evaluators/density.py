@@ -77,6 +77,12 @@ def mean_over_images(metric: str, values: Tensor, images: Tensor) -> Estimate:
     return Estimate(values.mean().item(), (multiplicities @ sums) / (multiplicities @ sizes))
 
 
+def rms(tokens: Tensor) -> float:
+    """Root mean square of tokens (n, C) about their channels' means."""
+    tokens = tokens.double()
+    return (tokens - tokens.mean(0)).square().mean().sqrt().item()
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """The mean log distance to the reference, and the regularizer's loss, at several training steps."""
@@ -94,26 +100,29 @@ class Density(Evaluator):
     With `probes: {every: N}` in the matrix it also follows the tokens of some training images along
     training, beside the regularizer's loss on them, in the row's own space of the reference: Flow Priors'
     figures 4 (`flow_prior`) and 7 (`none`). `figures/` has the two curves.
+
+    None of these has a direction: the best value is that of fresh reference samples.
     """
 
+    version = 3  # since the reference's tokens are chosen, not pooled, and nearness has no direction
     metrics = {
         "kNN_NLL": Metric(
             "tokenizer",
-            False,
+            None,
             "",
             "Log distance from latents to the reference; low also for collapsed latents.",
         ),
         "kNN_NLL_reverse": Metric(
             "tokenizer",
-            False,
+            None,
             "",
             "From the reference to latents; high for collapsed ones. Read both with the next.",
         ),
         "kNN_NLL_real": Metric(
             "tokenizer", None, "", "From fresh reference samples to the reference: what a perfect match has."
         ),
-        "kNN_NLL_own": Metric("tokenizer", False, "", "kNN_NLL in the row's own space of the reference."),
-        "kNN_NLL_reverse_own": Metric("tokenizer", False, "", "kNN_NLL_reverse in the row's own space."),
+        "kNN_NLL_own": Metric("tokenizer", None, "", "kNN_NLL in the row's own space of the reference."),
+        "kNN_NLL_reverse_own": Metric("tokenizer", None, "", "kNN_NLL_reverse in the row's own space."),
         "kNN_NLL_real_own": Metric("tokenizer", None, "", "kNN_NLL_real in the row's own space."),
         "kNN_NLL_change": Metric(
             "tokenizer",
@@ -124,9 +133,14 @@ class Density(Evaluator):
         "kNN_NLL_correlation_training": Metric(
             "tokenizer", None, "", "Correlation of the regularizer's loss with kNN_NLL along training."
         ),
+        "latent_scale": Metric(
+            "tokenizer",
+            None,
+            "",
+            "Root mean square of latents about their channels' means, over that of fresh reference samples.",
+        ),
+        "latent_scale_own": Metric("tokenizer", None, "", "latent_scale in the row's own space."),
     }
-
-    version = 2  # since the reference's tokens are chosen, not pooled, where they are more than the latent's
 
     def __init__(
         self,
@@ -157,13 +171,18 @@ class Density(Evaluator):
             return self._protocol_of_training(name, subject)
         own = name.endswith("_own")
         queries, bank = self._sizes(*self._sets(subject, own))
+        common = {
+            "reference": subject.reference_protocol(own),
+            "space": "the regularizer's own" if own else "tokens, random projection (seed 42)",
+        }
+        if name.startswith("latent_scale"):
+            return {"n": queries, **common, "of": "tokens of val", "about": "the mean of each channel"}
         return {
             "n": queries,
             "bank": bank,
             "k": self.k,
-            "reference": subject.reference_protocol(own),
+            **common,
             "search": "faiss IndexFlatL2, float32",
-            "space": "the regularizer's own" if own else "tokens, random projection (seed 42)",
             "queries_from": "latents of val"
             if name.removesuffix("_own") == "kNN_NLL"
             else "reference of val",
@@ -182,7 +201,8 @@ class Density(Evaluator):
             "kNN_NLL_reverse": (reference, z_bank),
             "kNN_NLL_real": (reference, reference_bank),
         }
-        scores: dict[str, float] = {}
+        scale = "latent_scale_own" if own else "latent_scale"
+        scores: dict[str, float] = {scale: rms(z.values) / rms(reference.values)}
         for base, (from_tokens, to_bank) in pairs.items():
             name = f"{base}_own" if own else base
             logs = log_distances(from_tokens.values, to_bank, self.k, floor)

@@ -1,10 +1,11 @@
-"""Notes under a table: what the sign of a taught row says, and which priors are worse than a Gaussian."""
+"""Notes under a table: taught rows, collapsed latents, and priors that are worse than a Gaussian."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..statistics.significance import ALPHA, difference
+from .collapse import collapse_note
 from .columns import TAUGHT
 from .numbers import number
 from .rows import Column, Row
@@ -12,7 +13,7 @@ from .rows import Column, Row
 
 def notes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """The sentences that a table of these rows and columns needs."""
-    return [note for note in (taught_note(rows, columns), prior_note(rows)) if note]
+    return [note for note in (collapse_note(rows), taught_note(rows, columns), prior_note(rows)) if note]
 
 
 def judged_by_teacher(row: Row, columns: Sequence[Column]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..leaderboard.collapse import collapse
 from ..leaderboard.columns import columns_of
 from ..leaderboard.notes import judged_by_teacher
 from ..leaderboard.results import Results
@@ -28,7 +29,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     dataset is followed by {id}. `guidance` is empty for the `real` row and for cells without generation
     metrics, and the most frequent of seeds that have chosen differently, from guidance_low to guidance_high;
     guidance_edge is 1 where the best is the largest that was tried, -1 where it is the smallest, else 0.
-    `judged_by_teacher`, where any row has one, are the networks of its metrics that taught the row.
+    `judged_by_teacher`, where any row has one, are the networks of its metrics that taught the row. `flag`
+    says why a row's latents have collapsed.
     """
     import pandas as pd
 
@@ -65,7 +67,8 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     taught = [", ".join(judged_by_teacher(row, columns)) for row in rows]
     if any(taught):
         data["judged_by_teacher"] = taught
-    return pd.DataFrame({**data, "reason": [row.reason for row in rows]})
+    flags = [collapse(row) for row in rows]
+    return pd.DataFrame({**data, "flag": flags, "reason": [row.reason for row in rows]})
 
 
 def _edge(guidance: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..leaderboard.collapse import marked
 from ..leaderboard.columns import cells, short_names
 from ..leaderboard.details import protocols
 from ..leaderboard.notes import notes
@@ -95,7 +96,7 @@ def _lines(board: Leaderboard, columns: list[Column], standings: Standings, name
 
 def _label(row: Row, axis: str) -> str:
     r"""A row's label; braces keep a first [ or * from being read as an argument of the last row's \\."""
-    text = getattr(row, axis)
+    text = marked(row) if axis == "regularizer" else getattr(row, axis)
     if row.real:
         text = "real" if axis == "generator" else ""
     return f"{{}}{escape(text)}" if text[:1] in ("[", "*") else escape(text)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..leaderboard.collapse import marked
 from ..leaderboard.columns import WIDEST, cells, columns_of, extractors_of, headers
 from ..leaderboard.cost_table import COST_ABOUT, cost_table
 from ..leaderboard.details import compact, protocols, provenance, spread_note, unfinished
@@ -93,7 +94,8 @@ def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
         header.append(standings.rank_header)
     marks, lines = standings.marks, []
     for place, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
-        line = ["real", "", ""] if row.real else [escape(getattr(row, axis)) for axis in axes]
+        labels = vars(row) | {"regularizer": marked(row)}
+        line = ["real", "", ""] if row.real else [escape(labels[axis]) for axis in axes]
         if guided:
             line.append(board.guidance_texts[place])
         if several_seeds:
@@ -223,7 +225,7 @@ def _cost(rows: list[Row]) -> str:
     names, costs, others = cost_table(rows)
     lines = []
     for row, values in costs:
-        labels = map(escape, (row.generator, row.tokenizer, row.regularizer))
+        labels = map(escape, (row.generator, row.tokenizer, marked(row)))
         texts = ["" if value is None else number(value) for value in values]
         lines.append([*labels, row.guidance_text, *texts])
     header = ["generator", "tokenizer", "regularizer", "w", *names]

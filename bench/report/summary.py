@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 
+from ..leaderboard.collapse import MARK, marked
 from ..leaderboard.columns import cells, headers
 from ..leaderboard.notes import notes
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import grouped, joined
 from ..records.record import STATUSES, Record
 
-ROWS, WIDTH = 19, 100  # at most; the width in characters
+LINES, ROWS, WIDTH = 25, 19, 100  # at most; the width in characters
 LABEL_WIDTH = 22
 
 
@@ -36,7 +38,7 @@ def terminal_summary(records: Iterable[Record]) -> str:
     names = ["dataset", "generator", "regularizer", "tokenizer", "w", "rank"]
     table = [[*names, *map(_cut, headers(columns))]]
     for row in leading:
-        labels = ("real", "", "") if row.real else (row.generator, row.regularizer, row.tokenizer)
+        labels = ("real", "", "") if row.real else (row.generator, marked(row), row.tokenizer)
         texts = map(_cut, (row.dataset, *labels, guidance[id(row)], ranks[id(row)]))
         table.append([*texts, *cells(row, columns)])
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
@@ -50,9 +52,10 @@ def terminal_summary(records: Iterable[Record]) -> str:
         head += f" by {board.deciding[0].name}"
     if "resamples" in standings.bases:
         head += "; one seed: ranks are sampling noise only"
-    said = notes(leading, columns)
-    return "\n".join([*(line[:WIDTH] for line in [head, *lines, *said]), tally])
+    said = [line for note in notes(leading, columns) for line in wrap(note, WIDTH)]
+    return "\n".join([*(line[:WIDTH] for line in [head, *lines]), *said[: LINES - 2 - len(lines)], tally])
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+    end = f" {MARK}" if text.endswith(MARK) else ""
+    return text if len(text) <= LABEL_WIDTH else f"{text[: LABEL_WIDTH - 1 - len(end)]}…{end}"

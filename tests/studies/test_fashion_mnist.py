@@ -64,6 +64,11 @@ def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
     assert not seeds[0] & seeds[1]
 
 
+def test_trials_show_whether_latents_collapsed():
+    tuning = load_matrix("fashion-mnist", profile="tuning")
+    assert {"density", "latents"} <= {evaluator.part for evaluator in tuning.evaluators}
+
+
 def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committed_trials():
     scores = defaultdict(list)
     for record in records("fashion-mnist-tuning"):

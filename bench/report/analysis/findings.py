@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ...leaderboard.collapse import MARK, collapse, collapse_note
 from ...leaderboard.results import Results
+from ...options.words import listed
 from ...records.labels import slug
 from ...records.record import Record
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from .board import Board
+
 # In the order of a report.
+MOST = 4  # rows of fewer seeds that a method names
 ANALYSES = (
     "interaction",
     "guidance",
@@ -51,8 +56,26 @@ def all_of(records: Iterable[Record] | Results) -> list[Finding]:
         for name in ANALYSES:
             finding = import_module(f".{name}", __package__).finding(board)
             if finding is not None:
+                finding = _with_flags(finding, board)
                 findings.append(finding if len(datasets) == 1 else _named(dataset, finding))
     return findings
+
+
+def _with_flags(finding: Finding, board: Board) -> Finding:
+    """The finding with marks at collapsed rows, and notes on these and on means of fewer seeds."""
+    flagged = {board.label(row.tokenizer, row.regularizer) for row in board.tokenizers if collapse(row)}
+    fewer = [
+        f"{entry.label} with {entry.generator} ({entry.value.n} of {entry.row.seeds})"
+        for entry in board.entries
+        if entry.value.n < entry.row.seeds
+    ]
+    notes = [f"Means over fewer seeds: {listed(fewer, MOST)}."] if fewer else []
+    table = finding.table
+    if flagged & set(table.get("regularizer", [])):
+        marks = {label: f"{label} {MARK}" for label in flagged}
+        table = table.assign(regularizer=table["regularizer"].replace(marks))
+        notes.append(collapse_note(board.tokenizers))
+    return replace(finding, table=table, method=" ".join([finding.method, *notes]))
 
 
 def _named(dataset: str, finding: Finding) -> Finding:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...leaderboard import published as papers
+from ...leaderboard.collapse import collapse, marked
 from ...leaderboard.columns import WIDEST, cells, headers, value_text
 from ...leaderboard.cost_table import cost_table
 from ...leaderboard.details import unfinished
@@ -131,13 +132,13 @@ def _label_heads(rows: Iterable[Row], guided: bool, guidance_note: str = "") -> 
 
 def _labels(row: Row, guidance: str | None) -> list[TableCell]:
     """A row's labels, and with the text of its guidance its generator and that."""
-    regularizer, generator, tokenizer = row.regularizer, row.generator, row.tokenizer
+    regularizer, generator, tokenizer = marked(row), row.generator, row.tokenizer
     if row.real:
         regularizer, generator, tokenizer = "real images", "", ""
+    first = TableCell(regularizer, tip=collapse(row))
     if guidance is None:
-        return [TableCell(regularizer), TableCell(tokenizer)]
-    labels = [TableCell(label) for label in (regularizer, generator, tokenizer)]
-    return [*labels, TableCell(guidance, row.guidance)]
+        return [first, TableCell(tokenizer)]
+    return [first, TableCell(generator), TableCell(tokenizer), TableCell(guidance, row.guidance)]
 
 
 def _places(rankings: Iterable[Ranking]) -> dict[tuple[int, Column], Place]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...leaderboard.collapse import MARK, collapse, marked
 from ...leaderboard.columns import cells
 from ...leaderboard.cost_table import row_costs
 from ...leaderboard.notes import taught_note
@@ -97,6 +98,8 @@ def _verdict(
             else f"{first.low}–{first.high} of {len(rows)}"
         )
         detectable = ranking.detectable
+    if reason := collapse(best):
+        sure += f" {MARK} {reason[0].upper()}{reason[1:]}."
     costs, baseline = row_costs(best), _baseline(rows, best)
     seconds, operations = _seconds(costs), _operations(costs, budget, best.generator)
     factors = [
@@ -165,7 +168,7 @@ def _interval(value: Value) -> str:
 
 
 def _name(row: Row, several: bool) -> str:
-    return f"{row.tokenizer} · {row.regularizer}" if several else row.regularizer
+    return f"{row.tokenizer} · {marked(row)}" if several else marked(row)
 
 
 def _baseline(rows: list[Row], row: Row) -> dict[str, float]:

@@ -60,6 +60,14 @@ def test_collapsed_latents_score_well_one_way_and_badly_the_other():
     assert scores["kNN_NLL"] < scores["kNN_NLL_real"] < scores["kNN_NLL_reverse"]
 
 
+def test_the_scale_is_that_of_latents_relative_to_the_reference():
+    z = latents(tokens(240) * 0.03 + 5, tokens(80, seed=1) * 0.03 + 5)
+    references = latents(tokens(240, seed=2) * 2, tokens(80, seed=3) * 2)
+    scores = create("evaluators", "density").run(subject(z=z, references=references))
+    expected = tokens(80, seed=1).std(0).square().mean() / tokens(80, seed=3).std(0).square().mean()
+    assert scores["latent_scale"] == pytest.approx(0.03 / 2 * math.sqrt(expected), rel=1e-4)
+
+
 def test_spread_out_latents_are_far_from_the_reference():
     z = latents(tokens(240) * 10, tokens(80, seed=1) * 10)
     scores = create("evaluators", "density").run(subject(z=z))
@@ -79,9 +87,10 @@ def test_duplicates_count_as_a_floor_and_keep_the_mean_finite():
 
 def test_a_space_of_its_own_adds_values_in_it():
     plain, own = (create("evaluators", "density").run(subject(method)) for method in (Regularizer, Halving))
-    assert set(plain) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real"}
+    assert set(plain) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real", "latent_scale"}
     assert set(own) == set(plain) | {f"{name}_own" for name in plain}
     assert {name: own[name] for name in plain} == plain
+    assert own["latent_scale_own"] == pytest.approx(2 * own["latent_scale"])
     assert own["kNN_NLL_real_own"] == pytest.approx(plain["kNN_NLL_real"] - math.log(2), abs=1e-5)
 
 

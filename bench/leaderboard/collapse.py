@@ -1,0 +1,62 @@
+"""Rows whose latents have collapsed or left the scale of their reference, and why.
+
+Such a row is flagged in every table, whatever its regularizer. References have a standard deviation of 1
+(`Reference.standardised`), which stands in for that of records without `latent_scale`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from .numbers import number
+from .rows import Row
+
+MARK = "‡"
+FACTOR = 3.0  # between the standard deviations of latents and of their reference, from which a row is flagged
+SCALES = ("latent_scale_own", "latent_scale", "latent_std")  # in the row's own space of the reference first
+
+
+def collapse(row: Row) -> str:
+    """The reason of a row's flag, or "" without one.
+
+    A single seed is enough; the text names the seed that is furthest off, and how many are.
+    """
+    scales = next((found for base in SCALES if (found := _by_seed(row, base))), [])
+    off = [scale for scale in scales if not 1 / FACTOR < scale < FACTOR]
+    active = _by_seed(row, "active_channels")
+    reasons = []
+    if off:
+        furthest = max(off, key=lambda scale: abs(math.log(scale)) if scale > 0 else math.inf)
+        text = f"latents' standard deviation {number(furthest)} times their reference's"
+        reasons.append(text + _count(len(off), len(scales)))
+    if 0 in active:
+        reasons.append("no active channel" + _count(active.count(0), len(active)))
+    return ", ".join(reasons)
+
+
+def marked(row: Row) -> str:
+    """The row's regularizer, with a mark if the row is flagged."""
+    return f"{row.regularizer} {MARK}" if collapse(row) else row.regularizer
+
+
+def collapse_note(rows: Iterable[Row]) -> str:
+    """The flagged rows' reasons as a sentence; empty without flags."""
+    rows = [row for row in rows if not row.real]
+    several = len({row.tokenizer for row in rows}) > 1
+    reasons: dict[str, None] = {}
+    for row in rows:
+        if reason := collapse(row):
+            name = f"{row.tokenizer} {row.regularizer}" if several else row.regularizer
+            reasons[f"{name} ({reason})"] = None
+    return f"{MARK} Latents that have collapsed or left their scale: {'; '.join(reasons)}." if reasons else ""
+
+
+def _by_seed(row: Row, base: str) -> list[float]:
+    """A metric's value of each seed; empty if the row doesn't have it."""
+    values = next((value for column, value in row.values.items() if column.base == base), None)
+    return [o.value for o in values.observations] if values else []
+
+
+def _count(some: int, all: int) -> str:
+    return "" if some == all else f" (in {some} of {all} seeds)"
