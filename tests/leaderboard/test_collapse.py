@@ -65,7 +65,7 @@ def test_every_table_flags_a_collapsed_row_with_its_reason():
     note = f"‡ Latents that have collapsed or left their scale: flow_prior ({why})."
     text = markdown(found, "t", all_of(found))
     assert text.count(note) >= 2 and "| flow_prior ‡" in text and "none ‡" not in text
-    assert r"flow\_prior {\textdagger}" in latex(found, "t")
+    assert r"flow\_prior {\textdaggerdbl}" in latex(found, "t")
     assert r"flow\_prior (latents' standard deviation 0.02880" in latex(found, "t")
     assert frame(found)["flag"].tolist() == [why, ""]
     assert pd.read_csv(io.StringIO(frame(found).to_csv()))["flag"][0] == why
