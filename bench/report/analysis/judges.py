@@ -182,6 +182,6 @@ def _figure(contests: Sequence[Contest]) -> Figure:
         for which, values in zip("xy", points, strict=True):
             if min(values) > 0:
                 style.logarithmic(ax, which, values)
-        style.captions(ax, contest.name, contest.first.name, contest.second.name)
+        style.captions(ax, contest.name, f"{contest.first.name} across, {contest.second.name} up")
     style.row_key(figure, looks)
     return figure
