@@ -239,6 +239,13 @@ def _split(name: str) -> tuple[str, float | None]:
     return (match[1], float(match[2])) if match else (name, None)
 
 
+def shared_name(record: Record, name: str) -> str:
+    """A metric's name as all seeds have it: "gFD[x]@chosen" where each has chosen a guidance by its sweep."""
+    base, w = _split(name)
+    chosen = w is not None and record.metrics[name]["scope"] == "generator" and Sweep.of(record.curves)
+    return f"{base}@{CHOSEN}" if chosen else name
+
+
 CHOSEN = "chosen"  # in place of a guidance that a seed has chosen by its sweep
 Guidance = float | str | None  # None: the number doesn't depend on any
 Entries = list[tuple[Column, Guidance, dict[str, Any]]]

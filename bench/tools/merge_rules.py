@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from ..leaderboard.folders import ResultsFolder
-from ..leaderboard.rows import full_protocol
+from ..leaderboard.rows import full_protocol, shared_name
 from ..options.words import listed
 from ..records.provenance import flat
 from ..records.record import Record
@@ -90,7 +90,11 @@ def protocol_notes(sources: Sequence[ResultsFolder]) -> list[str]:
         for record in source.records:
             for name, entry in record.metrics.items():
                 protocol = full_protocol(entry)
-                metric = (record.cell["dataset"], name, "of real images" if record.real else "")
+                metric = (
+                    record.cell["dataset"],
+                    shared_name(record, name),
+                    "of real images" if record.real else "",
+                )
                 by_text = metrics.setdefault(metric, {})
                 folders = by_text.setdefault(_text(protocol), (protocol, []))[1]
                 if source.name not in folders:

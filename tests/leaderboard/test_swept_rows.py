@@ -13,6 +13,7 @@ from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.latex import latex
 from latentbench.bench.report.markdown import markdown
 from latentbench.bench.report.page.page import html
+from latentbench.bench.report.page.tables import classes
 from latentbench.bench.report.summary import terminal_summary
 
 KL, NONE = "kl[weight=0.01]", "none"
@@ -76,6 +77,15 @@ def test_how_guidance_was_chosen_and_what_the_sign_says_is_in_every_report(made)
     columns = ["guidance", "guidance_low", "guidance_high", "guidance_edge"]
     assert table.loc[KL, columns].tolist() == [2.0, 1.5, 2.0, 1]
     assert table.loc[NONE, columns].tolist() == [1.5, 1.0, 1.5, 0]
+
+
+def test_seeds_that_choose_differently_share_a_line_of_a_table_by_class(made):
+    for record in made:
+        for name in [name for name in record.metrics if name.startswith("recall")]:
+            record.metrics[name]["classes"] = {"a": 0.25 if record.cell["seed"] == "0" else 0.5}
+    [(name, table)] = classes(made).items()
+    assert name == "recall[net]@chosen"
+    assert [[cell.key for cell in line.cells[2:]] for line in table.lines] == [[pytest.approx(1.25 / 3)]] * 2
 
 
 def test_no_sign_is_explained_where_there_is_none(made):

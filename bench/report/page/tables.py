@@ -17,7 +17,7 @@ from ...leaderboard.numbers import number, plural
 from ...leaderboard.older_records import updated
 from ...leaderboard.ranking import Ranking
 from ...leaderboard.results import Leaderboard, Results
-from ...leaderboard.rows import Column, Row, Value, full_protocol
+from ...leaderboard.rows import Column, Row, Value, full_protocol, shared_name
 from ...records.labels import natural
 from ...records.record import Record, protocol_id
 from ...statistics.observations import Observation, bound_of
@@ -208,7 +208,8 @@ def classes(records: Sequence[Record]) -> dict[str, HtmlTable]:
     gathered: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[Observation]]]] = {}
     seen = set()
     for record in records:
-        for name, entry in updated(record.metrics).items():
+        for own_name, entry in updated(record.metrics).items():
+            name = shared_name(record, own_name)
             generator = "" if entry["scope"] == "tokenizer" else record.cell["generator"]
             labels = (record.cell["regularizer"], generator, record.cell["tokenizer"])
             key = (name, *labels, record.cell["seed"])
