@@ -27,12 +27,13 @@ SIDES = {"": "", "above": "> ", "below": "< "}
 
 
 def columns_of(rows: Iterable[Row]) -> list[Column]:
-    """All columns in the order of tables; the protocols of one metric by their id."""
+    """All columns in the order of tables; a metric's extractors as in the matrix, protocols by their id."""
 
     def position(column: Column) -> tuple[Any, ...]:
         order, base = ORDER[column.scope], column.base.lower()
         rank = order.index(base) if base in order else len(order)
-        names = (natural(base), "@" in column.name, natural(column.name))
+        place = column.entry.get("place", 0)  # of the extractor in the matrix
+        names = (natural(base), place, "@" in column.name, natural(column.name))
         return column.scope == "generator", rank, *names, column.protocol
 
     return sorted({column for row in rows for column in row.values}, key=position)

@@ -48,6 +48,22 @@ def decided(board):
     return board.standings(board.deciding)
 
 
+def test_ranks_go_by_the_matrix_s_first_extractor_whatever_its_name():
+    found = []
+    for seed in range(2):
+        for regularizer, mine, other in (("a", 1.0, 9.0), ("b", 2.0, 8.0)):
+            cell = {"dataset": "d", "tokenizer": "vit", "regularizer": regularizer, "generator": "mar"}
+            entry = {"n": 9, "protocol": {}, "scope": "generator", "better": "lower"}
+            metrics = {
+                "gFD[alpha]@1": {**entry, "value": other + seed, "place": 1},
+                "gFD[zeta]@1": {**entry, "value": mine + seed},
+            }
+            found.append(Record({**cell, "seed": str(seed)}, "k", "done", metrics=metrics))
+    board = Leaderboard.of(rows_of(found), "generator")
+    assert [column.name for column in board.deciding] == ["gFD[zeta]"]
+    assert [row.regularizer for row in board.rows] == ["a", "b"]
+
+
 def test_a_bad_row_hides_no_difference_of_good_ones():
     truths = (100, 150, 150, 150, 150, 150, 1000)
     rng = np.random.default_rng(0)

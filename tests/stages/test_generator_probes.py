@@ -58,6 +58,7 @@ def test_metrics_over_features_are_made_for_each_extractor(run):
         "rFD[effnet_lite0]",
     } <= set(metrics)
     assert metrics["gFD[effnet_lite0]@1"]["protocol"]["features"]["resolution"] == 64
+    assert metrics["gFD[effnet_lite0]@1"]["place"] == 1 and "place" not in metrics["gFD[effnet_lite0:32]@1"]
 
 
 def test_replicates_stand_beside_the_value_and_are_paired_over_rows(run):
