@@ -123,6 +123,8 @@ def test_a_run_records_what_taught_each_row(tmp_path):
     assert found["none"].provenance["taught_by"] == found["real"].provenance["taught_by"] == {}
     for name in ("repa", "dmvae"):
         assert found[name].provenance["taught_by"] == {"effnet_lite0": [lite0]}
+    shown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "Features: effnet_lite2:32 " in shown and "Features: effnet_lite0" not in shown
     scores = {name: {m for m in r.metrics if m.startswith("prior_FD")} for name, r in found.items()}
     assert scores["none"] == scores["repa"] == scores["real"] == set()
     assert scores["dmvae"] == {f"prior_FD{which}" for which in ("", "_guided", "_gaussian", "_real")}
