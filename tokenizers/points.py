@@ -71,7 +71,10 @@ class Points(Tokenizer):
         return {name: part.get_parameter("weight") for name, part in parts.items()}
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(self._rows[self.positions(images).cpu()].to(images.device))
+        positions = self.positions(images)
+        if images.is_meta:
+            return self.encoder(positions)
+        return self.encoder(self._rows[positions.cpu()].to(images.device))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)[:, None]

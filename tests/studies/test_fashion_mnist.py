@@ -48,7 +48,7 @@ def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
     "name, profile", [("matrix.yaml", None), ("fashion-mnist", None), ("fashion-mnist", "evening")]
 )
 def test_simflow_stands_beside_its_noise_without_its_flow(name, profile):
-    matrix = load_matrix(RESULTS.parent / name if name.endswith(".yaml") else name, profile=profile)
+    matrix = load_matrix(RESULTS.parents[1] / name if name.endswith(".yaml") else name, profile=profile)
     sigmas = defaultdict(set)
     for row in matrix.regularizers:
         if row.part in ("simflow", "fixed_variance"):

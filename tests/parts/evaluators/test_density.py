@@ -184,7 +184,7 @@ def test_the_change_is_measured_in_the_row_s_own_space():
 
 def test_without_probes_nothing_is_followed():
     evaluator, cell = create("evaluators", "density"), subject(Squares)
-    assert set(evaluator.run(cell)) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real"}
+    assert set(evaluator.run(cell)) == {"kNN_NLL", "kNN_NLL_reverse", "kNN_NLL_real", "latent_scale"}
     assert evaluator.figures(cell) == {}
 
 
