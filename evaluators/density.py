@@ -12,14 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Estimate, Evaluator, Metric, Split, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import counts
-from ..bench.metrics.latent_loss import along, is_potential, pearson, repeats
+from ..bench.metrics.latent_loss import along, draw_along, is_potential, pearson, repeats
 from ..bench.registry import register
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BLUE, RED = "#2f6db5", "#d1495b"
 
 
 def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -65,7 +64,7 @@ class Tokens:
 def drawn(z: Tensor, count: int) -> Tokens:
     """`count` tokens of z (N, T, C) without replacement, the same for all z of this size."""
     tokens = z.flatten(0, 1)
-    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:count]
+    chosen = fixed_order(len(tokens), seed=0)[:count]
     return Tokens(tokens[chosen.to(tokens.device)], chosen // z.shape[1])
 
 
@@ -241,7 +240,7 @@ class Density(Evaluator):
         images, tokens = probes.shape[1:3]
         protocol = {
             "n": len(steps),
-            "latents": f"of the first {images} training images",
+            "latents": f"of {images} training images, a fixed random choice",
             "queries": min(self.queries, images * tokens),
             "bank": min(self.bank, len(reference) * reference.shape[1]),
             "k": self.k,
@@ -278,13 +277,6 @@ def drawing(followed: Trajectory) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 4.0), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    axis.plot(followed.steps, followed.distances, color=RED, linestyle="--")
-    axis.axhline(followed.fresh, color="grey", linewidth=0.8, linestyle=":")
-    axis.set_ylabel("log distance (dotted: fresh samples)", color=RED)
-    axis.set(xlabel="step", title="along training")
-    if followed.losses is not None:
-        loss_axis = axis.twinx()
-        loss_axis.plot(followed.steps, followed.losses, color=BLUE)
-        loss_axis.set_ylabel("the regularizer's loss", color=BLUE)
+    labels = ("log distance (dotted: fresh samples)", "the regularizer's loss")
+    draw_along(figure.subplots(), followed.steps, followed.distances, followed.fresh, followed.losses, labels)
     return figure

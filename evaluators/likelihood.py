@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Noise, Regularizer, Subject
 from ..bench.data.fixed_order import fixed_order
-from ..bench.metrics.latent_loss import along, is_potential, pearson, repeats, value
+from ..bench.metrics.latent_loss import BLUE, RED, along, draw_along, is_potential, pearson, repeats, value
 from ..bench.registry import register
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 REACH = 3.0  # the plane is [-3, 3]^2, in standardised units, as in the paper
 CHUNK = 32  # points per call of the loss
-BLUE, RED = "#2f6db5", "#d1495b"
 
 
 @torch.no_grad()
@@ -193,7 +192,9 @@ def drawing(measured: Measured, title: str) -> Figure:
     for axis, plane in zip(axes, planes, strict=False):
         _draw_plane(axis, *plane)
     if has_curves:
-        _draw_curves(axes[-1], measured)
+        labels = ("NLL (nats); dotted: of the reference", "loss")
+        level = measured.nll_data.mean().item()
+        draw_along(axes[-1], measured.steps, measured.nll_steps, level, measured.loss_steps, labels)
     return figure
 
 
@@ -210,14 +211,3 @@ def _draw_plane(axis: Any, title: str, plane: Tensor, points: Tensor, colour: st
     axis.scatter(*points.T.numpy(), s=4, c=colour, alpha=0.6, linewidths=0, label=label)
     axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", title=title)
     axis.legend(loc="upper right", fontsize=8, markerscale=3, framealpha=0.9)
-
-
-def _draw_curves(axis: Any, measured: Measured) -> None:
-    axis.plot(measured.steps, measured.nll_steps, color=RED, linestyle="--")
-    axis.axhline(measured.nll_data.mean().item(), color="grey", linewidth=0.8, linestyle=":")
-    axis.set_ylabel("NLL (nats); dotted: of the reference", color=RED)
-    axis.set(xlabel="step", title="along training")
-    if measured.loss_steps is not None:
-        loss_axis = axis.twinx()
-        loss_axis.plot(measured.steps, measured.loss_steps, color=BLUE)
-        loss_axis.set_ylabel("loss", color=BLUE)

@@ -1,6 +1,8 @@
-"""A regularizer's loss as a function of latents alone, and its correlation along training."""
+"""A regularizer's loss as a function of latents alone, and beside another measure along training."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from ..api import Noise, Regularizer, Step
 from ..registry import parameters_of
 
+BLUE, RED = "#2f6db5", "#d1495b"  # of losses, of the other measure
 BATCH = 2048  # the loss along training is a mean over about as many latents, with equal noise at each probe
 
 
@@ -68,3 +71,17 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
     if len(a) < 3 or not a.double().std() > 0 or not b.double().std() > 0:
         return None
     return float(np.corrcoef(a.double().cpu(), b.double().cpu())[0, 1])
+
+
+def draw_along(
+    axis: Any, steps: Tensor, values: Tensor, level: float, losses: Tensor | None, labels: tuple[str, str]
+) -> None:
+    """Values (P,) along training, dashed, with a dotted level, and losses (P,) on an axis of their own."""
+    axis.plot(steps, values, color=RED, linestyle="--")
+    axis.axhline(level, color="grey", linewidth=0.8, linestyle=":")
+    axis.set_ylabel(labels[0], color=RED)
+    axis.set(xlabel="step", title="along training")
+    if losses is not None:
+        loss_axis = axis.twinx()
+        loss_axis.plot(steps, losses, color=BLUE)
+        loss_axis.set_ylabel(labels[1], color=BLUE)
