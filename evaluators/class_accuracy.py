@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.metrics.names import metric_name
 from ..bench.metrics.reuse import once
@@ -94,7 +95,7 @@ class ClassAccuracy(Evaluator):
         assert labels is not None
         labels = labels[: len(train)].cpu()  # mirrored copies, at the end, have no features
         if len(train) > self.images:
-            subset = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: self.images]
+            subset = fixed_order(len(train), seed=0)[: self.images]
             train, labels = train[subset], labels[subset]
         classifier = fit_classifier(train, labels, self.strength, self.iterations)
         return torch.from_numpy(classifier.predict(samples.float().cpu().numpy()))

@@ -13,14 +13,13 @@ from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
 from ..bench.data.fixed_order import random_rows
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.frechet import frechet_estimate
-from ..bench.metrics.kernel import cmmd_estimate, kernel_estimate
+from ..bench.metrics.kernel import PAIRS, cmmd_estimate, kernel_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.metrics.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
 from ..bench.metrics.protocols import distance_protocol
 from ..bench.registry import register
 
 SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults
-PAIRS = 50_000  # largest number of training images for metrics over pairs of images
 NEIGHBOURS = ("precision", "recall", "density", "coverage", "label_agreement")
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, FlowTokenizer, Metric, Subject
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK, chunked, draw
 from ..bench.registry import register
@@ -80,5 +81,4 @@ class Inversion(Evaluator):
 
     def _chosen(self, subject: Subject) -> Tensor:
         """Indices (n,) of training images, shuffled, as a dataset may be sorted by class."""
-        order = torch.randperm(subject.dataset.size("train"), generator=torch.Generator().manual_seed(0))
-        return order[: self.images]
+        return fixed_order(subject.dataset.size("train"), seed=0)[: self.images]

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Evaluator, Metric, Split, Subject, Tokenizer
+from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK
 from ..bench.registry import register
@@ -64,7 +65,7 @@ class LinearProbe(Evaluator):
         train_labels, truth = subject.labels("train"), subject.labels("val")
         if train_labels is None or truth is None:
             return {}
-        subset = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(0))[: self.images]
+        subset = fixed_order(len(train_labels), seed=0)[: self.images]
         classes = train_labels[subset].cpu()
         if len(classes.unique()) < 2:
             return {}

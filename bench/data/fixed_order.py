@@ -8,11 +8,14 @@ from torch import Tensor
 from ..api import seed_for
 
 
-def fixed_order(count: int) -> Tensor:
+def fixed_order(count: int, seed: int | None = None) -> Tensor:
     """A permutation (count,) of a set's rows, the same in every run; its first n rows are a random choice."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_for("order", count)))
+    seed = seed_for("order", count) if seed is None else seed
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def random_rows(count: int, most: int) -> Tensor:
-    """The rows, in ascending order, of a fixed random choice of at most `most` of `count` rows."""
-    return torch.arange(count) if most >= count else fixed_order(count)[:most].sort().values
+def random_rows(count: int, most: int | None, seed: int | None = None) -> Tensor:
+    """The rows, in ascending order, of a fixed random choice of `most` of `count` rows (None: all)."""
+    if most is None or most >= count:
+        return torch.arange(count)
+    return fixed_order(count, seed)[:most].sort().values

@@ -121,6 +121,6 @@ class IdxDataset(Dataset):
         splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in PREFIX:
             images, labels = (parse(self._raw(split, kind)) for kind in KINDS)
-            chosen = random_rows(len(labels), len(labels) if self.count is None else self.count[split])
+            chosen = random_rows(len(labels), None if self.count is None else self.count[split])
             splits[split] = images[chosen], labels[chosen].long()
         return splits

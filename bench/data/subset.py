@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from ..api import Dataset, Split, seed_for
+from .fixed_order import random_rows
 
 
 class Subset(Dataset):
@@ -34,11 +34,7 @@ class Subset(Dataset):
 
 def chosen(dataset: Dataset, split: Split, images: int | None) -> Tensor:
     """The indices (n,) of at most `images` images of a split: a fixed random choice."""
-    count = originals(dataset, split)
-    if images is None or images >= count:
-        return torch.arange(count)
-    generator = torch.Generator().manual_seed(seed_for("images", split))
-    return torch.randperm(count, generator=generator)[:images].sort().values
+    return random_rows(originals(dataset, split), images, seed_for("images", split))
 
 
 def originals(dataset: Dataset, split: Split) -> int:

@@ -14,6 +14,7 @@ from ..api import Estimate
 from .bootstrap import counts, narrowed
 from .reuse import once
 
+PAIRS = 50_000  # largest number of training images for metrics over pairs of images
 KD_SUBSETS, KD_SEED = 100, 2020  # torch-fidelity's defaults
 CMMD_SIGMA = 10.0
 ROWS = 512  # rows and columns of a kernel at a time, which fit a cache: sums in single precision are short

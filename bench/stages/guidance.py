@@ -10,7 +10,7 @@ from torch import Tensor
 from ..api import Diverged, FeatureExtractor, from_uint8
 from ..data.fixed_order import random_rows
 from ..metrics.frechet import frechet_distance
-from ..metrics.kernel import cmmd_estimate
+from ..metrics.kernel import PAIRS, cmmd_estimate
 from ..metrics.names import metric_name
 from ..models import build
 from ..models.latents import CHUNK
@@ -20,7 +20,6 @@ from ..training.context import Context
 from .inputs import Config, Inputs
 
 CHOSEN = "chosen"  # in place of a guidance in the config of a stage that takes it from its parent
-PAIRS = 50_000  # training images that a kernel distance is to, at most; as in the evaluator `generation`
 
 
 def guidance(config: Config, inputs: Inputs, context: Context) -> Result:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Bound, FeatureExtractor, Metric, Noise
+from ..api import Bound, Metric, Noise
 from ..metrics.bootstrap import rounded
 from ..metrics.names import base_name, check_name
 from ..models import build
@@ -41,6 +40,7 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
         context.loaders,
         config.get("samples"),
     )
+    judges = [extractor.protocol() for extractor in extractors]  # tables are in their order
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}
     pictures: dict[str, Tensor] = {}
@@ -54,8 +54,8 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
                 protocol = evaluator.protocol(name, subject)
                 check_name(name, protocol)
                 metrics[name] = entry(value, metric, protocol, config)
-                if place := _place(protocol, extractors):
-                    metrics[name]["place"] = place
+                if protocol.get("features") in judges[1:]:
+                    metrics[name]["place"] = judges.index(protocol["features"])
         for name, figure in evaluator.figures(subject).items():
             if isinstance(figure, Tensor):
                 pictures[f"picture/{name}"] = figure
@@ -64,12 +64,6 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
         context.report(position + 1, len(config["evaluators"]), part["name"])
     chosen = {"guidance": inputs["guidance"].info} if "guidance" in inputs else {}
     return Result({"metrics": metrics, "cost": cost, **chosen}, pictures)
-
-
-def _place(protocol: Mapping[str, Any], extractors: Sequence[FeatureExtractor]) -> int:
-    """The place of a metric's extractor in the matrix, which orders tables; 0 without an extractor."""
-    found = (i for i, extractor in enumerate(extractors) if extractor.protocol() == protocol.get("features"))
-    return next(found, 0)
 
 
 def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:

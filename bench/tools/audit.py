@@ -107,7 +107,7 @@ def audit(images: ImageSet, references: list[ImageSet], extractor: FeatureExtrac
         if real not in features:
             reference = by_name[variant.reference].of_shape(side, CROPS[variant.crop])
             features[real] = extractor.describe(reference, ["pooled"])["pooled"]
-        chosen = random_rows(len(samples), len(samples) if variant.n is None else variant.n)
+        chosen = random_rows(len(samples), variant.n)
         rows.append(_row(variant, extractor, features[generated][chosen], features[real]))
     del extractor.resizing, extractor.rounds  # the class's own again
     table = pd.DataFrame(rows)

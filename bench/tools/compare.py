@@ -55,10 +55,7 @@ class ComparedMetric:
     difference: Difference
     p: float  # after Holm's correction over all lines that aren't identical
     identical: bool  # seed by seed
-    bounds: tuple[BoundSide, BoundSide] = (
-        "",
-        "",
-    )  # sides of a and b on which the means lie, if these are limits
+    bounds: tuple[BoundSide, BoundSide] = ("", "")  # the side of a, of b, on which its mean lies if a limit
 
     @property
     def known(self) -> bool:
