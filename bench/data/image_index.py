@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..options.words import listed
+from ..store.user_paths import cache_folder
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 THREADS = 16  # a network file system answers many requests at once
@@ -46,11 +50,9 @@ def list_images(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
         ValueError: naming the files that cannot be decoded.
     """
     cached = cache(root, verify)
-    if cached.is_file():
-        with np.load(cached) as stored:
-            folders, times = stored["folders"].tolist(), stored["times"].tolist()
-            if [_changed(folder) for folder in folders] == times:
-                return Listing(stored["names"], stored["sizes"])
+    kept = _kept(cached) if cached else None
+    if kept is not None:
+        return kept
     began = time.time_ns()
     tops = [root / name for name in ("train", "val") if (root / name).is_dir()]
     if not (root / "train").is_dir():
@@ -68,20 +70,41 @@ def list_images(root: Path, verify: Literal["ends", "all"] = "ends") -> Listing:
     start = len(os.fsencode(root)) + 1
     names, sizes = [name[start:] for name, _, _ in files], [size for _, size, _ in files]
     listing = Listing(np.array(names), np.array(sizes, np.int64))
-    if max(times) < began - RECENT:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cached.with_suffix(f".{os.getpid()}")
-        with open(temporary, "wb") as file:
-            np.savez(file, names=listing.names, sizes=listing.sizes, folders=folders, times=times)
-        temporary.rename(cached)
+    if cached and max(times) < began - RECENT:
+        with suppress(OSError):  # a home that cannot be written, or a full disk: the listing isn't kept
+            _keep(cached, names=listing.names, sizes=listing.sizes, folders=folders, times=times)
     return listing
 
 
-def cache(root: Path, verify: str) -> Path:
-    """The cache file of a listing."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    name = hashlib.sha256(f"{root.resolve()}\0{verify}".encode()).hexdigest()[:16]
-    return home / "latentbench" / "listings" / f"{name}.npz"
+def cache(root: Path, verify: str) -> Path | None:
+    """The cache file of a listing; None for a user without a home."""
+    home = cache_folder()
+    name = hashlib.sha256(os.fsencode(root.resolve()) + b"\0" + verify.encode()).hexdigest()[:16]
+    return home / "latentbench" / "listings" / f"{name}.npz" if home else None
+
+
+def _kept(cached: Path) -> Listing | None:
+    """The listing in a cache file; None if there is none that can be read, or a folder has changed since."""
+    try:
+        with np.load(cached) as stored:
+            folders, times = stored["folders"].tolist(), stored["times"].tolist()
+            if [_changed(folder) for folder in folders] == times:
+                return Listing(stored["names"], stored["sizes"])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):  # it isn't what was written, or not ours
+        pass
+    return None
+
+
+def _keep(cached: Path, **arrays: Any) -> None:
+    """Writes a cache file by one rename."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a home share process ids
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        temporary.rename(cached)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _folders_below(top: Path) -> Iterable[bytes]:

@@ -67,5 +67,5 @@ def _lasting(stream: TextIO | None, descriptor: int) -> tuple[TextIO | None, Las
         stream.flush()
     at_once = descriptor == 2 or raw.isatty() or getattr(stream, "write_through", False)
     encoding = "utf-8" if stream is None else stream.encoding
-    lasting = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="replace", line_buffering=at_once)
-    return lasting, raw
+    buffer = io.BufferedWriter(raw)  # type: ignore[type-var]  # its stub asks for more than it calls
+    return io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=at_once), raw
