@@ -20,6 +20,7 @@ from ..api import Dataset, ImageSpec, Split, from_uint8
 from ..data.image_index import Listing, list_images
 from ..data.images import adm_centre_crop
 from ..registry import register
+from ..store.user_paths import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +76,7 @@ class ImageFolder(Dataset):
         """
         if count is not None and set(count) != {"train", "val"}:
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
-        self.root = Path(os.path.expandvars(root)).expanduser()
+        self.root = user_path(root)
         self.image = ImageSpec(channels=3, height=size, width=size)
         self.count, self.held_out, self.mirror, self.upright = count, held_out, mirror, upright
         self.expected, self.verify = classes, verify

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import yaml
-
 from ..matrix.load import resolved
+from ..matrix.yaml_text import dump
 from ..plan.plan import PROBE, TRAINED, Cell
 from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
@@ -49,7 +48,7 @@ class ResultsWriter:
         return note
 
     def _write_lock(self) -> None:
-        text = yaml.safe_dump(resolved(self.matrix, self.folder), sort_keys=False, allow_unicode=True)
+        text = dump(resolved(self.matrix))
         if self.options.profile:
             text = f"# profile {self.options.profile}\n{text}"
         lock = self.folder / "matrix.lock.yaml"

@@ -7,7 +7,7 @@ plain scalars follow YAML 1.2 (`no` and `on` are text, `012` is 12), and `1e-3` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,6 +239,23 @@ def scalar(text: str) -> Any:
     if SPECIAL.fullmatch(text):
         return float(text.replace(".", ""))
     return text
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML that `parse` reads as the same data, also text such as 1e3."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes all text that reads as something else without quotes."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else "'"
+    return dumper.represent_scalar(TEXT, text, style)
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def _decoded(raw: bytes, name: str) -> str:

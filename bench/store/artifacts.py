@@ -31,6 +31,7 @@ from ..user_error import UserError
 from . import hashes
 from .disk import explain_disk_full
 from .hashes import CORRUPT, Corrupt
+from .user_paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -328,4 +329,4 @@ def home(matrix_file: Path) -> Path:
     """
     beside = matrix_file.resolve().parent if matrix_file.is_file() else Path.cwd()
     variable = os.environ.get("LATENTBENCH_HOME", "")
-    return Path(variable) if variable and "://" not in variable else beside / ".bench"
+    return user_path(variable) if variable and "://" not in variable else beside / ".bench"
