@@ -36,7 +36,7 @@ def resumable() -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {}
     number: int
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
         if in_main_thread and signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
     try:
