@@ -264,11 +264,15 @@ def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
     from ..report.summary import terminal_summary
 
     failed = [record for record in records if record.status == "failed"]
+    without = sorted({name for record in records for name, why in record.missing.items() if why["failed"]})
     print()
     print(escape_control_characters(terminal_summary(records)))
     print()
     for record in failed:
         print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
+    if without:
+        names = escape_control_characters(", ".join(without))
+        print(f"no numbers of {names} in some cells: the leaderboard says why")
     print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
     pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
     print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
@@ -276,4 +280,5 @@ def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
     if failed:
         if not debug:
             print(f"{len(failed)} of {len(records)} cells failed; --debug shows tracebacks")
+    if failed or without:
         raise typer.Exit(1)

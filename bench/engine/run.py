@@ -88,6 +88,7 @@ class _Run:
                 self.store.discard(stage)
         for _ in range(ATTEMPTS):
             self.corrupt = self._quarantine_corrupt()
+            self._discard_failed_scores()
             self._write_decided_cells()  # skipped cells wait for no stage
             self._make_stages()
             self._write_decided_cells(final=True)
@@ -115,6 +116,14 @@ class _Run:
             if note or (stage.key in quarantined and not self.store.has(stage)):
                 corrupt.add(stage.id)
         return corrupt
+
+    def _discard_failed_scores(self) -> None:
+        """Lets evaluators that raised an exception in an earlier run try again, as failed stages do."""
+        for stage in self.plan.needed(self.pending):
+            if stage.kind == "scores" and stage.id not in self.engine.done and self.store.has(stage):
+                missing = self.store.get(stage).info.get("missing", {})
+                if any(why["failed"] for why in missing.values()):
+                    self.store.discard(stage)
 
     def _make_stages(self) -> None:
         scores = dict.fromkeys(stage for cell in self.pending for stage in cell.scores.values())

@@ -23,6 +23,7 @@ from ..api import (
     Tokenizer,
     Unfit,
 )
+from ..contracts.datasets import LEAST
 from ..matrix.load import problem_at_row
 from ..matrix.matrix import Matrix, MatrixRow, Position
 from ..matrix.yaml_text import Problem
@@ -31,6 +32,7 @@ from ..models import build
 from ..nn import released_weights
 from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.plain_data import plain
+from ..stages.inputs import SPLITS
 from ..store.stage import Config
 from ..training import losses
 from .part_config import part_config
@@ -88,6 +90,9 @@ class MetaParts:
                 dataset.fetch()
             elif fingerprint is None:
                 dataset.size("train")
+            if self.fetch and (few := [split for split in SPLITS if dataset.size(split) < LEAST]):
+                counts = ", ".join(f"{dataset.size(split)} {split}" for split in few)
+                raise ValueError(f"too few images: {counts}; each split needs {LEAST}, to have a spread")
         except (OSError, ValueError) as error:  # missing or unreadable files
             raise self.refuse(row, str(error)) from None
         return DatasetPlan(row, dataset, part_config("datasets", row) | {"fingerprint": fingerprint})

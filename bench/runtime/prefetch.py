@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import data
 
 from ..api import Dataset, Split, from_uint8
+from ..api.returned import checked_images
 from .parent import die_with_parent
 
 AHEAD = 2  # batches that a process decodes before they are needed
@@ -27,7 +28,7 @@ class _EightBitImages(data.Dataset[Tensor]):
         self.dataset, self.split = dataset, split
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return self.dataset.levels(self.split, index)
+        return checked_images(self.dataset, "levels", self.dataset.levels(self.split, index), len(index))
 
 
 def prefetch(
@@ -43,7 +44,8 @@ def prefetch(
     don't decode files are read without workers.
     """
     if not dataset.decodes:
-        yield from (dataset.images(split, index).to(device) for index in indices)
+        for index in indices:
+            yield checked_images(dataset, "images", dataset.images(split, index), len(index)).to(device)
         return
     loader = data.DataLoader(
         _EightBitImages(dataset, split),
