@@ -22,8 +22,8 @@ from ..data.images import to_rgb
 from ..runtime.processes import ALONE, gathered
 from .blocks import single
 from .diffaugment import resized
-from .released_weights import read_checkpoint
 from .timm_vit import add_positions, transformer
+from .weight_files import read_checkpoint
 from .weights import RANDOM
 
 

@@ -30,13 +30,16 @@ from ..matrix.yaml_text import Problem
 from ..metrics.lpips import Lpips
 from ..models import build
 from ..nn import released_weights
+from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.plain_data import plain
 from ..stages.inputs import SPLITS
 from ..store.stage import Config
 from ..training import losses
+from .file_reads import recorded_reads
 from .part_config import part_config
 
+PACKAGE = "latentbench."  # what names of modules begin with, but for plugins
 MAX_MODULES = 10_000  # in one part
 
 
@@ -80,6 +83,7 @@ class MetaParts:
         self.offline = False  # whether a download was refused because of `--offline`
         self._results: dict[tuple[str, ...], Any] = {}  # values by key, or the errors in their place
         self._counts: dict[nn.Module, int] = {}
+        self._reads: dict[nn.Module, str] = {}  # the hash of the files that a plugin's constructor opened
 
     def dataset(self, row: MatrixRow) -> DatasetPlan:
         """A dataset without the stages of its features."""
@@ -151,6 +155,14 @@ class MetaParts:
             data.row.label,
             tokenizer.label,
         )
+
+    def config(self, kind: str, row: MatrixRow, part: Tokenizer | Regularizer | Generator) -> dict[str, Any]:
+        """The config of a row's part, with hashes of the files that it reads."""
+        fingerprint = part.fingerprint()
+        hashes = {} if fingerprint == "" else {"fingerprint": fingerprint}
+        if part in self._reads:
+            hashes["reads"] = self._reads[part]
+        return part_config(kind, row) | hashes
 
     def facts(self, data: DatasetPlan, regularizer: MatrixRow) -> dict[str, Any]:
         """The facts that a regularizer's constructor asks for by name."""
@@ -269,6 +281,8 @@ class MetaParts:
                 file = Path(gan["dino"]).expanduser()
                 if self.fetch and not file.is_file():
                     raise FileNotFoundError(f"there is no file {file}")
+                if file.is_file():
+                    is_safetensors(file)  # raises if the file is no weight file
                 gan["dino"] = _file_config(file)
         return config
 
@@ -288,9 +302,16 @@ class MetaParts:
         """The part on the meta device; `variant` names what the part depends on besides its row."""
 
         def on_meta() -> Any:
+            config = {"name": row.part, "options": row.options}
             try:
                 with torch.device("meta"), _limited_modules():
-                    return construct({"name": row.part, "options": row.options})
+                    if registry.sources(kind)[row.part].module.startswith(PACKAGE):
+                        return construct(config)
+                    with recorded_reads() as files:
+                        part = construct(config)
+                if files and isinstance(part, nn.Module):
+                    self._reads[part] = " ".join(map(sha256, sorted(files)))
+                return part
             except Unfit:
                 raise
             except (ValueError, registry.PartError) as error:

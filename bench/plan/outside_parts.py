@@ -13,9 +13,8 @@ from ..contracts import datasets, features, tokenizers
 from ..contracts.common import BATCH, BrokenPromise, Part, rand_images
 from ..matrix.matrix import Matrix, MatrixRow
 from ..models import build
-from .meta_parts import DatasetPlan, MetaParts, Refused, regularizer_class
+from .meta_parts import PACKAGE, DatasetPlan, MetaParts, Refused, regularizer_class
 
-PACKAGE = "latentbench."
 LARGEST = 50_000_000  # parameters of a tokenizer that is built and run to be checked
 
 Check = Callable[[], object]
