@@ -166,7 +166,7 @@ def _check_archive(file: Path) -> None:
 
 
 def _torch_problem(error: Exception) -> str:
-    """What is wrong with a torch file; torch's own text advises to allow code, which nobody should follow."""
+    """The fault of a torch file, without torch's advice to allow code, which nobody should follow."""
     text = str(error)
     if isinstance(error, EOFError) or "truncated" in text or "unexpected EOF" in text:
         return f"is cut off: {AGAIN}"
