@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers.run import TINY, bench_inline
+from PIL import Image
 
 PLUGIN = '''
 """Evaluators that go wrong."""
@@ -159,3 +161,23 @@ def test_a_split_of_one_image_is_refused_before_anything_trains(train, val, tmp_
     done = bench_inline("run", "-m", "m.yaml", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 2 and "m.yaml:2:1: too few images: 1 " in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_one_class_has_every_number_but_those_of_classes(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 8)):
+        (tmp_path / "data" / split / "faces").mkdir(parents=True)
+        for number in range(count):
+            levels = draw.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(levels).save(tmp_path / "data" / split / "faces" / f"{number}.png")
+    text = SMALL.replace(
+        "{use: shapes, size: 8, count: {train: TRAIN, val: VAL}}", "{use: imagefolder, root: data, size: 8}"
+    )
+    (tmp_path / "m.yaml").write_text(text.replace("SAMPLES", "16"))
+    done = bench_inline("run", "-m", "m.yaml", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(file.read_text()) for file in tmp_path.glob("results/small/records/*.json")]
+    (record,) = (record for record in found if record["cell"]["regularizer"] == "none")
+    assert record["missing"].keys() == {"probe_accuracy", "class_accuracy@1"}
+    assert "one class" in record["missing"]["probe_accuracy"]["reason"]
+    assert {"PSNR", "rFD[effnet_lite0:32]", "gFD[effnet_lite0:32]@1", "kNN_NLL"} <= record["metrics"].keys()
