@@ -43,6 +43,7 @@ def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Pl
             data = graph.dataset(row)
         except Refused:
             continue
+        plan.descriptions[row.label] = data.description
         axes = (matrix.tokenizers, matrix.regularizers, matrix.generators, matrix.seeds)
         for tokenizer, regularizer, generator, seed in product(*axes):
             try:

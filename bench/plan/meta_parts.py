@@ -49,6 +49,7 @@ class DatasetPlan:
     row: MatrixRow
     dataset: Dataset
     config: dict[str, Any]  # with the fingerprint of its files
+    description: list[str]
     features: Mapping[str, str] = field(default_factory=dict)  # role -> id of a stage that metrics read
 
 
@@ -88,9 +89,11 @@ class MetaParts:
                 dataset.fetch()
             elif fingerprint is None:
                 dataset.size("train")
+            description = dataset.description()
         except (OSError, ValueError) as error:  # missing or unreadable files
             raise self.refuse(row, str(error)) from None
-        return DatasetPlan(row, dataset, part_config("datasets", row) | {"fingerprint": fingerprint})
+        config = part_config("datasets", row) | {"fingerprint": fingerprint}
+        return DatasetPlan(row, dataset, config, description)
 
     def evaluator(self, row: MatrixRow) -> Evaluator:
         return self._build("evaluators", row, build.evaluator)
