@@ -6,12 +6,16 @@ the smallest usual range that covers all of them, or their own where none is nea
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .picture_size import check_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,8 +25,8 @@ Scales = Mapping[str, tuple[float, float]]  # kind of pixels -> the values that 
 # The largest values of 8, 10, 12, 14 and 16 bits, and those that floats usually reach.
 WHOLE_TOPS, FLOAT_TOPS = (255, 1023, 4095, 16383, 65535), (1, 255, 65535)
 REACHED = 1 / 4  # of a usual range must be reached, or all would come out nearly black
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
-WHITE_AT_ZERO, UNSIGNED = 0, 1  # values of the last two
+BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 259, 262, 274, 339  # TIFF's tags
+UNCOMPRESSED, WHITE_AT_ZERO, ON_ITS_SIDE, UNSIGNED = 1, 0, (5, 6, 7, 8), 1  # values of the last four
 PLAIN_TIFFS = ("MINISWHITE", "MINISBLACK", "RGB")
 PNG_BITS = 24  # the place of the byte with the bits of a sample
 MOST_SAMPLES = 4  # of a pixel: grey or colour, with or without alpha
@@ -65,18 +69,21 @@ class Deep(NamedTuple):
     opacity: NDArray[np.float64] | None
     kind: str
     inverted: bool  # the least value is white
+    orientation: int | None = None  # EXIF's, where Pillow hasn't read it
 
     @property
-    def held(self) -> Held:
-        """
+    def held(self) -> Held | None:
+        """What the picture holds; None of 8 bits, which are never scaled.
+
         Raises:
             ValueError: a value isn't finite.
         """
-        return _held(self.values)
+        return None if self.values.dtype == np.uint8 else _held(self.values)
 
     def levels(self, scales: Scales) -> NDArray[np.uint8]:
         """The picture in 8 bits (H, W, 1 to 4), by the scale of its kind, or by what it holds itself."""
-        low, high = scales.get(self.kind) or self.held.scale
+        held = self.held
+        low, high = (0, 255) if held is None else scales.get(self.kind) or held.scale
         levels = (self.values.astype(np.float64) - low) / (high - low)
         levels = 1 - levels if self.inverted else levels
         if self.opacity is not None:
@@ -89,7 +96,11 @@ def deep_pixels(file: Path, picture: Image) -> Deep | None:
     tags = getattr(picture, "tag_v2", None) or {}
     bits, formats = tags.get(BITS, (1,)), set(tags.get(SAMPLE_FORMAT, (UNSIGNED,)))
     transparent = picture.info.get("transparency")
+    on_its_side = tags.get(ORIENTATION) in ON_ITS_SIDE
+    if on_its_side and tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
+        return tiff_pixels(file)  # Pillow 12 and 13 take its rows for columns
     if picture.mode.startswith("I") or picture.mode == "F":
+        picture.load()  # before its shape is known, as a TIFF may be turned
         values = np.asarray(picture)[..., None]
         if values.dtype == np.int32 and bits == (32,) and formats == {UNSIGNED}:
             values = values.view(np.uint32)  # Pillow has no such mode
@@ -124,22 +135,38 @@ def tiff_pixels(file: Path) -> Deep:
         colours = getattr(page.photometric, "name", "unknown")
         if colours not in PLAIN_TIFFS or page.imagedepth != 1:
             raise ValueError(f"a TIFF of {page.dtype} with the colours {colours}, which isn't read")
+        check_size(page.imagewidth, page.imagelength)
         values = page.asarray()
+        orientation = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
     if values.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
         values = np.moveaxis(values, 0, 2)
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] > MOST_SAMPLES or values.dtype.kind not in "iuf":
         raise ValueError(f"a TIFF of {values.dtype}, {values.shape}, which isn't read")
-    return _deep(values, inverted=colours == "MINISWHITE")
+    return _deep(values, inverted=colours == "MINISWHITE")._replace(orientation=orientation)
 
 
 def _decoded_png(file: Path) -> NDArray[Any]:
-    """The samples (H, W, 1 to 4) of a PNG, of which Pillow would keep the upper 8 bits."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+    """The samples (H, W, 1 to 4) of a PNG of 16 bits, of which Pillow would keep the upper 8.
 
-    data = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-    return decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    Raises:
+        ValueError: nothing that is installed decodes it.
+    """
+    data = file.read_bytes()
+    with suppress(ImportError):
+        from imagecodecs import png_decode
+
+        return np.atleast_3d(png_decode(data))
+    try:  # newer releases of torchvision have it no more
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        raise ValueError("16 bits a colour: `pip install imagecodecs` reads them") from None
+    import torch
+
+    levels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return decode_png(levels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
 
 
 def _deep(samples: NDArray[Any], transparent: Any = None, inverted: bool = False) -> Deep:
@@ -152,7 +179,7 @@ def _deep(samples: NDArray[Any], transparent: Any = None, inverted: bool = False
     if samples.shape[2] % 2 == 0:
         alpha = samples[..., -1].astype(np.float64)
         samples, opacity = samples[..., :-1], (alpha / _held(alpha).scale[1]).clip(0, 1)
-    elif isinstance(transparent, int | tuple):
+    elif samples.dtype != np.uint8 and isinstance(transparent, int | tuple):
         key = np.array(transparent, dtype=samples.dtype)
         opacity = 1.0 - (samples == key).all(2)
     kind = f"{samples.dtype} {'grey' if samples.shape[2] == 1 else 'colour'}"

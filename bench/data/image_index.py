@@ -30,7 +30,8 @@ from .image_folders import (
     is_special,
 )
 from .left_out import LeftOut, left_out_of
-from .picture import LARGEST, Inspection, check_size, inspect, pixel_size
+from .picture import Inspection, inspect, pixel_size
+from .picture_size import LARGEST, check_size
 from .split_folders import WHOLE, SplitFolders, split_folders
 
 RULE = 2  # raise it when other files are listed, or more is known of them

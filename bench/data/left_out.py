@@ -80,7 +80,7 @@ def left_out_of(root: bytes, tops: Sequence[bytes], found: Folders, images: Iter
     if list(tops) != [root]:
         hidden += _leave_out_beside(root, found, result)
     for folder in hidden:
-        if count := files_in(folder, found.entered):
+        if not os.path.islink(folder) and (count := files_in(folder, found.entered)):
             result.add(IN_HIDDEN, folder[start:], count)
     for folder in found.entered.values():
         _leave_out_files(folder, start, result)

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .deep_pixels import Deep, Held, Scales, deep_pixels, tiff_pixels
+from .picture_size import check_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LARGEST = 2**30  # pixels of a picture: 3 GB in 8 bits
 GREY = ("1", "L", "LA", "La")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how TIFF and BigTIFF files begin
 ORIENTATION = 0x0112  # EXIF's tag
@@ -65,17 +65,6 @@ def inspect(file: Path) -> Inspection:
     return Inspection(frames=_has_more_frames(file))
 
 
-def check_size(width: int, height: int) -> None:
-    """
-    Raises:
-        ValueError: a picture of this size would fill the memory.
-    """
-    if width * height > LARGEST:
-        raise ValueError(
-            f"{width} x {height} pixels are more than {LARGEST / 1e6:,.0f} million: shrink it or cut it"
-        )
-
-
 def pixel_size(file: Path) -> tuple[int, int]:
     """The width and height of a picture, from its header."""
     with _pillow_open(file) as picture:
@@ -101,13 +90,16 @@ def _decoded(file: Path) -> tuple[Image, Deep | None, int]:
         with open(file, "rb") as stream:
             if stream.read(4) not in TIFFS:
                 raise
-        return Image.new("L", (1, 1)), tiff_pixels(file), 1
+        unknown_to_pillow = tiff_pixels(file)
+        return Image.new("L", (1, 1)), unknown_to_pillow, unknown_to_pillow.orientation or 1
     with picture:
         check_size(*picture.size)
         deep = deep_pixels(file, picture)
         if deep is None:
             picture.load()
-        return picture, deep, _orientation(picture)  # of a TIFF that Pillow has loaded, and so turned, 1
+        elif deep.orientation is not None:
+            return picture, deep, deep.orientation
+        return picture, deep, _orientation(picture)  # of a TIFF, which Pillow turns as it loads it, 1
 
 
 def _has_more_frames(file: Path) -> bool:
