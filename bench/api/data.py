@@ -56,7 +56,7 @@ class Dataset:
         raise NotImplementedError
 
     def description(self) -> list[str]:
-        """What the set holds, in a line or a few, as `bench plan` and `bench run` say it."""
+        """The set in words, a line or a few, which `bench plan` and `bench run` print."""
         image, classes = self.image, f"{self.classes:,} class{'es' if self.classes != 1 else ''}"
         sizes = f"{self.size('train'):,} train + {self.size('val'):,} val"
         shape = f"{image.channels} x {image.height} x {image.width}"

@@ -71,7 +71,7 @@ def open_plan(
 
 
 def contents(opened: OpenPlan) -> Iterator[Text]:
-    """What the datasets of the chosen cells hold: `images: 48 train + 16 val images; 2 classes: …`."""
+    """The datasets of the chosen cells in words: `images: 48 train + 16 val images; 2 classes: …`."""
     for label in dict.fromkeys(cell.dataset for cell in opened.cells):
         for line in opened.plan.descriptions[label]:
             yield Text(f"{label}: {line}")

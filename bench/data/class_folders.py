@@ -82,7 +82,7 @@ def hash_fraction(name: bytes) -> float:
 
 
 def in_words(found: ClassFolders) -> list[str]:
-    """What a folder holds, a line each: splits and classes, and what else is to be said of it."""
+    """A folder in words: a line on splits and classes, and those of `remarks`."""
     return [f"{_splits(found)}; {_classes(found)}", *remarks(found.listing)]
 
 

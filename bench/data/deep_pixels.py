@@ -33,7 +33,7 @@ MOST_SAMPLES = 4  # of a pixel: grey or colour, with or without alpha
 
 
 class Held(NamedTuple):
-    """What files of one kind hold: their number, least and largest value, and whether all are whole."""
+    """The values that files of one kind hold: the least, the largest, and whether all are whole."""
 
     files: int
     low: float
@@ -73,7 +73,7 @@ class Deep(NamedTuple):
 
     @property
     def held(self) -> Held | None:
-        """What the picture holds; None of 8 bits, which are never scaled.
+        """The picture's own values; None if it has 8 bits, which are never scaled.
 
         Raises:
             ValueError: a value isn't finite.

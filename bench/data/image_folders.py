@@ -52,7 +52,7 @@ def is_image(name: bytes) -> bool:
 
 
 def identity(folder: bytes) -> Identity:
-    """What is equal for all paths of a folder: device and inode, or the real path where there are none."""
+    """A value that all paths of a folder share: device and inode, or the real path where there are none."""
     status = os.stat(folder)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 

@@ -206,7 +206,7 @@ def _ends(path: bytes) -> tuple[int, bool, bool]:
 
 
 def _plain_notes(listing: Listing) -> dict[str, Any]:
-    """What a listing knows besides names and sizes, as JSON has it."""
+    """A listing without names and sizes, as JSON has it."""
     return {
         "splits": [os.fsdecode(listing.splits.train), os.fsdecode(listing.splits.val)],
         "held": listing.held,

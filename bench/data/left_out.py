@@ -1,4 +1,4 @@
-"""What the reading of a folder of images leaves out, and why."""
+"""Files and folders that the reading of a folder of images leaves out, and why."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LeftOut:
 
 
 def left_out_of(root: bytes, tops: Sequence[bytes], found: Folders, images: Iterable[bytes]) -> LeftOut:
-    """What lies in a root and isn't read.
+    """All that lies in a root and isn't read.
 
     Args:
         tops: the splits' folders, or the root. images: paths of the images that are read.

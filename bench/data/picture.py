@@ -21,7 +21,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 
 
 class Inspection(NamedTuple):
-    """What decoding a file has found; of a picture of more than 8 bits also what its pixels hold."""
+    """The result of decoding a file, with what its pixels hold if they have more than 8 bits."""
 
     problem: str = ""  # "" if it can be read
     kind: str = ""

@@ -1,4 +1,4 @@
-"""Which folders of an image set are its splits: by their names, or by the option `splits`.
+"""The folders of an image set that are its splits: by their names, or by the option `splits`.
 
 Nothing is guessed: folders whose names leave a doubt are a problem that says how `splits` ends it.
 """
