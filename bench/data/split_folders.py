@@ -84,7 +84,7 @@ def split_folders(root: Path, splits: Mapping[str, str] | None = None) -> SplitF
     if train:
         _check_alone(names, train[0])
         return SplitFolders(train[0])
-    held_out = [name for name in val + test if entries(os.path.join(os.fsencode(root), name))]
+    held_out = val + [name for name in test if entries(os.path.join(os.fsencode(root), name))]
     if held_out:
         raise names.problem(
             f"has {names.shown(held_out)}, and no folder that is train",
@@ -181,7 +181,7 @@ def _in_yaml(choice: Mapping[str, bytes]) -> str:
 
 
 def _meaning(choice: Mapping[str, bytes]) -> str:
-    """What a value of `splits` does."""
+    """The effect of a value of `splits`, in words."""
     if not choice:
         return "takes all folders for classes"
     train = visible_name(choice[TRAIN])
