@@ -103,10 +103,12 @@ def is_folder(entry: os.DirEntry[bytes]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def is_special(entry: os.DirEntry[bytes]) -> bool:
-    """Whether it is a pipe, a socket or a device: opening it might wait for ever."""
+def is_image_file(entry: os.DirEntry[bytes]) -> bool:
+    """Whether a file has an image's name; a pipe, a socket or a device, whose opening might wait, is none."""
+    if not is_image(entry.name):
+        return False
     regular = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
-    return not regular and os.path.exists(entry.path)
+    return regular or not os.path.exists(entry.path)  # a link to nothing is a problem, and not left out
 
 
 def files_in(folder: bytes, entered: Container[Identity] = ()) -> int:

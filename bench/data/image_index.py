@@ -26,8 +26,7 @@ from .image_folders import (
     folders_below,
     is_folder,
     is_hidden,
-    is_image,
-    is_special,
+    is_image_file,
 )
 from .left_out import LeftOut, left_out_of
 from .picture import Inspection, inspect, pixel_size
@@ -61,6 +60,9 @@ class Listing:
     @property
     def scales(self) -> Scales:
         return {kind: held.scale for kind, held in self.held.items()}
+
+
+SOUND = Inspection()  # of a file that needs no decoding
 
 
 class _Found(NamedTuple):
@@ -172,20 +174,21 @@ def _changed(folder: bytes) -> int:
 
 def _inspected(folder: bytes, verify: str) -> list[_Found]:
     """Every image in a folder, with what is known of it."""
-    images = [one for one in entries(folder) if is_image(one.name) and not is_folder(one)]
-    return [_inspected_file(image, verify) for image in images if not is_special(image)]
+    images = [one for one in entries(folder) if not is_folder(one) and is_image_file(one)]
+    return [_inspected_file(image, verify) for image in images]
 
 
 def _inspected_file(entry: os.DirEntry[bytes], verify: str) -> _Found:
-    path, size = Path(os.fsdecode(entry.path)), 0
+    size, inspection = 0, SOUND
     try:
         size, complete, may_be_large = _ends(entry.path)
         if may_be_large:
-            check_size(*pixel_size(path))
-        inspection = Inspection() if complete and verify == "ends" else inspect(path)
+            check_size(*pixel_size(Path(os.fsdecode(entry.path))))
+        if not complete or verify == "all":
+            inspection = inspect(Path(os.fsdecode(entry.path)))
     except Exception as error:  # a header of any content
         why = str(getattr(error, "strerror", None) or error)
-        if entry.is_symlink() and not path.exists():
+        if entry.is_symlink() and not os.path.exists(entry.path):
             why = f"a link to {visible_name(os.readlink(entry.path))}, which is missing"
         return _Found(entry.path, size, Inspection(why))
     return _Found(entry.path, size, inspection if size else Inspection("an empty file"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..options.words import listed, visible_name
-from .image_folders import Folders, entries, files_in, is_folder, is_hidden, is_image, is_special
+from .image_folders import Folders, entries, files_in, is_folder, is_hidden, is_image_file
 
 # Reasons for leaving out files: with the images that are read these add up to all files.
 HIDDEN_FILES = "hidden"
@@ -118,12 +118,11 @@ def _leave_out_beside(root: bytes, found: Folders, result: LeftOut) -> list[byte
 
 def _leave_out_files(folder: bytes, start: int, result: LeftOut) -> None:
     """Counts the files in a folder that are no images."""
-    for entry in sorted(entries(folder), key=lambda entry: entry.name):
-        if is_folder(entry):
-            continue
+    others = [one for one in entries(folder) if not is_folder(one) and not is_image_file(one)]
+    for entry in sorted(others, key=lambda entry: entry.name):
         if entry.name.startswith(b"."):
             result.add(HIDDEN_FILES, entry.path[start:])
-        elif not is_image(entry.name) or is_special(entry):
+        else:
             result.add(NO_IMAGES, entry.path[start:])
             suffix = visible_name(os.path.splitext(entry.name)[1]).lower()
             result.suffixes[suffix or "without a suffix"] += 1

@@ -119,8 +119,9 @@ def _check_alone(names: _Names, train: bytes) -> None:
         )
     siblings = [name for name in names.others if _holds_images(os.path.join(root, name))]
     if siblings and _holds_images(os.path.join(root, train)):
+        both = f"{names.shown([train])} and in {names.shown(siblings[:1])}"
         raise names.problem(
-            f"has images in {names.shown([train])} and in {names.shown(siblings[:1])}: splits or classes?",
+            f"has images in {both}, which may be splits or classes",
             {TRAIN: train},
             {},
         )

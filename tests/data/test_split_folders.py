@@ -1,5 +1,7 @@
 """Folders of splits by other names, or beside others: recognised, or a problem that names them."""
 
+import hashlib
+
 import pytest
 from helpers.image_folders import class_folders, image_folder, put
 
@@ -112,7 +114,7 @@ def test_what_lies_beside_both_splits_is_left_out_and_named(tmp_path):
 
 def test_classes_may_be_called_as_splits_are_if_it_is_said(tmp_path):
     put(tmp_path, *(f"{kind}/{n}.png" for kind in ("bus", "car", "train") for n in range(30)))
-    with pytest.raises(ValueError, match="images in train and in bus: splits or classes"):
+    with pytest.raises(ValueError, match="images in train and in bus, which may be splits or classes"):
         found(tmp_path)
     assert found(tmp_path, splits={}, held_out=0.3)[2] == 3
     data = image_folder(tmp_path, splits={"train": "train"}, held_out=0.3)
@@ -160,3 +162,14 @@ def test_a_folder_that_splits_names_must_be_there(tmp_path):
     class_folders(tmp_path)
     with pytest.raises(ValueError, match="`splits` says that val is validation, and there is no folder"):
         found(tmp_path, splits={"train": "train", "val": "validation"})
+
+
+def test_the_fingerprint_of_usual_folders_is_that_of_names_sizes_and_options(tmp_path):
+    """So that nothing is trained anew which could be read before there were other rules."""
+    class_folders(tmp_path, sizes=(3, 2))
+    digest = hashlib.sha256(b"size=8 mirror=False upright=True")
+    for split in ("train", "val"):
+        digest.update(b"\0" + split.encode())
+        for file in sorted((tmp_path / split).rglob("*.png")):
+            digest.update(b"\0%s\0%d" % (bytes(file.relative_to(tmp_path)), file.stat().st_size))
+    assert image_folder(tmp_path).fingerprint() == digest.hexdigest()
