@@ -13,7 +13,7 @@ import typer
 
 from .console import UsageError, err, out, print_error_line
 from .interrupts import resumable
-from .open_plan import headline, open_plan
+from .open_plan import contents, headline, open_plan
 from .safe_text import Text, escape_control_characters
 from .shared_options import (
     DebugOption,
@@ -240,7 +240,8 @@ def _run(
 
     needed = len(opened.needed)
     cached = 0 if options.rerun else sum(opened.store.has(stage) for stage in opened.needed)
-    out.print(headline(opened, cached, options.jobs), soft_wrap=True)
+    for line in (*contents(opened), headline(opened, cached, options.jobs)):
+        out.print(line, soft_wrap=True)
     display = Display(out, needed, cached, quiet)
     tracking = None
     if track:

@@ -47,6 +47,7 @@ def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Pl
         except Refused:
             continue
         plans.append(data)
+        plan.descriptions[row.label] = data.description
         axes = (matrix.tokenizers, matrix.regularizers, matrix.generators, matrix.seeds)
         for tokenizer, regularizer, generator, seed in product(*axes):
             try:

@@ -54,6 +54,7 @@ class DatasetPlan:
     row: MatrixRow
     dataset: Dataset
     config: dict[str, Any]  # with the fingerprint of its files
+    description: list[str]
     features: Mapping[str, str] = field(default_factory=dict)  # role -> id of a stage that metrics read
 
 
@@ -97,9 +98,14 @@ class MetaParts:
             if self.fetch and (few := [split for split in SPLITS if dataset.size(split) < LEAST]):
                 counts = ", ".join(f"{dataset.size(split)} {split}" for split in few)
                 raise ValueError(f"too few images: {counts}; each split needs {LEAST}, to have a spread")
+            description = dataset.description()
         except (OSError, ValueError) as error:  # missing or unreadable files
             raise self.refuse(row, str(error)) from None
-        return DatasetPlan(row, dataset, part_config("datasets", row) | {"fingerprint": fingerprint})
+        except Exception as error:  # a plugin may fail in any way
+            file = registry.sources("datasets")[row.part].file
+            raise self.refuse(row, registry.cause(error, file)) from None
+        config = part_config("datasets", row) | {"fingerprint": fingerprint}
+        return DatasetPlan(row, dataset, config, description)
 
     def evaluator(self, row: MatrixRow) -> Evaluator:
         return self._build("evaluators", row, build.evaluator)
