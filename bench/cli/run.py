@@ -84,6 +84,9 @@ KeepRecordsOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Run into a folder whose records git tracks, and replace them.")
 ]
+ForceMemoryOption = Annotated[
+    bool, typer.Option("--force-memory", help="Run although a stage needs more memory than there is.")
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Make everything anew, cached or not.")]
 TrackOption = Annotated[
     list[str] | None,
@@ -108,6 +111,7 @@ def run(
     keep_records: KeepRecordsOption = False,
     overwrite: OverwriteOption = False,
     rerun: RerunOption = False,
+    force_memory: ForceMemoryOption = False,
     offline: OfflineOption = False,
     shard: ShardOption = None,
     store_url: StoreOption = None,
@@ -158,6 +162,7 @@ def run(
             keep_records=keep_records,
             overwrite=overwrite,
             rerun=rerun,
+            force_memory=force_memory,
             profile="-".join(profile or ()),
             loaders=_loader_count(loaders, workers * processes, opened.matrix.threads),
             processes=processes,

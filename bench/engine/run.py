@@ -14,6 +14,7 @@ from ..records.record import Record
 from ..store.artifacts import NoLocks, alone
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
+from .memory_check import check_memory
 from .open_plan import OpenPlan
 from .results_folder import ResultsWriter
 from .run_options import RunError, RunOptions
@@ -48,6 +49,7 @@ def run(
     """
     _check_stages(opened, options.processes)
     _check_tracked(opened, options)
+    check_memory(opened, options)
     _check_folders(opened, options)
     return _Run(opened, options, listen, announce, note).make()
 
