@@ -6,18 +6,22 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..options.words import listed, visible_name
+from ..store.user_paths import cache_folder
 from .deep_pixels import Held, Scales
 from .image_folders import (
     Folders,
@@ -88,11 +92,9 @@ def list_images(root: Path, verify: Verify = "ends", splits: Mapping[str, str] |
         ImagesError: naming the files that cannot be decoded, or the folders that leave a doubt.
     """
     cached = cache(root, f"{verify}\0{splits and sorted(splits.items())}\0{RULE}")
-    if cached.is_file():
-        with np.load(cached) as stored:
-            folders, times = stored["folders"].tolist(), stored["times"].tolist()
-            if [_changed(folder) for folder in folders] == times:
-                return _from_plain(stored["names"], stored["sizes"], json.loads(str(stored["notes"])))
+    kept = _kept(cached) if cached else None
+    if kept is not None:
+        return kept
     began = time.time_ns()
     chosen, folders = split_folders(root, splits), [os.fsencode(root)]
     if splits is None and not chosen.val:  # then what is in other folders of the root has a say
@@ -103,14 +105,11 @@ def list_images(root: Path, verify: Verify = "ends", splits: Mapping[str, str] |
     listing = index(root, chosen, found, verify)
     if not len(listing.names):
         raise ImagesError("; ".join([f"no images in {root}", *listing.left_out.lines]))
-    if max(times) < began - RECENT:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cached.with_suffix(f".{os.getpid()}")
-        with open(temporary, "wb") as file:
-            notes = json.dumps(_plain_notes(listing))
-            stored = {"folders": folders, "times": times, "notes": notes}
-            np.savez(file, names=listing.names, sizes=listing.sizes, **stored)
-        temporary.rename(cached)
+    if cached and max(times) < began - RECENT:
+        notes = json.dumps(_plain_notes(listing))
+        stored = {"folders": folders, "times": times, "notes": notes}
+        with suppress(OSError):  # a home that cannot be written, or a full disk: the listing isn't kept
+            _keep(cached, names=listing.names, sizes=listing.sizes, **stored)
     return listing
 
 
@@ -160,11 +159,35 @@ def index(root: Path, splits: SplitFolders, found: Folders, verify: Verify = "en
     )
 
 
-def cache(root: Path, variant: str) -> Path:
-    """The cache file of a listing."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    name = hashlib.sha256(f"{root.resolve()}\0{variant}".encode()).hexdigest()[:16]
-    return home / "latentbench" / "listings" / f"{name}.npz"
+def cache(root: Path, variant: str) -> Path | None:
+    """The cache file of a listing; None for a user without a home."""
+    home = cache_folder()
+    name = hashlib.sha256(os.fsencode(root.resolve()) + b"\0" + variant.encode()).hexdigest()[:16]
+    return home / "latentbench" / "listings" / f"{name}.npz" if home else None
+
+
+def _kept(cached: Path) -> Listing | None:
+    """The listing in a cache file; None if there is none that can be read, or a folder has changed since."""
+    try:
+        with np.load(cached) as stored:
+            folders, times = stored["folders"].tolist(), stored["times"].tolist()
+            if [_changed(folder) for folder in folders] == times:
+                return _from_plain(stored["names"], stored["sizes"], json.loads(str(stored["notes"])))
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):  # it isn't what was written, or not ours
+        pass
+    return None
+
+
+def _keep(cached: Path, **arrays: Any) -> None:
+    """Writes a cache file by one rename."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a home share process ids
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        temporary.rename(cached)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _changed(folder: bytes) -> int:

@@ -16,6 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from ..runtime.output_streams import make_lasting
 from ..runtime.parent import die_with_parent
 
 PRELOAD = [f"{__package__}.fork_server_preload"]
@@ -82,6 +83,7 @@ def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tu
     os.environ.clear()
     os.environ.update(variables)
     die_with_parent()
+    make_lasting()  # what a part prints is no reason to fail its stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     target(*arguments)

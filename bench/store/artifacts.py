@@ -248,7 +248,7 @@ class Store:
             "cost": result.cost,
             "info": result.info,
         }
-        (folder / "stage.json").write_text(hashes.headed(json.dumps(meta, indent=1)))
+        (folder / "stage.json").write_bytes(hashes.headed(json.dumps(meta, indent=1)).encode())
         for file in folder.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -281,7 +281,7 @@ class Store:
 def locked(file: Path, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of a file, which is created; without `wait`, yields False if the lock is taken."""
     while True:
-        with open(file, "w") as handle:
+        with open(file, "wb") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

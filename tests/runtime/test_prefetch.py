@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.eight_bit_images import Levels, steps
+from helpers.machines import with_mounts
 from helpers.run import gone_within, workers_of
 
 from latentbench.bench.models.latents import encode
@@ -37,6 +38,38 @@ def test_only_workers_read_what_decodes_and_nobody_what_does_not():
     for dataset, workers in ((here, 0), (away, 1), (kept, 1)):
         list(prefetch(dataset, "train", steps(2), workers))
     assert here.read == kept.read == [index.tolist() for index in steps(2)] and away.read == []
+
+
+READS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from helpers.eight_bit_images import Levels, steps
+from latentbench.bench.runtime.prefetch import loaders_work, prefetch
+
+dataset = Levels()
+dataset.stored = dataset.stored.repeat(1, 1, 8, 8)  # 98 kB a batch
+found = list(prefetch(dataset, "train", steps(7), 2))
+print(loaders_work(), bool(dataset.read))
+expected = [dataset.images("train", index) for index in steps(7)]
+assert len(found) == 7 and all(map(torch.equal, found, expected))
+"""
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        pytest.param("ro", "False True", id="none"),
+        pytest.param("size=128k", "True False", id="too small for the images"),
+        pytest.param("size=20k", "True True", id="too small for semaphores"),
+    ],
+)
+def test_images_are_read_ahead_with_little_shared_memory_and_at_all_without(options, said):
+    """`said`: whether there are semaphores, and whether the images were read in the process that asked."""
+    words = [sys.executable, "-c", READS, str(Path(__file__).parents[1])]
+    done = with_mounts({"/dev/shm": options}, words, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == said
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,6 +163,7 @@ PROGRAM = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
 from helpers.eight_bit_images import Levels, steps
+from helpers.machines import with_mounts
 from latentbench.bench.runtime.prefetch import prefetch
 images = prefetch(Levels(), "train", steps(50), 2)
 next(images)
