@@ -26,8 +26,12 @@ def report(
 
     if len(folders) > 1 and output is None:
         raise UsageError("several folders need -o DIR")
+    out = output or folders[0]
+    replaced = out not in folders and (out / "leaderboard.csv").is_file()
     with as_usage_errors(OSError):
-        written = rebuild_report(folders, output or folders[0])
+        written = rebuild_report(folders, out)
+    if replaced:
+        print_error_line(f"note: the report that was in {out} is replaced")
     for file in written:
         print(file)
 

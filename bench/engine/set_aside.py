@@ -6,7 +6,7 @@ results/NAME/set-aside/1   a results folder of its own: records/, their pictures
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -36,13 +36,19 @@ def foreign_records(files: Iterable[Path], keys: Collection[str]) -> dict[Path, 
 
 
 def set_aside(folder: Path, keys: Collection[str]) -> str:
-    """Moves foreign records, and the pictures of rows without another record, to a new folder in `folder`.
+    """Moves the records whose cells have none of these keys aside, with the pictures of rows without others.
 
-    Returns a sentence that says how many and where; it is empty if all records are of cells with these keys.
+    Returns a sentence that says how many and where; it is empty if there were none.
     """
     foreign = foreign_records(sorted((folder / "records").glob("*.json")), keys)
-    if not foreign:
-        return ""
+    return move_aside(folder, foreign, "of another matrix or version") if foreign else ""
+
+
+def move_aside(folder: Path, foreign: Mapping[Path, Record | None], which: str) -> str:
+    """Moves record files, and the pictures of rows without another record, to a new folder in `folder`.
+
+    Returns a sentence that says how many, which ones and where.
+    """
     aside = _new_folder(folder / FOLDER)
     for lock in folder.glob(LOCK):
         text = lock.read_text(encoding="utf-8", errors="replace")
@@ -50,7 +56,7 @@ def set_aside(folder: Path, keys: Collection[str]) -> str:
         replace_text(aside / lock.name, text)
     moved = sum(_move(file, aside / "records") for file in foreign)
     _move_pictures(folder, aside, [record for record in foreign.values() if record])
-    return f"set aside in {aside}: {plural(moved, 'record')} of another matrix or version"
+    return f"set aside in {aside}: {plural(moved, 'record')} {which}"
 
 
 def _new_folder(parent: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..records.labels import AXES, slug
+from ..store.disk import replace_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,10 +88,7 @@ def write_reconstructions(
 def _save(picture: Image, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(name)
-    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    drawn = io.BytesIO()
+    picture.save(drawn, format="PNG")
+    replace_bytes(file, drawn.getvalue())
     return file
