@@ -5,12 +5,12 @@ A file's content says what it is, not its suffix. No file runs code: pickles may
 
 from __future__ import annotations
 
-import pickle
 import re
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ WRAPPERS = (
 PREFIXES = ("module.", "_orig_mod.", "first_stage_model.", "vae.", "model.")
 HEAD = 512  # bytes that tell the kinds of files apart
 LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
-PICKLES = range(2, pickle.HIGHEST_PROTOCOL + 1)
+PICKLES = range(2, 6)  # protocols
 AGAIN = "download it again"
 STARTS = {  # of files that are something else
     b"version https://git-lfs": "is a Git LFS pointer, not the weights: run `git lfs pull` in its folder",
@@ -170,11 +170,11 @@ def _torch_problem(error: Exception) -> str:
     text = str(error)
     if isinstance(error, EOFError) or "truncated" in text or "unexpected EOF" in text:
         return f"is cut off: {AGAIN}"
-    if isinstance(error, pickle.UnpicklingError) and (called := re.search(r"GLOBAL ([\w.]+)", text)):
+    if isinstance(error, UnpicklingError) and (called := re.search(r"GLOBAL ([\w.]+)", text)):
         return (
             f"needs code to be read ({called[1]}), which weights must not: where you trust it, save its "
             "tensors as safetensors"
         )
-    if isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile | struct.error | LookupError):
+    if isinstance(error, UnpicklingError | zipfile.BadZipFile | struct.error | LookupError):
         return f"is broken or cut off: {AGAIN}"
     return f"cannot be read: {type(error).__name__}: {text.partition(chr(10))[0]}"
