@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
+from helpers.image_folders import class_folders
 from helpers.run import TINY, bench_inline
-from PIL import Image
 
 PLUGIN = '''
 """Evaluators that go wrong."""
@@ -164,12 +163,7 @@ def test_a_split_of_one_image_is_refused_before_anything_trains(train, val, tmp_
 
 
 def test_a_folder_of_one_class_has_every_number_but_those_of_classes(tmp_path):
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 8)):
-        (tmp_path / "data" / split / "faces").mkdir(parents=True)
-        for number in range(count):
-            levels = draw.integers(0, 256, (8, 8, 3), np.uint8)
-            Image.fromarray(levels).save(tmp_path / "data" / split / "faces" / f"{number}.png")
+    class_folders(tmp_path / "data", classes=("faces",))
     text = SMALL.replace(
         "{use: shapes, size: 8, count: {train: TRAIN, val: VAL}}", "{use: imagefolder, root: data, size: 8}"
     )
