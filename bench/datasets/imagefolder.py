@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..data.image_index import list_images
 from ..data.images import adm_centre_crop
 from ..data.picture import opened
 from ..registry import register
+from ..store.user_paths import user_path
 
 # Grey of 16 bits was scaled in the same way before scales were known: keys of such sets stay.
 EARLIER = [(kind, (0.0, 65535.0)) for kind in ("uint16 grey", "int32 grey")]
@@ -81,7 +81,7 @@ class ImageFolder(Dataset):
             )
         if count is not None and set(count) != {"train", "val"}:
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
-        self.root = Path(os.path.expandvars(root)).expanduser()
+        self.root = user_path(root)
         self.image = ImageSpec(channels=3, height=size, width=size)
         self.count, self.held_out, self.mirror, self.upright = count, held_out, mirror, upright
         self.expected, self.verify, self.splits = classes, verify, splits

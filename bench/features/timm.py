@@ -21,6 +21,7 @@ from ..data.images import RESIZINGS, in_chunks, prepared
 from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, first_existing, of_random, refuse_offline, sha256
 from ..registry import register
+from ..store.user_paths import user_path
 
 CHUNK = 32
 RESOLUTION = 224  # the resolution of FD on DINOv2 (Stein et al., 2023)
@@ -99,7 +100,7 @@ class Timm(FeatureExtractor):
         from huggingface_hub import try_to_load_from_cache
 
         if self.weights is not None:
-            return first_existing([Path(self.weights).expanduser()])
+            return first_existing([user_path(self.weights)])
         repository, name = published(self.model)
         kept = try_to_load_from_cache(repository, name) if repository else None
         return Path(kept) if isinstance(kept, str) else None

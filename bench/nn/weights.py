@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..store import hashes
+from ..store.user_paths import user_path
 from ..user_error import UserError
 from .weight_files import is_safetensors
 
@@ -32,7 +33,7 @@ class Weights:
             ValueError: if `verify` is set and the file has another sha256, or if the file is no weight file.
         """
         self.random, self.verify, self.url, self.published = given == RANDOM, verify, url, published
-        self.files = kept if given is None else [Path(given).expanduser()]
+        self.files = kept if given is None else [user_path(given)]
         self.downloads = given is None
         if not self.random:
             self._checked()

@@ -35,6 +35,7 @@ from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.plain_data import plain
 from ..stages.inputs import SPLITS
 from ..store.stage import Config
+from ..store.user_paths import user_path
 from ..training import losses
 from .file_reads import recorded_reads
 from .part_config import part_config
@@ -236,7 +237,7 @@ class MetaParts:
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow
     ) -> dict[str, str | None]:
         """The path and the hash of the checkpoint that a tokenizer's training starts from."""
-        file = Path(tokenizer.weights or "").expanduser()
+        file = user_path(tokenizer.weights or "")
         if not file.is_file() and self.fetch:
             raise self.refuse(tokenizer, f"there is no file {file}")
         if not file.is_file():
@@ -284,7 +285,7 @@ class MetaParts:
             with torch.device("meta"):
                 losses.build_adversary({"gan": gan}, data.dataset.image)
             if gan["dino"] not in (None, RANDOM):
-                file = Path(gan["dino"]).expanduser()
+                file = user_path(gan["dino"])
                 if self.fetch and not file.is_file():
                     raise FileNotFoundError(f"there is no file {file}")
                 if file.is_file():

@@ -14,6 +14,7 @@ from ..data.vectors import split_rows
 from ..nn.weight_files import read_checkpoint
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
+from ..store.user_paths import user_path
 
 
 @register("table")
@@ -60,7 +61,7 @@ class Table(ReferenceSource):
 
     @property
     def _path(self) -> Path:
-        return Path(self.file).expanduser()
+        return user_path(self.file)
 
     def _table(self) -> Tensor:
         shape = (self.rows, self.spec.channels)
