@@ -134,7 +134,11 @@ def audit(
             else:
                 known = ", ".join(registry.names("datasets"))
                 raise UsageError(f"--reference {name!r} is neither a path nor a dataset ({known})")
-        table = auditing.audit(auditing.read(images), references, extractor)
+        samples = auditing.read(images)
+        table = auditing.audit(samples, references, extractor)
+    for image_set in (samples, *references):
+        for note in image_set.notes:
+            print_error_line(f"note: {image_set.name}: {note}")
     if as_json:
         print_json(table.to_dict("records"))
     else:

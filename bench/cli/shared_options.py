@@ -30,7 +30,8 @@ SeedsOption = Annotated[
     int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 … N-1 in place of the matrix's.")
 ]
 PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="PATH", help="A Python file with further parts.")
+    list[Path] | None,
+    typer.Option("--plugin", metavar="PATH", help="A file or package with further parts."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where to compute.")]
 ShardOption = Annotated[

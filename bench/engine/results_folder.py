@@ -76,6 +76,7 @@ class ResultsWriter:
         metrics: dict[str, Any] = {}
         cost: dict[str, Any] = {}
         curves: dict[str, Any] = {}
+        missing: dict[str, dict[str, Any]] = {}
         probes: dict[str, list[Any]] = {}  # metrics along training
         for guidance, stage_id in cell.scores.items():
             if stage_id in failures:
@@ -94,6 +95,7 @@ class ResultsWriter:
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
+            missing |= {f"{name}{suffix}": why for name, why in scores.info.get("missing", {}).items()}
         for stage in self.plan.needed([cell]):
             result = self._result(stage.id)
             if result is not None and result.info.get("curves"):
@@ -104,7 +106,8 @@ class ResultsWriter:
             status = "skipped"
         else:
             status = "failed" if reason else "done"
-        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell))
+        made_by = self._provenance(cell)
+        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, made_by, missing)
 
     def publish(self, complete: bool = False) -> list[Record]:
         """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds.

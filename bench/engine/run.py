@@ -14,6 +14,7 @@ from ..report.places import check_folder, check_places
 from ..store.artifacts import alone
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
+from .memory_check import check_memory
 from .open_plan import OpenPlan
 from .results_folder import ResultsWriter
 from .run_options import RunError, RunOptions
@@ -49,6 +50,7 @@ def run(
     """
     _check_stages(opened, options.processes)
     _check_tracked(opened, options)
+    check_memory(opened, options)
     _check_folders(opened, options)
     return _Run(opened, options, listen, announce, note).make()
 
@@ -89,6 +91,7 @@ class _Run:
                 self.store.discard(stage)
         for _ in range(ATTEMPTS):
             self.corrupt = self._quarantine_corrupt()
+            self._discard_failed_scores()
             self._write_decided_cells()  # skipped cells wait for no stage
             self._make_stages()
             self._write_decided_cells(final=True)
@@ -116,6 +119,14 @@ class _Run:
             if note or (stage.key in quarantined and not self.store.has(stage)):
                 corrupt.add(stage.id)
         return corrupt
+
+    def _discard_failed_scores(self) -> None:
+        """Lets evaluators that raised an exception in an earlier run try again, as failed stages do."""
+        for stage in self.plan.needed(self.pending):
+            if stage.kind == "scores" and stage.id not in self.engine.done and self.store.has(stage):
+                missing = self.store.get(stage).info.get("missing", {})
+                if any(why["failed"] for why in missing.values()):
+                    self.store.discard(stage)
 
     def _make_stages(self) -> None:
         scores = dict.fromkeys(stage for cell in self.pending for stage in cell.scores.values())

@@ -23,6 +23,7 @@ class RunOptions:
     keep_records: bool = False
     overwrite: bool = False  # also records that git tracks
     rerun: bool = False
+    force_memory: bool = False  # also stages that need more memory than there is
     profile: str = ""  # of the matrix, or several joined by hyphens; shown in tables
     loaders: int = 0  # processes per worker that decode images ahead
     processes: int = 1  # that share each stage of a worker

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..data.packages import package_file
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import sha256
 from ..registry import register
 
@@ -113,7 +114,7 @@ class EffNetLite(FeatureExtractor):
         network = timm.create_model(self._model, pretrained=False)
         # The file has other names for its tensors, but the same order.
         names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        stored = read_checkpoint(file)
         tensors = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]
         network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
         network.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
+from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, first_existing, of_random, refuse_offline, sha256
 from ..registry import register
 from ..store.user_paths import user_path
@@ -46,6 +47,8 @@ class Timm(FeatureExtractor):
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"timm has no pretrained model {model!r}{hint}")
         self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
+        if weights not in (None, RANDOM) and (file := self._file()):
+            is_safetensors(file)  # raises if the file is no weight file
         shapes = layout(model, resolution, layer)
         self.outputs = ("pooled", "tokens", "logits") if shapes.classes else ("pooled", "tokens")
         self.channels, self.spec, self.widths = shapes.pooled, shapes.spec, {"logits": shapes.classes}

@@ -1,4 +1,4 @@
-"""Operations of a training step and the memory that autograd keeps in it, as on a GPU, on the meta device.
+"""Operations of a training step and the memory that it takes, on the meta device.
 
 The meta device has neither autocast nor fused attention, so both are emulated here: without them the
 activations of a network in bf16 would be estimated 1.5 times as large.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..runtime.recompute import prepare, segments
-from .flops import OperationCounter, copied
+from .flops import OperationCounter, TooLong, copied
+from .live_tensors import LiveTensors, storage_id
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +60,7 @@ class StepCost:
 
     flops: int  # a multiply-add is two
     activations: int  # largest number of bytes that autograd keeps at a time, casts of weights included
+    peak: int = 0  # and of all tensors that are alive: also temporary ones and gradients
 
 
 def step_cost(
@@ -76,8 +79,25 @@ def step_cost(
     if checkpointing:
         largest = _largest_segment(step, arguments, precision)
         prepare({"checkpointing": True}, *_modules(copies))
-    flops = _run(step, copies, saved, precision)
-    return StepCost(flops, saved.largest_bytes + largest)
+    alive = LiveTensors()
+    flops = _run(step, copies, saved, alive, precision)
+    return StepCost(flops, saved.largest_bytes + largest, alive.peak)
+
+
+@torch.no_grad()
+def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> int:
+    """The largest number of bytes of tensors that are alive in function(*copies of the arguments on meta).
+
+    The result counts, the arguments don't. After this many operations the peak so far is returned.
+
+    Raises:
+        RuntimeError: if shapes depend on values.
+    """
+    copies = copied(arguments, "meta")
+    alive = LiveTensors(calls)
+    with suppress(TooLong), OperationCounter(), alive, _GpuEmulation(None, alive):
+        function(*copies)
+    return alive.peak
 
 
 def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> int:
@@ -87,17 +107,20 @@ def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], preci
     for segment in segments(*_modules(copies)):
         segment.register_forward_pre_hook(lambda *_: before.append(saved.bytes))
         segment.register_forward_hook(lambda *_: sizes.append(saved.bytes - before.pop()))
-    _run(step, copies, saved, precision)
+    _run(step, copies, saved, LiveTensors(), precision)
     return max(sizes)
 
 
-def _run(step: Callable[..., Any], copies: list[Any], saved: _SavedTensors, precision: str) -> int:
-    """Runs step(*copies), records the saved tensors and returns the number of operations."""
+def _run(
+    step: Callable[..., Any], copies: list[Any], saved: _SavedTensors, alive: LiveTensors, precision: str
+) -> int:
+    """Runs step(*copies), records the saved and the living tensors and returns the number of operations."""
     with (
         torch.enable_grad(),
         OperationCounter() as counter,
+        alive,
         saved_tensors_hooks(saved.pack, saved.unpack),
-        _GpuEmulation(DTYPES[precision]),
+        _GpuEmulation(DTYPES[precision], alive),
     ):
         step(*copies)
     return counter.flops
@@ -114,25 +137,25 @@ class _SavedTensors:
         inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
         for module in _modules(arguments):
             inputs += [*module.parameters(), *module.buffers()]
-        self.ignored = {_storage(tensor) for tensor in inputs}
+        self.ignored = {storage_id(tensor) for tensor in inputs}
         self.references: Counter[int] = Counter()  # by storage
         self.bytes = self.largest_bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor | _Saved:
-        return tensor if _storage(tensor) in self.ignored else _Saved(tensor, self)
+        return tensor if storage_id(tensor) in self.ignored else _Saved(tensor, self)
 
     def unpack(self, packed: Tensor | _Saved) -> Tensor:
         return packed.tensor if isinstance(packed, _Saved) else packed
 
     def add(self, tensor: Tensor) -> None:
-        self.references[_storage(tensor)] += 1
-        if self.references[_storage(tensor)] == 1:
+        self.references[storage_id(tensor)] += 1
+        if self.references[storage_id(tensor)] == 1:
             self.bytes += tensor.untyped_storage().nbytes()
             self.largest_bytes = max(self.largest_bytes, self.bytes)
 
     def remove(self, tensor: Tensor) -> None:
-        self.references[_storage(tensor)] -= 1
-        if self.references[_storage(tensor)] == 0:
+        self.references[storage_id(tensor)] -= 1
+        if self.references[storage_id(tensor)] == 0:
             self.bytes -= tensor.untyped_storage().nbytes()
 
 
@@ -147,16 +170,12 @@ class _Saved:
         self.tensors.remove(self.tensor)
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
 class _GpuEmulation(TorchFunctionMode):
     """Autocast to `half` precision, if it is given, and fused attention."""
 
-    def __init__(self, half: torch.dtype | None) -> None:
+    def __init__(self, half: torch.dtype | None, alive: LiveTensors) -> None:
         super().__init__()
-        self.half = half
+        self.half, self.alive = half, alive
         self.casts: dict[int, Tensor] = {}  # of weights, each cast once a step as autocast's cache does
 
     def __torch_function__(
@@ -170,7 +189,7 @@ class _GpuEmulation(TorchFunctionMode):
         if function is functional.scaled_dot_product_attention:
             query, key, value, *rest = args
             options = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | kwargs
-            return _FusedAttention.apply(query, key, value, options)
+            return _FusedAttention.apply(query, key, value, options, self.alive)
         return function(*args, **kwargs)
 
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
@@ -189,14 +208,23 @@ class _FusedAttention(torch.autograd.Function):
     """Keeps inputs and output but no (heads, T, T) weights; two products forward, four backward."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
-        output = functional.scaled_dot_product_attention(query, key, value, **options)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any], alive: LiveTensors
+    ) -> Tensor:
+        with alive.pause():
+            output = functional.scaled_dot_product_attention(query, key, value, **options)
+        alive.add(output)
         ctx.save_for_backward(query, key, value, output)
+        ctx.alive = alive
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _ = ctx.saved_tensors
-        weights = query.new_empty(*query.shape[:-1], key.shape[-2])
-        of_weights = gradients[0] @ value.mT
-        return of_weights @ key, of_weights.mT @ query, weights.mT @ gradients[0], None
+        with ctx.alive.pause():
+            weights = query.new_empty(*query.shape[:-1], key.shape[-2])
+            of_weights = gradients[0] @ value.mT
+            inner = of_weights @ key, of_weights.mT @ query, weights.mT @ gradients[0]
+        for gradient in inner:
+            ctx.alive.add(gradient)
+        return *inner, None, None

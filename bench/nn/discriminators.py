@@ -23,8 +23,8 @@ from ..runtime.processes import ALONE, gathered
 from ..store.user_paths import user_path
 from .blocks import single
 from .diffaugment import resized
-from .released_weights import read_checkpoint
 from .timm_vit import add_positions, transformer
+from .weight_files import read_checkpoint
 from .weights import RANDOM
 
 

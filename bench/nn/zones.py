@@ -112,7 +112,9 @@ def _apply(w: Tensor, x: Tensor) -> Tensor:
 def _pull(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor | None:
     """sum_j w_ij (a_j - a_i), (n, q); None where all w_ij are 0, as in most steps near t = 1."""
     w = _weights_of_others(kappa, u, anchors, gaps)
-    return _apply(w, anchors) - w.sum(1, keepdim=True) * anchors if w.any() else None
+    if w.any() or w.is_meta:  # without values, every step counts as one with a pull
+        return _apply(w, anchors) - w.sum(1, keepdim=True) * anchors
+    return None
 
 
 def _pull_back(kappa: float, g: Tensor, u: Tensor, a: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:

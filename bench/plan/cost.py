@@ -13,7 +13,7 @@ class Accelerator:
 
     name: str
     peak: Mapping[str, float]  # FLOP/s by precision
-    memory: float  # bytes
+    memory: float | None  # bytes; None: the main memory of this machine
 
 
 ACCELERATORS = {
@@ -22,13 +22,17 @@ ACCELERATORS = {
     "a100": Accelerator("a100", {"fp32": 19.5e12, "bf16": 312e12}, 80e9),
     "rtx4090": Accelerator("rtx4090", {"fp32": 82.6e12, "bf16": 165.2e12}, 24e9),
     # One core with AVX2: 2 multiply-adds of 8 floats in each of 3e9 cycles; half precision is no faster.
-    "cpu": Accelerator("cpu core", {"fp32": 96e9, "bf16": 96e9}, 16e9),
+    "cpu": Accelerator("cpu core", {"fp32": 96e9, "bf16": 96e9}, None),
 }
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one stage; None is a number that needs data or values, and `note` is the reason."""
+    """The cost of one stage; None is a number that needs data or values, and `note` is the reason.
+
+    Weights, optimizer, activations and temporary tensors are where networks are computed, sets and what is
+    needed in passing in main memory on every device. Tensors in mapped files take no memory.
+    """
 
     parameters: int = 0  # trainable
     parameters_total: int = 0
@@ -37,9 +41,15 @@ class Cost:
     weights_memory_bytes: int = 0
     optimizer_memory_bytes: int = 0  # gradients, AdamW's two moments, the average of weights
     activation_memory_bytes: int | None = 0  # kept by autograd in a training step
+    temporary_memory_bytes: int = 0  # inputs and other tensors that are alive at the peak of a step or a pass
+    set_memory_bytes: int = 0  # images, latents, features, distances
+    passing_memory_bytes: int = (
+        0  # before and between the steps: copies for a checkpoint, mapping a reference
+    )
     disk_bytes: int | None = 0
     note: str = ""
     scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
+    memory_advice: str = ""  # what takes less memory, where the kind of stage doesn't say it
 
     @property
     def flops(self) -> float | None:
@@ -47,13 +57,34 @@ class Cost:
 
     @property
     def memory_bytes(self) -> int | None:
-        if self.activation_memory_bytes is None:
-            return None
-        return self.weights_memory_bytes + self.optimizer_memory_bytes + self.activation_memory_bytes
+        """Memory where networks are computed, at its peak."""
+        return None if self.activation_memory_bytes is None else self.known_memory(of_cpu=False)
+
+    @property
+    def cpu_memory_bytes(self) -> int | None:
+        """Memory of a CPU, which computes and holds the sets, at its peak."""
+        return None if self.activation_memory_bytes is None else self.known_memory(of_cpu=True)
+
+    @property
+    def host_memory_bytes(self) -> int:
+        """Main memory beside an accelerator's, at its peak."""
+        return self.set_memory_bytes + self.passing_memory_bytes
+
+    def known_memory(self, of_cpu: bool) -> int:
+        """The memory of a CPU, or that where networks are computed; unknown activations count as 0."""
+        step = (self.activation_memory_bytes or 0) + self.temporary_memory_bytes
+        lasting = self.weights_memory_bytes + self.optimizer_memory_bytes
+        if not of_cpu:
+            return lasting + step
+        return lasting + self.set_memory_bytes + max(step, self.passing_memory_bytes)
 
     def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:
         """Hours on one accelerator; `utilisation` is the share of its peak speed, from 0 to 1."""
         return None if self.flops is None else self.flops / (accelerator.peak[precision] * utilisation * 3600)
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self) | {"flops": self.flops, "memory_bytes": self.memory_bytes}
+        return asdict(self) | {
+            "flops": self.flops,
+            "memory_bytes": self.memory_bytes,
+            "host_memory_bytes": self.host_memory_bytes,
+        }

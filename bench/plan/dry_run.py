@@ -96,6 +96,13 @@ def generator_step(generator: Generator, classes: int, training: Training) -> St
     return training.cost(one_step.generator_step, generator.train(), z, labels)
 
 
+def batch_bytes(built: Built, batch: int) -> int:
+    """Bytes of a batch of images with what a regularizer asks for beside them."""
+    assert built.regularizer is not None
+    inputs = _inputs(built, built.regularizer, batch)
+    return sum(tensor.nbytes for tensor in inputs if tensor is not None)
+
+
 def encode(tokenizer: Tokenizer, image: ImageSpec) -> int:
     """Operations of encoding an image."""
     return forward_flops(tokenizer.encode, _images(image, 1))

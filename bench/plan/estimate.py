@@ -97,7 +97,14 @@ class _Estimates:
                 self._count(key, lambda: dry_run.reconstruction_step(distance, adversary, image, training)),
             )
         cost = _trained(
-            self.plan.parameters[stage.id], *weights, averages, training.batch, steps, step, probes
+            self.plan.parameters[stage.id],
+            *weights,
+            averages,
+            training.batch,
+            steps,
+            step,
+            probes,
+            dry_run.batch_bytes(built, training.batch),
         )
         if "teacher" in config and not cost.note:
             cost = replace(cost, note="without the teacher, which describes each batch")
@@ -140,7 +147,10 @@ class _Estimates:
         if regularizer.critics():  # each further update is on newly encoded images
             further = regularizer.critic_steps - 1
             operations += further * (critics.flops + training.batch * encoded)
-        return StepCost(operations, max(bare.activations + added.activations, critics.activations))
+        activations = max(bare.activations + added.activations, critics.activations)
+        # Either part has its peak while the other's activations are kept.
+        peak = max(bare.peak + added.activations, bare.activations + added.peak, critics.peak)
+        return StepCost(operations, activations, peak)
 
     def _generator(self, built: Built, stage: Stage) -> Cost:
         """The cost of a generator's training, or a prior's."""
@@ -167,6 +177,7 @@ class _Estimates:
             config["steps"],
             step,
             snapshots,
+            training.batch * generator.spec.tokens * generator.spec.channels * FLOAT,
         )
 
     def _latents(self, built: Built) -> Cost:
@@ -273,6 +284,7 @@ def _trained(
     steps: int,
     step: StepCost | str,
     further: int,
+    inputs: int,
 ) -> Cost:
     """The cost of a training.
 
@@ -280,17 +292,26 @@ def _trained(
         weights: bytes of all modules, which are stored.
         averages: bytes of averages of weights, which take memory.
         further: bytes that are stored beside the weights.
+        inputs: bytes of a batch.
     """
+    gradients, temporary, activations = trainable * GRADIENT, inputs, None
+    if isinstance(step, StepCost):
+        activations = step.activations
+        # The step's peak has its gradients, which are counted with the optimizer.
+        temporary += max(0, step.peak - activations - gradients)
     return Cost(
         trainable,
         total,
         batch * steps,
         step.flops / batch if isinstance(step, StepCost) else None,
         weights,
-        trainable * (GRADIENT + ADAM) + averages,
-        step.activations if isinstance(step, StepCost) else None,
-        weights + further,
-        _reason(step),
+        gradients + trainable * ADAM + averages,
+        activations,
+        temporary,
+        disk_bytes=weights + further,
+        note=_reason(step),
+        # A checkpoint is made of copies.
+        passing_memory_bytes=weights + trainable * ADAM + averages,
     )
 
 
@@ -350,7 +371,8 @@ def _sum(a: StepCost | str, b: StepCost | str) -> StepCost | str:
     """The cost of two parts of a step, or the reason why one of them isn't known."""
     if isinstance(a, str) or isinstance(b, str):
         return _reason(a, b)
-    return StepCost(a.flops + b.flops, a.activations + b.activations)
+    peak = max(a.peak + b.activations, a.activations + b.peak)
+    return StepCost(a.flops + b.flops, a.activations + b.activations, peak)
 
 
 def _reason(*counts: StepCost | int | str) -> str:

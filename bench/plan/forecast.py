@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..options.words import listed
+from ..runtime.machine_memory import main_memory
 from ..store.stage import Stage
 from .cost import ACCELERATORS, Accelerator, Cost
 from .estimate import costs
+from .fit import Memory, Shortage, shortages
 from .plan import Cell, Plan
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -31,12 +33,23 @@ class Forecast:
     precision: str
     utilisation: float
 
+    @property
+    def in_main_memory(self) -> bool:
+        """Whether networks are computed in main memory, as on a CPU."""
+        return self.accelerator.memory is None
+
+    def memory(self, stage: Stage) -> int | None:
+        """Bytes of the memory where networks are computed, which on a CPU also holds the sets."""
+        cost = self.costs[stage.id]
+        return cost.cpu_memory_bytes if self.in_main_memory else cost.memory_bytes
+
     def hours(self, stage: Stage) -> float | None:
         return self.costs[stage.id].hours(self.accelerator, self.precision, self.utilisation)
 
     def plain(self, stage: Stage) -> dict[str, Any]:
         """The cost of one stage; null stands for unknown numbers."""
-        return self.costs[stage.id].plain() | {"accelerator_hours": self.hours(stage)}
+        plain = self.costs[stage.id].plain()
+        return plain | {"memory_bytes": self.memory(stage), "accelerator_hours": self.hours(stage)}
 
     def totals(self) -> dict[str, Any]:
         """Sums and maxima of known numbers; `unshared` counts a stage once for each cell that needs it."""
@@ -49,7 +62,7 @@ class Forecast:
             }
 
         to_do = [self.hours(s) or 0 for s in self.stages if s.id not in self.cached]
-        memory = [self.costs[s.id].memory_bytes or 0 for s in self.stages]
+        memory = [self.memory(s) or 0 for s in self.stages]
         scratch = [self.costs[s.id].scratch_disk_bytes for s in self.stages]
         return {
             "shared": sums(Counter(s.id for s in self.stages)),
@@ -72,7 +85,7 @@ class Forecast:
                     str(sum(s.id in self.cached for s in stages)),
                     scaled(max(c.parameters or c.parameters_total for c in costs)),
                     _sum_text([c.flops for c in costs], scaled),
-                    scaled(max(c.memory_bytes or 0 for c in costs), "B"),
+                    scaled(max(self.memory(s) or 0 for s in stages), "B"),
                     _sum_text([c.disk_bytes for c in costs], _scaled_bytes),
                     _sum_text([self.hours(s) for s in stages], _span_or_nothing),
                 )
@@ -93,7 +106,7 @@ class Forecast:
                     str(self.uses[s.id]),
                     scaled(cost.parameters or cost.parameters_total),
                     _sum_text([cost.flops_per_image], scaled),
-                    _sum_text([cost.memory_bytes], _scaled_bytes),
+                    _sum_text([self.memory(s)], _scaled_bytes),
                     _sum_text([self.hours(s)], span),
                     self._state(s),
                 )
@@ -123,14 +136,25 @@ class Forecast:
             if s.kind in ("features", "reference") and (self.costs[s.id].disk_bytes or 0) > MUCH_DISK:
                 size = scaled(self.costs[s.id].disk_bytes or 0, "B")
                 lines.append(f"warning: {s.kind} {s.label}: {size} on disk; a reference takes `images: N`")
-        large: dict[str, list[Stage]] = {}  # by the text of their memory
-        for s in self.stages:
-            if (self.costs[s.id].memory_bytes or 0) > accelerator.memory:
-                large.setdefault(scaled(self.costs[s.id].memory_bytes or 0, "B"), []).append(s)
-        for size, stages in large.items():
-            names = listed([f"{stage.kind} {stage.label}" for stage in stages], 1)
+        return lines + self._shortages()
+
+    def _shortages(self) -> list[str]:
+        """Warnings of stages that don't fit into the memory where networks are computed."""
+        if self.in_main_memory:
+            found = shortages(self.stages, self.costs, None, Memory("this machine", main_memory()))
+        else:
+            device = Memory(self.accelerator.name, self.accelerator.memory or 0)
+            found = shortages(self.stages, self.costs, device, None)
+        alike: dict[str, list[Shortage]] = {}  # by the text of their memory
+        for shortage in found:
+            alike.setdefault(scaled(shortage.needed, "B"), []).append(shortage)
+        lines = []
+        for size, these in alike.items():
+            names = listed([f"{one.stage.kind} {one.stage.label}" for one in these], 1)
+            memory = these[0].memory
             lines.append(
-                f"warning: {names}: {size} do not fit {accelerator.name}'s {scaled(accelerator.memory, 'B')}"
+                f"warning: {names}: {size} do not fit {memory.owner}'s {scaled(memory.bytes, 'B')};"
+                f" {these[0].advice}"
             )
         return lines
 

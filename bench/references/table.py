@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..data.vectors import split_rows
-from ..nn.released_weights import read_checkpoint
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
 from ..store.user_paths import user_path

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils import data
 
 from ..api import Dataset, Split, from_uint8
+from ..api.returned import checked_images
 from .parent import die_with_parent
 
 AHEAD = 2  # batches that a process decodes before they are needed
@@ -37,7 +38,8 @@ class _EightBitImages(data.Dataset[Tensor | NDArray[np.uint8]]):
         self.dataset, self.split = dataset, split
 
     def __getitem__(self, index: NDArray[np.int64]) -> Tensor | NDArray[np.uint8]:
-        levels = self.dataset.levels(self.split, torch.from_numpy(index))
+        given = self.dataset.levels(self.split, torch.from_numpy(index))
+        levels = checked_images(self.dataset, "levels", given, len(index))
         if data.get_worker_info() is None:
             return levels
         try:
@@ -59,7 +61,8 @@ def prefetch(
     don't decode files are read without workers, and so are all where processes cannot share semaphores.
     """
     if not dataset.decodes:
-        yield from (dataset.images(split, index).to(device) for index in indices)
+        for index in indices:
+            yield checked_images(dataset, "images", dataset.images(split, index), len(index)).to(device)
         return
     images = _EightBitImages(dataset, split)
     for levels in _batches(images, indices, workers if loaders_work() else 0, device):

@@ -68,7 +68,7 @@ def targets(what: str, options: Mapping[str, Any], plugins: Sequence[Path] = ())
     for plugin in plugins:
         registry.load_plugin(plugin)
     file = user_path(what)
-    if file.suffix == ".py" or file.is_file():
+    if file.suffix == ".py" or file.is_file() or (file / "__init__.py").is_file():
         plugins = [*plugins, file]
         parts = _parts_in(file)
     else:

@@ -10,7 +10,7 @@ import pytest
 from helpers.machines import namespace, with_mounts
 from PIL import Image
 
-from latentbench.bench.data.image_index import cache, list_images
+from latentbench.bench.data.image_index import list_images
 
 OLD = time.time() - 60
 
@@ -30,13 +30,19 @@ def names(root):
     return list_images(root).names.tolist()
 
 
+def kept(tmp_path):
+    """The files in the cache of listings, which `names` has filled."""
+    return list((tmp_path / "cache/latentbench/listings").iterdir())
+
+
 NAMES = [b"a.png", b"b.png", "é.png".encode()]
 
 
 def test_a_listing_is_kept_in_the_users_cache(root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert names(root) == NAMES and cache(root, "ends").is_file()
-    assert [file.suffix for file in (tmp_path / "cache/latentbench/listings").iterdir()] == [".npz"]
+    assert names(root) == NAMES
+    (file,) = kept(tmp_path)
+    assert file.suffix == ".npz" and np.load(file)["names"].tolist() == NAMES
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "link", "/proc", "/dev/null"])
@@ -50,17 +56,18 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(place, root,
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4 cut off", "another", "folder"])
 def test_a_cached_file_that_is_no_listing_is_made_again(content, root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    kept = cache(root, "ends")
-    kept.parent.mkdir(parents=True)
-    if content == "another":
-        with open(kept, "wb") as file:
-            np.savez(file, other=np.arange(3))
-    elif content == "folder":
-        kept.mkdir()
-    else:
-        kept.write_bytes(content)
     assert names(root) == NAMES
-    assert content == "folder" or (names(root) == NAMES and np.load(kept)["names"].tolist() == NAMES)
+    (file,) = kept(tmp_path)
+    file.unlink()
+    if content == "another":
+        np.savez(file, other=np.arange(3))
+    elif content == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    assert names(root) == NAMES
+    assert content == "folder" or np.load(file)["names"].tolist() == NAMES
+    assert kept(tmp_path) == [file]
 
 
 LISTS = """
@@ -98,4 +105,4 @@ def test_a_path_that_is_not_utf8_has_a_cache_file_of_its_own(tmp_path, monkeypat
     folder = tmp_path / os.fsdecode(b"\xff")
     Image.new("RGB", (4, 4)).save(folder / "a.png")
     os.utime(folder, (OLD, OLD))
-    assert names(folder) == [b"a.png"] and cache(folder, "ends").is_file()
+    assert names(folder) == [b"a.png"] and len(kept(tmp_path)) == 1

@@ -47,8 +47,7 @@ import torch
 from helpers.eight_bit_images import Levels, steps
 from latentbench.bench.runtime.prefetch import loaders_work, prefetch
 
-dataset = Levels()
-dataset.stored = dataset.stored.repeat(1, 1, 8, 8)  # 98 kB a batch
+dataset = Levels(size=64)  # 98 kB a batch
 found = list(prefetch(dataset, "train", steps(7), 2))
 print(loaders_work(), bool(dataset.read))
 expected = [dataset.images("train", index) for index in steps(7)]
