@@ -21,7 +21,7 @@ def csv(table: pd.DataFrame) -> str:
     That are formulas and missing values and, among labels, numbers and booleans.
     """
     safe = table.rename(columns=_literal).map(_literal)
-    for name in safe.columns.intersection(LABELS):
+    for name in safe.columns.intersection(list(LABELS)):
         safe[name] = safe[name].map(_literal_label)
     return safe.to_csv(index=False, lineterminator="\n")
 
