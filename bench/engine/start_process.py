@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from ..runtime.output_streams import make_lasting
@@ -101,9 +102,16 @@ def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tu
     os.environ.clear()
     os.environ.update(variables)
     die_with_parent()
+    _let_the_kernel_end_this_process_first()
     make_lasting()  # what a part prints is no reason to fail its stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides what Ctrl-C means
     if hasattr(signal, "pthread_sigmask"):  # which the engine has blocked until here
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     target(*arguments)
+
+
+def _let_the_kernel_end_this_process_first() -> None:
+    """Where memory runs out Linux kills a process: better a worker, whose loss the engine can tell."""
+    with suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text("500")
