@@ -64,6 +64,16 @@ class Tokenizer(nn.Module):
         """Loss terms that replace the matrix's reconstruction losses, or None to use those."""
         return None if self.decodes else {}
 
+    def autoencoder_kl(self) -> dict[str, Any]:
+        """The config of diffusers' `AutoencoderKL` that is the same network.
+
+        Its weights have latent diffusion's names in `released_names`.
+
+        Raises:
+            Unfit: there is none, with the reason.
+        """
+        raise Unfit(f"{type(self).__name__} isn't a network that AutoencoderKL has")
+
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
         """The names that a released checkpoint has for the tensors of a state dict of this class.
