@@ -55,7 +55,7 @@ class Tokenizer(nn.Module):
         """Downloads the file of `own_weights` if it is missing; the frame calls this before a run.
 
         Raises:
-            FileNotFoundError: naming the file that is missing and cannot be downloaded, or must not be
+            OSError, ValueError: naming the file that is missing and cannot be downloaded, or must not be
             offline.
         """
 

@@ -39,12 +39,13 @@ REFUSED: Mapping[str, str] = {
     "AutoencoderKLMiniMaxH3Audio": SOUND,
     "AutoencoderOobleck": SOUND,
     "AutoencoderSAME": SOUND,
-    "AutoencoderLongCatAudioDiT": SOUND,
-    "Cosmos3AudioTokenizer": SOUND,
+    "LongCatAudioDiTVae": SOUND,
+    "Cosmos3AVAEAudioTokenizer": SOUND,
     "MMAudioVAE": SOUND,
     "RFD4ProteinaAutoencoder": "it is of proteins, not of images",
 }
 UNIT = ("AutoencoderRAE",)  # classes whose images are in [0, 1]
+FRAMES = ("AutoencoderKLQwenImage21",)  # classes of videos without a layer that shows it
 RGB = 3
 LARGEST = 128  # the largest multiple of sides that is tried
 
@@ -64,7 +65,9 @@ def built(config: Mapping[str, Any]) -> Any:
     """
     cls = model_class(config)
     try:
-        with _silent("diffusers.configuration_utils"):  # files of its own classes have options that they ignore
+        with _silent(
+            "diffusers.configuration_utils"
+        ):  # files of its own classes have options that they ignore
             return cls.from_config(dict(config))
     except NameError as error:  # a class of a package that diffusers imports only where it is installed
         raise PartError(f"{cls.__name__} needs another package: pip install transformers ({error})") from None
@@ -114,8 +117,9 @@ class Interface:
 
     @staticmethod
     def of(model: nn.Module) -> Interface:
-        frames = any(isinstance(module, nn.Conv3d) for module in model.modules())
-        return Interface(type(model).__name__ in UNIT, frames)
+        name = type(model).__name__
+        frames = name in FRAMES or any(isinstance(module, nn.Conv3d) for module in model.modules())
+        return Interface(name in UNIT, frames)
 
     def encode(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, c, H, W) -> the latent or its mean (B, C, h, w), and a posterior's parameters (B, 2C, h, w)."""
@@ -160,16 +164,15 @@ def layout(config: str, image: ImageSpec) -> Layout:
         Unfit: the model cannot encode such images and decode them to their size.
     """
     # Constructors may draw, which must not change the weights of a model that is built afterwards.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.enable_grad():
         model = built(json.loads(config))
         name, grey = type(model).__name__, image.channels == 1
         # Some count inputs of their first layer, after patches, in `in_channels`: only 1 is unmistakable.
         colours = RGB if grey and model.config.get("in_channels") != 1 else image.channels
         trial = _Trial(model.train(), colours, image)
         if not trial.fits:
-            raise Unfit(
-                f"{name} does not fit images of {image.height} x {image.width}: {_advice(model, trial)}"
-            )
+            size = " x ".join(map(str, (image.channels, image.height, image.width)))
+            raise Unfit(f"{name} does not fit images of {size}: {_advice(model, trial)}")
         return trial.layout()
 
 

@@ -27,6 +27,10 @@ class NoModel(ValueError):
     """A folder or a repository without a model; the message names it and says what to do."""
 
 
+class NoFile(NoModel):
+    """A repository that lacks a file."""
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """Where a model's files are: in a folder or, where there is none of this name, at Hugging Face."""
@@ -66,19 +70,20 @@ class ModelFolder:
         """Downloads the weights of a model in a repository.
 
         Raises:
-            FileNotFoundError: there are none, or they must not be downloaded.
+            NoModel: there are none, or no network.
+            OfflineError: they must not be downloaded.
         """
         if self.repository is None:
             return
         for name in WEIGHTS:
             try:
                 file = self._downloaded(name)
-            except NoModel:
+            except NoFile:
                 continue
             for shard in shard_names(file):
                 self._downloaded(shard)
             return
-        raise FileNotFoundError(f"{self._place} has none of {', '.join(WEIGHTS)}")
+        raise NoModel(f"{self._place} at Hugging Face has none of {', '.join(WEIGHTS)}")
 
     def kept(self, name: str) -> Path | None:
         """A file on this machine: in the folder or in Hugging Face's cache; None if it is missing."""
@@ -152,12 +157,12 @@ class ModelFolder:
         except RevisionNotFoundError:
             raise NoModel(f"{self.repository} has no revision {self.revision!r}") from None
         except LocalEntryNotFoundError as error:  # no connection; an EntryNotFoundError, too
-            raise FileNotFoundError(
+            raise NoModel(
                 f"there is no folder {user_path(self.path)}, and {self._place}/{name} could not be "
                 f"downloaded: {str(error).partition(chr(10))[0]}"
             ) from None
         except EntryNotFoundError:
-            raise NoModel(f"{self._place} at Hugging Face has no {name}") from None
+            raise NoFile(f"{self._place} at Hugging Face has no {name}") from None
         except HfHubHTTPError as error:
             text = str(error).partition("\n")[0]
-            raise FileNotFoundError(f"{self._place}/{name} could not be downloaded: {text}") from None
+            raise NoModel(f"{self._place}/{name} could not be downloaded: {text}") from None

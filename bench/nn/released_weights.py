@@ -34,6 +34,7 @@ TRAINING = (
     "de_scale.",
     "encoder.scale.",
     "encoder.de_scale.",
+    "decoder.decoder_pos_embed",  # of RAE's older files: it follows from the options
 )
 VIT = "encoder.vit."
 BLOCK = {"path.0": "norm1", "path.2": "conv1", "path.3": "norm2", "path.5": "conv2", "skip": "nin_shortcut"}
@@ -57,7 +58,7 @@ def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
     released = without_prefix(read_weights(file), {*theirs, "pos_embed"})
     if "pos_embed" in released and any(name.startswith(VIT) for name in own):
         return _with_backbone(tokenizer, own, released, file)
-    names = min(layouts, key=lambda names: len(_needed(names) - set(released)))
+    names = max(layouts, key=lambda names: len(_needed(names) & set(released)))
     needed = _needed(names)
     extra = [name for name in released if name not in needed and not name.startswith(TRAINING)]
     _check_names(needed - set(released), extra, file)

@@ -247,7 +247,8 @@ class MetaParts:
         if file is None:
             return None
         if not file.is_file() and self.fetch:
-            raise self.refuse(tokenizer, f"there is no file {file}")
+            others = "" if tokenizer.weights else "; `weights: PATH` names another, `weights: random` none"
+            raise self.refuse(tokenizer, f"there is no file {file}{others}")
         if not file.is_file():
             return {"file": str(file), "fingerprint": None}
         model = self.tokenizer(data, tokenizer, regularizer)
@@ -272,7 +273,7 @@ class MetaParts:
         if self.fetch and file is not None and not file.is_file():
             try:
                 model.fetch()
-            except OSError as error:  # no network
+            except (OSError, ValueError) as error:  # no network, or no such file there
                 self.offline |= isinstance(error, OfflineError)
                 raise self.refuse(row, f"no weights: {error}") from None
             file = model.own_weights()

@@ -1,6 +1,10 @@
 """Tiny models of diffusers' classes, and folders of them as `save_pretrained` writes them."""
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 
 import torch
 
@@ -103,6 +107,8 @@ VIDEOS = {
     "AutoencoderKLWan": WAN | {"z_dim": 4},
     "AutoencoderKLWan patches": WAN
     | {"z_dim": 4, "patch_size": 2, "in_channels": 12, "out_channels": 12, "is_residual": True},
+    "AutoencoderKLQwenImage21": WAN
+    | {"z_dim": 4, "temperal_downsample": [False, True, True], "in_channels": 3, "out_channels": 3},
     "AutoencoderKLCogVideoX": FLAT | COG | {"layers_per_block": 1},
     "AutoencoderKLHunyuanVideo": HUNYUAN,
     "AutoencoderKLKVAEVideo": {
@@ -124,6 +130,13 @@ VIDEOS = {
         "down_block_types": ["SpatialDownBlock3D", "SpatialTemporalDownBlock3D"],
         "up_block_types": ["SpatialUpBlock3D", "SpatialTemporalUpBlock3D"],
         "layers_per_block": 1,
+    },
+    "Kandinsky6SRVAE": {
+        "latent_channels": 4,
+        "encoder_block_out_channels": (16, 32, 32),
+        "decoder_block_out_channels": (16, 32, 32),
+        "layers_per_block": 1,
+        "temporal_compression_ratio": 2,
     },
     "AutoencoderKLMochi": {
         "encoder_block_out_channels": (32, 32, 32, 32),
@@ -157,3 +170,12 @@ def edit(folder, **options):
     """Changes options in a folder's config.json."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | options))
+
+
+@cache
+def tiny_folder():
+    """The path of a folder with a tiny AutoencoderKL, for tests that build every tokenizer."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    saved(folder)
+    return folder
