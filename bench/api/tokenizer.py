@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class Tokenizer(nn.Module):
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # published sets of options, see Generator
     decodes: ClassVar[bool] = True
+    # Options that say where files are: cache keys have the files' hashes, by `fingerprint`, in their place.
+    paths: ClassVar[frozenset[str]] = frozenset()
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -40,6 +43,21 @@ class Tokenizer(nn.Module):
         Cache keys contain it. Files that a plugin's constructor opens by Python are in them anyway.
         """
         return ""
+
+    def own_weights(self) -> Path | None:
+        """The weight file from which training starts where the row of a matrix names none; it may be missing.
+
+        None: training starts from the weights of the constructor.
+        """
+        return None
+
+    def fetch(self) -> None:
+        """Downloads the file of `own_weights` if it is missing; the frame calls this before a run.
+
+        Raises:
+            OSError, ValueError: naming the file that is missing and cannot be downloaded, or must not be
+            offline.
+        """
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
@@ -81,6 +99,11 @@ class Tokenizer(nn.Module):
         Tensors of several names are concatenated along dimension 0.
         """
         return {name: (name,) for name in state}
+
+    @classmethod
+    def older_names(cls, state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        """The names in checkpoints of an older layout, where there is one; see `released_names`."""
+        return cls.released_names(state)
 
 
 class FlowTokenizer(Tokenizer):

@@ -91,8 +91,8 @@ class StageGraph:
             config["teacher"] = parts.extractor_config(parts.teacher(regularizer))
         if m.augment:
             config["augment"] = vars(m.augment)
-        if tokenizer.weights:
-            config["weights"] = parts.initial_weights(data, tokenizer, regularizer)
+        if weights := parts.initial_weights(data, tokenizer, regularizer):
+            config["weights"] = weights
         priors = sum(map(parts.parameters, method.priors().values()))  # frozen
         trainable = parts.parameters(model) + parts.parameters(method) - priors
         built = Built(data.dataset, model, method, facts=facts)
