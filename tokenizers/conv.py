@@ -66,10 +66,12 @@ class Conv(Tokenizer):
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
 
-    def autoencoder_kl(self) -> dict[str, Any]:
-        return autoencoder_kl.config(
-            self.image, self.spec.channels, self.widths, self.blocks, self.modules(), self.attention
+    def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        own, attention = self.state_dict(), self.attention
+        config = autoencoder_kl.config(
+            self.image, self.spec.channels, self.widths, self.blocks, self.modules(), attention
         )
+        return config, autoencoder_kl.diffusers_state(own, self.released_names(own))
 
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -135,6 +136,11 @@ class Diffusers(Tokenizer):
             "encoder": self.encoder.model.get_parameter(encoder),
             "decoder": self.decoder.model.get_parameter(decoder),
         }
+
+    def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        own = self.state_dict()
+        names = {theirs: ours for ours, (theirs,) in self.released_names(own).items()}  # halves share buffers
+        return json.loads(self.identity), {theirs: own[ours] for theirs, ours in names.items()}
 
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -82,15 +82,13 @@ class Tokenizer(nn.Module):
         """Loss terms that replace the matrix's reconstruction losses, or None to use those."""
         return None if self.decodes else {}
 
-    def autoencoder_kl(self) -> dict[str, Any]:
-        """The config of diffusers' `AutoencoderKL` that is the same network.
-
-        Its weights have latent diffusion's names in `released_names`.
+    def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The config, with `_class_name`, and the state of a model of diffusers that is the same network.
 
         Raises:
             Unfit: there is none, with the reason.
         """
-        raise Unfit(f"{type(self).__name__} isn't a network that AutoencoderKL has")
+        raise Unfit(f"{type(self).__name__} isn't a network of diffusers")
 
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -54,6 +54,7 @@ def config(
         raise Unfit(f"its group norms have {several} groups, and AutoencoderKL has one number for all")
     plain, lowest = len(widths) - 1, "AttnUpDecoderBlock2D" if decoder_attention else "UpDecoderBlock2D"
     return {
+        "_class_name": "AutoencoderKL",
         "in_channels": image.channels,
         "out_channels": image.channels,
         "down_block_types": ["DownEncoderBlock2D"] * plain + ["AttnDownEncoderBlock2D"],

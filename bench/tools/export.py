@@ -15,7 +15,9 @@ from torch import Tensor
 from .. import __version__, registry
 from ..api import FlowTokenizer, Tokenizer, Unfit
 from ..data.fixed_order import fixed_order
-from ..nn.autoencoder_kl import constant_log_variance, diffusers_state, with_posterior
+from ..nn import released_weights
+from ..nn.autoencoder_kl import constant_log_variance, with_posterior
+from ..stages.trained_cell import TrainedCell
 from ..store.disk import explain_disk_full, replace_bytes, replace_text
 from .model_card import model_card
 from .posterior import COMPARED, ExportError, Posterior, posterior_of
@@ -23,6 +25,7 @@ from .trained_tokenizer import TrainedTokenizer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OWN = Path(__file__).parent / "exported_tokenizer.py"  # is copied beside the config
+KNOWS_STATISTICS = ("AutoencoderKL", "LatentbenchTokenizer")  # classes with `latents_mean` and `latents_std`
 FORMAT = "0.42.1"  # the version of diffusers whose format is written
 LARGEST = 1e-3  # difference of pixels, which lie in [-1, 1], and of latents
 
@@ -53,20 +56,22 @@ def export_tokenizer(trained: TrainedTokenizer, folder: Path) -> Export:
     if not cell.tokenizer.decodes:
         raise ExportError(f"{trained.labels['tokenizer']} only encodes, and diffusers' autoencoders decode")
     posterior = posterior_of(cell)
-    notes = list(posterior.notes)
-    config, state, reason = _as_autoencoder_kl(cell.tokenizer, posterior)
+    notes = posterior.notes
+    config, state, reason = _as_diffusers(cell.tokenizer, posterior)
     if reason:
-        config, state = _as_own_class(trained, posterior)
+        config, state = _as_own_class(trained, posterior, reason)
         needs = f"It needs latentbench {__version__} and `trust_remote_code=True`"
-        notes.append(f"{needs}, as it is no AutoencoderKL: {reason}.")
+        notes.append(f"{needs}, as no class of diffusers fits: {reason}.")
     if isinstance(cell.tokenizer, FlowTokenizer):
         notes.append("Its decoder draws images; here it decodes from one fixed draw of noise.")
     rule = cell.normalisation
-    config |= {
-        "scaling_factor": 1.0,
-        "latents_mean": rule.mean.tolist(),
-        "latents_std": rule.std.tolist(),
-    }
+    if config["_class_name"] in KNOWS_STATISTICS or "latents_mean" in config:
+        statistics = {"latents_mean": rule.mean.tolist(), "latents_std": rule.std.tolist()}
+        config |= {"scaling_factor": 1.0, **statistics}
+    else:
+        notes.append(
+            f"Its latents' means are {_numbers(rule.mean)}, standard deviations {_numbers(rule.std)}."
+        )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -90,25 +95,28 @@ def check_new(folder: Path) -> None:
         raise ExportError(f"{folder} has something in it: -o must name a new folder")
 
 
-def _as_autoencoder_kl(
+def _as_diffusers(
     tokenizer: Tokenizer, posterior: Posterior
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    """The config and the state of an `AutoencoderKL`, or why there is none."""
+    """The config and the state of a class of diffusers, or why there is none."""
     if posterior.layer_norm:
         return {}, {}, "a layer norm makes its latents"
     try:
-        config = tokenizer.autoencoder_kl()
+        config, state = tokenizer.as_diffusers()
     except Unfit as error:
         return {}, {}, str(error)
-    own = tokenizer.state_dict()
-    state = diffusers_state(own, tokenizer.released_names(own))
-    if not posterior.own_variance:
+    rows = state.get("quant_conv.weight", torch.empty(0)).shape[0]
+    if config["_class_name"] == "AutoencoderKL" and rows == tokenizer.spec.channels:
         state = with_posterior(state, posterior.std)
-    return {"_class_name": "AutoencoderKL", "_diffusers_version": FORMAT, **config}, state, ""
+    elif not posterior.own_variance:
+        posterior.notes.append(
+            "Latents were its posterior's means in training; a draw adds its own variance."
+        )
+    return {"_diffusers_version": FORMAT, **config}, state, ""
 
 
 def _as_own_class(
-    trained: TrainedTokenizer, posterior: Posterior
+    trained: TrainedTokenizer, posterior: Posterior, reason: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the state of the class beside the config.
 
@@ -119,6 +127,8 @@ def _as_own_class(
     name = config["name"]
     if not registry.sources("tokenizers")[name].module.startswith("latentbench."):
         raise ExportError(f"{name} is a plugin's: its class isn't where the folder will be loaded")
+    if "path" in config["options"]:
+        raise ExportError(f"the files of {name} aren't where the folder will be loaded, and {reason}")
     if "dataset" in registry.parameters_of(registry.get("tokenizers", name)):  # type: ignore[arg-type]
         raise ExportError(f"{name} is built from a dataset, which the folder's user doesn't have")
     image = dataset.image
@@ -137,6 +147,10 @@ def _as_own_class(
     return plain, state
 
 
+def _numbers(values: Tensor) -> str:
+    return " ".join(f"{value:.6g}" for value in values.tolist())
+
+
 def _write(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 
@@ -151,19 +165,36 @@ def _write(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> No
 
 def _difference(folder: Path, trained: TrainedTokenizer) -> tuple[float, float]:
     """The largest differences of decoded pixels and of latents between the folder and the tokenizer."""
-    from diffusers import AutoModel
-
-    own = (folder / OWN.name).is_file()
-    model = AutoModel.from_pretrained(str(folder), **({"trust_remote_code": True} if own else {})).eval()
-    tokenizer, dataset = trained.cell.tokenizer, trained.cell.dataset
+    cell = trained.cell
+    model, dataset = _read_back(folder, cell), cell.dataset
     images = dataset.images("val", fixed_order(dataset.size("val"))[:COMPARED])
-    ours = trained.cell.regularizer.latent(tokenizer.encode(images), None)
-    theirs = model.encode(images).latent_dist.mode()
-    latents = (_tokens(theirs) - ours).abs().max()
-    pixels = (model.decode(theirs).sample - tokenizer.decode(ours)).abs().max()
+    z = cell.regularizer.latent(cell.tokenizer.encode(images), None)
+    latents = (model.encode(images)[..., : z.shape[2]] - z).abs().max()
+    pixels = (model.decode(z) - cell.tokenizer.decode(z)).abs().max()
     return float(pixels), float(latents)
 
 
-def _tokens(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) as tokens (B, T, C)."""
-    return latents.flatten(2).transpose(1, 2)
+def _read_back(folder: Path, cell: TrainedCell) -> Any:
+    """The folder's model with a tokenizer's `encode` and `decode`, as whoever loads the folder has it."""
+    if (folder / OWN.name).is_file():
+        from diffusers import AutoModel
+
+        return _Tokens(AutoModel.from_pretrained(str(folder), trust_remote_code=True).eval())
+    facts = {"image": cell.dataset.image, "expansion": cell.regularizer.expansion}
+    options = {"path": str(folder), "patch": cell.config["tokenizer"]["options"].get("patch", 1)}
+    model = registry.build("tokenizers", "diffusers", facts, options)
+    model.load_state_dict(released_weights.state(model, folder / WEIGHTS))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A model of diffusers whose latents (B, C, h, w) are given as tokens (B, T, C)."""
+
+    model: Any
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.model.encode(images).latent_dist.mode().flatten(2).transpose(1, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z.transpose(1, 2).unflatten(2, self.model.grid)).sample

@@ -17,6 +17,7 @@ from ..report.markdown import escape
 if TYPE_CHECKING:
     from .trained_tokenizer import TrainedTokenizer
 
+OWN, KL = "LatentbenchTokenizer", "AutoencoderKL"  # classes whose latents are normal distributions
 MADE = ("matrix", "budget", "seeds", "date", "git_commit", "git_dirty", "latentbench", "packages", "machine")
 
 
@@ -34,7 +35,6 @@ def model_card(
     spec, image = cell.tokenizer.spec, cell.dataset.image
     grid = spec.grid or (1, spec.tokens)
     parameters = sum(parameter.numel() for parameter in cell.tokenizer.parameters())
-    own = class_name != "AutoencoderKL"
     records = _records(trained)
     title = f"{labels['tokenizer']} with {labels['regularizer']} on {labels['dataset']}"
     compared = f"No version of diffusers was at hand to compare {class_name} with the trained tokenizer."
@@ -49,7 +49,7 @@ def model_card(
         f"An autoencoder of {parameters:,} parameters from images of {image.channels} x {image.height} x "
         f"{image.width} in [-1, 1] to latents of {spec.channels} x {grid[0]} x {grid[1]}, trained and scored "
         f"by latentbench {__version__}. Its class is {class_name}. {compared}",
-        _use(own),
+        _use(class_name),
         "\n".join(f"- {note}" for note in notes),
         f"## Numbers\n\n{_numbers(records)}",
         f"## How it was made\n\n{_made(trained, records)}",
@@ -57,13 +57,16 @@ def model_card(
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _use(own: bool) -> str:
-    trust = ", trust_remote_code=True" if own else ""
-    return (
-        "```python\n"
-        "import torch\n"
-        "from diffusers import AutoModel\n\n"
+def _use(class_name: str) -> str:
+    trust = ", trust_remote_code=True" if class_name == OWN else ""
+    load = (
+        "```python\nimport torch\nfrom diffusers import AutoModel\n\n"
         f'tokenizer = AutoModel.from_pretrained("PATH_OF_THIS_FOLDER"{trust})\n'
+    )
+    if class_name not in (OWN, KL):
+        return f"{load}```\n\nIts methods are those of diffusers' {class_name}."
+    return (
+        f"{load}"
         "z = tokenizer.encode(images).latent_dist.sample()  # or .mode(), the mean\n"
         "mean, std = (torch.tensor(v)[:, None, None] for v in\n"
         "             (tokenizer.config.latents_mean, tokenizer.config.latents_std))\n"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
-from latentbench.bench.nn.autoencoder_kl import diffusers_state, with_posterior
+from latentbench.bench.nn.autoencoder_kl import with_posterior
 from latentbench.bench.tools.trained_tokenizer import find_trained
 
 HEAD, _, TAIL = TINY.partition("tokenizers:")
@@ -78,7 +78,7 @@ CASES = {  # what the folder's class is, the standard deviation of a draw, what 
     ("conv", "plain_variance"): ("AutoencoderKL", 0.25, "constant standard deviation 0.25"),
     ("conv", "noised_kl"): ("AutoencoderKL", None, "more noise in training"),
     ("uneven", "kl"): ("LatentbenchTokenizer", None, "8 and 16 groups"),
-    ("vit", "kl"): ("LatentbenchTokenizer", None, "isn't a network that AutoencoderKL has"),
+    ("vit", "kl"): ("LatentbenchTokenizer", None, "isn't a network of diffusers"),
     ("vit", "fixed_variance"): ("LatentbenchTokenizer", 0.5, "a layer norm makes its latents"),
     ("line", "kl"): ("LatentbenchTokenizer", None, ""),
 }
@@ -150,9 +150,9 @@ def test_networks_of_published_size_are_autoencoderkl_with_the_same_parameters(n
     torch.manual_seed(0)
     facts = {"image": ImageSpec(3, pixels, pixels), "expansion": expansion}
     tokenizer = registry.build("tokenizers", name, facts, registry.get("tokenizers", name).sizes[size]).eval()
-    own = tokenizer.state_dict()
-    state = diffusers_state(own, tokenizer.released_names(own))
-    model = AutoencoderKL(**tokenizer.autoencoder_kl()).eval()
+    config, state = tokenizer.as_diffusers()
+    assert config.pop("_class_name") == "AutoencoderKL"
+    model = AutoencoderKL(**config).eval()
     if expansion == 2:
         assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in tokenizer.parameters())
     model.load_state_dict(state if expansion == 2 else with_posterior(state, 0.5))
@@ -237,6 +237,58 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(row, words, says, ex
     done = export(*row, *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
     assert not (tmp_path / "exported").exists()
+
+
+MODELS = {  # a tiny config, the class of the folder that is written, and what is noted of its latents
+    "AutoencoderKL": ({"block_out_channels": [32, 32], "latent_channels": 4}, ""),
+    "AutoencoderTiny": (
+        {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8],
+         "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1], "latent_channels": 4},
+        "standard deviations",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("regularizer", ["none", "kl"])
+def test_a_model_of_diffusers_that_was_trained_on_goes_out_as_the_same_class(
+    name, regularizer, tmp_path, monkeypatch
+):
+    import diffusers
+
+    options, note = MODELS[name]
+    if name == "AutoencoderKL":
+        options |= {
+            "down_block_types": ["DownEncoderBlock2D"] * 2,
+            "up_block_types": ["UpDecoderBlock2D"] * 2,
+        }
+    if (name, regularizer) == ("AutoencoderTiny", "kl"):
+        return  # it has no posterior
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    getattr(diffusers, name)(**options).save_pretrained(tmp_path / "vae")
+    (tmp_path / "matrix.yaml").write_text(
+        HEAD
+        + f"tokenizers: {{mine: {{use: diffusers, path: vae}}}}\nregularizers: {{{regularizer}: {{}}}}\n"
+        + "generators: {gaussian: {}}\nevaluators: [reconstruction]\n"
+    )
+    done = bench_inline("run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = bench_inline("export", "results/tiny", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0 and f"{name}: out" in done.stdout and note in done.stderr, done.stderr
+    model = loaded(tmp_path / "out")
+    before = loaded(tmp_path / "vae")
+    changed = [n for n, p in model.state_dict().items() if not torch.equal(p, before.state_dict()[n])]
+    assert type(model) is type(before) and changed  # it was trained
+    cell = find_trained(tmp_path / "results/tiny", {}).cell
+    images = cell.dataset.images("val", torch.arange(8))
+    with torch.no_grad():
+        encoded = model.encode(images.repeat(1, 3, 1, 1))
+        latents = encoded.latents if name == "AutoencoderTiny" else encoded.latent_dist.mode()
+        z = cell.regularizer.latent(cell.tokenizer.encode(images), None)
+        decoded = model.decode(latents).sample.mean(1, keepdim=True)
+    assert torch.allclose(latents.flatten(2).transpose(1, 2), z, atol=1e-5)
+    assert torch.allclose(decoded, cell.tokenizer.decode(z), atol=1e-5)
 
 
 def test_nothing_is_overwritten(export, tmp_path):
