@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from .data import Split
 from .errors import Unfit
 from .noise import Noise
 from .specs import ImageSpec, LatentSpec
@@ -73,6 +74,13 @@ class Tokenizer(nn.Module):
         if not self.decodes:
             raise Unfit(f"{type(self).__name__} only encodes")
         return self.decoder(z)
+
+    def stored(self, split: Split) -> Tensor | None:
+        """h (n, T, C * expansion) of a split's images in their order, if it is read and not encoded.
+
+        Whoever overrides this method cannot be trained.
+        """
+        return None
 
     def features(self, images: Tensor) -> Tensor:
         """Features for a linear probe in place of latents, if a tokenizer has any: (B, c, H, W) -> (B, F)."""
