@@ -238,11 +238,10 @@ class MetaParts:
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow
     ) -> dict[str, str | None] | None:
         """The path and the hash of the checkpoint that a tokenizer's training starts from, if from any."""
-        if tokenizer.start or tokenizer.weights == RANDOM:
-            return None
-        if tokenizer.weights:
-            file: Path | None = user_path(tokenizer.weights)
-        else:
+        file: Path | None = None
+        if tokenizer.weights and tokenizer.weights != RANDOM:
+            file = user_path(tokenizer.weights)
+        elif not tokenizer.weights and not tokenizer.start:
             file = self._own_weights(tokenizer, self.tokenizer(data, tokenizer, regularizer))
         if file is None:
             return None
