@@ -53,7 +53,7 @@ class Tokenizer(nn.Module):
         return None
 
     def fetch(self) -> None:
-        """Downloads the file of `own_weights` if it is missing; the frame calls this before a run.
+        """Downloads what `own_weights` needs and is missing; the frame calls this before a run.
 
         Raises:
             OSError, ValueError: naming the file that is missing and cannot be downloaded, or must not be

@@ -276,6 +276,8 @@ class Half(nn.Module):
 
     def __init__(self, model: nn.Module, children: Callable[[str], bool]) -> None:
         super().__init__()
+        # Layers of many video models keep a frame for the next, which recomputation would find, too.
+        self.remembers = Interface.of(model).frames
         self.model: Any = copy.copy(model)
         own = {name: child for name, child in model._modules.items() if children(name)}
         # Statistics of latents and images are in both halves, which move them between devices. The children

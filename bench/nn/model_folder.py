@@ -75,7 +75,8 @@ class ModelFolder:
         """
         if self.repository is None:
             return
-        for name in WEIGHTS:
+        kept = self.weights()
+        for name in [kept.name] if kept.is_file() else WEIGHTS:
             try:
                 file = self._downloaded(name)
             except NoFile:

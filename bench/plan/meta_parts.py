@@ -238,11 +238,10 @@ class MetaParts:
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow
     ) -> dict[str, str | None] | None:
         """The path and the hash of the checkpoint that a tokenizer's training starts from, if from any."""
-        if tokenizer.start or tokenizer.weights == RANDOM:
-            return None
-        if tokenizer.weights:
-            file: Path | None = user_path(tokenizer.weights)
-        else:
+        file: Path | None = None
+        if tokenizer.weights and tokenizer.weights != RANDOM:
+            file = user_path(tokenizer.weights)
+        elif not tokenizer.weights and not tokenizer.start:
             file = self._own_weights(tokenizer, self.tokenizer(data, tokenizer, regularizer))
         if file is None:
             return None
@@ -268,16 +267,14 @@ class MetaParts:
         )
 
     def _own_weights(self, row: MatrixRow, model: Tokenizer) -> Path | None:
-        """The file that the part itself names, fetched if it must be there."""
-        file = model.own_weights()
-        if self.fetch and file is not None and not file.is_file():
+        """The file that the part itself names, which is fetched if it must be here."""
+        if self.fetch:
             try:
                 model.fetch()
             except (OSError, ValueError) as error:  # no network, or no such file there
                 self.offline |= isinstance(error, OfflineError)
                 raise self.refuse(row, f"no weights: {error}") from None
-            file = model.own_weights()
-        return file
+        return model.own_weights()
 
     def reconstruction(self, data: DatasetPlan) -> dict[str, Any]:
         """The reconstruction losses with the paths and hashes of their networks' weights."""

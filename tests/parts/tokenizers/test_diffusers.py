@@ -13,6 +13,7 @@ from latentbench.bench.nn import released_weights
 from latentbench.bench.nn.diffusers_model import REFUSED
 from latentbench.bench.nn.model_folder import NoModel
 from latentbench.bench.registry import PartError, create, get
+from latentbench.bench.runtime.recompute import prepare
 
 POINTS = {"AutoencoderDC", "AutoencoderTiny", "VQModel", "AutoencoderRAE"}  # classes without a posterior
 SIDES = {"AutoencoderRAE": 16, "AutoencoderKLLTX2Video": 64}  # of images; other classes get 64 x 32
@@ -118,6 +119,19 @@ def test_what_learns_learns_and_the_rest_is_frozen(name, tmp_path):
     assert all(head.dim() > 1 for head in tokenizer.heads.values())
     halves = [{id(p) for p in half.parameters()} for half in (tokenizer.encoder, tokenizer.decoder)]
     assert halves[0] and halves[1] and not halves[0] & halves[1]
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderDC", *VIDEOS])
+def test_gradients_with_layers_computed_again_are_the_same(name, tmp_path):
+    saved(tmp_path, name)
+    image, gradients = size_of(name), []
+    for checkpointing in (False, True):
+        tokenizer = build(tmp_path, image)
+        prepare({"checkpointing": checkpointing}, tokenizer)
+        tokenizer.decode(tokenizer.encode(rand_images(image))).square().sum().backward()
+        gradients.append([p.grad for p in tokenizer.parameters() if p.requires_grad])
+    for once, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, once)
 
 
 def test_grey_images_are_repeated_and_decoded_colours_averaged(tmp_path):
