@@ -26,5 +26,5 @@ def content(file: PictureFile) -> bytes:
 
 
 def as_input(file: PictureFile) -> Path | BytesIO:
-    """What Pillow and tifffile open."""
+    """The path or the stream that Pillow and tifffile open."""
     return BytesIO(file.data) if isinstance(file, EncodedPicture) else file

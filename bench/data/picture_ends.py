@@ -11,7 +11,7 @@ LARGE_JPEG = 2**20  # bytes: a JPEG has at most 512 pixels a byte, so a smaller 
 
 
 class Ends(NamedTuple):
-    """What the ends of a file say."""
+    """The answers of a file's ends."""
 
     complete: bool  # it begins and ends as a JPEG or a PNG of 8 bits
     may_be_large: bool  # it may have more than LARGEST pixels

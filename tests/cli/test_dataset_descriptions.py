@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.image_folders import class_folders, put
+from helpers.parquet_files import as_parquet
 from helpers.run import bench_inline
 
 from latentbench.bench.contracts.common import SPLITS
@@ -67,8 +68,9 @@ def test_folders_that_leave_a_doubt_are_a_problem_of_their_line(folder):
 
 @pytest.mark.parametrize("name", names("datasets"))
 def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
-    options = {"root": str(class_folders(tmp_path))} if name == "imagefolder" else {}
-    data = create("datasets", name, **options)
+    folder = class_folders(tmp_path / "folder")
+    roots = {"imagefolder": folder, "parquet": as_parquet(folder, tmp_path / "rows", rows=24)}
+    data = create("datasets", name, **({"root": str(roots[name])} if name in roots else {}))
     lines = data.description()
     assert all(f"{data.size(split):,} {split}" in lines[0] for split in SPLITS)
     assert "class" in lines[0]
