@@ -63,7 +63,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     if tail != MAGIC or size < 12:
         raise ImagesError(f"{file} is cut: its {size:,} bytes don't end as a parquet file; get it anew")
     try:
-        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+        return pq.ParquetFile(file, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise ImagesError(f"{file} cannot be read: {_first_line(error)}") from error
 

@@ -49,7 +49,7 @@ def read_picture(file: PictureFile, upright: bool = True, scales: Scales | None 
         picture, deep, orientation = _decoded(file)
         if deep is not None:
             picture = _picture_of(deep.levels(scales or {}))
-        return _flat(_turned(picture, orientation) if upright else picture)
+        return flat(_turned(picture, orientation) if upright else picture)
     except Exception as error:  # decoders may fail in any way
         raise ValueError(f"{file} cannot be decoded: {_reason(file, error)}") from error
 
@@ -60,7 +60,7 @@ def inspect(file: PictureFile) -> Inspection:
         picture, deep, orientation = _decoded(file)
         if deep is not None:
             return Inspection(kind=deep.kind, held=deep.held, frames=_has_more_frames(file))
-        _flat(_turned(picture, orientation))
+        flat(_turned(picture, orientation))
     except Exception as error:  # decoders may fail in any way
         return Inspection(_reason(file, error))
     return Inspection(frames=_has_more_frames(file))
@@ -139,7 +139,7 @@ def _picture_of(levels: NDArray[np.uint8]) -> Image:
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
-def _flat(picture: Image) -> Image:
+def flat(picture: Image) -> Image:
     """An 8-bit picture of any mode in mode L or RGB, on white where it is transparent."""
     from PIL import Image
 

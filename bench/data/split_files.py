@@ -187,9 +187,10 @@ def _check_shards(files: Sequence[Path]) -> None:
             sets.setdefault(key, {})[int(shards[1])] = file.name
     for (folder, name, count), there in sets.items():
         if missing := [str(i) for i in range(count) if i not in there]:
+            there_are = f"{folder} has {len(there)} of {count} files {name}-…-of-{count}"
             raise ImagesError(
-                f"{folder} has {len(there)} of {count} files {name}-…-of-{count}; missing: {listed(missing)}; "
-                "if these are all that you want, name them by `splits` with a pattern that has `-of-` in it"
+                f"{there_are}; missing: {listed(missing)}; if these are all that you want, name them by "
+                "`splits` with a pattern that has `-of-` in it"
             )
     twice = [key for key in sets if sum(key[:2] == other[:2] for other in sets) > 1]
     if twice:

@@ -69,8 +69,12 @@ def test_folders_that_leave_a_doubt_are_a_problem_of_their_line(folder):
 @pytest.mark.parametrize("name", names("datasets"))
 def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
     folder = class_folders(tmp_path / "folder")
-    roots = {"imagefolder": folder, "parquet": as_parquet(folder, tmp_path / "rows", rows=24)}
-    data = create("datasets", name, **({"root": str(roots[name])} if name in roots else {}))
+    options = {
+        "imagefolder": {"root": str(folder)},
+        "parquet": {"root": str(as_parquet(folder, tmp_path / "rows", rows=24))},
+        "torchvision": {"name": "FakeData", "train": {"size": 9}},
+    }
+    data = create("datasets", name, **options.get(name, {}))
     lines = data.description()
     assert all(f"{data.size(split):,} {split}" in lines[0] for split in SPLITS)
     assert "class" in lines[0]
