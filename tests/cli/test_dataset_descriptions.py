@@ -75,6 +75,8 @@ def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
         "torchvision": {"name": "FakeData", "train": {"size": 9}},
     }
     data = create("datasets", name, **options.get(name, {}))
+    if name == "emoji" and data.fingerprint() is None:
+        pytest.skip("needs Debian's fonts-noto-color-emoji and unicode-data")
     lines = data.description()
     assert all(f"{data.size(split):,} {split}" in lines[0] for split in SPLITS)
     assert "class" in lines[0]
