@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 
 @register("emoji")
 class EmojiPictures(Dataset):
-    """Some 3,600 emoji in colour, in the nine groups of Unicode (pip install "latentbench[emoji]").
+    """Some 3,600 emoji in colour, in the nine groups of Unicode (`pip install -e ".[emoji]"`).
 
     They are the bitmaps, 136 x 128 pixels, of Google's Noto Color Emoji (SIL Open Font License) on white, and
     need two packages of Debian: `apt-get install fonts-noto-color-emoji unicode-data`. Of each group a fifth

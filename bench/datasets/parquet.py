@@ -27,7 +27,7 @@ NAMED = 10  # unreadable rows in a message
 
 @register("parquet")
 class Parquet(EncodedPictures):
-    """Images of any size and type in parquet files (pip install "latentbench[parquet]"), cropped to a square.
+    """Images of any size and type in parquet files (`pip install -e ".[parquet]"`), cropped to a square.
 
     A column holds their bytes, or structs `{bytes, path}` as Hugging Face writes them; another, if there is
     one, their labels: whole numbers, which have the names in the file's metadata, or text. Files are splits

@@ -29,7 +29,7 @@ needs_debian = pytest.mark.skipif(
 
 
 def sets():
-    """The groups of a small list: 10 faces, 5 hands in 6 tones, 5 flags, a heart with a variation selector."""
+    """The groups of a small list: 10 faces, 5 hands in 6 tones, 5 flags, a heart with a selector."""
     return {
         "Smileys & Emotion": {(code,): f"face {code:X}" for code in FACES} | {(0x2764, 0xFE0F): "red heart"},
         "People & Body": {(code, *tone): "hand" for code in HANDS for tone in [(), *((t,) for t in TONES)]},
