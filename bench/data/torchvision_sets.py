@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,8 +16,10 @@ from .picture import flat
 NO_SETS = ("VisionDataset", "DatasetFolder", "LSUNClass", "wrap_dataset_for_transforms_v2")
 # Arguments that are code, or that the frame gives itself.
 NOT_WRITTEN = ("transform", "target_transform", "transforms", "download", "loader", "is_valid_file")
-LISTS = ("targets", "labels", "y", "_labels")  # attributes in which sets keep their targets
-PROBES = 16  # samples by which a set is judged
+# Attributes in which sets keep their targets, alone or beside the names of files. A list is taken only if it
+# agrees with samples.
+LISTS = ("targets", "labels", "y", "_labels", "_samples", "index", "_flat_character_images")
+PROBES = 32  # samples by which a set is judged
 
 
 class Sample(NamedTuple):
@@ -104,14 +106,25 @@ def _listed_targets(data: Any, name: str) -> Sequence[Any] | None:
     """The targets that a set keeps in a list, if they are those of its samples."""
     if getattr(data, "target_transform", None) is not None:
         return None
+    wanted = {number: as_label(sample_of(data, number, name).target) for number in probes(len(data))}
+    for values in _lists(data):
+        if all(as_label(values[number]) == label for number, label in wanted.items()):
+            return values
+    return None
+
+
+def _lists(data: Any) -> Iterator[Sequence[Any]]:
+    """Lists that may be a set's targets, with one for each of its samples."""
     for attribute in LISTS:
         values = getattr(data, attribute, None)
         if not isinstance(values, Sequence | np.ndarray | torch.Tensor) or len(values) != len(data):
             continue
-        numbers = probes(len(data))
-        if all(as_label(values[n]) == as_label(sample_of(data, n, name).target) for n in numbers):
-            return values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else values
-    return None
+        if isinstance(values, np.ndarray | torch.Tensor):
+            yield values.tolist()
+        elif all(isinstance(value, tuple) and len(value) == 2 for value in values):
+            yield from ([value[place] for value in values] for place in (0, 1))
+        else:
+            yield values
 
 
 def probes(count: int) -> list[int]:

@@ -97,8 +97,7 @@ class Torchvision(Dataset):
                 self._made(split, download=True)
         except Exception as error:  # without a network, without room, or the set has moved
             raise FileNotFoundError(f"{self._title} cannot be downloaded: {error}") from error
-        for name in ("_problem", "_sets"):
-            vars(self).pop(name, None)
+        vars(self).pop("_opened", None)
         if self._problem is not None:
             raise FileNotFoundError(self._problem)
 
@@ -170,7 +169,8 @@ class Torchvision(Dataset):
         made = [f"{split}: {_in_words(arguments)}" for split, arguments in self.arguments.items()]
         lines.append(f"torchvision's {self.name}; {'; '.join(made)}")
         if not self.classes:
-            lines.append(f"no labels are read: {self._why_unlabelled}")
+            reason = next(reason for _, reason in self._targets.values() if reason)
+            lines.append(f"no labels are read: {reason}")
         return lines
 
     def _read(self, split: Split, index: NDArray[np.int64]) -> Tensor:
@@ -208,16 +208,16 @@ class Torchvision(Dataset):
 
     @cached_property
     def _labels(self) -> dict[Split, NDArray[np.int64] | None]:
-        found = {split: labels_of(data, f"{self._title}, {split}")[0] for split, data in self._sets.items()}
+        found = {split: labels for split, (labels, _) in self._targets.items()}
         if any(labels is None for labels in found.values()):
             return dict.fromkeys(SPLITS)
         labels = {split: found.get(split, found["train"]) for split in SPLITS}
         return {split: cast(NDArray[np.int64], labels[split])[self._rows[split]] for split in SPLITS}
 
-    @property
-    def _why_unlabelled(self) -> str:
-        reasons = [labels_of(data, self._title) for data in self._sets.values()]
-        return next(reason for _, reason in reasons if reason)
+    @cached_property
+    def _targets(self) -> dict[Split, tuple[NDArray[np.int64] | None, str]]:
+        """The labels of torchvision's sets, or the reason why there are none."""
+        return {split: labels_of(data, f"{self._title}, {split}") for split, data in self._sets.items()}
 
     @property
     def _names(self) -> list[str]:
@@ -240,25 +240,28 @@ class Torchvision(Dataset):
     def _data(self, split: Split) -> Any:
         return self._sets.get(split, self._sets["train"])
 
-    @cached_property
+    @property
     def _sets(self) -> dict[Split, Any]:
-        if self._problem is not None:
-            raise FileNotFoundError(self._problem)
-        return {split: self._made(split) for split in self.arguments}
+        if isinstance(self._opened, str):
+            raise FileNotFoundError(self._opened)
+        return self._opened
 
-    @cached_property
+    @property
     def _problem(self) -> str | None:
         """The reason why the set is not here, if it is not."""
+        return self._opened if isinstance(self._opened, str) else None
+
+    @cached_property
+    def _opened(self) -> dict[Split, Any] | str:
+        """torchvision's own sets, or the reason why they are not here."""
         try:
-            for split in self.arguments:
-                self._made(split)
+            return {split: self._made(split) for split in self.arguments}
         except MISSING as error:
             said = str(error).splitlines()[0].partition(" You can use download=True")[0].rstrip(".")
             if isinstance(error, ModuleNotFoundError):
                 return f"{self._title} cannot be read: {said}"
             hint = "; `bench run` downloads it" if "download" in parameters_of(self._cls) else ""
             return f"{self._title} is not in {self.root}: {said}{hint}"
-        return None
 
     def _made(self, split: Split, **more: Any) -> Any:
         """torchvision's own set.

@@ -138,6 +138,19 @@ def test_sets_that_take_neither_hold_images_out(tmp_path):
     assert torch.equal(all_levels(data, "val"), all_levels(again, "val"))
 
 
+def test_labels_beside_file_names_are_found_without_reading_all_pictures(tmp_path, monkeypatch):
+    kinds = ("negative", "positive")
+    put(tmp_path / "rendered-sst2/train", *(f"{kind}/{n}.png" for kind in kinds for n in range(50)))
+    read = []
+    plain = official.RenderedSST2.__getitem__
+    monkeypatch.setattr(
+        official.RenderedSST2, "__getitem__", lambda self, n: read.append(n) or plain(self, n)
+    )
+    data = made("RenderedSST2", tmp_path, train={"split": "train"}, size=8)
+    labels = torch.cat([data.labels(split) for split in SPLITS])
+    assert labels.bincount().tolist() == [50, 50] and len(set(read)) < 40
+
+
 def voc(root):
     base = root / "VOCdevkit/VOC2012"
     put(base, *(f"JPEGImages/{n}.jpg" for n in range(6)))
