@@ -30,6 +30,7 @@ from .split_folders import (
 
 OF_SHARDS = re.compile(r"[-_.]?(\d+)-of-(\d+)(-[0-9a-f]{6,})?$")  # with the hash of older writers
 COUNTED = re.compile(r"(^|[-_.])\d+$")
+MANY = 3  # digits and a sign before them: shards have such numbers, whatever their name
 PIECES = FILLERS | {"part", "shard", "chunk"}  # words that stand before a number and say nothing of a split
 
 
@@ -95,7 +96,8 @@ def _group_of(root: Path, file: Path) -> str:
     if not shards and (counted := COUNTED.search(stem)):
         before = stem[: counted.start()]
         words = re.findall(r"[A-Za-z]+", before.lower())
-        if role_of(before.encode()) or PIECES.issuperset(words):
+        long = len(stem) - len(before) > MANY
+        if role_of(before.encode()) or PIECES.issuperset(words) or long:
             name = before
     parent = "" if str(relative.parent) == "." else f"{relative.parent}/"
     return (parent + name).rstrip("/")
@@ -129,7 +131,10 @@ def _by_names(root: Path, groups: Mapping[str, list[Path]]) -> SplitFiles:
     if val or test or len(others) > 1 or roles_in(names[0].encode()):
         text = f"has {_shown(names)}, and none that is train"
         if not val and not test:
-            raise _problem(root, text, {TRAIN: names[0], VAL: names[-1]}, {TRAIN: "*"})
+            first = next((name for name in names if TRAIN in roles_in(name.encode())), names[0])
+            rest = [name for name in names if name != first]
+            choice = {TRAIN: first, VAL: rest[0]} if rest else {TRAIN: first}
+            raise _problem(root, text, choice, {TRAIN: "*"})
         raise _problem(root, text, {TRAIN: (others or ["NAME"])[0], VAL: names[0]})
     return _chosen(groups, others[0])
 

@@ -6,6 +6,7 @@ import pytest
 from helpers.image_folders import class_folders, put
 from helpers.parquet_files import as_parquet
 from helpers.run import bench_inline
+from helpers.tar_files import as_tar
 
 from latentbench.bench.contracts.common import SPLITS
 from latentbench.bench.registry import create, names
@@ -73,6 +74,7 @@ def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
         "imagefolder": {"root": str(folder)},
         "parquet": {"root": str(as_parquet(folder, tmp_path / "rows", rows=24))},
         "torchvision": {"name": "FakeData", "train": {"size": 9}},
+        "webdataset": {"root": str(as_tar(folder, tmp_path / "tars"))},
     }
     data = create("datasets", name, **options.get(name, {}))
     if name == "emoji" and data.fingerprint() is None:

@@ -221,6 +221,11 @@ FILES = {  # files, the files of train and of val, or what is said
     ),
     "two of val": ("train val validation", "has val, validation, which may all be val"),
     "unknown names": ("a b", "has a, b, and none that is train"),
+    "shards of one name": ("my-set-0000 my-set-0001", (2, "my-set", 0, "")),
+    "splits of one name": (
+        "in1k-validation-00 in1k-train-0000 in1k-train-0001",
+        "`splits: {train: in1k-train, val: in1k-validation-00}`",
+    ),
     "folds": ("fold1 fold2", '`splits: {train: "*"}`'),
     "a name that mentions a split": ("my_train_v", "has my_train_v, and none that is train"),
     "a missing shard": (
