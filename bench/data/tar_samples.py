@@ -113,7 +113,7 @@ def samples_in(file: Path) -> Iterator[Sample]:
     _check_head(file)
     key, files = None, dict[str, tuple[int, int]]()
     try:
-        with tarfile.open(file, "r:") as archive:
+        with tarfile.TarFile(file) as archive:
             for member in archive:
                 if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
                     continue

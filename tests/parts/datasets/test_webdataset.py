@@ -65,13 +65,13 @@ def test_types_may_differ_and_fields_may_be_named(folder, root):
 
 FAULTS = {
     "no picture": ([("5.cls", b"1")], "train.tar sample 5 (no picture)"),
-    "two pictures": ([("5.png", 0), ("5.jpg", 0), ("5.cls", b"1")], "sample 5 (several pictures, .png and .jpg: "
+    "two pictures": ([("5.png", 0), ("5.jpg", 0), ("5.cls", b"1")], "5 (several pictures, .png and .jpg: "
                      "choose by `fields: {image: png}`)"),
     "no label": ([("5.png", 0)], "sample 5 (no .cls)"),
     "a label in words": ([("5.png", 0), ("5.cls", b"cat")], "sample 5 (the label 'cat' is no whole number)"),
     "a broken picture": ([("5.png", b"hello"), ("5.cls", b"1")], "sample 5 (no image)"),
     "an empty picture": ([("5.png", b""), ("5.cls", b"1")], "sample 5 (an empty picture)"),
-    "a name twice": ([(f"{n}.{kind}", 0 if kind == "png" else b"1") for n in "565" for kind in ("png", "cls")],
+    "a name twice": ([one for n in "565" for one in ((f"{n}.png", 0), (f"{n}.cls", b"1"))],
                      "sample 5 (its name is that of an earlier sample)"),
 }  # fmt: skip
 
