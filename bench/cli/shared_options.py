@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import registry
+from ..store.user_paths import user_path
 from .console import UsageError
 
 MatrixOption = Annotated[Path, typer.Option("-m", "--matrix", metavar="FILE", help="The matrix to run.")]
@@ -52,7 +53,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 def load_plugins(paths: list[Path] | None) -> None:
     for path in paths or ():
-        registry.load_plugin(path)
+        registry.load_plugin(user_path(path))
 
 
 def check_device(device: str) -> None:

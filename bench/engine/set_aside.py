@@ -5,7 +5,6 @@ results/NAME/set-aside/1   a results folder of its own: records/, their pictures
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -15,7 +14,7 @@ from ..leaderboard.numbers import plural
 from ..records.files import new_records
 from ..records.record import Record
 from ..report.page.embed import find_pictures, picture_owners
-from ..store.disk import replace_text
+from ..store.disk import replace_bytes
 
 FOLDER, LOCK = "set-aside", "matrix.lock*.yaml"
 
@@ -51,9 +50,7 @@ def move_aside(folder: Path, foreign: Mapping[Path, Record | None], which: str) 
     """
     aside = _new_folder(folder / FOLDER)
     for lock in folder.glob(LOCK):
-        text = lock.read_text(encoding="utf-8", errors="replace")
-        text = re.sub(r"^plugins:\n(- .*\n)+", _two_levels_up, text, flags=re.MULTILINE)
-        replace_text(aside / lock.name, text)
+        replace_bytes(aside / lock.name, lock.read_bytes())
     moved = sum(_move(file, aside / "records") for file in foreign)
     _move_pictures(folder, aside, [record for record in foreign.values() if record])
     return f"set aside in {aside}: {plural(moved, 'record')} {which}"
@@ -86,8 +83,3 @@ def _move(file: Path, folder: Path) -> bool:
         file.rename(folder / file.name)
         return True
     return False
-
-
-def _two_levels_up(plugins: re.Match[str]) -> str:
-    """The plugins of a resolved matrix, whose paths are relative to its folder, as seen from set-aside/N."""
-    return re.sub(r"(?<=\n)- (['\"]?)", r"- \1../../", plugins[0])

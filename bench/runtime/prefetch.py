@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import count
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -179,5 +181,16 @@ class Ahead:
 def _start_worker(worker: int) -> None:
     """Lets a worker process end with the training process, which alone handles interrupts."""
     die_with_parent()
+    sys.excepthook = _report
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an error unless it is that the training process has gone, with which this process ends too.
+
+    torch sends errors of the dataset to the training process; what is printed is of the thread that hands
+    shared memory over.
+    """
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

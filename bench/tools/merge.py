@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..engine.set_aside import foreign_records, move_aside
 from ..leaderboard.folders import MergeError, ResultsFolder, one_each
-from ..matrix.yaml_text import MatrixError, parse
+from ..matrix.yaml_text import MatrixError, dump, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.files import read_records, write_record
 from ..records.labels import slug
@@ -97,15 +94,14 @@ def _read(folder: Path) -> ResultsFolder:
 
 
 def _read_matrix(file: Path) -> dict[str, Any]:
-    """A resolved matrix, with the paths of its plugins made absolute."""
+    """A resolved matrix."""
     try:
         data = parse(read_text(file, str(file)), str(file)).data
     except MatrixError as error:
         raise MergeError(str(error)) from error
     if not resolved(data):
         raise MergeError(f"{file} is no matrix as a run resolves it")
-    plugins = [Path(os.path.abspath(file.parent / path)).as_posix() for path in data.get("plugins") or ()]
-    return {**data, "plugins": plugins}
+    return data
 
 
 def _check_out(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Record]) -> None:
@@ -166,7 +162,5 @@ def _write_matrices(sources: Sequence[ResultsFolder], out: Path) -> list[Path]:
         if old.name not in files:
             old.unlink()
     for name, matrix in files.items():
-        plugins = [Path(os.path.relpath(path, out.resolve())).as_posix() for path in matrix["plugins"]]
-        text = yaml.safe_dump({**matrix, "plugins": plugins}, sort_keys=False, allow_unicode=True)
-        replace_text(out / name, text)
+        replace_text(out / name, dump(matrix))
     return [out / name for name in files]

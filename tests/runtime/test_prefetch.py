@@ -192,3 +192,35 @@ def test_reading_processes_end_with_the_reading():
     del images
     time.sleep(0.1)
     assert len(readers) >= 2 and gone_within(30, readers)  # one is who was asked
+
+
+ABANDONED = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from multiprocessing import connection, get_context, process
+from multiprocessing.resource_sharer import DupFd
+from latentbench.bench.runtime.prefetch import _start_worker
+
+def serve(pipe):
+    _start_worker(0)
+    pipe.send(DupFd(0)._id[0])  # a thread waits there for a process that takes shared memory
+    pipe.recv()
+    raise SystemExit
+
+context = get_context("fork")
+here, there = context.Pipe()
+worker = context.Process(target=serve, args=(there,))
+worker.start()
+address = here.recv()
+connection.SocketClient(address).close()  # a process that dies before it says which
+time.sleep(0.3)
+here.send(None)
+worker.join()
+"""
+
+
+def test_a_process_that_reads_ahead_says_nothing_when_the_training_process_is_killed():
+    words = [sys.executable, "-c", ABANDONED, str(Path(__file__).parents[1])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
