@@ -105,12 +105,12 @@ def names(kind: str) -> list[str]:
     return sorted(name for name, source in sources(kind).items() if source.problem is None)
 
 
-def create(kind: str, name: str, **kwargs: Any) -> Any:
+def create(kind: str, name: str, /, **kwargs: Any) -> Any:  # a part's own option may be called `name`
     """A new part: `get(kind, name)(**kwargs)`."""
     return get(kind, name)(**kwargs)
 
 
-def use(base: type[P], choice: Use, **facts: Any) -> P:
+def use(base: type[P], choice: Use, /, **facts: Any) -> P:
     """A new part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
     return build(kind_of(base), options.pop("use"), facts, options)
@@ -217,9 +217,9 @@ def load_plugin(path: str | Path) -> list[PartSource]:
         except Exception as error:
             del sys.modules[module]
             problem = cause(error, file)
-            for part in set(_classes) - before:
+            for part in _new_parts(before):
                 del _classes[part]
-        _registered[module] = [part for part in _classes if part not in before]
+        _registered[module] = _new_parts(before)
     loaded = [
         PartSource(kind, name, module, file, _first_line(_classes[kind, name].__doc__))
         for kind, name in _registered[module]
@@ -230,6 +230,18 @@ def load_plugin(path: str | Path) -> list[PartSource]:
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
+
+
+def _new_parts(before: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Kinds and names of the parts that a plugin has registered, without those that it has only imported."""
+    new = [part for part in _classes if part not in before]
+    points = _entry_points(tuple(sys.path)) if new else ()
+    return [
+        (kind, name)
+        for kind, name in new
+        if _classes[kind, name].__module__
+        not in {source.module for source in (*_built_in(kind), *points) if source.name == name}
+    ]
 
 
 def _offer_siblings(file: Path) -> None:

@@ -74,8 +74,8 @@ def resolved(matrix: Matrix) -> dict[str, Any]:
 
 
 def _label(row: MatrixRow) -> dict[str, str]:
-    """The `label` of a row that has no section's key, where it isn't its part's name."""
-    return {"label": row.label} if row.label != row.part else {}
+    """The `label` of a row that has no section's key, where it isn't its part's name or its part's option."""
+    return {"label": row.label} if row.label != row.part and "label" not in row.options else {}
 
 
 def _plain_row(row: MatrixRow) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class MetaParts:
             fingerprint = dataset.fingerprint()
             if fingerprint is None and self.fetch:
                 dataset.fetch()
+                fingerprint = dataset.fingerprint()
             elif fingerprint is None:
                 dataset.size("train")
             if self.fetch and (few := [split for split in SPLITS if dataset.size(split) < LEAST]):
@@ -102,6 +103,7 @@ class MetaParts:
                 raise ValueError(f"too few images: {counts}; each split needs {LEAST}, to have a spread")
             description = dataset.description()
         except (OSError, ValueError) as error:  # missing or unreadable files
+            self.offline |= isinstance(error, OfflineError)
             raise self.refuse(row, str(error)) from None
         except Exception as error:  # a plugin may fail in any way
             file = registry.sources("datasets")[row.part].file
