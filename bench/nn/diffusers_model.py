@@ -142,7 +142,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Layout:
-    """What encoding and decoding an image of some size shows of a model."""
+    """A model's shapes and halves, as encoding and decoding an image of some size shows them."""
 
     name: str  # of the class
     colours: int
