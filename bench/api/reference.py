@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -118,6 +119,17 @@ class ReferenceSource:
         Raises:
             FileNotFoundError: naming the file.
         """
+
+    def counts(self, images: Mapping[Split, int]) -> dict[Split, int]:
+        """How many samples a draw of each split has, by the number of images; by default as many."""
+        return dict(images)
+
+    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+        """Bytes of main memory that drawing both splits takes at its peak, by the number of images.
+
+        The default is that of samples that are drawn once, in single precision.
+        """
+        return 4 * sum(self.counts(images).values()) * self.spec.tokens * self.spec.channels
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from the teacher's tokens (n, N, G) and pooled features (n, F) or from neither.

@@ -7,6 +7,12 @@ from torch import Tensor
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
 
 
+def memory_bytes(n: int, width: int) -> int:
+    """Bytes that n features against n take at their peak: in double precision, for 10,000 rows at a time."""
+    rows = min(n, 10_000)
+    return 8 * (2 * n * width + 3 * rows * n)
+
+
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
     """Shares of generated features inside the real manifold and the reverse (Kynkaanniemi et al., 2019).
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,6 +53,13 @@ SINGLE = {
         for name in ("exp", "log", "pow", "sum", "softmax", "rsqrt")
     ),
 }
+
+
+@lru_cache(maxsize=256)  # stages of equal rows have the same modules
+def bytes_of(module: nn.Module) -> int:
+    """Size of parameters and buffers, shared ones once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @dataclass(frozen=True)

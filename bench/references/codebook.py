@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split, seed_for
-from ..data.vectors import split_rows
+from ..data.vectors import split_rows, split_sizes
 from ..registry import register
 
 PATCHES = 100_000  # at most so many patches are clustered
@@ -48,6 +49,14 @@ class Codebook(ReferenceSource):
             raise ValueError(f"patch = {patch} doesn't divide images of {image.height} x {image.width}")
         self.patch, self.codes = patch, codes
         self.spec = LatentSpec(1, image.channels * patch**2)
+
+    def counts(self, images: Mapping[Split, int]) -> dict[Split, int]:
+        return split_sizes(self.codes)
+
+    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+        # Images and their patches, `unique`'s sorted copies, and k-means' copies of batches.
+        points = PATCHES * self.spec.channels
+        return 4 * (5 * points + 8192 * self.codes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         codes = cluster(self._training_patches(dataset), self.codes)

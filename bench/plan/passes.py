@@ -1,0 +1,130 @@
+"""The memory of passes through networks outside of training, in bytes, on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..api import (
+    FlowTokenizer,
+    Generator,
+    ImageSpec,
+    LatentSpec,
+    Likelihood,
+    Noise,
+    Reference,
+    Regularizer,
+    Split,
+    Tokenizer,
+)
+from ..api.reference import CHUNK as REFERENCE_CHUNK
+from ..models.activations import forward_memory, step_cost
+from ..models.live_tensors import LiveTensors, storage_id
+
+CALLS = 10_000  # operations of a sampler that are followed: its peak comes early
+SOLVER_STATES = 16  # tensors of float64 that an adaptive solver keeps of its state
+
+
+def encoding(tokenizer: Tokenizer, image: ImageSpec, count: int) -> int:
+    """Encoding so many images at a time, their pixels included."""
+    images = _empty(count, image.channels, image.height, image.width)
+    return images.nbytes + forward_memory(tokenizer.encode, images)
+
+
+def decoding(tokenizer: Tokenizer, image: ImageSpec, classes: int, count: int) -> int:
+    """Decoding so many latents at a time, the images included."""
+    z = _empty(count, tokenizer.spec.tokens, tokenizer.spec.channels)
+    if not isinstance(tokenizer, FlowTokenizer):
+        return z.nbytes + forward_memory(lambda z: tokenizer.decode(z).clamp(-1, 1), z)
+    x, t = _empty(count, image.channels, image.height, image.width), _empty(count)
+    labels = _labels(count) if classes else None
+    states = SOLVER_STATES * 2 * x.nbytes
+    return z.nbytes + states + forward_memory(tokenizer.velocity, x, t, z, labels)
+
+
+def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int) -> int:
+    """Drawing so many latents at a time from what was encoded."""
+    h = _empty(count, spec.tokens, spec.channels * regularizer.expansion)
+    labels = _labels(count) if classes else None
+
+    def latent(h: Tensor) -> Tensor:
+        return regularizer.latent(h, Noise(0, ("memory",)), labels)
+
+    return h.nbytes + forward_memory(latent, h)
+
+
+def sampling(generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int) -> int:
+    """Sampling so many latents at a time.
+
+    Of a sampler of many operations the first are followed, and then those of its scores.
+    """
+    guidance = 2.0 if guided else 1.0
+    labels = _labels(count) if classes else torch.full((count,), -1, device="meta")
+
+    def sample(labels: Tensor) -> Tensor:
+        return generator.sample(labels, guidance, Noise(0), **options)
+
+    peak = forward_memory(sample, labels, calls=CALLS)
+    if isinstance(generator, Likelihood) and generator.sampling_scores(guided and classes > 0, options):
+        z = _empty(count, generator.spec.tokens, generator.spec.channels)
+
+        def score(generator: Likelihood, z: Tensor) -> None:
+            z = z.requires_grad_()
+            torch.autograd.grad(generator.log_prob(z, labels if classes else None).sum(), z)
+
+        peak = max(peak, z.nbytes + step_cost(score, generator, z).peak)
+    return peak
+
+
+def fitting(generator: Generator, classes: int, batch: int) -> int:
+    """Fitting a generator in one pass over batches of this size."""
+    z, labels = _empty(batch, generator.spec.tokens, generator.spec.channels), None
+    if classes:
+        labels = _labels(batch)
+
+    def fit(generator: Generator, z: Tensor) -> None:
+        def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for _ in range(2):
+                yield z, labels
+
+        generator.fit(batches())
+
+    return z.nbytes + forward_memory(fit, generator, z)
+
+
+def mapping(
+    map: Callable[[Reference], Reference], spec: LatentSpec, counts: Mapping[Split, int], labelled: bool
+) -> tuple[int, int]:
+    """A reference's samples in a latent's space: what lasts, and what takes its making at its peak.
+
+    Large sets are mapped by chunks: of these, memory is extrapolated from two numbers of samples.
+    """
+
+    def measure(train: int, val: int) -> tuple[int, int]:
+        samples = _empty(train + val, spec.tokens, spec.channels)
+        labels = _labels(train + val) if labelled else None
+        alive = LiveTensors()
+        with torch.no_grad(), alive:
+            mapped = map(Reference(samples, labels, spec.grid, train)).samples
+        lasting = 0 if storage_id(mapped) == storage_id(samples) else mapped.untyped_storage().nbytes()
+        return lasting, alive.peak
+
+    total = sum(counts.values())
+    few, more = REFERENCE_CHUNK, 2 * REFERENCE_CHUNK
+    if total <= more:
+        return measure(counts["train"], counts["val"])
+    share = counts["train"] / total
+    ends = [measure(round(share * n), n - round(share * n)) for n in (few, more)]
+    lasting, peak = (round(a + (b - a) * (total - few) / (more - few)) for a, b in zip(*ends, strict=True))
+    return lasting, peak
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(*shape, device="meta")
+
+
+def _labels(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64, device="meta")
