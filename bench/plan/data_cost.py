@@ -50,9 +50,10 @@ def reference_cost(built: Built, config: Mapping[str, Any]) -> Cost:
     spec, images = built.source.spec, _images_read(built.dataset, config)
     if images is None:
         return Cost(disk_bytes=None)
-    drawn = sum(built.source.counts(images).values())
+    drawn = sum(built.source.counts(images, built.dataset.classes).values())
     return Cost(
-        set_memory_bytes=built.source.memory_bytes(images) + built.dataset.memory_bytes(),
+        set_memory_bytes=built.source.memory_bytes(images, built.dataset.classes)
+        + built.dataset.memory_bytes(),
         disk_bytes=drawn * spec.tokens * spec.channels * FLOAT,
         memory_advice="a reference of fewer images takes less (`images: N`)",
     )
@@ -72,7 +73,7 @@ def mapped_reference(
     images = _images_read(built.dataset, config)
     if images is None or built.source is None:
         return 0, 0
-    spec, drawn = built.source.spec, built.source.counts(images)
+    spec, drawn = built.source.spec, built.source.counts(images, built.dataset.classes)
     labelled = built.source.labelled and built.dataset.classes > 0
     lasting, making = counts.mapped(regularizer, method, latent, spec, drawn, labelled)
     joined = in_memory(FLOAT * sum(drawn.values()) * spec.tokens * spec.channels)

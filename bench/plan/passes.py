@@ -24,7 +24,8 @@ from ..api.reference import CHUNK as REFERENCE_CHUNK
 from ..models.activations import forward_memory, step_cost
 from ..models.live_tensors import LiveTensors, storage_id
 
-CALLS = 10_000  # operations of a sampler that are followed: its peak comes early
+CALLS = 1_000  # operations of a sampler that are followed: its peak comes early
+STEPS = 2  # of a sampler of equal steps
 SOLVER_STATES = 16  # tensors of float64 that an adaptive solver keeps of its state
 
 
@@ -63,9 +64,10 @@ def sampling(generator: Generator, classes: int, guided: bool, options: Mapping[
     """
     guidance = 2.0 if guided else 1.0
     labels = _labels(count) if classes else torch.full((count,), -1, device="meta")
+    few = {name: min(value, STEPS) if name == "steps" and value else value for name, value in options.items()}
 
     def sample(labels: Tensor) -> Tensor:
-        return generator.sample(labels, guidance, Noise(0), **options)
+        return generator.sample(labels, guidance, Noise(0), **few)
 
     peak = forward_memory(sample, labels, calls=CALLS)
     if isinstance(generator, Likelihood) and generator.sampling_scores(guided and classes > 0, options):

@@ -96,8 +96,9 @@ class PlannedSizes(SubjectSizes):
         self._pass(making - lasting)
         source = self.counts.plan.built[parent].source
         assert source is not None
-        images = {"train": self._images_of("train"), "val": self._images_of("val")}
-        drawn = source.counts(_few(images, self.counts.plan.stages[parent].config))  # type: ignore[arg-type]
+        images: dict[Split, int] = {"train": self._images_of("train"), "val": self._images_of("val")}
+        few = _few(images, self.counts.plan.stages[parent].config)
+        drawn = source.counts(few, self.classes)
         tokens = min(source.spec.tokens, spec.tokens)
         return drawn[split], tokens, spec.channels
 
@@ -176,6 +177,6 @@ class PlannedSizes(SubjectSizes):
         self.passing = max(self.passing, size)
 
 
-def _few(images: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, int]:
+def _few(images: Mapping[Split, int], config: Mapping[str, Any]) -> dict[Split, int]:
     most = config.get("images")
     return {split: n if most is None else min(n, most) for split, n in images.items()}

@@ -39,14 +39,14 @@ class Diffusion(ReferenceSource):
     def fetch(self) -> None:
         self.of.fetch()
 
-    def counts(self, images: Mapping[Split, int]) -> dict[Split, int]:
-        return self.of.counts(images)
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        return self.of.counts(images, classes)
 
-    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
         # Of the larger split also the scaled samples, noise and their products.
-        drawn = self.counts(images)
+        drawn = self.counts(images, classes)
         largest = 4 * max(drawn.values()) * self.spec.tokens * self.spec.channels
-        return self.of.memory_bytes(images) + super().memory_bytes(images) + 3 * largest
+        return self.of.memory_bytes(images, classes) + super().memory_bytes(images, classes) + 3 * largest
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         clean = self.of.draw(split, dataset, tokens, pooled)

@@ -31,9 +31,9 @@ class Latents(ReferenceSource):
     ) -> None:
         self.spec = teacher_spec
 
-    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
         # Both splits' latents, and the same in the order of the images.
-        return 2 * super().memory_bytes(images)
+        return 2 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         return Reference(tokens, dataset.labels(split), self.spec.grid)

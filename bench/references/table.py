@@ -55,12 +55,12 @@ class Table(ReferenceSource):
         if self.file != RANDOM and not self._path.is_file():
             raise FileNotFoundError(f"there is no file {self._path}")
 
-    def counts(self, images: Mapping[Split, int]) -> dict[Split, int]:
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
         return split_sizes(self.rows)
 
-    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
         # The table, the rows of a split, and both splits' samples.
-        return 3 * super().memory_bytes(images)
+        return 3 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = self._table()

@@ -21,9 +21,9 @@ class Teacher(ReferenceSource):
         self.features = features
         self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
 
-    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
         # All tokens are those of a mapped file.
-        return 0 if self.features == "tokens" else super().memory_bytes(images)
+        return 0 if self.features == "tokens" else super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         labels = dataset.labels(split)

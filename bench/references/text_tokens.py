@@ -56,12 +56,12 @@ class TextTokens(ReferenceSource):
     def fetch(self) -> None:
         embedding_table()
 
-    def counts(self, images: Mapping[Split, int]) -> dict[Split, int]:
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
         return split_sizes(TOKENS)
 
-    def memory_bytes(self, images: Mapping[Split, int]) -> int:
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
         # The rows of a split, and both splits' samples.
-        return 2 * super().memory_bytes(images)
+        return 2 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = embedding_table()

@@ -1,13 +1,15 @@
-"""Memory of a matrix's stages as planned and as measured, each in a forked process of its own.
+"""Memory of stages as planned and as measured, each stage in a forked process of its own.
 
-    python tests/helpers/measured_memory.py matrix.yaml [KIND ...]
+    python tests/helpers/measured_memory.py FOLDER < cases.json
 
-prints a JSON list with a dictionary for each stage; with kinds, other stages are made and not listed. A
-stage's memory is the largest sum of anonymous pages above what its process has at its start, with all
-imports: mapped files don't count, as the kernel can drop their pages.
+reads a JSON list of cases, each {"name", "matrix": a YAML text, "kinds": of stages}, makes the stages of
+these kinds and what they need in FOLDER, which all cases share, and prints a JSON list with a dictionary for
+each of these stages. A stage's memory is the largest sum of anonymous pages above what its process has at its
+start, with all imports: mapped files don't count, as the kernel can drop their pages.
 """
 
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -44,7 +46,9 @@ def anonymous(pid):
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return sum(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon", "RssSh")))
+    return sum(
+        1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon", "RssSh"))
+    )
 
 
 def peak_of(work):
@@ -71,14 +75,11 @@ def peak_of(work):
     return peak - start
 
 
-def measured(file, kinds=()):
-    """A dictionary for each stage of a matrix, in its order."""
+def measured(folder, cases):
+    """A dictionary for each stage of the wanted kinds that a case is the first to make."""
     for name in IMPORTS:
         importlib.import_module(name)
     from latentbench.bench import api, registry
-    from latentbench.bench.engine import worker
-    from latentbench.bench.engine.companions import Team
-    from latentbench.bench.engine.setting import Setting
     from latentbench.bench.matrix.load import load_matrix
     from latentbench.bench.plan.estimate import costs
     from latentbench.bench.plan.make import make_plan
@@ -89,40 +90,53 @@ def measured(file, kinds=()):
         for name in registry.names(kind):
             registry.get(kind, name)
     steps.CHECKPOINT_SECONDS = 0.0  # even a short training writes a checkpoint, as long ones do
-    matrix = load_matrix(file)
-    plan = make_plan(matrix, fetch=True)
-    planned, store = costs(plan, plan.stages.values()), Store(Path(file).resolve().parent / ".bench")
-    found = []
-    for stage in plan.stages.values():
-
-        def work(stage=stage):
-            setting = Setting(store.root, (), matrix.threads, "cpu", matrix.precision)
-            setting.apply()
-            parents = {role: plan.stages[parent] for role, parent in stage.parents.items()}
-            outcome = worker.run_stage(stage, parents, Team(setting), lambda message: None, threading.Event())
-            if outcome[0] != "done":
-                print(stage.kind, stage.label, *outcome[2:], file=sys.stderr)
-            return outcome[0] != "done"
-
-        if store.has(stage):
-            continue
-        began = time.monotonic()
-        peak = peak_of(work)
-        if not kinds or stage.kind in kinds:
-            cost = planned[stage.id]
+    store, found = Store(folder / ".bench"), []
+    for case in cases:
+        (folder / "matrix.yaml").write_text(case["matrix"])
+        matrix = load_matrix(folder / "matrix.yaml")
+        plan = make_plan(matrix, fetch=True)
+        wanted = [stage.id for stage in plan.stages.values() if stage.kind in case["kinds"]]
+        stages = [plan.stages[one] for one in plan.ancestors(wanted)]
+        planned = costs(plan, stages)
+        for stage in stages:
+            if store.has(stage):
+                continue
+            began = time.monotonic()
+            peak = peak_of(functools.partial(make, stage, plan, store, matrix))
+            if stage.id not in wanted:
+                continue
+            cost, seconds = planned[stage.id], time.monotonic() - began
+            parts = {name: size for name, size in cost.plain().items() if name.endswith("memory_bytes")}
             found.append(
                 {
+                    "case": case["name"],
                     "kind": stage.kind,
                     "label": stage.label,
                     "planned": cost.cpu_memory_bytes,
                     "measured": peak,
                     "made": store.has(stage),
-                    "seconds": round(time.monotonic() - began, 1),
-                    "parts": {k: v for k, v in cost.plain().items() if k.endswith("memory_bytes")},
+                    "seconds": round(seconds, 1),
+                    "parts": parts,
                 }
             )
     return found
 
 
+def make(stage, plan, store, matrix):
+    """Makes a stage as a worker does; returns an exit status."""
+    from latentbench.bench.engine import worker
+    from latentbench.bench.engine.companions import Team
+    from latentbench.bench.engine.setting import Setting
+
+    setting = Setting(store.root, (), matrix.threads, "cpu", matrix.precision)
+    setting.apply()
+    parents = {role: plan.stages[parent] for role, parent in stage.parents.items()}
+    outcome = worker.run_stage(stage, parents, Team(setting), lambda message: None, threading.Event())
+    if outcome[0] == "done":
+        return 0
+    print(stage.kind, stage.label, *outcome[2:], file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1], sys.argv[2:]), indent=1))
+    print(json.dumps(measured(Path(sys.argv[1]).resolve(), json.load(sys.stdin)), indent=1))
