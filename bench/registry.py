@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.abc
 import importlib.util
 import inspect
 import os
@@ -16,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .user_error import UserError
 
@@ -73,6 +74,7 @@ class PartSource:
 
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], PartSource] = {}
+_registered: dict[str, list[tuple[str, str]]] = {}  # kinds and names of parts by their plugin's module
 _parameters: dict[type, set[str]] = {}  # of constructors, because inspecting them is slow
 C = TypeVar("C", bound=type)
 P = TypeVar("P")
@@ -184,15 +186,28 @@ def sources(kind: str) -> dict[str, PartSource]:
 
 
 def load_plugin(path: str | Path) -> list[PartSource]:
-    """Runs a plugin file and makes its parts available; the parts of a file that fails have its `problem`."""
+    """Runs a plugin and makes its parts available; the parts of one that fails have its `problem`.
+
+    A plugin is a file, which may import modules beside it, or a folder with an `__init__.py`.
+    """
     file = Path(os.path.realpath(path))  # unlike Path.resolve, it doesn't raise for links in a circle
+    folders = None
+    if file.is_dir():
+        folders, file = [str(file)], file / "__init__.py"
     if not file.is_file():
-        raise PartError(f"no plugin file {str(path)!r}")
-    module = f"latentbench_plugin_{file.stem}_{abs(hash(str(file))):x}"
+        what = "no __init__.py in the plugin folder" if folders else "no plugin file"
+        raise PartError(f"{what} {str(path)!r}")
+    name = file.parent.name if folders else file.stem
+    module = f"latentbench_plugin_{name}_{abs(hash(str(file))):x}"
     problem = None
     if module not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module, file, loader=_FromSource(module, str(file)))
+        if not folders:
+            _offer_siblings(file)
+        spec = importlib.util.spec_from_file_location(
+            module, file, loader=_FromSource(module, str(file)), submodule_search_locations=folders
+        )
         assert spec is not None and spec.loader is not None
+        before = set(_classes)
         sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(sys.modules[module])
@@ -202,19 +217,69 @@ def load_plugin(path: str | Path) -> list[PartSource]:
         except Exception as error:
             del sys.modules[module]
             problem = cause(error, file)
-            for part in [part for part, cls in _classes.items() if cls.__module__ == module]:
+            for part in set(_classes) - before:
                 del _classes[part]
+        _registered[module] = [part for part in _classes if part not in before]
     loaded = [
-        PartSource(kind, name, module, file, _first_line(cls.__doc__))
-        for (kind, name), cls in _classes.items()
-        if cls.__module__ == module
+        PartSource(kind, name, module, file, _first_line(_classes[kind, name].__doc__))
+        for kind, name in _registered[module]
     ]
     if problem is not None:
         loaded = [replace(source, problem=problem) for source in _scan(file, module, None)]
-        loaded = loaded or [PartSource("regularizers", file.stem, module, file, problem=problem)]
+        loaded = loaded or [PartSource("regularizers", name, module, file, problem=problem)]
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
+
+
+def _offer_siblings(file: Path) -> None:
+    """Lets a plugin file import the modules beside it, after all others.
+
+    Raises:
+        PartError: another plugin's module of the same name is loaded, which Python would take instead.
+    """
+    folder = file.parent
+    if not any(isinstance(finder, _Siblings) for finder in sys.meta_path):
+        sys.meta_path.append(_Siblings())
+    _Siblings.folders[str(folder)] = None
+    try:
+        imported = set(_imported(ast.parse(file.read_text(encoding="utf-8"))))
+    except (SyntaxError, ValueError):  # running the file names the fault
+        return
+    for name in imported:
+        other = getattr(sys.modules.get(name), "__file__", None)
+        own = _Siblings.file(folder, name)
+        if own and other and Path(other).resolve() != own and str(Path(other).parent) in _Siblings.folders:
+            raise PartError(
+                f"{file} imports {name}, of which another plugin has loaded {other}: rename one, or make its "
+                "folder a plugin with an __init__.py and relative imports"
+            )
+
+
+class _Siblings(importlib.abc.MetaPathFinder):
+    """Finds the modules beside plugin files, and compiles them from their source as plugins are."""
+
+    folders: ClassVar[dict[str, None]] = {}
+
+    @staticmethod
+    def file(folder: Path, name: str) -> Path | None:
+        """The file of a module or package in a folder."""
+        candidates = (folder / name / "__init__.py", folder / f"{name}.py")
+        return next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        inside = [place for place in path or () if any(_within(place, folder) for folder in self.folders)]
+        for folder in self.folders if path is None else inside:
+            if file := self.file(Path(folder), name.rpartition(".")[2]):
+                locations = [str(file.parent)] if file.name == "__init__.py" else None
+                return importlib.util.spec_from_file_location(
+                    name, file, loader=_FromSource(name, str(file)), submodule_search_locations=locations
+                )
+        return None
+
+
+def _within(place: str, folder: str) -> bool:
+    return Path(place).is_relative_to(folder)
 
 
 class _FromSource(SourceFileLoader):

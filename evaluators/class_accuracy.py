@@ -55,6 +55,7 @@ class ClassAccuracy(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         requested = subject.requested_labels()
         if requested is None:
+            subject.left_out["class_accuracy"] = "samples are of no class, or all of one"
             return {}
         scores: dict[str, float] = {}
         for extractor in subject.extractors:

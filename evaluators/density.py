@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, Metric, Split, Subject, SubjectSizes
+from ..bench.api import Estimate, Evaluator, Metric, Split, Subject, SubjectSizes, Unfit
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import counts
@@ -28,7 +28,7 @@ def neighbour_distances(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     A bank entry that equals the query counts as a neighbour: queries and bank are drawn separately.
     """
     if k > len(bank):
-        raise ValueError(f"k = {k} neighbours were asked for, but the bank holds {len(bank)} tokens")
+        raise Unfit(f"k = {k} neighbours were asked for, but the bank holds {len(bank)} tokens")
     # faiss expands |q - b|^2 in float32, which loses small distances. So the search is around the bank's
     # mean, and distances to the neighbours are then computed directly.
     centre = bank.double().mean(0)

@@ -134,11 +134,15 @@ class Generation(Evaluator):
         if "spatial" in extractor.outputs and at is None:
             maps, train_maps = (subject.features(of, "spatial", extractor) for of in ("samples", "train"))
             scores[name("sFD")] = frechet_estimate(name("sFD"), maps, train_maps)
-        scores[name("KD")] = kernel_estimate(name("KD"), samples, train[subset], labels=labels)
+        scores |= subject.attempt(
+            name("KD"), lambda: kernel_estimate(name("KD"), samples, train[subset], labels=labels)
+        )
         if "logits" in extractor.outputs:
             logits = subject.features("samples", "logits", extractor)[:at]
             scores[name("IS")] = inception_score(name("IS"), logits)
-        if min(len(samples), len(train)) <= NEAREST:
+        if (fewer := min(len(samples), len(train))) <= NEAREST:
+            reason = f"{NEAREST} neighbours need more than {NEAREST} images on either side, not {fewer}"
+            subject.left_out |= {name(base): reason for base in NEIGHBOURS}
             return scores
         names = {base: name(base) for base in NEIGHBOURS}
         shares, nearest = overlap_estimates(names, samples, train[subset], labels)

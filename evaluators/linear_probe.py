@@ -64,10 +64,12 @@ class LinearProbe(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         train_labels, truth = subject.labels("train"), subject.labels("val")
         if train_labels is None or truth is None:
+            subject.left_out["probe_accuracy"] = "the dataset has no labels"
             return {}
         subset = fixed_order(len(train_labels), seed=0)[: self.images]
         classes = train_labels[subset].cpu()
         if len(classes.unique()) < 2:
+            subject.left_out["probe_accuracy"] = "all training images are of one class"
             return {}
         train, val = (self._vectors(z) for z in (subject.latents("train")[subset], subject.latents("val")))
         predictions = {"probe": self._ranked_classes(train, classes, val)}

@@ -25,7 +25,7 @@ itself ("facts" such as `spec` and `classes`); each interface lists them.
 from __future__ import annotations
 
 from .data import Dataset, Of, Split, from_uint8, to_uint8
-from .errors import Diverged, Unfit
+from .errors import BrokenContract, Diverged, Unfit
 from .evaluator import Bound, Estimate, Evaluator, Metric, Subject
 from .features import FeatureExtractor
 from .generator import Flow, Generator, Likelihood
@@ -40,6 +40,7 @@ from .tokenizer import FlowTokenizer, Tokenizer
 __all__ = [
     "Bound",
     "Dataset",
+    "BrokenContract",
     "Diverged",
     "Estimate",
     "Evaluator",

@@ -60,6 +60,13 @@ class Dataset:
         """The labels of a split: (size,) int64, or None without labels."""
         raise NotImplementedError
 
+    def description(self) -> list[str]:
+        """The set in words, a line or a few, which `bench plan` and `bench run` print."""
+        image, classes = self.image, f"{self.classes:,} class{'es' if self.classes != 1 else ''}"
+        sizes = f"{self.size('train'):,} train + {self.size('val'):,} val"
+        shape = f"{image.channels} x {image.height} x {image.width}"
+        return [f"{sizes} images of {shape}; {classes if self.classes else 'no classes'}"]
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Images (..., H, W) in [-1, 1] -> uint8 in 0..255, rounded to the nearest level and clamped."""

@@ -10,6 +10,10 @@ class Unfit(ValueError):
     """
 
 
+class BrokenContract(Exception):
+    """A part returned something else than its interface promises; the message names the part."""
+
+
 class Diverged(Exception):
     """The training failed by itself: a loss is not finite, or the latent collapsed.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
 from .data import Dataset, Of, Split
+from .errors import Unfit
 from .features import FeatureExtractor
 from .generator import Generator
 from .noise import Noise
@@ -94,11 +95,20 @@ class Subject:
     facts: dict[str, Any]  # arguments that the frame passed to the regularizer's constructor
     latent_batch: int | None  # size of the minibatches that latents are encoded in, if they depend on it
     costs: dict[str, dict[str, float]]  # by stage: {"tokenizer": {"seconds": …}, …}
+    left_out: dict[str, str]  # metrics that this cell cannot have, and why: tables list them
 
     @property
     def decodes(self) -> bool:
         """Whether latents can be decoded to images; if not, evaluators of images return no numbers."""
         return self.real or self.tokenizer is None or self.tokenizer.decodes
+
+    def attempt(self, name: str, compute: Callable[[], float]) -> dict[str, float]:
+        """The metric {name: compute()}; empty, with the reason in `left_out`, where that raises Unfit."""
+        try:
+            return {name: compute()}
+        except Unfit as error:
+            self.left_out[name] = str(error)
+            return {}
 
     def images(self, split: Split) -> Tensor:
         """Images of a split, (n, c, H, W) uint8; large sets, as of latents, are mapped files: read chunks."""

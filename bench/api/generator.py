@@ -29,6 +29,13 @@ class Generator(nn.Module):
         super().__init__()
         self.spec, self.classes = spec, classes
 
+    def fingerprint(self) -> str | None:
+        """sha256 of files that the part reads besides its weights; "" without any, None if one is missing.
+
+        Cache keys contain it. Files that a plugin's constructor opens by Python are in them anyway.
+        """
+        return ""
+
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """Named scalars whose sum is descended; the generator itself drops labels in training."""
         raise NotImplementedError

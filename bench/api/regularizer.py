@@ -43,6 +43,13 @@ class Regularizer(nn.Module):
         super().__init__()
         self.spec = spec
 
+    def fingerprint(self) -> str | None:
+        """sha256 of files that the part reads besides its weights; "" without any, None if one is missing.
+
+        Cache keys contain it. Files that a plugin's constructor opens by Python are in them anyway.
+        """
+        return ""
+
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
         """The latent of h: (B, T, C * expansion) -> (B, T, C); without noise, the deterministic latent."""
         return h

@@ -34,6 +34,13 @@ class Tokenizer(nn.Module):
     def __init__(self, image: ImageSpec, expansion: int) -> None:
         super().__init__()
 
+    def fingerprint(self) -> str | None:
+        """sha256 of files that the part reads besides its weights; "" without any, None if one is missing.
+
+        Cache keys contain it. Files that a plugin's constructor opens by Python are in them anyway.
+        """
+        return ""
+
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder"."""

@@ -8,12 +8,14 @@ Ctrl-C and 143 by SIGTERM. Commands import what needs torch when they are called
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..runtime.output_streams import make_lasting
 from ..user_error import UserError
 from .checks import check, clean, doctor
 from .console import print_error_line
@@ -63,5 +65,16 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 
 def main() -> None:
-    """The entry point of `bench`."""
-    app()
+    """The entry point of `bench`, which prints to streams that never end it."""
+    output = make_lasting()
+    code = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.stdout.flush()
+    if output is not None and output.lost:
+        print_error_line(f"error: the output is incomplete: {output.lost}")
+        # What a run makes is in its results folder; other commands make what they print.
+        code = code or int("run" not in sys.argv[1:2])
+    sys.exit(code)

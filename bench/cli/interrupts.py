@@ -15,6 +15,10 @@ import typer
 from .console import out
 
 
+class _Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP; after a KeyboardInterrupt itself Python may exit with the status of a Ctrl-C."""
+
+
 @contextmanager
 def resumable() -> Iterator[None]:
     """Prints the command that goes on with an interrupted run, and exits with 130, 143 or 129.
@@ -26,13 +30,13 @@ def resumable() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         received.append(number)  # Ray turns the KeyboardInterrupt into another exception
-        raise KeyboardInterrupt
+        raise _Ended
 
     # A signal that is ignored stays ignored, which is what `nohup` is for. Only the main thread gets signals.
     in_main_thread = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {}
     number: int
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
         if in_main_thread and signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
     try:

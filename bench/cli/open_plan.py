@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,13 @@ def open_plan(
     except mirror.RemoteError as error:  # nothing has begun: a usage error
         raise UsageError(str(error)) from error
     return OpenPlan(matrix, plan, cells, store)
+
+
+def contents(opened: OpenPlan) -> Iterator[Text]:
+    """The datasets of the chosen cells in words: `images: 48 train + 16 val images; 2 classes: …`."""
+    for label in dict.fromkeys(cell.dataset for cell in opened.cells):
+        for line in opened.plan.descriptions[label]:
+            yield Text(f"{label}: {line}")
 
 
 def headline(opened: OpenPlan, cached: int, jobs: int | None = None) -> Text:

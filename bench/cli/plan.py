@@ -11,7 +11,7 @@ import typer
 from .. import registry
 from ..options.words import listed
 from .console import UsageError, out, plain_table, print_json
-from .open_plan import headline, open_plan
+from .open_plan import contents, headline, open_plan
 from .safe_text import Text
 from .shared_options import (
     DeviceOption,
@@ -70,10 +70,12 @@ def plan(
 
 
 def _plan_json(opened: OpenPlan, costs: Forecast, accelerator: dict[str, Any]) -> dict[str, Any]:
+    used = dict.fromkeys(cell.dataset for cell in opened.cells)
     return {
         "name": opened.matrix.name,
         "home": str(opened.store.root),
         "accelerator": accelerator,
+        "datasets": {label: opened.plan.descriptions[label] for label in used},
         "totals": costs.totals(),
         "cells": [
             {
@@ -115,7 +117,8 @@ def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool) 
         out.print(Text(f"skipped: {listed(names, 1)}: {reason}"), soft_wrap=True)
     for sentence in costs.sentences():
         out.print(Text(sentence), soft_wrap=True)
-    out.print(headline(opened, cached), soft_wrap=True)
+    for line in (*contents(opened), headline(opened, cached)):
+        out.print(line, soft_wrap=True)
     saved = sum(costs.uses[stage.id] - 1 for stage in opened.needed)
     store = opened.store
     folders = f"{store.root} and {store.url}" if store.url else store.root

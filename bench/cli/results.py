@@ -26,8 +26,12 @@ def report(
 
     if len(folders) > 1 and output is None:
         raise UsageError("several folders need -o DIR")
+    out = output or folders[0]
+    replaced = out not in folders and (out / "leaderboard.csv").is_file()
     with as_usage_errors(OSError):
-        written = rebuild_report(folders, output or folders[0])
+        written = rebuild_report(folders, out)
+    if replaced:
+        print_error_line(f"note: the report that was in {out} is replaced")
     for file in written:
         print(file)
 
@@ -130,7 +134,11 @@ def audit(
             else:
                 known = ", ".join(registry.names("datasets"))
                 raise UsageError(f"--reference {name!r} is neither a path nor a dataset ({known})")
-        table = auditing.audit(auditing.read(images), references, extractor)
+        samples = auditing.read(images)
+        table = auditing.audit(samples, references, extractor)
+    for image_set in (samples, *references):
+        for note in image_set.notes:
+            print_error_line(f"note: {image_set.name}: {note}")
     if as_json:
         print_json(table.to_dict("records"))
     else:

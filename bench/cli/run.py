@@ -13,7 +13,7 @@ import typer
 
 from .console import UsageError, err, out, print_error_line
 from .interrupts import resumable
-from .open_plan import headline, open_plan
+from .open_plan import contents, headline, open_plan
 from .safe_text import Text, escape_control_characters
 from .shared_options import (
     DebugOption,
@@ -245,7 +245,8 @@ def _run(
 
     needed = len(opened.needed)
     cached = 0 if options.rerun else sum(opened.store.has(stage) for stage in opened.needed)
-    out.print(headline(opened, cached, options.jobs), soft_wrap=True)
+    for line in (*contents(opened), headline(opened, cached, options.jobs)):
+        out.print(line, soft_wrap=True)
     display = Display(out, needed, cached, quiet)
     tracking = None
     if track:
@@ -269,11 +270,15 @@ def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
     from ..report.summary import terminal_summary
 
     failed = [record for record in records if record.status == "failed"]
+    without = sorted({name for record in records for name, why in record.missing.items() if why["failed"]})
     print()
     print(escape_control_characters(terminal_summary(records)))
     print()
     for record in failed:
         print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
+    if without:
+        names = escape_control_characters(", ".join(without))
+        print(f"no numbers of {names} in some cells: the leaderboard says why")
     print(f"leaderboard: {folder / 'leaderboard.html'}, .md, .tex and .csv")
     pictures = [str(folder / kind) for kind in ("samples", "figures") if (folder / kind).is_dir()]
     print(f"records:     {folder / 'records'}   pictures: {' and '.join(pictures) or 'none'}")
@@ -281,4 +286,5 @@ def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
     if failed:
         if not debug:
             print(f"{len(failed)} of {len(records)} cells failed; --debug shows tracebacks")
+    if failed or without:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import registry
+from ..store.user_paths import user_path
 from .console import UsageError
 
 MatrixOption = Annotated[Path, typer.Option("-m", "--matrix", metavar="FILE", help="The matrix to run.")]
@@ -29,7 +30,8 @@ SeedsOption = Annotated[
     int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 … N-1 in place of the matrix's.")
 ]
 PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="PATH", help="A Python file with further parts.")
+    list[Path] | None,
+    typer.Option("--plugin", metavar="PATH", help="A file or package with further parts."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where to compute.")]
 ShardOption = Annotated[
@@ -51,7 +53,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 def load_plugins(paths: list[Path] | None) -> None:
     for path in paths or ():
-        registry.load_plugin(path)
+        registry.load_plugin(user_path(path))
 
 
 def check_device(device: str) -> None:

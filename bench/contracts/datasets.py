@@ -14,6 +14,7 @@ from . import common
 from .common import SPLITS, Part, equal, require
 
 SETTINGS = (None,)
+LEAST = 2  # images of a split: no spread, and no distance of spreads, has fewer
 IMAGES = 50  # images per split that are checked
 COMPARED, BYTES = 5000, 2**28  # largest number of images per split, and their bytes, in search of duplicates
 
@@ -30,6 +31,15 @@ class Scene:
     def index(self, split: Split) -> Tensor:
         """Evenly spaced images of a split (IMAGES,)."""
         return torch.linspace(0, self.data.size(split) - 1, IMAGES).long()
+
+
+def sizes(scene: Scene) -> str:
+    """Both splits have images"""
+    counts = {split: scene.data.size(split) for split in SPLITS}
+    for split, count in counts.items():
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        require(whole and count >= LEAST, f"size({split!r}) is {count!r}; it must be a number >= {LEAST}")
+    return f"{counts['train']:,} + {counts['val']:,}"
 
 
 def images(scene: Scene) -> str:
@@ -135,6 +145,7 @@ def cost(scene: Scene) -> str:
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (
     common.documented,
     common.versioned,
+    sizes,
     images,
     labels,
     disjoint,

@@ -50,20 +50,26 @@ class Scene:
 
 def shapes(scene: Scene) -> str:
     """It encodes into its spec and decodes into images"""
-    model, spec = scene.model, scene.model.spec
+    return check_shapes(scene.model, scene.images, scene.expansion)
+
+
+def check_shapes(model: Tokenizer, images: Tensor, expansion: int) -> str:
+    """Checks the shapes of hidden values and of decoded images; returns them as text."""
+    spec, shape = model.spec, tuple(images.shape)
     common.require_grid(spec)
-    h, meant = model.encode(scene.images), (BATCH, spec.tokens, spec.channels * scene.expansion)
+    h, meant = model.encode(images), (len(images), spec.tokens, spec.channels * expansion)
     require(h.shape == meant, f"encode() gives {tuple(h.shape)}, not (B, T, C * expansion) = {meant}")
+    z = h[..., : spec.channels]
     if not model.decodes:
         try:
-            model.decode(scene.first(h))
+            model.decode(z)
         except Unfit:
             return f"{spec}, which it doesn't decode"
         raise BrokenPromise("decodes is False, but decode() doesn't raise Unfit")
-    images, shape = model.decode(scene.first(h)), tuple(scene.images.shape)
-    require(images.shape == shape, f"decode() gives {tuple(images.shape)}, not {shape}")
-    require(images.isfinite().all(), "decode() is not finite")
-    return f"{scene.image.channels} x {scene.image.height} x {scene.image.width} -> {spec}"
+    decoded = model.decode(z)
+    require(decoded.shape == shape, f"decode() gives {tuple(decoded.shape)}, not {shape}")
+    require(decoded.isfinite().all(), "decode() is not finite")
+    return f"{' x '.join(map(str, shape[1:]))} -> {spec}"
 
 
 def repeats(scene: Scene) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad as padded
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
+from ..store.user_paths import user_path
 from .fixed_order import random_rows
 
 PREFIX: dict[Split, str] = {"train": "train", "val": "t10k"}
@@ -61,7 +62,7 @@ class IdxDataset(Dataset):
         """
         if count is not None and set(count) != set(PREFIX):
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
-        self.roots = [Path(name).expanduser() for name in ([root] if root is not None else self.folders)]
+        self.roots = [user_path(name) for name in ([root] if root is not None else self.folders)]
         self.pad, self.count = pad, count
         self.image = ImageSpec(channels=1, height=28 + 2 * pad, width=28 + 2 * pad)
 

@@ -83,6 +83,9 @@ def prepared(images: Tensor, resolution: int | None, resizing: str = "clean", ro
     return to_rgb(resized.flatten(0, 1)[: len(levels), None])
 
 
+LONGEST = 64  # times as long as it is wide is a picture that is cut before it is resized
+
+
 def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
     """ADM's crop, uint8 (H, W, c) -> (side, c): halved by boxes, bicubic to the shorter side, cropped."""
     from PIL import Image
@@ -92,6 +95,13 @@ def adm_centre_crop(image: np.ndarray, side: tuple[int, int]) -> np.ndarray:
     while picture.width >= 2 * width and picture.height >= 2 * height:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = max(width / picture.width, height / picture.height)
+    # All of a strip of 1 x 60,000 pixels would be enlarged to gigabytes, of which one square is kept.
+    if picture.width * scale > LONGEST * width or picture.height * scale > LONGEST * height:
+        across, down = LONGEST * width / scale, LONGEST * height / scale
+        left, top = max(0.0, (picture.width - across) / 2), max(0.0, (picture.height - down) / 2)
+        picture = picture.crop(
+            (round(left), round(top), round(picture.width - left), picture.height - round(top))
+        )
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     array = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
     top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
 from ..registry import register
+from ..store.user_paths import user_path
 
 SIZES: dict[Split, int] = {"train": 50_000, "val": 10_000}
 FOLDERS = ("data", "~/data", "~/.cache/torchvision")
@@ -30,7 +31,7 @@ class CIFAR10(Dataset):
             root: torchvision's root, the folder with `cifar-10-batches-py`; null: the usual ones.
             mirror: `train` also has every image mirrored, after all others.
         """
-        self.roots = [Path(folder).expanduser() for folder in (FOLDERS if root is None else [root])]
+        self.roots = [user_path(folder) for folder in (FOLDERS if root is None else [root])]
         self.mirror = mirror
 
     def fetch(self) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,21 +15,16 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
-from ..data.image_index import Listing, list_images
+from ..data.class_folders import ClassFolders, Files, divided, in_words
+from ..data.image_folders import ImagesError
+from ..data.image_index import list_images
 from ..data.images import adm_centre_crop
+from ..data.picture import opened
 from ..registry import register
+from ..store.user_paths import user_path
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True)
-class Files:
-    """A split's files: names relative to the root, sizes in bytes, and classes (n,) or None."""
-
-    names: NDArray[np.bytes_]
-    sizes: NDArray[np.int64]
-    labels: NDArray[np.int64] | None
+# Grey of 16 bits was scaled in the same way before scales were known: keys of such sets stay.
+EARLIER = [(kind, (0.0, 65535.0)) for kind in ("uint16 grey", "int32 grey")]
 
 
 @register("imagefolder")
@@ -40,13 +33,18 @@ class ImageFolder(Dataset):
 
     Files are ROOT/train/CLASS/… and ROOT/val/CLASS/…, or ROOT/CLASS/…, or ROOT/… without classes. Without a
     folder `val`, images are held out by a hash of their name, so that adding or removing files moves no other
-    image to another split.
+    image to another split. Folders of splits may have other names, such as `Train` and `validation`; names
+    that leave a doubt, such as `test` beside `train` alone, are a problem that `splits` solves.
+
+    Hidden files and folders, `__MACOSX` and `@eaDir` are left out. Pixels of more than 8 bits are scaled by
+    what the set holds. `bench plan` and `bench run` say what was found and what was left out.
 
     Two copies of a set have the same fingerprint: sha256 of names, sizes in bytes and options. It depends
     neither on the files' contents, which aren't read for it, nor on dates or the folder's path.
     """
 
     decodes: ClassVar[bool] = True
+    later: ClassVar[frozenset[str]] = frozenset({"splits"})
 
     def __init__(
         self,
@@ -58,6 +56,7 @@ class ImageFolder(Dataset):
         mirror: bool = False,
         upright: bool = True,
         verify: Literal["ends", "all"] = "ends",
+        splits: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -71,20 +70,27 @@ class ImageFolder(Dataset):
                 latents of both are stored. Distances are to the images as they are.
             upright: whether images are turned by their EXIF tag, which ADM and the papers ignore.
             verify: which files are decoded before anything runs: "ends": those that don't begin and end as
-                JPEG or PNG; "all": all files.
+                JPEG or PNG of 8 bits; "all": all files.
+            splits: the folders of the splits, {train: FOLDER, val: FOLDER} or {train: FOLDER}; other folders
+                aren't read. {}: all folders are classes, whatever their names. null: by their names.
         """
+        if splits is not None and not _are_splits(splits):
+            raise ValueError(
+                f"splits must be {{train: FOLDER, val: FOLDER}} or {{train: FOLDER}}, with two folders below "
+                f"the root, or {{}}, not {dict(splits)}"
+            )
         if count is not None and set(count) != {"train", "val"}:
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")
-        self.root = Path(os.path.expandvars(root)).expanduser()
+        self.root = user_path(root)
         self.image = ImageSpec(channels=3, height=size, width=size)
         self.count, self.held_out, self.mirror, self.upright = count, held_out, mirror, upright
-        self.expected, self.verify = classes, verify
+        self.expected, self.verify, self.splits = classes, verify, splits
 
     @cached_property
     def classes(self) -> int:  # type: ignore[override]
         if self.expected is not None:
             return self.expected
-        return classes_in(self._splits)
+        return len(self._found.classes)
 
     def fetch(self) -> None:
         if not self.root.is_dir():
@@ -97,6 +103,11 @@ class ImageFolder(Dataset):
         if not self.root.is_dir():
             return None
         text = f"size={self.image.height} mirror={self.mirror} upright={self.upright}"
+        for kind, held in sorted(self._found.listing.held.items()):
+            if (kind, held.scale) not in EARLIER:  # black and white depend on what the files hold
+                text += f" {kind}={held.scale}"
+        if self.splits is not None:
+            text += f" splits={sorted(self.splits.items())}"
         digest = hashlib.sha256(text.encode())
         for split, files in self._splits.items():
             digest.update(f"\0{split}".encode())
@@ -137,87 +148,38 @@ class ImageFolder(Dataset):
         size = file.stat().st_size
         if size != files.sizes[row]:
             raise ValueError(f"{file} has {size} bytes; it had {files.sizes[row]} when it was listed")
-        levels = adm_centre_crop(opened(file, self.upright), (self.image.height, self.image.width))
+        pixels = opened(file, self.upright, self._found.listing.scales)
+        levels = adm_centre_crop(pixels, (self.image.height, self.image.width))
         return levels[:, ::-1] if mirrored else levels
 
+    def description(self) -> list[str]:
+        return in_words(self._found) if self.root.is_dir() else super().description()
+
+    @property
+    def _splits(self) -> Mapping[Split, Files]:
+        return self._found.splits
+
     @cached_property
-    def _splits(self) -> dict[Split, Files]:
+    def _found(self) -> ClassFolders:
         self.fetch()
-        splits = divided(list_images(self.root, self.verify), self.held_out)
-        for split, files in splits.items():
+        listing = list_images(self.root, self.verify, self.splits)
+        found = divided(listing, self.held_out)
+        for split, files in found.splits.items():
             count = len(files.names)
             if not count:
-                raise ValueError(f"no images for {split} in {self.root}")
+                why = f"; {self.held_out:g} of {len(listing.names)} is none" if not listing.splits.val else ""
+                raise ImagesError(f"no images for {split} in {self.root}{why}")
             if self.count is not None and count != self.count[split]:
                 expected = self.count[split]
-                raise ValueError(f"{self.root} holds {count} images for {split}, `count` says {expected}")
-        classes = classes_in(splits)
+                raise ImagesError(f"{self.root} holds {count} images for {split}, `count` says {expected}")
+        classes = len(found.classes)
         if self.expected not in (None, classes):
-            raise ValueError(f"{self.root} holds {classes} classes, `classes` says {self.expected}")
-        return splits
+            raise ImagesError(f"{self.root} holds {classes} classes, `classes` says {self.expected}")
+        return found
 
 
-def divided(listing: Listing, held_out: float) -> dict[Split, Files]:
-    """Divides files into splits, with classes numbered in the order of their names' bytes."""
-    names: list[bytes] = listing.names.tolist()
-    split_folders = names[0].startswith((b"train/", b"val/"))
-    parts = [name.partition(b"/")[2] if split_folders else name for name in names]
-    folders = [part.partition(b"/")[0] if b"/" in part else b"" for part in parts]
-    if split_folders and names[-1].startswith(b"val/"):
-        val = np.array([name.startswith(b"val/") for name in names])
-    else:
-        val = np.array([hash_fraction(part) < held_out for part in parts])
-    classes = sorted(set(folders))
-    if split_folders:  # a class must have training images
-        classes = sorted({folder for folder, in_val in zip(folders, val, strict=True) if not in_val})
-    unknown = sorted(set(folders) - set(classes))
-    if unknown or b"" in classes and len(classes) > 1:
-        problem = "some do not"
-        if unknown:
-            problem = f"only in val: {os.fsdecode(unknown[0]) or 'images without one'}"
-        raise ValueError(f"images of a class must lie in its folder, in train and in val alike; {problem}")
-    labels = None
-    if classes != [b""]:
-        number = {folder: index for index, folder in enumerate(classes)}
-        labels = np.array([number[folder] for folder in folders], dtype=np.int64)
-    masks: dict[Split, NDArray[np.bool_]] = {"train": ~val, "val": val}
-    return {
-        split: Files(listing.names[mask], listing.sizes[mask], None if labels is None else labels[mask])
-        for split, mask in masks.items()
-    }
-
-
-def classes_in(splits: Mapping[Split, Files]) -> int:
-    """The number of classes, 0 without labels."""
-    return max(0 if files.labels is None else int(files.labels.max()) + 1 for files in splits.values())
-
-
-def hash_fraction(name: bytes) -> float:
-    """A pseudo-random number in [0, 1) from the hash of a name."""
-    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
-
-
-def opened(file: Path, upright: bool) -> NDArray[np.uint8]:
-    """The pixels of an image file of any mode, uint8 (H, W, 3)."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(rgb(picture, upright))
-    except (OSError, SyntaxError) as error:  # what PIL's decoders raise
-        raise ValueError(f"{file} cannot be decoded: {error}") from error
-
-
-def rgb(picture: Image, upright: bool) -> Image:
-    """Converts to RGB with 8 bits: 16-bit grey is scaled, not clipped; transparency becomes white."""
-    from PIL import Image, ImageOps
-
-    if upright:
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        levels = np.asarray(picture).astype(np.float64)
-        picture = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
-    elif picture.has_transparency_data:
-        over = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return picture.convert("RGB")
+def _are_splits(splits: Mapping[str, str]) -> bool:
+    """Whether it names a folder for train and perhaps another one for val, below the root."""
+    paths = [os.path.normpath(name) for name in splits.values()]
+    below = not any(path.split(os.sep)[0] in ("", ".", "..") for path in paths)
+    return below and len(set(paths)) == len(paths) and set(splits) in (set(), {"train"}, {"train", "val"})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from ..matrix.load import resolved
+from ..matrix.yaml_text import dump
 from ..plan.plan import PROBE, TRAINED, Cell
 from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
@@ -25,6 +26,9 @@ from .open_plan import OpenPlan
 from .run_options import RunOptions
 from .set_aside import set_aside
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class ResultsWriter:
     """Writes a results folder; it also has the records that other runs have written there."""
@@ -35,7 +39,6 @@ class ResultsWriter:
         self.title = self.matrix.name + (f", profile {options.profile}" if options.profile else "")
         self.seen: dict[str, tuple[int, ...]] = {}  # identities of the record files that were read, by name
         self.records: dict[str, Record] = {}  # by cell key
-        self.same_matrix = False  # as in the run before this one
 
     def begin(self) -> str:
         """Writes the whole matrix into the folder, sets other matrices' records aside and reads the rest.
@@ -49,12 +52,10 @@ class ResultsWriter:
         return note
 
     def _write_lock(self) -> None:
-        text = yaml.safe_dump(resolved(self.matrix, self.folder), sort_keys=False, allow_unicode=True)
+        text = dump(resolved(self.matrix))
         if self.options.profile:
             text = f"# profile {self.options.profile}\n{text}"
-        lock = self.folder / "matrix.lock.yaml"
-        self.same_matrix = lock.is_file() and lock.read_bytes() == text.encode("utf-8", errors="replace")
-        replace_text(lock, text)
+        replace_text(self.folder / "matrix.lock.yaml", text)
 
     def _read_new(self) -> None:
         self.records |= {record.key: record for record in new_records(self.folder / "records", self.seen)}
@@ -77,6 +78,7 @@ class ResultsWriter:
         metrics: dict[str, Any] = {}
         cost: dict[str, Any] = {}
         curves: dict[str, Any] = {}
+        missing: dict[str, dict[str, Any]] = {}
         probes: dict[str, list[Any]] = {}  # metrics along training
         for guidance, stage_id in cell.scores.items():
             if stage_id in failures:
@@ -95,6 +97,7 @@ class ResultsWriter:
             suffix = f"@{guidance}" if guidance else ""
             metrics |= {f"{name}{suffix}": entry for name, entry in scores.info["metrics"].items()}
             cost |= {f"{name}{suffix}": value for name, value in scores.info["cost"].items()}
+            missing |= {f"{name}{suffix}": why for name, why in scores.info.get("missing", {}).items()}
         for stage in self.plan.needed([cell]):
             result = self._result(stage.id)
             if result is not None and result.info.get("curves"):
@@ -105,7 +108,8 @@ class ResultsWriter:
             status = "skipped"
         else:
             status = "failed" if reason else "done"
-        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, self._provenance(cell))
+        made_by = self._provenance(cell)
+        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, made_by, missing)
 
     def publish(self, complete: bool = False) -> list[Record]:
         """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds.
@@ -199,22 +203,24 @@ class ResultsWriter:
                     artifact = self._result(stage.id) if stage.kind == "latents" else None
                     if artifact is not None and "round_trip" in artifact.info:
                         latents[label] = artifact
-            name = f"{row.label}--reconstructions"
-            if not latents or self._is_up_to_date(name, latents.values()):
-                continue
+            name, folder = f"{row.label}--reconstructions", self.folder / "samples"
+            previews = [(label, artifact.tensor("preview")) for label, artifact in latents.items()]
+            source = _made_from(previews, latents.values())
+            if not latents or image_grids.source_of(folder / image_grids.file_name(name)) == source:
+                continue  # the data may load slowly
             dataset = build.dataset({"name": row.part, "options": row.options})
             if dataset.image.height < 2:  # points have no picture
                 continue
             shown = fixed_order(dataset.size("val"))[:PREVIEW]
             originals = to_uint8(dataset.images("val", shown))
-            previews = [(label, artifact.tensor("preview")) for label, artifact in latents.items()]
             pairs = [("held-out images", originals), *previews]
-            image_grids.write_reconstructions(self.folder / "samples", pairs, name)
+            image_grids.write_reconstructions(folder, pairs, name, source)
 
-    def _is_up_to_date(self, name: str, artifacts: Iterable[Artifact]) -> bool:
-        """Whether a picture is newer than its artifacts, and of this matrix: its data may load slowly."""
-        picture = self.folder / "samples" / image_grids.file_name(name)
-        if not self.same_matrix or not picture.is_file():
-            return False
-        drawn = picture.stat().st_mtime_ns
-        return all((artifact.path / "stage.json").stat().st_mtime_ns < drawn for artifact in artifacts)
+
+def _made_from(previews: Iterable[tuple[str, Tensor]], artifacts: Iterable[Artifact]) -> str:
+    """A hash of labels, decoded images and the keys of the latents, which hold the dataset."""
+    digest = hashlib.sha256()
+    for (label, images), artifact in zip(previews, artifacts, strict=True):
+        digest.update(json.dumps([label, artifact.meta["key"], list(images.shape)]).encode())
+        digest.update(images.numpy().tobytes())
+    return digest.hexdigest()

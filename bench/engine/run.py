@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from ..leaderboard.numbers import plural
 from ..plan.plan import Cell
 from ..records.git import tracked_records
 from ..records.record import Record
-from ..store.artifacts import NoLocks, alone
+from ..report.places import check_folder, check_places
+from ..store.artifacts import alone
 from ..store.disk import DiskFull, explain_disk_full
 from ..store.hashes import Corrupt
 from .memory_check import check_memory
@@ -45,6 +45,7 @@ def run(
 
     Raises:
         RunError: nothing has been written, or no stage could start.
+        NotWritable: the results folder or the cache cannot be written; nothing has been.
         DiskFull: some of the results could not be written; all that could be is.
     """
     _check_stages(opened, options.processes)
@@ -90,6 +91,7 @@ class _Run:
                 self.store.discard(stage)
         for _ in range(ATTEMPTS):
             self.corrupt = self._quarantine_corrupt()
+            self._discard_failed_scores()
             self._write_decided_cells()  # skipped cells wait for no stage
             self._make_stages()
             self._write_decided_cells(final=True)
@@ -117,6 +119,14 @@ class _Run:
             if note or (stage.key in quarantined and not self.store.has(stage)):
                 corrupt.add(stage.id)
         return corrupt
+
+    def _discard_failed_scores(self) -> None:
+        """Lets evaluators that raised an exception in an earlier run try again, as failed stages do."""
+        for stage in self.plan.needed(self.pending):
+            if stage.kind == "scores" and stage.id not in self.engine.done and self.store.has(stage):
+                missing = self.store.get(stage).info.get("missing", {})
+                if any(why["failed"] for why in missing.values()):
+                    self.store.discard(stage)
 
     def _make_stages(self) -> None:
         scores = dict.fromkeys(stage for cell in self.pending for stage in cell.scores.values())
@@ -220,21 +230,16 @@ def _check_tracked(opened: OpenPlan, options: RunOptions) -> None:
 
 
 def _check_folders(opened: OpenPlan, options: RunOptions) -> None:
-    """Raises RunError before any work if a folder cannot be written; a complete cache may be read-only."""
+    """Raises an error before any work if a folder cannot be written; a complete cache may be read-only."""
     plan, store = opened.plan, opened.store
-    folders = [options.out / "records"]
+    check_places(options.out)
+    check_folder(options.out / "records")
     scores = [plan.stages[stage] for cell in opened.cells for stage in cell.scores.values()]
     if options.rerun or not all(map(store.has, scores)):
-        folders.append(store.root / "locks")
-    for folder in folders:
+        locks = store.root / "locks"
+        check_folder(locks)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):  # a read-only mount fails at the first write only
+            with alone(locks / f"probe.{uuid.uuid4().hex}"):  # raises NoLocks where locks don't work
                 pass
-            if folder.name == "locks":
-                with alone(folder / f"probe.{uuid.uuid4().hex}"):
-                    pass
-        except NoLocks as error:
-            raise RunError(str(error)) from error
         except OSError as error:
-            raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+            raise RunError(f"cannot lock files in {locks}: {error.strerror}") from error

@@ -5,8 +5,7 @@ results/NAME/set-aside/1   a results folder of its own: records/, their pictures
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..leaderboard.numbers import plural
 from ..records.files import new_records
 from ..records.record import Record
 from ..report.page.embed import find_pictures, picture_owners
-from ..store.disk import replace_text
+from ..store.disk import replace_bytes
 
 FOLDER, LOCK = "set-aside", "matrix.lock*.yaml"
 
@@ -36,21 +35,25 @@ def foreign_records(files: Iterable[Path], keys: Collection[str]) -> dict[Path, 
 
 
 def set_aside(folder: Path, keys: Collection[str]) -> str:
-    """Moves foreign records, and the pictures of rows without another record, to a new folder in `folder`.
+    """Moves the records whose cells have none of these keys aside, with the pictures of rows without others.
 
-    Returns a sentence that says how many and where; it is empty if all records are of cells with these keys.
+    Returns a sentence that says how many and where; it is empty if there were none.
     """
     foreign = foreign_records(sorted((folder / "records").glob("*.json")), keys)
-    if not foreign:
-        return ""
+    return move_aside(folder, foreign, "of another matrix or version") if foreign else ""
+
+
+def move_aside(folder: Path, foreign: Mapping[Path, Record | None], which: str) -> str:
+    """Moves record files, and the pictures of rows without another record, to a new folder in `folder`.
+
+    Returns a sentence that says how many, which ones and where.
+    """
     aside = _new_folder(folder / FOLDER)
     for lock in folder.glob(LOCK):
-        text = lock.read_text(encoding="utf-8", errors="replace")
-        text = re.sub(r"^plugins:\n(- .*\n)+", _two_levels_up, text, flags=re.MULTILINE)
-        replace_text(aside / lock.name, text)
+        replace_bytes(aside / lock.name, lock.read_bytes())
     moved = sum(_move(file, aside / "records") for file in foreign)
     _move_pictures(folder, aside, [record for record in foreign.values() if record])
-    return f"set aside in {aside}: {plural(moved, 'record')} of another matrix or version"
+    return f"set aside in {aside}: {plural(moved, 'record')} {which}"
 
 
 def _new_folder(parent: Path) -> Path:
@@ -80,8 +83,3 @@ def _move(file: Path, folder: Path) -> bool:
         file.rename(folder / file.name)
         return True
     return False
-
-
-def _two_levels_up(plugins: re.Match[str]) -> str:
-    """The plugins of a resolved matrix, whose paths are relative to its folder, as seen from set-aside/N."""
-    return re.sub(r"(?<=\n)- (['\"]?)", r"- \1../../", plugins[0])

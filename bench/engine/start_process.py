@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing import forkserver
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+from ..runtime.output_streams import make_lasting
 from ..runtime.parent import die_with_parent
 
 PRELOAD = [f"{__package__}.fork_server_preload"]
@@ -46,6 +48,22 @@ def environ(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Lets a Ctrl-C wait until the block has ended, and reach no process that is started within it.
+
+    A new process prints a traceback if it is interrupted while it still imports its modules.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def process_context(variables: Mapping[str, str]) -> BaseContext:
     """The fork server, started if need be, if libraries read the same variables in it; otherwise spawn.
 
@@ -62,7 +80,9 @@ def process_context(variables: Mapping[str, str]) -> BaseContext:
             _server_variables = read
         if read != _server_variables:
             return multiprocessing.get_context("spawn")
-        forkserver.ensure_running()
+        resource_tracker.ensure_running()  # which would let interrupts through to what is started after it
+        with without_interrupts():
+            forkserver.ensure_running()
     return context
 
 
@@ -73,7 +93,7 @@ def start_process(
     context = process_context(variables)
     everything = dict(os.environ) | dict(variables)
     process = context.Process(target=_begin, args=(everything, target, arguments), name=name)  # type: ignore[attr-defined]
-    with environ(variables):
+    with environ(variables), without_interrupts():
         process.start()
     return process
 
@@ -82,6 +102,16 @@ def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tu
     os.environ.clear()
     os.environ.update(variables)
     die_with_parent()
+    _let_the_kernel_end_this_process_first()
+    make_lasting()  # what a part prints is no reason to fail its stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides what Ctrl-C means
+    if hasattr(signal, "pthread_sigmask"):  # which the engine has blocked until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     target(*arguments)
+
+
+def _let_the_kernel_end_this_process_first() -> None:
+    """Where memory runs out Linux kills a process: better a worker, whose loss the engine can tell."""
+    with suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text("500")

@@ -161,7 +161,7 @@ class Tracking:
     ) -> None:
         """Logs the points after the last logged step, and stores that step in a file."""
         note = self.folder / "logged" / tracker / run
-        last = int(note.read_text()) if note.is_file() else -1
+        last = int(note.read_text(encoding="ascii")) if note.is_file() else -1
         later = [(step, values) for step, values in points if step > last]
         if not later:
             return

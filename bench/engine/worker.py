@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -31,10 +32,16 @@ def main(pipe: Connection, setting: Setting) -> None:
 
     from .companions import Team
 
+    def send(message: tuple) -> None:
+        try:
+            pipe.send(message)
+        except OSError:  # the engine has gone, for which there is no other reason than an interrupted run
+            sys.exit(1)
+
     setting.apply()
     team = Team(setting)
-    pipe.send(("ready",))
     try:
+        send(("ready",))
         while not stopping.is_set():
             try:
                 if not pipe.poll(0.1):
@@ -42,7 +49,7 @@ def main(pipe: Connection, setting: Setting) -> None:
                 stage, parents = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(run_stage(stage, parents, team, pipe.send, stopping))
+            send(run_stage(stage, parents, team, send, stopping))
     finally:
         team.end()
 
@@ -147,7 +154,7 @@ def _reset_peak_memory(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
     except OSError:
         pass
 
@@ -159,7 +166,7 @@ def _peak_memory(device: str) -> float:
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
         return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
         import resource

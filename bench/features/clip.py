@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from ..metrics.names import CLIP
 from ..models.activations import bytes_of, forward_memory
 from ..nn.weights import Weights, hub
 from ..registry import register
+from ..store.user_paths import user_path
 
 CHUNK = 16
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -61,7 +61,7 @@ class Clip(FeatureExtractor):
         self.spec = LatentSpec(side * side, width, (side, side))
         kept = [
             hub(f"clip-{model.lower()}-{published}.pt"),  # torch-fidelity's
-            Path.home() / ".cache" / "clip" / f"{model}.pt",  # OpenAI's
+            user_path(f"~/.cache/clip/{model}.pt"),  # OpenAI's
         ]
         url = f"https://openaipublic.azureedge.net/clip/models/{published}/{model}.pt"
         self.weights = Weights(weights, verify, url, published, kept)

@@ -18,6 +18,7 @@ from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..data.packages import package_file
 from ..models.activations import bytes_of, forward_memory
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import sha256
 from ..registry import register
 
@@ -117,7 +118,7 @@ class EffNetLite(FeatureExtractor):
         network = timm.create_model(self._model, pretrained=False)
         # The file has other names for its tensors, but the same order.
         names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        stored = read_checkpoint(file)
         tensors = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]
         network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
         network.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..metrics.names import INCEPTION
 from ..models.activations import bytes_of, forward_memory
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import Weights, hub
 from ..registry import register
 
@@ -103,8 +104,7 @@ class Inception(FeatureExtractor):
                     if isinstance(module, nn.Conv2d):  # keeps the scale of features through the depth
                         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if not self.weights.random:
-            state = torch.load(self.weights.file(), map_location="cpu", weights_only=True)
-            nn.Module.load_state_dict(network, state)
+            nn.Module.load_state_dict(network, read_checkpoint(self.weights.file()))
         return network
 
 

@@ -19,8 +19,10 @@ from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..models.activations import bytes_of, forward_memory
+from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, first_existing, of_random, refuse_offline, sha256
 from ..registry import register
+from ..store.user_paths import user_path
 
 CHUNK = 32
 RESOLUTION = 224  # the resolution of FD on DINOv2 (Stein et al., 2023)
@@ -46,6 +48,8 @@ class Timm(FeatureExtractor):
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"timm has no pretrained model {model!r}{hint}")
         self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
+        if weights not in (None, RANDOM) and (file := self._file()):
+            is_safetensors(file)  # raises if the file is no weight file
         shapes = layout(model, resolution, layer)
         self.outputs = ("pooled", "tokens", "logits") if shapes.classes else ("pooled", "tokens")
         self.channels, self.spec, self.widths = shapes.pooled, shapes.spec, {"logits": shapes.classes}
@@ -100,7 +104,7 @@ class Timm(FeatureExtractor):
         from huggingface_hub import try_to_load_from_cache
 
         if self.weights is not None:
-            return first_existing([Path(self.weights).expanduser()])
+            return first_existing([user_path(self.weights)])
         repository, name = published(self.model)
         kept = try_to_load_from_cache(repository, name) if repository else None
         return Path(kept) if isinstance(kept, str) else None

@@ -12,7 +12,7 @@ from .rows import LABELS, Column, Row, first_seen, full_protocol, reason_line
 
 
 class Unfinished(NamedTuple):
-    """The seeds of one cell that failed or were skipped for one reason."""
+    """The seeds of one cell that failed, were skipped, or have no numbers of an evaluator, for one reason."""
 
     labels: tuple[str, ...]  # of the axes LABELS
     seeds: str
@@ -21,16 +21,28 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(records: Iterable[Record]) -> list[Unfinished]:
-    """All cells that aren't done."""
+    """All cells that aren't done, and evaluators without numbers of cells that are."""
     seeds: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
     for record in records:
         if record.status != "done":
             labels = tuple(record.cell[axis] for axis in LABELS)
             seeds.setdefault((labels, record.status, reason_line(record)), []).append(record.cell["seed"])
+        for (labels, reason), names in _missing(record).items():
+            seeds.setdefault((labels, f"no {', '.join(names)}", reason), []).append(record.cell["seed"])
     return [
-        Unfinished(labels, ", ".join(names), status, reason)
+        Unfinished(labels, ", ".join(dict.fromkeys(names)), status, reason)
         for (labels, status, reason), names in seeds.items()
     ]
+
+
+def _missing(record: Record) -> dict[tuple[tuple[str, ...], str], list[str]]:
+    """The evaluators and metrics that a record has no number of, by labels and reason."""
+    found: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for name, why in record.missing.items():
+        axes = LABELS if why["scope"] == "generator" else LABELS[:3]
+        labels = tuple(record.cell[axis] if axis in axes else "" for axis in LABELS)
+        found.setdefault((labels, why["reason"]), []).append(name)
+    return found
 
 
 def spread_note(rows: Iterable[Row]) -> str:

@@ -48,12 +48,8 @@ def problem_at_row(row: MatrixRow, message: str) -> Problem:
     return Problem(*row.where, message)
 
 
-def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
-    """The matrix as plain data with every default filled in and one row a label.
-
-    Args:
-        folder: where it will be written; paths of plugins are relative to it.
-    """
+def resolved(matrix: Matrix) -> dict[str, Any]:
+    """The matrix as plain data with every default filled in and one row a label."""
     settings = ("normalise", "threads", "precision", "compile", "checkpointing")
     split = any("." in seed.label for seed in matrix.seeds)
     nested = {step: list(dict.fromkeys(getattr(seed, step) for seed in matrix.seeds)) for step in STEPS}
@@ -71,7 +67,7 @@ def resolved(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "evaluators": [{row.label: _plain_row(row)} for row in matrix.evaluators],
         "probes": plain(asdict(matrix.probes)) if matrix.probes else None,
         "skip": [asdict(skip) for skip in matrix.skip],
-        "plugins": [Path(os.path.relpath(plugin, folder.resolve())).as_posix() for plugin in matrix.plugins],
+        "plugins": [Path(os.path.relpath(plugin)).as_posix() for plugin in matrix.plugins],
         "augment": asdict(matrix.augment) if matrix.augment else None,
         **{key: getattr(matrix, key) for key in settings},
     }

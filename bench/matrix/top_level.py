@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from .. import registry
 from ..data.augment import Augmentation
 from ..options.options import Trail
 from ..options.words import shown
+from ..store.user_paths import user_path
 from .checker import KEYS, Checker
 from .matrix import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .parts import (
@@ -112,9 +114,9 @@ def _plugins(
         names = []
     files: list[tuple[Any, Problem]] = []
     for i, name in enumerate(names):
-        path = folder / name if isinstance(name, str) else name
+        path = user_path(name) if isinstance(name, str) else name
         files.append((path, checker.document.problem(("plugins", i), "")))
-    files += [(Path(path), Problem(f"--plugin {path}", 0, 0, "")) for path in more]
+    files += [(user_path(path), Problem(f"--plugin {path}", 0, 0, "")) for path in more]
     loaded: dict[Path, None] = {}
     warnings = []
     for path, place in files:
@@ -124,12 +126,20 @@ def _plugins(
         try:
             sources = registry.load_plugin(path)
         except (registry.PartError, OSError, ValueError) as error:
-            checker.problems.append(replace(place, message=str(error)))
+            checker.problems.append(replace(place, message=f"{error}{_elsewhere(path, folder)}"))
             continue
         loaded[path.resolve()] = None
         causes = dict.fromkeys(source.problem for source in sources if source.problem)
         warnings += [replace(place, message=f"the plugin cannot be used: {cause}") for cause in causes]
     return tuple(loaded), warnings
+
+
+def _elsewhere(plugin: Path, folder: Path) -> str:
+    """A hint at a plugin that lies beside the matrix and not where the command runs; often empty."""
+    beside = Path(os.path.relpath(folder / plugin))
+    if "\0" in str(plugin) or os.path.lexists(plugin) or not beside.exists():
+        return ""
+    return f" here: a path begins where the command runs; write {str(beside)!r} for that beside the matrix"
 
 
 def _mapping_as(checker: Checker, target: type, key: str, what: str) -> Any:

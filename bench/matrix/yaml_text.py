@@ -7,7 +7,7 @@ plain scalars follow YAML 1.2 (`no` and `on` are text, `012` is 12), and `1e-3` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Mark = tuple[int, int]  # line and column, from 1
 
-PACKAGED = Path(__file__).parent.parent / "presets"
+PACKAGED = Path(__file__).resolve().parents[1] / "presets"
+DIGITS = PACKAGED.parents[1] / "matrix.yaml"  # of the repository; setup.py puts it there in a wheel
 LARGEST = 2**63
 MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
@@ -81,10 +82,18 @@ class Document:
         return Problem(self.name, *(mark or (1, 1)), message)
 
 
+def presets() -> dict[str, Path]:
+    """The matrices that come with the suite, by name."""
+    files = {file.stem: file for file in PACKAGED.glob("*.yaml")}
+    if DIGITS.is_file():
+        files["digits"] = DIGITS
+    return dict(sorted(files.items()))
+
+
 def packaged() -> dict[str, str]:
     """The names of the matrices that come with the suite, each with the first line of its comment."""
-    files = sorted(PACKAGED.glob("*.yaml"))
-    return {file.stem: file.read_text(encoding="utf-8").split("\n")[0].lstrip("# ") for file in files}
+    texts = {name: file.read_text(encoding="utf-8") for name, file in presets().items()}
+    return {name: text.split("\n")[0].lstrip("# ") for name, text in texts.items()}
 
 
 def find(path: str | Path) -> Path:
@@ -96,13 +105,13 @@ def find(path: str | Path) -> Path:
     file = Path(path)
     if file.is_file():
         return file.resolve()
-    if str(path) in packaged():
-        return PACKAGED / f"{path}.yaml"
+    if str(path) in presets():
+        return presets()[str(path)]
     if file.is_dir():
         raise MatrixError([Problem(str(path), 0, 0, "this is a folder; a matrix is a YAML file")])
     folder = file.parent
     neighbours = sorted(str(folder / item.name) for item in folder.glob("*.y*ml")) if folder.is_dir() else []
-    message = registry.unknown("matrix", str(path), [*neighbours, *packaged()])
+    message = registry.unknown("matrix", str(path), [*neighbours, *presets()])
     raise MatrixError([Problem(str(path), 0, 0, message)])
 
 
@@ -239,6 +248,23 @@ def scalar(text: str) -> Any:
     if SPECIAL.fullmatch(text):
         return float(text.replace(".", ""))
     return text
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML that `parse` reads as the same data, also text such as 1e3."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes all text that reads as something else without quotes."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else "'"
+    return dumper.represent_scalar(TEXT, text, style)
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def _decoded(raw: bytes, name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Estimate
+from ..api import Estimate, Unfit
 from .bootstrap import counts, narrowed
 from .bootstrap import memory_bytes as bootstrap_bytes
 from .reuse import once
@@ -88,7 +88,7 @@ def cmmd_estimate(name: str, a: Tensor, b: Tensor, labels: tuple[Tensor, Tensor]
 def _paired_estimate(name: str, a: Tensor, b: Tensor) -> Estimate:
     n = len(a)
     if n < 2:
-        raise ValueError(f"the kernel distance of pairs needs 2 of them, not {n}")
+        raise Unfit(f"the kernel distance of pairs needs 2 of them, not {n}")
     pairs = _within(_paired_cubic, torch.cat([a, b], 1), torch.ones(1, n).double())
     value, change = pairs.means.item(), narrowed(2 / n * pairs.sums / (n - 1), pairs.second())
     return Estimate(value, value + (counts(name, n) - 1) @ change)
@@ -120,7 +120,7 @@ def _subsets(n: int, m: int) -> tuple[Tensor, Tensor]:
     """The images in each of the subsets that torch-fidelity draws: (subsets, n), (subsets, m) float64."""
     size = kd_subset_size(n, m)
     if size < 2:
-        raise ValueError(f"the kernel distance needs 4 images on either side, not {n} and {m}")
+        raise Unfit(f"the kernel distance needs 4 images on either side, not {n} and {m}")
     generator = np.random.RandomState(KD_SEED)
     left, right = torch.zeros(KD_SUBSETS, n).double(), torch.zeros(KD_SUBSETS, m).double()
     for subset in range(KD_SUBSETS):

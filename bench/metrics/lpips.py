@@ -16,6 +16,7 @@ from ..api import from_uint8
 from ..api.noise import seeded
 from ..data.images import resize, to_rgb
 from ..models.activations import bytes_of, forward_memory
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import Weights, hub, sha256
 from .names import ALEX, VGG
 
@@ -139,7 +140,7 @@ def _built(net: Net, file: Path | None) -> nn.Module:
         warnings.filterwarnings("ignore", message=".*to a meta parameter")
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     if file is not None:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        stored = read_checkpoint(file)
         # The package has torchvision's tensors under other names, but in the same order.
         tensors = [tensor for name, tensor in stored.items() if name.startswith("features.")]
         network.net.load_state_dict(dict(zip(network.net.state_dict(), tensors, strict=True)))

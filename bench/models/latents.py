@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..api import Dataset, FlowTokenizer, ImageSpec, Noise, Regularizer, Split, Tokenizer, to_uint8
+from ..api.returned import checked_hidden
 from ..data.fixed_order import fixed_order
 from ..runtime.mapped import rows
 from ..runtime.onednn import by_onednn
@@ -99,7 +100,11 @@ def encode(
     chosen = torch.arange(data.size(split)) if chosen is None else chosen
     chunks = chosen.split(CHUNK)[group.rank :: group.world]  # of this process
     images = prefetch(data, split, chunks, loaders, device)
-    return chunked(lambda *_: tokenizer.encode(next(images)).cpu(), len(chosen), group=group, file=file)
+
+    def hidden(index: Tensor, _: int) -> Tensor:
+        return checked_hidden(tokenizer, tokenizer.encode(next(images)), len(index)).cpu()
+
+    return chunked(hidden, len(chosen), group=group, file=file)
 
 
 def draw(

@@ -20,10 +20,11 @@ from ..api import ImageSpec, Noise
 from ..api.noise import seeded
 from ..data.images import to_rgb
 from ..runtime.processes import ALONE, gathered
+from ..store.user_paths import user_path
 from .blocks import single
 from .diffaugment import resized
-from .released_weights import read_checkpoint
 from .timm_vit import add_positions, transformer
+from .weight_files import read_checkpoint
 from .weights import RANDOM
 
 
@@ -143,7 +144,7 @@ class Features(nn.Module):
             spec = ImageSpec(3, self.side, self.side)
             self.network = transformer(model or layout.model, spec, layout.patch)
         if weights != RANDOM and not torch.empty(()).is_meta:
-            load(self.network, Path(weights).expanduser(), model or layout.model)
+            load(self.network, user_path(weights), model or layout.model)
         self.network.requires_grad_(False).eval()
         self.taps = [tap for tap in layout.taps if tap < len(self.network.blocks)]
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))

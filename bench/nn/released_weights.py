@@ -7,10 +7,8 @@ resampled.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,10 +16,10 @@ from torch import Tensor
 
 from ..api import Tokenizer, Unfit
 from ..options.words import listed
+from .weight_files import read_checkpoint, without_prefix
 
 Names = dict[str, tuple[str, ...]]  # our parameter -> the released ones, which are concatenated
 
-WRAPPERS = ("vae_ema", "vae_wo_ddp", "ema", "model", "state_dict")  # keys of weights, averaged weights first
 # Parameters that only training needs: discriminators, perceptual losses, teachers and heads for them.
 TRAINING = (
     "loss.",
@@ -47,10 +45,13 @@ def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
     The tokenizer may be on the meta device.
 
     Raises:
+        BadWeights: the file holds no tensors.
         ValueError: naming parameters that are missing in the file, or that the tokenizer does not have.
         Unfit: naming a parameter of another shape.
     """
-    own, released = tokenizer.state_dict(), read_checkpoint(file)
+    own = tokenizer.state_dict()
+    theirs = {part for several in tokenizer.released_names(own).values() for part in several}
+    released = without_prefix(read_checkpoint(file), {*own, *theirs, "pos_embed"})
     if "pos_embed" in released and any(name.startswith(VIT) for name in own):
         return _with_backbone(tokenizer, own, released, file)
     ours = set(own) <= set(released)
@@ -61,21 +62,6 @@ def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
     tensors = {name: torch.cat([released[part] for part in theirs]) for name, theirs in names.items()}
     _check_shapes(tensors, own, file)
     return tensors
-
-
-def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a torch checkpoint, under the first of its WRAPPERS."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    try:
-        content: Any = torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except UnpicklingError as error:
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"{file} is no checkpoint of tensors alone: {why}") from error
-    wrapped = (content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping))
-    return {name: value for name, value in next(wrapped, content).items() if isinstance(value, Tensor)}
 
 
 def _check_names(missing: set[str], extra: Sequence[str], file: Path) -> None:

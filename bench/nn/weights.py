@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from ..store import hashes
+from ..store.user_paths import user_path
 from ..user_error import UserError
+from .weight_files import is_safetensors
 
 RANDOM = "random"
 
@@ -28,10 +30,10 @@ class Weights:
             verify: whether the file must have the sha256 `published`.
 
         Raises:
-            ValueError: if `verify` is set and the file has another sha256.
+            ValueError: if `verify` is set and the file has another sha256, or if the file is no weight file.
         """
         self.random, self.verify, self.url, self.published = given == RANDOM, verify, url, published
-        self.files = kept if given is None else [Path(given).expanduser()]
+        self.files = kept if given is None else [user_path(given)]
         self.downloads = given is None
         if not self.random:
             self._checked()
@@ -68,6 +70,8 @@ class Weights:
 
     def _checked(self) -> Path | None:
         file = first_existing(self.files)
+        if file and not self.downloads:
+            is_safetensors(file)  # raises if the file is no weight file
         if file and self.verify and sha256(file) != self.published:
             raise ValueError(
                 f"{file} has the sha256 {sha256(file)}, the published weights have {self.published}; with "

@@ -36,6 +36,12 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def visible_name(name: bytes) -> str:
+    """A file's name on one line, with what cannot be printed escaped: it may be bytes of any encoding."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def shown(value: Any) -> str:
     """A value as a matrix writes it, cut to SHOWN characters."""
     if value is None or isinstance(value, bool):

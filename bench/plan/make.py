@@ -16,6 +16,7 @@ from ..matrix.parts import NONE
 from ..matrix.yaml_text import MatrixError
 from ..stages.guidance import CHOSEN
 from .meta_parts import DatasetPlan, MetaParts, Refused
+from .outside_parts import check_outside_parts
 from .plan import PROBE, Cell, Plan
 from .stage_graph import StageGraph
 
@@ -29,7 +30,8 @@ class NetworkNeeded(MatrixError):
 def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Plan:
     """Cells and stages of a matrix; rows whose parts don't fit each other become skipped cells.
 
-    With `fetch`, missing weights are downloaded: their hashes are part of the keys.
+    With `fetch`, missing weights are downloaded, as their hashes are part of the keys, and parts from plugins
+    are asked for what they promise.
 
     Raises:
         MatrixError: with every option that a constructor refuses, at its row.
@@ -38,11 +40,14 @@ def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Pl
     graph = StageGraph(matrix, parts, device)
     plan = graph.plan
     generated = graph.scored("generator") and any(row.part != NONE for row in matrix.generators)
+    plans: list[DatasetPlan] = []
     for row in matrix.datasets:
         try:
             data = graph.dataset(row)
         except Refused:
             continue
+        plans.append(data)
+        plan.descriptions[row.label] = data.description
         axes = (matrix.tokenizers, matrix.regularizers, matrix.generators, matrix.seeds)
         for tokenizer, regularizer, generator, seed in product(*axes):
             try:
@@ -52,6 +57,8 @@ def make_plan(matrix: Matrix, *, device: str = "cpu", fetch: bool = False) -> Pl
         if generated and plan.cells:
             held_out = {"": graph.held_out_scores(data)}
             plan.cells.append(Cell(row.label, "real", "real", "real", "0", held_out))
+    if fetch and not parts.problems:
+        check_outside_parts(matrix, parts, plans)
     if parts.problems:
         problems = sorted(parts.problems.values(), key=lambda p: (p.file, p.line, p.column))
         raise (NetworkNeeded if parts.offline else MatrixError)(problems)

@@ -23,18 +23,24 @@ from ..api import (
     Tokenizer,
     Unfit,
 )
+from ..contracts.datasets import LEAST
 from ..matrix.load import problem_at_row
 from ..matrix.matrix import Matrix, MatrixRow, Position
 from ..matrix.yaml_text import Problem
 from ..metrics.lpips import Lpips
 from ..models import build
 from ..nn import released_weights
+from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.plain_data import plain
+from ..stages.inputs import SPLITS
 from ..store.stage import Config
+from ..store.user_paths import user_path
 from ..training import losses
+from .file_reads import recorded_reads
 from .part_config import part_config
 
+PACKAGE = "latentbench."  # what names of modules begin with, but for plugins
 MAX_MODULES = 10_000  # in one part
 
 
@@ -49,6 +55,7 @@ class DatasetPlan:
     row: MatrixRow
     dataset: Dataset
     config: dict[str, Any]  # with the fingerprint of its files
+    description: list[str]
     features: Mapping[str, str] = field(default_factory=dict)  # role -> id of a stage that metrics read
 
 
@@ -78,6 +85,7 @@ class MetaParts:
         self.offline = False  # whether a download was refused because of `--offline`
         self._results: dict[tuple[str, ...], Any] = {}  # values by key, or the errors in their place
         self._counts: dict[nn.Module, int] = {}
+        self._reads: dict[nn.Module, str] = {}  # the hash of the files that a plugin's constructor opened
 
     def dataset(self, row: MatrixRow) -> DatasetPlan:
         """A dataset without the stages of its features."""
@@ -88,9 +96,17 @@ class MetaParts:
                 dataset.fetch()
             elif fingerprint is None:
                 dataset.size("train")
+            if self.fetch and (few := [split for split in SPLITS if dataset.size(split) < LEAST]):
+                counts = ", ".join(f"{dataset.size(split)} {split}" for split in few)
+                raise ValueError(f"too few images: {counts}; each split needs {LEAST}, to have a spread")
+            description = dataset.description()
         except (OSError, ValueError) as error:  # missing or unreadable files
             raise self.refuse(row, str(error)) from None
-        return DatasetPlan(row, dataset, part_config("datasets", row) | {"fingerprint": fingerprint})
+        except Exception as error:  # a plugin may fail in any way
+            file = registry.sources("datasets")[row.part].file
+            raise self.refuse(row, registry.cause(error, file)) from None
+        config = part_config("datasets", row) | {"fingerprint": fingerprint}
+        return DatasetPlan(row, dataset, config, description)
 
     def evaluator(self, row: MatrixRow) -> Evaluator:
         return self._build("evaluators", row, build.evaluator)
@@ -146,6 +162,14 @@ class MetaParts:
             data.row.label,
             tokenizer.label,
         )
+
+    def config(self, kind: str, row: MatrixRow, part: Tokenizer | Regularizer | Generator) -> dict[str, Any]:
+        """The config of a row's part, with hashes of the files that it reads."""
+        fingerprint = part.fingerprint()
+        hashes = {} if fingerprint == "" else {"fingerprint": fingerprint}
+        if part in self._reads:
+            hashes["reads"] = self._reads[part]
+        return part_config(kind, row) | hashes
 
     def facts(self, data: DatasetPlan, regularizer: MatrixRow) -> dict[str, Any]:
         """The facts that a regularizer's constructor asks for by name."""
@@ -213,7 +237,7 @@ class MetaParts:
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow
     ) -> dict[str, str | None]:
         """The path and the hash of the checkpoint that a tokenizer's training starts from."""
-        file = Path(tokenizer.weights or "").expanduser()
+        file = user_path(tokenizer.weights or "")
         if not file.is_file() and self.fetch:
             raise self.refuse(tokenizer, f"there is no file {file}")
         if not file.is_file():
@@ -261,9 +285,11 @@ class MetaParts:
             with torch.device("meta"):
                 losses.build_adversary({"gan": gan}, data.dataset.image)
             if gan["dino"] not in (None, RANDOM):
-                file = Path(gan["dino"]).expanduser()
+                file = user_path(gan["dino"])
                 if self.fetch and not file.is_file():
                     raise FileNotFoundError(f"there is no file {file}")
+                if file.is_file():
+                    is_safetensors(file)  # raises if the file is no weight file
                 gan["dino"] = _file_config(file)
         return config
 
@@ -283,9 +309,16 @@ class MetaParts:
         """The part on the meta device; `variant` names what the part depends on besides its row."""
 
         def on_meta() -> Any:
+            config = {"name": row.part, "options": row.options}
             try:
                 with torch.device("meta"), _limited_modules():
-                    return construct({"name": row.part, "options": row.options})
+                    if registry.sources(kind)[row.part].module.startswith(PACKAGE):
+                        return construct(config)
+                    with recorded_reads() as files:
+                        part = construct(config)
+                if files and isinstance(part, nn.Module):
+                    self._reads[part] = " ".join(map(sha256, sorted(files)))
+                return part
             except Unfit:
                 raise
             except (ValueError, registry.PartError) as error:

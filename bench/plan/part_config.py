@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,12 +11,14 @@ from ..matrix.matrix import MatrixRow
 from ..options.options import options_of
 from ..options.plain_data import plain
 from ..store.stage import is_file
+from .source_files import source_hash
 
 
 def part_config(kind: str, row: MatrixRow) -> dict[str, Any]:
     """A part's name, its version and every option, and the same of the parts that its options name.
 
-    The source of a plugin is hashed too, because whoever edits a plugin may not raise its version.
+    The source of a plugin is hashed too, with the modules beside it that it imports, because whoever edits a
+    plugin may not raise its version.
     """
     return _part_config(kind, row.part, row.options)
 
@@ -28,7 +29,7 @@ def _part_config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, 
     config: dict[str, Any] = {"name": name, "version": version, "options": key_options(cls, options)}
     source = registry.sources(kind)[name]
     if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
-        config["source"] = hashlib.sha256(source.file.read_bytes()).hexdigest()
+        config["source"] = source_hash(source.file)
     for option in options_of(cls).values():
         chosen = options.get(option.name)
         if option.needs and chosen:
@@ -52,8 +53,8 @@ def plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The parts and options of a config that have a fingerprint if they read files."""
-    parts = [
-        config[name] for name in ("dataset", "extractor", "teacher", "reference", "weights") if name in config
-    ]
+    sources = ("dataset", "extractor", "teacher", "reference", "weights")
+    names = (*sources, "tokenizer", "regularizer", "generator")
+    parts = [config[name] for name in names if name in config]
     networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
     return parts + [option for loss in networks for option in loss.values() if is_file(option)]

@@ -76,8 +76,8 @@ class StageGraph:
         budget = m.budget_of(tokenizer)
         config = {
             "dataset": data.config,
-            "tokenizer": part_config("tokenizers", tokenizer),
-            "regularizer": part_config("regularizers", regularizer),
+            "tokenizer": parts.config("tokenizers", tokenizer, model),
+            "regularizer": parts.config("regularizers", regularizer, method),
             "facts": plain_facts(facts),
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": parts.reconstruction(data) if model.decodes else {},
@@ -155,11 +155,9 @@ class StageGraph:
         reference: str,
     ) -> str:
         """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
-        prior = self.parts.regularizer(data, tokenizer, regularizer).priors()[name]
-        method, prior_options = (
-            part_config("regularizers", regularizer),
-            regularizer_class(regularizer).prior_options,
-        )
+        owner = self.parts.regularizer(data, tokenizer, regularizer)
+        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner)
+        prior_options = regularizer_class(regularizer).prior_options
         if prior_options is not None:
             options = options_of(registry.get("regularizers", regularizer.part))
             required = {key for key, option in options.items() if option.default is REQUIRED}
@@ -269,7 +267,7 @@ class StageGraph:
                 raise self.parts.refuse(generator, message)
         budget = self.matrix.budget_of(generator)
         config = {
-            "generator": part_config("generators", generator),
+            "generator": self.parts.config("generators", generator, model),
             "init": generator.init,
             "optimizer": plain(generator.optimizer),
             "steps": budget.generator_steps,

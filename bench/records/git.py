@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from pathlib import Path
 def git(folder: Path, *arguments: str) -> str | None:
     """The output of a git command in a folder; None if there is no git or no repository, or it fails."""
     try:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
     except OSError:
         return None
-    return result.stdout.strip() if result.returncode == 0 else None
+    return os.fsdecode(result.stdout).strip() if result.returncode == 0 else None
 
 
 def tracked_records(folder: Path) -> list[Path]:

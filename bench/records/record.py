@@ -18,7 +18,7 @@ SCOPES = ("tokenizer", "generator")
 DIRECTIONS = ("higher", "lower")  # that may be better
 SIDES = ("above", "below")  # of a limit, on which a value lies
 # Levels of each field that are spread over lines in JSON: one line per metric, per curve, per cost.
-DEPTHS = {"metrics": 1, "curves": 2, "cost": 1, "provenance": 1}
+DEPTHS = {"metrics": 1, "curves": 2, "cost": 1, "provenance": 1, "missing": 1}
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Record:
     `metrics` maps a full name to {value, n, protocol, scope, better, unit, about}; generator-scope names end
     in "@guidance", except those of the `real` row. `better` is "higher", "lower" or null. With a `bound`
     ("above", "below"), the value is a limit that the metric lies beyond; `class_bounds` has those of single
-    classes. JSON has no NaN: a value that isn't finite is stored as null with a `note` ("nan", "inf",
-    "-inf"), in curves and costs as null alone.
+    classes. `missing` maps an evaluator or a metric without a number (with "@guidance" as above) to {reason,
+    failed, scope}; `failed` says that an exception was raised. JSON has no NaN: a value that isn't finite is
+    stored as null with a `note` ("nan", "inf", "-inf"), in curves and costs as null alone.
     """
 
     cell: dict[str, str]
@@ -40,6 +41,7 @@ class Record:
     curves: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     cost: dict[str, float | None] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -165,7 +167,9 @@ def _writer(data: dict[str, Any]) -> str:
 
 
 def _items(record: Record) -> list[tuple[str, Any]]:
-    return [(item.name, getattr(record, item.name)) for item in fields(record)]
+    """The record's fields with their values; `missing` only if an evaluator is."""
+    items = [(item.name, getattr(record, item.name)) for item in fields(record)]
+    return [(name, value) for name, value in items if name != "missing" or value]
 
 
 def _dump(value: Any, depth: int, indent: int) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
 from ..data.vectors import split_rows, split_sizes
-from ..nn.released_weights import read_checkpoint
+from ..nn.weight_files import read_checkpoint
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
+from ..store.user_paths import user_path
 
 
 @register("table")
@@ -68,7 +69,7 @@ class Table(ReferenceSource):
 
     @property
     def _path(self) -> Path:
-        return Path(self.file).expanduser()
+        return user_path(self.file)
 
     def _table(self) -> Tensor:
         shape = (self.rows, self.spec.channels)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..records.labels import AXES, slug
+from ..store.disk import replace_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SIDE = 32  # pixels: smaller images are enlarged by a whole factor
 GAP = 2  # pixels between images
 BACKGROUND = 128  # grey
+SOURCE = "Source"  # a keyword of PNG's text
 
 
 def grid(images: Tensor, columns: int) -> Image:
@@ -67,9 +69,13 @@ def write_pixels(folder: Path, name: str, pixels: Tensor) -> Path:
 
 
 def write_reconstructions(
-    folder: Path, rows: Sequence[tuple[str, Tensor]], name: str = "reconstructions", columns: int = 16
+    folder: Path, rows: Sequence[tuple[str, Tensor]], name: str, source: str, columns: int = 16
 ) -> Path:
-    """Writes a PNG with the originals in the first row and each tokenizer's reconstructions below."""
+    """Writes a PNG with the originals in the first row and each tokenizer's reconstructions below.
+
+    Args:
+        source: what the picture is made from, which `source_of` reads in the file.
+    """
     import torch
     from PIL import Image, ImageDraw
 
@@ -81,16 +87,28 @@ def write_reconstructions(
     height = (pictures.height - GAP) / len(rows)
     for i, (label, _) in enumerate(rows):
         pen.text((4, GAP + (i + 0.5) * height - 6), label, fill=(255, 255, 255))
-    return _save(canvas, folder, name)
+    return _save(canvas, folder, name, source)
 
 
-def _save(picture: Image, folder: Path, name: str) -> Path:
+def source_of(file: Path) -> str | None:
+    """What a PNG says that it was made from; None without a file, or if it says nothing."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get(SOURCE)
+    except (OSError, UnidentifiedImageError):
+        return None
+
+
+def _save(picture: Image, folder: Path, name: str, source: str | None = None) -> Path:
+    from PIL.PngImagePlugin import PngInfo
+
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(name)
-    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    drawn, notes = io.BytesIO(), PngInfo()
+    if source is not None:
+        notes.add_text(SOURCE, source)
+    picture.save(drawn, format="PNG", pnginfo=notes)
+    replace_bytes(file, drawn.getvalue())
     return file

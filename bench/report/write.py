@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from ..leaderboard.folders import ResultsFolder, one_each
 from ..leaderboard.results import Results
 from ..records.files import RecordError, read_records
 from ..records.record import Record
-from ..store.disk import replace_text
+from ..store.disk import replace_bytes, replace_text
 from .csv import csv
 from .dataframe import frame
 from .markdown import markdown
+from .places import ANALYSES, ANALYSIS, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +59,7 @@ def write_report(
     if complete:
         from .page import page
 
-        written += _analyses(folder / "analysis", findings)
+        written += _analyses(folder / ANALYSIS, findings)
         written.append(page.write(folder, results, findings, title, [Path(f) for f in folders or (folder,)]))
     return written
 
@@ -67,18 +69,18 @@ def rebuild_report(folders: Sequence[str | Path], out: str | Path, title: str | 
 
     Raises:
         RecordError: a folder has no records, one cannot be read, or folders contradict each other.
+        NotWritable: `out` cannot be written, or has files or records that are none of these.
     """
     sources = [ResultsFolder(Path(folder), read_records(Path(folder) / "records")) for folder in folders]
     for source in sources:
         if not source.records:
             raise RecordError(f"no records in {source.folder / 'records'}")
+    check_output(Path(out), [source.folder for source in sources])
     return write_report(out, one_each(sources)[0], title, folders=folders)
 
 
 def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
-    """Writes NAME.csv and NAME.png of each finding, and removes all others."""
-    for old in (*folder.glob("*.csv"), *folder.glob("*.png")):
-        old.unlink(missing_ok=True)
+    """Writes NAME.csv and NAME.png of each finding, and then removes all others."""
     written = []
     for finding in findings:
         folder.mkdir(exist_ok=True)
@@ -87,7 +89,11 @@ def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
         if finding.figure is not None:
             written.append(folder / f"{finding.name}.png")
             _lay_out(finding.figure)
-            finding.figure.savefig(written[-1], dpi=DPI, facecolor="white")
+            drawn = io.BytesIO()
+            finding.figure.savefig(drawn, format="png", dpi=DPI, facecolor="white")
+            replace_bytes(written[-1], drawn.getvalue())
+    for old in {file for pattern in ANALYSES for file in folder.glob(pattern)}.difference(written):
+        old.unlink(missing_ok=True)
     return written
 
 

@@ -23,7 +23,7 @@ def main_memory(root: Path = Path("/")) -> int:
 def _group_limits(root: Path) -> Iterator[int]:
     """The limits of this process's control groups and of the groups that hold these, of either version."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     mounted = root / "sys/fs/cgroup"
@@ -45,7 +45,7 @@ def _limits_above(top: Path, group: str, name: str) -> Iterator[int]:
         if not level.is_relative_to(top):
             return
         try:
-            text = (level / name).read_text().strip()
+            text = (level / name).read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if text.isdigit():  # `max` is no limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..api.returned import checked_features
 from ..data.subset import Subset
 from ..models import build
 from ..models.latents import CHUNK
@@ -30,7 +31,8 @@ def features(config: Config, inputs: Inputs, context: Context) -> Result:
         images = prefetch(dataset, split, own_chunks, context.loaders, context.device)
 
         def describe(index: Tensor, number: int) -> dict[str, Tensor]:
-            described = extractor.describe(next(images), names)  # noqa: B023
+            found = extractor.describe(next(images), names)  # noqa: B023
+            described = checked_features(extractor, found, names, len(index))  # noqa: B023
             context.report(before + int(index[-1]) + 1, total, "images")  # noqa: B023
             return {name: tensor.cpu() for name, tensor in described.items()}
 

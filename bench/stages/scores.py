@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Bound, Metric, Noise
+from ..api import Bound, Diverged, Evaluator, Metric, Noise, Unfit
 from ..metrics.bootstrap import rounded
 from ..metrics.names import base_name, check_name
 from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
-from ..training.context import Context
+from ..store.disk import explain_disk_full
+from ..training.context import Context, Stopped
+from ..user_error import UserError
 from .guidance import guidance_of
 from .inputs import Config, Inputs
 from .subject import Subject
@@ -24,8 +28,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# What ends the whole stage: it says nothing about the evaluator, and another attempt may well succeed.
+NOT_THE_EVALUATORS = (UserError, Stopped, Diverged, MemoryError, torch.OutOfMemoryError)
+
+
 def scores(config: Config, inputs: Inputs, context: Context) -> Result:
-    """All metrics of one scope, each with its protocol and n."""
+    """All metrics of one scope, each with its protocol and n.
+
+    An evaluator that raises an exception costs only its own numbers: `missing` has its reason. If none of the
+    evaluators has any number, the first exception ends the stage.
+    """
     dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
     noise = Noise(config["seed"], ("evaluate",))
     subject = Subject(
@@ -44,26 +56,74 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}
     pictures: dict[str, Tensor] = {}
+    missing: dict[str, dict[str, Any]] = {}  # by evaluator, or by metric
+    errors: list[Exception] = []
     for position, part in enumerate(config["evaluators"]):
-        evaluator = build.evaluator(part)
-        for name, value in evaluator.run(subject).items():
-            metric = evaluator.metrics[base_name(name)]
-            if metric.cost:
-                cost[name] = value
-            else:
-                protocol = evaluator.protocol(name, subject)
-                check_name(name, protocol)
-                metrics[name] = entry(value, metric, protocol, config)
-                if protocol.get("features") in judges[1:]:
-                    metrics[name]["place"] = judges.index(protocol["features"])
-        for name, figure in evaluator.figures(subject).items():
-            if isinstance(figure, Tensor):
-                pictures[f"picture/{name}"] = figure
-            else:
-                pictures[f"figure/{name}"] = rendered(figure)
+        try:
+            with explain_disk_full(context.work):
+                evaluator = build.evaluator(part)
+                found = measured(evaluator, subject, judges, config)
+                drawn = pictures_of(evaluator, subject)
+        except NOT_THE_EVALUATORS:
+            raise
+        except Exception as error:
+            failed = not isinstance(error, Unfit)
+            reason = described(error) if failed else str(error)
+            missing[part["name"]] = {"reason": reason, "failed": failed, "scope": config["scope"]}
+            context.note(f"no numbers of {part['name']}: {reason}")
+            errors += [error] if failed else []
+        else:
+            reasons = {name: {"reason": why, "failed": False} for name, why in subject.left_out.items()}
+            missing |= {name: {**why, "scope": config["scope"]} for name, why in reasons.items()}
+            subject.left_out.clear()
+            metrics |= found[0]
+            cost |= found[1]
+            pictures |= drawn
         context.report(position + 1, len(config["evaluators"]), part["name"])
+    if errors and not metrics and not cost:
+        raise errors[0]
     chosen = {"guidance": inputs["guidance"].info} if "guidance" in inputs else {}
-    return Result({"metrics": metrics, "cost": cost, **chosen}, pictures)
+    left_out = {"missing": missing} if missing else {}
+    return Result({"metrics": metrics, "cost": cost, **left_out, **chosen}, pictures)
+
+
+def measured(
+    evaluator: Evaluator, subject: Subject, judges: list[dict[str, Any]], config: Config
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """An evaluator's metrics, as entries of a record, and its costs."""
+    metrics: dict[str, Any] = {}
+    cost: dict[str, float] = {}
+    for name, value in evaluator.run(subject).items():
+        metric = evaluator.metrics.get(base_name(name))
+        if metric is None:
+            known = ", ".join(evaluator.metrics)
+            raise ValueError(f"it returns {name!r}, which isn't in its `metrics`: {known}")
+        if metric.cost:
+            cost[name] = value
+            continue
+        protocol = evaluator.protocol(name, subject)
+        check_name(name, protocol)
+        metrics[name] = entry(value, metric, protocol, config)
+        if protocol.get("features") in judges[1:]:
+            metrics[name]["place"] = judges.index(protocol["features"])
+    return metrics, cost
+
+
+def pictures_of(evaluator: Evaluator, subject: Subject) -> dict[str, Tensor]:
+    """An evaluator's figures and pictures as tensors of pixels, by their names in the artifact."""
+    return {
+        f"picture/{name}" if isinstance(figure, Tensor) else f"figure/{name}": (
+            figure if isinstance(figure, Tensor) else rendered(figure)
+        )
+        for name, figure in evaluator.figures(subject).items()
+    }
+
+
+def described(error: Exception) -> str:
+    """An exception in one line, with the file and line that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{text} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config) -> dict[str, Any]:

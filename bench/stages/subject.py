@@ -53,6 +53,7 @@ class Subject(SubjectInterface):
         for name in ("images", "labels", "reconstructions", "latents", "_described", "_mapped"):
             setattr(self, name, cache(getattr(self, name)))
         self.samples = self.sample_labels = None
+        self.left_out = {}
         if self.real:
             size, labels = dataset.size("val"), self.labels("val")
             count = min(heldout or size, size)

@@ -15,7 +15,6 @@ doesn't match them is quarantined here and made again: by `engine/run.py` before
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -31,6 +30,12 @@ from ..user_error import UserError
 from . import hashes
 from .disk import explain_disk_full
 from .hashes import CORRUPT, Corrupt
+from .user_paths import user_path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +47,10 @@ TRASH = "trash"  # folders that are being removed
 REMOTE = "remote"  # copies of the stage.json of artifacts at a URL
 PARTS = ("artifacts", "work", "locks", REMOTE, TRASH, CORRUPT)
 LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # NFS without its lock service, or Lustre
+WINDOWS = (
+    "Windows has no locks as Linux and macOS have them, without which artifacts aren't safe: run it under "
+    "WSL; bench plan, list, info, report, compare, merge and audit work here"
+)
 WAY_OUT = "let each machine have a local $LATENTBENCH_HOME, and all of them --store file:///THE/SHARED/FOLDER"
 # The fields of a stage.json, besides hashes.
 FIELDS = frozenset({"kind", "key", "label", "config", "parents", "error", "cost", "info"})
@@ -50,7 +59,7 @@ _files: dict[tuple[int, ...], dict[str, Any] | None] = {}  # the files in a stag
 
 
 class NoLocks(UserError):
-    """A folder on a file system without locks, which two processes cannot use safely."""
+    """A system, or a folder on a file system, without locks, which two processes cannot use safely."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +257,7 @@ class Store:
             "cost": result.cost,
             "info": result.info,
         }
-        (folder / "stage.json").write_text(hashes.headed(json.dumps(meta, indent=1)))
+        (folder / "stage.json").write_bytes(hashes.headed(json.dumps(meta, indent=1)).encode())
         for file in folder.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -279,9 +288,15 @@ class Store:
 
 @contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of a file, which is created; without `wait`, yields False if the lock is taken."""
+    """Holds the lock of a file, which is created; without `wait`, yields False if the lock is taken.
+
+    Raises:
+        NoLocks: this system or the file's folder has none.
+    """
+    if fcntl is None:
+        raise NoLocks(WINDOWS)
     while True:
-        with open(file, "w") as handle:
+        with open(file, "wb") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -328,4 +343,4 @@ def home(matrix_file: Path) -> Path:
     """
     beside = matrix_file.resolve().parent if matrix_file.is_file() else Path.cwd()
     variable = os.environ.get("LATENTBENCH_HOME", "")
-    return Path(variable) if variable and "://" not in variable else beside / ".bench"
+    return user_path(variable) if variable and "://" not in variable else beside / ".bench"

@@ -59,11 +59,15 @@ def _number(error: Exception) -> int | None:
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8 by one rename, so that it is never half-written; raises DiskFull."""
+    replace_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
     """Writes a file by one rename, so that it is never half-written; raises DiskFull."""
     temporary = path.with_name(
         f".{path.name}.{uuid.uuid4().hex}.tmp"
     )  # process ids of other machines may be the same
-    content = text.encode("utf-8", errors="replace")
     try:
         with explain_disk_full(path.parent, len(content)):
             temporary.write_bytes(content)

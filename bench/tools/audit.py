@@ -8,22 +8,33 @@ their number.
 from __future__ import annotations
 
 import io
+import os
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..api import Dataset, FeatureExtractor, from_uint8, to_uint8
+from ..data.class_folders import remarks
+from ..data.deep_pixels import Held
 from ..data.fixed_order import random_rows
+from ..data.image_folders import SUFFIXES
+from ..data.image_index import Listing, found_folders, index
 from ..data.images import RESIZINGS, adm_centre_crop, squash
+from ..data.picture import read_picture
+from ..data.split_folders import WHOLE
 from ..metrics.frechet import frechet_distance
 from ..metrics.kernel import kernel_distance
 from ..metrics.names import metric_name
 from ..metrics.precision_recall import precision_recall
+from ..options.words import listed, visible_name
 from ..records.record import protocol_id
 from ..stages.inputs import SPLITS
 from ..user_error import UserError
@@ -31,7 +42,6 @@ from ..user_error import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LEAST = 8  # images on either side
 MOST = 10_000  # reference images: enough to show how protocols differ
 
@@ -46,6 +56,7 @@ class ImageSet:
 
     name: str
     images: Tensor | list[np.ndarray]
+    notes: tuple[str, ...] = ()  # what was read, and what was left out and why
 
     def of_shape(
         self, side: tuple[int, int], crop: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
@@ -186,35 +197,77 @@ def stored_as_jpeg(images: Tensor, quality: int) -> Tensor:
 def read(path: Path) -> ImageSet:
     """Reads a folder of images, an .npz or .npy array (n, H, W, c) like ADM's samples, or a samples artifact.
 
+    A folder is read as the dataset `imagefolder` reads it, but for splits and classes: all images below it.
+
     Raises:
         AuditError: there is nothing to read, or not in one of these forms.
     """
     if (path / "tensors.safetensors").is_file():
-        from safetensors.torch import load_file
-
-        tensors = load_file(path / "tensors.safetensors")
-        if "images" not in tensors:
-            raise AuditError(
-                f"{path} holds no images; a samples artifact does (.bench/artifacts/samples/KEY)"
-            )
-        return ImageSet(path.name[:12], from_uint8(tensors["images"]))
+        return _from_artifact(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise AuditError(f"{path} holds no images ({', '.join(SUFFIXES)})")
-        arrays = [_open(file) for file in files]
-        channels = max(array.shape[2] for array in arrays)
-        arrays = [np.repeat(array, channels // array.shape[2], axis=2) for array in arrays]
-        if len({array.shape for array in arrays}) > 1:
-            return ImageSet(path.name, arrays)
-        return ImageSet(path.name, _from_array(np.stack(arrays)))
+        return _from_folder(path)
     if path.suffix in (".npz", ".npy") and path.is_file():
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded[loaded.files[0]] if path.suffix == ".npz" else loaded
-        if array.ndim != 4 or array.shape[3] not in (1, 3):
-            raise AuditError(f"{path} must hold (n, H, W, 1 or 3), not {array.shape}")
-        return ImageSet(path.stem, _from_array(array))
+        return _from_array(_loaded(path), path.stem)
     raise AuditError(f"{path}: no folder of images, .npz, .npy or samples artifact")
+
+
+def _from_artifact(path: Path) -> ImageSet:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path / "tensors.safetensors")
+    except SafetensorError as error:
+        raise AuditError(f"{path / 'tensors.safetensors'} cannot be read: {error}") from error
+    if "images" not in tensors:
+        raise AuditError(f"{path} holds no images; a samples artifact does (.bench/artifacts/samples/KEY)")
+    return ImageSet(path.name[:12], from_uint8(tensors["images"]))
+
+
+def _from_folder(path: Path) -> ImageSet:
+    try:
+        listing = index(path, WHOLE, found_folders(path))
+        files = [path / os.fsdecode(name) for name in sorted(listing.names.tolist(), key=_by_folders)]
+        if not files:
+            raise AuditError("; ".join([f"{path} holds no images ({', '.join(SUFFIXES)})", *_notes(listing)]))
+        pictures = [np.asarray(read_picture(file, scales=listing.scales)) for file in files]
+    except AuditError:
+        raise
+    except ValueError as error:
+        raise AuditError(f"{path} holds a file that is no image that can be read: {error}") from error
+    arrays = [array[..., None] if array.ndim == 2 else array for array in pictures]
+    channels = max(array.shape[2] for array in arrays)
+    arrays = [np.repeat(array, channels // array.shape[2], axis=2) for array in arrays]
+    alike = len({array.shape for array in arrays}) == 1
+    return ImageSet(path.name, _in_range(np.stack(arrays)) if alike else arrays, tuple(_notes(listing)))
+
+
+def _by_folders(name: bytes) -> list[bytes]:
+    return name.split(b"/")
+
+
+def _notes(listing: Listing) -> list[str]:
+    """Where images of several folders lie, how deep pixels are scaled, and what is left out."""
+    places = Counter(visible_name(name.rpartition(b"/")[0]) or "." for name in listing.names.tolist())
+    texts = [f"{count:,} in {place}" for place, count in places.items()]
+    of_folders = [f"images of {len(places)} folders: {listed(texts)}"] if len(places) > 1 else []
+    return [*of_folders, *remarks(listing)]
+
+
+def _loaded(path: Path) -> np.ndarray:
+    """The images of a NumPy file."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"": loaded} if path.suffix == ".npy" else {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise AuditError(f"{path} is no whole NumPy file of numbers") from error
+    images = {name: one for name, one in arrays.items() if one.ndim == 4 and one.shape[3] in (1, 3)}
+    if len(images) > 1:
+        raise AuditError(f"{path} has several arrays of images ({listed(list(images))}); which are meant?")
+    if not images:
+        shapes = [f"{name} {one.shape}".strip() for name, one in arrays.items()]
+        raise AuditError(f"{path} must hold (n, H, W, 1 or 3), not {listed(shapes) or 'no array at all'}")
+    return next(iter(images.values()))
 
 
 def of_dataset(dataset: Dataset, name: str) -> list[ImageSet]:
@@ -228,19 +281,21 @@ def of_dataset(dataset: Dataset, name: str) -> list[ImageSet]:
     return sets
 
 
-def _open(file: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+def _from_array(array: np.ndarray, name: str) -> ImageSet:
+    """Images from integers, or from floats in [0, 1], or in [-1, 1] if any value is negative."""
+    if not array.size or array.dtype.kind not in "biuf":
+        raise AuditError(f"{name} has {array.shape} values of {array.dtype}, which are no images")
+    if array.dtype.kind in "biu" and array.dtype != np.uint8:
+        values = array.astype(np.int64)
+        held = Held(len(array), int(values.min()), int(values.max()), whole=True)
+        low, high = held.scale
+        levels = ((values - low) / (high - low) * 255).round().astype(np.uint8)
+        return ImageSet(name, _in_range(levels), (held.in_words(str(array.dtype)),))
+    return ImageSet(name, _in_range(array))
 
-    try:
-        image = Image.open(file)
-        array = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise AuditError(f"{file} is no image that can be read: {error}") from error
-    return array[..., None] if array.ndim == 2 else array
 
-
-def _from_array(array: np.ndarray) -> Tensor:
-    """Images from uint8, or float in [0, 1], or in [-1, 1] if any value is negative."""
+def _in_range(array: np.ndarray) -> Tensor:
+    """Images (n, c, H, W) in [-1, 1] from uint8 or floats (n, H, W, c)."""
     images = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
     if images.dtype == torch.uint8:
         return from_uint8(images)

@@ -20,6 +20,7 @@ from ..contracts import datasets, evaluators, features, generators, references, 
 from ..contracts.common import BrokenPromise, NotApplicable, Part
 from ..options.options import check_options
 from ..report.summary import terminal_summary
+from ..store.user_paths import user_path
 from ..user_error import UserError
 from . import small_cell
 from .small_cell import SmallRun, Target
@@ -63,10 +64,11 @@ def targets(what: str, options: Mapping[str, Any], plugins: Sequence[Path] = ())
     Raises:
         CheckError, registry.PartError: it names none, or several that share the options.
     """
+    plugins = [user_path(plugin) for plugin in plugins]
     for plugin in plugins:
         registry.load_plugin(plugin)
-    file = Path(what)
-    if file.suffix == ".py" or file.is_file():
+    file = user_path(what)
+    if file.suffix == ".py" or file.is_file() or (file / "__init__.py").is_file():
         plugins = [*plugins, file]
         parts = _parts_in(file)
     else:

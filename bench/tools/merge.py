@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..engine.set_aside import foreign_records, move_aside
 from ..leaderboard.folders import MergeError, ResultsFolder, one_each
-from ..matrix.yaml_text import MatrixError, parse
+from ..matrix.yaml_text import MatrixError, dump, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.files import read_records, write_record
 from ..records.labels import slug
 from ..records.record import Record
-from ..store.disk import replace_text
+from ..report.places import check_places
+from ..store.disk import replace_bytes, replace_text
 from .merge_rules import HARMLESS, ROWS, differences, protocol_notes, provenance_notes, refusal
 
 LOCK = "matrix.lock*.yaml"
@@ -59,14 +58,16 @@ def merge(
     if refused:
         raise MergeError(refusal(refused))
     records, notes = one_each(sources, preferred)
+    check_places(out)
     _check_out(out, sources, records)
+    aside = _set_aside(out, sources, records)
     for record in records:
         write_record(out / "records", record)
     _copy_pictures(sources, out, preferred)
     matrices = _write_matrices(sources, out)
     written = write_report(out, records)
     return Merged(
-        records, [*written, *matrices], [*protocol_notes(sources), *provenance_notes(sources), *notes]
+        records, [*written, *matrices], [*protocol_notes(sources), *provenance_notes(sources), *notes, *aside]
     )
 
 
@@ -93,15 +94,14 @@ def _read(folder: Path) -> ResultsFolder:
 
 
 def _read_matrix(file: Path) -> dict[str, Any]:
-    """A resolved matrix, with the paths of its plugins made absolute."""
+    """A resolved matrix."""
     try:
         data = parse(read_text(file, str(file)), str(file)).data
     except MatrixError as error:
         raise MergeError(str(error)) from error
     if not resolved(data):
         raise MergeError(f"{file} is no matrix as a run resolves it")
-    plugins = [Path(os.path.abspath(file.parent / path)).as_posix() for path in data.get("plugins") or ()]
-    return {**data, "plugins": plugins}
+    return data
 
 
 def _check_out(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Record]) -> None:
@@ -112,6 +112,21 @@ def _check_out(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Re
             f"{out} has records that are in none of the merged folders ({len(strange)}): merge it too, "
             "or choose another folder"
         )
+
+
+def _set_aside(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Record]) -> list[str]:
+    """Moves what an earlier merge or a run left in `out` aside, if its records have other contents.
+
+    Returns what is to be said about it. Records in one of the sources are replaced by what is chosen of all.
+    """
+    if out.resolve() in [source.folder.resolve() for source in sources]:
+        return []
+    there = sorted((out / "records").glob("*.json"))
+    merged = {record.filename: record.to_json().encode() for record in records}
+    if all(file.read_bytes() == merged[file.name] for file in there):
+        return []
+    foreign = foreign_records(there, set())
+    return [move_aside(out, foreign, "with other contents than the merged ones")]
 
 
 def _copy_pictures(sources: Sequence[ResultsFolder], out: Path, prefer: Sequence[Path]) -> None:
@@ -125,7 +140,7 @@ def _copy_pictures(sources: Sequence[ResultsFolder], out: Path, prefer: Sequence
                 chosen[path.name] = min(chosen.get(path.name, picture), picture)
         for name, (_, content) in chosen.items():
             (out / kind).mkdir(parents=True, exist_ok=True)
-            (out / kind / name).write_bytes(content)
+            replace_bytes(out / kind / name, content)
 
 
 def _write_matrices(sources: Sequence[ResultsFolder], out: Path) -> list[Path]:
@@ -147,7 +162,5 @@ def _write_matrices(sources: Sequence[ResultsFolder], out: Path) -> list[Path]:
         if old.name not in files:
             old.unlink()
     for name, matrix in files.items():
-        plugins = [Path(os.path.relpath(path, out.resolve())).as_posix() for path in matrix["plugins"]]
-        text = yaml.safe_dump({**matrix, "plugins": plugins}, sort_keys=False, allow_unicode=True)
-        replace_text(out / name, text)
+        replace_text(out / name, dump(matrix))
     return [out / name for name in files]

@@ -60,7 +60,7 @@ def run_matrix(text: str, folder: Path, jobs: int = 1) -> SmallRun:
     """Runs a matrix, given as YAML or JSON, in a folder."""
     folder.mkdir(exist_ok=True)
     file = folder / "matrix.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     matrix = load_matrix(file)
     plan, store = make_plan(matrix), Store(folder / ".bench")
     opened = OpenPlan(matrix, plan, plan.cells, store)

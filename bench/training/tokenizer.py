@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit, seed_for
+from ..api.returned import checked_hidden
 from ..data.fixed_order import fixed_order
 from ..models import latents
 from ..runtime.processes import Group
@@ -184,7 +185,7 @@ class TokenizerTraining:
 
     def encode(self, step: Step) -> tuple[Tensor, Tensor]:
         """h and z of a batch, in single precision like all losses on latents."""
-        h = self.tokenizer.encode(step.images).float()
+        h = checked_hidden(self.tokenizer, self.tokenizer.encode(step.images), len(step.images)).float()
         return h, self.regularizer.latent(h, step.noise.fork("latent"), step.labels)
 
     def reconstruct(

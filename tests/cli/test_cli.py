@@ -114,7 +114,7 @@ def test_a_generator_that_does_not_sample_the_latents_is_skipped_with_the_reason
     cells = json.loads(said("plan", "--matrix", str(ROOT / "matrix.yaml"), "--json"))["cells"]
     joint = {c["cell"]["regularizer"]: c["skipped"] for c in cells if c["cell"]["generator"] == "joint"}
     assert joint["simflow"] is None and "own generator" not in joint["lzn"]
-    assert "each of their 16 tokens has a zone of its own" in joint["lzn"]
+    assert "with alpha = 0.25 they lie about the centres of zones" in joint["lzn"]
 
 
 PLUGIN = """

@@ -33,6 +33,7 @@ LAYERS = [
     {"engine"},
     {"tools"},
     {"cli"},
+    {"__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -138,6 +139,39 @@ def test_library_code_prints_nothing_and_leaves_the_device_to_the_tensors():
         calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         assert "print" not in {getattr(call, "id", "") for call in calls}, file
         assert "cuda" not in {getattr(call, "attr", "") for call in calls}, file
+
+
+def unnamed_encodings(tree):
+    """The lines of calls that read or write text in the encoding of whoever's locale."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        on = getattr(getattr(call.func, "value", None), "id", "")
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        modes = [named["mode"]] if "mode" in named else call.args[isinstance(call.func, ast.Name) :]
+        binary = any("b" in str(getattr(mode, "value", "")) for mode in modes)
+        opens = name == "open" and not binary and on not in ("Image", "fs")
+        texts = isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text")
+        pipes = name in ("run", "Popen", "check_output") and {"text", "universal_newlines"} & named.keys()
+        if (opens or texts or pipes) and "encoding" not in named:
+            yield call.lineno
+
+
+@pytest.mark.parametrize("file", FRAME_FILES + PART_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_text_files_name_their_encoding(file):
+    assert not [*unnamed_encodings(ast.parse(file.read_text(encoding="utf-8")))]
+
+
+def test_a_text_file_without_an_encoding_is_found():
+    wrong = ["open(f)", "open(f, 'w')", "p.open()", "p.read_text()", "p.write_text(t)", "run(w, text=True)"]
+    right = [
+        "open(f, 'rb')",
+        "p.open(mode='wb')",
+        "p.read_text(encoding='utf-8')",
+        "run(w)",
+        "read_text(f, n)",
+    ]
+    found = [bool([*unnamed_encodings(ast.parse(text))]) for text in (*wrong, *right)]
+    assert found == [True] * len(wrong) + [False] * len(right)
 
 
 ROOM_FILES, FUNCTION_LINES, FILE_LINES = 25, 80, 450  # at the most

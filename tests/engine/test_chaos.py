@@ -4,11 +4,13 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 from helpers.run import (
     TINY,
@@ -21,6 +23,7 @@ from helpers.run import (
     start,
     workers_of,
 )
+from PIL import Image
 
 LIMIT = 20_000  # bytes of a file: less than any tensors take
 
@@ -35,15 +38,15 @@ MATRIX = (
 class Chaos:
     """Runs in one folder, to which everything happens that a seed says."""
 
-    def __init__(self, folder, seed, kills, jobs, means):
+    def __init__(self, folder, seed, kills, means, words):
         self.folder, self.moments, self.kills = folder, random.Random(seed), kills
-        self.jobs, self.means = jobs, means
+        self.means, self.words = means, words
         self.killed = {"worker": 0, "parent": 0, "SIGTERM": 0}
         self.broken, self.noticed = [], 0
 
     def run(self):
         """One run, in which workers are killed, until it ends or is killed itself; its exit code."""
-        process = start("run", "-j", self.jobs, cwd=self.folder)
+        process = start(*self.words, cwd=self.folder)
         said, started = [], threading.Event()
 
         def listen():
@@ -104,7 +107,7 @@ class Chaos:
             resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
         done = subprocess.run(
-            command("run", "-j", self.jobs),
+            command(*self.words),
             cwd=self.folder,
             env=environment(),
             capture_output=True,
@@ -121,23 +124,26 @@ class Chaos:
         assert not list((self.folder / "results").rglob("*.tmp"))
 
 
-def survives(tmp_path, text, kills, breaks, *, seed, jobs, means, fill):
+def survives(tmp_path, text, kills, breaks, *, seed, jobs, means, fill=False, options=()):
     """The records of an undisturbed and of a disturbed run, and what happened to the latter."""
+    words = ("run", "-j", jobs, *options)
     folders = [tmp_path / name for name in ("undisturbed", "disturbed")]
     for folder in folders:
         folder.mkdir()
         (folder / "matrix.yaml").write_text(text)
-    done = bench("run", "-j", jobs, cwd=folders[0], timeout=900)
+    done = bench(*words, cwd=folders[0], timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    chaos, ended = Chaos(folders[1], seed, kills, jobs, means), False
+    chaos, ended = Chaos(folders[1], seed, kills, means, words), False
     while not ended:
         code = chaos.run()
         ended = code == 0 and sum(chaos.killed.values()) >= kills and len(chaos.broken) >= breaks
         if fill and sum(chaos.killed.values()) >= kills // 2:
             chaos.fill()
             fill = False
-        if not ended:
+        if not ended and breaks:
             chaos.corrupt(6 if code == 0 else 3)
+        elif not ended and code == 0:  # all is made, and kills are left: it is made once more
+            shutil.rmtree(folders[1] / ".bench")
     print(chaos.killed, f"{len(chaos.broken)} files broken, {chaos.noticed} noticed")
     assert not fill
     return results(folders[0] / "results/tiny"), results(folders[1] / "results/tiny"), chaos
@@ -167,3 +173,23 @@ def test_twenty_kills_broken_artifacts_and_a_full_disk_change_no_value_of_twelve
     found = json.loads(bench("doctor", "--cache", "--json", cwd=folder).stdout)
     wrong = {check["name"] for check in found if check["ok"] is False}
     assert wrong <= {f"{file.parents[1].name} {file.parent.name[:12]}" for file in chaos.broken}
+
+
+@pytest.mark.nightly
+def test_fifty_kills_of_a_run_over_a_folder_of_jpegs_with_loaders_change_no_value(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 60), ("val", 20)):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / "pictures" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                levels = draw.integers(0, 256, (4, 4, 3), np.uint8)
+                Image.fromarray(levels).resize((120, 90), Image.Resampling.BICUBIC).save(
+                    folder / f"{number}.jpg"
+                )
+    pictures = f"dataset: {{use: imagefolder, root: {tmp_path / 'pictures'}, size: 16}}"
+    text = MATRIX.replace("dataset: {use: digits}", pictures)
+    options, means = ("--loaders", 2), ["worker", "parent", "SIGTERM"]
+    truth, found, chaos = survives(tmp_path, text, 50, 0, seed=2, jobs=2, means=means, options=options)
+    assert found == truth and len(truth) == 13
+    assert sum(chaos.killed.values()) >= 50 and min(chaos.killed.values()) >= 10

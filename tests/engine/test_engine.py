@@ -1,9 +1,15 @@
 """What engines share, and whose GPU is whose."""
 
+import sys
+import time
+from pathlib import Path
+
+import pytest
 import torch
 
 from latentbench.bench.engine import local
 from latentbench.bench.engine.local import gpu_environment
+from latentbench.bench.engine.start_process import start_process, thread_variables
 
 
 def test_gpus_are_dealt_to_workers_in_turn():
@@ -30,3 +36,16 @@ def test_only_the_gpus_that_the_environment_names_are_dealt(monkeypatch):
     assert local.visible_gpus() == ["5", "GPU-8d1f"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert local.visible_gpus() == ["0", "1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_where_memory_runs_out_the_kernel_ends_workers_before_the_run_that_can_tell_it():
+    process = start_process(time.sleep, (60,), "worker", thread_variables(1))
+
+    preference, mine = (Path(f"/proc/{pid}/oom_score_adj") for pid in (process.pid, "self"))
+    end = time.monotonic() + 30
+    while int(preference.read_text()) <= int(mine.read_text()):  # the process is starting
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.join()

@@ -242,3 +242,17 @@ def test_two_runs_on_one_cache_make_each_stage_once(undisturbed, tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     truth = results(undisturbed / "results/tiny")
     assert results(folder / "out0") == results(folder / "out1") == truth
+
+
+def test_pictures_are_drawn_again_for_other_latents_even_if_the_clock_went_back(undisturbed, tmp_path):
+    picture = matrix(tmp_path, TINY) / "out/samples/digits--reconstructions.png"
+    options = ("-o", "out", "--filter", "generator=gaussian")
+    assert bench_inline("run", *options, cwd=tmp_path, home=undisturbed / ".bench").returncode == 0
+    first, later = picture.read_bytes(), 2**31
+    os.utime(picture, (later, later))
+    matrix(tmp_path, TINY.replace("tokenizer_steps: 12", "tokenizer_steps: 13"))
+    assert bench_inline("run", *options, cwd=tmp_path, home=undisturbed / ".bench").returncode == 0
+    assert picture.read_bytes() != first
+    drawn = picture.stat().st_mtime_ns
+    assert bench_inline("run", *options, cwd=tmp_path, home=undisturbed / ".bench").returncode == 0
+    assert picture.stat().st_mtime_ns == drawn

@@ -10,10 +10,12 @@ class Levels(Dataset):
     """Random 8-bit images; it counts what this process reads."""
 
     decodes = True
-    image, classes = ImageSpec(3, 8, 8), 0
+    classes = 0
 
-    def __init__(self, n=40):
-        self.stored = torch.randint(256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    def __init__(self, n=40, size=8):
+        self.image = ImageSpec(3, size, size)
+        rng = torch.Generator().manual_seed(0)
+        self.stored = torch.randint(256, (n, 3, size, size), generator=rng).byte()
         self.read = []
 
     def size(self, split):

@@ -52,7 +52,7 @@ class FakeSubject(Subject):
         def images(n):
             return torch.rand(n, 1, 8, 8, generator=generator) * 2 - 1
 
-        self.scope, self.real = scope, real
+        self.scope, self.real, self.left_out = scope, real, {}
         self.dataset, self.noise = FakeDataset(train, val), Noise(seed)
         self.extractors = tuple(map(FakeExtractor, [extractor] if isinstance(extractor, str) else extractor))
         self.sets = {

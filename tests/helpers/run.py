@@ -67,8 +67,8 @@ def environment(home=None):
     return env
 
 
-def start(*arguments, cwd, home=None):
-    """Starts `bench ARGUMENTS`, whose errors are among its output."""
+def start(*arguments, cwd, home=None, group=False):
+    """Starts `bench ARGUMENTS`, whose errors are among its output; `group`: in a process group of its own."""
     return subprocess.Popen(
         command(*arguments),
         cwd=cwd,
@@ -76,6 +76,7 @@ def start(*arguments, cwd, home=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=group,
         preexec_fn=_heed_signals,
     )
 

@@ -40,7 +40,7 @@ def test_a_profile_with_fewer_samples_has_smaller_sweeps(write, tmp_path):
 
 def test_the_lock_writes_the_sweep_out_and_is_read_back(write, tmp_path):
     matrix = load_matrix(write("{sweep: [1, 2]}"))
-    lock = resolved(matrix, tmp_path)
+    lock = resolved(matrix)
     assert lock["generators"]["lightningdit"]["guidance"] == {"sweep": [1.0, 2.0], "samples": 16}
     (tmp_path / "lock.yaml").write_text(yaml.safe_dump(lock))
     assert load_matrix("lock.yaml").generators == matrix.generators

@@ -65,7 +65,7 @@ def test_the_sources_read_nothing_by_pickle_and_yaml_by_its_safe_loader_alone():
             if called.startswith("yaml.") and "load" in called.lower():
                 assert called in ("yaml.safe_load", "yaml.SafeLoader"), at
             assert words.get("shell", "False") == "False" and words.get("trust_remote_code") is None, at
-    assert seen >= 4
+    assert seen >= 2  # all weights are read by nn/weight_files.py
 
 
 class Malicious:
@@ -127,7 +127,7 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(reader, kind, tmp_pa
 def test_a_checkpoint_of_objects_is_a_problem_at_its_row(tmp_path):
     torch.save({"model": Malicious(tmp_path / "done")}, tmp_path / "evil.pth")
     text = tiny_with("vit: {", f"vit: {{weights: {tmp_path / 'evil.pth'}, ")
-    with pytest.raises(MatrixError, match=r"matrix.yaml:10:3: .*no checkpoint of tensors alone"):
+    with pytest.raises(MatrixError, match=r"matrix.yaml:10:3: .*needs code to be read"):
         planned(tmp_path, text)
     assert not (tmp_path / "done").exists()
 

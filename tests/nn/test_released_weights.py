@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from latentbench.bench.api import ImageSpec, Unfit
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.nn import released_weights
+from latentbench.bench.nn.weight_files import read_checkpoint
 from latentbench.bench.nn.weights import sha256
 from latentbench.bench.registry import create, get
 from latentbench.bench.stages.table import STAGES
@@ -312,8 +313,8 @@ def test_a_checkpoint_of_another_shape_does_not_fit(saved):
 
 
 def test_a_file_with_more_than_tensors_is_not_run(saved):
-    with pytest.raises(ValueError, match="no checkpoint of tensors alone"):
-        released_weights.read_checkpoint(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
+    with pytest.raises(ValueError, match="needs code to be read"):
+        read_checkpoint(saved({"model": {}, "code": pytest.raises}, "bad.pt"))
 
 
 MATRIX = """\

@@ -17,7 +17,7 @@ from latentbench.bench.store.stage import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 SMALL = sorted(name for name in packaged() if name.startswith("digits-"))
-PRESETS = sorted(set(packaged()) - {"lab2d", "strength", "fashion-mnist", *SMALL})
+PRESETS = sorted(set(packaged()) - {"digits", "lab2d", "strength", "fashion-mnist", *SMALL})
 OFTEN = {"cifar10-lzn"}  # the others nightly
 SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.eight_bit_images import Levels, steps
+from helpers.machines import with_mounts
 from helpers.run import gone_within, workers_of
 
 from latentbench.bench.models.latents import encode
@@ -37,6 +38,37 @@ def test_only_workers_read_what_decodes_and_nobody_what_does_not():
     for dataset, workers in ((here, 0), (away, 1), (kept, 1)):
         list(prefetch(dataset, "train", steps(2), workers))
     assert here.read == kept.read == [index.tolist() for index in steps(2)] and away.read == []
+
+
+READS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from helpers.eight_bit_images import Levels, steps
+from latentbench.bench.runtime.prefetch import loaders_work, prefetch
+
+dataset = Levels(size=64)  # 98 kB a batch
+found = list(prefetch(dataset, "train", steps(7), 2))
+print(loaders_work(), bool(dataset.read))
+expected = [dataset.images("train", index) for index in steps(7)]
+assert len(found) == 7 and all(map(torch.equal, found, expected))
+"""
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        pytest.param("ro", "False True", id="none"),
+        pytest.param("size=128k", "True False", id="too small for the images"),
+        pytest.param("size=20k", "True True", id="too small for semaphores"),
+    ],
+)
+def test_images_are_read_ahead_with_little_shared_memory_and_at_all_without(options, said):
+    """`said`: whether there are semaphores, and whether the images were read in the process that asked."""
+    words = [sys.executable, "-c", READS, str(Path(__file__).parents[1])]
+    done = with_mounts({"/dev/shm": options}, words, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == said
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,6 +162,7 @@ PROGRAM = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
 from helpers.eight_bit_images import Levels, steps
+from helpers.machines import with_mounts
 from latentbench.bench.runtime.prefetch import prefetch
 images = prefetch(Levels(), "train", steps(50), 2)
 next(images)
@@ -159,3 +192,35 @@ def test_reading_processes_end_with_the_reading():
     del images
     time.sleep(0.1)
     assert len(readers) >= 2 and gone_within(30, readers)  # one is who was asked
+
+
+ABANDONED = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from multiprocessing import connection, get_context, process
+from multiprocessing.resource_sharer import DupFd
+from latentbench.bench.runtime.prefetch import _start_worker
+
+def serve(pipe):
+    _start_worker(0)
+    pipe.send(DupFd(0)._id[0])  # a thread waits there for a process that takes shared memory
+    pipe.recv()
+    raise SystemExit
+
+context = get_context("fork")
+here, there = context.Pipe()
+worker = context.Process(target=serve, args=(there,))
+worker.start()
+address = here.recv()
+connection.SocketClient(address).close()  # a process that dies before it says which
+time.sleep(0.3)
+here.send(None)
+worker.join()
+"""
+
+
+def test_a_process_that_reads_ahead_says_nothing_when_the_training_process_is_killed():
+    words = [sys.executable, "-c", ABANDONED, str(Path(__file__).parents[1])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

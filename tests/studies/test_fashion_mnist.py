@@ -1,7 +1,6 @@
-"""The Fashion-MNIST study: what its profiles compare, how its strengths were chosen, and that it runs."""
+"""The Fashion-MNIST study: what its profiles compare, and that it runs."""
 
 import json
-import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -54,35 +53,6 @@ def test_simflow_stands_beside_its_noise_without_its_flow(name, profile):
         if row.part in ("simflow", "fixed_variance"):
             sigmas[row.part].add(row.options["sigma"])
     assert sigmas["simflow"] == sigmas["fixed_variance"] != set()
-
-
-def test_every_family_had_the_same_trials_on_a_seed_of_its_own():
-    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
-    trials = Counter(row.part for row in tuning.regularizers)
-    assert trials.pop("none") == 1 and set(trials) == FAMILIES and len(set(trials.values())) == 1
-    seeds = [{seed.label for seed in matrix.seeds} for matrix in (tuning, evening)]
-    assert not seeds[0] & seeds[1]
-
-
-def test_trials_show_whether_latents_collapsed():
-    tuning = load_matrix("fashion-mnist", profile="tuning")
-    assert {"density", "latents"} <= {evaluator.part for evaluator in tuning.evaluators}
-
-
-def test_the_evening_s_strengths_are_the_ones_that_generated_best_in_the_committed_trials():
-    scores = defaultdict(list)
-    for record in records("fashion-mnist-tuning"):
-        values = [entry["value"] for name, entry in record["metrics"].items() if name.startswith("gFD[")]
-        assert record["status"] == "done" and len(values) == 1
-        scores[record["cell"]["regularizer"]].append(math.log(values[0]))
-    tuning, evening = (load_matrix("fashion-mnist", profile=name) for name in ("tuning", "evening"))
-    tried = {row.label: row for row in tuning.regularizers}
-    assert set(scores) == set(tried) and {len(one) for one in scores.values()} == {2}
-    for row in evening.regularizers:
-        if row.part == "fixed_variance":
-            continue
-        own = [label for label, other in tried.items() if other.part == row.part]
-        assert row.options == tried[min(own, key=lambda label: sum(scores[label]))].options, row.label
 
 
 def test_committed_records_say_what_made_them():

@@ -209,6 +209,7 @@ class Mine(Dataset):
 DATASETS = {
     "documented": "__doc__ = None",
     "versioned": "version = 0",
+    "sizes": "def size(self, split): return {'train': 100, 'val': 1}[split]",
     "images": "def scaled(self, x): return x * 255",
     "labels": "def labels(self, split): return torch.arange(100) % 11",
     "disjoint": "def images(self, split, index): return torch.rand(100, 1, 4, 4, "
@@ -328,7 +329,7 @@ MORE = {
     },
     "tokenizers": {"repeats": {"rows", "reloads"}, "seeded": {"starts_alike"}},
     "generators": {"samples": {"rows", "reloads"}, "inputs": {"repeats"}},
-    "datasets": {"repeats": {"fingerprint"}},
+    "datasets": {"repeats": {"fingerprint"}, "sizes": {"labels"}},
     "features": {"repeats": {"rows", "each", "rounds"}},
     "references": {"inputs": {"repeats"}},
     "evaluators": {"repeats": {"chunks"}},

@@ -113,7 +113,7 @@ def test_a_number_is_the_weight_and_stands_for_all_defaults(load):
 
 def test_a_resolved_matrix_reads_back_as_the_same(load, tmp_path):
     loaded = load(ALL.replace("DISCRIMINATOR", "patch, width: 8"))
-    written = resolved(loaded, tmp_path)
+    written = resolved(loaded)
     (tmp_path / "again.yaml").write_text(json.dumps(written))
     assert load_matrix(tmp_path / "again.yaml").reconstruction == loaded.reconstruction
 

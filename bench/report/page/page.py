@@ -84,10 +84,10 @@ def html(
     columns = columns_of(results.rows)
     parts = [_part(name, of_dataset, folders) for name, of_dataset in results.datasets.items()]
     trained = [record for record in results.records if not record.real]
-    script = (FOLDER / "page.js").read_text()
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
     return _template().render(
         title=title,
-        style=(FOLDER / "page.css").read_text(),
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         parts=parts,

@@ -264,8 +264,10 @@ def test_the_protocol_says_what_a_value_depends_on(name, n, keys):
     assert json.loads(json.dumps(protocol)) == protocol
 
 
-def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="needs 4 images"):
-        run(FakeSubject(samples=FakeSubject().samples[:3]))
-    few = run(FakeSubject(samples=FakeSubject().samples[:5]))
-    assert set(few) == {"gFD[pixels]", "KD[pixels]"}  # no five neighbours
+@pytest.mark.parametrize("n, computed", [(3, {"gFD[pixels]"}), (5, {"gFD[pixels]", "KD[pixels]"})])
+def test_metrics_that_so_few_samples_do_not_allow_are_left_out_with_their_reason(n, computed):
+    subject = FakeSubject(samples=FakeSubject().samples[:n])
+    assert set(run(subject)) == computed
+    left_out = {f"{name}[pixels]" for name in ("KD", "precision", "recall", "density", "coverage")} - computed
+    assert left_out <= subject.left_out.keys()
+    assert all(f"images on either side, not {n}" in why for why in subject.left_out.values())

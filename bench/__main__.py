@@ -1,0 +1,5 @@
+"""`python -m latentbench.bench`, which is `bench`."""
+
+from .cli import main
+
+main()
