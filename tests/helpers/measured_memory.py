@@ -3,9 +3,9 @@
     python tests/helpers/measured_memory.py FOLDER < cases.json
 
 reads a JSON list of cases, each {"name", "matrix": a YAML text, "kinds": of stages}, makes the stages of
-these kinds and what they need in FOLDER, which all cases share, and prints a JSON list with a dictionary for
-each of these stages. A stage's memory is the largest sum of anonymous pages above what its process has at its
-start, with all imports: mapped files don't count, as the kernel can drop their pages.
+these kinds and what they need in FOLDER, which all cases share, and prints a line of JSON for each of these
+stages as soon as it is made. A stage's memory is the largest sum of anonymous pages above what its process
+has at its start, with all imports: mapped files don't count, as the kernel can drop their pages.
 """
 
 import ctypes
@@ -76,7 +76,7 @@ def peak_of(work):
 
 
 def measured(folder, cases):
-    """A dictionary for each stage of the wanted kinds that a case is the first to make."""
+    """Yields a dictionary for each stage of the wanted kinds that a case is the first to make."""
     for name in IMPORTS:
         importlib.import_module(name)
     from latentbench.bench import api, registry
@@ -90,7 +90,7 @@ def measured(folder, cases):
         for name in registry.names(kind):
             registry.get(kind, name)
     steps.CHECKPOINT_SECONDS = 0.0  # even a short training writes a checkpoint, as long ones do
-    store, found = Store(folder / ".bench"), []
+    store = Store(folder / ".bench")
     for case in cases:
         (folder / "matrix.yaml").write_text(case["matrix"])
         matrix = load_matrix(folder / "matrix.yaml")
@@ -107,19 +107,16 @@ def measured(folder, cases):
                 continue
             cost, seconds = planned[stage.id], time.monotonic() - began
             parts = {name: size for name, size in cost.plain().items() if name.endswith("memory_bytes")}
-            found.append(
-                {
-                    "case": case["name"],
-                    "kind": stage.kind,
-                    "label": stage.label,
-                    "planned": cost.cpu_memory_bytes,
-                    "measured": peak,
-                    "made": store.has(stage),
-                    "seconds": round(seconds, 1),
-                    "parts": parts,
-                }
-            )
-    return found
+            yield {
+                "case": case["name"],
+                "kind": stage.kind,
+                "label": stage.label,
+                "planned": cost.cpu_memory_bytes,
+                "measured": peak,
+                "made": store.has(stage),
+                "seconds": round(seconds, 1),
+                "parts": parts,
+            }
 
 
 def make(stage, plan, store, matrix):
@@ -139,4 +136,5 @@ def make(stage, plan, store, matrix):
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(Path(sys.argv[1]).resolve(), json.load(sys.stdin)), indent=1))
+    for row in measured(Path(sys.argv[1]).resolve(), json.load(sys.stdin)):
+        print(json.dumps(row), flush=True)
