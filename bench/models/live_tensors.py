@@ -13,6 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from .flops import TooLong
 
+# Bytes from which glibc's allocator always maps a tensor on its own; smaller ones may come from its heap.
+SMALL = 2**25
+
 
 def storage_id(tensor: Tensor) -> int:
     """The identity of a tensor's memory, which its views share."""
@@ -33,6 +36,7 @@ class LiveTensors(TorchDispatchMode):
         """
         super().__init__()
         self.bytes = self.peak = 0
+        self.small = self.small_at_peak = 0  # the same of tensors below SMALL
         self.calls_left, self.paused = calls, False
         self._sizes: dict[int, int] = {}  # by storage
 
@@ -62,11 +66,15 @@ class LiveTensors(TorchDispatchMode):
             return
         self._sizes[key] = storage.nbytes()
         self.bytes += self._sizes[key]
-        self.peak = max(self.peak, self.bytes)
+        self.small += _small(self._sizes[key])
+        if self.bytes > self.peak:
+            self.peak, self.small_at_peak = self.bytes, self.small
         weakref.finalize(storage, self._remove, key).atexit = False
 
     def _remove(self, key: int) -> None:
-        self.bytes -= self._sizes.pop(key)
+        size = self._sizes.pop(key)
+        self.bytes -= size
+        self.small -= _small(size)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -76,3 +84,7 @@ class LiveTensors(TorchDispatchMode):
             yield
         finally:
             self.paused = before
+
+
+def _small(size: int) -> int:
+    return size if size < SMALL else 0

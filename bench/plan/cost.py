@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# What glibc's heap loses between the tensors of a step on a CPU, as a share of them: from nothing, where they
-# are larger than 32 MB, to 0.9 for many of unequal sizes.
+# What glibc's heap loses between small tensors of a step on a CPU, as a share of them: from nothing to 0.9
+# where they are many and of unequal sizes.
 GAPS = 0.25
 
 
@@ -53,6 +53,7 @@ class Cost:
     disk_bytes: int | None = 0
     note: str = ""
     scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
+    small_memory_bytes: int = 0  # of activations and temporary tensors, what may come from a CPU's heap
     memory_advice: str = ""  # what takes less memory, where the kind of stage doesn't say it
 
     @property
@@ -67,23 +68,20 @@ class Cost:
     @property
     def cpu_memory_bytes(self) -> int | None:
         """Memory of a CPU, which computes and holds the sets, at its peak, with gaps between tensors."""
-        return None if self.activation_memory_bytes is None else self.known_memory(of_cpu=True, gaps=GAPS)
+        return None if self.activation_memory_bytes is None else self.known_memory(of_cpu=True)
 
     @property
     def host_memory_bytes(self) -> int:
         """Main memory beside an accelerator's, at its peak."""
         return self.set_memory_bytes + self.passing_memory_bytes
 
-    def known_memory(self, of_cpu: bool, gaps: float = 0.0) -> int:
-        """The memory of a CPU, or that where networks are computed; unknown activations count as 0.
-
-        Args:
-            gaps: memory that is lost between a step's tensors, as a share of theirs.
-        """
-        step = round((1 + gaps) * ((self.activation_memory_bytes or 0) + self.temporary_memory_bytes))
+    def known_memory(self, of_cpu: bool) -> int:
+        """The memory of a CPU, or that where networks are computed; unknown activations count as 0."""
+        step = (self.activation_memory_bytes or 0) + self.temporary_memory_bytes
         lasting = self.weights_memory_bytes + self.optimizer_memory_bytes
         if not of_cpu:
             return lasting + step
+        step += round(GAPS * self.small_memory_bytes)
         return lasting + self.set_memory_bytes + max(step, self.passing_memory_bytes)
 
     def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:
