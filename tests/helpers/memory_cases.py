@@ -112,7 +112,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
     "density": {},
     "coverage": {"evaluators": "[{coverage: {points: 60}}]"},
     "linear_probe": {"evaluators": "[{linear_probe: {iterations: 3}}]"},
-    "prior": {"regularizers": "{dmvae: {}}"},
+    "prior": {"regularizers": "{dmvae: {}}", "evaluators": "[{prior: {samples: 300}}]"},
     "cost": {"regularizers": "{flow_prior: {}}"},
     "zones": {
         "regularizers": "{lzn: {steps: 2}}",

@@ -49,7 +49,7 @@ def test_the_zones_of_a_minibatch_take_a_square_of_its_tokens(plan):
     stages, said = plan(ZONES)
     # Distances, logits, softmax and weights of every pair are alive at a time.
     assert 3 * PAIRS < stages["tokenizer"]["memory_bytes"] < 5 * PAIRS
-    assert "warning: tokenizer vit · lzn · seed 0: " in said and " do not fit this machine's " in said
+    assert "warning: tokenizer vit · lzn · seed 0 and 1 more: " in said and " do not fit this machine's " in said
     assert "`budget: {batch: 256}` now" in said
     assert "do not fit h100's 80 GB" in plan(ZONES, "--accelerator", "h100")[1]
     smaller, said = plan(ZONES.replace("batch: 256", "batch: 8"))
