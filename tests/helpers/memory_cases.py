@@ -115,12 +115,12 @@ EVALUATORS: dict[str, dict[str, str]] = {
     "prior": {"regularizers": "{dmvae: {}}", "evaluators": "[{prior: {samples: 300}}]"},
     "cost": {"regularizers": "{flow_prior: {}}"},
     "zones": {
-        "regularizers": "{lzn: {steps: 2}}",
+        "regularizers": "{lzn: {steps: 2, anchors: image}}",
         "evaluators": "[{zones: {points: 3000, steps: 2, draws: 1}}]",
     },
-    "classification": {"regularizers": "{lzn: {steps: 2, align: 1.0, align_steps: 5}}"},
+    "classification": {"regularizers": "{lzn: {steps: 2, anchors: image, align: 1.0, align_steps: 5}}"},
     "classification_by_alpha": {
-        "regularizers": "{lzn: {steps: 2, align: 1.0, align_steps: 5}}",
+        "regularizers": "{lzn: {steps: 2, anchors: image, align: 1.0, align_steps: 5}}",
         "evaluators": "[{classification_by_alpha: {alphas: [1.0], batches: [150]}}]",
     },
     "inversion": {

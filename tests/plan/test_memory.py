@@ -10,7 +10,7 @@ from latentbench.bench.api import LatentSpec, Noise, Regularizer
 from latentbench.bench.cli import app
 from latentbench.bench.models.activations import forward_memory, step_cost
 from latentbench.bench.models.live_tensors import LiveTensors
-from latentbench.bench.plan.cost import Accelerator, Cost
+from latentbench.bench.plan.cost import GAPS, Accelerator, Cost
 from latentbench.bench.plan.fit import Memory, shortages
 from latentbench.bench.registry import create
 from latentbench.bench.store.stage import Stage
@@ -49,7 +49,9 @@ def test_the_zones_of_a_minibatch_take_a_square_of_its_tokens(plan):
     stages, said = plan(ZONES)
     # Distances, logits, softmax and weights of every pair are alive at a time.
     assert 3 * PAIRS < stages["tokenizer"]["memory_bytes"] < 5 * PAIRS
-    assert "warning: tokenizer vit · lzn · seed 0 and 1 more: " in said and " do not fit this machine's " in said
+    assert (
+        "warning: tokenizer vit · lzn · seed 0 and 1 more: " in said and " do not fit this machine's " in said
+    )
     assert "`budget: {batch: 256}` now" in said
     assert "do not fit h100's 80 GB" in plan(ZONES, "--accelerator", "h100")[1]
     smaller, said = plan(ZONES.replace("batch: 256", "batch: 8"))
@@ -96,6 +98,26 @@ def test_living_tensors_are_those_that_something_refers_to():
         del b, c
         assert alive.bytes == 0
     assert alive.peak == 8000
+
+
+def test_small_tensors_are_those_that_a_heap_may_hold_at_the_peak():
+    with LiveTensors() as alive:
+        small = torch.empty(1000, device="meta")
+        large = torch.empty(2**23, device="meta")  # 32 MB, which glibc always maps on its own
+        assert alive.small == alive.small_at_peak == 4000 and alive.peak == 4000 + 2**25
+        del large
+        more = [small + i for i in range(3)]
+        assert alive.small == alive.bytes == 16_000
+        assert alive.small_at_peak == 4000
+        del small, more
+    assert alive.small == alive.bytes == 0
+
+
+def test_gaps_between_a_steps_small_tensors_count_on_a_cpu_alone():
+    step = {"activation_memory_bytes": 200, "temporary_memory_bytes": 100}
+    assert Cost(**step).cpu_memory_bytes == 300
+    assert Cost(**step, small_memory_bytes=100).cpu_memory_bytes == 300 + GAPS * 100
+    assert Cost(**step, small_memory_bytes=100).memory_bytes == 300
 
 
 @pytest.mark.parametrize("recompute", [True, False])
