@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # What glibc's heap loses between small tensors of a step on a CPU, as a share of them. Measured are 0 to 0.9,
-# the more the more unequal their sizes are; so a plan with 0.4 is off by at most 1.4 times either way.
-GAPS = 0.4
+# the more the more unequal their sizes are; so a plan with 0.35 is off by at most 1.4 times either way.
+GAPS = 0.35
 
 
 @dataclass(frozen=True)
