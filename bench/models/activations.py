@@ -93,7 +93,6 @@ def step_cost(
     return StepCost(flops, saved.largest_bytes + largest, alive.peak, alive.small_at_peak)
 
 
-@torch.no_grad()
 def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> int:
     """The largest number of bytes of tensors that are alive in function(*copies of the arguments on meta).
 
@@ -102,11 +101,17 @@ def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | N
     Raises:
         RuntimeError: if shapes depend on values.
     """
+    return forward_tensors(function, *arguments, calls=calls).peak
+
+
+@torch.no_grad()
+def forward_tensors(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> LiveTensors:
+    """The counts of the tensors in a forward pass, whose peak is `forward_memory`; arguments as there."""
     copies = copied(arguments, "meta")
     alive = LiveTensors(calls)
     with suppress(TooLong), OperationCounter(), alive, _GpuEmulation(None, alive):
         function(*copies)
-    return alive.peak
+    return alive
 
 
 def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> int:

@@ -13,6 +13,7 @@ from ..models import activations, flops
 from ..models.activations import StepCost
 from ..models.flops import TooLong
 from . import dry_run, passes
+from .passes import PassMemory
 from .plan import Built, Plan
 
 T = TypeVar("T")
@@ -47,36 +48,36 @@ class Counts:
             ("decode", tokenizer), lambda: dry_run.decode(tokenizer, dataset.image, dataset.classes)
         )
 
-    def encoding(self, built: Built, images: int) -> int:
-        """Bytes that encoding so many images at a time takes."""
+    def encoding(self, built: Built, images: int) -> PassMemory:
+        """The memory that encoding so many images at a time takes."""
         tokenizer, image = built.tokenizer, built.dataset.image
         assert tokenizer is not None
         key = ("encoding", tokenizer, images)
-        return self.memory(key, lambda: passes.encoding(tokenizer, image, images))
+        return self.passing(key, lambda: passes.encoding(tokenizer, image, images))
 
-    def decoding(self, built: Built, latents: int) -> int:
-        """Bytes that decoding so many latents at a time takes."""
+    def decoding(self, built: Built, latents: int) -> PassMemory:
+        """The memory that decoding so many latents at a time takes."""
         tokenizer, dataset = built.tokenizer, built.dataset
         assert tokenizer is not None
         if not tokenizer.decodes:
-            return 0
+            return PassMemory()
         key = ("decoding", tokenizer, latents)
-        return self.memory(key, lambda: passes.decoding(tokenizer, dataset.image, dataset.classes, latents))
+        return self.passing(key, lambda: passes.decoding(tokenizer, dataset.image, dataset.classes, latents))
 
-    def drawing(self, built: Built, method: str, latents: int) -> int:
-        """Bytes that drawing so many latents at a time takes, by `cost_key` of a regularizer."""
+    def drawing(self, built: Built, method: str, latents: int) -> PassMemory:
+        """The memory that drawing so many latents at a time takes, by `cost_key` of a regularizer."""
         tokenizer, regularizer = built.tokenizer, built.regularizer
         assert tokenizer is not None and regularizer is not None
         spec, classes = tokenizer.spec, built.dataset.classes
         key = ("drawing", spec, method, latents)
-        return self.memory(key, lambda: passes.drawing(regularizer, spec, classes, latents))
+        return self.passing(key, lambda: passes.drawing(regularizer, spec, classes, latents))
 
     def sampling(
         self, generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int
-    ) -> int:
-        """Bytes that sampling so many latents at a time takes."""
+    ) -> PassMemory:
+        """The memory that sampling so many latents at a time takes."""
         key = ("sampling", generator, guided, repr(sorted(options.items())), count)
-        return self.memory(key, lambda: passes.sampling(generator, classes, guided, options, count))
+        return self.passing(key, lambda: passes.sampling(generator, classes, guided, options, count))
 
     def mapped(
         self,
@@ -98,6 +99,11 @@ class Counts:
         key = ("mapping", regularizer is None or method, latent, spec, tuple(counts.values()), labelled)
         found = self.count(key, lambda: passes.mapping(map, spec, counts, labelled))
         return (0, 0) if isinstance(found, str) else found
+
+    def passing(self, key: tuple[Any, ...], count: Callable[[], PassMemory]) -> PassMemory:
+        """The memory that `count` finds, or none where modules cannot be counted."""
+        found = self.count(key, count)
+        return PassMemory() if isinstance(found, str) else found
 
     def memory(self, key: tuple[Any, ...], count: Callable[[], int]) -> int:
         """The bytes that `count` finds, or 0 where modules cannot be counted."""

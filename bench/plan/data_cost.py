@@ -134,16 +134,18 @@ def latents_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
     # The held-out latents are never in a file.
     held = sum(in_memory(size) for size in (train * encoding, val * encoding, draws)) + val * latent
     chunk = min(ROUND * CHUNK, train) * encoding
+    largest = max(
+        counts.encoding(built, min(CHUNK, train)),
+        counts.drawing(built, method_key(config), config["batch"] if coupled else min(CHUNK, train)),
+        counts.decoding(built, min(CHUNK, val)),
+    )
     return Cost(
         parameters_total=total,
         images=images,
         flops_per_image=per_image,
         weights_memory_bytes=weights,
-        temporary_memory_bytes=max(
-            counts.encoding(built, min(CHUNK, train)),
-            counts.drawing(built, method_key(config), config["batch"] if coupled else min(CHUNK, train)),
-            counts.decoding(built, min(CHUNK, val)),
-        ),
+        temporary_memory_bytes=largest.peak,
+        small_memory_bytes=largest.small,
         set_memory_bytes=held + built.dataset.memory_bytes(),
         passing_memory_bytes=max(chunk, 2 * 8 * min(STATISTICS, train * latent // FLOAT)),
         disk_bytes=disk,
@@ -169,16 +171,18 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     )
     disk = count * (pixels + 8)  # 8 bits a value, and a label
     chunk = min(CHUNK, count)
+    largest = max(
+        counts.sampling(generator, dataset.classes, guided, sampler, chunk),
+        # Decoded images, scaled to 256 levels.
+        counts.decoding(built, chunk) + 2 * FLOAT * chunk * pixels,
+    )
     return Cost(
         parameters_total=parameters(generator, tokenizer.decoder),
         images=count,
         flops_per_image=None if isinstance(drawn, str) or isinstance(decoded, str) else drawn + decoded,
         weights_memory_bytes=total_bytes(generator, tokenizer),
-        temporary_memory_bytes=max(
-            counts.sampling(generator, dataset.classes, guided, sampler, chunk),
-            # Decoded images, scaled to 256 levels.
-            counts.decoding(built, chunk) + 2 * FLOAT * chunk * pixels,
-        ),
+        temporary_memory_bytes=largest.peak,
+        small_memory_bytes=largest.small,
         set_memory_bytes=in_memory(FLOAT * count * latent) + in_memory(disk) + dataset.memory_bytes(),
         passing_memory_bytes=2 * FLOAT * count * latent,  # whether all are finite
         disk_bytes=disk,

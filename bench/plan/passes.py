@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..api import (
     Tokenizer,
 )
 from ..api.reference import CHUNK as REFERENCE_CHUNK
-from ..models.activations import forward_memory, step_cost
+from ..models.activations import forward_tensors, step_cost
 from ..models.live_tensors import LiveTensors, storage_id
 
 CALLS = 1_000  # operations of a sampler that are followed: its peak comes early
@@ -29,24 +30,36 @@ STEPS = 2  # of a sampler of equal steps
 SOLVER_STATES = 16  # tensors of float64 that an adaptive solver keeps of its state
 
 
-def encoding(tokenizer: Tokenizer, image: ImageSpec, count: int) -> int:
+@dataclass(frozen=True, order=True)
+class PassMemory:
+    """Bytes of the tensors that are alive at a pass's peak; the larger peak is the larger one."""
+
+    peak: int = 0
+    small: int = 0  # of the peak, in tensors that may come from a heap
+
+    def __add__(self, small: int) -> PassMemory:
+        """The memory with further tensors, small ones, beside the pass."""
+        return PassMemory(self.peak + small, self.small + small)
+
+
+def encoding(tokenizer: Tokenizer, image: ImageSpec, count: int) -> PassMemory:
     """Encoding so many images at a time, their pixels included."""
     images = _empty(count, image.channels, image.height, image.width)
-    return images.nbytes + forward_memory(tokenizer.encode, images)
+    return _pass(tokenizer.encode, images) + images.nbytes
 
 
-def decoding(tokenizer: Tokenizer, image: ImageSpec, classes: int, count: int) -> int:
+def decoding(tokenizer: Tokenizer, image: ImageSpec, classes: int, count: int) -> PassMemory:
     """Decoding so many latents at a time, the images included."""
     z = _empty(count, tokenizer.spec.tokens, tokenizer.spec.channels)
     if not isinstance(tokenizer, FlowTokenizer):
-        return z.nbytes + forward_memory(lambda z: tokenizer.decode(z).clamp(-1, 1), z)
+        return _pass(lambda z: tokenizer.decode(z).clamp(-1, 1), z) + z.nbytes
     x, t = _empty(count, image.channels, image.height, image.width), _empty(count)
     labels = _labels(count) if classes else None
     states = SOLVER_STATES * 2 * x.nbytes
-    return z.nbytes + states + forward_memory(tokenizer.velocity, x, t, z, labels)
+    return _pass(tokenizer.velocity, x, t, z, labels) + z.nbytes + states
 
 
-def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int) -> int:
+def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int) -> PassMemory:
     """Drawing so many latents at a time from what was encoded."""
     h = _empty(count, spec.tokens, spec.channels * regularizer.expansion)
     labels = _labels(count) if classes else None
@@ -54,10 +67,12 @@ def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int
     def latent(h: Tensor) -> Tensor:
         return regularizer.latent(h, Noise(0, ("memory",)), labels)
 
-    return h.nbytes + forward_memory(latent, h)
+    return _pass(latent, h) + h.nbytes
 
 
-def sampling(generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int) -> int:
+def sampling(
+    generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int
+) -> PassMemory:
     """Sampling so many latents at a time.
 
     Of a sampler of many operations the first are followed, and then those of its scores.
@@ -69,7 +84,7 @@ def sampling(generator: Generator, classes: int, guided: bool, options: Mapping[
     def sample(labels: Tensor) -> Tensor:
         return generator.sample(labels, guidance, Noise(0), **few)
 
-    peak = forward_memory(sample, labels, calls=CALLS)
+    memory = _pass(sample, labels, calls=CALLS)
     if isinstance(generator, Likelihood) and generator.sampling_scores(guided and classes > 0, options):
         z = _empty(count, generator.spec.tokens, generator.spec.channels)
 
@@ -77,11 +92,12 @@ def sampling(generator: Generator, classes: int, guided: bool, options: Mapping[
             z = z.requires_grad_()
             torch.autograd.grad(generator.log_prob(z, labels if classes else None).sum(), z)
 
-        peak = max(peak, z.nbytes + step_cost(score, generator, z).peak)
-    return peak
+        step = step_cost(score, generator, z)
+        memory = max(memory, PassMemory(step.peak, step.small) + z.nbytes)
+    return memory
 
 
-def fitting(generator: Generator, classes: int, batch: int) -> int:
+def fitting(generator: Generator, classes: int, batch: int) -> PassMemory:
     """Fitting a generator in one pass over batches of this size."""
     z, labels = _empty(batch, generator.spec.tokens, generator.spec.channels), None
     if classes:
@@ -94,7 +110,7 @@ def fitting(generator: Generator, classes: int, batch: int) -> int:
 
         generator.fit(batches())
 
-    return z.nbytes + forward_memory(fit, generator, z)
+    return _pass(fit, generator, z) + z.nbytes
 
 
 def mapping(
@@ -122,6 +138,12 @@ def mapping(
     ends = [measure(round(share * n), n - round(share * n)) for n in (few, more)]
     lasting, peak = (round(a + (b - a) * (total - few) / (more - few)) for a, b in zip(*ends, strict=True))
     return lasting, peak
+
+
+def _pass(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> PassMemory:
+    """The memory of function(*arguments), arguments not included; `calls` as of `forward_memory`."""
+    alive = forward_tensors(function, *arguments, calls=calls)
+    return PassMemory(alive.peak, alive.small_at_peak)
 
 
 def _empty(*shape: int) -> Tensor:

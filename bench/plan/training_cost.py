@@ -130,12 +130,13 @@ def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
     sets, mapping = _sets(counts, stage, built, built.regularizer)
     if type(generator).fit is not Generator.fit:
         key = ("fitting", generator, config["batch"])
-        fitting = counts.memory(key, lambda: passes.fitting(generator, classes, config["batch"]))
+        fitting = counts.passing(key, lambda: passes.fitting(generator, classes, config["batch"]))
         return Cost(
             trainable,
             parameters(generator),
             weights_memory_bytes=size,
-            temporary_memory_bytes=fitting + others,
+            temporary_memory_bytes=fitting.peak + others,
+            small_memory_bytes=fitting.small,
             set_memory_bytes=sets,
             disk_bytes=size,
         )
