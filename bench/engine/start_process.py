@@ -114,4 +114,4 @@ def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tu
 def _let_the_kernel_end_this_process_first() -> None:
     """Where memory runs out Linux kills a process: better a worker, whose loss the engine can tell."""
     with suppress(OSError):  # not Linux
-        Path("/proc/self/oom_score_adj").write_text("500")
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

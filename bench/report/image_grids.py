@@ -91,7 +91,7 @@ def write_reconstructions(
 
 
 def source_of(file: Path) -> str | None:
-    """What a PNG says that it was made from; None without a file, or if it says nothing."""
+    """The source that a PNG names; None without a file, or if it names none."""
     from PIL import Image, UnidentifiedImageError
 
     try:
