@@ -69,7 +69,7 @@ class StepCost:
     flops: int  # a multiply-add is two
     activations: int  # largest number of bytes that autograd keeps at a time, casts of weights included
     peak: int = 0  # and of all tensors that are alive: also temporary ones and gradients
-    small: int = 0  # of the peak, in tensors that may come from a heap
+    gaps: int = 0  # what a CPU's heap takes beside the peak
 
 
 def step_cost(
@@ -90,7 +90,7 @@ def step_cost(
         prepare({"checkpointing": True}, *_modules(copies))
     alive = LiveTensors()
     flops = _run(step, copies, saved, alive, precision)
-    return StepCost(flops, saved.largest_bytes + largest, alive.peak, alive.small_at_peak)
+    return StepCost(flops, saved.largest_bytes + largest, alive.peak, alive.gaps)
 
 
 def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> int:

@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# What glibc's heap loses between small tensors of a step on a CPU, as a share of them. Measured are 0 to 0.9,
-# the more the more unequal their sizes are; so a plan with 0.35 is off by at most 1.4 times either way.
-GAPS = 0.35
-
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -53,7 +49,7 @@ class Cost:
     disk_bytes: int | None = 0
     note: str = ""
     scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
-    small_memory_bytes: int = 0  # of activations and temporary tensors, what may come from a CPU's heap
+    gap_memory_bytes: int = 0  # what a CPU's heap takes beside activations and temporary tensors
     memory_advice: str = ""  # what takes less memory, where the kind of stage doesn't say it
 
     @property
@@ -81,7 +77,7 @@ class Cost:
         lasting = self.weights_memory_bytes + self.optimizer_memory_bytes
         if not of_cpu:
             return lasting + step
-        step += round(GAPS * self.small_memory_bytes)
+        step += self.gap_memory_bytes
         return lasting + self.set_memory_bytes + max(step, self.passing_memory_bytes)
 
     def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:

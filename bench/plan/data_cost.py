@@ -145,7 +145,7 @@ def latents_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         flops_per_image=per_image,
         weights_memory_bytes=weights,
         temporary_memory_bytes=largest.peak,
-        small_memory_bytes=largest.small,
+        gap_memory_bytes=largest.gaps,
         set_memory_bytes=held + built.dataset.memory_bytes(),
         passing_memory_bytes=max(chunk, 2 * 8 * min(STATISTICS, train * latent // FLOAT)),
         disk_bytes=disk,
@@ -182,7 +182,7 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
         flops_per_image=None if isinstance(drawn, str) or isinstance(decoded, str) else drawn + decoded,
         weights_memory_bytes=total_bytes(generator, tokenizer),
         temporary_memory_bytes=largest.peak,
-        small_memory_bytes=largest.small,
+        gap_memory_bytes=largest.gaps,
         set_memory_bytes=in_memory(FLOAT * count * latent) + in_memory(disk) + dataset.memory_bytes(),
         passing_memory_bytes=2 * FLOAT * count * latent,  # whether all are finite
         disk_bytes=disk,

@@ -35,11 +35,11 @@ class PassMemory:
     """Bytes of the tensors that are alive at a pass's peak; the larger peak is the larger one."""
 
     peak: int = 0
-    small: int = 0  # of the peak, in tensors that may come from a heap
+    gaps: int = 0  # what a CPU's heap takes beside the peak
 
-    def __add__(self, small: int) -> PassMemory:
-        """The memory with further tensors, small ones, beside the pass."""
-        return PassMemory(self.peak + small, self.small + small)
+    def __add__(self, tensors: int) -> PassMemory:
+        """The memory with further tensors beside the pass."""
+        return PassMemory(self.peak + tensors, self.gaps)
 
 
 def encoding(tokenizer: Tokenizer, image: ImageSpec, count: int) -> PassMemory:
@@ -93,7 +93,7 @@ def sampling(
             torch.autograd.grad(generator.log_prob(z, labels if classes else None).sum(), z)
 
         step = step_cost(score, generator, z)
-        memory = max(memory, PassMemory(step.peak, step.small) + z.nbytes)
+        memory = max(memory, PassMemory(step.peak, step.gaps) + z.nbytes)
     return memory
 
 
@@ -143,7 +143,7 @@ def mapping(
 def _pass(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> PassMemory:
     """The memory of function(*arguments), arguments not included; `calls` as of `forward_memory`."""
     alive = forward_tensors(function, *arguments, calls=calls)
-    return PassMemory(alive.peak, alive.small_at_peak)
+    return PassMemory(alive.peak, alive.gaps)
 
 
 def _empty(*shape: int) -> Tensor:

@@ -117,8 +117,7 @@ def _tokenizer_step(
     activations = max(bare.activations + added.activations, critics.activations)
     # Either part has its peak while the other's activations are kept.
     peak = max(bare.peak + added.activations, bare.activations + added.peak, critics.peak)
-    small = min(peak, bare.small + max(added.small, critics.small))
-    return StepCost(operations, activations, peak, small)
+    return StepCost(operations, activations, peak, bare.gaps + max(added.gaps, critics.gaps))
 
 
 def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
@@ -136,7 +135,7 @@ def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
             parameters(generator),
             weights_memory_bytes=size,
             temporary_memory_bytes=fitting.peak + others,
-            small_memory_bytes=fitting.small,
+            gap_memory_bytes=fitting.gaps,
             set_memory_bytes=sets,
             disk_bytes=size,
         )
@@ -217,9 +216,9 @@ def _trained(
         further: bytes that are stored beside the weights.
         inputs: bytes of a batch.
     """
-    gradients, temporary, activations, small = trainable * GRADIENT, inputs, None, 0
+    gradients, temporary, activations, gaps = trainable * GRADIENT, inputs, None, 0
     if isinstance(step, StepCost):
-        activations, small = step.activations, step.small
+        activations, gaps = step.activations, step.gaps
         # The step's peak has its gradients, which are counted with the optimizer.
         temporary += max(0, step.peak - activations - gradients)
     return Cost(
@@ -235,7 +234,7 @@ def _trained(
         note=reason(step),
         # A checkpoint is made of copies.
         passing_memory_bytes=weights + trainable * ADAM + averages,
-        small_memory_bytes=small,
+        gap_memory_bytes=gaps,
     )
 
 
@@ -244,4 +243,4 @@ def _sum(a: StepCost | str, b: StepCost | str) -> StepCost | str:
     if isinstance(a, str) or isinstance(b, str):
         return reason(a, b)
     peak = max(a.peak + b.activations, a.activations + b.peak)
-    return StepCost(a.flops + b.flops, a.activations + b.activations, peak, min(peak, a.small + b.small))
+    return StepCost(a.flops + b.flops, a.activations + b.activations, peak, a.gaps + b.gaps)

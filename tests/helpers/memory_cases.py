@@ -38,7 +38,7 @@ evaluators: [cost]
 """
 POINTS = """\
 name: memory
-dataset: {use: moons, count: {train: 200000, val: 50000}}
+dataset: {use: moons, count: 200000}
 budget: {tokenizer_steps: 2, prior_steps: 2, generator_steps: 2, batch: 4096}
 features: coordinates
 reference: {use: teacher}

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from latentbench.bench.api import LatentSpec, Noise, Regularizer
 from latentbench.bench.cli import app
 from latentbench.bench.models.activations import forward_memory, step_cost
-from latentbench.bench.models.live_tensors import LiveTensors
-from latentbench.bench.plan.cost import GAPS, Accelerator, Cost
+from latentbench.bench.models.live_tensors import GAPS, LiveTensors
+from latentbench.bench.plan.cost import Accelerator, Cost
 from latentbench.bench.plan.fit import Memory, shortages
 from latentbench.bench.registry import create
 from latentbench.bench.store.stage import Stage
@@ -100,24 +100,22 @@ def test_living_tensors_are_those_that_something_refers_to():
     assert alive.peak == 8000
 
 
-def test_small_tensors_are_those_that_a_heap_may_hold_at_the_peak():
+def test_a_heap_keeps_what_small_tensors_once_took_while_large_ones_come_and_go():
     with LiveTensors() as alive:
-        small = torch.empty(1000, device="meta")
+        small = torch.empty(2**20, device="meta")  # 4 MB
+        assert alive.gaps == round(GAPS * 2**22)
+        del small
         large = torch.empty(2**23, device="meta")  # 32 MB, which glibc always maps on its own
-        assert alive.small == alive.small_at_peak == 4000 and alive.peak == 4000 + 2**25
+        assert alive.peak == 2**25 and alive.gaps == 2**22 + round(GAPS * 2**22)
         del large
-        more = [small + i for i in range(3)]
-        assert alive.small == alive.bytes == 16_000
-        assert alive.small_at_peak == 4000
-        del small, more
     assert alive.small == alive.bytes == 0
 
 
-def test_gaps_between_a_steps_small_tensors_count_on_a_cpu_alone():
+def test_a_heaps_gaps_count_on_a_cpu_alone():
     step = {"activation_memory_bytes": 200, "temporary_memory_bytes": 100}
     assert Cost(**step).cpu_memory_bytes == 300
-    assert Cost(**step, small_memory_bytes=100).cpu_memory_bytes == 300 + GAPS * 100
-    assert Cost(**step, small_memory_bytes=100).memory_bytes == 300
+    assert Cost(**step, gap_memory_bytes=40).cpu_memory_bytes == 340
+    assert Cost(**step, gap_memory_bytes=40).memory_bytes == 300
 
 
 @pytest.mark.parametrize("recompute", [True, False])
