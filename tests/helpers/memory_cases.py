@@ -84,7 +84,7 @@ GENERATORS = {
     "sit": "sit: {width: 128, sampler: {steps: 4}}",
     "mar": "mar: {sampler: {iterations: 4, steps: 4}}",
     "tarflow": "tarflow: {width: 128}",
-    "velocity_mlp": "velocity_mlp: {width: 1024, sampler: {steps: 4}}",
+    "velocity_mlp": "velocity_mlp: {width: 64, sampler: {steps: 4}}",
 }
 EXTRACTORS = {
     "effnet_lite0": "{use: effnet_lite0, resolution: 256}",
@@ -178,12 +178,19 @@ CASES: dict[str, list[Case]] = {
             "a sweep of guidance",
             ["guidance"],
             SCORED,
-            generators="{velocity_mlp: {guidance: {sweep: [1.0, 2.0]}, sampler: {steps: 2}}}",
+            evaluators="[generation]",
+            generators="{lightningdit: {guidance: {sweep: [1.0, 2.0], samples: 500}, sampler: {steps: 2}}}",
         ),
     ],
     "latents": [
         case("latents", ["latents"]),
-        case("latents in minibatches", ["latents"], tokenizers=COARSE, regularizers="{lzn: {steps: 3}}"),
+        case(
+            "latents in minibatches",
+            ["latents"],
+            dataset="{use: shapes, size: 32, count: {train: 256, val: 128}}",
+            tokenizers=COARSE,
+            regularizers="{lzn: {steps: 3}}",
+        ),
     ],
     "data": [
         *(
