@@ -124,6 +124,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
         "evaluators": "[{classification_by_alpha: {alphas: [1.0], batches: [150]}}]",
     },
     "inversion": {
+        "dataset": "{use: shapes, size: 32, count: {train: 256, val: 128}}",
         "tokenizers": "{ncsnpp: {}}",
         "regularizers": "{none: {}}",
         "evaluators": "[{inversion: {images: 128, repeats: 1}}]",
