@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.metrics.names import metric_name
@@ -62,6 +62,19 @@ class ClassAccuracy(Evaluator):
             name = metric_name("class_accuracy", extractor)
             scores[name] = mean_estimate(name, self._predicted(subject, extractor) == requested, requested)
         return scores
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if sizes.classes < 2:
+            return 0
+        peak = 0
+        for extractor in sizes.extractors:
+            n, width = sizes.features("samples", "pooled", extractor)
+            train, _ = sizes.features("train", "pooled", extractor)
+            m = min(train, self.images)
+            # A subset of the features, and standardised ones with their squares.
+            subset = m * width if train > self.images else 0
+            peak = max(peak, 4 * (subset + 3 * m * width + n * width))
+        return peak
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None

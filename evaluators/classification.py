@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Subject
+from ..bench.api import Evaluator, Metric, Subject, SubjectSizes
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK, draw, encode
 from ..bench.registry import register
@@ -59,6 +59,10 @@ class ZoneClassification(Evaluator):
         )
         return accuracies(subject, latents)
 
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        shapes = [sizes.latents("val", deterministic) for deterministic in (False, True)]
+        return sizes.classifying(min(CHUNK, shapes[0][0]))
+
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         return common_protocol(subject) | {"latents": "deterministic" if name.endswith("_mean") else "drawn"}
 
@@ -86,6 +90,15 @@ class ZoneClassificationByAlpha(Evaluator):
         if not hasattr(subject.regularizer, "alpha"):
             return {}
         return accuracies(subject, self._latents(subject))
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if not hasattr(sizes.regularizer, "alpha"):
+            return 0
+        n, tokens, channels = sizes.val, *sizes.latents("val")[1:]
+        trained = sizes.latent_batch or CHUNK
+        largest = max(min(batch or trained, n) for _, batch in self.settings.values())
+        draws = max(sizes.drawing(largest), sizes.classifying(min(CHUNK, n)), sizes.encoding(min(CHUNK, n)))
+        return 3 * 4 * n * tokens * channels + draws
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         alpha, batch = self.settings[name]

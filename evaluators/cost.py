@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, Tokenizer
+from ..bench.api import Evaluator, Generator, Metric, Regularizer, Subject, SubjectSizes, Tokenizer
 from ..bench.models import flops
+from ..bench.models.activations import bytes_of
 from ..bench.registry import register
 from ..bench.training import one_step
 
@@ -97,6 +98,17 @@ class Cost(Evaluator):
         if subject.generator is None:
             return costs | _tokenizer_costs(subject)
         return costs | _generator_costs(subject.generator, subject)
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        # Copies without values are first copied with them.
+        if sizes.generator is not None:
+            sizes.latents("val")
+            return bytes_of(sizes.generator)
+        if sizes.tokenizer is None or sizes.regularizer is None:
+            return 0
+        if sizes.reads_reference:
+            sizes.reference("train", own=True)
+        return bytes_of(sizes.tokenizer) + bytes_of(sizes.regularizer)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name.endswith(("_seconds", "_mib")):

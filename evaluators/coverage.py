@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Subject
+from ..bench.api import Evaluator, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
-from ..bench.metrics.precision_recall import NEIGHBORHOOD, precision_recall
+from ..bench.metrics.precision_recall import NEIGHBORHOOD, memory_bytes, precision_recall
 from ..bench.metrics.projections import KS_PROJECTIONS, PROJECTIONS, distance_to_normal, sliced_wasserstein
 from ..bench.registry import register
 
@@ -79,6 +79,14 @@ class Coverage(Evaluator):
             scores[f"SWD{suffix}"] = sliced_wasserstein(points, fresh)
         vectors = in_fixed_order(subject.latents("train"), self.points).flatten(1).cpu()
         return scores | {"KS": distance_to_normal(vectors)}
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        images, tokens, channels = sizes.latents("train")
+        fresh, other = sizes.reference("val"), sizes.reference("train")
+        n = min(min(self.points, images) * tokens, *(m * of_each for m, of_each, _ in (fresh, other)))
+        # Samples of a reference in random order, and distances of all pairs of tokens.
+        copies = sum(4 * m * of_each * channels for m, of_each, _ in (fresh, other))
+        return copies + max(memory_bytes(n, channels), 2 * 8 * n * (channels + PROJECTIONS))
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         z, fresh, _ = self._sets(subject)

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, Metric, Split, Subject, Unfit
+from ..bench.api import Estimate, Evaluator, Metric, Split, Subject, SubjectSizes, Unfit
 from ..bench.data.fixed_order import fixed_order
+from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.latent_loss import along, draw_along, is_potential, pearson, repeats
 from ..bench.registry import register
@@ -164,6 +165,17 @@ class Density(Evaluator):
     def figures(self, subject: Subject) -> dict[str, Figure]:
         followed = self._followed(subject)
         return {} if followed is None else {"density": drawing(followed)}
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        own = sizes.own_reference
+        shapes = [sizes.latents("val"), sizes.latents("train")]
+        references = [sizes.reference(split, of) for of in {False, own} for split in ("val", "train")]
+        tokens = [n * t for n, t, _ in (*shapes, *references)]
+        channels, bank = shapes[0][2], min(self.bank, *tokens)
+        queries = min(self.queries, *tokens)
+        # The bank in both precisions and about its mean; each query's neighbours with their differences.
+        search = bank * channels * (4 + 3 * 8) + 3 * 8 * queries * self.k * channels
+        return search + 2 * 8 * max(tokens) + bootstrap.memory_bytes(sizes.val, 6)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name in ("kNN_NLL_change", "kNN_NLL_correlation_training"):

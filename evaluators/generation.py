@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import random_rows
+from ..bench.metrics import bootstrap, frechet, kernel, neighbours
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.frechet import frechet_estimate
 from ..bench.metrics.kernel import PAIRS, cmmd_estimate, kernel_estimate
@@ -162,6 +163,28 @@ class Generation(Evaluator):
         if requested is None or train_labels is None:
             return None
         return requested[:at], train_labels.cpu()[subset]
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        peak = 0
+        for extractor in sizes.extractors:
+            n, width = sizes.features("samples", "pooled", extractor)
+            train, _ = sizes.features("train", "pooled", extractor)
+            m, labelled = min(train, PAIRS), sizes.classes
+            subset = 4 * m * width
+            if extractor.cmmd:
+                peak = max(peak, subset + kernel.memory_bytes(n, m, width, labelled, double=True))
+                continue
+            peak = max(
+                peak,
+                frechet.memory_bytes(n, train, width),
+                subset + kernel.memory_bytes(n, m, width, labelled),
+                2 * subset + neighbours.memory_bytes(n, m, sizes.val, width) + bootstrap.memory_bytes(n, 4),
+            )
+            if "spatial" in extractor.outputs:
+                peak = max(
+                    peak, frechet.memory_bytes(n, train, sizes.features("samples", "spatial", extractor)[1])
+                )
+        return peak
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         assert subject.samples is not None

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, FlowTokenizer, Metric, Subject
+from ..bench.api import Evaluator, FlowTokenizer, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK, chunked, draw
@@ -70,6 +70,13 @@ class Inversion(Evaluator):
             total += errors
         name = "reconstruction_l2"
         return {name: mean_estimate(name, total / self.repeats, labels)}
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if not isinstance(sizes.tokenizer, FlowTokenizer):
+            return 0
+        n, spec = min(self.images, sizes.train), sizes.tokenizer.spec
+        kept = 3 * 4 * n * spec.tokens * spec.channels
+        return kept + max(sizes.decoding(min(CHUNK, n)), sizes.drawing(sizes.latent_batch or CHUNK))
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         return {

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject
+from ..bench.api import Estimate, Evaluator, LatentSpec, Metric, Subject, SubjectSizes
+from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.projections import KS_PROJECTIONS, distance_to_normal
 from ..bench.models.latents import CHUNK
@@ -159,6 +160,15 @@ class LatentStatistics(Evaluator):
             for name, statistic in statistics(subject.tokenizer.spec).items():
                 scores[name + suffix] = resampled(name + suffix, z, centre, statistic)
         return scores
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        n, tokens, channels = sizes.latents("val")
+        sizes.latents("val", deterministic=True)
+        values = n * tokens * channels
+        chunk = 8 * CHUNK * (4 * tokens * channels + 2 * channels**2)
+        return max(
+            8 * (values + 3 * n * tokens * KS_PROJECTIONS), 8 * values, chunk
+        ) + bootstrap.memory_bytes(n, 8)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         noiseless = name.endswith("_mean") or name == "active_channels"

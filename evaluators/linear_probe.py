@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Split, Subject, Tokenizer
+from ..bench.api import Evaluator, Metric, Split, Subject, SubjectSizes, Tokenizer
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.models.latents import CHUNK
@@ -86,6 +86,18 @@ class LinearProbe(Evaluator):
                     scores[name] = mean_estimate(name, correct[:, :k].any(1), truth)
         return scores
 
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if sizes.classes < 2:
+            return 0
+        n, tokens, channels = sizes.latents("train")
+        val, _, _ = sizes.latents("val")
+        width, n = tokens * channels, min(n, self.images)
+        chosen = 4 * n * width
+        pooled = channels if self._pools(width) == "mean" else width
+        # Vectors of both splits; while the classifier is fitted, standardised ones twice.
+        fitted = 8 * (3 * n + val) * pooled
+        return chosen + max(8 * (n * width + n * pooled), fitted, 8 * (n + 2 * val) * pooled)
+
     def _ranked_classes(self, train: Any, classes: Tensor, val: Any) -> Tensor:
         """Classes (m, K) of `val` (m, F), the most probable first, by a classifier of `train` (n, F)."""
         from sklearn.linear_model import LogisticRegression
@@ -113,9 +125,13 @@ class LinearProbe(Evaluator):
         }
 
     def _pooling(self, z: Tensor) -> str:
+        return self._pools(z[0].numel())
+
+    def _pools(self, values: int) -> str:
+        """How a latent of so many values becomes a vector."""
         if self.pool != "auto":
             return self.pool
-        return "flatten" if z[0].numel() <= WIDEST else "mean"
+        return "flatten" if values <= WIDEST else "mean"
 
     def _vectors(self, z: Tensor) -> Any:
         """The pooled latents (n, T, C) as a float64 array (n, F)."""

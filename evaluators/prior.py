@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Flow, Generator, Metric, Subject
+from ..bench.api import Evaluator, Flow, Generator, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
+from ..bench.metrics import frechet
 from ..bench.metrics.frechet import frechet_estimate, gaussian
 from ..bench.metrics.projections import PROJECTIONS, sliced_wasserstein
-from ..bench.models.latents import chunked
+from ..bench.models.latents import CHUNK, chunked
 from ..bench.models.sample_labels import sample_labels
 from ..bench.options.options import options_of
 from ..bench.registry import register
@@ -70,6 +71,23 @@ class Prior(Evaluator):
                 scores[metric] = frechet_estimate(metric, vectors, fresh)
                 scores[f"prior_SWD{suffix}{behind}"] = sliced_wasserstein(vectors, fresh)
         return scores
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        peak = 0
+        for prior in sizes.regularizer.priors().values() if sizes.regularizer else ():
+            (train, tokens, channels), (fresh, *_) = (
+                sizes.reference(split, own=True) for split in ("train", "val")
+            )
+            rows, width = (
+                (tokens, channels) if per_token(prior) else (1, prior.spec.tokens * prior.spec.channels)
+            )
+            train, fresh = train * rows, fresh * rows
+            n = min(self.samples, train, fresh)
+            vectors = 4 * n * width + 8 * (train + fresh)
+            fitted = frechet.memory_bytes(n, train, width) + 8 * (min(train, width) + n) * width
+            drawn = sizes.sampling(prior, min(CHUNK, -(-n // rows)))
+            peak = max(peak, vectors + max(fitted, drawn))
+        return peak
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         base, _, behind = name.partition("@")

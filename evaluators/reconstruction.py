@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject
+from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
 from ..bench.data.images import psnr
+from ..bench.metrics import bootstrap, frechet
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.metrics.frechet import frechet_estimate
 from ..bench.metrics.kernel import kernel_estimate
@@ -115,6 +116,21 @@ class Reconstruction(Evaluator):
                 name = metric_name(base, extractor)
                 scores[name] = estimate(name, features, originals, paired=True)
         return scores
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if not sizes.decodes:
+            return 0
+        n, image = sizes.images("val"), sizes.image
+        sizes.reconstructions(), sizes.reconstructions(deterministic=True)
+        peak = 3 * 8 * CHUNK * image.channels * image.height * image.width
+        if self.lpips is not None and min(image.height, image.width) > 2:
+            peak = max(peak, self.lpips.memory_bytes(min(image.height, image.width)))
+        for extractor in sizes.extractors:
+            if not extractor.cmmd:
+                _, width = sizes.features("reconstructions", extractor=extractor)
+                pairs = 2 * 4 * n * width + bootstrap.memory_bytes(n)
+                peak = max(peak, frechet.memory_bytes(n, n, width) + 8 * width * min(n, width), pairs)
+        return peak + bootstrap.memory_bytes(n, 8)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         images = subject.images("val")

@@ -12,9 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Bound, Estimate, Evaluator, FeatureExtractor, Metric, Subject, to_uint8
+from ..bench.api import Bound, Estimate, Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes, to_uint8
 from ..bench.data.fixed_order import fixed_order
 from ..bench.data.images import psnr
+from ..bench.metrics import bootstrap, frechet
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
 from ..bench.metrics.frechet import frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
@@ -155,6 +156,21 @@ class Robustness(Evaluator):
             scores["noise_tolerance"] = tolerance_estimate(curve, labels)
         return scores | distances
 
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        if not sizes.decodes:
+            return 0
+        n, tokens, channels = sizes.latents("val")
+        sizes.images("val"), sizes.reconstructions()
+        values, image = n * tokens * channels, sizes.image
+        chunk = min(CHUNK, n)
+        decoded = sizes.decoding(chunk) + 5 * 4 * chunk * image.channels * image.height * image.width
+        distances, extractor = 0, distance_extractor(sizes)
+        if extractor is not None and (self.distances or self.midpoints):
+            _, width = sizes.features("reconstructions", extractor=extractor)
+            decoded += extractor.memory_bytes()
+            distances = 2 * 4 * n * width + frechet.memory_bytes(n, n, width)
+        return max(2 * 8 * values, 2 * 4 * values + max(decoded, distances)) + bootstrap.memory_bytes(n, 8)
+
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         n = len(subject.latents("val"))
         common = {"n": n, "rounding": "8 bits", "latent": "drawn"}
@@ -264,7 +280,7 @@ def device_of(subject: Subject) -> torch.device:
     return next(subject.tokenizer.parameters()).device
 
 
-def distance_extractor(subject: Subject) -> FeatureExtractor | None:
+def distance_extractor(subject: Subject | SubjectSizes) -> FeatureExtractor | None:
     """The first extractor whose features have Frechet distances."""
     return next((extractor for extractor in subject.extractors if not extractor.cmmd), None)
 

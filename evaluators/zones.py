@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Noise, Subject
+from ..bench.api import Evaluator, Metric, Noise, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
 from ..bench.metrics.projections import KS_PROJECTIONS, distance_to_normal
+from ..bench.models.activations import forward_memory
 from ..bench.registry import register
 
 if TYPE_CHECKING:
@@ -85,6 +86,18 @@ class LatentZones(Evaluator):
         by_start = {f"misassigned[{g:g}]": share for g, share in shares.items()}
         return {"zone_KS": distance_to_normal(z), **by_start, "misassignment_error": error}
 
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        zones = zones_of(sizes)
+        if zones is None or sizes.tokenizer is None:
+            return 0
+        spec, images = sizes.tokenizer.spec, min(self.points, sizes.train)
+        shape = (images, spec.tokens * spec.channels)
+        if _per_token(sizes):
+            shape = (min(self.points, images * spec.tokens), spec.channels)
+        points = torch.empty(shape)
+        flow = forward_memory(lambda a, noise: zones(a, noise, 1e-3, 2), points, points)
+        return max(flow, sizes.encoding(images))
+
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         if name == "zone_KS":
             size = min(self.points, subject.dataset.size("train"))
@@ -118,11 +131,11 @@ class LatentZones(Evaluator):
         return self._last[1:]
 
 
-def _per_token(subject: Subject) -> bool:
+def _per_token(subject: Subject | SubjectSizes) -> bool:
     return bool(getattr(subject.regularizer, "per_token", False))
 
 
-def zones_of(subject: Subject) -> Zones | None:
+def zones_of(subject: Subject | SubjectSizes) -> Zones | None:
     """The function `zones` of the regularizer's module, if it has one (parts don't import each other)."""
     return getattr(sys.modules[type(subject.regularizer).__module__], "zones", None)
 

@@ -183,9 +183,15 @@ class TARFlow(Likelihood):
 
     def sampling_evaluations(self, guided: bool, sampler: Mapping[str, Any]) -> int:
         # A score takes the density forward and backward: three times the operations.
+        return super().sampling_evaluations(guided, sampler) + 3 * self._scores(guided, sampler)
+
+    def sampling_scores(self, guided: bool, sampler: Mapping[str, Any]) -> bool:
+        return self._scores(guided, sampler) > 0
+
+    def _scores(self, guided: bool, sampler: Mapping[str, Any]) -> int:
+        """How often `sample` evaluates `score`."""
         scores = 1 if sampler.get("denoise") and self.noise_std else 0
-        scores += 2 if guided and sampler.get("score_step") else 0
-        return super().sampling_evaluations(guided, sampler) + 3 * scores
+        return scores + (2 if guided and sampler.get("score_step") else 0)
 
     def denoise(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """One step along the score, z + noise_std^2 grad log p(z): the mean of the clean latent (Tweedie)."""

@@ -24,14 +24,15 @@ itself ("facts" such as `spec` and `classes`); each interface lists them.
 
 from __future__ import annotations
 
-from .data import Dataset, Split, from_uint8, to_uint8
+from .data import Dataset, Of, Split, from_uint8, to_uint8
 from .errors import BrokenContract, Diverged, Unfit
-from .evaluator import Bound, Estimate, Evaluator, Metric, Of, Subject
+from .evaluator import Bound, Estimate, Evaluator, Metric, Subject
 from .features import FeatureExtractor
 from .generator import Flow, Generator, Likelihood
 from .noise import Noise, seed_for
 from .reference import Reference, ReferenceSource
 from .regularizer import Regularizer
+from .sizes import SubjectSizes
 from .specs import ImageSpec, LatentSpec
 from .step import Step
 from .tokenizer import FlowTokenizer, Tokenizer
@@ -61,6 +62,7 @@ __all__ = [
     "Split",
     "Step",
     "Subject",
+    "SubjectSizes",
     "Tokenizer",
     "Unfit",
     "from_uint8",

@@ -10,6 +10,7 @@ from torch import Tensor
 from .specs import ImageSpec
 
 Split = Literal["train", "val"]  # "val" is held out
+Of = Literal["train", "val", "reconstructions", "samples"]  # an image set of a cell
 
 
 class Dataset:
@@ -41,6 +42,10 @@ class Dataset:
 
         Methods learn from mirrored copies and metrics leave them out, as published statistics do.
         """
+        return 0
+
+    def memory_bytes(self) -> int:
+        """Bytes of main memory that images take once some are read; 0 if they are read one by one."""
         return 0
 
     def images(self, split: Split, index: Tensor) -> Tensor:

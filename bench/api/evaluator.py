@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
-from .data import Dataset, Split
+from .data import Dataset, Of, Split
 from .errors import Unfit
 from .features import FeatureExtractor
 from .generator import Generator
 from .noise import Noise
 from .reference import Reference
 from .regularizer import Regularizer
+from .sizes import SubjectSizes
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -70,9 +71,6 @@ class Bound(Estimate):
         self = super().__new__(cls, limit, None, classes)
         self.side = side
         return self
-
-
-Of = Literal["train", "val", "reconstructions", "samples"]  # an image set of a cell
 
 
 class Subject:
@@ -187,6 +185,13 @@ class Evaluator:
     def fingerprint(self) -> str:
         """A hash of the existing files that numbers depend on besides the subject; "" without files."""
         return ""
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        """Bytes of main memory that `run` takes at its peak beside what it asks the subject for.
+
+        Plans and the check before a run count them; 0, the default, stands for a small number.
+        """
+        return 0
 
     def figures(self, subject: Subject) -> Mapping[str, Figure | Tensor]:
         """Pictures by name, saved as PNG: a matplotlib `Figure` (not pyplot) or pixels, uint8 (H, W, 3)."""

@@ -41,6 +41,10 @@ class FeatureExtractor:
             offline.
         """
 
+    def memory_bytes(self) -> int:
+        """Bytes that the network and describing a few images with it take; 0, the default, is unknown."""
+        return 0
+
     def protocol(self) -> dict[str, Any]:
         """Everything that features depend on besides the images: weights, resolution, resizing, layer."""
         raise NotImplementedError

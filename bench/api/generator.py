@@ -83,6 +83,10 @@ class Likelihood(Generator):
         """
         return 2 if guided else 1
 
+    def sampling_scores(self, guided: bool, sampler: Mapping[str, Any]) -> bool:
+        """Whether `sample` takes gradients of the density, which hold activations; none by default."""
+        return False
+
     def tapped(self, z: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
         """The log density, and the hidden tokens (B, T, D) after layer `tap`, counted from 1."""
         raise Unfit(f"{type(self).__name__} has no layers with hidden tokens")

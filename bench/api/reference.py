@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -118,6 +119,20 @@ class ReferenceSource:
         Raises:
             FileNotFoundError: naming the file.
         """
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        """About how many samples a draw of each split has; by default as many as there are images.
+
+        `classes` is the number of the dataset's classes, 0 without labels.
+        """
+        return dict(images)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        """Bytes of main memory that drawing both splits takes at its peak; arguments as of `counts`.
+
+        The default is that of samples that are drawn once, in single precision.
+        """
+        return 4 * sum(self.counts(images, classes).values()) * self.spec.tokens * self.spec.channels
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         """Samples of a split, from the teacher's tokens (n, N, G) and pooled features (n, F) or from neither.

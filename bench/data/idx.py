@@ -90,6 +90,10 @@ class IdxDataset(Dataset):
         size = {"train": 60_000, "val": 10_000}[split]
         return size if self.count is None else min(size, self.count[split])
 
+    def memory_bytes(self) -> int:
+        # The unpacked files, the parsed images and the chosen ones.
+        return sum(3 * size for size in (60_000, 10_000)) * 28 * 28
+
     def images(self, split: Split, index: Tensor) -> Tensor:
         return from_uint8(padded(self._splits[split][0][index], [self.pad] * 4))[:, None]
 

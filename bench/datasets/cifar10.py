@@ -53,6 +53,10 @@ class CIFAR10(Dataset):
     def size(self, split: Split) -> int:
         return SIZES[split] * (2 if self.mirror and split == "train" else 1)
 
+    def memory_bytes(self) -> int:
+        # While a split is read there are also torchvision's arrays of it.
+        return (sum(SIZES.values()) + SIZES["train"]) * 3 * 32 * 32
+
     def images(self, split: Split, index: Tensor) -> Tensor:
         levels, count = self._splits[split][0], SIZES[split]
         images = levels[index % count]

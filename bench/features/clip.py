@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..metrics.names import CLIP
+from ..models.activations import bytes_of, forward_memory
 from ..nn.weights import Weights, hub
 from ..registry import register
 from ..store.user_paths import user_path
@@ -25,6 +26,18 @@ MODELS = {
     "ViT-L-14-336px": (CLIP, (768, 336, 24, 1024, 14)),
     "ViT-B-32": ("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", (512, 224, 12, 768, 32)),
 }
+
+
+@cache
+def memory(model: str) -> int:
+    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+    from torch_fidelity.feature_extractor_clip import CLIPVisual
+
+    shape = MODELS[model][1]
+    with torch.device("meta"):
+        network: Any = CLIPVisual(*shape).eval().requires_grad_(False).visual
+    chunk = torch.empty(CHUNK, 3, shape[1], shape[1], device="meta")
+    return bytes_of(network) + chunk.nbytes + forward_memory(network, chunk)
 
 
 @register("clip")
@@ -60,6 +73,9 @@ class Clip(FeatureExtractor):
 
     def fetch(self) -> None:
         self.weights.file()
+
+    def memory_bytes(self) -> int:
+        return memory(self.model)
 
     def protocol(self) -> dict[str, Any]:
         return {

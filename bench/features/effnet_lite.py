@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..api import FeatureExtractor, LatentSpec
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..data.packages import package_file
+from ..models.activations import bytes_of, forward_memory
 from ..nn.weight_files import read_checkpoint
 from ..nn.weights import sha256
 from ..registry import register
@@ -63,6 +64,9 @@ class EffNetLite(FeatureExtractor):
             "logits": "ImageNet's 1,000 classes",
             "spatial": f"blocks.2, stride 8, the first {self.spatial} channels",
         }
+
+    def memory_bytes(self) -> int:
+        return _memory(self._model, self.resolution)
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         return in_chunks(lambda chunk: self._describe(chunk, outputs), images, CHUNK, outputs)
@@ -121,6 +125,17 @@ class EffNetLite(FeatureExtractor):
         fold_batch_norms(network)
         pad_evenly(network)
         return network.to(memory_format=torch.channels_last)
+
+
+@cache
+def _memory(model: str, resolution: int) -> int:
+    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+    with torch.device("meta"):
+        network = timm.create_model(model, pretrained=False).eval().requires_grad_(False)
+        fold_batch_norms(network)
+        pad_evenly(network)
+    chunk = torch.empty(CHUNK, 3, resolution, resolution, device="meta")
+    return bytes_of(network) + chunk.nbytes + forward_memory(network, chunk)
 
 
 @register("effnet_lite0")

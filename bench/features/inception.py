@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
 from ..metrics.names import INCEPTION
+from ..models.activations import bytes_of, forward_memory
 from ..nn.weight_files import read_checkpoint
 from ..nn.weights import Weights, hub
 from ..registry import register
@@ -48,6 +49,9 @@ class Inception(FeatureExtractor):
 
     def fetch(self) -> None:
         self.weights.file()
+
+    def memory_bytes(self) -> int:
+        return memory()
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -93,17 +97,8 @@ class Inception(FeatureExtractor):
 
     @cached_property
     def _network(self) -> nn.Module:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        class Network(FeatureExtractorInceptionV3):
-            def load_state_dict(self, *args: Any, **options: Any) -> None:
-                """Does nothing: the constructor would unpickle any object. Tensors alone are loaded below."""
-
-        empty = io.BytesIO()
-        torch.save({}, empty)
-        empty.seek(0)
         with seeded():
-            network = Network("inception-v3-compat", ["2048", "logits_unbiased"], empty)
+            network = built()
             if self.weights.random:
                 for module in network.modules():
                     if isinstance(module, nn.Conv2d):  # keeps the scale of features through the depth
@@ -111,3 +106,35 @@ class Inception(FeatureExtractor):
         if not self.weights.random:
             nn.Module.load_state_dict(network, read_checkpoint(self.weights.file()))
         return network
+
+
+def built() -> nn.Module:
+    """The network with random weights."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Network(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args: Any, **options: Any) -> None:
+            """Does nothing: the constructor would unpickle any object. Tensors alone are loaded later."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    return Network("inception-v3-compat", ["2048", "logits_unbiased"], empty)
+
+
+def last_maps(network: Any, maps: Tensor) -> Tensor:
+    """The maps (B, 2048, 8, 8) that features are means of, from prepared images."""
+    for name, block in network.named_children():
+        if name == "AvgPool":
+            break
+        maps = block(maps)
+    return maps
+
+
+@cache
+def memory() -> int:
+    """Bytes of the network and of its pass on a chunk of images, on the meta device."""
+    with torch.device("meta"):
+        network = built()
+    chunk = torch.empty(CHUNK, 3, 299, 299, device="meta")
+    return bytes_of(network) + 3 * chunk.nbytes + forward_memory(lambda x: last_maps(network, x), chunk)

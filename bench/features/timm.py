@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..api import FeatureExtractor, LatentSpec
 from ..api.noise import seeded
 from ..data.images import RESIZINGS, in_chunks, prepared
+from ..models.activations import bytes_of, forward_memory
 from ..nn.weight_files import is_safetensors
 from ..nn.weights import RANDOM, first_existing, of_random, refuse_offline, sha256
 from ..registry import register
@@ -82,6 +83,9 @@ class Timm(FeatureExtractor):
             "pooled": "the model's own",
             "layer": "last" if self.layer is None else self.layer,
         }
+
+    def memory_bytes(self) -> int:
+        return memory(self.model, self.resolution)
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         network = self._network.to(images.device)
@@ -155,6 +159,15 @@ def layout(model: str, resolution: int, layer: int | None) -> Layout:
     channels, *grid = maps["tokens"].shape[1:]
     spec = LatentSpec(grid[0] * grid[1], channels, (grid[0], grid[1]))
     return Layout(maps["pooled"].shape[1], spec, network.num_classes)
+
+
+@cache
+def memory(model: str, resolution: int) -> int:
+    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+    with torch.device("meta"):
+        network = built(model, resolution)
+    chunk = torch.empty(CHUNK, 3, resolution, resolution, device="meta")
+    return bytes_of(network) + chunk.nbytes + forward_memory(lambda x: described(network, x, None), chunk)
 
 
 def built(model: str, resolution: int, file: Path | None = None) -> Any:

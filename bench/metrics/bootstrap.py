@@ -28,6 +28,11 @@ def counts(metric: str, n: int) -> Tensor:
     return torch.stack(drawn).double()
 
 
+def memory_bytes(n: int, metrics: int = 1) -> int:
+    """Bytes of `counts` of n items for so many metrics, of which the last eight are kept."""
+    return 8 * REPLICATES * n * (min(metrics, 8) + 2)  # as they are drawn, and as numbers
+
+
 def means(metric: str, values: Tensor) -> Tensor:
     """The means of (n,) values of single items over the resamples, (REPLICATES,)."""
     return counts(metric, len(values)) @ values.double().cpu() / len(values)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..api import Estimate
 from .bootstrap import counts, narrowed
+from .bootstrap import memory_bytes as bootstrap_bytes
 from .reuse import once
 
 CHUNK = 2**16  # features of a set that are converted to double precision at a time
@@ -41,6 +42,19 @@ def frechet_estimate(name: str, a: Tensor, b: Tensor, paired: bool = False) -> E
     else:
         change = narrowed(distance.change, _second_order(distance.directions, distance.singular))
     return Estimate(distance.value, distance.value + (counts(name, len(a)) - 1) @ change)
+
+
+def memory_bytes(n: int, m: int, width: int) -> int:
+    """Bytes that the distance of n features to m with replicates takes at its peak, beside the features.
+
+    In double precision: of the reference's chunks and covariance with its eigenvectors, or later of its root,
+    the features' rows, their products with the root, and the smaller side's eigenvectors.
+    """
+    small, chunk = min(width, m), min(m, CHUNK)
+    reference = 3 * chunk * width + (0 if m < width else 6 * width**2)
+    few = min(n, small)
+    distance = small * width + 4 * n * width + 3 * n * small + 5 * few**2 + 3 * FRECHET_PAIRS * few
+    return 8 * max(reference, distance) + bootstrap_bytes(n)
 
 
 class Gaussian(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..api import Estimate, Unfit
 from .bootstrap import counts, narrowed
+from .bootstrap import memory_bytes as bootstrap_bytes
 from .reuse import once
 
 PAIRS = 50_000  # largest number of training images for metrics over pairs of images
@@ -20,6 +21,17 @@ CMMD_SIGMA = 10.0
 ROWS = 512  # rows and columns of a kernel at a time, which fit a cache: sums in single precision are short
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
+
+
+def memory_bytes(n: int, m: int, width: int, classes: int = 0, double: bool = False) -> int:
+    """Bytes that a kernel distance of n features to m takes at its peak, beside the features.
+
+    Kernels are computed in small blocks. The subsets' weights aren't small, nor are copies of the features in
+    double precision.
+    """
+    weights = (1 if double else KD_SUBSETS) + classes
+    copies = 8 * width * (n + m) if double else 0
+    return copies + (8 + 8 + 4) * weights * (n + m) + bootstrap_bytes(n)
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:

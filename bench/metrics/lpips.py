@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..api import from_uint8
 from ..api.noise import seeded
 from ..data.images import resize, to_rgb
+from ..models.activations import bytes_of, forward_memory
 from ..nn.weight_files import read_checkpoint
 from ..nn.weights import Weights, hub, sha256
 from .names import ALEX, VGG
@@ -60,6 +61,10 @@ class Lpips:
     @property
     def here(self) -> bool:
         return self.backbone.fingerprint(self.net) is not None
+
+    def memory_bytes(self, side: int) -> int:
+        """Bytes of the network and of comparing a chunk of images with this shorter side."""
+        return _memory(self.net, max(side, SMALLEST))
 
     def protocol(self) -> dict[str, Any]:
         """Everything besides the images that a distance depends on."""
@@ -110,6 +115,14 @@ def heads_file(net: Net) -> Path:
     package = importlib.util.find_spec("lpips")
     assert package is not None and package.origin is not None
     return Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth"
+
+
+@cache
+def _memory(net: Net, side: int) -> int:
+    with torch.device("meta"):
+        network = _built(net, None)
+    images = torch.empty(CHUNK, 3, side, side, device="meta")
+    return bytes_of(network) + 2 * images.nbytes + forward_memory(network, images, images)
 
 
 @cache

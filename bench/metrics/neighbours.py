@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..api import Estimate, seed_for
+from . import pairwise
 from .bootstrap import REPLICATES, class_means, counts, mean_estimate
 from .names import base_name
-from .pairwise import Squares
+from .pairwise import WIDE, Squares
 from .precision_recall import NEIGHBORHOOD
 from .reuse import once
 
@@ -33,6 +34,27 @@ def neighbour_protocol(name: str) -> dict[str, Any]:
     if base == "memorisation":
         return {"ties": "half"}
     return {"k": NEIGHBORHOOD if base in ("precision", "recall") else NEAREST}
+
+
+def memory_bytes(n: int, m: int, heldout: int, width: int) -> int:
+    """Bytes that the overlap of n generated features with m real ones takes, and then memorisation.
+
+    Distances come in blocks of rows; which real images they hold is kept for all choices of generated ones.
+    """
+    number = 4 if width > WIDE else 8
+    block = (
+        ROWS * m * (3 * number + 1 + 8)
+    )  # bounds, limits, whether they are kept, and some pairs of indices
+    choices = 1 + REPLICATES
+    words = -(-choices // WORD)
+    held = m * (3 * 8 * WORD * words + 8 * choices)
+    balls = n * (REACH + 1) * (16 + 8 * words) + choices * n
+    return max(
+        pairwise.memory_bytes(m, m, width) + block,
+        pairwise.memory_bytes(n, m, width) + block + balls,
+        pairwise.memory_bytes(heldout, m, width) + block,
+        number * (n + m) * (width + 2) + balls + held,
+    )
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,12 @@ MANY = 16  # undecided rows (e.g. of collapsed samples), above which bounds in d
 MOST = 2**20  # numbers of points at a time that exact distances are taken of
 
 
+def memory_bytes(n: int, m: int, width: int) -> int:
+    """Bytes of `Squares` of n points and m others, while the larger set is made."""
+    number = 4 if width > WIDE else 8
+    return number * (n + m) * (width + 2) + 8 * max(n, m) * width
+
+
 def exact(points: Tensor, others: Tensor) -> Tensor:
     """(…, n, F), (…, m, F) -> (…, n, m) distances in double precision, the same for a pair in any set."""
     return torch.cdist(points.double(), others.double(), compute_mode="donot_use_mm_for_euclid_dist")

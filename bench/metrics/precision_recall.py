@@ -5,6 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 NEIGHBORHOOD = 3  # k of precision and recall, torch-fidelity's default
+BATCH = 10_000  # rows whose distances are computed at a time, torch-fidelity's default
+
+
+def memory_bytes(n: int, width: int) -> int:
+    """Bytes that n features against n take at their peak, in double precision.
+
+    Distances are computed for 10,000 rows at a time. `kthvalue` copies them and their order, while those of
+    the last rows to the other set are still there.
+    """
+    rows = min(n, BATCH)
+    last = n - BATCH * ((n - 1) // BATCH)
+    return 8 * (2 * n * width + (3 * rows + last) * n)
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:

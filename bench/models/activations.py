@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -54,6 +55,13 @@ SINGLE = {
 }
 
 
+@lru_cache(maxsize=256)  # stages of equal rows have the same modules
+def bytes_of(module: nn.Module) -> int:
+    """Size of parameters and buffers, shared ones once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
 @dataclass(frozen=True)
 class StepCost:
     """The cost of a training step on a whole batch."""
@@ -61,6 +69,7 @@ class StepCost:
     flops: int  # a multiply-add is two
     activations: int  # largest number of bytes that autograd keeps at a time, casts of weights included
     peak: int = 0  # and of all tensors that are alive: also temporary ones and gradients
+    gaps: int = 0  # what a CPU's heap takes beside the peak
 
 
 def step_cost(
@@ -81,10 +90,9 @@ def step_cost(
         prepare({"checkpointing": True}, *_modules(copies))
     alive = LiveTensors()
     flops = _run(step, copies, saved, alive, precision)
-    return StepCost(flops, saved.largest_bytes + largest, alive.peak)
+    return StepCost(flops, saved.largest_bytes + largest, alive.peak, alive.gaps)
 
 
-@torch.no_grad()
 def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> int:
     """The largest number of bytes of tensors that are alive in function(*copies of the arguments on meta).
 
@@ -93,11 +101,17 @@ def forward_memory(function: Callable[..., Any], *arguments: Any, calls: int | N
     Raises:
         RuntimeError: if shapes depend on values.
     """
+    return forward_tensors(function, *arguments, calls=calls).peak
+
+
+@torch.no_grad()
+def forward_tensors(function: Callable[..., Any], *arguments: Any, calls: int | None = None) -> LiveTensors:
+    """The counts of the tensors in a forward pass, whose peak is `forward_memory`; arguments as there."""
     copies = copied(arguments, "meta")
     alive = LiveTensors(calls)
     with suppress(TooLong), OperationCounter(), alive, _GpuEmulation(None, alive):
         function(*copies)
-    return alive.peak
+    return alive
 
 
 def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> int:

@@ -49,6 +49,7 @@ class Cost:
     disk_bytes: int | None = 0
     note: str = ""
     scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
+    gap_memory_bytes: int = 0  # what a CPU's heap takes beside activations and temporary tensors
     memory_advice: str = ""  # what takes less memory, where the kind of stage doesn't say it
 
     @property
@@ -62,7 +63,7 @@ class Cost:
 
     @property
     def cpu_memory_bytes(self) -> int | None:
-        """Memory of a CPU, which computes and holds the sets, at its peak."""
+        """Memory of a CPU, which computes and holds the sets, at its peak, with gaps between tensors."""
         return None if self.activation_memory_bytes is None else self.known_memory(of_cpu=True)
 
     @property
@@ -76,6 +77,7 @@ class Cost:
         lasting = self.weights_memory_bytes + self.optimizer_memory_bytes
         if not of_cpu:
             return lasting + step
+        step += self.gap_memory_bytes
         return lasting + self.set_memory_bytes + max(step, self.passing_memory_bytes)
 
     def hours(self, accelerator: Accelerator, precision: str, utilisation: float) -> float | None:

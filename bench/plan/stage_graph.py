@@ -182,7 +182,8 @@ class StageGraph:
             "seed": seed.tokenizer,
         }
         label = f"{self._label(data, tokenizer, regularizer, f'seed {seed.tokenizer}')} · {name}"
-        built, trainable = Built(data.dataset, generator=prior), self.parts.parameters(prior)
+        owner, trainable = self.parts.regularizer(data, tokenizer, regularizer), self.parts.parameters(prior)
+        built = Built(data.dataset, regularizer=owner, generator=prior)
         return self._add("prior", label, config, {"reference": reference}, built, trainable)
 
     def _reference(self, data: DatasetPlan, regularizer: MatrixRow | None) -> str:

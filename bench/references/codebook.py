@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, ImageSpec, LatentSpec, Reference, ReferenceSource, Split, seed_for
-from ..data.vectors import split_rows
+from ..data.vectors import split_rows, split_sizes
 from ..registry import register
 
 PATCHES = 100_000  # at most so many patches are clustered
@@ -47,17 +48,27 @@ class Codebook(ReferenceSource):
         if image.height % patch or image.width % patch:
             raise ValueError(f"patch = {patch} doesn't divide images of {image.height} x {image.width}")
         self.patch, self.codes = patch, codes
+        self.per_image = image.height * image.width // patch**2  # patches
         self.spec = LatentSpec(1, image.channels * patch**2)
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        return split_sizes(self.codes)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # Images and their patches, `unique`'s sorted copies, and k-means' copies of batches.
+        points = min(PATCHES, images["train"] * self.per_image) * self.spec.channels
+        return 4 * (5 * points + 8192 * self.codes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         codes = cluster(self._training_patches(dataset), self.codes)
         return Reference(split_rows(codes, split, "codebook")[:, None])
 
     def _training_patches(self, dataset: Dataset) -> Tensor:
-        per_image = dataset.image.height * dataset.image.width // self.patch**2
         generator = torch.Generator().manual_seed(seed_for("reference", "codebook", "images"))
         order = torch.randperm(dataset.size("train"), generator=generator)
-        points = patches(dataset.images("train", order[: -(-PATCHES // per_image)]), self.patch)[:PATCHES]
+        points = patches(dataset.images("train", order[: -(-PATCHES // self.per_image)]), self.patch)[
+            :PATCHES
+        ]
         distinct = len(points.unique(dim=0))
         if distinct < self.codes:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -37,6 +38,15 @@ class Diffusion(ReferenceSource):
 
     def fetch(self) -> None:
         self.of.fetch()
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        return self.of.counts(images, classes)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # Of the larger split also the scaled samples, noise and their products.
+        drawn = self.counts(images, classes)
+        largest = 4 * max(drawn.values()) * self.spec.tokens * self.spec.channels
+        return self.of.memory_bytes(images, classes) + super().memory_bytes(images, classes) + 3 * largest
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         clean = self.of.draw(split, dataset, tokens, pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from torch import Tensor
@@ -29,6 +30,10 @@ class Latents(ReferenceSource):
         row: str | None = None,
     ) -> None:
         self.spec = teacher_spec
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # Both splits' latents, and the same in the order of the images.
+        return 2 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         return Reference(tokens, dataset.labels(split), self.spec.grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -41,6 +42,10 @@ class Mixture(ReferenceSource):
     ) -> None:
         self.components, self.std, self.seed = components, std, seed
         self.spec = LatentSpec(tokens, channels)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # A split's means, noise and its product are there with their sum.
+        return 3 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         generator = torch.Generator().manual_seed(seed_for("reference", "mixture", split, self.seed))

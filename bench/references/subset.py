@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -30,6 +31,11 @@ class Subset(ReferenceSource):
     ) -> None:
         self.classes, self.features = classes, features
         self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        # As many as classes of equal size would have.
+        share = min(1.0, len(set(self.classes)) / max(1, classes))
+        return {split: round(share * count) for split, count in images.items()}
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         labels = dataset.labels(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split, seed_for
-from ..data.vectors import split_rows
+from ..data.vectors import split_rows, split_sizes
 from ..nn.weight_files import read_checkpoint
 from ..nn.weights import RANDOM, of_random, sha256
 from ..registry import register
@@ -54,6 +55,13 @@ class Table(ReferenceSource):
     def fetch(self) -> None:
         if self.file != RANDOM and not self._path.is_file():
             raise FileNotFoundError(f"there is no file {self._path}")
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        return split_sizes(self.rows)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # The table, the rows of a split, and both splits' samples.
+        return 3 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = self._table()

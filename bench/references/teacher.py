@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -19,6 +20,10 @@ class Teacher(ReferenceSource):
     def __init__(self, teacher_spec: LatentSpec, features: Literal["tokens", "pooled"] = "tokens") -> None:
         self.features = features
         self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # All tokens are those of a mapped file.
+        return 0 if self.features == "tokens" else super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         labels = dataset.labels(split)

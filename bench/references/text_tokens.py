@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from ..api import Dataset, LatentSpec, Reference, ReferenceSource, Split
 from ..data.packages import package_file
-from ..data.vectors import split_rows
+from ..data.vectors import split_rows, split_sizes
 from ..nn.weights import sha256
 from ..registry import register
 
-CHANNELS = 384
+TOKENS, CHANNELS = 30_522, 384
 
 
 def weights_file() -> Path | None:
@@ -54,6 +55,13 @@ class TextTokens(ReferenceSource):
 
     def fetch(self) -> None:
         embedding_table()
+
+    def counts(self, images: Mapping[Split, int], classes: int) -> dict[Split, int]:
+        return split_sizes(TOKENS)
+
+    def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:
+        # The rows of a split, and both splits' samples.
+        return 2 * super().memory_bytes(images, classes)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:
         table = embedding_table()

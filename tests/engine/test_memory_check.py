@@ -1,5 +1,7 @@
 """A run that cannot fit into memory is refused before anything is made, unless it is forced."""
 
+import re
+
 import pytest
 from helpers.run import TINY, bench_inline
 
@@ -38,5 +40,6 @@ def test_a_matrix_of_zones_is_refused_with_its_stage_bytes_and_batch(tmp_path):
     (tmp_path / "matrix.yaml").write_text(text.replace("batch: 16", "batch: 1024"))  # 65,536 anchors
     ran = bench_inline("run", cwd=tmp_path)
     assert ran.returncode == 2
-    assert "tokenizer vit · lzn · seed 0 needs 1" in ran.stderr  # some 100 GB
+    # Some 100 GB; the latents and what scores draw of them don't fit either.
+    assert re.search(r"tokenizer vit · lzn · seed 0 \(and \d+ more\) needs 1", ran.stderr)
     assert "{batch: 1024}" in ran.stderr

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from latentbench.bench.api import LatentSpec, Noise, Regularizer
 from latentbench.bench.cli import app
 from latentbench.bench.models.activations import forward_memory, step_cost
-from latentbench.bench.models.live_tensors import LiveTensors
+from latentbench.bench.models.live_tensors import GAPS, LiveTensors
 from latentbench.bench.plan.cost import Accelerator, Cost
 from latentbench.bench.plan.fit import Memory, shortages
 from latentbench.bench.registry import create
@@ -49,7 +49,9 @@ def test_the_zones_of_a_minibatch_take_a_square_of_its_tokens(plan):
     stages, said = plan(ZONES)
     # Distances, logits, softmax and weights of every pair are alive at a time.
     assert 3 * PAIRS < stages["tokenizer"]["memory_bytes"] < 5 * PAIRS
-    assert "warning: tokenizer vit · lzn · seed 0: " in said and " do not fit this machine's " in said
+    assert (
+        "warning: tokenizer vit · lzn · seed 0 and 1 more: " in said and " do not fit this machine's " in said
+    )
     assert "`budget: {batch: 256}` now" in said
     assert "do not fit h100's 80 GB" in plan(ZONES, "--accelerator", "h100")[1]
     smaller, said = plan(ZONES.replace("batch: 256", "batch: 8"))
@@ -96,6 +98,24 @@ def test_living_tensors_are_those_that_something_refers_to():
         del b, c
         assert alive.bytes == 0
     assert alive.peak == 8000
+
+
+def test_a_heap_keeps_what_small_tensors_once_took_while_large_ones_come_and_go():
+    with LiveTensors() as alive:
+        small = torch.empty(2**20, device="meta")  # 4 MB
+        assert alive.gaps == round(GAPS * 2**22)
+        del small
+        large = torch.empty(2**23, device="meta")  # 32 MB, which glibc always maps on its own
+        assert alive.peak == 2**25 and alive.gaps == 2**22 + round(GAPS * 2**22)
+        del large
+    assert alive.small == alive.bytes == 0
+
+
+def test_a_heaps_gaps_count_on_a_cpu_alone():
+    step = {"activation_memory_bytes": 200, "temporary_memory_bytes": 100}
+    assert Cost(**step).cpu_memory_bytes == 300
+    assert Cost(**step, gap_memory_bytes=40).cpu_memory_bytes == 340
+    assert Cost(**step, gap_memory_bytes=40).memory_bytes == 300
 
 
 @pytest.mark.parametrize("recompute", [True, False])

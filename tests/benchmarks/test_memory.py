@@ -1,0 +1,61 @@
+"""Memory of every kind of stage and every part: what a plan says against what is measured, in MB.
+
+pytest tests/benchmarks/test_memory.py -m nightly -n 0 -s
+
+prints the table. Differences below 20 MB don't count, whatever their ratio: so much comes and goes with
+Python's objects, threads' stacks and the allocator, and no plan that is off by so little is of any harm.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.memory_cases import CASES, parts_used
+
+from latentbench.bench import registry
+
+OFF = 1.5  # times, in either direction
+FLOOR = 20e6  # bytes
+MOST = 6e9  # bytes that no case may take
+HELPER = Path(__file__).parents[1] / "helpers" / "measured_memory.py"
+
+
+@pytest.mark.parametrize(
+    "kind", ["tokenizers", "regularizers", "generators", "evaluators", "references", "features"]
+)
+def test_every_part_is_in_the_table(kind):
+    assert parts_used((case for group in CASES.values() for case in group), kind) >= set(registry.names(kind))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("group", CASES)
+def test_planned_memory_is_near_what_is_measured(group, tmp_path):
+    off, failed = [], []
+    command = [sys.executable, str(HELPER), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps(CASES[group]))
+        process.stdin.close()
+        for row in map(json.loads, process.stdout):
+            print(line(row), flush=True)
+            failed += [] if row["made"] else [line(row)]
+            off += [line(row)] if is_off(row) else []
+            assert row["measured"] < MOST, line(row)
+    assert process.returncode == 0
+    assert not failed, "\n".join(failed)
+    assert not off, "\n".join(off)
+
+
+def is_off(row):
+    planned, found = row["planned"], row["measured"]
+    return planned is None or (abs(planned - found) > FLOOR and not 1 / OFF <= planned / max(found, 1) <= OFF)
+
+
+def line(row):
+    of = f"{row['case']}: {row['kind']} {row['label']}"
+    if row["planned"] is None:
+        return f"{of[:90]:90}     none : {row['measured'] / 1e6:6.0f} unknown"
+    planned, found = row["planned"] / 1e6, row["measured"] / 1e6
+    ratio = planned / max(found, 1)
+    return f"{of[:90]:90} {planned:8.0f} : {found:6.0f} {ratio:6.2f}{' OFF' if is_off(row) else ''}"
