@@ -14,12 +14,13 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from .user_error import UserError
@@ -230,6 +231,36 @@ def load_plugin(path: str | Path) -> list[PartSource]:
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
+
+
+@contextmanager
+def plugins_of_this_block() -> Iterator[None]:
+    """Forgets the plugins that are loaded within the block after it, so that edited files are read again.
+
+    Within the block only files and installed packages have parts: a class that a notebook's cell or a script
+    has registered is set aside, because nothing says which source it is made from.
+    """
+    loose = {part: cls for part, cls in _classes.items() if part[1] not in sources(part[0])}
+    for part in loose:
+        del _classes[part]
+    classes, plugins, modules = dict(_classes), dict(_plugins), set(sys.modules)
+    try:
+        yield
+    finally:
+        loaded = [name for name in sys.modules.keys() - modules if _is_plugin(sys.modules[name])]
+        for part in [part for part in _classes.keys() - classes.keys() if _classes[part].__module__ in loaded]:
+            _parameters.pop(_classes.pop(part), None)
+        for name in loaded:
+            del sys.modules[name]
+            _registered.pop(name, None)
+        _plugins.clear()
+        _plugins.update(plugins)
+        _classes.update(loose)
+
+
+def _is_plugin(module: ModuleType) -> bool:
+    """Whether a module is a plugin's file, or one beside it that it imports."""
+    return isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _FromSource)
 
 
 def _offer_siblings(file: Path) -> None:

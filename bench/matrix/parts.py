@@ -14,6 +14,7 @@ from .checker import Checker
 from .guidance import read_guidance
 from .matrix import MatrixRow
 from .settings import Budget, CriticOptimizer, GroupOptimizer, Optimizer
+from .yaml_text import Problem
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys of one part or a list of them
 EXAMPLES = {
@@ -74,7 +75,7 @@ def expand_rows(checker: Checker, entries: list[Entry]) -> tuple[MatrixRow, ...]
         for suffix, options in entry.variants.rows():
             label = entry.row.label + suffix
             if label in rows:
-                first = ":".join(map(str, rows[label].where))
+                first = Problem(*rows[label].where, "").place
                 message = f"duplicate label {label!r}; the first is at {first}"
                 checker.report(entry.trail, message, on_key=True)
                 continue
