@@ -240,7 +240,9 @@ def plugins_of_this_block() -> Iterator[None]:
     Within the block only files and installed packages have parts: a class that a notebook's cell or a script
     has registered is set aside, because nothing says which source it is made from.
     """
-    loose = {part: cls for part, cls in _classes.items() if part[1] not in sources(part[0])}
+    known = {kind: sources(kind) for kind in FOLDERS}
+    modules_of = {(kind, name): source.module for kind in known for name, source in known[kind].items()}
+    loose = {part: cls for part, cls in _classes.items() if cls.__module__ != modules_of.get(part)}
     for part in loose:
         del _classes[part]
     classes, plugins, modules = dict(_classes), dict(_plugins), set(sys.modules)
@@ -248,14 +250,15 @@ def plugins_of_this_block() -> Iterator[None]:
         yield
     finally:
         loaded = [name for name in sys.modules.keys() - modules if _is_plugin(sys.modules[name])]
-        for part in [part for part in _classes.keys() - classes.keys() if _classes[part].__module__ in loaded]:
-            _parameters.pop(_classes.pop(part), None)
+        for part in _classes.keys() - classes.keys():
+            if _classes[part].__module__ in loaded:
+                _parameters.pop(_classes.pop(part), None)
         for name in loaded:
             del sys.modules[name]
             _registered.pop(name, None)
         _plugins.clear()
         _plugins.update(plugins)
-        _classes.update(loose)
+        _classes.update({part: cls for part, cls in loose.items() if part not in _classes})
 
 
 def _is_plugin(module: ModuleType) -> bool:
