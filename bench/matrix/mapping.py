@@ -91,7 +91,7 @@ class _Reader:
         elif isinstance(value, str) and (control := CONTROL.search(value)):
             self.refuse(trail, f"the control character U+{ord(control.group()):04X} does not belong in text")
         elif not isinstance(value, str | bool | int | float | None):
-            self.refuse(trail, f"{shown(value)} is a {type(value).__name__}, not plain data")
+            self.refuse(trail, f"{shown(value)} is no plain data, but a value of type {type(value).__name__}")
         return value
 
     def mapping(self, mapping: Mapping[Any, Any], trail: Trail) -> dict[str, Any]:
@@ -100,5 +100,5 @@ class _Reader:
             if isinstance(key, str):
                 items[key] = self.value(value, (*trail, key))
             else:
-                self.refuse(trail, f"the key {shown(key)} is a {type(key).__name__}; a key is text")
+                self.refuse(trail, f"the key {shown(key)} is of type {type(key).__name__}; a key is text")
         return items

@@ -53,6 +53,8 @@ def opened(
         ArgumentError: no cell fits the filter, or there is no such device.
     """
     with in_python_words(), standard_settings(), registry.plugins_of_this_block():
+        if not isinstance(matrix, Mapping | str | Path):
+            raise ArgumentError(f"a matrix is a dict, a path or the name of a preset, not {matrix!r}")
         _check_device(device)
         if offline:
             os.environ["HF_HUB_OFFLINE"] = "1"  # until the settings are given back

@@ -15,7 +15,7 @@ from ..api import ImageSpec, LatentSpec, Noise, from_uint8
 from ..engine.open_plan import OpenPlan
 from ..leaderboard.numbers import plural
 from ..matrix.load import load_matrix
-from ..models.latents import IDENTITY, decode_all, draw
+from ..models.latents import IDENTITY, chunked, decode_all, draw
 from ..plan.make import make_plan
 from ..plan.plan import Cell
 from ..records.record import Record
@@ -90,10 +90,10 @@ class TrainedTokenizer:
             seed: of the draws.
         """
         trained, pixels = self._trained, self._images(images)
-        noise = Noise(seed, ("python",)) if sample else None
+        noise, encode = Noise(seed, ("python",)) if sample else None, trained.tokenizer.encode
         with standard_settings(), torch.no_grad():
-            chunks = [trained.tokenizer.encode(chunk.to(trained.device)).cpu() for chunk in pixels.split(128)]
-            h, batch = torch.cat(chunks), trained.config["batch"]
+            h = chunked(lambda index, _: encode(pixels[index].to(trained.device)).cpu(), len(pixels))
+            batch = trained.config["batch"]
             z = draw(trained.regularizer, h, labels, noise, batch, trained.device)
         return trained.normalisation(z) if normalised else z
 
@@ -198,7 +198,8 @@ def _planned(results: Results, record: Record) -> Iterator[tuple[OpenPlan, Cell,
                 registry.load_plugin(plugin)
             plans, stores = [results._plan], [results._plan.store]
         else:
-            plans = [_plan_of(folder) for folder in results.folders if (folder / LOCK).is_file()]
+            device = str(record.provenance.get("device", "cpu"))
+            plans = [_plan_of(folder, device) for folder in results.folders if (folder / LOCK).is_file()]
             stores = [mirror.at(root, "") for root in _homes(results.folders)]
         for plan in plans:
             for cell in plan.plan.cells:
@@ -224,11 +225,11 @@ def _stages(plan: OpenPlan, cell: Cell) -> list[Stage]:
     return [plan.plan.stages[parents[role]] for role in ("tokenizer", "latents")]
 
 
-def _plan_of(folder: Path) -> OpenPlan:
+def _plan_of(folder: Path, device: str) -> OpenPlan:
     """The plan of a results folder's matrix."""
     matrix = load_matrix(folder / LOCK)
     with standard_settings():
-        plan = make_plan(matrix)
+        plan = make_plan(matrix, device=device)
     return OpenPlan(matrix, plan, plan.cells, mirror.store(folder / LOCK))
 
 

@@ -36,33 +36,38 @@ def flushes_denormals() -> bool:
 
 @contextmanager
 def _torch_settings() -> Iterator[None]:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn, device, dtype = torch.backends.cudnn, torch.get_default_device(), torch.get_default_dtype()
     threads, flushes = torch.get_num_threads(), flushes_denormals()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    precision, dtype, device = (
-        torch.get_float32_matmul_precision(),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-    )
-    switches = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    switches, precision = (cudnn.benchmark, cudnn.deterministic), _matmul_precision()
     torch.use_deterministic_algorithms(False)
-    torch.set_float32_matmul_precision("highest")
     torch.set_default_dtype(torch.float32)
     if device.type != "cpu":
         torch.set_default_device("cpu")
-    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, False, True
+    if precision is not None:
+        torch.set_float32_matmul_precision("highest")
+    cudnn.benchmark = cudnn.deterministic = False
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushes)
         torch.use_deterministic_algorithms(deterministic, warn_only=warns)
-        torch.set_float32_matmul_precision(precision)
         torch.set_default_dtype(dtype)
         if device.type != "cpu":
             torch.set_default_device(device)
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = switches
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        cudnn.benchmark, cudnn.deterministic = switches
+
+
+def _matmul_precision() -> str | None:
+    """The precision of products of float32 matrices; None where it is set by backend, in torch's newer way."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 @contextmanager
