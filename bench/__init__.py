@@ -14,6 +14,7 @@ Each of these is imported when it is first used: `import latentbench.bench` alon
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,12 @@ __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    with warnings.catch_warnings():  # tqdm, which libraries import, asks notebooks for widgets; we need none
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

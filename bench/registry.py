@@ -75,6 +75,7 @@ class PartSource:
 
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], PartSource] = {}
+_set_aside: dict[tuple[str, str], type] = {}  # parts without a file, while only files count
 _registered: dict[str, list[tuple[str, str]]] = {}  # kinds and names of parts by their plugin's module
 _parameters: dict[type, set[str]] = {}  # of constructors, because inspecting them is slow
 C = TypeVar("C", bound=type)
@@ -154,6 +155,9 @@ def kind_of(cls: type, subject: str = "") -> str:
 def get(kind: str, name: str) -> type:
     """The class of a part, which is imported if it wasn't before."""
     source = sources(kind).get(name)
+    if source is None and (kind, name) in _set_aside:
+        cls = _set_aside[kind, name].__name__
+        raise PartError(f"unknown {SINGULAR[kind]} {name!r}; it is defined in this session: parts=[{cls}]")
     if source is None:
         raise PartError(unknown(SINGULAR[kind], name, list(sources(kind)), f"bench list {kind}"))
     if source.problem is not None:
@@ -245,6 +249,7 @@ def plugins_of_this_block() -> Iterator[None]:
     loose = {part: cls for part, cls in _classes.items() if cls.__module__ != modules_of.get(part)}
     for part in loose:
         del _classes[part]
+    _set_aside.update(loose)
     classes, plugins, modules = dict(_classes), dict(_plugins), set(sys.modules)
     try:
         yield
@@ -258,6 +263,7 @@ def plugins_of_this_block() -> Iterator[None]:
             _registered.pop(name, None)
         _plugins.clear()
         _plugins.update(plugins)
+        _set_aside.clear()
         _classes.update({part: cls for part, cls in loose.items() if part not in _classes})
 
 

@@ -43,6 +43,4 @@ def _registered_name(part: type, text: str) -> str:
                 called = decorator.func if isinstance(decorator, ast.Call) else None
                 if getattr(called, "id", getattr(called, "attr", "")) == "register":
                     return part.__name__
-    raise CellError(
-        f'{part.__name__} has no name for a matrix: write @register("…") above it, from latentbench.bench'
-    )
+    raise CellError(f'{part.__name__} has no name for a matrix: write @lb.register("name") above it')

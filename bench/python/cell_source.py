@@ -22,7 +22,7 @@ from typing import Any
 from ..user_error import UserError
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-INSTEAD = "or save it as a file, and name that in the matrix's `plugins`"
+AS_PLUGIN = "save the class as a file, and name that in the matrix's `plugins`"
 
 
 class CellError(UserError):
@@ -78,7 +78,7 @@ class _Module:
         names = _globals(user)
         if name not in names:
             if not hasattr(builtins, name):
-                raise self._refusal(user, name, "is not defined")
+                raise self._refusal(user, name, "is not defined; define it above the class")
             return
         self.seen.add(name)
         value = names[name]
@@ -89,19 +89,19 @@ class _Module:
         elif isinstance(value, type | FunctionType) and value.__name__ == name:
             self.add(name, value)
         elif isinstance(value, ModuleType):
-            raise self._refusal(user, name, f"is a module of your own, {value.__file__}")
+            raise self._refusal(user, name, f"is your own file {value.__file__}; {AS_PLUGIN}, beside it")
         elif statement := _assignment(found.text, name):
             for used in _Found(statement, found.text).names:
                 if used not in self.seen:
                     self._use(used, user, found)
             self.body.append(statement)
         else:
-            what = f"is a {type(value).__name__} that another cell made: define it in the same cell"
-            raise self._refusal(user, name, what)
+            made = f"is made elsewhere, a {type(value).__name__}"
+            raise self._refusal(user, name, f"{made}; make it in the class's cell, or {AS_PLUGIN}")
 
     def _refusal(self, user: Any, name: str, why: str) -> CellError:
         whose = "" if user is self.cls else f" (in {user.__name__})"
-        return CellError(f"{self.cls.__name__} uses {name!r}{whose}, which {why}; {INSTEAD}")
+        return CellError(f"{self.cls.__name__} uses {name!r}{whose}, which {why}")
 
 
 def _definition(value: type | FunctionType) -> _Found:
@@ -118,13 +118,13 @@ def _definition(value: type | FunctionType) -> _Found:
             continue
         for node in tree.body:
             if isinstance(node, Definition) and node.name == name and _encloses(node, code):
-                if stray := next((one for one in _codes(value) if not _is_part(node, one, code)), None):
-                    raise CellError(f"{name}.{stray.co_name} was set outside of the class: write it inside")
+                if stray := _set_later(value, node, code):
+                    raise CellError(f"{name}.{stray} was set outside of the class: write it inside")
                 return _Found(_segment(text, node), text)
     if isinstance(value, type) and "<locals>" in value.__qualname__:
         raise CellError(f"{value.__qualname__} is defined in a function: define it at the top of a cell")
-    hint = "" if any(_codes(value)) else ": a class without a method says nothing of its cell"
-    raise CellError(f"the source of {name} cannot be found{hint}; give it an `__init__`, {INSTEAD}")
+    hint = "" if any(_codes(value)) else ": it has no method, which would say its cell"
+    raise CellError(f"the source of {name} cannot be found{hint}; give it one, or {AS_PLUGIN}")
 
 
 def _codes(value: type | FunctionType) -> Iterator[CodeType]:
@@ -148,10 +148,35 @@ def _encloses(node: Definition, code: CodeType) -> bool:
     return first <= code.co_firstlineno <= (node.end_lineno or 0)
 
 
-def _is_part(node: Definition, code: CodeType, own: CodeType) -> bool:
-    """Whether code is of a definition, or made by a decorator such as `dataclass`."""
-    made = not linecache.getlines(code.co_filename)
-    return made or (code.co_filename == own.co_filename and _encloses(node, code))
+def _set_later(value: type | FunctionType, node: Definition, own: CodeType) -> str | None:
+    """The name of what a class has and its source doesn't: set after its definition, or set anew."""
+    for code in _codes(value):
+        by_decorator = not linecache.getlines(code.co_filename)  # such as `dataclass`
+        if not by_decorator and not (code.co_filename == own.co_filename and _encloses(node, code)):
+            return code.co_name
+    if isinstance(value, FunctionType):
+        return None
+    written: dict[str, ast.expr | None] = {}
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            written.setdefault(part.id, None)
+        elif isinstance(part, Definition | ast.alias):
+            written.setdefault(part.name, None)
+    for part in node.body:
+        targets = part.targets if isinstance(part, ast.Assign) else [getattr(part, "target", None)]
+        written |= {t.id: getattr(part, "value", None) for t in targets if isinstance(t, ast.Name)}
+    for name, member in vars(value).items():
+        if not name.startswith("_") and (name not in written or _differs(member, written[name])):
+            return name
+    return None
+
+
+def _differs(member: object, written: ast.expr | None) -> bool:
+    """Whether a class's attribute isn't the plain value that its source gives it."""
+    try:
+        return written is not None and bool(ast.literal_eval(written) != member)
+    except (ValueError, TypeError, SyntaxError, RuntimeError):  # no plain value, or one without a comparison
+        return False
 
 
 def _segment(text: str, node: Definition) -> str:

@@ -67,7 +67,7 @@ def opened(
         loaded = load_matrix(matrix, profile=names(profile), seeds=seeds, plugins=plugins)
         plan = make_plan(loaded, device=device, fetch=fetch)
         for warning in loaded.warnings:
-            warnings.warn(reworded(str(warning)), stacklevel=5)
+            warnings.warn(reworded(str(warning)), stacklevel=4)
         cells = [cell for cell in plan.cells if selects(accept, cell.identity)]
         if not any(cell.tokenizer != "real" for cell in cells):
             raise ArgumentError(f"no cell fits filter={filter!r}")

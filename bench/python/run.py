@@ -81,7 +81,7 @@ def run(
 
 
 def _note(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+    warnings.warn(text, stacklevel=5)
 
 
 def _warn_of_failures(records: Sequence[Record]) -> None:

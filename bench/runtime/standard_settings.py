@@ -63,7 +63,7 @@ def _torch_settings() -> Iterator[None]:
 
 
 def _matmul_precision() -> str | None:
-    """The precision of products of float32 matrices; None where it is set by backend, in torch's newer way."""
+    """The precision of products of float32 matrices; None where torch's newer switches were used."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
