@@ -35,12 +35,10 @@ def load_matrix(
     Raises:
         MatrixError: with all problems, each with its line and column, or with its keys in a mapping.
     """
-    if isinstance(path, Mapping):
-        file, document = Path.cwd() / UNNAMED, mapping_document(path)
-    else:
-        file = find(path)
-        document = parse(read(file, str(path)), str(path))
-    checker = Checker(document)
+    file = Path.cwd() / UNNAMED if isinstance(path, Mapping) else find(path)
+    checker = Checker(
+        mapping_document(path) if isinstance(path, Mapping) else parse(read(file, str(path)), str(path))
+    )
     checker.apply_profiles([profile] if isinstance(profile, str) else profile or ())
     if seeds is not None:
         checker.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)

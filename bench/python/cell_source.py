@@ -137,8 +137,10 @@ def _codes(value: type | FunctionType) -> Iterator[CodeType]:
             members = [member.fget, member.fset]
         else:
             members = [getattr(member, "func", member)]  # of a cached property
-        for function in members:
-            function = inspect.unwrap(getattr(function, "__func__", function))  # a static or class method
+        for one in members:
+            function: Any = getattr(one, "__func__", one)  # of a static or class method
+            if callable(function):
+                function = inspect.unwrap(function)
             if isinstance(function, FunctionType) and function.__module__ == value.__module__:
                 yield function.__code__
 
