@@ -123,8 +123,10 @@ def _definition(value: type | FunctionType) -> _Found:
                 return _Found(_segment(text, node), text)
     if isinstance(value, type) and "<locals>" in value.__qualname__:
         raise CellError(f"{value.__qualname__} is defined in a function: define it at the top of a cell")
-    hint = "" if any(_codes(value)) else ": it has no method, which would say its cell"
-    raise CellError(f"the source of {name} cannot be found{hint}; give it one, or {AS_PLUGIN}")
+    why = "its code is in no definition of that name at the top of a cell or file"
+    if not any(_codes(value)):
+        why = "it has no method, which would say its cell: give it one"
+    raise CellError(f"the source of {name} cannot be found: {why}, or {AS_PLUGIN}")
 
 
 def _codes(value: type | FunctionType) -> Iterator[CodeType]:

@@ -131,8 +131,9 @@ def _protocol(row: Row, column: Column) -> str:
 
 def _with_protocols(rows: Iterable[Row], columns: Sequence[Column]) -> list[Column]:
     """The rows' own columns of these metrics, which have a protocol each."""
-    names = {column.name for column in columns}
-    return list(dict.fromkeys(own for row in rows for own in row.values if own.name in names))
+    owned = list(dict.fromkeys(own for row in rows for own in row.values))
+    names = dict.fromkeys(column.name for column in columns)
+    return [own for name in names for own in owned if own.name == name]
 
 
 def _with_attrs(table: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:

@@ -127,7 +127,7 @@ class TrainedTokenizer:
         low, high = tensor.min().item(), tensor.max().item()
         if low < -1 or high > 1:
             raise ValueError(
-                f"images are floats from -1 to 1 or uint8; these go from {low:.3g} to {high:.3g}"
+                f"images are uint8, or floats from -1 to 1; these go from {low:.3g} to {high:.3g}"
             )
         return tensor.float()
 
@@ -186,7 +186,7 @@ def _record(results: Results, wanted: dict[str, str | None], seed: str) -> Recor
     known = "; ".join(
         dict.fromkeys(" · ".join(r.cell[a] for a in wanted) for r in results.records if not r.real)
     )
-    raise NotTrained(f"no finished cell has {asked or 'a tokenizer'}, seed {seed}; there are {known}")
+    raise NotTrained(f"no finished cell has {asked or 'a tokenizer'} and seed {seed}; there are {known}")
 
 
 @contextmanager
@@ -211,13 +211,9 @@ def _planned(results: Results, record: Record) -> Iterator[tuple[OpenPlan, Cell,
                         yield plan, cell, store
                         return
                 where = ", ".join(str(store.root) for store in stores)
-                raise NotTrained(
-                    f"the trained weights are not in {where}: run again, or set $LATENTBENCH_HOME"
-                )
+                raise NotTrained(f"no trained weights in {where}: run again, or set $LATENTBENCH_HOME")
         places = ", ".join(str(folder / LOCK) for folder in results.folders)
-        raise NotTrained(
-            f"{places} isn't the matrix that made this record, with these versions: run it again"
-        )
+        raise NotTrained(f"{places} isn't what made this record, with these versions: run it again")
 
 
 def _stages(plan: OpenPlan, cell: Cell) -> list[Stage]:

@@ -63,7 +63,11 @@ def test_what_python_has_in_place_of_plain_data_is_taken():
         ("dataset", [{"use": "digits"}, "digits"], "dataset[1]: the dataset 'digits' is listed twice"),
         ("name", "a\0b", "name: the control character U+0000 does not belong in text"),
         ("plugins", ["nowhere.py"], "plugins[0]: no plugin file 'nowhere.py'"),
-        ("regularizers/kl/weight", [0.1, 0.1], "regularizers.kl: duplicate label 'kl[weight=0.1]'; the first"),
+        (
+            "regularizers/kl/weight",
+            [0.1, 0.1],
+            "regularizers.kl: duplicate label 'kl[weight=0.1]'; the first",
+        ),
         ("smaples", 64, "smaples: unknown key 'smaples'; did you mean 'samples'?"),
     ],
 )
