@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Dataset, ImageSpec, Split, Tokenizer, Unfit
-from ..bench.data import stored_latents
+from ..bench.models import stored_latents
 from ..bench.registry import Use, register, use
 from ..bench.store.user_paths import user_path
 
@@ -20,7 +20,7 @@ class Cached(Tokenizer):
     """Latents from files, in place of an encoder's, and the tokenizer that decodes them.
 
     Generators and metrics of latents see the files: LightningDiT's shards, MAR's moments, or arrays of numpy
-    (`bench/data/stored_latents.py` says how they lie). Moments fit `kl`, which draws from them; with `none`
+    (`bench/models/stored_latents.py` says how they lie). Moments fit `kl`, which draws from them; with `none`
     the means are taken. Shards hold draws already, which fit `none`. Images stay the reference, and have to
     be those that were encoded, in the same order: numbers and labels are compared. The row needs
     `budget: {tokenizer_steps: 0}`, as what is stored cannot be trained.

@@ -9,7 +9,7 @@ import torch
 from helpers.run import TINY, bench_inline
 from safetensors.torch import load_file, save_file
 
-from latentbench.bench.data.stored_latents import LatentsError, read_split
+from latentbench.bench.models.stored_latents import LatentsError, read_split
 from latentbench.bench.tools.trained_tokenizer import find_trained
 
 HEAD = TINY.partition("tokenizers:")[0]
@@ -154,7 +154,7 @@ def test_files_that_hold_no_latents_are_named(name, content, tmp_path):
 
 
 def test_an_edited_file_is_another_key_and_a_moved_folder_is_not(made, tmp_path):
-    from latentbench.bench.data.stored_latents import fingerprint
+    from latentbench.bench.models.stored_latents import fingerprint
 
     shutil.copytree(made / "mar", tmp_path / "moved")
     assert fingerprint(tmp_path / "moved") == fingerprint(made / "mar")
