@@ -6,7 +6,7 @@
     lb.preview("digits")                          what that would make, and what it costs
     lb.load("results/digits")                     results from a folder
     results.frame(), .compare(a, b), .figures()   tables and figures
-    lb.tokenizer(results, regularizer="kl")       a trained tokenizer: .encode(images), .decode(latents)
+    lb.tokenizer(results, regularizer="kl")       a trained tokenizer: .encode, .decode, .export(folder)
     lb.list_parts("regularizers", "kl*"), lb.create("regularizers", "kl", spec=…), lb.register("name")
 
 Each of these is imported when it is first used: `import latentbench.bench` alone takes no time.

@@ -30,7 +30,7 @@ def export(
     load_plugins(plugin)
     from ..records.labels import parse_filter
     from ..store.user_paths import user_path
-    from ..tools.trained_tokenizer import find_trained
+    from ..tools.find_tokenizer import find_trained
 
     with as_usage_errors(ValueError):
         accept = parse_filter(filter)

@@ -25,6 +25,9 @@ from ..stages.trained_cell import TrainedCell
 from ..store import mirror
 from ..store.artifacts import Store, home
 from ..store.stage import Stage
+from ..store.user_paths import user_path
+from ..tools.export import Export, export_tokenizer
+from ..tools.find_tokenizer import FoundTokenizer
 from ..user_error import UserError
 from .results import Results
 
@@ -40,8 +43,8 @@ class TrainedTokenizer:
     training set, which is what generators see; others are as the regularizer draws them.
     """
 
-    def __init__(self, trained: TrainedCell, labels: dict[str, str]) -> None:
-        self._trained, self.labels = trained, labels
+    def __init__(self, trained: TrainedCell, labels: dict[str, str], found: FoundTokenizer) -> None:
+        self._trained, self.labels, self._found = trained, labels, found
 
     @property
     def tokenizer(self) -> nn.Module:
@@ -116,6 +119,15 @@ class TrainedTokenizer:
         with standard_settings(), torch.no_grad():
             return decode_all(trained.tokenizer, scale.inverse(latents), trained.device, labels, noise)
 
+    def export(self, folder: str | Path) -> Export:
+        """Writes it as a new folder that diffusers' `AutoModel` loads, with a model card.
+
+        Raises:
+            ExportError: the format cannot express it, or the folder isn't empty.
+        """
+        with standard_settings():
+            return export_tokenizer(self._found, user_path(folder))
+
     def _images(self, images: Any) -> Tensor:
         """Images as floats from -1 to 1; refuses other shapes and ranges."""
         tensor = torch.as_tensor(images)
@@ -164,7 +176,10 @@ def tokenizer(
         inputs = {role: found.get(stage) for role, stage in stages.items()}
         trained = TrainedCell(inputs, device)
         labels = {axis: record.cell[axis] for axis in wanted} | {"seed": f"seed {seed}"}
-        loaded = TrainedTokenizer(trained, labels)
+        folder = results.folders[0]
+        cell_labels = {axis: label for axis, label in record.cell.items() if axis != "generator"}
+        source = FoundTokenizer(folder, folder / LOCK, cell_labels, tuple(stages.values()), found)  # type: ignore[arg-type]
+        loaded = TrainedTokenizer(trained, labels, source)
         loaded.tokenizer, loaded.regularizer, loaded.image  # noqa: B018  # while the plugins are known
         return loaded
 

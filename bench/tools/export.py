@@ -19,9 +19,9 @@ from ..nn import released_weights
 from ..nn.autoencoder_kl import constant_log_variance, with_posterior
 from ..stages.trained_cell import TrainedCell
 from ..store.disk import explain_disk_full, replace_bytes, replace_text
+from .find_tokenizer import FoundTokenizer
 from .model_card import model_card
 from .posterior import COMPARED, ExportError, Posterior, posterior_of
-from .trained_tokenizer import TrainedTokenizer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OWN = Path(__file__).parent / "exported_tokenizer.py"  # is copied beside the config
@@ -44,7 +44,7 @@ class Export:
 
 
 @torch.no_grad()
-def export_tokenizer(trained: TrainedTokenizer, folder: Path) -> Export:
+def export_tokenizer(trained: FoundTokenizer, folder: Path) -> Export:
     """Writes config, weights and model card; with diffusers installed, compares what they give.
 
     Raises:
@@ -116,7 +116,7 @@ def _as_diffusers(
 
 
 def _as_own_class(
-    trained: TrainedTokenizer, posterior: Posterior, reason: str
+    trained: FoundTokenizer, posterior: Posterior, reason: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the state of the class beside the config.
 
@@ -163,7 +163,7 @@ def _write(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> No
     replace_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def _difference(folder: Path, trained: TrainedTokenizer) -> tuple[float, float]:
+def _difference(folder: Path, trained: FoundTokenizer) -> tuple[float, float]:
     """The largest differences of decoded pixels and of latents between the folder and the tokenizer."""
     cell = trained.cell
     model, dataset = _read_back(folder, cell), cell.dataset

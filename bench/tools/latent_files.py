@@ -15,8 +15,8 @@ from ..models.latents import CHUNK
 from ..stages.inputs import SPLITS
 from ..store.disk import explain_disk_full
 from .export import check_new
+from .find_tokenizer import FoundTokenizer
 from .posterior import ExportError, Posterior, posterior_of
-from .trained_tokenizer import TrainedTokenizer
 
 SHARD = 10_000  # images of a file, as LightningDiT writes them
 Layout = Literal["lightningdit", "mar"]
@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
 
 
 @torch.no_grad()
-def export_latents(trained: TrainedTokenizer, folder: Path, layout: Layout) -> Iterator[str]:
+def export_latents(trained: FoundTokenizer, folder: Path, layout: Layout) -> Iterator[str]:
     """Writes both splits' latents and yields a line for each that is written.
 
     `lightningdit`: SPLIT/latents_rank00_shard000.safetensors with a draw of each latent, `latents` and
@@ -60,7 +60,7 @@ def export_latents(trained: TrainedTokenizer, folder: Path, layout: Layout) -> I
         torch.save(stats, folder / "train" / "latents_stats.pt")
 
 
-def _chunks(trained: TrainedTokenizer, split: Split, posterior: Posterior) -> Iterator[Chunk]:
+def _chunks(trained: FoundTokenizer, split: Split, posterior: Posterior) -> Iterator[Chunk]:
     """A split's moments, without mirrored copies of images: both layouts have these beside each image."""
     cell = trained.cell
     dataset, tokenizer, grid = cell.dataset, cell.tokenizer, cell.tokenizer.spec.grid

@@ -15,14 +15,14 @@ from ..records.record import Record
 from ..report.markdown import escape
 
 if TYPE_CHECKING:
-    from .trained_tokenizer import TrainedTokenizer
+    from .find_tokenizer import FoundTokenizer
 
 OWN, KL = "LatentbenchTokenizer", "AutoencoderKL"  # classes whose latents are normal distributions
 MADE = ("matrix", "budget", "seeds", "date", "git_commit", "git_dirty", "latentbench", "packages", "machine")
 
 
 def model_card(
-    trained: TrainedTokenizer, class_name: str, notes: Sequence[str], difference: tuple[float, float] | None
+    trained: FoundTokenizer, class_name: str, notes: Sequence[str], difference: tuple[float, float] | None
 ) -> str:
     """The card in Markdown with the front matter of Hugging Face's hub.
 
@@ -77,7 +77,7 @@ def _use(class_name: str) -> str:
     )
 
 
-def _records(trained: TrainedTokenizer) -> list[Record]:
+def _records(trained: FoundTokenizer) -> list[Record]:
     """The records of the exported seed's cells."""
     labels = trained.labels
     return [
@@ -118,7 +118,7 @@ def _interval(value: Value) -> str:
     return "not known" if value.interval is None else "–".join(map(number, value.interval))
 
 
-def _made(trained: TrainedTokenizer, records: list[Record]) -> str:
+def _made(trained: FoundTokenizer, records: list[Record]) -> str:
     described = [f"- data: {escape(line)}" for line in trained.cell.dataset.description()]
     fields = provenance(records) if records else {}
     described += [f"- {name}: {escape('; '.join(fields[name]))}" for name in MADE if name in fields]

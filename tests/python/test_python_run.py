@@ -150,6 +150,22 @@ def test_a_trained_tokenizer_encodes_as_the_run_did_and_decodes_what_it_encoded(
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
+def test_a_trained_tokenizer_is_written_as_a_folder_for_diffusers(made, tmp_path):
+    from diffusers import AutoModel
+
+    found = lb.tokenizer(made, regularizer="kl", seed=1)
+    done = found.export(tmp_path / "out")
+    assert done.difference is not None and max(done.difference) < 1e-5
+    model = AutoModel.from_pretrained(str(done.folder), trust_remote_code=True)
+    images = lb.create("datasets", "digits").images("val", torch.arange(8))
+    with torch.no_grad():
+        mean = model.encode(images).latent_dist.mode().flatten(2).transpose(1, 2)
+    torch.testing.assert_close(mean, found.encode(images, normalised=False), rtol=0, atol=1e-5)
+    assert "seeds: 1" in (done.folder / "README.md").read_text()
+    with pytest.raises(lb.UserError, match="must name a new folder"):
+        found.export(tmp_path / "out")
+
+
 def test_a_tokenizer_is_found_from_its_folder_too_or_its_absence_said(made, monkeypatch, tmp_path):
     images = torch.zeros(2, 1, 8, 8)
     latents = lb.tokenizer(made, regularizer="none").encode(images)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from latentbench.bench import registry
 from latentbench.bench.api import ImageSpec
 from latentbench.bench.nn.autoencoder_kl import with_posterior
-from latentbench.bench.tools.trained_tokenizer import find_trained
+from latentbench.bench.tools.find_tokenizer import find_trained
 
 HEAD, _, TAIL = TINY.partition("tokenizers:")
 MATRIX = (

@@ -10,7 +10,7 @@ from helpers.run import TINY, bench_inline
 from safetensors.torch import load_file, save_file
 
 from latentbench.bench.models.stored_latents import LatentsError, read_split
-from latentbench.bench.tools.trained_tokenizer import find_trained
+from latentbench.bench.tools.find_tokenizer import find_trained
 
 HEAD = TINY.partition("tokenizers:")[0]
 TAIL = "generators: {gaussian: {}}\nevaluators: [reconstruction, generation, latents]\n"

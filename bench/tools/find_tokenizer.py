@@ -30,7 +30,7 @@ class NotTrained(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class TrainedTokenizer:
+class FoundTokenizer:
     """A trained tokenizer with its regularizer.
 
     `labels` are those of its cell without the generator; `stages` are its tokenizer's and its latents'.
@@ -52,7 +52,7 @@ class TrainedTokenizer:
         return TrainedCell(self.artifacts, "cpu")
 
 
-def find_trained(folder: Path, accept: Mapping[str, Sequence[str]]) -> TrainedTokenizer:
+def find_trained(folder: Path, accept: Mapping[str, Sequence[str]]) -> FoundTokenizer:
     """The only tokenizer of a results folder that a filter leaves; of several seeds, the first.
 
     Raises:
@@ -76,7 +76,7 @@ def find_trained(folder: Path, accept: Mapping[str, Sequence[str]]) -> TrainedTo
         stages = _stages(plan, cell)
         if stages and all(store.has(stage) for stage in stages):
             labels = {axis: value for axis, value in cell.identity.items() if axis != "generator"}
-            found = TrainedTokenizer(folder, lock, labels, stages, store)
+            found = FoundTokenizer(folder, lock, labels, stages, store)
             for stage in stages:
                 if error := store.get(stage).error:
                     raise NotTrained(f"{stage.kind} {stage.label} has no weights: {error}")
