@@ -3,6 +3,7 @@
 `import latentbench.bench as lb` is its use from Python:
 
     results = lb.run({"dataset": "digits", …})    trains and scores a matrix: a dict, a file, a preset's name
+    lb.score(["VAE", "OTHER"], "IMAGES")          tokenizers as they are, side by side
     lb.preview("digits")                          what that would make, and what it costs
     lb.load("results/digits")                     results from a folder
     results.frame(), .compare(a, b), .figures()   tables and figures
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .python.results import Results as Results
     from .python.results import load as load
     from .python.run import run as run
+    from .python.score import score as score
     from .python.trained_tokenizer import TrainedTokenizer as TrainedTokenizer
     from .python.trained_tokenizer import tokenizer as tokenizer
     from .registry import register as register
@@ -46,6 +48,7 @@ _MODULES = {  # of the public names; none of them is a room's name
     "preview": "python.preview",
     "register": "registry",
     "run": "python.run",
+    "score": "python.score",
     "tokenizer": "python.trained_tokenizer",
 }
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604

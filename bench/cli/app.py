@@ -1,5 +1,5 @@
-"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `merge`, `compare`, `audit`, `export`,
-`check`, `doctor`, `clean`.
+"""The command line: `bench run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compare`, `audit`,
+`export`, `check`, `doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check did; 2 usage or matrix error; 3
 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N, such as 130 by
@@ -24,6 +24,7 @@ from .parts import info, list_parts
 from .plan import plan
 from .results import audit, compare, merge, report
 from .run import run
+from .score import score
 
 
 class Commands(TyperGroup):
@@ -46,6 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(score)
 app.command()(plan)
 app.command("list")(list_parts)
 app.command()(info)
