@@ -10,9 +10,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, Metric, Noise, Regularizer, Subject
+from ..bench.api import Evaluator, Metric, Noise, Regularizer, Subject, SubjectSizes
 from ..bench.data.fixed_order import fixed_order
-from ..bench.metrics.latent_loss import BLUE, RED, along, draw_along, is_potential, pearson, repeats, value
+from ..bench.metrics.latent_loss import (
+    BLUE,
+    RED,
+    along,
+    draw_along,
+    is_potential,
+    pearson,
+    repeats,
+    sees_latents_alone,
+    value,
+)
+from ..bench.models.activations import forward_memory
 from ..bench.registry import register
 
 if TYPE_CHECKING:
@@ -113,6 +124,19 @@ class LatentLikelihood(Evaluator):
             scores["NLL_correlation_plane"] = pearson(loss_plane, measured.nll_plane)
             scores["NLL_correlation_support"] = pearson(loss_data, measured.nll_data[: len(loss_data)])
         return {name: score for name, score in scores.items() if score is not None}
+
+    def memory_bytes(self, sizes: SubjectSizes) -> int:
+        density = getattr(sizes.dataset, "log_prob", None)
+        if density is None:
+            return 0
+        n = max(min(self.points, sizes.latents("train")[0]), sizes.reference("val")[0], self.grid**2)
+        memory = forward_memory(density, torch.empty(n, 2, dtype=torch.float64, device="meta"))
+        regularizer = sizes.regularizer
+        if regularizer is not None and sees_latents_alone(regularizer):
+            # A heap keeps what the densities took while losses are computed.
+            noise, points = Noise(0, ("memory",)), torch.empty(CHUNK * self.draws, 1, 2, device="meta")
+            memory += forward_memory(lambda part, z: value(part, z, noise, 0), regularizer, points)
+        return memory
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         measured, bandwidth = self._measured(subject), getattr(subject.dataset, "bandwidth", 0)

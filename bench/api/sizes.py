@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .data import Of, Split
+from .data import Dataset, Of, Split
 from .features import FeatureExtractor
 from .generator import Generator
 from .regularizer import Regularizer
@@ -22,6 +22,7 @@ class SubjectSizes:
     scope: Literal["tokenizer", "generator"]
     real: bool
     decodes: bool
+    dataset: Dataset
     image: ImageSpec
     classes: int  # 0 without labels
     train: int  # images of a split

@@ -22,6 +22,14 @@ def value(regularizer: Regularizer, z: Tensor, noise: Noise, index: int) -> Tens
     return sum(terms.values(), z.new_zeros(()))
 
 
+def sees_latents_alone(regularizer: Regularizer) -> bool:
+    """Whether the loss depends on single latents, not on a whole minibatch, a critic or images' features."""
+    named = parameters_of(type(regularizer))  # type: ignore[arg-type]  # hashable, as classes are
+    draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
+    depends_on_data = draws_reference or "teacher_spec" in named
+    return not (regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or depends_on_data)
+
+
 def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int = 0) -> bool:
     """Whether the loss is the mean of a fixed function of single latents, with that function's gradient.
 
@@ -29,10 +37,7 @@ def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int =
     latent. A surrogate loss, as DMVAE's, has a meaningless value, which is detected: along its gradient the
     loss doesn't rise by the gradient's length.
     """
-    named = parameters_of(type(regularizer))  # type: ignore[arg-type]  # hashable, as classes are
-    draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
-    depends_on_data = draws_reference or "teacher_spec" in named
-    if regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or depends_on_data:
+    if not sees_latents_alone(regularizer):
         return False
     z = z.detach().requires_grad_()
     with torch.enable_grad():

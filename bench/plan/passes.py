@@ -37,6 +37,10 @@ class PassMemory:
     peak: int = 0
     gaps: int = 0  # what a CPU's heap takes beside the peak
 
+    @property
+    def on_cpu(self) -> int:
+        return self.peak + self.gaps
+
     def __add__(self, tensors: int) -> PassMemory:
         """The memory with further tensors beside the pass."""
         return PassMemory(self.peak + tensors, self.gaps)

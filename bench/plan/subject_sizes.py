@@ -113,15 +113,15 @@ class PlannedSizes(SubjectSizes):
         return "reference" in self.counts.plan.stages[self.stage.parents["tokenizer"]].parents
 
     def encoding(self, images: int) -> int:
-        return self.counts.encoding(self.built, images).peak if self.tokenizer is not None else 0
+        return self.counts.encoding(self.built, images).on_cpu if self.tokenizer is not None else 0
 
     def decoding(self, latents: int) -> int:
-        return self.counts.decoding(self.built, latents).peak if self.tokenizer is not None else 0
+        return self.counts.decoding(self.built, latents).on_cpu if self.tokenizer is not None else 0
 
     def drawing(self, latents: int) -> int:
         if self.regularizer is None:
             return 0
-        return self.counts.drawing(self.built, method_key(self.training), latents).peak
+        return self.counts.drawing(self.built, method_key(self.training), latents).on_cpu
 
     def classifying(self, latents: int) -> int:
         """Bytes that the regularizer's classification of so many latents takes."""
@@ -134,7 +134,7 @@ class PlannedSizes(SubjectSizes):
     def sampling(self, prior: Generator, latents: int) -> int:
         part: Callable[..., Any] = type(prior)
         options = {o.name: o.default for o in options_of(part, method="sample").values()}
-        return self.counts.sampling(prior, prior.classes, prior.classes > 0, options, latents).peak
+        return self.counts.sampling(prior, prior.classes, prior.classes > 0, options, latents).on_cpu
 
     @property
     def _spec(self) -> LatentSpec:
