@@ -1,6 +1,6 @@
 """Memory of every kind of stage and every part: what a plan says against what is measured, in MB.
 
-pytest tests/benchmarks/test_planned_memory.py -m nightly -n 0 -s
+pytest tests/benchmarks/test_memory.py -m nightly -n 0 -s
 
 prints the table. Differences below 20 MB don't count, whatever their ratio: so much comes and goes with
 Python's objects, threads' stacks and the allocator, and no plan that is off by so little is of any harm.
