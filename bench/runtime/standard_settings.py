@@ -55,8 +55,8 @@ def _torch_settings() -> Iterator[None]:
         torch.set_flush_denormal(flushes)
         torch.use_deterministic_algorithms(deterministic, warn_only=warns)
         torch.set_default_dtype(dtype)
-        if device.type != "cpu":
-            torch.set_default_device(device)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
         if precision is not None:
             torch.set_float32_matmul_precision(precision)
         cudnn.benchmark, cudnn.deterministic = switches

@@ -177,9 +177,9 @@ def _difference(folder: Path, trained: FoundTokenizer) -> tuple[float, float]:
 def _read_back(folder: Path, cell: TrainedCell) -> Any:
     """The folder's model with a tokenizer's `encode` and `decode`, as whoever loads the folder has it."""
     if (folder / OWN.name).is_file():
-        from diffusers import AutoModel
+        from .exported_tokenizer import LatentbenchTokenizer  # the file that was copied
 
-        return _Tokens(AutoModel.from_pretrained(str(folder), trust_remote_code=True).eval())
+        return _Tokens(LatentbenchTokenizer.from_pretrained(str(folder)).eval())
     facts = {"image": cell.dataset.image, "expansion": cell.regularizer.expansion}
     options = {"path": str(folder), "patch": cell.config["tokenizer"]["options"].get("patch", 1)}
     model = registry.build("tokenizers", "diffusers", facts, options)

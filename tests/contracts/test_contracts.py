@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 from helpers.diffusers_models import tiny_folder
+from helpers.latent_folders import DECODER, moments_folder
 
 from latentbench.bench.api import Unfit
 from latentbench.bench.contracts import (
@@ -30,7 +31,12 @@ RANDOM = {  # networks whose weights are seldom here, with random ones
 
 def with_files(kind, name):
     """A part with its defaults; one that has nothing without a folder gets a tiny one."""
-    return Part(kind, name, {"path": tiny_folder()} if (kind, name) == ("tokenizers", "diffusers") else {})
+    options = {}
+    if (kind, name) == ("tokenizers", "diffusers"):
+        options = {"path": tiny_folder()}
+    elif (kind, name) == ("tokenizers", "cached"):
+        options = {"latents": moments_folder(8), "decoder": DECODER}
+    return Part(kind, name, options)
 
 
 def every(kind):

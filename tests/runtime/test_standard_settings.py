@@ -47,6 +47,7 @@ def odd_settings():
 
 
 def disturb():
+    torch.set_default_device("meta")
     torch.set_num_threads(3)
     torch.set_flush_denormal(not flushes_denormals())
     torch.set_default_dtype(torch.float16)
@@ -81,6 +82,13 @@ def test_everything_is_as_before_after_an_error_too(odd_settings):
         disturb()
         raise KeyboardInterrupt
     assert state() == before
+
+
+def test_a_device_that_a_block_has_set_is_forgotten():
+    before = torch.get_default_device()
+    with standard_settings():
+        torch.set_default_device("meta")
+    assert torch.get_default_device() == before and torch.zeros(1).device == before
 
 
 @pytest.mark.parametrize("flush", [False, True])
