@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from latentbench.bench.references.text_tokens import weights_file
+
 Case = dict[str, Any]
 
 TRAINED = """\
@@ -103,8 +105,10 @@ REFERENCES = {
     "subset": "{use: subset, classes: [0, 1, 2, 3, 4]}",
     "diffusion": "{use: diffusion}",
     "latents": "{use: latents, tokenizer: {use: vit, width: 32, depth: 1, heads: 2, patch: 2, channels: 64}}",
-    "text_tokens": "{use: text_tokens}",
 }
+if weights_file() is not None:
+    REFERENCES["text_tokens"] = "{use: text_tokens}"
+NEED_FILES = {"text_tokens"}  # parts that are in the table only where their package is installed
 EVALUATORS: dict[str, dict[str, str]] = {
     "reconstruction": {},
     "robustness": {"evaluators": "[{robustness: {noise: [0.1], distances: [0.1]}}]"},
