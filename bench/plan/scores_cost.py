@@ -53,8 +53,8 @@ def guidance_cost(counts: Counts, stage: Stage) -> Cost:
         distance = frechet.memory_bytes(n, train, width)
     return Cost(
         flops_per_image=None,
-        temporary_memory_bytes=extractor.memory_bytes(),
-        set_memory_bytes=2 * FLOAT * n * width,
+        # The extractor stays, as does what its passes took of the heap.
+        set_memory_bytes=2 * FLOAT * n * width + extractor.memory_bytes(),
         passing_memory_bytes=distance,
         note=NOTE,
         memory_advice="fewer samples of the sweep take less",
