@@ -171,7 +171,7 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     )
     disk = count * (pixels + 8)  # 8 bits a value, and a label
     chunk = min(CHUNK, count)
-    largest = max(
+    passes = (
         counts.sampling(generator, dataset.classes, guided, sampler, chunk),
         # Decoded images, scaled to 256 levels.
         counts.decoding(built, chunk) + 2 * FLOAT * chunk * pixels,
@@ -181,8 +181,8 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
         images=count,
         flops_per_image=None if isinstance(drawn, str) or isinstance(decoded, str) else drawn + decoded,
         weights_memory_bytes=total_bytes(generator, tokenizer),
-        temporary_memory_bytes=largest.peak,
-        gap_memory_bytes=largest.gaps,
+        temporary_memory_bytes=max(one.peak for one in passes),
+        gap_memory_bytes=sum(one.gaps for one in passes),  # a heap keeps those of a pass for the next one
         set_memory_bytes=in_memory(FLOAT * count * latent) + in_memory(disk) + dataset.memory_bytes(),
         passing_memory_bytes=2 * FLOAT * count * latent,  # whether all are finite
         disk_bytes=disk,
