@@ -14,12 +14,13 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from .user_error import UserError
@@ -74,6 +75,7 @@ class PartSource:
 
 _classes: dict[tuple[str, str], type] = {}
 _plugins: dict[tuple[str, str], PartSource] = {}
+_set_aside: dict[tuple[str, str], type] = {}  # parts without a file, while only files count
 _registered: dict[str, list[tuple[str, str]]] = {}  # kinds and names of parts by their plugin's module
 _parameters: dict[type, set[str]] = {}  # of constructors, because inspecting them is slow
 C = TypeVar("C", bound=type)
@@ -105,12 +107,12 @@ def names(kind: str) -> list[str]:
     return sorted(name for name, source in sources(kind).items() if source.problem is None)
 
 
-def create(kind: str, name: str, **kwargs: Any) -> Any:
+def create(kind: str, name: str, /, **kwargs: Any) -> Any:  # a part's own option may be called `name`
     """A new part: `get(kind, name)(**kwargs)`."""
     return get(kind, name)(**kwargs)
 
 
-def use(base: type[P], choice: Use, **facts: Any) -> P:
+def use(base: type[P], choice: Use, /, **facts: Any) -> P:
     """A new part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
     return build(kind_of(base), options.pop("use"), facts, options)
@@ -153,6 +155,9 @@ def kind_of(cls: type, subject: str = "") -> str:
 def get(kind: str, name: str) -> type:
     """The class of a part, which is imported if it wasn't before."""
     source = sources(kind).get(name)
+    if source is None and (kind, name) in _set_aside:
+        cls = _set_aside[kind, name].__name__
+        raise PartError(f"unknown {SINGULAR[kind]} {name!r}; it is defined in this session: parts=[{cls}]")
     if source is None:
         raise PartError(unknown(SINGULAR[kind], name, list(sources(kind)), f"bench list {kind}"))
     if source.problem is not None:
@@ -217,9 +222,9 @@ def load_plugin(path: str | Path) -> list[PartSource]:
         except Exception as error:
             del sys.modules[module]
             problem = cause(error, file)
-            for part in set(_classes) - before:
+            for part in _new_parts(before):
                 del _classes[part]
-        _registered[module] = [part for part in _classes if part not in before]
+        _registered[module] = _new_parts(before)
     loaded = [
         PartSource(kind, name, module, file, _first_line(_classes[kind, name].__doc__))
         for kind, name in _registered[module]
@@ -230,6 +235,53 @@ def load_plugin(path: str | Path) -> list[PartSource]:
     for source in loaded:
         _plugins[source.kind, source.name] = source
     return loaded
+
+
+def _new_parts(before: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Kinds and names of the parts that a plugin has registered, without those that it has only imported."""
+    new = [part for part in _classes if part not in before]
+    points = _entry_points(tuple(sys.path)) if new else ()
+    return [
+        (kind, name)
+        for kind, name in new
+        if _classes[kind, name].__module__
+        not in {source.module for source in (*_built_in(kind), *points) if source.name == name}
+    ]
+
+
+@contextmanager
+def plugins_of_this_block() -> Iterator[None]:
+    """Forgets the plugins that are loaded within the block after it, so that edited files are read again.
+
+    Within the block only files and installed packages have parts: a class that a notebook's cell or a script
+    has registered is set aside, because nothing says which source it is made from.
+    """
+    known = {kind: sources(kind) for kind in FOLDERS}
+    modules_of = {(kind, name): source.module for kind in known for name, source in known[kind].items()}
+    loose = {part: cls for part, cls in _classes.items() if cls.__module__ != modules_of.get(part)}
+    for part in loose:
+        del _classes[part]
+    _set_aside.update(loose)
+    classes, plugins, modules = dict(_classes), dict(_plugins), set(sys.modules)
+    try:
+        yield
+    finally:
+        loaded = [name for name in sys.modules.keys() - modules if _is_plugin(sys.modules[name])]
+        for part in _classes.keys() - classes.keys():
+            if _classes[part].__module__ in loaded:
+                _parameters.pop(_classes.pop(part), None)
+        for name in loaded:
+            del sys.modules[name]
+            _registered.pop(name, None)
+        _plugins.clear()
+        _plugins.update(plugins)
+        _set_aside.clear()
+        _classes.update({part: cls for part, cls in loose.items() if part not in _classes})
+
+
+def _is_plugin(module: ModuleType) -> bool:
+    """Whether a module is a plugin's file, or one beside it that it imports."""
+    return isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _FromSource)
 
 
 def _offer_siblings(file: Path) -> None:

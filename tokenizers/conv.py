@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.nn import autoencoder_kl
 from ..bench.nn.convolutions import conv, decoder, downsampling, encoder
 from ..bench.nn.released_weights import ldm_names
 from ..bench.registry import register
@@ -40,6 +41,7 @@ class Conv(Tokenizer):
         channels: Positive = 8,
     ) -> None:
         super().__init__(image, expansion)
+        self.image, self.widths, self.blocks = image, [width * factor for factor in mult], blocks
         factor = downsampling(image, mult)
         grid = (image.height // factor, image.width // factor)
         self.spec = LatentSpec(grid[0] * grid[1], channels, grid)
@@ -63,6 +65,13 @@ class Conv(Tokenizer):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+
+    def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        own, attention = self.state_dict(), self.attention
+        config = autoencoder_kl.config(
+            self.image, self.spec.channels, self.widths, self.blocks, self.modules(), attention
+        )
+        return config, autoencoder_kl.diffusers_state(own, self.released_names(own))
 
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

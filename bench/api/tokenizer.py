@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from .data import Split
 from .errors import Unfit
 from .noise import Noise
 from .specs import ImageSpec, LatentSpec
@@ -27,6 +29,8 @@ class Tokenizer(nn.Module):
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # published sets of options, see Generator
     decodes: ClassVar[bool] = True
+    # Options that say where files are: cache keys have the files' hashes, by `fingerprint`, in their place.
+    paths: ClassVar[frozenset[str]] = frozenset()
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
@@ -40,6 +44,21 @@ class Tokenizer(nn.Module):
         Cache keys contain it. Files that a plugin's constructor opens by Python are in them anyway.
         """
         return ""
+
+    def own_weights(self) -> Path | None:
+        """The weight file from which training starts where the row of a matrix names none; it may be missing.
+
+        None: training starts from the weights of the constructor.
+        """
+        return None
+
+    def fetch(self) -> None:
+        """Downloads what `own_weights` needs and is missing; the frame calls this before a run.
+
+        Raises:
+            OSError, ValueError: naming the file that is missing and cannot be downloaded, or must not be
+            offline.
+        """
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
@@ -56,6 +75,13 @@ class Tokenizer(nn.Module):
             raise Unfit(f"{type(self).__name__} only encodes")
         return self.decoder(z)
 
+    def stored(self, split: Split) -> Tensor | None:
+        """h (n, T, C * expansion) of a split's images in their order, if it is read and not encoded.
+
+        Whoever overrides this method cannot be trained.
+        """
+        return None
+
     def features(self, images: Tensor) -> Tensor:
         """Features for a linear probe in place of latents, if a tokenizer has any: (B, c, H, W) -> (B, F)."""
         raise NotImplementedError
@@ -64,6 +90,14 @@ class Tokenizer(nn.Module):
         """Loss terms that replace the matrix's reconstruction losses, or None to use those."""
         return None if self.decodes else {}
 
+    def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The config, with `_class_name`, and the state of a model of diffusers that is the same network.
+
+        Raises:
+            Unfit: there is none, with the reason.
+        """
+        raise Unfit(f"{type(self).__name__} isn't a network of diffusers")
+
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
         """The names that a released checkpoint has for the tensors of a state dict of this class.
@@ -71,6 +105,11 @@ class Tokenizer(nn.Module):
         Tensors of several names are concatenated along dimension 0.
         """
         return {name: (name,) for name in state}
+
+    @classmethod
+    def older_names(cls, state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        """The names in checkpoints of an older layout, where there is one; see `released_names`."""
+        return cls.released_names(state)
 
 
 class FlowTokenizer(Tokenizer):

@@ -1,5 +1,5 @@
-"""The command line: `bench run`, `plan`, `list`, `info`, `report`, `merge`, `compare`, `audit`, `check`,
-`doctor`, `clean`.
+"""The command line: `bench run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compare`, `audit`,
+`export`, `check`, `doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check did; 2 usage or matrix error; 3
 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N, such as 130 by
@@ -19,10 +19,12 @@ from ..runtime.output_streams import make_lasting
 from ..user_error import UserError
 from .checks import check, clean, doctor
 from .console import print_error_line
+from .export import export
 from .parts import info, list_parts
 from .plan import plan
 from .results import audit, compare, merge, report
 from .run import run
+from .score import score
 
 
 class Commands(TyperGroup):
@@ -45,6 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(score)
 app.command()(plan)
 app.command("list")(list_parts)
 app.command()(info)
@@ -52,6 +55,7 @@ app.command()(report)
 app.command()(merge)
 app.command()(compare)
 app.command()(audit)
+app.command()(export)
 app.command()(check)
 app.command()(doctor)
 app.command()(clean)

@@ -194,23 +194,21 @@ def _worker_count(jobs: str, engine: str, device: str, processes: int) -> int:
 
 
 def _loader_count(loaders: str, processes: int, threads: int) -> int:
+    from ..engine.run_options import spare_loaders
+
     if loaders == "auto":
-        return min(8, max(0, _cores() - processes * threads) // processes)
+        return spare_loaders(processes, threads)
     if not loaders.isdigit():
         raise UsageError(f"--loaders takes a number of processes or auto, not {loaders!r}")
     return int(loaders)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _units(device: str) -> int:
     """The number of cores or GPUs, of which each process of a worker takes one."""
     if device != "cuda":
-        return _cores()
+        from ..engine.run_options import cores
+
+        return cores()
     import torch
 
     return torch.cuda.device_count()

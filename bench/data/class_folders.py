@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..api import Split
 from ..options.words import listed, visible_name
 from .image_folders import ImagesError
 from .image_index import Listing
-from .split_folders import role_of
+from .split_folders import SplitFolders, role_of
 
 CLASSES_NAMED = 6
 
@@ -83,7 +83,10 @@ def hash_fraction(name: bytes) -> float:
 
 def in_words(found: ClassFolders) -> list[str]:
     """A folder in words: a line on splits and classes, and those of `remarks`."""
-    return [f"{_splits(found)}; {_classes(found)}", *remarks(found.listing)]
+    counts = {split: len(files.names) for split, files in found.splits.items()}
+    labels = {split: files.labels for split, files in found.splits.items()}
+    sizes = split_text(counts, found.listing.splits, "held out by a hash of their names")
+    return [f"{sizes}; {class_text(found.classes, labels)}", *remarks(found.listing)]
 
 
 def remarks(listing: Listing) -> list[str]:
@@ -94,29 +97,25 @@ def remarks(listing: Listing) -> list[str]:
     return lines + listing.left_out.lines
 
 
-def _splits(found: ClassFolders) -> str:
-    """`48 train (Train), 16 val (validation)`"""
-    train, val = (len(found.splits[split].names) for split in ("train", "val"))
-    own = found.listing.splits
-    words = "held out by a hash of their names" if not own.val else visible_name(own.val)
-    texts = [f"{train:,} train", f"{val:,} val"]
-    if own.train not in (b"", b"train"):
-        texts[0] += f" ({visible_name(own.train)})"
-    if own.val != b"val":
-        texts[1] += f" ({words})"
+def split_text(counts: Mapping[Split, int], names: SplitFolders, held_out: str) -> str:
+    """`48 train (Train) + 16 val (validation) images`; `held_out` says how val is made if it has no name."""
+    texts = [f"{counts['train']:,} train", f"{counts['val']:,} val"]
+    if names.train not in (b"", b"train"):
+        texts[0] += f" ({visible_name(names.train)})"
+    if names.val != b"val":
+        texts[1] += f" ({visible_name(names.val) if names.val else held_out})"
     return " + ".join(texts) + " images"
 
 
-def _classes(found: ClassFolders) -> str:
+def class_text(classes: Sequence[bytes], labels: Mapping[Split, NDArray[np.int64] | None]) -> str:
     """`2 classes: cat 50 %, dog 50 %`, by the training images."""
-    if not found.classes:
+    if not classes:
         return "no classes"
-    counts = {}
-    for split, files in found.splits.items():
-        assert files.labels is not None
-        counts[split] = np.bincount(files.labels, minlength=len(found.classes))
+    counts = {
+        split: np.bincount(own, minlength=len(classes)) for split, own in labels.items() if own is not None
+    }
     train = counts["train"]
-    names = [visible_name(name) for name in found.classes]
+    names = [visible_name(name) for name in classes]
     shares = [f"{name} {share:.3g} %" for name, share in zip(names, 100 * train / train.sum(), strict=True)]
     text = f"{len(names):,} class{'es' if len(names) > 1 else ''}"
     if len(names) > CLASSES_NAMED:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .encoded import PictureFile, as_input, content
 from .picture_size import check_size
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Deep(NamedTuple):
         return (levels * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def deep_pixels(file: Path, picture: Image) -> Deep | None:
+def deep_pixels(file: PictureFile, picture: Image) -> Deep | None:
     """The pixels of an opened picture, or None if they have 8 bits, which Pillow reads without loss."""
     tags = getattr(picture, "tag_v2", None) or {}
     bits, formats = tags.get(BITS, (1,)), set(tags.get(SAMPLE_FORMAT, (UNSIGNED,)))
@@ -122,7 +122,7 @@ def _png_bits(picture: Image) -> int:
     return bits
 
 
-def tiff_pixels(file: Path) -> Deep:
+def tiff_pixels(file: PictureFile) -> Deep:
     """The first page of a TIFF whose samples Pillow would cut to 8 bits, or does not know.
 
     Raises:
@@ -130,7 +130,7 @@ def tiff_pixels(file: Path) -> Deep:
     """
     import tifffile
 
-    with tifffile.TiffFile(file) as tiff:
+    with tifffile.TiffFile(as_input(file)) as tiff:
         page = tiff.pages.first
         colours = getattr(page.photometric, "name", "unknown")
         if colours not in PLAIN_TIFFS or page.imagedepth != 1:
@@ -146,13 +146,13 @@ def tiff_pixels(file: Path) -> Deep:
     return _deep(values, inverted=colours == "MINISWHITE")._replace(orientation=orientation)
 
 
-def _decoded_png(file: Path) -> NDArray[Any]:
+def _decoded_png(file: PictureFile) -> NDArray[Any]:
     """The samples (H, W, 1 to 4) of a PNG of 16 bits, of which Pillow would keep the upper 8.
 
     Raises:
         ValueError: nothing that is installed decodes it.
     """
-    data = file.read_bytes()
+    data = content(file)
     with suppress(ImportError):
         from imagecodecs import png_decode
 

@@ -34,7 +34,8 @@ from .image_folders import (
 )
 from .left_out import LeftOut, left_out_of
 from .picture import Inspection, inspect, pixel_size
-from .picture_size import LARGEST, check_size
+from .picture_ends import HEAD, TAIL, ends_of
+from .picture_size import check_size
 from .split_folders import WHOLE, SplitFolders, split_folders
 
 RULE = 2  # raise it when other files are listed, or more is known of them
@@ -42,8 +43,6 @@ THREADS = 16  # a network file system answers many requests at once
 # Nanoseconds: a folder that changed so recently may change again within its clock's tick, so it isn't cached.
 RECENT = 2 * 10**9
 NAMED = 10  # unreadable files in a message
-LARGE_JPEG = 2**20  # bytes: a JPEG has at most 512 pixels a byte, so a smaller one has less than LARGEST
-PNG_HEAD = 25  # bytes, with width, height and bits
 
 Verify = Literal["ends", "all"]
 
@@ -109,7 +108,7 @@ def list_images(root: Path, verify: Verify = "ends", splits: Mapping[str, str] |
         notes = json.dumps(_plain_notes(listing))
         stored = {"folders": folders, "times": times, "notes": notes}
         with suppress(OSError):  # a home that cannot be written, or a full disk: the listing isn't kept
-            _keep(cached, names=listing.names, sizes=listing.sizes, **stored)
+            keep(cached, names=listing.names, sizes=listing.sizes, **stored)
     return listing
 
 
@@ -178,7 +177,7 @@ def _kept(cached: Path) -> Listing | None:
     return None
 
 
-def _keep(cached: Path, **arrays: Any) -> None:
+def keep(cached: Path, **arrays: Any) -> None:
     """Writes a cache file by one rename."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     temporary = cached.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a home share process ids
@@ -221,14 +220,10 @@ def _ends(path: bytes) -> tuple[int, bool, bool]:
     """A file's size; whether it begins and ends as a JPEG or an 8-bit PNG; whether it may be too large."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        head = file.read(PNG_HEAD)
-        file.seek(max(0, size - 12))
+        head = file.read(HEAD)
+        file.seek(max(0, size - TAIL))
         tail = file.read()
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == PNG_HEAD:
-        pixels = int.from_bytes(head[16:20]) * int.from_bytes(head[20:24])
-        return size, tail[4:8] == b"IEND" and head[24] <= 8, pixels > LARGEST
-    complete = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
-    return size, complete, complete and size >= LARGE_JPEG
+    return size, *ends_of(head, tail, size)
 
 
 def _plain_notes(listing: Listing) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .deep_pixels import Deep, Held, Scales, deep_pixels, tiff_pixels
+from .encoded import PictureFile, as_input, content
 from .picture_size import check_size
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class Inspection(NamedTuple):
     frames: bool = False  # whether it holds further pictures after the first, which is the one that is read
 
 
-def opened(file: Path, upright: bool = True, scales: Scales | None = None) -> NDArray[np.uint8]:
+def opened(file: PictureFile, upright: bool = True, scales: Scales | None = None) -> NDArray[np.uint8]:
     """The pixels of a picture file in colour, uint8 (H, W, 3). See `read_picture`."""
     return np.asarray(read_picture(file, upright, scales).convert("RGB"))
 
 
-def read_picture(file: Path, upright: bool = True, scales: Scales | None = None) -> Image:
+def read_picture(file: PictureFile, upright: bool = True, scales: Scales | None = None) -> Image:
     """A picture file in 8 bits, in mode L if it is grey, otherwise RGB. Transparency becomes white.
 
     Args:
@@ -48,48 +49,47 @@ def read_picture(file: Path, upright: bool = True, scales: Scales | None = None)
         picture, deep, orientation = _decoded(file)
         if deep is not None:
             picture = _picture_of(deep.levels(scales or {}))
-        return _flat(_turned(picture, orientation) if upright else picture)
+        return flat(_turned(picture, orientation) if upright else picture)
     except Exception as error:  # decoders may fail in any way
         raise ValueError(f"{file} cannot be decoded: {_reason(file, error)}") from error
 
 
-def inspect(file: Path) -> Inspection:
+def inspect(file: PictureFile) -> Inspection:
     """Decodes a file as `read_picture` does, and says what it has found."""
     try:
         picture, deep, orientation = _decoded(file)
         if deep is not None:
             return Inspection(kind=deep.kind, held=deep.held, frames=_has_more_frames(file))
-        _flat(_turned(picture, orientation))
+        flat(_turned(picture, orientation))
     except Exception as error:  # decoders may fail in any way
         return Inspection(_reason(file, error))
     return Inspection(frames=_has_more_frames(file))
 
 
-def pixel_size(file: Path) -> tuple[int, int]:
+def pixel_size(file: PictureFile) -> tuple[int, int]:
     """The width and height of a picture, from its header."""
     with _pillow_open(file) as picture:
         return picture.size
 
 
-def _pillow_open(file: Path) -> Image:
+def _pillow_open(file: PictureFile) -> Image:
     from PIL import Image
 
     # Pillow warns of pictures beyond 89 million pixels and refuses those beyond 179 million, for servers that
     # open strangers' files. Those here are the user's own, and `check_size` has its own limit.
     Image.MAX_IMAGE_PIXELS = None
-    return Image.open(file)
+    return Image.open(as_input(file))
 
 
-def _decoded(file: Path) -> tuple[Image, Deep | None, int]:
+def _decoded(file: PictureFile) -> tuple[Image, Deep | None, int]:
     """The loaded picture, its pixels if they have more than 8 bits, and its EXIF orientation."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         picture = _pillow_open(file)
     except UnidentifiedImageError:
-        with open(file, "rb") as stream:
-            if stream.read(4) not in TIFFS:
-                raise
+        if content(file)[:4] not in TIFFS:
+            raise
         unknown_to_pillow = tiff_pixels(file)
         return Image.new("L", (1, 1)), unknown_to_pillow, unknown_to_pillow.orientation or 1
     with picture:
@@ -102,7 +102,7 @@ def _decoded(file: Path) -> tuple[Image, Deep | None, int]:
         return picture, deep, _orientation(picture)  # of a TIFF, which Pillow turns as it loads it, 1
 
 
-def _has_more_frames(file: Path) -> bool:
+def _has_more_frames(file: PictureFile) -> bool:
     with suppress(Exception), _pillow_open(file) as picture:  # the second may be broken: it isn't read
         return getattr(picture, "is_animated", False)
     return False
@@ -139,7 +139,7 @@ def _picture_of(levels: NDArray[np.uint8]) -> Image:
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
-def _flat(picture: Image) -> Image:
+def flat(picture: Image) -> Image:
     """An 8-bit picture of any mode in mode L or RGB, on white where it is transparent."""
     from PIL import Image
 
@@ -150,12 +150,12 @@ def _flat(picture: Image) -> Image:
     return picture.convert(mode)
 
 
-def _reason(file: Path, error: Exception) -> str:
+def _reason(file: PictureFile, error: Exception) -> str:
     """Why a file cannot be decoded."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        suffix = file.suffix.lower()
-        known = suffix in Image.registered_extensions()
+        suffix = file.suffix.lower() if isinstance(file, Path) else ""
+        known = not suffix or suffix in Image.registered_extensions()
         return "no image" if known else f"this Pillow reads no {suffix}: pip install --upgrade pillow"
     return str(error) or type(error).__name__

@@ -55,7 +55,7 @@ class _Names:
 
     def problem(self, text: str, *choices: Mapping[str, bytes]) -> ImagesError:
         """An error with what to write in the matrix instead."""
-        ways = [f"`splits: {_in_yaml(choice)}` {_meaning(choice)}" for choice in choices]
+        ways = [f"`splits: {in_yaml(choice)}` {meaning(choice)}" for choice in choices]
         return ImagesError(f"{self.root} {text}: {'; '.join(ways)}")
 
 
@@ -174,14 +174,15 @@ def _holds_images(folder: bytes) -> bool:
     return any(is_image(entry.name) and not is_folder(entry) for entry in entries(folder))
 
 
-def _in_yaml(choice: Mapping[str, bytes]) -> str:
+def in_yaml(choice: Mapping[str, bytes]) -> str:
+    """A value of `splits` as a matrix writes it."""
     plain = re.compile(r"[A-Za-z][\w.-]*")
     texts = {split: visible_name(name) for split, name in choice.items()}
     quoted = {split: one if plain.fullmatch(one) else json.dumps(one) for split, one in texts.items()}
     return "{" + ", ".join(f"{split}: {name}" for split, name in quoted.items()) + "}"
 
 
-def _meaning(choice: Mapping[str, bytes]) -> str:
+def meaning(choice: Mapping[str, bytes]) -> str:
     """The effect of a value of `splits`, in words."""
     if not choice:
         return "takes all folders for classes"

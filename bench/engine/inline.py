@@ -1,4 +1,4 @@
-"""The inline engine: every stage runs in this process, one after the other; for debugging and for tests."""
+"""The inline engine: stages run in this process, one after the other; for notebooks, debugging and tests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from threadpoolctl import threadpool_limits
 
 from ..plan.plan import Plan
+from ..runtime.standard_settings import standard_settings
 from ..store.artifacts import Store
 from .companions import Team
 from .schedule import Listen, Schedule
@@ -45,12 +47,29 @@ class InlineEngine(Schedule):
     @contextmanager
     def _team(self) -> Iterator[Team]:
         """Gives this process a worker's settings within the block."""
-        threads = torch.get_num_threads()
-        self.setting.apply()
-        team = Team(self.setting)
-        try:
-            yield team
-        finally:
-            team.end()
-            torch.set_num_threads(threads)
-            torch.set_flush_denormal(False)
+        # numpy and scipy have thread pools of their own, whose number of threads changes last bits too.
+        with standard_settings(), _fresh_accelerator(), threadpool_limits(self.setting.threads):
+            self.setting.apply()
+            team = Team(self.setting)
+            try:
+                yield team
+            finally:
+                team.end()
+
+
+@contextmanager
+def _fresh_accelerator() -> Iterator[None]:
+    """Hides the state that accelerate shares within a process: it has one precision and one device.
+
+    Another run in this process, or the caller, may have chosen another one.
+    """
+    states = (AcceleratorState, GradientState, PartialState)
+    before = [dict(state._shared_state) for state in states]
+    for state in states:
+        state._shared_state.clear()
+    try:
+        yield
+    finally:
+        for state, shared in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(shared)

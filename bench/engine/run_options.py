@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..user_error import UserError
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def spare_loaders(processes: int, threads: int) -> int:
+    """The loaders of each process: the cores that so many processes leave, at most 8."""
+    return min(8, max(0, cores() - processes * threads) // processes)
 
 
 class RunError(UserError):

@@ -15,6 +15,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..runtime.output_streams import make_lasting
@@ -46,6 +47,21 @@ def environ(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without_main_module() -> Iterator[None]:
+    """Lets processes that are started within the block not run this one's script or notebook again.
+
+    They would import its `__main__` under another name, and so start a run of their own unless it is guarded
+    by `if __name__ == "__main__"`. What they run is ours, and nothing of the script's.
+    """
+    ours = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = ours
 
 
 @contextmanager
@@ -93,7 +109,7 @@ def start_process(
     context = process_context(variables)
     everything = dict(os.environ) | dict(variables)
     process = context.Process(target=_begin, args=(everything, target, arguments), name=name)  # type: ignore[attr-defined]
-    with environ(variables), without_interrupts():
+    with environ(variables), without_interrupts(), without_main_module():
         process.start()
     return process
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..metrics.names import defines
-from ..records.labels import natural
+from ..records.labels import matches, natural
 from .numbers import number, spread
 from .rows import Column, Row, Value
 
@@ -61,6 +61,11 @@ def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column]
     minor |= {c.name for c in columns if set(extractors_of([c])) & set(extractors[1:])}
     chosen = [name for name in names if name not in minor][:most]
     return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]
+
+
+def fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a metric's full name fits, or the name without the extractor: gFD is not gFD@360."""
+    return matches(name, patterns) or matches(re.sub(r"\[.*\]", "", name), patterns)
 
 
 def deciding_columns(columns: Sequence[Column]) -> list[Column]:

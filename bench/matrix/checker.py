@@ -120,12 +120,7 @@ class Checker:
         if isinstance(old_budget, dict) and isinstance(budget, dict):
             profile = profile | {"budget": old_budget | budget}
         self.data |= profile
-        old, prefix = self.document, ("profiles", name)
-        keys, values = (
-            marks | {trail[2:]: mark for trail, mark in marks.items() if trail[:2] == prefix and trail[2:]}
-            for marks in (old.keys, old.values)
-        )
-        self.document = Document(old.name, self.data, keys, values, old.problems)
+        self.document = self.document.with_profile(name, self.data)
 
     def raise_problems(self, warnings: Iterable[Problem]) -> None:
         """Raises MatrixError with all problems and warnings if there is a problem."""

@@ -1,15 +1,16 @@
-"""Loads a matrix from a YAML file, and turns a loaded matrix into plain data."""
+"""Loads a matrix from a YAML file or a Python mapping, and turns a loaded matrix into plain data."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..options.plain_data import plain
 from .checker import Checker
+from .mapping import UNNAMED, mapping_document
 from .matrix import SECTIONS, Matrix, MatrixRow
 from .parts import JOINT
 from .top_level import STEPS, read_matrix
@@ -17,7 +18,7 @@ from .yaml_text import Problem, find, parse, read
 
 
 def load_matrix(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     *,
     profile: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -26,16 +27,18 @@ def load_matrix(
     """Reads and checks a matrix.
 
     Args:
-        path: a file, or the name of a packaged matrix.
+        path: a file, the name of a packaged matrix, or the matrix itself.
         profile: the name of one of the matrix's profiles, or several, to be laid over it in order.
         seeds: replaces the matrix's.
         plugins: files, in addition to the matrix's.
 
     Raises:
-        MatrixError: with all problems, each with its line and column.
+        MatrixError: with all problems, each with its line and column, or with its keys in a mapping.
     """
-    file = find(path)
-    checker = Checker(parse(read(file, str(path)), str(path)))
+    file = Path.cwd() / UNNAMED if isinstance(path, Mapping) else find(path)
+    checker = Checker(
+        mapping_document(path) if isinstance(path, Mapping) else parse(read(file, str(path)), str(path))
+    )
     checker.apply_profiles([profile] if isinstance(profile, str) else profile or ())
     if seeds is not None:
         checker.data["seeds"] = seeds if isinstance(seeds, int) else list(seeds)
@@ -74,8 +77,8 @@ def resolved(matrix: Matrix) -> dict[str, Any]:
 
 
 def _label(row: MatrixRow) -> dict[str, str]:
-    """The `label` of a row that has no section's key, where it isn't its part's name."""
-    return {"label": row.label} if row.label != row.part else {}
+    """The `label` of a row that has no section's key, where it isn't its part's name or its part's option."""
+    return {"label": row.label} if row.label != row.part and "label" not in row.options else {}
 
 
 def _plain_row(row: MatrixRow) -> dict[str, Any]:

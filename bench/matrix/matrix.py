@@ -40,7 +40,7 @@ class MatrixRow:
     reference: MatrixRow | None = None  # of a regularizer, in place of the matrix's
     teacher: MatrixRow | None = None  # of a regularizer, in place of the matrix's
     images: int | None = None  # number that a reference is made of; None: all
-    weights: str | None = None  # of a tokenizer: a file that its training starts from
+    weights: str | None = None  # of a tokenizer: a file that its training starts from, or "random"
     start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
     budget: Mapping[str, int] = field(default_factory=dict)  # the keys that replace the matrix's
     where: Position = field(default=("", 0, 0), compare=False)

@@ -8,12 +8,13 @@ from typing import Any
 
 from .. import registry
 from ..options.axes import Variants, check_axes
-from ..options.options import Trail, names_of
-from ..options.words import SHOWN, shown
+from ..options.options import Trail, names_of, options_of
+from ..options.words import SHOWN, label_text, shown
 from .checker import Checker
 from .guidance import read_guidance
 from .matrix import MatrixRow
 from .settings import Budget, CriticOptimizer, GroupOptimizer, Optimizer
+from .yaml_text import Problem
 
 KINDS_OF = {"dataset": "datasets", "features": "features"}  # top-level keys of one part or a list of them
 EXAMPLES = {
@@ -74,7 +75,7 @@ def expand_rows(checker: Checker, entries: list[Entry]) -> tuple[MatrixRow, ...]
         for suffix, options in entry.variants.rows():
             label = entry.row.label + suffix
             if label in rows:
-                first = ":".join(map(str, rows[label].where))
+                first = Problem(*rows[label].where, "").place
                 message = f"duplicate label {label!r}; the first is at {first}"
                 checker.report(entry.trail, message, on_key=True)
                 continue
@@ -178,13 +179,16 @@ def _row(
     checker: Checker, kind: str, cls: type, name: str, options: Mapping[str, Any], trail: Trail
 ) -> MatrixRow:
     """A row without axes."""
-    own = OWN.get(kind, ())
+    known = _options_of(cls)
+    own = tuple(key for key in OWN.get(kind, ()) if key not in known)  # the part's own options come first
     rest = {key: value for key, value in options.items() if key not in ("use", *own)}
     clean = checker.checked_options(cls, rest, trail, where=f"bench info {kind} {name}", also=own)
     images = options.get("images") if "images" in own else None
     if images is not None and (type(images) is not int or images < 2):
         checker.report((*trail, "images"), f"images must be a number of them >= 2, not {shown(images)}")
     label = options.get("label", name) if "label" in own else name
+    if kind == "datasets" and "label" in known and clean.get("label") != known["label"].default:
+        label = f"{name}[label={label_text(clean.get('label'))}]"  # as of an axis, to be there several times
     problem = label_problem(label)
     if problem:
         checker.report((*trail, "label"), f"the label {shown(label)} {problem}")
@@ -237,6 +241,7 @@ def _entry(checker: Checker, kind: str, label: str, options: Any) -> Entry | Non
         at = (*trail, "sampler")
         sampler = checker.mapping(at, options, "a mapping of options")
         frame["sampler"] = checker.checked_options(cls, sampler, at, method="sample", where=where)
+    _refuse_taken_names(checker, kind, name, cls, options, trail)
     own = {key: value for key, value in options.items() if key not in FRAME[kind]}
     if own and frame.get("init") == JOINT:
         message = "`init: joint` goes on with the regularizer's generator as it is: it takes no options"
@@ -248,6 +253,27 @@ def _entry(checker: Checker, kind: str, label: str, options: Any) -> Entry | Non
         return None
     checker.report_all(faults, trail, names_of(cls))
     return Entry(MatrixRow(label, name, {}, where=checker.position(trail), **frame), variants, trail)
+
+
+def _refuse_taken_names(
+    checker: Checker, kind: str, name: str, cls: type, options: Mapping[str, Any], trail: Trail
+) -> None:
+    """Reports keys that a part has as options too: their values would never reach the part."""
+    for key in FRAME[kind]:
+        if key != "use" and key in options and key in _options_of(cls):
+            message = (
+                f"the {registry.SINGULAR[kind]} {name!r} has an option {key!r}, which it would not get: rows "
+                f"have a `{key}` of their own; rename the part's option"
+            )
+            checker.report((*trail, key), message, on_key=True)
+
+
+def _options_of(cls: type) -> Mapping[str, Any]:
+    """A part's options; none if its annotations cannot be read, which the check of its options reports."""
+    try:
+        return options_of(cls)
+    except registry.PartError:
+        return {}
 
 
 def _without_part(checker: Checker, label: str, use: str, options: Mapping[str, Any], trail: Trail) -> Entry:

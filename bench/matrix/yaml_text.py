@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ DIGITS = PACKAGED.parents[1] / "matrix.yaml"  # of the repository; setup.py puts
 LARGEST = 2**63
 MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
+CONTROL = yaml.reader.Reader.NON_PRINTABLE
 TEXT = "tag:yaml.org,2002:str"
 CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
@@ -48,9 +49,13 @@ class Problem:
         """The file, line and column."""
         return self.file, self.line, self.column
 
+    @property
+    def place(self) -> str:
+        """The position in words: `matrix.yaml:13:3`, or the file alone."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
     def __str__(self) -> str:
-        position = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{position}: {self.message}"
+        return f"{self.place}: {self.message}"
 
 
 class MatrixError(UserError):
@@ -80,6 +85,15 @@ class Document:
         for size in range(len(trail), -1, -1):
             mark = mark or self.values.get(trail[:size]) or self.keys.get(trail[:size])
         return Problem(self.name, *(mark or (1, 1)), message)
+
+    def with_profile(self, profile: str, data: dict[str, Any]) -> Document:
+        """The document with a profile laid over it, which is `data`; its values are where the profile is."""
+        prefix = ("profiles", profile)
+        keys, values = (
+            marks | {trail[2:]: mark for trail, mark in marks.items() if trail[:2] == prefix and trail[2:]}
+            for marks in (self.keys, self.values)
+        )
+        return replace(self, data=data, keys=keys, values=values)
 
 
 def presets() -> dict[str, Path]:
@@ -138,7 +152,7 @@ def parse(text: str | bytes, name: str) -> Document:
     """
     if isinstance(text, bytes):
         text = _decoded(text, name)
-    control = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    control = CONTROL.search(text)
     if control:
         message = f"the control character U+{ord(control.group()):04X} does not belong in a text file"
         raise MatrixError([Problem(name, *_mark_at(text, control.start()), message)])

@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..runtime.recompute import prepare, segments
+from ..runtime.recompute import prepare, recomputable
 from .flops import OperationCounter, TooLong, copied
 from .live_tensors import LiveTensors, storage_id
 
@@ -118,7 +118,7 @@ def _largest_segment(step: Callable[..., Any], arguments: tuple[Any, ...], preci
     """The largest number of bytes that autograd keeps of one segment's forward pass."""
     copies = copied(arguments, "meta")
     saved, before, sizes = _SavedTensors(copies), list[int](), [0]
-    for segment in segments(*_modules(copies)):
+    for segment in recomputable(*_modules(copies)):
         segment.register_forward_pre_hook(lambda *_: before.append(saved.bytes))
         segment.register_forward_hook(lambda *_: sizes.append(saved.bytes - before.pop()))
     _run(step, copies, saved, LiveTensors(), precision)

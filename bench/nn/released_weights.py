@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..api import Tokenizer, Unfit
 from ..options.words import listed
-from .weight_files import read_checkpoint, without_prefix
+from .weight_files import without_prefix
+from .weight_shards import read_weights
 
 Names = dict[str, tuple[str, ...]]  # our parameter -> the released ones, which are concatenated
 
@@ -33,6 +34,7 @@ TRAINING = (
     "de_scale.",
     "encoder.scale.",
     "encoder.de_scale.",
+    "decoder.decoder_pos_embed",  # of RAE's older files: it follows from the options
 )
 VIT = "encoder.vit."
 BLOCK = {"path.0": "norm1", "path.2": "conv1", "path.3": "norm2", "path.5": "conv2", "skip": "nin_shortcut"}
@@ -50,18 +52,28 @@ def state(tokenizer: Tokenizer, file: Path) -> dict[str, Tensor]:
         Unfit: naming a parameter of another shape.
     """
     own = tokenizer.state_dict()
-    theirs = {part for several in tokenizer.released_names(own).values() for part in several}
-    released = without_prefix(read_checkpoint(file), {*own, *theirs, "pos_embed"})
+    # The published names, those of older files, and ours.
+    layouts = [tokenizer.released_names(own), tokenizer.older_names(own), Tokenizer.released_names(own)]
+    theirs = set().union(*map(_needed, layouts))
+    released = without_prefix(read_weights(file), {*theirs, "pos_embed"})
     if "pos_embed" in released and any(name.startswith(VIT) for name in own):
         return _with_backbone(tokenizer, own, released, file)
-    ours = set(own) <= set(released)
-    names = Tokenizer.released_names(own) if ours else tokenizer.released_names(own)
-    needed = {theirs for several in names.values() for theirs in several}
+    names = max(layouts, key=lambda names: len(_needed(names) & set(released)))
+    needed = _needed(names)
     extra = [name for name in released if name not in needed and not name.startswith(TRAINING)]
     _check_names(needed - set(released), extra, file)
-    tensors = {name: torch.cat([released[part] for part in theirs]) for name, theirs in names.items()}
+    tensors = {name: _joined([released[part] for part in theirs]) for name, theirs in names.items()}
     _check_shapes(tensors, own, file)
     return tensors
+
+
+def _needed(names: Names) -> set[str]:
+    """The released tensors that names stand for."""
+    return {theirs for several in names.values() for theirs in several}
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])  # one may be a number without dimensions
 
 
 def _check_names(missing: set[str], extra: Sequence[str], file: Path) -> None:
@@ -74,7 +86,7 @@ def _check_names(missing: set[str], extra: Sequence[str], file: Path) -> None:
 def _check_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            theirs, ours = (" x ".join(map(str, t.shape)) for t in (tensor, own[name]))
+            theirs, ours = (" x ".join(map(str, t.shape)) or "a number" for t in (tensor, own[name]))
             raise Unfit(f"{name} is {theirs} in {file}, and {ours} in the tokenizer")
 
 

@@ -101,9 +101,14 @@ class OfflineError(UserError, FileNotFoundError):
     exit_code = 4
 
 
+def is_offline() -> bool:
+    """Whether downloads are refused, as under `--offline`."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def refuse_offline(file: Path | str, url: str) -> None:
     """Raises OfflineError under `--offline`: the file is missing and would come from `url`."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         raise OfflineError(
             f"offline, and {file} is not here: put it there from {url}, or name a file by `weights: PATH`"
         )

@@ -31,6 +31,7 @@ from ..metrics.lpips import Lpips
 from ..models import build
 from ..nn import released_weights
 from ..nn.weight_files import is_safetensors
+from ..nn.weight_shards import weights_sha256
 from ..nn.weights import RANDOM, OfflineError, sha256
 from ..options.plain_data import plain
 from ..stages.inputs import SPLITS
@@ -94,6 +95,7 @@ class MetaParts:
             fingerprint = dataset.fingerprint()
             if fingerprint is None and self.fetch:
                 dataset.fetch()
+                fingerprint = dataset.fingerprint()
             elif fingerprint is None:
                 dataset.size("train")
             if self.fetch and (few := [split for split in SPLITS if dataset.size(split) < LEAST]):
@@ -101,6 +103,7 @@ class MetaParts:
                 raise ValueError(f"too few images: {counts}; each split needs {LEAST}, to have a spread")
             description = dataset.description()
         except (OSError, ValueError) as error:  # missing or unreadable files
+            self.offline |= isinstance(error, OfflineError)
             raise self.refuse(row, str(error)) from None
         except Exception as error:  # a plugin may fail in any way
             file = registry.sources("datasets")[row.part].file
@@ -235,29 +238,45 @@ class MetaParts:
 
     def initial_weights(
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow
-    ) -> dict[str, str | None]:
-        """The path and the hash of the checkpoint that a tokenizer's training starts from."""
-        file = user_path(tokenizer.weights or "")
+    ) -> dict[str, str | None] | None:
+        """The path and the hash of the checkpoint that a tokenizer's training starts from, if from any."""
+        file: Path | None = None
+        if tokenizer.weights and tokenizer.weights != RANDOM:
+            file = user_path(tokenizer.weights)
+        elif not tokenizer.weights and not tokenizer.start:
+            file = self._own_weights(tokenizer, self.tokenizer(data, tokenizer, regularizer))
+        if file is None:
+            return None
         if not file.is_file() and self.fetch:
-            raise self.refuse(tokenizer, f"there is no file {file}")
+            others = "" if tokenizer.weights else "; `weights: PATH` names another, `weights: random` none"
+            raise self.refuse(tokenizer, f"there is no file {file}{others}")
         if not file.is_file():
-            return _file_config(file)
+            return {"file": str(file), "fingerprint": None}
         model = self.tokenizer(data, tokenizer, regularizer)
 
         def check() -> dict[str, str | None]:
-            config = _file_config(file)
             try:
                 released_weights.state(model, file)
+                return {"file": str(file), "fingerprint": weights_sha256(file)}
             except Unfit:
                 raise
             except ValueError as error:
                 raise self.refuse(tokenizer, str(error)) from None
-            return config
 
         expansion = str(regularizer_class(regularizer).expansion)
         return self._once(
             ("weights", str(tokenizer.where), tokenizer.label, data.row.label, expansion), check
         )
+
+    def _own_weights(self, row: MatrixRow, model: Tokenizer) -> Path | None:
+        """The file that the part itself names, which is fetched if it must be here."""
+        if self.fetch:
+            try:
+                model.fetch()
+            except (OSError, ValueError) as error:  # no network, or no such file there
+                self.offline |= isinstance(error, OfflineError)
+                raise self.refuse(row, f"no weights: {error}") from None
+        return model.own_weights()
 
     def reconstruction(self, data: DatasetPlan) -> dict[str, Any]:
         """The reconstruction losses with the paths and hashes of their networks' weights."""
@@ -321,7 +340,8 @@ class MetaParts:
                 return part
             except Unfit:
                 raise
-            except (ValueError, registry.PartError) as error:
+            except (ValueError, registry.PartError, OfflineError) as error:
+                self.offline |= isinstance(error, OfflineError)
                 raise self.refuse(row, str(error)) from None
             except Exception as error:  # a plugin's constructor may fail in any way
                 file = registry.sources(kind)[row.part].file

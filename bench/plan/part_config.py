@@ -27,6 +27,8 @@ def _part_config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, 
     cls = registry.get(kind, name)
     version = getattr(cls, "version", 1)
     config: dict[str, Any] = {"name": name, "version": version, "options": key_options(cls, options)}
+    if paths := getattr(cls, "paths", ()):
+        config["paths"] = sorted(paths)
     source = registry.sources(kind)[name]
     if not source.module.startswith(f"{registry.FOLDERS[kind]}."):
         config["source"] = source_hash(source.file)

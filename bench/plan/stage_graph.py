@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .. import registry
-from ..api import Evaluator, Generator, Regularizer, Unfit
+from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
 from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
@@ -74,6 +74,10 @@ class StageGraph:
         parents = self._training_parents(data, tokenizer, regularizer, seed)
         facts = parts.facts(data, regularizer)
         budget = m.budget_of(tokenizer)
+        if type(model).stored is not Tokenizer.stored and budget.tokenizer_steps + budget.refine_steps:
+            raise Unfit(
+                "its latents are stored and cannot be trained: the row needs budget: {tokenizer_steps: 0}"
+            )
         config = {
             "dataset": data.config,
             "tokenizer": parts.config("tokenizers", tokenizer, model),
@@ -91,8 +95,8 @@ class StageGraph:
             config["teacher"] = parts.extractor_config(parts.teacher(regularizer))
         if m.augment:
             config["augment"] = vars(m.augment)
-        if tokenizer.weights:
-            config["weights"] = parts.initial_weights(data, tokenizer, regularizer)
+        if weights := parts.initial_weights(data, tokenizer, regularizer):
+            config["weights"] = weights
         priors = sum(map(parts.parameters, method.priors().values()))  # frozen
         trainable = parts.parameters(model) + parts.parameters(method) - priors
         built = Built(data.dataset, model, method, facts=facts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.collapse import collapse
 from ..leaderboard.columns import columns_of
 from ..leaderboard.notes import judged_by_teacher
-from ..leaderboard.results import Results
-from ..leaderboard.rows import LABELS, Value, first_seen
+from ..leaderboard.results import Leaderboard, Results
+from ..leaderboard.rows import LABELS, Column, Row, Value, first_seen
 from ..records.record import Record
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     results = Results.of(records)
     rows = results.joined
     columns = columns_of(rows)
-    names = [column.name for column in columns]
     data: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in IDENTITY}
     data["guidance"] = pd.array(data["guidance"], dtype="Float64")
     board = results.joined_generation
@@ -45,23 +44,14 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     for end, of in (("low", min), ("high", max)):
         data[f"guidance_{end}"] = pd.array([of(row.guidances, default=None) for row in rows], "Float64")
     data["guidance_edge"] = pd.array([_edge(texts[id(row)]) for row in rows], "Int64")
-    ranks = _ranks(results) if complete else {}
+    ranks = ranks_of(results.joined_generation) if complete else {}
     for i, end in enumerate(("low", "high")):
         if ranks:
             data[f"rank_{end}"] = pd.array(
                 [ranks.get(id(row), (None, None))[i] for row in rows], dtype="Int64"
             )
-    for column in columns:
-        name = column.name if names.count(column.name) == 1 else f"{column.name}{{{column.protocol}}}"
-        values = [row.values.get(column, Value(None, None, 0)) for row in rows]
-        data[name] = pd.array([v.mean for v in values], dtype="Float64")
-        data[f"{name}_std"] = pd.array([v.std for v in values], dtype="Float64")
-        data[f"{name}_n"] = [v.n for v in values]
-        if any(v.bound for v in values):
-            data[f"{name}_bound"] = [v.bound for v in values]
-        for i, end in enumerate(("low", "high")):
-            ends = [v.interval[i] if v.interval else None for v in values]
-            data[f"{name}_ci_{end}"] = pd.array(ends, dtype="Float64")
+    for name, column in named(columns).items():
+        data |= metric_data(name, column, rows)
     for name in first_seen(row.cost for row in rows):
         data[f"cost_{name}"] = pd.array([row.cost.get(name) for row in rows], dtype="Float64")
     taught = [", ".join(judged_by_teacher(row, columns)) for row in rows]
@@ -71,14 +61,38 @@ def frame(records: Iterable[Record] | Results, complete: bool = True) -> pd.Data
     return pd.DataFrame({**data, "flag": flags, "reason": [row.reason for row in rows]})
 
 
+def named(columns: Iterable[Column]) -> dict[str, Column]:
+    """The columns by their names in tables: a name with several protocols is followed by {id}."""
+    columns = list(columns)
+    names = [column.name for column in columns]
+    return {c.name if names.count(c.name) == 1 else f"{c.name}{{{c.protocol}}}": c for c in columns}
+
+
+def metric_data(name: str, column: Column, rows: Sequence[Row]) -> dict[str, Any]:
+    """The columns of one metric: NAME, _std, _n, _bound if any row has one, _ci_low and _ci_high."""
+    import pandas as pd
+
+    values = [row.values.get(column, Value(None, None, 0)) for row in rows]
+    data: dict[str, Any] = {
+        name: pd.array([v.mean for v in values], dtype="Float64"),
+        f"{name}_std": pd.array([v.std for v in values], dtype="Float64"),
+        f"{name}_n": [v.n for v in values],
+    }
+    if any(v.bound for v in values):
+        data[f"{name}_bound"] = [v.bound for v in values]
+    for i, end in enumerate(("low", "high")):
+        ends = [v.interval[i] if v.interval else None for v in values]
+        data[f"{name}_ci_{end}"] = pd.array(ends, dtype="Float64")
+    return data
+
+
 def _edge(guidance: str) -> int | None:
     """The sign at the end of a guidance's text as a number."""
     return {"+": 1, "-": -1}.get(guidance[-1], 0) if guidance else None
 
 
-def _ranks(results: Results) -> dict[int, tuple[int, int]]:
-    """{id of a row: its lowest and highest rank} by the score that the generation table ranks by."""
-    board = results.joined_generation
+def ranks_of(board: Leaderboard) -> dict[int, tuple[int, int]]:
+    """{id of a row: its lowest and highest rank} by the score that the board's table ranks by."""
     ranks: dict[int, tuple[int, int]] = {}
     for ranking in board.standings(board.deciding).rankings:
         for row, rank in zip(ranking.rows, ranking.ranks, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from textwrap import wrap
 
 from ..leaderboard.collapse import MARK, marked
@@ -16,10 +17,31 @@ LINES, ROWS, WIDTH = 25, 19, 100  # at most; the width in characters
 LABEL_WIDTH = 22
 
 
-def terminal_summary(records: Iterable[Record]) -> str:
+@dataclass(frozen=True)
+class Summary:
+    """The leading rows as texts: `table` begins with its header; `notes` explain marks in it."""
+
+    head: str
+    table: list[list[str]]
+    notes: list[str]
+    tally: str  # `6 done, 1 failed cells`
+
+
+def terminal_summary(records: Iterable[Record] | Results) -> str:
     """The leading rows of each generator, or of tokenizers alone, in at most 25 lines of 100 characters."""
     from tabulate import tabulate
 
+    summary = summarised(records)
+    if not summary.table:
+        return summary.tally
+    lines = tabulate(summary.table, tablefmt="plain", disable_numparse=True).splitlines()
+    said = [line for note in summary.notes for line in wrap(note, WIDTH)]
+    shown = [line[:WIDTH] for line in [summary.head, *lines]]
+    return "\n".join([*shown, *said[: LINES - 2 - len(lines)], summary.tally])
+
+
+def summarised(records: Iterable[Record] | Results) -> Summary:
+    """The leading rows of each generator, or of tokenizers alone; without any score the tally alone."""
     results = Results.of(records)
     board = results.joined_generation.scored
     if not board.rows:
@@ -27,7 +49,7 @@ def terminal_summary(records: Iterable[Record]) -> str:
     counts = {status: sum(r.status == status for r in results.records if not r.real) for status in STATUSES}
     tally = (", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no") + " cells"
     if not board.rows:
-        return tally
+        return Summary("", [], [], tally)
     standings = board.standings(board.deciding)
     ranks = dict(zip(map(id, board.rows), standings.rank_texts, strict=True))
     guidance = dict(zip(map(id, board.rows), board.guidance_texts, strict=True))
@@ -44,7 +66,6 @@ def terminal_summary(records: Iterable[Record]) -> str:
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
     used[0] = len({row.dataset for row in board.rows}) > 1
     table = [[text for text, keep in zip(line, used, strict=True) if keep] for line in table]
-    lines = tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()
     largest = max((len(group) for group in groups if not group[0].real), default=0)
     head = f"best {per_group} of up to {largest} rows" if largest > per_group else "all rows"
     head += " a generator" if board.scope == "generator" else " of tokenizers"
@@ -52,8 +73,7 @@ def terminal_summary(records: Iterable[Record]) -> str:
         head += f" by {board.deciding[0].name}"
     if "resamples" in standings.bases:
         head += "; one seed: ranks are sampling noise only"
-    said = [line for note in notes(leading, columns) for line in wrap(note, WIDTH)]
-    return "\n".join([*(line[:WIDTH] for line in [head, *lines]), *said[: LINES - 2 - len(lines)], tally])
+    return Summary(head, table, notes(leading, columns), tally)
 
 
 def _cut(text: str) -> str:

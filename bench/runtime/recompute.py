@@ -32,12 +32,23 @@ def segments(*networks: nn.Module) -> list[nn.Module]:
     return list(blocks)
 
 
+def recomputable(*networks: nn.Module) -> list[nn.Module]:
+    """The segments that can be computed twice: those outside of modules with a true `remembers`.
+
+    Such a module keeps values from one call of a layer to the next, and a second call would find others.
+    """
+    modules = [module for network in networks for module in network.modules()]
+    fixed = {inner for module in modules if getattr(module, "remembers", False) for inner in module.modules()}
+    return [segment for segment in segments(*networks) if segment not in fixed]
+
+
 def prepare(config: Mapping[str, Any], *networks: nn.Module) -> None:
     """Compiles and checkpoints segments where a stage's config says so; weights and their names stay."""
+    again = set(recomputable(*networks))
     for segment in segments(*networks):
         if config.get("compile"):
             segment.forward = torch.compile(segment.forward)  # type: ignore[method-assign]
-        if config.get("checkpointing"):
+        if config.get("checkpointing") and segment in again:
             segment.forward = computed_again(segment)  # type: ignore[method-assign]
 
 

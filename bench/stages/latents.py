@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..api import Diverged, Noise
+from ..api.returned import checked_hidden
 from ..data.fixed_order import fixed_order
 from ..models.latents import DRAWS, decode_all_uint8, draw, encode, normalisation, round_trip
 from ..runtime.mapped import allocated
@@ -23,8 +24,11 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     tensors: dict[str, Tensor] = {}
     for split in SPLITS:
         name = f"h/{split}"
-        file = context.scratch(name)
-        tensors[name] = encode(model, dataset, split, context.device, None, context.loaders, group, file)
+        stored, file = model.stored(split), context.scratch(name)
+        if stored is None:
+            tensors[name] = encode(model, dataset, split, context.device, None, context.loaders, group, file)
+        else:
+            tensors[name] = checked_hidden(model, stored, dataset.size(split))
     noise = Noise(config["seed"], ("latents",))
     batch, h = cell.config["batch"], tensors["h/train"]
     count = DRAWS if regularizer.couples == "latent" else 1

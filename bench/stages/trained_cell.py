@@ -36,7 +36,7 @@ class TrainedCell:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return self.inputs["tokenizer"].meta["config"]
+        return dict(self.inputs["tokenizer"].config)
 
     @cached_property
     def dataset(self) -> Dataset:

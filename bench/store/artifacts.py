@@ -67,6 +67,13 @@ class Artifact:
     """The stored result of a stage: `info` (plain data), `cost`, tensors, or the `error` that ended it."""
 
     path: Path
+    planned: Stage | None = None  # the stage for which it was looked up
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the stage; the paths in it are those of now, not of when it was made."""
+        stored = self.meta["config"]
+        return stored if self.planned is None else self.planned.config
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -176,7 +183,7 @@ class Store:
         return None
 
     def get(self, stage: Stage) -> Artifact:
-        return Artifact(self.path(stage))
+        return Artifact(self.path(stage), stage)
 
     def drop_scratch(self, stage: Stage) -> None:
         """Removes the files that a finished stage kept outside of memory."""

@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Mirror(Store):
         return (
             super().get(stage)
             if super().has(stage)
-            else _RemoteArtifact(self._stub(stage).parent, self, stage)
+            else _RemoteArtifact(self._stub(stage).parent, planned=stage, store=self)
         )
 
     @contextmanager
@@ -207,21 +207,21 @@ class Mirror(Store):
 class _RemoteArtifact(Artifact):
     """A remote artifact: only stage.json is cached; tensors are downloaded on access."""
 
-    store: Mirror
-    stage: Stage
+    planned: Stage = field(kw_only=True)
+    store: Mirror = field(kw_only=True)
 
     def check(self, contents: bool = True) -> None:
         if contents:
-            self.store.fetch(self.stage).check()
+            self.store.fetch(self.planned).check()
         else:
             _ = self.meta
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # cached by the downloaded artifact
-        return self.store.fetch(self.stage).tensors
+        return self.store.fetch(self.planned).tensors
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self.store.fetch(self.stage).tensor(name)
+        return self.store.fetch(self.planned).tensor(name)
 
 
 def store(matrix_file: Path, url: str | None = None) -> Store:

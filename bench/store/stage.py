@@ -50,6 +50,7 @@ def _without_paths(config: Config) -> dict[str, Any]:
     plain = dict(config)
     # Checkpointing changes only the rounding of gradients, as the number of processes does.
     plain.pop("checkpointing", None)
+    plain |= {role: _located(part) for role, part in plain.items() if _has_paths(part)}
     if "weights" in plain:
         plain["weights"] = plain["weights"]["fingerprint"]
     if "reconstruction" in plain:
@@ -60,6 +61,17 @@ def _without_paths(config: Config) -> dict[str, Any]:
             for name, loss in plain["reconstruction"].items()
         }
     return plain
+
+
+def _has_paths(part: Any) -> bool:
+    """Whether a part says which of its options are paths, and has the hash of what is there."""
+    return isinstance(part, Mapping) and "paths" in part and part.get("fingerprint") is not None
+
+
+def _located(part: Config) -> dict[str, Any]:
+    """A part's config without the options that say where its files are."""
+    options = {name: value for name, value in part["options"].items() if name not in part["paths"]}
+    return {key: value for key, value in part.items() if key != "paths"} | {"options": options}
 
 
 def is_file(option: Any) -> bool:

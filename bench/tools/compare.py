@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..leaderboard.columns import SIDES, shown
+from ..leaderboard.columns import SIDES, fits, shown
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.files import RecordError, read_records
-from ..records.labels import matches, parse_filter, selects
+from ..records.labels import parse_filter, selects
 from ..records.record import Record, plain_json
 from ..statistics.observations import BoundSide, bound_of, mean
 from ..statistics.significance import Difference, difference, holm
@@ -127,12 +127,20 @@ def side(text: str) -> Side:
         raise CompareError(f"no results folder {text!r}")
     folder = Path(text[:end]) / "records"
     try:
-        accept = parse_filter(text[end + 1 :], "a comparison")
         records = read_records(folder)
-    except (ValueError, RecordError) as error:
+    except RecordError as error:
         raise CompareError(f"{text}: {error}") from error
     if not records:
         raise CompareError(f"no records in {folder}")
+    return side_of(records, text[end + 1 :], text)
+
+
+def side_of(records: Iterable[Record], filter: str, text: str) -> Side:
+    """The side of those records that a filter selects; `text` names it in messages."""
+    try:
+        accept = parse_filter(filter, "a comparison")
+    except ValueError as error:
+        raise CompareError(f"{text}: {error}") from error
     selected = [record for record in records if not record.real and selects(accept, record.cell)]
     if not selected:
         raise CompareError(f"{text}: no cell fits")
@@ -166,15 +174,15 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate]
         columns = [c for row in rows for c in row.values if c.scope == scope]
         known |= {column.name: column for column in columns}
         if patterns:
-            wanted = {c.name for c in columns if _fits(c.name, patterns)}
+            wanted = {c.name for c in columns if fits(c.name, patterns)}
         else:
             wanted = {c.name for c in shown(rows, scope)[0] if c.better}
         _match(rows_a, rows_b, _cells(b, scope, free), scope, wanted, comparison)
     for pattern in patterns:
-        if not any(_fits(name, [pattern]) for name in known):
+        if not any(fits(name, [pattern]) for name in known):
             raise CompareError(f"no metric fits {pattern!r}; there are {', '.join(known)}")
     for gate in gates:
-        names = {name for name in known if _fits(name, [gate.metric])}
+        names = {name for name in known if fits(name, [gate.metric])}
         if not all(known[name].better for name in names):
             raise CompareError(f"--fail-on {gate.metric}: it has no direction, so nothing is a regression")
         if not names & ({line.column.name for line in comparison.lines} | comparison.lost.keys()):
@@ -195,11 +203,11 @@ def regressions(comparison: Comparison, gates: Iterable[Gate]) -> list[str]:
     texts = []
     for gate in gates:
         for line in comparison.lines:
-            if _fits(line.column.name, [gate.metric]) and gate.closed_by(line):
+            if fits(line.column.name, [gate.metric]) and gate.closed_by(line):
                 unsure = "" if line.difference.basis == "seeds" else f": {line.verdict}"
                 texts.append(f"{_change(line)}, p = {line.p:.2g} over {_over(line.difference)}{unsure}")
         for name, rows in comparison.lost.items():
-            if _fits(name, [gate.metric]):
+            if fits(name, [gate.metric]):
                 texts += [f"{name} of {row}" for row in rows]
     return list(dict.fromkeys(texts))
 
@@ -210,17 +218,12 @@ def untested(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:
     return [
         f"{_change(line)}, {line.verdict}"
         for line in comparison.lines
-        if not line.known and not line.identical and _fits(line.column.name, patterns)
+        if not line.known and not line.identical and fits(line.column.name, patterns)
     ]
 
 
 def _change(line: ComparedMetric) -> str:
     return f"{line.column.name} of {line.row}: {number(line.a)} → {number(line.b)}"
-
-
-def _fits(name: str, patterns: Sequence[str]) -> bool:
-    """Whether the full name fits, or the name without the extractor: gFD is not gFD@360."""
-    return matches(name, patterns) or matches(re.sub(r"\[.*\]", "", name), patterns)
 
 
 def _by_key(side: Side, rows: list[Row], free: set[str]) -> dict[Key, Row]:
@@ -334,6 +337,13 @@ def text(comparison: Comparison) -> str:
     """The comparison as a table, followed by what isn't in it."""
     from tabulate import tabulate
 
+    header, rows, said = lines(comparison)
+    parts = [tabulate(rows, header, tablefmt="simple", disable_numparse=True)] if rows else []
+    return "\n".join([*parts, *said])
+
+
+def lines(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
+    """The header and rows of the comparison's table, and sentences on it and on what isn't in it."""
     header = ["row", "metric", "A", "B", "B - A", "%", "95 % interval", "p", "over", "verdict"]
     rows = []
     for line in comparison.lines:
@@ -355,13 +365,12 @@ def text(comparison: Comparison) -> str:
     if rows:
         tested = sum(line.tested for line in comparison.lines)
         count = "1 line that was tested" if tested == 1 else f"{tested} lines that were tested"
-        parts.append(tabulate(rows, header, tablefmt="simple", disable_numparse=True))
         parts.append(
             f"Differences are paired. Intervals are of a line alone, p is corrected over {count} (Holm)."
         )
     parts += [f"not compared: {reason}" for reason in comparison.apart]
-    parts += [f"lost: {name} of {row}" for name, rows in comparison.lost.items() for row in rows]
-    return "\n".join(parts)
+    parts += [f"lost: {name} of {row}" for name, lost in comparison.lost.items() for row in lost]
+    return header, rows, parts
 
 
 def _over(difference: Difference) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..leaderboard.folders import ResultsFolder
 from ..leaderboard.rows import full_protocol, shared_name
-from ..options.words import listed
+from ..options.words import label_text, listed
 from ..records.provenance import flat
 from ..records.record import Record
 
@@ -149,7 +149,7 @@ def rows_of(matrix: Mapping[str, Any], section: str) -> dict[str, Any]:
     rows = matrix.get(section) or {}
     if isinstance(rows, Mapping):
         return dict(rows)
-    return {row.get("label", row["use"]): row for row in rows}
+    return {label_text(row.get("label", row["use"])): row for row in rows}  # `label` may be the part's option
 
 
 def _settings(record: Record, alone: bool) -> Iterable[Setting]:

@@ -78,10 +78,10 @@ def adamw(groups: Iterable[tuple[dict[str, Any], list[nn.Parameter]]]) -> torch.
         }
         for group in groups
         for settings, members in _by_decay(*group)
-        if members
     ]
-    # Fused: for many small tensors one pass over each instead of a dozen.
-    return torch.optim.AdamW(param_groups, fused=True)
+    used = [group for group in param_groups if group["params"]]
+    # Fused: for many small tensors one pass over each instead of a dozen. A tokenizer may have no parameters.
+    return torch.optim.AdamW(used or param_groups[:1], fused=True)
 
 
 def step_optimizer(

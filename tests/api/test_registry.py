@@ -167,3 +167,17 @@ def test_a_part_whose_package_is_missing_says_which(tmp_path, monkeypatch):
     assert "needy" not in names("regularizers")
     with pytest.raises(PartError, match="'needy' cannot be used: it needs the package 'no_such_package'"):
         get("regularizers", "needy")
+
+
+def test_a_plugin_may_extend_a_built_in_part_which_stays_one_whether_the_plugin_fails_or_not(tmp_path):
+    text = "from latentbench.bench.registry import get, load_plugin, register\n"
+    for part, cls, end in (("vit", "ViT", ""), ("conv", "Conv", "1 / 0\n")):
+        file = tmp_path / f"own_{part}.py"
+        file.write_text(
+            "from latentbench.bench.registry import register\n"
+            f"from latentbench.tokenizers.{part} import {cls}\n\n\n"
+            f'@register("own_{part}")\nclass Own({cls}):\n    """Its own."""\n\n\n{end}'
+        )
+        text += f"print([s.name for s in load_plugin({str(file)!r})], get('tokenizers', '{part}').__name__)\n"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["['own_vit'] ViT", "['own_conv'] Conv"], done.stderr

@@ -4,7 +4,9 @@ import json
 
 import pytest
 from helpers.image_folders import class_folders, put
+from helpers.parquet_files import as_parquet
 from helpers.run import bench_inline
+from helpers.tar_files import as_tar
 
 from latentbench.bench.contracts.common import SPLITS
 from latentbench.bench.registry import create, names
@@ -67,8 +69,16 @@ def test_folders_that_leave_a_doubt_are_a_problem_of_their_line(folder):
 
 @pytest.mark.parametrize("name", names("datasets"))
 def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
-    options = {"root": str(class_folders(tmp_path))} if name == "imagefolder" else {}
-    data = create("datasets", name, **options)
+    folder = class_folders(tmp_path / "folder")
+    options = {
+        "imagefolder": {"root": str(folder)},
+        "parquet": {"root": str(as_parquet(folder, tmp_path / "rows", rows=24))},
+        "torchvision": {"name": "FakeData", "train": {"size": 9}},
+        "webdataset": {"root": str(as_tar(folder, tmp_path / "tars"))},
+    }
+    data = create("datasets", name, **options.get(name, {}))
+    if name == "emoji" and data.fingerprint() is None:
+        pytest.skip("needs Debian's fonts-noto-color-emoji and unicode-data")
     lines = data.description()
     assert all(f"{data.size(split):,} {split}" in lines[0] for split in SPLITS)
     assert "class" in lines[0]

@@ -35,6 +35,16 @@ def test_the_matrix_of_the_readme_is_one(tmp_path):
     assert "kl[weight=0.01]" in done.stdout and "skipped: " in done.stdout
 
 
+def test_the_python_of_the_readme_names_what_is_there():
+    import latentbench.bench as lb
+
+    code = re.search(r"## From Python\n\n```python\n(.*?)```", README, re.DOTALL).group(1)
+    for module, name in re.findall(r"\b(lb|results|tokenizer)\.(\w+)", code):
+        found = {"lb": lb, "results": lb.Results, "tokenizer": lb.TrainedTokenizer}[module]
+        assert hasattr(found, name), name
+    compile(code, "README.md", "exec")
+
+
 @pytest.mark.parametrize("name", ["README.md", "results/README.md", "CONTRIBUTING.md"])
 def test_every_file_that_a_text_links_to_is_there(name):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())

@@ -9,7 +9,7 @@ import torch
 from helpers.image_folders import image_folder, picture, save_deep_png
 from PIL import Image
 
-from latentbench.bench.data import image_index, images, picture_size
+from latentbench.bench.data import images, picture_ends, picture_size
 from latentbench.bench.data.deep_pixels import Held
 from latentbench.bench.data.image_index import list_images
 from latentbench.bench.data.picture import inspect, opened, read_picture
@@ -222,8 +222,8 @@ def test_pictures_that_would_fill_the_memory_are_named_before_anything_runs(tmp_
         picture(0, 120, 100).save(tmp_path / name)
     tifffile.imwrite(tmp_path / "y.tif", np.zeros((100, 120, 3), "f4"), photometric="rgb")
     monkeypatch.setattr(picture_size, "LARGEST", 10_000)
-    monkeypatch.setattr(image_index, "LARGEST", 10_000)
-    monkeypatch.setattr(image_index, "LARGE_JPEG", 1)
+    monkeypatch.setattr(picture_ends, "LARGEST", 10_000)
+    monkeypatch.setattr(picture_ends, "LARGE_JPEG", 1)
     with pytest.raises(ValueError) as caught:
         list_images(tmp_path)
     assert "4 of 4 images" in str(caught.value)
@@ -231,7 +231,7 @@ def test_pictures_that_would_fill_the_memory_are_named_before_anything_runs(tmp_
 
 
 def test_a_jpeg_that_is_not_opened_has_fewer_pixels_than_the_limit():
-    assert image_index.LARGE_JPEG * 512 <= picture_size.LARGEST
+    assert picture_ends.LARGE_JPEG * 512 <= picture_size.LARGEST
 
 
 @pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (3, 5_000)])

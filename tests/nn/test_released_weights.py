@@ -164,7 +164,7 @@ def loaded(name, file, expansion=1, image=SMALL, **options):
 )
 def test_a_released_checkpoint_fills_its_tokenizer(part, size, expansion, shapes, monkeypatch, tmp_path):
     given = tensors(shapes, "meta")
-    monkeypatch.setattr(released_weights, "read_checkpoint", lambda file: given)
+    monkeypatch.setattr(released_weights, "read_weights", lambda file: given)
     with torch.device("meta"):
         options = get("tokenizers", part).sizes[size]
         model = create("tokenizers", part, image=ImageSpec(3, 256, 256), expansion=expansion, **options)

@@ -5,6 +5,8 @@ import inspect
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from helpers.diffusers_models import tiny_folder
+from helpers.latent_folders import DECODER, moments_folder
 
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
 from latentbench.bench.models.flops import parameters
@@ -107,7 +109,12 @@ def test_so_does_every_tokenizer(name, tmp_path):
     losses = {}
     for precision in ("bf16", "fp32"):
         dataset = POINTS if name == "points" else Noisy(ImageSpec(3, 16, 16))
-        tokenizer = built("tokenizers", name, image=dataset.image, expansion=1, dataset=dataset)
+        facts = {"image": dataset.image, "expansion": 1, "dataset": dataset}
+        if name == "diffusers":
+            facts["path"] = tiny_folder()
+        if name == "cached":
+            facts |= {"latents": moments_folder(16), "decoder": DECODER}
+        tokenizer = built("tokenizers", name, **facts)
         regularizer = create("regularizers", "none", spec=tokenizer.spec)
         losses[precision] = trained(tmp_path / precision, precision, tokenizer, regularizer, dataset)
     compare(losses["bf16"], losses["fp32"])
