@@ -90,8 +90,8 @@ GENERATORS = {
 }
 EXTRACTORS = {
     "effnet_lite0": "{use: effnet_lite0, resolution: 256}",
-    "effnet_lite1": "{use: effnet_lite1}",
-    "effnet_lite2": "{use: effnet_lite2}",
+    "effnet_lite1": "{use: effnet_lite1, resolution: 256}",
+    "effnet_lite2": "{use: effnet_lite2, resolution: 256}",
     "inception": "{use: inception, weights: random}",
     "clip": "{use: clip, model: ViT-B-32, weights: random}",
     "timm": "{use: timm, model: vit_small_patch16_224.dino, weights: random}",
