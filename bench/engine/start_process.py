@@ -128,6 +128,6 @@ def _begin(variables: dict[str, str], target: Callable[..., None], arguments: tu
 
 
 def _let_the_kernel_end_this_process_first() -> None:
-    """Where memory runs out Linux kills a process: better a worker, whose loss the engine can tell."""
+    """Asks Linux to kill this process first where memory runs out: the engine survives, and tells it."""
     with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -33,7 +33,7 @@ class NoFile(NoModel):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Where a model's files are: in a folder or, where there is none of this name, at Hugging Face."""
+    """The place of a model's files: a folder or, where none has this name, a repository at Hugging Face."""
 
     path: str
     subfolder: str = ""

@@ -18,9 +18,9 @@ from ..stages.trained_cell import TrainedCell
 from ..store.artifacts import Artifact, Store, home
 from ..store.stage import Stage
 from ..user_error import UserError
+from .cleaning import DEVICES
 from .merge import LOCK
 
-DEVICES = ("cpu", "cuda")  # a lock file doesn't say which device its stages were made on
 CHOOSE = ("dataset", "tokenizer", "regularizer")  # the axes that tell tokenizers apart, besides the seed
 NAMED = 6  # rows in a message
 
