@@ -58,7 +58,7 @@ class Conv(Tokenizer):
     @classmethod
     def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
         height, width, mult = image.height, image.width, [1]
-        while height * width > tokens and height % 2 == 0 == width % 2:
+        while (len(mult) == 1 or height * width > tokens) and height % 2 == 0 == width % 2:
             height, width = height // 2, width // 2
             mult.append(4 if len(mult) > 2 else 2)
         # A width of 16: at full size convolutions take most of the time.

@@ -269,6 +269,15 @@ def dump(data: Mapping[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def dump_inline(value: Any) -> str:
+    """A value as YAML on one line, at any place of a block: `{use: kl, weight: 0.0001}`."""
+    width = float("inf")
+    text = yaml.dump(
+        [value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=width
+    )
+    return text.strip()[1:-1]
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes all text that reads as something else without quotes."""
 
