@@ -29,6 +29,7 @@ MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
 CONTROL = yaml.reader.Reader.NON_PRINTABLE
 TEXT = "tag:yaml.org,2002:str"
+LINE_ENDS = "\n\r\x85\u2028\u2029"
 CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -284,6 +285,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(scalar(text), str) else "'"
+    if any(end in text for end in LINE_ENDS):
+        style = '"'  # with escapes, on one line
     return dumper.represent_scalar(TEXT, text, style)
 
 

@@ -67,9 +67,14 @@ class FirstMatrix:
     def spare_evaluators(self) -> list[str]:
         return [*(["class_accuracy"] if self.classes > 1 else []), "density", "robustness"]
 
-    @property
-    def skips(self) -> list[dict[str, str]]:
-        """For each tokenizer that isn't trained the regularizers, of all there are, that need training."""
+    def skips(self, spares: bool = False) -> list[dict[str, str]]:
+        """For each tokenizer that isn't trained the regularizers, of all there are, that need training.
+
+        None where no row is one of them, as a skip that matches nothing is a warning.
+        """
+        rows = [row for row in self.rows["regularizers"] if spares or not row.spare]
+        if all(row.part in (MEAN, DRAWS) for row in rows):
+            return []
         losses = "|".join(name for name in registry.names("regularizers") if name not in (MEAN, DRAWS))
         return [{"tokenizer": one, "regularizer": losses, "why": UNTRAINED} for one in self.untrained]
 
@@ -98,7 +103,7 @@ class FirstMatrix:
             "dataset": dict(self.dataset),
             **({"plugins": list(self.plugins)} if self.plugins else {}),
             **sections,
-            **({"skip": self.skips} if self.skips else {}),
+            **({"skip": skips} if (skips := self.skips(spares)) else {}),
             "seeds": [0],
             "budget": self.budget,
             **({"reconstruction": {"l1": 1.0}} if self.trains else {}),

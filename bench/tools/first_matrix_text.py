@@ -108,8 +108,8 @@ def _images(first: FirstMatrix) -> list[str]:
     if first.picture_side is not None:
         lines += comment(
             f"The smaller side of pictures is {first.picture_side:g} pixels at the median; they are cut to "
-            "squares of `size`, of which twice as much takes at least four times as long. `label` is the name "
-            "in tables."
+            "squares of `size`, of which twice as much takes at least four times as long. `label` is "
+            "the name in tables."
         )
     lines += entry("dataset", first.dataset)
     if first.plugins:
@@ -118,10 +118,12 @@ def _images(first: FirstMatrix) -> list[str]:
 
 
 def _skips(first: FirstMatrix) -> list[str]:
-    if not first.skips:
-        return []
-    lines = ["", *comment("Cells that are left out: losses of tokenizers that aren't trained."), "skip:"]
-    for skip in first.skips:
+    head = ["", *comment("Cells that are left out: losses of tokenizers that aren't trained.")]
+    if not first.skips():
+        spare = first.skips(spares=True)
+        return [*head, *entry("skip", spare, spare=True)] if spare else []
+    lines = [*head, "skip:"]
+    for skip in first.skips():
         for number, (key, value) in enumerate(skip.items()):
             lines += entry(key, value, indent="    " if number else "  - ")
     return lines

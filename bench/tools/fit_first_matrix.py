@@ -64,6 +64,9 @@ def fit_first_matrix(wishes: Wishes) -> FirstMatrix:
         MatrixError: with everything that `bench run` would refuse, and every row that fits no other.
         MeaninglessName: there is no such dataset, or a tokenizer is named twice.
     """
+    for path in (wishes.data, *wishes.tokenizers, *wishes.plugins):
+        if any("\ud800" <= character <= "\udfff" for character in path):  # bytes, as Python has them
+            raise MeaninglessName(f"{path!r} is no UTF-8, which a matrix is: rename it, or link to it")
     dataset = dataset_row(wishes.data, wishes.size)
     rows = {"tokenizers": tokenizer_rows(wishes.tokenizers)}
     rows |= {kind: part_rows(kind, getattr(wishes, kind)) for kind in ("regularizers", "generators")}

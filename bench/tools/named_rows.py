@@ -102,6 +102,11 @@ def dataset_row(data: str | Path | Mapping[str, Any], size: int | None) -> dict[
         return {"use": part, "root": str(data), "size": size or SIZE}
     if place.is_file() and place.suffix == ".parquet":
         return {"use": "parquet", "root": str(data), "size": size or SIZE}
+    if place.is_file():
+        raise MeaninglessName(
+            f"{data} is a file; data are a folder of images or of parquet files, a parquet file, or a "
+            "dataset's name"
+        )
     if str(data) not in registry.names("datasets"):
         message = registry.unknown("dataset", str(data), registry.names("datasets"))
         raise MeaninglessName(f"{message}; and there is no such folder")
