@@ -6,6 +6,7 @@ python docs/make_reference.py --check    ends with 1 if a page isn't what this w
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import sys
@@ -71,8 +72,21 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head, lines = list(head), [list(row) for row in rows]
     if not lines:
         return ""
-    cells = [[re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[cell_text(cell) for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
+
+
+def cell_text(text: str) -> str:
+    """The text of a table's cell: in code, renderers read an escaped bar differently, so it is an entity."""
+
+    def code(match: re.Match[str]) -> str:
+        return (
+            f"<code>{html.escape(match[1], quote=False).replace('|', '&#124;')}</code>"
+            if "|" in match[1]
+            else match[0]
+        )
+
+    return re.sub(r"`([^`]*)`", code, " ".join(text.split())).replace("|", "\\|")
 
 
 def value_text(value: Any) -> str:
@@ -268,17 +282,16 @@ def command_blocks(name: str, function: Callable[..., Any]) -> list[str]:
             words.append(shown if default == "required" or shown.startswith("[") else f"[{shown}]")
             arguments.append((f"`{shown}`", meaning))
         else:
-            shown = ", ".join(flags(facts, parameter.name))
-            if annotation is not bool:
-                shown += f" {facts.metavar or type_name(annotation)}"
+            shown = ", ".join(f"`{flag}`" for flag in flags(facts, parameter.name))
+            value = "–" if annotation is bool else f"`{facts.metavar or type_name(annotation)}`"
             also = f" Also `${facts.envvar}`." if facts.envvar else ""
-            options.append((f"`{shown}`", default, meaning + also))
+            options.append((shown, value, default, meaning + also))
     return [
         f"## bench {name}",
         markdown(inspect.getdoc(function) or ""),
         f"```text\n{' '.join([*words, '[OPTIONS]'])}\n```",
         table(("argument", "meaning"), arguments),
-        table(("option", "default", "meaning"), options),
+        table(("option", "takes", "default", "meaning"), options),
     ]
 
 
