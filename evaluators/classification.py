@@ -83,6 +83,12 @@ class ZoneClassificationByAlpha(Evaluator):
         alphas: tuple[Annotated[float, Field(ge=0)], ...] = ALPHAS,
         batches: tuple[Annotated[int, Field(ge=2)], ...] = (),
     ) -> None:
+        """
+        Args:
+            alphas: scales of the noise; 0 is the zone's centre.
+            batches: sizes of the minibatches that images are encoded in, at most all images; none:
+                training's.
+        """
         self.settings = settings_for(alphas, batches)
         self.metrics = metrics_for(self.settings)  # type: ignore[misc]
 

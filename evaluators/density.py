@@ -148,6 +148,12 @@ class Density(Evaluator):
         queries: Annotated[int, Field(ge=1)] = 10_000,
         bank: Annotated[int, Field(ge=1)] = 100_000,
     ) -> None:
+        """
+        Args:
+            k: which neighbour's distance counts.
+            queries: largest number of tokens whose distance is measured.
+            bank: largest number of tokens among which neighbours are found.
+        """
         self.k, self.queries, self.bank = k, queries, bank
         self._last: tuple[Subject, Trajectory | None] | None = None
 

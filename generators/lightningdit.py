@@ -20,7 +20,10 @@ from ..bench.registry import register
 
 @register("lightningdit")
 class LightningDiT(DiT):
-    """DiT with RMSNorm, SwiGLU, rotary and fixed absolute positions; flow matching with a cosine term."""
+    """DiT with RMSNorm, SwiGLU, rotary and fixed absolute positions; flow matching with a cosine term.
+
+    Paper: Yao et al., "Reconstruction vs. Generation", 2025 (arXiv 2501.01423).
+    """
 
     later = frozenset({"diffusion"})
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -46,6 +49,16 @@ class LightningDiT(DiT):
         cosine: bool = True,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
+        """
+        Args:
+            width: width of the transformer.
+            depth: number of blocks.
+            heads: attention heads, which divide the width.
+            qk_norm: whether queries and keys are normalised.
+            time: distribution of training's times: logit-normal, or uniform.
+            cosine: whether the loss also has the cosine distance of velocities.
+            label_dropout: share of labels that training leaves out, which guidance needs.
+        """
         head_width = divide_width(width, heads, multiple=4 if spec.grid else 2)
 
         def block() -> Block:

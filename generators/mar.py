@@ -203,6 +203,8 @@ class MAR(Generator):
 
     The published sizes are for both heads: MAR has `head: diffusion`, Flow Priors `head: flow` with
     `qk_norm: true`.
+
+    Paper: Li et al., "Autoregressive Image Generation without Vector Quantization", 2024 (arXiv 2406.11838).
     """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -241,10 +243,19 @@ class MAR(Generator):
     ) -> None:
         """
         Args:
+            width: width of the transformers.
             depth: number of blocks in the encoder, and again in the decoder.
+            heads: attention heads, which divide the width.
+            head: network that draws a token given the decoder's output: a flow, or a diffusion of 1,000
+                steps.
+            head_width: width of the head.
+            head_depth: number of the head's blocks.
             head_draws: number of (time, noise) pairs per token and step.
             buffer: number of class tokens (MAR: 64 beside 256 tokens).
-            dropout: 0.1 in MAR, whose runs are long.
+            min_mask: smallest share of tokens that training masks.
+            qk_norm: whether queries and keys are normalised.
+            dropout: share of activations that training sets to zero (MAR, whose runs are long: 0.1).
+            label_dropout: share of labels that training leaves out, which guidance needs.
         """
         super().__init__(spec, classes)
         divide_width(width, heads)
@@ -325,8 +336,9 @@ class MAR(Generator):
         Args:
             iterations: number of predictions of several tokens at once; None predicts one token at a time.
             steps: sampling steps of the head; None is 25 for `flow` and 100 for `diffusion`.
-            schedule: `linear` raises the guidance with the tokens known after an iteration,
-                1 + (w - 1) known / T; `constant` is w throughout.
+            temperature: scale of the head's noise.
+            schedule: `linear` raises the guidance with the tokens known after an iteration, 1 + (w - 1) known
+                / T; `constant` is w throughout.
         """
         tokens = self.spec.tokens
         order = noise.uniform(self.head_positions.new_empty(len(labels), tokens), "order").argsort(dim=1)

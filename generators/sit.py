@@ -19,7 +19,10 @@ from ..bench.registry import register
 
 @register("sit")
 class SiT(DiT):
-    """DiT with LayerNorm, GELU and fixed positions; flow matching at uniform times."""
+    """DiT with LayerNorm, GELU and fixed positions; flow matching at uniform times.
+
+    Paper: Ma et al., "SiT", 2024 (arXiv 2401.08740).
+    """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "B": {"width": 768, "depth": 12, "heads": 12},
@@ -36,6 +39,13 @@ class SiT(DiT):
         heads: Annotated[int, Field(ge=1)] = 4,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
+        """
+        Args:
+            width: width of the transformer.
+            depth: number of blocks.
+            heads: attention heads, which divide the width.
+            label_dropout: share of labels that training leaves out, which guidance needs.
+        """
         divide_width(width, heads)
         norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=False)
 
@@ -65,6 +75,12 @@ class SiT(DiT):
 
         SiT and REPA have `diffusion` 1. The first `guidance_channels` channels (None: all) are guided, at
         times t >= `guidance_start`.
+
+        Args:
+            steps: evaluations of the velocity.
+            diffusion: strength of the SDE's noise; 0 is the ODE (SiT and REPA: 1).
+            guidance_start: samples are unguided at times t below this one.
+            guidance_channels: the number of first channels that are guided; null guides all.
         """
         field = self.guided_field(labels, guidance, guidance_start, guidance_channels)
         return self.solve(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)

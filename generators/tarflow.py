@@ -19,7 +19,11 @@ from ..bench.registry import register
 
 @register("tarflow")
 class TARFlow(Likelihood):
-    """Autoregressive blocks in alternating token order, trained by likelihood on noised latents."""
+    """Autoregressive blocks in alternating token order, trained by likelihood on noised latents.
+
+    Paper: Zhai et al., "Normalizing Flows are Capable Generative Models", 2024 (arXiv 2412.06329); Gu et al.,
+    "STARFlow", 2025 (arXiv 2506.06276).
+    """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # No noise, as SimFlow's latents are already noisy. SimFlow names two depths for XXL: 46 (section 5.1)
@@ -75,8 +79,12 @@ class TARFlow(Likelihood):
     ) -> None:
         """
         Args:
+            width: width of the transformers.
+            blocks: number of invertible blocks; every second one reads the tokens backwards.
             layers: transformer layers per block.
+            heads: attention heads, which divide the width.
             noise_std: standard deviation of noise on training latents (TARFlow: up to 0.15; STARFlow: 0.3).
+            label_dropout: share of labels that training leaves out, which guidance needs.
             deep: layers of the last block, which comes first in sampling; 0 means `layers`.
             conditioning: `embedding` adds the class to the embedded tokens; `adaln` has adaptive layer norms
                 (SimFlow); `prefix` has STARFlow's blocks, with the class as the first token of the last block
@@ -213,7 +221,11 @@ class TARFlow(Likelihood):
 
         Args:
             denoise: whether training's noise is removed by Tweedie's formula.
-            anneal, temperature, guidance_rule: as in `inverse`.
+            anneal: whether the linear rule's guidance rises over the tokens of each block, as in TARFlow's
+                code.
+            temperature: number that divides the attention logits of the unconditional branch.
+            guidance_rule: `linear` guides every block (TARFlow); `starflow` guides the last block alone, by a
+                product of Gaussians (STARFlow, SimFlow).
             score_step: gamma of SimFlow (0.25), which moves z by gamma (grad log p(z | c) - grad log p(z)),
                 with the likelihood summed over all elements. Not applied at guidance = 1.
         """

@@ -21,6 +21,8 @@ class VelocityMLP(Flow):
 
     `draws` is the number of independent (time, noise) pairs per token and step (Flow Priors: 4).
     `conditional` adds classes, which the paper doesn't have.
+
+    Paper: Li et al., "Aligning Latent Spaces with Flow Priors", 2025 (arXiv 2506.05240).
     """
 
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -40,6 +42,14 @@ class VelocityMLP(Flow):
         conditional: bool = False,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
+        """
+        Args:
+            width: hidden width.
+            depth: number of residual blocks.
+            draws: independent times and noises per token and update.
+            conditional: whether the network is told the class, which the paper's isn't.
+            label_dropout: share of labels that training leaves out, which guidance needs.
+        """
         super().__init__(spec, classes)
         self.draws, self.label_dropout, self.conditional = draws, label_dropout, conditional
         self.guided = conditional
@@ -77,7 +87,11 @@ class VelocityMLP(Flow):
     def sample(
         self, labels: Tensor, guidance: float, noise: Noise, *, steps: Annotated[int, Field(ge=1)] = 30
     ) -> Tensor:
-        """Integrates the ODE by Euler's method (the paper's MAR head: 99 steps)."""
+        """Integrates the ODE by Euler's method (the paper's MAR head: 99 steps).
+
+        Args:
+            steps: evaluations of the velocity (the paper's MAR head: 99).
+        """
         like = next(self.parameters())
         x = noise.normal(like.new_empty(len(labels), self.spec.tokens, self.spec.channels), "noise")
 

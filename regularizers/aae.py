@@ -52,6 +52,8 @@ class AAE(Regularizer):
     The discriminator must keep up with the encoder. On digits, in 300 steps at the loop's learning rate, its
     accuracy falls to chance far from the reference without `r1`, with the hinge loss, or at weight 1; at
     weight 1 it keeps up with `optimizer: {critics: {discriminator: {lr: 5.0e-3, betas: [0.0, 0.99]}}}`.
+
+    Paper: Makhzani et al., "Adversarial Autoencoders", 2016 (arXiv 1511.05644).
     """
 
     version = 2  # since the reference's tokens are chosen, not pooled
@@ -67,6 +69,15 @@ class AAE(Regularizer):
         r1: Annotated[float, Field(ge=0)] = 1.0,
         width: Annotated[int, Field(ge=1)] = 512,
     ) -> None:
+        """
+        Args:
+            target: `reference` is the reference of the matrix or of the row; `gaussian` is N(0, I).
+            weight: factor of the encoder's term.
+            warmup: updates over which the encoder's term grows linearly to its full weight.
+            objective: the loss of the discriminator and of the encoder.
+            r1: factor of the gradient penalty on the prior's draws; 0 is none.
+            width: hidden width of the discriminator.
+        """
         super().__init__(spec)
         self.target, self.weight, self.warmup, self.objective, self.r1 = target, weight, warmup, objective, r1
         self.discriminator = nn.Sequential(

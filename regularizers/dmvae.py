@@ -203,6 +203,8 @@ class DMVAE(Regularizer):
     digits beside L1 alone (400 steps, `velocity_mlp`, 2 critic steps, one seed) weights 0, 1, 10 end at a
     mean log distance to the 5th neighbour of 0.73, -0.19, -0.08 (fresh samples: -0.08), in the other
     direction of 1.30, 0.36, 0.36, and at a PSNR of 48, 40, 26 dB.
+
+    Paper: "Distribution Matching Variational AutoEncoder", 2025 (code: sen-ye/dmvae).
     """
 
     prior_options = frozenset({"score", "head", "rescale"})
@@ -228,6 +230,21 @@ class DMVAE(Regularizer):
         last_times: tuple[float, float] | None = None,
         anneal: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
+        """
+        Args:
+            weight: factor of the loss on latents.
+            objective: the loss that latents descend; the list above has the formulas.
+            score: architecture of both score networks.
+            critic_steps: updates of the fake network per update of the tokenizer.
+            guidance: classifier-free guidance of both networks in the loss on latents; 1 is none.
+            times: range of the times at which scores are compared; 0 is noise, 1 is data.
+            head: the map of latents into the reference's space: none, an MLP per token, or a transformer.
+            head_width: hidden width of the head.
+            rescale: whether both networks see latents shifted and scaled by the reference's mean and
+                deviation.
+            last_times: range that `times` has moved to after `anneal` updates; null keeps `times`.
+            anneal: updates of the tokenizer in which `times` moves to `last_times`.
+        """
         super().__init__(spec)
         for name, (low, high) in {"times": times, "last_times": last_times or times}.items():
             if not 0 <= low < high <= 1:

@@ -60,6 +60,8 @@ class FlowPrior(Regularizer):
     sees each token alone. There are no classes. The paper found the projection `random` best; the exact
     recipes of the other two are not published: here both are scaled by one scalar, and `average` pools
     neighbouring channels.
+
+    Paper: Li et al., "Aligning Latent Spaces with Flow Priors", 2025 (arXiv 2506.05240).
     """
 
     version = 2  # since tokens are chosen, not pooled, for a prior of single tokens
@@ -75,6 +77,16 @@ class FlowPrior(Regularizer):
         draws: Annotated[int, Field(ge=1)] = 4,
         detach_velocity: bool = False,
     ) -> None:
+        """
+        Args:
+            weight: factor of the loss.
+            prior: architecture of the flow that is trained on the reference and then frozen.
+            projection: how the reference gets as many channels as the latent: by a random matrix, by
+                averaging neighbouring channels, or by its principal components.
+            draws: independent times and noises in each update.
+            detach_velocity: whether the gradient reaches latents by the target alone, and not through the
+                flow.
+        """
         super().__init__(spec)
         if projection != "random" and reference_spec.channels < spec.channels:
             raise Unfit(

@@ -31,11 +31,17 @@ class KL(Regularizer):
     1e-6, beside a reconstruction loss that is a mean over pixels, is 2e-3 per element of its 64 x 32 latent;
     the default, 1e-4, is 1.3e-2 per element of the 16 x 8 latent of an 8 x 8 image. Divide the weight as the
     latent grows.
+
+    Paper: Kingma & Welling, "Auto-Encoding Variational Bayes", 2014 (arXiv 1312.6114).
     """
 
     expansion = 2
 
     def __init__(self, spec: LatentSpec, weight: Annotated[float, Field(ge=0)] = 1e-4) -> None:
+        """
+        Args:
+            weight: factor of the divergence, which is summed over tokens and channels.
+        """
         super().__init__(spec)
         self.weight = weight
 
@@ -52,6 +58,8 @@ class NoisedKL(KL):
     """`kl` whose latents get further noise once the encoder is trained (STARFlow: Gu et al., 2025).
 
     The decoder's refinement, generators and metrics get the posterior's draw + noise_std * noise.
+
+    Paper: Gu et al., "STARFlow", 2025 (arXiv 2506.06276).
     """
 
     def __init__(
@@ -60,6 +68,10 @@ class NoisedKL(KL):
         weight: Annotated[float, Field(ge=0)] = 1e-4,
         noise_std: Annotated[float, Field(ge=0)] = 0.3,
     ) -> None:
+        """
+        Args:
+            noise_std: standard deviation of the noise that latents get once the encoder is trained.
+        """
         super().__init__(spec, weight)
         self.noise_std = noise_std
 

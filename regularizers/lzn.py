@@ -184,6 +184,8 @@ class LZN(Regularizer):
 
     The paper's encoder learns at 1/40 to 1/100 of the decoder's rate, `optimizer: {encoder: {lr: 2.5e-5}}`,
     over 50,000 steps and more. In 400 steps on digits 1e-3 and 1e-4 end alike.
+
+    Paper: Lin et al., "Latent Zoning Network", 2025.
     """
 
     couples = "latent"
@@ -203,6 +205,18 @@ class LZN(Regularizer):
         align_steps: Annotated[int, Field(ge=1)] = 100,
         align_skip: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     ) -> None:
+        """
+        Args:
+            anchors: whether each token of the minibatch has a zone, or each image.
+            steps: steps of the flow from anchors to latents.
+            g: the flow starts at time 1 - g, this far from the anchors.
+            alpha: scale of the noise that places a latent in its zone; 0 is the zone's centre.
+            solver: Euler's method, or DPM-Solver++ of order 3.
+            align: factor of the alignment with the zones of labels; 0 is none.
+            align_form: whether the alignment counts the probability of the own label, or its logarithm.
+            align_steps: Euler steps from a latent to the labels' anchors.
+            align_skip: share of these steps, from the first on, that the alignment leaves out.
+        """
         super().__init__(spec)
         if align and not classes:
             raise Unfit(f"align = {align} needs labels, and the dataset has none")
@@ -273,6 +287,8 @@ class LZNViews(LZN):
     One augmentation of each image gives its latent, by a zone for each image; the other gives an anchor, and
     each latent is to be carried to its own image's anchor. The loss has the log form and is one-sided, as in
     the released code. Images are augmented as the matrix says (`augment: {}`).
+
+    Paper: Lin et al., "Latent Zoning Network", 2025, case study 2.
     """
 
     two_views = True
@@ -288,6 +304,11 @@ class LZNViews(LZN):
         align_steps: Annotated[int, Field(ge=1)] = 20,
         align_skip: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     ) -> None:
+        """
+        Args:
+            weight: factor of the alignment of the two views.
+            align_steps: Euler steps from a latent to the other view's anchors.
+        """
         super().__init__(spec, 0, "image", steps, g, alpha, solver)
         self.weight, self.align_steps, self.align_skip = weight, align_steps, align_skip
 

@@ -81,6 +81,8 @@ class MMD(Regularizer):
     `samples: token` compares single tokens without their positions, `tokens` of each image (the cost is
     quadratic in the batch size times `tokens`); `image` compares images, all tokens as one vector. Kernels:
     inverse multiquadratics at seven scales (`imq`), or a Gaussian with the median heuristic (`rbf`).
+
+    Paper: Tolstikhin et al., "Wasserstein Auto-Encoders", 2018 (arXiv 1711.01558).
     """
 
     version = 2  # since the reference's tokens are chosen, not pooled, for `samples: token`
@@ -97,6 +99,15 @@ class MMD(Regularizer):
         kernel: Literal["imq", "rbf"] = "imq",
         tokens: Annotated[int, Field(ge=1)] = 4,
     ) -> None:
+        """
+        Args:
+            target: `reference` is the reference of the matrix or of the row; `gaussian` is N(0, I).
+            weight: factor of the loss.
+            samples: whether single tokens are compared, or whole images.
+            kernel: inverse multiquadratics at seven scales, or a Gaussian whose width follows from the median
+                distance.
+            tokens: tokens that are drawn of each image where `samples` is `token`.
+        """
         super().__init__(spec)
         if samples == "image" and target == "reference" and reference_spec.tokens == 1 < spec.tokens:
             raise Unfit(

@@ -39,11 +39,18 @@ class REPA(Regularizer):
     """Cosine similarity of projected latents to a frozen teacher's tokens (Yu et al., 2025; DMVAE, eq. 2).
 
     The default weight is SoftVQ's.
+
+    Paper: Yu et al., "Representation Alignment for Generation", 2025 (arXiv 2410.06940).
     """
 
     def __init__(
         self, spec: LatentSpec, teacher_spec: LatentSpec, weight: Weight = 0.1, width: Width = 256
     ) -> None:
+        """
+        Args:
+            weight: factor of the loss, minus the mean cosine similarity.
+            width: hidden width of the projector.
+        """
         super().__init__(spec)
         check_pairs(spec, teacher_spec)
         self.weight, self.teacher = weight, teacher_spec
@@ -59,6 +66,8 @@ class VF(Regularizer):
 
     `weight` is the size of the term's gradient at the encoder's last layer, as a share of the
     reconstruction's. VA-VAE has a KL term of 1e-6 and an adversarial loss beside it.
+
+    Paper: Yao et al., "Reconstruction vs. Generation", 2025 (arXiv 2501.01423).
     """
 
     def __init__(
@@ -69,6 +78,14 @@ class VF(Regularizer):
         cos_margin: Annotated[float, Field(ge=0, le=2)] = 0.5,
         dist_margin: Annotated[float, Field(ge=0, le=2)] = 0.25,
     ) -> None:
+        """
+        Args:
+            weight: size of the term's gradient at the encoder's last layer, as a share of the
+                reconstruction's.
+            cos_margin: tokens whose cosine similarity exceeds 1 - cos_margin cost nothing.
+            dist_margin: similarities of two tokens that differ by at most this from the teacher's cost
+                nothing.
+        """
         super().__init__(spec)
         check_pairs(spec, teacher_spec)
         self.balanced, self.teacher = {"vf": weight}, teacher_spec
@@ -88,6 +105,8 @@ class SoftVQAlign(Regularizer):
     `repeat`: each projected token is aligned with equally many teacher tokens, consecutive in raster order
     (a strip of a row). `average`: the teacher's tokens are pooled along the raster to the number of latent
     tokens. `global`: the means over all tokens are aligned.
+
+    Paper: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
 
     def __init__(
@@ -98,6 +117,13 @@ class SoftVQAlign(Regularizer):
         weight: Weight = 0.1,
         width: Width = 256,
     ) -> None:
+        """
+        Args:
+            mode: how latent tokens meet the teacher's: each repeated, the teacher's averaged, or the means of
+                both.
+            weight: factor of the loss, minus the mean cosine similarity.
+            width: hidden width of the projector.
+        """
         super().__init__(spec)
         self.share, rest = divmod(teacher_spec.tokens, spec.tokens)
         if mode == "repeat" and rest:
@@ -213,6 +239,8 @@ class REPAE(Regularizer):
     `generator_weight`). The encoder learns from the alignment alone (times `weight`), through the frozen
     generator: the denoising loss would make its latents vanish. Both see the same times and noise. REPA-E
     tunes a pretrained VAE, beside its KL term (1e-6), LPIPS and adversarial loss.
+
+    Paper: Leng et al., "REPA-E", 2025 (arXiv 2504.10483).
     """
 
     version = 2  # since the whitening's statistics are averaged with the weights
@@ -229,6 +257,15 @@ class REPAE(Regularizer):
         width: Width = 256,
         label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
+        """
+        Args:
+            prior: architecture of the jointly trained generator.
+            weight: factor of the alignment in the encoder's loss.
+            generator_weight: factor of the alignment in the generator's loss.
+            tap: block of the generator whose hidden tokens are aligned, counted from 1.
+            width: hidden width of the projector.
+            label_dropout: share of labels that the joint generator isn't told, which guidance needs.
+        """
         super().__init__(spec)
         check_pairs(spec, teacher_spec)
         self.weight, self.generator_weight, self.teacher = weight, generator_weight, teacher_spec

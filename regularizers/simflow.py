@@ -63,11 +63,18 @@ class FixedVariance(Regularizer):
     sigma is a standard deviation: the variance "0.5" of the abstract is 0.5 squared in section 5.3. SimFlow's
     flow keeps mu from outgrowing the noise; without the flow only the layer norm does, so it is on by
     default. The norm has no affine parameters, with which mu could grow again (the paper doesn't say).
+
+    Paper: the control of `simflow`; Zhao et al., "SimFlow", 2025.
     """
 
     def __init__(
         self, spec: LatentSpec, sigma: Annotated[float, Field(ge=0)] = 0.5, layer_norm: bool = True
     ) -> None:
+        """
+        Args:
+            sigma: standard deviation of the noise.
+            layer_norm: whether each token of the mean gets zero mean and unit variance over its channels.
+        """
         super().__init__(spec)
         if layer_norm and spec.channels < 3:
             raise Unfit(
@@ -90,6 +97,8 @@ class SimFlow(FixedVariance):
 
     `prior` is a likelihood, whose negative logarithm is the loss, or a flow with its own loss (the paper's
     diffusion variant). It is the sampler of `use: joint`. No gradient is stopped.
+
+    Paper: Zhao et al., "SimFlow: Simplified and End-to-End Training of Latent Normalizing Flows", 2025.
     """
 
     surplus: Tensor
@@ -108,6 +117,12 @@ class SimFlow(FixedVariance):
 
         The paper does not say which t its "linear" and "slerp" have: here it is uniform in [0, 1], one per
         image, so that latents lie between pure noise (t = 0) and the bare means (t = 1).
+
+        Args:
+            weight: factor of the prior's loss, which is a mean over elements.
+            prior: the generator that is trained jointly; one that is fitted once, as `gaussian`, is refused.
+            perturbation: how the noise enters: added to the mean, by linear or spherical interpolation with
+                it, or not at all.
         """
         super().__init__(spec, sigma, layer_norm)
         self.weight, self.perturbation = weight, perturbation
@@ -199,6 +214,8 @@ class SimFlowREPAE(SimFlow):
     No gradient is stopped, so the alignment reaches the encoder, as in REPA-E (section 4.2). The paper aligns
     "layer 1 at the block 3", layer 5 with its blocks of two layers, with DINOv2-B, at weight 1. Its projector
     has three layers, whose width it doesn't give.
+
+    Paper: Zhao et al., "SimFlow", 2025, section 4.2.
     """
 
     def __init__(
@@ -212,6 +229,12 @@ class SimFlowREPAE(SimFlow):
         width: Annotated[int, Field(ge=1)] = 256,
         **options: Any,
     ) -> None:
+        """
+        Args:
+            align: factor of the alignment.
+            tap: layer of the prior whose hidden tokens are aligned, counted from 1.
+            width: hidden width of the projector.
+        """
         super().__init__(spec, classes, prior=prior, **options)
         check_pairs(spec, teacher_spec)
         self.align, self.tap, self.teacher = align, tap, teacher_spec

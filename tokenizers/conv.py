@@ -23,6 +23,9 @@ class Conv(Tokenizer):
     """The convolutional autoencoder of latent diffusion, which halves the size len(mult) - 1 times.
 
     Sizes are MAR's KL-16 and its wider latents, of which SimFlow uses `f16d64`; all are for expansion 2.
+
+    Paper: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022 (arXiv
+    2112.10752).
     """
 
     sizes = {f"f16d{channels}": F16 | {"channels": channels} for channels in (16, 32, 64, 128)}
@@ -40,6 +43,13 @@ class Conv(Tokenizer):
         blocks: Positive = 1,
         channels: Positive = 8,
     ) -> None:
+        """
+        Args:
+            width: channels of the first level.
+            mult: factors of `width`, one for each level; each further level halves the size.
+            blocks: residual blocks in each level of the encoder; the decoder has one more.
+            channels: numbers in each latent token.
+        """
         super().__init__(image, expansion)
         self.image, self.widths, self.blocks = image, [width * factor for factor in mult], blocks
         factor = downsampling(image, mult)
@@ -89,7 +99,10 @@ class Conv(Tokenizer):
 
 @register("vavae")
 class VAVAE(Conv):
-    """VA-VAE's layout (Yao et al., 2025): `conv` with attention in the decoder's lowest level too."""
+    """VA-VAE's layout (Yao et al., 2025): `conv` with attention in the decoder's lowest level too.
+
+    Paper: Yao et al., "Reconstruction vs. Generation", 2025 (arXiv 2501.01423).
+    """
 
     sizes = {"f16d32": F16 | {"channels": 32}}
     attention = True

@@ -62,6 +62,8 @@ class Dino(Tokenizer):
 
     The ViT is random unless `weights` of the row is a timm file of the ViT or a released checkpoint of the
     whole tokenizer. DMVAE starts with a `frozen` ViT and then trains the whole encoder.
+
+    Paper: "Distribution Matching Variational AutoEncoder", 2025 (code: sen-ye/dmvae).
     """
 
     sizes = {
@@ -92,6 +94,17 @@ class Dino(Tokenizer):
         mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2),
         blocks: Positive = 1,
     ) -> None:
+        """
+        Args:
+            model: timm's name of the vision transformer that encodes.
+            patch: side of a patch in pixels, 2 to the power of the number of levels in `mult`.
+            frozen: whether the vision transformer keeps its weights.
+            hidden: hidden width of the MLP between the transformer and the latent.
+            channels: numbers in each latent token.
+            width: channels of the decoder's last level.
+            mult: factors of `width`, one for each level of the decoder.
+            blocks: residual blocks in each level of the decoder, to which one is added.
+        """
         super().__init__(image, expansion)
         if patch != 2 ** len(mult):
             raise ValueError(f"mult {tuple(mult)} is for patches of {2 ** len(mult)} pixels, not {patch}")

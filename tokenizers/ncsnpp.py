@@ -284,6 +284,9 @@ class NCSNpp(FlowTokenizer):
 
     Images are drawn by Euler's method or, in the published sizes, by `rk45`, whose steps follow each image's
     own error; in the released code they follow that of a whole batch.
+
+    Paper: Lin et al., "Latent Zoning Network", 2025; Liu et al., "Flow Straight and Fast", 2023 (arXiv
+    2209.03003); Song et al., "Score-Based Generative Modeling", 2021 (arXiv 2011.13456).
     """
 
     sizes = {"cifar10": CIFAR10, "image256": IMAGE256}
@@ -314,12 +317,19 @@ class NCSNpp(FlowTokenizer):
     ) -> None:
         """
         Args:
+            width: channels of the first level.
+            mult: factors of `width`, one for each level; each further level halves the size.
+            blocks: residual blocks in each level.
             attention: sizes in pixels at which blocks are followed by attention; the middle always is.
+            style: how sizes change: `ddpm++` by means of squares and nearest neighbours, `ncsn++` by filters.
+            dropout: share of activations that training sets to zero in each block.
             channels: q, the size of the latent.
-            reduced: channels to which features are reduced before an MLP with `units` hidden units.
+            reduced: channels to which features are reduced before an MLP.
+            units: hidden units of that MLP.
             latent: whether the decoder is conditioned on the latent; without it is Rectified Flow.
             conditional: whether the decoder is conditioned on the class.
             weight: weight of the flow's loss; with 0 the decoder isn't trained ("no gen").
+            solver: Euler's method, or Runge-Kutta of order 4 and 5 with adaptive steps.
             steps: steps of Euler's method.
             tolerance: relative and absolute tolerance of `rk45`.
         """

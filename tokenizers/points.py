@@ -39,6 +39,8 @@ class Points(Tokenizer):
     Points start as N(0, I) (Flow Priors) or uniform in [-1.5, 1.5] (DMVAE). Images are recognised by their
     bits; an image that isn't in the dataset has the latent of the nearest image that is. The fixed decoder
     rescales a latent to the dataset's units.
+
+    Paper: Li et al., "Aligning Latent Spaces with Flow Priors", 2025 (arXiv 2506.05240).
     """
 
     version = 2
@@ -53,6 +55,11 @@ class Points(Tokenizer):
         count: Annotated[int, Field(ge=1)] = 1024,
         init: Literal["normal", "uniform"] = "normal",
     ) -> None:
+        """
+        Args:
+            count: number of points.
+            init: start of the points: N(0, I), or uniform in [-1.5, 1.5].
+        """
         super().__init__(image, expansion)
         if image != POINT:
             size = f"{image.channels} x {image.height} x {image.width}"

@@ -62,6 +62,9 @@ class ResNet(Tokenizer):
 
     Images of up to 64 pixels keep their resolution in the first layers. `head` is its number of linear
     layers: LZN's text and released configuration have 2, but the published number of parameters has 1.
+
+    Paper: Lin et al., "Latent Zoning Network", 2025; He et al., "Deep Residual Learning", 2016 (arXiv
+    1512.03385).
     """
 
     sizes = {"resnet50": {"width": 64, "layers": (3, 4, 6, 3), "channels": 256}}
@@ -79,6 +82,13 @@ class ResNet(Tokenizer):
         channels: Annotated[int, Field(ge=8)] = 32,
         head: Literal[1, 2] = 2,
     ) -> None:
+        """
+        Args:
+            width: channels inside the first stage's blocks; each further stage doubles them.
+            layers: blocks in each of the four stages.
+            channels: numbers in each latent token.
+            head: linear layers after the pooled features.
+        """
         super().__init__(image, expansion)
         if min(image.height, image.width) < 8:
             raise ValueError(f"a ResNet needs at least 8 x 8 pixels, not {image.height} x {image.width}")

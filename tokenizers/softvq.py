@@ -113,6 +113,8 @@ class SoftVQ(Tokenizer):
     `softvq-L-64` as SoftVQ released it. `weights` of the row may be a released checkpoint or a timm file for
     the encoder's transformer, such as DINOv2's, from which published runs start. Codebooks are trained by the
     reconstruction alone, without SoftVQ's entropy loss.
+
+    Paper: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
 
     sizes = {"L-64": L_64, "softvq-L-64": L_64 | {"codebooks": 4}}
@@ -132,6 +134,16 @@ class SoftVQ(Tokenizer):
         codes: Positive = 8192,
         temperature: Annotated[float, Field(gt=0)] = 0.07,
     ) -> None:
+        """
+        Args:
+            model: timm's name of the vision transformers that encode and decode.
+            patch: side of a patch in pixels.
+            latents: number of latent tokens.
+            channels: numbers in each latent token.
+            codebooks: number of codebooks, which share the tokens; 0 leaves tokens as they are.
+            codes: codes in each codebook.
+            temperature: temperature of the weights of codes; a lower one is nearer to the nearest code.
+        """
         super().__init__(image, expansion)
         if codebooks and expansion > 1:
             raise Unfit("tokens of codebooks are points: no posterior can be made of them")

@@ -87,6 +87,8 @@ class ViT(Tokenizer):
 
     Without `latents` there is one latent token per patch, on the patches' grid. Otherwise `latents` learned
     tokens are appended to the patches and alone pass the bottleneck; they have no grid and learn more slowly.
+
+    Paper: the layout with latent tokens: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
 
     encoder: Encoder
@@ -103,6 +105,15 @@ class ViT(Tokenizer):
         channels: Positive = 8,
         latents: Positive | None = None,
     ) -> None:
+        """
+        Args:
+            width: width of both transformers.
+            depth: blocks of the encoder, and again of the decoder.
+            heads: attention heads, which divide the width.
+            patch: side of a patch in pixels.
+            channels: numbers in each latent token.
+            latents: number of learned latent tokens; null: one latent token a patch.
+        """
         super().__init__(image, expansion)
         if image.height % patch or image.width % patch:
             raise ValueError(f"patch {patch} does not divide the image size {image.height} x {image.width}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,8 @@ from .. import registry
 from .console import UsageError, out, print_json
 from .safe_text import Text
 from .shared_options import JsonOption, PluginOption, load_plugins
+
+METHODS = {"sampler": "sample"}  # groups of options that a method takes in place of the constructor
 
 
 def list_parts(
@@ -77,6 +78,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a part is, and its options with defaults and ranges."""
+    from ..options.meanings import meanings_of, prose_of
     from ..options.options import options_of
 
     load_plugins(plugin)
@@ -86,11 +88,17 @@ def info(
     groups = {"options": options_of(cls)}
     if kind == "generators":
         groups["sampler"] = options_of(cls, "sample")
+    meanings = {title: meanings_of(cls, METHODS.get(title, "")) for title in groups}
     sizes = _sizes(kind, name, cls)
     if as_json:
         options = {
             title: {
-                key: {"annotation": o.annotation, "default": str(o.default), "choices": o.choices}
+                key: {
+                    "annotation": o.annotation,
+                    "default": str(o.default),
+                    "choices": o.choices,
+                    "meaning": meanings[title].get(key, ""),
+                }
                 for key, o in group.items()
             }
             for title, group in groups.items()
@@ -98,10 +106,8 @@ def info(
         print_json({"name": name, "kind": kind, "file": str(source.file), **options, "sizes": sizes})
         return
     out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
-    for text in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
-        if text:
-            out.print(Text(inspect.cleandoc(text)), soft_wrap=True)
-    _print_options(kind, groups, sizes)
+    out.print(Text(prose_of(cls)), soft_wrap=True)
+    _print_options(kind, groups, meanings, sizes)
 
 
 def _sizes(kind: str, name: str, cls: type) -> dict[str, dict[str, Any]]:
@@ -119,7 +125,12 @@ def _sizes(kind: str, name: str, cls: type) -> dict[str, dict[str, Any]]:
     }
 
 
-def _print_options(kind: str, groups: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> None:
+def _print_options(
+    kind: str,
+    groups: dict[str, Any],
+    meanings: dict[str, dict[str, str]],
+    sizes: dict[str, dict[str, Any]],
+) -> None:
     from ..matrix import parts
     from ..options.options import SIZE
 
@@ -128,6 +139,8 @@ def _print_options(kind: str, groups: dict[str, Any], sizes: dict[str, dict[str,
             out.print(f"\n[bold]{title}[/]")
         for key, option in options.items():
             out.print(Text(f"  {key:<18} {option.default!s:<12} {option.choices}"), soft_wrap=True)
+            if meaning := meanings[title].get(key):
+                out.print(Text(f"  {'':<18} {meaning}"), soft_wrap=True)
     for number, (size, facts) in enumerate(sizes.items()):
         if number == 0:
             out.print(f"\n[bold]sizes[/] (parameters for {facts['at']})", soft_wrap=True)
@@ -137,4 +150,5 @@ def _print_options(kind: str, groups: dict[str, Any], sizes: dict[str, dict[str,
     if sizes:
         beside.insert(0, SIZE)
     if beside:
-        out.print(f"\nA row of a matrix also takes: {', '.join(beside)} (README: The matrix)", soft_wrap=True)
+        where = "docs/reference/matrix.md"
+        out.print(f"\nA row of a matrix also takes: {', '.join(beside)} ({where})", soft_wrap=True)

@@ -27,14 +27,23 @@ GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The options of `augment` in a matrix; the defaults are SimCLR's for ImageNet."""
+    """The options of `augment` in a matrix; the defaults are SimCLR's for ImageNet.
 
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.08  # the smallest share of the area; 1 crops nothing
-    flip: Share = 0.5  # this, `jitter`, `grey` and `blur` are probabilities
+    Args:
+        crop: the smallest share of the area that a crop keeps; 1 crops nothing.
+        flip: probability of mirroring.
+        jitter: probability of changing brightness, contrast, saturation and hue.
+        strength: strength of these changes (CIFAR-10: 0.5).
+        grey: probability of grey.
+        blur: probability of blurring (CIFAR-10: 0).
+    """
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.08
+    flip: Share = 0.5
     jitter: Share = 0.8
-    strength: Annotated[float, Field(ge=0)] = 1.0  # of the jitter; 0.5 for CIFAR-10
+    strength: Annotated[float, Field(ge=0)] = 1.0
     grey: Share = 0.2
-    blur: Share = 0.5  # 0 for CIFAR-10
+    blur: Share = 0.5
 
 
 def augmented(images: Tensor, noise: Noise, options: Augmentation) -> Tensor:

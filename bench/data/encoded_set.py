@@ -75,6 +75,24 @@ class EncodedPictures(Dataset):
         verify: Verify = "ends",
         splits: Mapping[str, str] | None = None,
     ) -> None:
+        """
+        Args:
+            root: a folder with the files, or one file; with an environment variable in it, cache keys are the
+                same on machines that keep the data in different places.
+            size: side of the square in pixels, cut by ADM's centre crop.
+            count: the expected numbers of images, {"train": n, "val": n}.
+            classes: the expected number of classes. With `count` and `classes`, a plan needs no data.
+            held_out: fraction of the images that are `val` where no file is: by a hash of their content, so
+                that equal images are in one split.
+            mirror: `train` also has every image mirrored, after all others: batches draw from both, and
+                latents of both are stored. Distances are to the images as they are.
+            upright: whether images are turned by their EXIF tag, which ADM and the papers ignore.
+            verify: which images are decoded before anything runs: "ends": those that don't begin and end as
+                JPEG or PNG of 8 bits; "all": all images.
+            splits: {train: NAME, val: NAME} or {train: NAME}; a name is that of a file, a folder, or files
+                without their numbers (`data/train`), or a pattern such as `data/train-*`. null: by their
+                names.
+        """
         if splits is not None and set(splits) not in ({"train"}, {"train", "val"}):
             raise ValueError(
                 f"splits must be {{train: NAME, val: NAME}} or {{train: NAME}}, not {dict(splits)}"

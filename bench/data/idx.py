@@ -57,8 +57,9 @@ class IdxDataset(Dataset):
         """
         Args:
             root: the folder with the four files, packed or not, or torchvision's root; null: the usual
-            folders. pad: black pixels on each side; 2 make it 32 x 32, which halves five times. count:
-            {"train": n, "val": n}, the first images of each; null is all.
+                folders.
+            pad: black pixels on each side; 2 make it 32 x 32, which halves five times.
+            count: {"train": n, "val": n}, the first images of each; null is all.
         """
         if count is not None and set(count) != set(PREFIX):
             raise ValueError(f"count must be {{train: N, val: N}}, not {dict(count)}")

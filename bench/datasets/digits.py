@@ -25,6 +25,10 @@ class Digits(Dataset):
     classes = 10
 
     def __init__(self, split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0) -> None:
+        """
+        Args:
+            split_seed: seed of the split; each gives other held-out images.
+        """
         self.split_seed = split_seed
 
     def fingerprint(self) -> str | None:

@@ -55,14 +55,6 @@ class Parquet(EncodedPictures):
     ) -> None:
         """
         Args:
-            root: a folder with the files, or one file; with an environment variable in it, cache keys are the
-                same on machines that keep the data in different places.
-            size, count, classes, mirror, upright, verify: as of `imagefolder`.
-            held_out: fraction of the images that are `val` where no file is: by a hash of their content, so
-                that equal images are in one split.
-            splits: {train: NAME, val: NAME} or {train: NAME}; a name is that of a file, a folder, or files
-                without their numbers (`data/train`), or a pattern such as `data/train-*`. null: by their
-                names.
             columns: {image: COLUMN, label: COLUMN}; `label: null` reads none. null: by the files' metadata
                 and the columns' types, if they leave no doubt.
         """

@@ -64,10 +64,12 @@ class PointSet(Dataset):
     ) -> None:
         """
         Args:
-            count, val: sizes of the splits.
-            std: standard deviation of the noise in the units of the paper's definition; None: the paper's.
+            count: points of the split train.
+            val: points of the split val.
+            std: standard deviation of the noise in the units of the paper's definition; null: the paper's.
             bandwidth: bandwidth of the Gaussian kernel that smooths `log_prob`, in units of the standardised
-                set; 0 is the true density; None: as in the papers, 0.1 where Flow Priors estimates densities.
+                set; 0 is the true density; null: as in the papers, 0.1 where Flow Priors estimates densities.
+            seed: seed of the points.
         """
         self.sizes = {"train": count, "val": val}
         self.std = self.noise if std is None else std

@@ -47,9 +47,6 @@ class WebDataset(EncodedPictures):
     ) -> None:
         """
         Args:
-            root: a folder with the tar files, or one file.
-            size, count, classes, mirror, upright, verify: as of `imagefolder`.
-            held_out, splits: as of `parquet`.
             fields: {image: EXTENSION, label: EXTENSION}, such as {image: jpg, label: cls}; `label: null`
                 reads none. null: the only picture of each sample, and `cls` where the first one has it.
         """

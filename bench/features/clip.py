@@ -56,6 +56,13 @@ class Clip(FeatureExtractor):
         weights: str | None = None,
         verify: bool = True,
     ) -> None:
+        """
+        Args:
+            model: OpenAI's name of the model; CMMD is defined with the default.
+            weights: a file, `random`, or null for the published file: in a cache of this machine, or
+                downloaded.
+            verify: whether the file must be the published one, by its sha256.
+        """
         published, (self.channels, self.resolution, _, width, patch) = MODELS[model]
         self.model, side = model, self.resolution // patch
         self.spec = LatentSpec(side * side, width, (side, side))

@@ -41,6 +41,10 @@ class EffNetLite(FeatureExtractor):
     token_channels: ClassVar[int]
 
     def __init__(self, resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 64) -> None:
+        """
+        Args:
+            resolution: side in pixels to which images are resized.
+        """
         self.resolution = resolution
         self.name = self.part if resolution == 64 else f"{self.part}:{resolution}"
         side = resolution // 16

@@ -41,6 +41,11 @@ class Inception(FeatureExtractor):
     spec = LatentSpec(tokens=GRID * GRID, channels=2048, grid=(GRID, GRID))
 
     def __init__(self, weights: str | None = None, verify: bool = True) -> None:
+        """
+        Args:
+            weights: a file, `random`, or null for the published file: in torch.hub's cache, or downloaded.
+            verify: whether the file must be the published one, by its sha256.
+        """
         self.weights = Weights(weights, verify, URL, INCEPTION, [hub(name) for name in KEPT])
         self.name = "inception" + self.weights.suffix("inception")
 

@@ -43,6 +43,13 @@ class Timm(FeatureExtractor):
         resolution: Annotated[int, Field(ge=16)] = RESOLUTION,
         layer: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
+        """
+        Args:
+            model: timm's name of a model with pretrained weights; `timm:NAME` is short for it.
+            weights: a file, `random`, or null for timm's own: in Hugging Face's cache, or downloaded.
+            resolution: side in pixels to which images are resized.
+            layer: block, or stage of a convolutional network, whose output the tokens are; null is the last.
+        """
         if get_pretrained_cfg(model) is None:
             near = get_close_matches(model, timm.list_models(pretrained=True), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

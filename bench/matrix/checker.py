@@ -13,15 +13,10 @@ from typing import Any
 from .. import registry
 from ..options.options import Fault, Trail, check_options, names_of
 from ..options.words import shown
-from .matrix import SECTIONS, Position
+from .keys import KEYS
+from .matrix import Position
 from .settings import Budget
 from .yaml_text import Document, MatrixError, Problem
-
-KEYS = (
-    *("name", "dataset", "seeds", "budget", "features", "teacher", "reference", "reconstruction", "samples"),
-    *(*SECTIONS, "evaluators", "probes", "skip", "profiles", "plugins", "augment", "normalise"),
-    *("threads", "precision", "compile", "checkpointing"),
-)
 
 
 class Checker:

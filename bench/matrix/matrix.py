@@ -72,7 +72,15 @@ class Seed:
 
 @dataclass(frozen=True)
 class Skip:
-    """Cells that are not run, by patterns on the labels or the parts of their rows."""
+    """Cells that are not run, by patterns on the labels or the parts of their rows.
+
+    Args:
+        why: the reason, which tables show.
+        dataset: pattern of datasets.
+        tokenizer: pattern of tokenizers.
+        regularizer: pattern of regularizers.
+        generator: pattern of generators.
+    """
 
     why: str
     dataset: str = "*"

@@ -16,7 +16,8 @@ from ..data.augment import Augmentation
 from ..options.options import Trail
 from ..options.words import shown
 from ..store.user_paths import user_path
-from .checker import KEYS, Checker
+from .checker import Checker
+from .keys import KEYS
 from .matrix import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .parts import (
     EXAMPLES,

@@ -45,6 +45,11 @@ class Codebook(ReferenceSource):
         patch: Annotated[int, Field(ge=1)] = 4,
         codes: Annotated[int, Field(ge=5)] = 512,
     ) -> None:
+        """
+        Args:
+            patch: side of a patch in pixels.
+            codes: number of centres.
+        """
         if image.height % patch or image.width % patch:
             raise ValueError(f"patch = {patch} doesn't divide images of {image.height} x {image.width}")
         self.patch, self.codes = patch, codes

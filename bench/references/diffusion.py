@@ -29,6 +29,11 @@ class Diffusion(ReferenceSource):
         of: Annotated[Use, ReferenceSource] = "teacher",
         time: Annotated[float, Field(gt=0, lt=1)] = 0.5,
     ) -> None:
+        """
+        Args:
+            of: the reference whose samples are noised.
+            time: time at which noising stops; 0 is noise, 1 is data.
+        """
         self.of, self.time = use(ReferenceSource, of, image=image, teacher_spec=teacher_spec), time
         self.spec, self.uses_features = self.of.spec, self.of.uses_features
         self.labelled = self.of.labelled

@@ -25,6 +25,11 @@ class Gaussian(ReferenceSource):
     def __init__(
         self, tokens: Annotated[int, Field(ge=1)] = 1, channels: Annotated[int, Field(ge=1)] = 8
     ) -> None:
+        """
+        Args:
+            tokens: tokens in each sample.
+            channels: numbers in each token.
+        """
         self.spec = LatentSpec(tokens, channels)
 
     def draw(self, split: Split, dataset: Dataset, tokens: Tensor, pooled: Tensor) -> Reference:

@@ -29,6 +29,12 @@ class Latents(ReferenceSource):
         regularizer: Annotated[Use, Regularizer] = "kl",
         row: str | None = None,
     ) -> None:
+        """
+        Args:
+            tokenizer: the tokenizer that is trained for the reference.
+            regularizer: the regularizer that it is trained with.
+            row: label of a tokenizer of the matrix, which then takes the place of `tokenizer`.
+        """
         self.spec = teacher_spec
 
     def memory_bytes(self, images: Mapping[Split, int], classes: int) -> int:

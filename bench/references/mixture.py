@@ -40,6 +40,14 @@ class Mixture(ReferenceSource):
         channels: Annotated[int, Field(ge=1)] = 8,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
+        """
+        Args:
+            components: number of components.
+            std: standard deviation of each component.
+            tokens: tokens in each sample.
+            channels: numbers in each token.
+            seed: seed of the components' means.
+        """
         self.components, self.std, self.seed = components, std, seed
         self.spec = LatentSpec(tokens, channels)
 

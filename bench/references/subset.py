@@ -29,6 +29,11 @@ class Subset(ReferenceSource):
         classes: Annotated[tuple[Label, ...], Field(min_length=1)] = (0, 1),
         features: Literal["tokens", "pooled"] = "tokens",
     ) -> None:
+        """
+        Args:
+            classes: numbers of the classes whose images are taken.
+            features: whether a sample is an image's tokens, or the mean over them.
+        """
         self.classes, self.features = classes, features
         self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
 

@@ -18,6 +18,10 @@ class Teacher(ReferenceSource):
     labelled = True
 
     def __init__(self, teacher_spec: LatentSpec, features: Literal["tokens", "pooled"] = "tokens") -> None:
+        """
+        Args:
+            features: whether a sample is an image's tokens, or the mean over them.
+        """
         self.features = features
         self.spec = teacher_spec if features == "tokens" else LatentSpec(1, teacher_spec.channels)
 

@@ -26,27 +26,48 @@ LECAM_DECAY = 0.999  # of the running averages of logits
 
 @dataclass(frozen=True)
 class Adversarial:
-    """The options of `gan` in a matrix, beside `optimizer`; updates are counted from 0."""
+    """The options of `gan` in a matrix, beside `optimizer`; updates are counted from 0.
+
+    Args:
+        weight: factor of the tokenizer's term.
+        discriminator: PatchGAN, SoftVQ's network on DINO, or DMVAE's on DINOv2.
+        loss: the discriminator's loss.
+        adaptive: whether the weight is multiplied by the ratio of the gradients of reconstruction and of this
+            term at the decoder's last layer (VQGAN).
+        start: first update of the tokenizer's term (VA-VAE and DMVAE: 5,000; SoftVQ: 20,000).
+        discriminator_start: first update of the discriminator; null: the same.
+        discriminator_weight: factor of hinge and LeCam, and not of the consistency (SoftVQ: 0.2).
+        lecam: factor of LeCam's regularizer (SoftVQ: 0.001).
+        augment: probability of DiffAugment (SoftVQ: 0.5; DMVAE: 1).
+        cutout: side of DiffAugment's cutout, as a fraction of the image's.
+        consistency: factor of the consistency under stronger augmentation (SoftVQ: 4; DMVAE: 1).
+        consistency_cutout: side of that augmentation's cutout, as a fraction of the image's (DMVAE: 0.2).
+        width: channels of the first layer of `patch`.
+        layers: layers of `patch`.
+        dino: weights of `dino` and `dinov2`: a file, or `random`.
+        model: one of timm's transformers, in place of the default one of `dino` or `dinov2`.
+        resolution: side in pixels of the transformer's input.
+    """
 
     has_optimizer: ClassVar[bool] = True
 
     weight: Weight = 0.5
     discriminator: Literal["patch", "dino", "dinov2"] = "patch"
     loss: Literal["hinge"] = "hinge"
-    adaptive: bool = True  # the weight times |d reconstruction| / |d gan| at the decoder's head (VQGAN)
-    start: Updates = 0  # first update of the tokenizer's term: 5,000 in VA-VAE and DMVAE, 20,000 in SoftVQ
-    discriminator_start: Updates | None = None  # null: the same
-    discriminator_weight: Weight = 1.0  # of hinge and LeCam, not of the consistency: 0.2 in SoftVQ
-    lecam: Scale = 0.0  # 0.001 in SoftVQ
-    augment: Share = 0.0  # probability of DiffAugment: 0.5 in SoftVQ, 1 in DMVAE
-    cutout: Share = 0.2  # fraction of a side
-    consistency: Scale = 0.0  # 4 in SoftVQ, 1 in DMVAE
-    consistency_cutout: Share = 0.5  # 0.2 in DMVAE
-    width: Count = 64  # of `patch`
-    layers: Count = 3  # of `patch`
-    dino: str | None = None  # weights of `dino` and `dinov2`: a file, or random
-    model: str | None = None  # one of timm's transformers, in place of the default one of `dino` or `dinov2`
-    resolution: Count | None = None  # pixels of the transformer's input
+    adaptive: bool = True
+    start: Updates = 0
+    discriminator_start: Updates | None = None
+    discriminator_weight: Weight = 1.0
+    lecam: Scale = 0.0
+    augment: Share = 0.0
+    cutout: Share = 0.2
+    consistency: Scale = 0.0
+    consistency_cutout: Share = 0.5
+    width: Count = 64
+    layers: Count = 3
+    dino: str | None = None
+    model: str | None = None
+    resolution: Count | None = None
 
 
 def discriminator(options: Adversarial, image: ImageSpec) -> Patch | Features:

@@ -29,14 +29,21 @@ RECONSTRUCTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2":
 
 @dataclass(frozen=True)
 class Perceptual:
-    """The options of `lpips` in a matrix; the loss is the mean distance of image and reconstruction."""
+    """The options of `lpips` in a matrix; the loss is the mean distance of image and reconstruction.
+
+    Args:
+        weight: factor of the loss.
+        network: network whose features are compared.
+        weights: torchvision's file, `random`, or null: torch.hub's cache or a download.
+        ramp: updates over which the weight rises from 0 (SoftVQ: 10,000).
+    """
 
     has_optimizer: ClassVar[bool] = False
 
     weight: Weight = 1.0
     network: Literal["alex", "vgg"] = "vgg"
-    weights: str | None = None  # torchvision's file, random, or null: torch.hub's cache or a download
-    ramp: Updates = 0  # updates over which the weight rises from 0: 10,000 in SoftVQ
+    weights: str | None = None
+    ramp: Updates = 0
 
 
 LOSSES: dict[str, type] = {"lpips": Perceptual, "gan": Adversarial}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from latentbench.bench import registry
 from latentbench.bench.cli import app
-from latentbench.bench.matrix.checker import KEYS
+from latentbench.bench.matrix.keys import KEYS
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.matrix.matrix import Matrix
 from latentbench.bench.matrix.parts import FRAME

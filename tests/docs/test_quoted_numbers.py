@@ -2,13 +2,12 @@
 
 import re
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.pages import ROOT, pages, text_of
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXTS = ["README.md", "results/README.md"]
+TEXTS = [page for page in pages() if not page.startswith("docs/reference/")]
 NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
 UNITS = (1, 100, -1)  # as in the table, in percent, or with the other sign
 COLUMNS = {"gFD": "gFD", "PSNR": "PSNR", "rFD": "rFD", "class accuracy": "class_accuracy"}  # by their labels
@@ -19,9 +18,16 @@ def leaderboard(study):
     return pd.read_csv(ROOT / "results/studies" / study / "leaderboard.csv")
 
 
+def without_code(text):
+    """The text without blocks of code, whose numbers are what a command has printed; places stay."""
+    return re.sub(r"(?ms)^( *)```.*?^\1```", lambda block: " " * len(block[0]), text)
+
+
 def study_before(text, place):
     """The study that a text has named last before a place."""
-    return re.findall(r"studies/([\w-]+)", text[:place])[-1]
+    named = re.findall(r"studies/([\w-]+)", text[:place])
+    assert named, f"no `results/studies/NAME` is named before {text[place : place + 40]!r}"
+    return named[-1]
 
 
 def agree(written, values, unit):
@@ -66,7 +72,7 @@ def cells(text):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_mean_with_its_spread_is_in_the_leaderboard_of_the_study(name):
-    text, missing = (ROOT / name).read_text(), []
+    text, missing = without_code(text_of(name)), []
     for match in re.finditer(f"({NUMBER}) ± ({NUMBER})", text):
         table = leaderboard(study := study_before(text, match.start()))
         if not holds(table, metrics(table), *match.groups()):
@@ -76,7 +82,7 @@ def test_every_mean_with_its_spread_is_in_the_leaderboard_of_the_study(name):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_tables_hold_the_values_and_ranks_of_the_study_s_ranked_rows(name):
-    text, wrong = (ROOT / name).read_text(), []
+    text, wrong = without_code(text_of(name)), []
     for place, label, generator, regularizer, cell in cells(text):
         table = leaderboard(study := study_before(text, place))
         rows = table[(table.regularizer == regularizer) & table.rank_low.notna()]
@@ -91,4 +97,8 @@ def test_tables_hold_the_values_and_ranks_of_the_study_s_ranked_rows(name):
             right &= ranks in (None, *zip(rows.rank_low, rows.rank_high, strict=True))
         if not right:
             wrong.append(f"{study}: {label} {generator} {regularizer} {cell}")
-    assert not wrong and [*cells(text)]
+    assert not wrong
+
+
+def test_the_texts_that_read_the_studies_quote_tables():
+    assert all([*cells(text_of(name))] for name in ("README.md", "results/README.md"))
