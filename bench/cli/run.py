@@ -278,7 +278,7 @@ def _print_end(folder: Path, present: list[Record], records: list[Record], debug
     print()
     print(escape_control_characters(terminal_summary(present)))
     if others := sum(not record.real for record in present) - sum(not record.real for record in records):
-        print(f"{plural(others, 'cell')} of these {'is' if others == 1 else 'are'} of other runs into this folder")
+        print(f"{plural(others, 'cell')} of these came from other runs into this folder")
     print()
     for record in failed:
         print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))
