@@ -45,6 +45,14 @@ def test_a_built_package_has_all_that_a_checkout_has(built):
         assert ours == {file.relative_to(built / "latentbench") for file in theirs if file.suffix in kinds}
 
 
+def test_a_package_has_its_licence_and_notices_and_its_sources_what_a_project_has(built):
+    facts = (built / "latentbench.egg-info/PKG-INFO").read_text(encoding="utf-8")
+    assert {"License-File: LICENSE", "License-File: THIRD_PARTY.md"} <= set(facts.splitlines())
+    sources = (built / "latentbench.egg-info/SOURCES.txt").read_text(encoding="utf-8").splitlines()
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "THIRD_PARTY.md", "matrix.yaml"} <= set(sources)
+    assert not [file for file in sources if file.startswith(("docs/", "results/"))]
+
+
 def test_a_checkout_has_the_preset_too():
     from latentbench.bench.matrix.yaml_text import find, packaged
 
