@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..engine.open_plan import OpenPlan
 from ..store.user_paths import user_path
-from .opening import ArgumentError
+from .opening import ArgumentError, opened
 from .results import Results
-from .run import run
+from .run import check_jobs, run_opened
+from .trained_rows import part_of, trained_rows
 
 SIZE = 256  # pixels, of images in folders
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w./-]+)?")  # OWNER/NAME:SUBFOLDER
@@ -42,8 +43,10 @@ def score(
     reconstructions and of the worst cases; ranks, where tokenizers that images don't separate share a place.
 
     Args:
-        tokenizers: one or several: a folder in diffusers' format, an id OWNER/NAME or OWNER/NAME:SUBFOLDER at
-            Hugging Face, the name of a part, or a dict such as {"use": "conv", "weights": FILE}.
+        tokenizers: one or several: a folder in diffusers' format, as `bench export` writes one, too; an id
+            OWNER/NAME or OWNER/NAME:SUBFOLDER at Hugging Face; the name of a part; a dict such as {"use":
+            "conv", "weights": FILE}; or a results folder, for all tokenizers trained there that a filter
+            leaves: "results/mine:tokenizer=conv,seed=1".
         data: a folder of images or of parquet files, the name of a dataset, or a dict as in a matrix.
         size: side of the images in pixels, for folders; 256 unless given.
         features: the extractor, as in a matrix.
@@ -54,18 +57,22 @@ def score(
     Raises:
         UserError: naming what is wrong with the arguments, all at once where they make a matrix.
     """
+    check_jobs(jobs)
     several = [tokenizers] if isinstance(tokenizers, str | Path | Mapping) else list(tokenizers)
-    matrix = score_matrix(several, data, size, features, sample) | {"plugins": [str(p) for p in plugins]}
-    return run(
-        matrix,
-        output=output,
-        jobs=jobs,
-        device=device,
-        parts=parts,
-        offline=offline,
-        progress=progress,
-        overwrite=overwrite,
-    )
+    matrix = score_matrix(several, data, size, features, sample)
+    matrix["plugins"] += [str(path) for path in plugins]
+    with opened(matrix, device=device, parts=parts, offline=offline, fetch=True) as plan:
+        _refuse_unfit(plan)
+        out = Path(output or Path("results") / plan.matrix.name)
+        return run_opened(plan, out, jobs, device, progress, overwrite=overwrite)
+
+
+def _refuse_unfit(plan: OpenPlan) -> None:
+    """Raises ArgumentError if there is nothing to score, as no tokenizer fits the images."""
+    reasons = {cell.tokenizer: cell.skipped for cell in plan.cells if cell.tokenizer != "real"}
+    if all(reasons.values()):
+        lines = (f"{label}: {reason}" for label, reason in reasons.items())
+        raise ArgumentError("nothing can be scored: " + "; ".join(lines))
 
 
 def score_matrix(
@@ -78,17 +85,44 @@ def score_matrix(
     """The matrix that scores tokenizers as they are."""
     if not tokenizers:
         raise ArgumentError("no tokenizer is named")
-    rows = [_tokenizer(one) for one in tokenizers]
+    rows, plugins = _rows(tokenizers)
     return {
         "name": "score",
         "dataset": _dataset(data, size),
         "budget": {"tokenizer_steps": 0},
         "features": dict(features) if isinstance(features, Mapping) else features,
-        "tokenizers": dict(zip(_labels(rows), rows, strict=True)),
+        "tokenizers": dict(zip(_labels([name for name, _ in rows]), (row for _, row in rows), strict=True)),
         "regularizers": {DRAWN: {"use": "kl"}} if sample else {MEAN: {"use": "none"}},
         "generators": {"none": {}},
         "evaluators": ["reconstruction", "latents", "linear_probe"],
+        "plugins": plugins,
     }
+
+
+def _rows(
+    tokenizers: Sequence[str | Path | Mapping[str, Any]],
+) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Rows of a matrix with their full names, and the plugins that they need."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    plugins: dict[str, None] = {}
+    for one in tokenizers:
+        if trained := trained_rows(one):
+            rows += trained.rows.items()
+            plugins |= dict.fromkeys(trained.plugins)
+        else:
+            row = _tokenizer(one)
+            rows.append((_full_name(row), row))
+    places = [_place(row) for _, row in rows]
+    for (name, _), place in zip(rows, places, strict=True):
+        if places.count(place) > 1:
+            raise ArgumentError(f"the tokenizer {name!r} is named twice")
+    return rows, [*plugins]
+
+
+def _place(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose folder has one name, however it is written."""
+    folder = user_path(row.get("path") or "")
+    return {**row, "path": folder.resolve()} if folder.is_dir() else row
 
 
 def _tokenizer(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -97,29 +131,17 @@ def _tokenizer(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return dict(given)
     text, folder = str(given), user_path(given)
     if folder.is_dir():
-        _refuse_own_class(folder)
-        return {"use": "diffusers", "path": text}
+        return {"use": part_of(folder), "path": text}
+    if "/" in text and not HUB_ID.fullmatch(text):
+        raise ArgumentError(f"there is no folder {text.partition(':')[0]}")
     if text in registry.names("tokenizers") or not HUB_ID.fullmatch(text):
         return {"use": text}
     path, _, subfolder = text.partition(":")
     return {"use": "diffusers", "path": path} | ({"subfolder": subfolder} if subfolder else {})
 
 
-def _refuse_own_class(folder: Path) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # what is wrong is said at the tokenizer's row
-    if isinstance(config, dict) and config.get("_class_name") == "LatentbenchTokenizer":
-        raise ArgumentError(
-            f"{folder} was exported in a class of latentbench's own, whose weights alone don't say how its "
-            "latents are made: its numbers are in its README.md and in its results folder"
-        )
-
-
-def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short labels that tell rows apart: the last parts of paths, as few as possible."""
-    full = [_full_name(row) for row in rows]
+def _labels(full: Sequence[str]) -> list[str]:
+    """Short labels that tell rows apart: the last parts of their full names, as few as possible."""
     for count in range(1, 1 + max(len(name.split("/")) for name in full)):
         labels = ["-".join(name.split("/")[-count:]) for name in full]  # labels become parts of file names
         if len(set(labels)) == len(labels):
