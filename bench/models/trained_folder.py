@@ -13,7 +13,7 @@ from math import exp
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import registry
 from ..api import ImageSpec, Tokenizer, Unfit
@@ -33,14 +33,14 @@ OUTSIDE = "latentbench."  # what the modules of parts begin with, but for plugin
 class _Exported(BaseModel):
     """The config.json of a tokenizer in our own class; it may have more, such as `latents_mean`."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    part: StrictStr
+    part: str
     options: dict[str, Any]
-    image: tuple[StrictInt, StrictInt, StrictInt]
+    image: tuple[int, int, int]
     expansion: Literal[1, 2]
-    log_variance: StrictFloat
-    layer_norm: StrictBool
+    log_variance: float
+    layer_norm: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainedFolder:
             self.files.fetch()
 
     def identity(self) -> str:
-        """What numbers depend on besides the weights, as text, without the places of files."""
+        """A text of all that numbers depend on besides the weights, without the places of files."""
         kinds = {"tokenizers": self.tokenizer, "regularizers": self.regularizer}
         parts = {kind: _identity(kind, config) for kind, config in kinds.items()}
         return json.dumps({**parts, "facts": self.facts}, sort_keys=True)
@@ -123,7 +123,7 @@ def _exported(files: ModelFolder) -> TrainedFolder:
     if name != OWN_CLASS:
         raise NoModel(f"{place} has a model of diffusers' class {name}: `use: diffusers` takes it")
     try:
-        known = _Exported.model_validate(config)
+        known = _Exported.model_validate_json(json.dumps(config), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -131,20 +131,22 @@ def _exported(files: ModelFolder) -> TrainedFolder:
             f"{CONFIG} of {place} doesn't say how its latents are made: {key}: {first['msg'].lower()}; "
             "`bench export` writes it anew"
         ) from None
-    faults = check_options(registry.get("tokenizers", known.part), known.options)[1]
+    cls = registry.get("tokenizers", known.part)
+    if getattr(cls, "paths", ()):
+        raise NoModel(f"{CONFIG} of {place} names the part {known.part}, whose files aren't in the folder")
+    faults = check_options(cls, known.options)[1]
     if faults:
         raise NoModel(f"{CONFIG} of {place}: {known.part}: {faults[0][1]}")
+    sigma = exp(known.log_variance / 2) if known.log_variance > LOWEST_LOG_VARIANCE else 0.0
     # A posterior is what `kl` draws from, and constant noise what `fixed_variance` adds.
-    constant = {
-        "sigma": exp(known.log_variance / 2) if known.log_variance > LOWEST_LOG_VARIANCE else 0.0,
-        "layer_norm": known.layer_norm,
-    }
+    regularizer: dict[str, Any] = {"name": "kl", "options": {}}
+    if known.expansion == 1:
+        options = {"sigma": sigma, "layer_norm": known.layer_norm}
+        regularizer = {"name": "fixed_variance", "options": options}
     return TrainedFolder(
         place,
         {"name": known.part, "options": known.options},
-        {"name": "kl", "options": {}}
-        if known.expansion == 2
-        else {"name": "fixed_variance", "options": constant},
+        regularizer,
         {},
         ("tokenizer.", "regularizer."),
         f"images of {' x '.join(map(str, known.image))}",
