@@ -43,25 +43,25 @@ def parameters_of_sizes(kind: str, name: str) -> dict[str, int]:
 
 
 def dataset(config: Config) -> Dataset:
-    return registry.create("datasets", config["name"], **_options(config))
+    return registry.create("datasets", config["name"], **options_from(config["options"]))
 
 
 def extractor(config: Config) -> FeatureExtractor:
-    return registry.create("features", config["name"], **_options(config))
+    return registry.create("features", config["name"], **options_from(config["options"]))
 
 
 def evaluator(config: Config) -> Evaluator:
-    return registry.create("evaluators", config["name"], **_options(config))
+    return registry.create("evaluators", config["name"], **options_from(config["options"]))
 
 
 def tokenizer(config: Config, data: Dataset, expansion: int) -> Tokenizer:
     facts = {"image": data.image, "expansion": expansion, "dataset": data}
-    return registry.build("tokenizers", config["name"], facts, _options(config))
+    return registry.build("tokenizers", config["name"], facts, options_from(config["options"]))
 
 
 def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSource:
     facts = {"image": data.image, "teacher_spec": teacher}
-    return registry.build("references", config["name"], facts, _options(config))
+    return registry.build("references", config["name"], facts, options_from(config["options"]))
 
 
 def regularizer_class(config: Config) -> type[Regularizer]:
@@ -70,7 +70,9 @@ def regularizer_class(config: Config) -> type[Regularizer]:
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:
     """A regularizer; its constructor takes the `facts` that it names: `classes`, `teacher_spec`, …"""
-    return registry.build("regularizers", config["name"], {**facts, "spec": spec}, _options(config))
+    return registry.build(
+        "regularizers", config["name"], {**facts, "spec": spec}, options_from(config["options"])
+    )
 
 
 def facts_of(cls: type[Regularizer]) -> set[str]:
@@ -79,12 +81,26 @@ def facts_of(cls: type[Regularizer]) -> set[str]:
     return known & registry.parameters_of(cls)  # type: ignore[arg-type]  # hashable, as classes are
 
 
+def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
+    """A spec from an artifact's or a config's plain data."""
+    grid = plain["grid"]
+    return LatentSpec(plain["tokens"], plain["channels"], tuple(grid) if grid else None)
+
+
+def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that a regularizer's constructor asks for by name, from a config's plain data."""
+    return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
+
+
 def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:
-    return registry.create("generators", config["name"], spec=spec, classes=classes, **_options(config))
+    return registry.create(
+        "generators", config["name"], spec=spec, classes=classes, **options_from(config["options"])
+    )
 
 
-def _options(config: Config) -> dict[str, Any]:
-    return {name: _tuples(value) for name, value in config["options"].items()}
+def options_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a constructor takes them, from a config's plain data."""
+    return {name: _tuples(value) for name, value in plain.items()}
 
 
 def _tuples(value: Any) -> Any:

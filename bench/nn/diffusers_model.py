@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..api import ImageSpec, Unfit
 from ..registry import PartError
-from .model_folder import NoModel
+from .model_folder import OWN_CLASS, NoModel
 
 # Classes that cannot be compared as tokenizers of images, and why.
 SOUND = "it is of sound, not of images"
@@ -82,8 +82,10 @@ def model_class(config: Mapping[str, Any]) -> Any:
         PartError: diffusers is not installed.
         NoModel: there is no such class, or it cannot be used.
     """
-    diffusers = library()
     name = config["_class_name"]
+    if name == OWN_CLASS:
+        raise NoModel(f"config.json names latentbench's own class {name}: `use: trained` takes it")
+    diffusers = library()
     if name in REFUSED:
         raise NoModel(f"{name} cannot be a tokenizer here: {REFUSED[name]}")
     cls = getattr(diffusers, name, None)

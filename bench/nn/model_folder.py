@@ -15,6 +15,7 @@ from .weight_shards import shard_names
 from .weights import OfflineError, is_offline
 
 CONFIG = "config.json"
+OWN_CLASS = "LatentbenchTokenizer"  # of tokenizers that `bench export` writes, if none of diffusers fits
 # The names of a model's weights in the order in which they are looked for.
 WEIGHTS = tuple(
     f"diffusion_pytorch_model.{suffix}"
@@ -84,7 +85,7 @@ class ModelFolder:
             for shard in shard_names(file):
                 self._downloaded(shard)
             return
-        raise NoModel(f"{self._place} at Hugging Face has none of {', '.join(WEIGHTS)}")
+        raise NoModel(f"{self.place} at Hugging Face has none of {', '.join(WEIGHTS)}")
 
     def kept(self, name: str) -> Path | None:
         """A file on this machine: in the folder or in Hugging Face's cache; None if it is missing."""
@@ -101,7 +102,7 @@ class ModelFolder:
         return user_path(self.path) / self.subfolder
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
         """The folder or the repository in messages."""
         place = self.repository or str(user_path(self.path))
         return f"{place}/{self.subfolder}" if self.subfolder else place
@@ -118,7 +119,7 @@ class ModelFolder:
         if not file.is_file():
             nested = sorted(found.parent.name for found in root.glob(f"*/{CONFIG}"))
             others = f"; `subfolder` may be {' or '.join(nested)}" if nested else ""
-            raise NoModel(f"{self._place} has no {CONFIG}{others}")
+            raise NoModel(f"{self.place} has no {CONFIG}{others}")
         return file
 
     def _downloaded(self, name: str) -> Path:
@@ -129,7 +130,7 @@ class ModelFolder:
             return kept
         if is_offline():
             raise OfflineError(
-                f"offline, and {self._place}/{name} is neither a file here nor in Hugging Face's cache: with "
+                f"offline, and {self.place}/{name} is neither a file here nor in Hugging Face's cache: with "
                 f"network, `hf download {self.repository}` gets it; or name a folder by `path: FOLDER`"
             )
         from huggingface_hub import hf_hub_download
@@ -159,11 +160,11 @@ class ModelFolder:
             raise NoModel(f"{self.repository} has no revision {self.revision!r}") from None
         except LocalEntryNotFoundError as error:  # no connection; an EntryNotFoundError, too
             raise NoModel(
-                f"there is no folder {user_path(self.path)}, and {self._place}/{name} could not be "
+                f"there is no folder {user_path(self.path)}, and {self.place}/{name} could not be "
                 f"downloaded: {str(error).partition(chr(10))[0]}"
             ) from None
         except EntryNotFoundError:
-            raise NoFile(f"{self._place} at Hugging Face has no {name}") from None
+            raise NoFile(f"{self.place} at Hugging Face has no {name}") from None
         except HfHubHTTPError as error:
             text = str(error).partition("\n")[0]
-            raise NoModel(f"{self._place}/{name} could not be downloaded: {text}") from None
+            raise NoModel(f"{self.place}/{name} could not be downloaded: {text}") from None

@@ -21,7 +21,7 @@ from .weight_shards import read_weights
 
 Names = dict[str, tuple[str, ...]]  # our parameter -> the released ones, which are concatenated
 
-# Parameters that only training needs: discriminators, perceptual losses, teachers and heads for them.
+# Tensors that only training needs: discriminators, perceptual losses, teachers and heads for them.
 TRAINING = (
     "loss.",
     "foundation_model.",
@@ -35,6 +35,7 @@ TRAINING = (
     "encoder.scale.",
     "encoder.de_scale.",
     "decoder.decoder_pos_embed",  # of RAE's older files: it follows from the options
+    "probes/",  # latents during training, of an artifact
 )
 VIT = "encoder.vit."
 BLOCK = {"path.0": "norm1", "path.2": "conv1", "path.3": "norm2", "path.5": "conv2", "skip": "nin_shortcut"}

@@ -10,8 +10,8 @@ from ..api import LatentSpec
 from ..matrix.matrix import MatrixRow
 from ..options.options import options_of
 from ..options.plain_data import plain
+from ..store.source_files import source_hash
 from ..store.stage import is_file
-from .source_files import source_hash
 
 
 def part_config(kind: str, row: MatrixRow) -> dict[str, Any]:

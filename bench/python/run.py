@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ..engine.open_plan import OpenPlan
 from ..engine.run import run as run_plan
 from ..engine.run_options import RunOptions, spare_loaders
 from ..leaderboard.numbers import plural
@@ -56,32 +58,53 @@ def run(
         MatrixError: with all problems of the matrix, each with its line, or with its keys in a dict.
         UserError: the base of all errors that say what to do.
     """
-    if type(jobs) is not int or jobs < 0:
-        raise ArgumentError(f"jobs is a number of workers, or 0 for this process, not {jobs!r}")
+    check_jobs(jobs)
     choice = {"profile": profile, "filter": filter, "seeds": seeds, "device": device, "parts": parts}
     with opened(matrix, **choice, offline=offline, fetch=True) as plan:  # type: ignore[arg-type]
-        loaders = spare_loaders(jobs, plan.matrix.threads) if jobs else 0
-        options = RunOptions(
-            out=Path(output or Path("results") / "-".join((plan.matrix.name, *names(profile)))),
-            jobs=jobs or 1,
-            device=device,
+        out = Path(output or Path("results") / "-".join((plan.matrix.name, *names(profile))))
+        return run_opened(
+            plan,
+            out,
+            jobs,
+            device,
+            progress,
             keep_records=keep_records,
             overwrite=overwrite,
             rerun=rerun,
             force_memory=force_memory,
             profile="-".join(names(profile)),
-            loaders=loaders,
-            engine="local" if jobs else "inline",
         )
-        with shown_progress(plan, rerun, progress) as display:
-            records = run_plan(plan, options, display.hear, note=_note)
-        keys = {cell.key for cell in plan.cells}
-        _warn_of_failures([record for record in records if record.key in keys])
-        return Results(records, (options.out,), plan)
+
+
+def check_jobs(jobs: int) -> None:
+    """Raises ArgumentError for what is no number of workers."""
+    if type(jobs) is not int or jobs < 0:
+        raise ArgumentError(f"jobs is a number of workers, or 0 for this process, not {jobs!r}")
+
+
+def run_opened(plan: OpenPlan, out: Path, jobs: int, device: str, progress: bool, **others: Any) -> Results:
+    """Runs the chosen cells of a plan; warnings are for whoever has called the caller.
+
+    Args:
+        others: fields of `RunOptions`.
+    """
+    options = RunOptions(
+        out=out,
+        jobs=jobs or 1,
+        device=device,
+        loaders=spare_loaders(jobs, plan.matrix.threads) if jobs else 0,
+        engine="local" if jobs else "inline",
+        **others,
+    )
+    with shown_progress(plan, options.rerun, progress) as display:
+        records = run_plan(plan, options, display.hear, note=_note)
+    keys = {cell.key for cell in plan.cells}
+    _warn_of_failures([record for record in records if record.key in keys])
+    return Results(records, (out,), plan)
 
 
 def _note(text: str) -> None:
-    warnings.warn(text, stacklevel=5)
+    warnings.warn(text, stacklevel=6)
 
 
 def _warn_of_failures(records: Sequence[Record]) -> None:
@@ -89,4 +112,4 @@ def _warn_of_failures(records: Sequence[Record]) -> None:
     if failed:
         first = f"{' · '.join(failed[0].cell.values())}: {failed[0].reason}"
         text = f"{len(failed)} of {plural(len(records), 'cell')} failed, the first {first}"
-        warnings.warn(f"{text} (`.failed` has all)", stacklevel=3)
+        warnings.warn(f"{text} (`.failed` has all)", stacklevel=4)

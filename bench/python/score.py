@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tools.named_rows import dataset_row, tokenizer_labels, tokenizer_row
-from .opening import ArgumentError
+from ..engine.open_plan import OpenPlan
+from ..store.user_paths import user_path
+from ..tools.named_rows import dataset_row, full_name, tokenizer_labels, tokenizer_row
+from .opening import ArgumentError, opened
 from .results import Results
-from .run import run
+from .run import check_jobs, run_opened
+from .trained_rows import trained_rows
 
 MEAN, DRAWN = "mean", "drawn"  # labels of how latents are made
 
@@ -37,8 +40,10 @@ def score(
     reconstructions and of the worst cases; ranks, where tokenizers that images don't separate share a place.
 
     Args:
-        tokenizers: one or several: a folder in diffusers' format, an id OWNER/NAME or OWNER/NAME:SUBFOLDER at
-            Hugging Face, the name of a part, or a dict such as {"use": "conv", "weights": FILE}.
+        tokenizers: one or several: a folder in diffusers' format, as `bench export` writes one, too; an id
+            OWNER/NAME or OWNER/NAME:SUBFOLDER at Hugging Face; the name of a part; a dict such as {"use":
+            "conv", "weights": FILE}; or a results folder, for all tokenizers trained there that a filter
+            leaves: "results/mine:tokenizer=conv,seed=1".
         data: a folder of images or of parquet files, the name of a dataset, or a dict as in a matrix.
         size: side of the images in pixels, for folders; 256 unless given.
         features: the extractor, as in a matrix.
@@ -49,18 +54,22 @@ def score(
     Raises:
         UserError: naming what is wrong with the arguments, all at once where they make a matrix.
     """
+    check_jobs(jobs)
     several = [tokenizers] if isinstance(tokenizers, str | Path | Mapping) else list(tokenizers)
-    matrix = score_matrix(several, data, size, features, sample) | {"plugins": [str(p) for p in plugins]}
-    return run(
-        matrix,
-        output=output,
-        jobs=jobs,
-        device=device,
-        parts=parts,
-        offline=offline,
-        progress=progress,
-        overwrite=overwrite,
-    )
+    matrix = score_matrix(several, data, size, features, sample)
+    matrix["plugins"] += [str(path) for path in plugins]
+    with opened(matrix, device=device, parts=parts, offline=offline, fetch=True) as plan:
+        _refuse_unfit(plan)
+        out = Path(output or Path("results") / plan.matrix.name)
+        return run_opened(plan, out, jobs, device, progress, overwrite=overwrite)
+
+
+def _refuse_unfit(plan: OpenPlan) -> None:
+    """Raises ArgumentError if there is nothing to score, as no tokenizer fits the images."""
+    reasons = {cell.tokenizer: cell.skipped for cell in plan.cells if cell.tokenizer != "real"}
+    if all(reasons.values()):
+        lines = (f"{label}: {reason}" for label, reason in reasons.items())
+        raise ArgumentError("nothing can be scored: " + "; ".join(lines))
 
 
 def score_matrix(
@@ -73,14 +82,43 @@ def score_matrix(
     """The matrix that scores tokenizers as they are."""
     if not tokenizers:
         raise ArgumentError("no tokenizer is named")
-    rows = [tokenizer_row(one) for one in tokenizers]
+    rows, plugins = _rows(tokenizers)
     return {
         "name": "score",
         "dataset": dataset_row(data, size),
         "budget": {"tokenizer_steps": 0},
         "features": dict(features) if isinstance(features, Mapping) else features,
-        "tokenizers": dict(zip(tokenizer_labels(rows), rows, strict=True)),
+        "tokenizers": dict(
+            zip(tokenizer_labels([name for name, _ in rows]), (row for _, row in rows), strict=True)
+        ),
         "regularizers": {DRAWN: {"use": "kl"}} if sample else {MEAN: {"use": "none"}},
         "generators": {"none": {}},
         "evaluators": ["reconstruction", "latents", "linear_probe"],
+        "plugins": plugins,
     }
+
+
+def _rows(
+    tokenizers: Sequence[str | Path | Mapping[str, Any]],
+) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Rows of a matrix with their full names, and the plugins that they need."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    plugins: dict[str, None] = {}
+    for one in tokenizers:
+        if trained := trained_rows(one):
+            rows += trained.rows.items()
+            plugins |= dict.fromkeys(trained.plugins)
+        else:
+            row = tokenizer_row(one)
+            rows.append((full_name(row), row))
+    places = [_place(row) for _, row in rows]
+    for (name, _), place in zip(rows, places, strict=True):
+        if places.count(place) > 1:
+            raise ArgumentError(f"the tokenizer {name!r} is named twice")
+    return rows, [*plugins]
+
+
+def _place(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose folder has one name, however it is written."""
+    folder = user_path(row.get("path") or "")
+    return {**row, "path": folder.resolve()} if folder.is_dir() else row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,16 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..api import ImageSpec, LatentSpec, Noise, from_uint8
-from ..engine.open_plan import OpenPlan
 from ..leaderboard.numbers import plural
-from ..matrix.load import load_matrix
 from ..models.latents import IDENTITY, chunked, decode_all, draw
-from ..plan.make import make_plan
-from ..plan.plan import Cell
 from ..records.record import Record
 from ..report.places import LOCK
 from ..runtime.standard_settings import standard_settings
-from ..stages.trained_cell import TrainedCell
-from ..store import mirror
-from ..store.artifacts import Store, home
-from ..store.stage import Stage
 from ..store.user_paths import user_path
 from ..tools.export import Export, export_tokenizer
-from ..tools.find_tokenizer import FoundTokenizer
-from ..user_error import UserError
+from ..tools.find_tokenizer import FoundTokenizer, NotTrained, PlannedResults, matrices_of
+from ..tools.merge import LOCK as LOCKS
 from .results import Results
-
-
-class NotTrained(UserError, LookupError):
-    """Results without such a tokenizer, or whose artifacts are no longer there."""
 
 
 class TrainedTokenizer:
@@ -43,8 +30,9 @@ class TrainedTokenizer:
     training set, which is what generators see; others are as the regularizer draws them.
     """
 
-    def __init__(self, trained: TrainedCell, labels: dict[str, str], found: FoundTokenizer) -> None:
-        self._trained, self.labels, self._found = trained, labels, found
+    def __init__(self, found: FoundTokenizer) -> None:
+        self._trained, self._found = found.cell, found
+        self.labels = {**found.labels, "seed": f"seed {found.labels['seed']}"}
 
     @property
     def tokenizer(self) -> nn.Module:
@@ -169,19 +157,11 @@ def tokenizer(
     """
     wanted = {"dataset": dataset, "tokenizer": tokenizer, "regularizer": regularizer}
     record = _record(results, wanted, str(seed))
-    with _planned(results, record) as (plan, cell, store):
-        scores = plan.plan.stages[cell.scores[""]]
-        stages = {role: plan.plan.stages[scores.parents[role]] for role in ("tokenizer", "latents")}
-        found = store if store is not None else plan.store
-        inputs = {role: found.get(stage) for role, stage in stages.items()}
-        trained = TrainedCell(inputs, device)
-        labels = {axis: record.cell[axis] for axis in wanted} | {"seed": f"seed {seed}"}
-        folder = results.folders[0]
-        cell_labels = {axis: label for axis, label in record.cell.items() if axis != "generator"}
-        source = FoundTokenizer(folder, folder / LOCK, cell_labels, tuple(stages.values()), found)  # type: ignore[arg-type]
-        loaded = TrainedTokenizer(trained, labels, source)
+    with standard_settings(), registry.plugins_of_this_block():
+        found = _found(results, record, device).check()
+        loaded = TrainedTokenizer(found)
         loaded.tokenizer, loaded.regularizer, loaded.image  # noqa: B018  # while the plugins are known
-        return loaded
+    return loaded
 
 
 def _record(results: Results, wanted: dict[str, str | None], seed: str) -> Record:
@@ -204,47 +184,24 @@ def _record(results: Results, wanted: dict[str, str | None], seed: str) -> Recor
     raise NotTrained(f"no finished cell has {asked or 'a tokenizer'} and seed {seed}; there are {known}")
 
 
-@contextmanager
-def _planned(results: Results, record: Record) -> Iterator[tuple[OpenPlan, Cell, Store]]:
-    """The plan with a record's cell, and the store that has its tokenizer; plugins are known in the block."""
-    with registry.plugins_of_this_block():
-        if results._plan is not None:
-            for plugin in results._plan.matrix.plugins:
-                registry.load_plugin(plugin)
-            plans, stores = [results._plan], [results._plan.store]
-        else:
-            device = str(record.provenance.get("device", "cpu"))
-            plans = [_plan_of(folder, device) for folder in results.folders if (folder / LOCK).is_file()]
-            stores = [mirror.at(root, "") for root in _homes(results.folders)]
-        for plan in plans:
-            for cell in plan.plan.cells:
-                if cell.key != record.key:
-                    continue
-                needed = _stages(plan, cell)
-                for store in stores:
-                    if all(map(store.has, needed)):
-                        yield plan, cell, store
-                        return
-                where = ", ".join(str(store.root) for store in stores)
-                raise NotTrained(f"no trained weights in {where}: run again, or set $LATENTBENCH_HOME")
-        places = ", ".join(str(folder / LOCK) for folder in results.folders)
-        raise NotTrained(f"{places} isn't what made this record, with these versions: run it again")
+def _found(results: Results, record: Record, device: str) -> FoundTokenizer:
+    """The tokenizer of a record's cell; the plugins of its matrix are loaded."""
+    for planned in _planned(results, str(record.provenance.get("device", "cpu"))):
+        for cell in planned.plan.cells:
+            if cell.key == record.key:
+                return planned.find(cell, device)
+    places = ", ".join(str(folder / LOCK) for folder in results.folders)
+    raise NotTrained(f"{places} isn't what made this record, with these versions: run it again")
 
 
-def _stages(plan: OpenPlan, cell: Cell) -> list[Stage]:
-    parents = plan.plan.stages[cell.scores[""]].parents
-    return [plan.plan.stages[parents[role]] for role in ("tokenizer", "latents")]
-
-
-def _plan_of(folder: Path, device: str) -> OpenPlan:
-    """The plan of a results folder's matrix."""
-    matrix = load_matrix(folder / LOCK)
-    with standard_settings():
-        plan = make_plan(matrix, device=device)
-    return OpenPlan(matrix, plan, plan.cells, mirror.store(folder / LOCK))
-
-
-def _homes(folders: tuple[Path, ...]) -> list[Path]:
-    """The folders of artifacts that a run into one of these folders may have used."""
-    beside = [parent / ".bench" for folder in folders for parent in folder.resolve().parents]
-    return list(dict.fromkeys([home(Path("matrix.yaml")), *(place for place in beside if place.is_dir())]))
+def _planned(results: Results, made_on: str) -> Iterator[PlannedResults]:
+    """The plan of a run in this process, or those of the folders' matrices."""
+    if results._plan is None:
+        for folder in results.folders:
+            if any(folder.glob(LOCKS)):
+                yield from (matrix.planned() for matrix in matrices_of(folder, [made_on]))
+        return
+    opened, folder = results._plan, results.folders[0]
+    for plugin in opened.matrix.plugins:
+        registry.load_plugin(plugin)
+    yield PlannedResults(folder, folder / LOCK, opened.plan, [opened.store], opened.matrix.plugins)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from .. import registry
+from ..store.user_paths import user_path
 
 AXES = ("dataset", "tokenizer", "regularizer", "generator", "seed")
 
@@ -44,6 +46,16 @@ def parse_filter(text: str | None, what: str = "--filter") -> dict[str, list[str
             raise ValueError(registry.unknown(f"axis in {what}", axis, list(AXES)))
         accept.setdefault(axis, []).extend(patterns.split("|"))
     return accept
+
+
+def folder_and_filter(text: str) -> tuple[Path, str] | None:
+    """The folder and the filter of `FOLDER` or `FOLDER:AXIS=PATTERN,…`; None if there is no such folder.
+
+    A path may have colons, too.
+    """
+    ends = [len(text), *(i for i, sign in enumerate(text) if sign == ":")]
+    end = next((i for i in ends if text[:i] and user_path(text[:i]).is_dir()), None)
+    return None if end is None else (user_path(text[:end]), text[end + 1 :])
 
 
 def matches(text: str, patterns: Sequence[str]) -> bool:

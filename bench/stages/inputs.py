@@ -1,11 +1,11 @@
-"""The names under which a stage finds its parents' artifacts, and specs from plain data."""
+"""The names under which a stage finds its parents' artifacts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..api import LatentSpec, Split
+from ..api import Split
 from ..store.artifacts import Artifact
 
 Inputs = dict[str, Artifact]  # by role
@@ -26,14 +26,3 @@ def features_role(place: int, output: str) -> str:
 def stored_outputs(split: Split, outputs: Sequence[str]) -> list[str]:
     """The outputs that a features stage stores for a split; a `Subject` computes the others on demand."""
     return [name for name in outputs if (split, name) not in UNREAD]
-
-
-def spec_from(plain: Mapping[str, Any]) -> LatentSpec:
-    """A spec from an artifact's or a config's plain data."""
-    grid = plain["grid"]
-    return LatentSpec(plain["tokens"], plain["channels"], tuple(grid) if grid else None)
-
-
-def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that a regularizer's constructor asks for by name, from a config's plain data."""
-    return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}

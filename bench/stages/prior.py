@@ -8,16 +8,16 @@ from ..runtime.recompute import prepare
 from ..store.artifacts import Result
 from ..training.context import Context
 from ..training.generator import train_generator
-from .inputs import Config, Inputs, facts_from, spec_from
+from .inputs import Config, Inputs
 from .reference import regularizer_reference
 from .reference_samples import in_space_of, split_of
 
 
 def prior(config: Config, inputs: Inputs, context: Context) -> Result:
     """One of a regularizer's priors, trained on the reference without normalisation."""
-    spec = spec_from(config["spec"])
+    spec = build.spec_from(config["spec"])
     with seeded(config["seed"], "init", "prior", config["prior"]):
-        regularizer = build.regularizer(config["regularizer"], spec, facts_from(config["facts"]))
+        regularizer = build.regularizer(config["regularizer"], spec, build.facts_from(config["facts"]))
     target = split_of(in_space_of(regularizer, regularizer_reference(inputs, context)), "train")
     model = regularizer.priors()[config["prior"]]
     prepare(config, model)

@@ -10,7 +10,7 @@ from ..data.subset import Subset
 from ..models import build
 from ..store.artifacts import Result
 from ..training.context import Context
-from .inputs import SPLITS, Config, Inputs, spec_from
+from .inputs import SPLITS, Config, Inputs
 from .reference_samples import reference_samples
 from .trained_cell import TrainedCell
 
@@ -20,13 +20,13 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     dataset = Subset(build.dataset(config["dataset"]), config.get("images"))
     if "features" in inputs:
         features = inputs["features"]
-        spec, basis = spec_from(features.info["spec"]), {"features": features.info["protocol"]}
+        spec, basis = build.spec_from(features.info["spec"]), {"features": features.info["protocol"]}
         tokens_and_pooled = {
             split: [features.tensors[f"{output}/{split}"] for output in ("tokens", "pooled")]
             for split in SPLITS
         }
     elif "tokenizer" not in inputs:  # a reference that needs no image
-        spec, basis = spec_from(config["spec"]), {}
+        spec, basis = build.spec_from(config["spec"]), {}
         tokens_and_pooled = {split: [torch.zeros(0), torch.zeros(0)] for split in SPLITS}
     else:  # another tokenizer's latents
         cell = TrainedCell(inputs, context.device, scratch=context.scratch)

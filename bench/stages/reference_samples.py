@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from ..api import Reference, Regularizer, Split
+from ..models.build import spec_from
 from ..runtime.mapped import allocated
 from ..store.artifacts import Artifact
-from .inputs import SPLITS, spec_from
+from .inputs import SPLITS
 
 
 def reference_samples(artifact: Artifact, file: Path | None = None) -> Reference:

@@ -14,10 +14,11 @@ from ..api import Dataset, FeatureExtractor, Noise, Of, Reference, Regularizer, 
 from ..api import Subject as SubjectInterface
 from ..data.fixed_order import random_rows
 from ..data.subset import originals
+from ..models.build import facts_from
 from ..models.latents import CHUNK, chunk_decoder, chunked
 from ..runtime.prefetch import prefetch
 from ..store.artifacts import Artifact
-from .inputs import facts_from, features_role
+from .inputs import features_role
 from .reference_samples import in_space_of, reference_samples, split_of
 from .trained_cell import TrainedCell
 

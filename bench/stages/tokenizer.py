@@ -22,7 +22,7 @@ from ..training.context import Context
 from ..training.objective import Objective, TrainingBudget
 from ..training.one_step import reconstruction_step
 from ..training.tokenizer import train_tokenizer
-from .inputs import Config, Inputs, facts_from
+from .inputs import Config, Inputs
 from .reference import regularizer_reference
 from .reference_samples import in_space_of, split_of
 
@@ -34,7 +34,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     with seeded(seed, "init", "tokenizer"):
         model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
     with seeded(seed, "init", "regularizer"):
-        regularizer = build.regularizer(config["regularizer"], model.spec, facts_from(config["facts"]))
+        regularizer = build.regularizer(config["regularizer"], model.spec, build.facts_from(config["facts"]))
     with seeded(seed, "init", "discriminator"):
         adversary = losses.build_adversary(config["reconstruction"], dataset.image)
     if "weights" in config:

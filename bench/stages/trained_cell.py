@@ -14,7 +14,6 @@ from ..api import Dataset, Generator, Noise, Regularizer, Split, Tokenizer
 from ..models import build
 from ..models.latents import IDENTITY, Normalisation, draw
 from ..store.artifacts import Artifact
-from .inputs import facts_from
 
 
 class TrainedCell:
@@ -51,7 +50,7 @@ class TrainedCell:
 
     @cached_property
     def regularizer(self) -> Regularizer:
-        facts = facts_from(self.config["facts"])
+        facts = build.facts_from(self.config["facts"])
         regularizer = build.regularizer(self.config["regularizer"], self.tokenizer.spec, facts)
         regularizer.load_state_dict(self.inputs["tokenizer"].group("regularizer"))
         for prior in regularizer.priors().values():

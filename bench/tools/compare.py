@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..leaderboard.columns import SIDES, fits, shown
@@ -18,7 +17,7 @@ from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, on_shared_images
 from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
 from ..records.files import RecordError, read_records
-from ..records.labels import parse_filter, selects
+from ..records.labels import folder_and_filter, parse_filter, selects
 from ..records.record import Record, plain_json
 from ..statistics.observations import BoundSide, bound_of, mean
 from ..statistics.significance import Difference, difference, holm
@@ -121,18 +120,17 @@ class Gate:
 
 def side(text: str) -> Side:
     """Reads a side: `FOLDER` or `FOLDER:AXIS=PATTERN,…`, as in --filter."""
-    ends = [len(text), *(i for i, sign in enumerate(text) if sign == ":")]  # a path may have colons too
-    end = next((i for i in ends if Path(text[:i]).is_dir()), None)
-    if not text or end is None:
+    found = folder_and_filter(text)
+    if found is None:
         raise CompareError(f"no results folder {text!r}")
-    folder = Path(text[:end]) / "records"
+    folder, accept = found[0] / "records", found[1]
     try:
         records = read_records(folder)
     except RecordError as error:
         raise CompareError(f"{text}: {error}") from error
     if not records:
         raise CompareError(f"no records in {folder}")
-    return side_of(records, text[end + 1 :], text)
+    return side_of(records, accept, text)
 
 
 def side_of(records: Iterable[Record], filter: str, text: str) -> Side:

@@ -17,6 +17,7 @@ from ..api import FlowTokenizer, Tokenizer, Unfit
 from ..data.fixed_order import fixed_order
 from ..nn import released_weights
 from ..nn.autoencoder_kl import constant_log_variance, with_posterior
+from ..nn.model_folder import OWN_CLASS
 from ..stages.trained_cell import TrainedCell
 from ..store.disk import explain_disk_full, replace_bytes, replace_text
 from .find_tokenizer import FoundTokenizer
@@ -25,7 +26,7 @@ from .posterior import COMPARED, ExportError, Posterior, posterior_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OWN = Path(__file__).parent / "exported_tokenizer.py"  # is copied beside the config
-KNOWS_STATISTICS = ("AutoencoderKL", "LatentbenchTokenizer")  # classes with `latents_mean` and `latents_std`
+KNOWS_STATISTICS = ("AutoencoderKL", OWN_CLASS)  # classes with `latents_mean` and `latents_std`
 FORMAT = "0.42.1"  # the version of diffusers whose format is written
 LARGEST = 1e-3  # difference of pixels, which lie in [-1, 1], and of latents
 
@@ -133,9 +134,9 @@ def _as_own_class(
         raise ExportError(f"{name} is built from a dataset, which the folder's user doesn't have")
     image = dataset.image
     plain = {
-        "_class_name": "LatentbenchTokenizer",
+        "_class_name": OWN_CLASS,
         "_diffusers_version": FORMAT,
-        "auto_map": {"AutoModel": f"{OWN.stem}.LatentbenchTokenizer"},
+        "auto_map": {"AutoModel": f"{OWN.stem}.{OWN_CLASS}"},
         "part": name,
         "options": config["options"],
         "image": [image.channels, image.height, image.width],

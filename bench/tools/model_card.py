@@ -10,6 +10,7 @@ from ..leaderboard.columns import score_columns, value_text
 from ..leaderboard.details import compact, protocols, provenance
 from ..leaderboard.numbers import number, plural
 from ..leaderboard.rows import Value, tokenizer_rows, tokenizer_seed
+from ..nn.model_folder import OWN_CLASS
 from ..records.files import read_records
 from ..records.record import Record
 from ..report.markdown import escape
@@ -17,7 +18,7 @@ from ..report.markdown import escape
 if TYPE_CHECKING:
     from .find_tokenizer import FoundTokenizer
 
-OWN, KL = "LatentbenchTokenizer", "AutoencoderKL"  # classes whose latents are normal distributions
+KL = "AutoencoderKL"  # one of two classes whose latents are normal distributions
 MADE = ("matrix", "budget", "seeds", "date", "git_commit", "git_dirty", "latentbench", "packages", "machine")
 
 
@@ -58,12 +59,12 @@ def model_card(
 
 
 def _use(class_name: str) -> str:
-    trust = ", trust_remote_code=True" if class_name == OWN else ""
+    trust = ", trust_remote_code=True" if class_name == OWN_CLASS else ""
     load = (
         "```python\nimport torch\nfrom diffusers import AutoModel\n\n"
         f'tokenizer = AutoModel.from_pretrained("PATH_OF_THIS_FOLDER"{trust})\n'
     )
-    if class_name not in (OWN, KL):
+    if class_name not in (OWN_CLASS, KL):
         return f"{load}```\n\nIts methods are those of diffusers' {class_name}."
     return (
         f"{load}"

@@ -10,6 +10,8 @@ from typing import Any
 
 from .. import registry
 from ..matrix.parts import label_problem
+from ..models.trained_folder import STAGE
+from ..nn.model_folder import CONFIG, OWN_CLASS
 from ..store.user_paths import user_path
 from ..user_error import UserError
 
@@ -23,42 +25,42 @@ class MeaninglessName(UserError, ValueError):
 
 
 def tokenizer_row(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer's row: a folder in diffusers' format, an id OWNER/NAME[:SUBFOLDER], or a part's name.
+    """A tokenizer's row: a folder with a model, an id OWNER/NAME[:SUBFOLDER], or a part's name.
 
     Raises:
-        MeaninglessName: the folder has an exported tokenizer that cannot be one again.
+        MeaninglessName: a path of no folder.
     """
     if isinstance(given, Mapping):
         return dict(given)
     text, folder = str(given), user_path(given)
     if folder.is_dir():
-        _refuse_own_class(folder)
-        return {"use": "diffusers", "path": text}
+        return {"use": part_of(folder), "path": text}
+    if "/" in text and not HUB_ID.fullmatch(text):
+        raise MeaninglessName(f"there is no folder {text.partition(':')[0]}")
     if text in registry.names("tokenizers") or not HUB_ID.fullmatch(text):
         return {"use": text}
     path, _, subfolder = text.partition(":")
     return {"use": "diffusers", "path": path} | ({"subfolder": subfolder} if subfolder else {})
 
 
-def _refuse_own_class(folder: Path) -> None:
+def part_of(folder: Path) -> str:
+    """The part that takes a folder with a model: `trained` for what latentbench has trained."""
+    if (folder / STAGE).is_file():
+        return "trained"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError):
-        return  # what is wrong is said at the tokenizer's row
-    if isinstance(config, dict) and config.get("_class_name") == "LatentbenchTokenizer":
-        raise MeaninglessName(
-            f"{folder} was exported in a class of latentbench's own, whose weights alone don't say how its "
-            "latents are made: its numbers are in its README.md and in its results folder"
-        )
+        return "diffusers"  # says what is wrong with the folder
+    own = isinstance(config, dict) and config.get("_class_name") == OWN_CLASS
+    return "trained" if own else "diffusers"
 
 
-def tokenizer_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short labels that tell tokenizers' rows apart: the last parts of paths, as few as possible.
+def tokenizer_labels(full: Sequence[str]) -> list[str]:
+    """Short labels that tell rows apart: the last parts of their full names, as few as possible.
 
     Raises:
-        MeaninglessName: two rows are the same.
+        MeaninglessName: two names are the same.
     """
-    full = [_full_name(row) for row in rows]
     for count in range(1, 1 + max(len(name.split("/")) for name in full)):
         labels = [usable_label("-".join(name.split("/")[-count:])) for name in full]
         if len(set(labels)) == len(labels):
@@ -71,7 +73,8 @@ def tokenizer_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]  # they differ in unusable characters
 
 
-def _full_name(row: Mapping[str, Any]) -> str:
+def full_name(row: Mapping[str, Any]) -> str:
+    """What a tokenizer's row is made of: its folder or id, its weights, or the part."""
     parts = [str(row[key]) for key in ("path", "subfolder", "weights") if row.get(key)]
     return "/".join(parts).rstrip("/") or str(row.get("use"))
 

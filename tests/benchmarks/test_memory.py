@@ -20,7 +20,7 @@ from latentbench.bench import registry
 OFF = 1.5  # times, in either direction
 FLOOR = 20e6  # bytes
 MOST = 6e9  # bytes that no case may take
-OTHERS_NETWORKS = {"diffusers", "cached"}  # tokenizers of whatever network lies in a folder
+OTHERS_NETWORKS = {"diffusers", "cached", "trained"}  # tokenizers of whatever network lies in a folder
 # Rows that no plan here predicts, and why.
 UNPREDICTED = {
     "regularizer mmd": "(a heap's gaps take up to 0.95 of its small tensors; the plan counts 0.35)",

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 from helpers.diffusers_models import tiny_folder
 from helpers.latent_folders import DECODER, moments_folder
+from helpers.trained_folders import exported_folder
 
 from latentbench.bench.api import Unfit
 from latentbench.bench.contracts import (
@@ -36,6 +37,8 @@ def with_files(kind, name):
         options = {"path": tiny_folder()}
     elif (kind, name) == ("tokenizers", "cached"):
         options = {"latents": moments_folder(8), "decoder": DECODER}
+    elif (kind, name) == ("tokenizers", "trained"):
+        options = {"path": exported_folder()}
     return Part(kind, name, options)
 
 

@@ -6,7 +6,7 @@ import pytest
 from helpers.run import TINY, bench_inline
 
 from latentbench.bench import registry
-from latentbench.bench.plan.source_files import source_files, source_hash
+from latentbench.bench.store.source_files import source_files, source_hash
 
 SCALED = '''
 """A linear tokenizer whose decoder is scaled by a number from a file."""

@@ -8,6 +8,7 @@ from latentbench.bench.matrix.parts import label_problem
 from latentbench.bench.tools.named_rows import (
     MeaninglessName,
     dataset_row,
+    full_name,
     tokenizer_labels,
     tokenizer_row,
     usable_label,
@@ -28,11 +29,12 @@ def test_a_folder_comes_before_an_id_and_an_id_before_an_unknown_part(here):
     assert tokenizer_row("vit") == {"use": "vit"} and tokenizer_row("vti") == {"use": "vti"}
 
 
-def test_an_exported_tokenizer_of_a_class_of_its_own_is_refused_with_what_to_read_instead(here):
+def test_an_exported_tokenizer_of_our_own_class_is_taken_by_the_part_for_it(here):
     (here / "own").mkdir()
     (here / "own/config.json").write_text(json.dumps({"_class_name": "LatentbenchTokenizer"}))
-    with pytest.raises(MeaninglessName, match="its numbers are in its README.md"):
-        tokenizer_row("own")
+    assert tokenizer_row("own") == {"use": "trained", "path": "own"}
+    with pytest.raises(MeaninglessName, match=r"no folder \./gone"):
+        tokenizer_row("./gone")
 
 
 def test_data_are_folders_of_images_or_parquet_one_parquet_file_or_names(here):
@@ -49,7 +51,7 @@ def test_data_are_folders_of_images_or_parquet_one_parquet_file_or_names(here):
 
 
 def test_labels_are_the_last_parts_of_paths_that_tell_rows_apart(here):
-    rows = [{"use": "diffusers", "path": f"{name}/vae"} for name in ("a/sd", "b/sd")]
+    rows = [full_name({"use": "diffusers", "path": f"{name}/vae"}) for name in ("a/sd", "b/sd")]
     assert tokenizer_labels(rows[:1]) == ["vae"]
     assert tokenizer_labels(rows) == ["a-sd-vae", "b-sd-vae"]
     with pytest.raises(MeaninglessName, match="named twice"):
@@ -62,7 +64,7 @@ def test_labels_are_the_last_parts_of_paths_that_tell_rows_apart(here):
 )
 def test_a_folder_of_any_name_has_a_label_that_a_matrix_takes(name):
     assert label_problem(usable_label(name)) is None
-    rows = [{"use": "diffusers", "path": text} for text in (name, name + "\n")]
+    rows = [full_name({"use": "diffusers", "path": text}) for text in (name, name + "\n")]
     labels = tokenizer_labels(rows)
     assert len(set(labels)) == 2 and not any(map(label_problem, labels))
 

@@ -7,6 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 from helpers.diffusers_models import tiny_folder
 from helpers.latent_folders import DECODER, moments_folder
+from helpers.trained_folders import exported_folder
 
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
 from latentbench.bench.models.flops import parameters
@@ -114,6 +115,8 @@ def test_so_does_every_tokenizer(name, tmp_path):
             facts["path"] = tiny_folder()
         if name == "cached":
             facts |= {"latents": moments_folder(16), "decoder": DECODER}
+        if name == "trained":
+            facts["path"] = exported_folder()
         tokenizer = built("tokenizers", name, **facts)
         regularizer = create("regularizers", "none", spec=tokenizer.spec)
         losses[precision] = trained(tmp_path / precision, precision, tokenizer, regularizer, dataset)
