@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import torch
 from helpers.fabricated_finding import EVIL, finding
 from helpers.fabricated_records import records
 from matplotlib.figure import Figure
+from PIL import Image
 
 from latentbench.bench.records.record import Record
 from latentbench.bench.report import image_grids
@@ -197,6 +199,13 @@ def test_nothing_finished_is_still_a_page():
     assert "it can't" in section(Document(text), "failed")["text"]
 
 
+def decoded(image):
+    """The bytes of an <img> of the page, which is WebP."""
+    kind, _, data = image["src"].partition(";base64,")
+    assert kind == "data:image/webp"
+    return base64.b64decode(data)
+
+
 def test_pictures_are_found_by_their_cells_and_embedded_whole(tmp_path):
     found = records(regularizers=("kl[weight=0.01]", "repa"), generators=("mar",), seeds=("0",))
     pixels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
@@ -221,8 +230,8 @@ def test_pictures_are_found_by_their_cells_and_embedded_whole(tmp_path):
     assert len(images) == 3 * 2 + 1
     assert {n["text"] for n in document.all("h3")} >= {"Samples", "Reconstructions", "worst cases", "curve"}
     sample = image_grids.picture_name(found[1].cell, "@1.5")
-    data = base64.b64encode((tmp_path / "samples" / image_grids.file_name(sample)).read_bytes()).decode()
-    assert f"data:image/png;base64,{data}" in {n["src"] for n in images}
+    with Image.open(tmp_path / "samples" / image_grids.file_name(sample)) as stored:
+        assert stored.tobytes() in {Image.open(io.BytesIO(decoded(n))).tobytes() for n in images}
     assert {(n["width"], n["height"]) for n in images} >= {("7", "5")}
 
 
