@@ -8,6 +8,7 @@ from typing import Any
 
 from ..metrics.names import defines
 from ..records.labels import matches, natural
+from .baselines import baselines
 from .numbers import number, spread
 from .rows import Column, Row, Value
 
@@ -75,11 +76,16 @@ def deciding_columns(columns: Sequence[Column]) -> list[Column]:
 
 
 def in_table_order(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
-    """The real row, then rows by generator and the first of the scores that they have, best first."""
+    """The real row, then rows by generator and the first of the scores that they have, best first.
+
+    Generators that were trained come before those that are fitted in closed form.
+    """
+    rows = list(rows)
+    last = baselines(rows)
 
     def position(row: Row) -> tuple[Any, ...]:
         labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
-        head = (row.dataset, not row.real, natural(row.generator))
+        head = (row.dataset, not row.real, row.generator in last, natural(row.generator))
         for i, column in enumerate(scores):
             if row.mean(column) is not None:
                 return *head, i, column.best_first(row.values[column]), *labels
