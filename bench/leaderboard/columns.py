@@ -23,7 +23,12 @@ ORDER = {
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table
 TAUGHT = "†"  # at a number by a network that taught its row
-WIDEST = 10  # metrics in a Markdown table; the CSV has all
+WIDEST = 10  # metrics that tables for comparisons show; the CSV has all
+FEW = 5  # metrics of a report's tables before a reader asks for all
+FIRST = {  # metrics that a reader decides by; others fill up a table
+    "generator": "gfid gfd precision recall label_agreement class_accuracy".split(),
+    "tokenizer": "psnr lpips rfid rfd".split(),
+}
 SIDES = {"": "", "above": "> ", "below": "< "}
 
 
@@ -62,6 +67,15 @@ def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column]
     minor |= {c.name for c in columns if set(extractors_of([c])) & set(extractors[1:])}
     chosen = [name for name in names if name not in minor][:most]
     return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]
+
+
+def deciding_few(columns: Sequence[Column], most: int = FEW) -> tuple[list[Column], list[str]]:
+    """The columns of the few metrics that a reader decides by, and the names of all other metrics."""
+    names = {column.name: column for column in leading(columns)[0]}
+    wanted = [name for name, column in names.items() if column.base.lower() in FIRST[column.scope]]
+    chosen = [*wanted, *(name for name in names if name not in wanted)][:most]
+    others = dict.fromkeys(column.name for column in columns if column.name not in chosen)
+    return [column for column in columns if column.name in chosen], list(others)
 
 
 def fits(name: str, patterns: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.latex import latex
 from latentbench.bench.report.markdown import markdown
 from latentbench.bench.report.page import page
-from latentbench.bench.report.page.verdict import verdicts
+from latentbench.bench.report.verdict import verdicts
 from latentbench.bench.report.summary import terminal_summary
 from latentbench.bench.stages.scores import entry
 

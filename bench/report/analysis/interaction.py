@@ -204,7 +204,8 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
 
     labels = sorted({label for label, _ in relative}, key=overall)
     figure, (ax,) = style.panels(1, 0.4 + 0.28 * len(labels))
-    figure.set_figwidth(min(style.WIDTH, 2 + 1.1 * len(generators)))
+    longest = max(map(len, labels))
+    figure.set_figwidth(min(style.WIDTH, 0.5 + 0.07 * longest + 0.85 * len(generators)))
     worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # a collapsed row shall not pale all
     for (label, generator), times in relative.items():
         x, y = generators.index(generator), labels.index(label)
@@ -222,6 +223,8 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    note = f"{board.quality} over the generator's best  ·  ≈ may be the best too"
+    note = f"{board.quality} divided by the lowest of its column: 1.00 is the best"
+    if any(rank.tied and rank.basis == "seeds" for by_label in ranks.values() for rank in by_label.values()):
+        note += "\n≈: seeds can't separate it from the best"
     ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=style.SMALL, color=style.INK)
     return figure

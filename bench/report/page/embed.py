@@ -107,7 +107,9 @@ def svg(figure: Figure, unique: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", text)
     for colour, of_page in INK.items():
         text = text.replace(colour, of_page)
-    return GEOMETRY.sub(lambda part: LONG.sub(_two_decimals, part[0]), text)
+    text = GEOMETRY.sub(lambda part: LONG.sub(_two_decimals, part[0]), text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's style sheet has its own
+    return re.sub(r"\s*\n\s*", " ", text)
 
 
 def _two_decimals(coordinate: re.Match[str]) -> str:

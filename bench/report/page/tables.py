@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...leaderboard import published as papers
 from ...leaderboard.collapse import collapse, marked
-from ...leaderboard.columns import WIDEST, cells, headers, value_text
+from ...leaderboard.columns import cells, headers, value_text
 from ...leaderboard.cost_table import cost_table
 from ...leaderboard.details import unfinished
 from ...leaderboard.notes import notes
@@ -44,7 +44,7 @@ class Head:
     arrow: str = ""
     protocol: str = ""  # the id, a link to its description
     numeric: bool = True
-    more: bool = False  # whether the column is hidden until all metrics are asked for
+    more: bool = False  # whether the column is hidden until all columns are asked for
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
     board = board.scored
     if not board.columns:
         return None
-    few, _ = board.shown(WIDEST)
+    few, _ = board.few
     columns = [*few, *(column for column in board.columns if column not in few)]
     standings = board.standings(columns)
     places = _places(standings.rankings)
@@ -282,12 +282,20 @@ def plain(table: pd.DataFrame) -> HtmlTable:
 
 
 def published(results: Results) -> HtmlTable:
-    """The papers' numbers beside ours; those with a counterpart come first."""
+    """The papers' numbers beside ours; without rows unless some number can be compared.
+
+    Those that can be compared come first, and those that aren't measured here are left out.
+    """
     table = papers.table(results)
     names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
-    order = sorted(range(len(table)), key=lambda i: (not table["comparable"][i], not table["ours"][i]))
+    places = [i for i in range(len(table)) if "ours" in table and table["ours"][i]]
+    if not any(table["comparable"][i] for i in places):
+        places = []
     rest = [name for name in table.columns if name not in names]
-    html = plain(table[[*names, *rest]].iloc[order].reset_index(drop=True))
+    order = sorted(places, key=lambda i: not table["comparable"][i])
+    html = plain(
+        table[[name for name in (*names, *rest) if name in table]].iloc[order].reset_index(drop=True)
+    )
     return replace(html, heads=[replace(head, more=head.text in rest) for head in html.heads])
 
 
