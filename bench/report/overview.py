@@ -153,7 +153,9 @@ def unfinished_lines(records: Iterable[Record]) -> list[str]:
     groups: dict[tuple[str, str], list[Unfinished]] = {}
     for one in unfinished(records):
         name = dict(zip(LABELS, one.labels, strict=True))["regularizer"]
-        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", one.reason) if name else one.reason
+        reason = (
+            re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the regularizer", one.reason) if name else one.reason
+        )
         groups.setdefault((one.status, reason), []).append(one)
     lines = []
     for (status, reason), of_group in groups.items():

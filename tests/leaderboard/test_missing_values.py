@@ -14,8 +14,8 @@ from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.latex import latex
 from latentbench.bench.report.markdown import markdown
 from latentbench.bench.report.page import page
-from latentbench.bench.report.verdict import verdicts
 from latentbench.bench.report.summary import terminal_summary
+from latentbench.bench.report.verdict import verdicts
 from latentbench.bench.stages.scores import entry
 
 NOISE = {"noise": [0.0, 0.1, 0.5], "fall_dB": 3.0}

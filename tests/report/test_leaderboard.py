@@ -89,7 +89,7 @@ def test_one_seed_has_no_spread():
     row = reread([record(PSNR=30.5)]).iloc[0]
     assert row["PSNR"] == 30.5 and math.isnan(row["PSNR_std"]) and row["PSNR_n"] == 1
     text = markdown([record(PSNR=30.5), record(PSNR=31.5, generator="x")], "t")
-    assert text.count("1 seed: no spread") == 1 and "±" not in text
+    assert text.count("There is one seed, so no spread is known") == 1 and "±" not in text
 
 
 def test_what_no_seed_changes_has_no_spread():
@@ -393,7 +393,7 @@ def test_ranks_of_one_seed_say_what_they_rest_on_and_nothing_is_bold():
 
     text = markdown([record(r, **{"gFD[net]@1.0": entry(v)}) for r, v in (("a", 5.0), ("b", 90.0))], "t")
     assert column(text, "Generation", "rank") == {"a": "1", "b": "2"}
-    assert "sampling noise only; training variance unknown" in text and "**" not in text
+    assert "sampling noise only. The training variance is unknown" in text and "**" not in text
 
 
 def test_generators_and_protocols_are_ranked_apart():

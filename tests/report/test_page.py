@@ -117,13 +117,13 @@ def test_the_script_is_the_only_one_that_the_policy_lets_run(text):
 def test_one_seed_names_no_winner():
     document = Document(page.html(records(seeds=("0",)), [], "made up"))
     verdict = section(document, "verdict")["text"]
-    assert verdict.count("One seed: no winner can be named") == 3
+    assert verdict.count("There is one seed, so no winner can be named") == 3
     assert not [n for n in document.tags if "best" in (n.get("class") or "").split()]
     assert not document.all("tr", **{"class": "level-sure"})
     assert "80 % power" not in verdict and "95 %" not in verdict and "of 5" not in verdict
     assert verdict.count("sampling noise only:") == 3 and "chosen on these samples" in verdict
     for id in ("generation", "tokenizers"):
-        assert "sampling noise only; training variance unknown" in section(document, id)["text"]
+        assert "sampling noise only. The training variance is unknown" in section(document, id)["text"]
         assert "bold" not in section(document, id)["text"]
 
 

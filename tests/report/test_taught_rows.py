@@ -23,7 +23,7 @@ from latentbench.bench.report.page import page
 from latentbench.bench.report.summary import terminal_summary
 
 WEIGHTS = DISTANCE["weights_sha256"]
-NOTE = "† by a network that taught the row (net), which favours it."
+NOTE = "† marks a number by a network that also taught the row (net), which favours the row."
 
 
 def taught(found, regularizer="repa", by=None):
@@ -148,7 +148,8 @@ def prior(prior_values, gaussian_values, spread=0.1):
 
 def test_a_prior_that_a_gaussian_beats_is_named():
     text = (
-        "Priors farther from their reference than one Gaussian: vit dmvae (prior_FD 12.40, Gaussian 6.700)."
+        "These priors are farther from their reference than one fitted Gaussian is: vit dmvae "
+        "(prior_FD 12.40, Gaussian 6.700)."
     )
     assert prior_note(prior([12.4], [6.7])) == text
     assert prior_note(prior([12.3, 12.4, 12.5], [6.8, 6.7, 6.6])) == text

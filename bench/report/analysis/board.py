@@ -214,4 +214,8 @@ def in_words(parts: Sequence[str], most: int = 4) -> str:
 
 def caution(seeds: int) -> str:
     """The warning that an answer from one seed ends with."""
-    return "" if seeds > 1 else " One seed: training variance is unknown, so none of this is a finding yet."
+    return (
+        ""
+        if seeds > 1
+        else " One seed leaves the training variance unknown, so none of this is a finding yet."
+    )

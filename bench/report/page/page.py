@@ -20,7 +20,7 @@ from ...records.labels import AXES, natural
 from ...records.record import Record
 from ...store.disk import replace_text
 from ..analysis import style
-from ..analysis.findings import Finding
+from ..analysis.findings import Finding, leading_figure
 from ..csv import csv as as_csv
 from ..dataframe import frame
 from ..overview import overview
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 FOLDER = Path(__file__).parent
-LEADING = ("interaction", "pareto", "gaps")  # findings whose figure is shown first, best first
-MOST_ROWS = 14  # regularizers of the interaction, beyond which its figure is too tall to lead
 STRIPS = 3  # of samples on the first screen
 DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "6 3 1.5 3"}  # matplotlib's names -> SVG's
 
@@ -140,18 +138,6 @@ def _template() -> Template:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html")
-
-
-def leading_figure(findings: Sequence[Finding]) -> int | None:
-    """The index of the finding whose figure answers the page's question best; None without a figure."""
-
-    def merit(index: int) -> tuple[int, int]:
-        name = findings[index].name.rpartition("--")[2]
-        crowded = name == "interaction" and len(findings[index].table) > MOST_ROWS
-        return LEADING.index(name) if name in LEADING and not crowded else len(LEADING), index
-
-    drawn = [i for i, finding in enumerate(findings) if finding.figure is not None]
-    return min(drawn, key=merit, default=None)
 
 
 def _part(dataset: str, results: Results, folders: Sequence[Path], found: list[Verdict]) -> Part:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASES = {  # of ranks that don't include the variance between tokenizers
-    "generator seeds": "over one tokenizer's generators alone",
-    "resamples": "over one seed's images alone",
-    "none": "of one number: its error is unknown",
+    "generator seeds": "The rank rests on the generators of one tokenizer alone.",
+    "resamples": "The rank rests on the images of one seed alone.",
+    "none": "The row has one number, so its error is unknown.",
 }
 BETTER = {"higher": "Higher is better.", "lower": "Lower is better."}
 LINKED = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
@@ -88,7 +88,10 @@ class Place(NamedTuple):
 
 
 def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
-    """All rows that have a score of the board's scope, with all of its metrics, and a note more."""
+    """All rows that have a score of the board's scope, with all of its metrics, and a note more.
+
+    The few metrics that decide come first and have short names, if one network judges by all of them.
+    """
     board = board.scored
     if not board.columns:
         return None
@@ -101,8 +104,15 @@ def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
     if standings.rank_header:
         heads.append(Head(standings.rank_header, standings.note))
     seeds = {(row.seeds_done, row.seeds) for row in board.rows if not row.real}
-    heads.append(Head("seeds", "Seeds that finished, which numbers are means over.", more=len(seeds) < 2))
-    for column, text in zip(columns, headers(columns), strict=True):
+    heads.append(
+        Head(
+            "seeds",
+            "The number of seeds that finished; every number is a mean over them.",
+            more=len(seeds) < 2,
+        )
+    )
+    rest = columns[len(few) :]
+    for column, text in zip(columns, [*headers(few), *headers(rest)], strict=True):
         name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
         heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
     lines = []
@@ -162,16 +172,16 @@ def _heats(keys: list[float]) -> list[float]:
 def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
     if value is None:
         return TableCell(text)
-    tip = [f"{text} over {plural(value.n, 'seed')}"]
+    tip = [f"{text} over {plural(value.n, 'seed')}."]
     if value.interval:
         error = " (sampling noise only)" if value.n == 1 else ""
-        tip.append(f"95 % interval{error} {number(value.interval[0])} to {number(value.interval[1])}")
+        tip.append(f"95 % interval{error}: {number(value.interval[0])} to {number(value.interval[1])}.")
     if not place:
         return TableCell(text, value.mean, "\n".join(tip))
     low, high = place.rank.low, place.rank.high
-    tip.append(f"rank {low} of {place.of}" if low == high else f"rank {low} to {high} of {place.of}")
+    tip.append(f"Rank {low} of {place.of}." if low == high else f"Rank {low} to {high} of {place.of}.")
     if place.mark == "tied":
-        tip.append("may be the best")
+        tip.append("It may be the best.")
     if place.rank.basis in BASES:
         tip.append(BASES[place.rank.basis])
     return TableCell(text, value.mean, "\n".join(tip), place.heat, place.mark)
