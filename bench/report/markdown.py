@@ -73,7 +73,7 @@ def _first_lines(first: Overview) -> list[str]:
     command = f"`{first.command}`" if first.command else ""
     commit = f"commit {first.commit}" if first.commit else ""
     made = " · ".join(filter(None, [escape(first.date), escape(commit), command]))
-    parts = [made, escape(first.trained), f"**{escape(first.answer)}**", _answers(first)]
+    parts = [made, escape(first.trained), f"> {escape(first.answer)}", _answers(first)]
     return [part for part in parts if part]
 
 
@@ -99,7 +99,8 @@ def _answers(first: Overview) -> str:
         line += [escape(verdict.reconstruction.get(name, "")) for name in rebuilt]
         lines.append([*line, *([verdict.rank] if "rank" in names else []), escape(verdict.sure)])
     table = _table([*names, "how sure"], lines, len(header), last=True)
-    return f"## Which regularizer is best?\n\n{table}"
+    said = dict.fromkeys(filter(None, (verdict.taught for verdict in found)))
+    return "\n\n".join(["## Which regularizer is best?", table, *map(escape, said)])
 
 
 def _leading(findings: Sequence[Finding]) -> list[str]:

@@ -180,7 +180,7 @@ def _certainty(rows: list[Row], ranking: Ranking | None, several: bool) -> tuple
     seeds = min(row.values[ranking.column].n for row in known)
     if ranking.basis != "seeds":
         few = "one seed" if seeds == 1 else "one seed of the tokenizer"
-        text = f"There is {few}, so no winner can be named: the order holds for this run alone."
+        text = f"There is {few}, so no winner can be named."
         return [], text, "unknown"
     tied = [row for row, mark in zip(ranking.rows, ranking.marks, strict=True) if mark == "tied"]
     ties = [_name(row, several) for row in tied if row is not ranking.rows[ranking.best]]

@@ -206,7 +206,7 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     labels = sorted({label for label, _ in relative}, key=overall)
     figure, (ax,) = style.panels(1, 0.4 + 0.28 * len(labels))
     longest = max(map(len, labels))
-    figure.set_figwidth(min(style.WIDTH, 0.5 + 0.07 * longest + 0.85 * len(generators)))
+    figure.set_figwidth(min(style.WIDTH, max(3.0, 0.5 + 0.07 * longest + 0.85 * len(generators))))
     worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # a collapsed row shall not pale all
     for (label, generator), times in relative.items():
         x, y = generators.index(generator), labels.index(label)
@@ -224,8 +224,9 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    note = f"{board.quality} divided by the lowest of its column: 1.00 is the best"
+    note = f"{board.quality} divided by the lowest of its column"
     if any(rank.tied and rank.basis == "seeds" for by_label in ranks.values() for rank in by_label.values()):
-        note += "\n≈: seeds can't separate it from the best"
-    ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=style.SMALL, color=style.INK)
+        note += "\n≈: seeds cannot separate it from 1.00, the best"
+    ink = {"fontsize": style.SMALL, "color": style.INK}
+    ax.text(1, -0.02, note, transform=ax.transAxes, ha="right", va="top", **ink)
     return figure

@@ -105,8 +105,8 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         f"The table has Kendall's τ-b between the rows' means by {', '.join(map(column_text, columns))}, of "
         "the same images at the guidance that the first judge chooses; also of each seed that all rows have. "
         "Two rows are separated where their difference is significant as in the leaderboard (paired, of "
-        "logarithms, 5 %, Holm's correction over a judge's pairs). The leaderboard marks judges that taught a "
-        "row.",
+        "logarithms, 5 %, Holm's correction over a judge's pairs). The leaderboard marks judges that taught "
+        "a row.",
         table_of(_line(contest) for contest in contests),
         _figure(contests),
     )

@@ -83,7 +83,7 @@ function sorter(column, sign) {
   return (a, b) => {
     const [x, y] = [a, b].map((row) => row.cells[column]);
     const blank = (!x.textContent.trim()) - (!y.textContent.trim()); // always last
-    const [v, w] = [x, y].map((cell) => cell.dataset.key === undefined ? NaN : Number(cell.dataset.key));
+    const [v, w] = [x, y].map((cell) => Number(cell.dataset.key ?? (cell.textContent.trim() || NaN)));
     const known = Number.isNaN(v) - Number.isNaN(w); // numbers before notes
     return blank || known || sign * (Number.isNaN(v) ? compareText(x.textContent, y.textContent) : v - w);
   };

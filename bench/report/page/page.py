@@ -6,9 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...leaderboard import published as papers
 from ...leaderboard.columns import columns_of
@@ -30,11 +28,8 @@ from .curves import HEIGHT, WIDTH, Panel, panels
 from .embed import Picture
 from .strips import Strip
 from .tables import HtmlTable
+from .templates import FOLDER, STYLE, template
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-FOLDER = Path(__file__).parent
 STRIPS = 3  # of samples on the first screen
 DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "6 3 1.5 3"}  # matplotlib's names -> SVG's
 
@@ -96,9 +91,9 @@ def html(
     leading = leading_figure(findings)
     trained = [record for record in results.records if not record.real]
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
-    return _template().render(
+    return template("page.html").render(
         title=title,
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=STYLE,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         first=first,
@@ -127,17 +122,6 @@ def html(
         csv=_address(as_csv(frame(results))),
         csv_of=lambda finding: _address(as_csv(finding.table)),
     )
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(FOLDER)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html")
 
 
 def _part(dataset: str, results: Results, folders: Sequence[Path], found: list[Verdict]) -> Part:

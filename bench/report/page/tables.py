@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +58,14 @@ class TableCell:
     heat: float | None = None
     mark: str = ""  # "best": separable from all others of its group; "tied": may be the best
     link: str = ""
+
+    @property
+    def sort(self) -> str | None:
+        """The key as the page has it; None where the text is a number that sorts as well."""
+        plain = self.mark != "tied" and re.fullmatch(r"-?\d+(\.\d+)?", self.text)  # a tie has a sign, too
+        if self.key is None or plain:
+            return None
+        return f"{self.key:.6g}"
 
 
 @dataclass(frozen=True)
