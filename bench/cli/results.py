@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 def report(
     folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
     output: OutOption = None,
+    index: Annotated[
+        bool,
+        typer.Option("--index", help="Write DIR/index.html alone: a card for each results folder below DIR."),
+    ] = False,
 ) -> None:
     """Rebuild tables, analyses and the page from records. Nothing is trained."""
+    if index:
+        _write_index(folders, output)
+        return
     from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
@@ -34,6 +41,15 @@ def report(
         print_error_line(f"note: the report that was in {out} is replaced")
     for file in written:
         print(file)
+
+
+def _write_index(folders: list[Path], output: Path | None) -> None:
+    from ..report.page.index import write_index
+
+    if len(folders) > 1 or output is not None:
+        raise UsageError("--index takes one folder, in which index.html is written, and no -o")
+    with as_usage_errors(OSError):
+        print(write_index(folders[0]))
 
 
 def merge(

@@ -49,7 +49,8 @@ def collapse_note(rows: Iterable[Row]) -> str:
         if reason := collapse(row):
             name = f"{row.tokenizer} {row.regularizer}" if several else row.regularizer
             reasons[f"{name} ({reason})"] = None
-    return f"{MARK} Latents that have collapsed or left their scale: {'; '.join(reasons)}." if reasons else ""
+    text = f"{MARK} marks rows whose latents have collapsed or left their scale"
+    return f"{text}: {'; '.join(reasons)}." if reasons else ""
 
 
 def _by_seed(row: Row, base: str) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..metrics.names import defines
 from ..records.labels import matches, natural
+from .baselines import baselines
 from .numbers import number, spread
 from .rows import Column, Row, Value
 
@@ -22,7 +23,12 @@ ORDER = {
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table
 TAUGHT = "†"  # at a number by a network that taught its row
-WIDEST = 10  # metrics in a Markdown table; the CSV has all
+WIDEST = 10  # metrics that tables for comparisons show; the CSV has all
+FEW = 5  # metrics of a report's tables before a reader asks for all
+FIRST = {  # metrics that a reader decides by; others fill up a table
+    "generator": "gfid gfd precision recall label_agreement class_accuracy".split(),
+    "tokenizer": "psnr lpips rfid rfd".split(),
+}
 SIDES = {"": "", "above": "> ", "below": "< "}
 
 
@@ -63,6 +69,15 @@ def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column]
     return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]
 
 
+def deciding_few(columns: Sequence[Column], most: int = FEW) -> tuple[list[Column], list[str]]:
+    """The columns of the few metrics that a reader decides by, and the names of all other metrics."""
+    names = {column.name: column for column in leading(columns)[0]}
+    wanted = [name for name, column in names.items() if column.base.lower() in FIRST[column.scope]]
+    chosen = [*wanted, *(name for name in names if name not in wanted)][:most]
+    others = dict.fromkeys(column.name for column in columns if column.name not in chosen)
+    return [column for column in columns if column.name in chosen], list(others)
+
+
 def fits(name: str, patterns: Sequence[str]) -> bool:
     """Whether a metric's full name fits, or the name without the extractor: gFD is not gFD@360."""
     return matches(name, patterns) or matches(re.sub(r"\[.*\]", "", name), patterns)
@@ -75,11 +90,16 @@ def deciding_columns(columns: Sequence[Column]) -> list[Column]:
 
 
 def in_table_order(rows: Iterable[Row], scores: Sequence[Column]) -> list[Row]:
-    """The real row, then rows by generator and the first of the scores that they have, best first."""
+    """The real row, then rows by generator and the first of the scores that they have, best first.
+
+    Generators that were trained come before those that are fitted in closed form.
+    """
+    rows = list(rows)
+    last = baselines(rows)
 
     def position(row: Row) -> tuple[Any, ...]:
         labels = [natural(label) for label in (row.regularizer, row.tokenizer)]
-        head = (row.dataset, not row.real, natural(row.generator))
+        head = (row.dataset, not row.real, row.generator in last, natural(row.generator))
         for i, column in enumerate(scores):
             if row.mean(column) is not None:
                 return *head, i, column.best_first(row.values[column]), *labels

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..records.labels import natural
+from .baselines import baselines
 from .columns import COSTS
 from .rows import Row, first_seen
 
@@ -22,9 +23,9 @@ COST_COLUMNS = {  # header -> the costs that a column is the sum of
     "peak MiB": ("peak_mib",),
 }
 COST_ABOUT = (
-    "Parameters in millions, of the regularizer with its priors and critics; operations of training on one "
-    "image (the regularizer's included) and on one latent; seconds of training and of sampling; peak memory "
-    "of the largest stage. Means over the seeds that finished."
+    "Parameters are in millions; the regularizer's include its priors and critics. Operations are of "
+    "training on one image, with the regularizer, and on one latent. Seconds are of training and of "
+    "sampling, and the peak memory is that of the largest stage. All are means over the seeds that finished."
 )
 
 
@@ -37,8 +38,10 @@ class CostTable(NamedTuple):
 
 
 def cost_table(rows: Iterable[Row]) -> CostTable:
-    """The costs of all rows but the real one."""
-    rows = sorted((row for row in rows if not row.real), key=lambda row: natural(row.generator))
+    """The costs of all rows but the real one, with baselines last."""
+    rows = [row for row in rows if not row.real]
+    last = baselines(rows)
+    rows.sort(key=lambda row: (row.generator in last, natural(row.generator)))
     costs = [row_costs(row) for row in rows]
     sums = {header: [_sum(of_row, names) for of_row in costs] for header, names in COST_COLUMNS.items()}
     used = {header: values for header, values in sums.items() if any(value is not None for value in values)}

@@ -48,7 +48,9 @@ def _missing(record: Record) -> dict[tuple[tuple[str, ...], str], list[str]]:
 def spread_note(rows: Iterable[Row]) -> str:
     """A sentence on the number after a ±, if there is one."""
     single = all(row.seeds == 1 for row in rows)
-    return "1 seed: no spread." if single else "Values are mean ± standard deviation over seeds."
+    if single:
+        return "There is one seed, so no spread is known."
+    return "Values are means ± standard deviations over seeds."
 
 
 def protocols(columns: Sequence[Column]) -> dict[str, tuple[list[str], dict[str, Any]]]:

@@ -96,12 +96,12 @@ def guidance_note(rows: Sequence[Row], choices: Mapping[int, Choice]) -> str:
     free = [(rows[index], choice) for index, choice in choices.items() if len(choice.grid) > 1]
     if not free and not swept:
         return ""
-    text = "Each row stands at one guidance w (1 is none)"
+    text = "Each row is ranked at one guidance w (1 means none)"
     parts = [_swept(swept)] if swept else []
     if free and not all(choice.by_seed for _, choice in free):
-        parts.append("chosen on these samples: its value is a little too good")
+        parts.append("chosen on these samples, so its value is a little too good")
     elif free:
-        parts.append("for each seed the best by the other seeds' samples")
+        parts.append("for each seed the one that is best by the other seeds' samples")
     split = [
         f"{row.regularizer} with {row.generator} (w {choice.guidance:g}, {choice.votes} of "
         f"{len(choice.by_seed)} seeds)"
@@ -110,7 +110,7 @@ def guidance_note(rows: Sequence[Row], choices: Mapping[int, Choice]) -> str:
     ]
     text += f", {parts[0]}." if parts[0].startswith("chosen") else f": {'; or '.join(parts)}."
     if split:
-        text += f" Where seeds don't agree, the one chosen most often: {listed(split, NAMED)}."
+        text += f" Where seeds don't agree, it is the one chosen most often: {listed(split, NAMED)}."
     return text + _edges(guidance_texts(rows, choices))
 
 
@@ -129,6 +129,9 @@ def _swept(rows: Sequence[Row]) -> str:
 def _edges(texts: Iterable[str]) -> str:
     """The meaning of the signs of the texts."""
     ends = {text[-1] for text in texts if text.endswith(("+", "-"))}
-    meanings = {"+": "largest", "-": "smallest"}
-    said = [f'"{sign}" marks a best w that is the {meanings[sign]} tried' for sign in sorted(ends)]
-    return f" {'; '.join(said)}: a better one may lie beyond." if said else ""
+    meanings = {"+": ("largest", "larger"), "-": ("smallest", "smaller")}
+    return "".join(
+        f' "{sign}" marks a w that is the {most} tried: a {more} one may be better.'
+        for sign, (most, more) in meanings.items()
+        if sign in ends
+    )

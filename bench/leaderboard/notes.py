@@ -25,7 +25,8 @@ def taught_note(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """The meaning of the sign at numbers of taught rows; empty without one."""
     found = dict.fromkeys(name for row in rows for name in judged_by_teacher(row, columns))
     names = ", ".join(found)
-    return f"{TAUGHT} by a network that taught the row ({names}), which favours it." if found else ""
+    text = f"{TAUGHT} marks a number by a network that also taught the row ({names}), which favours the row."
+    return text if found else ""
 
 
 def prior_note(rows: Sequence[Row]) -> str:
@@ -41,7 +42,8 @@ def prior_note(rows: Sequence[Row]) -> str:
             if found_difference.effect > 0 and found_difference.p < ALPHA:
                 numbers = f"{name} {number(prior.mean or 0)}, Gaussian {number(gaussian.mean or 0)}"
                 found[f"{row.tokenizer} {row.regularizer} ({numbers})"] = None
-    return f"Priors farther from their reference than one Gaussian: {', '.join(found)}." if found else ""
+    text = "These priors are farther from their reference than one fitted Gaussian is"
+    return f"{text}: {', '.join(found)}." if found else ""
 
 
 def _network(column: Column) -> str:

@@ -148,27 +148,31 @@ class Standings:
         if not self.decided:
             return ""
         column = self.deciding[0]
-        within = "rows of one generator" if column.scope == "generator" else "all rows"
+        within = "rows of one generator and one protocol"
+        if column.scope != "generator":
+            within = "rows of one protocol"
         scale = " of logarithms" if any(ranking.logs for ranking in self.decided) else ""
         text = (
-            f"Ranks are by {column.name}; 1–3 is a row that may be the first as well as the third. They are "
-            f"of {within} under one protocol, with paired differences{scale}, 5 % and Holm's correction. In "
-            "each column ≈ marks all that may be the first, for nothing is significantly better"
+            f"Ranks are by {column.name}: a row of rank 1–3 may be the first as well as the third. Only "
+            f"{within} are ranked together, by paired differences{scale} at the 5 % level with Holm's "
+            "correction. In each column ≈ marks rows that may be the best, as no row is significantly better"
         )
-        text += ", bold a best that seeds tell from all others. " if "seeds" in self.bases else ". "
+        text += (
+            "; bold marks a best row that seeds separate from all others. " if "seeds" in self.bases else ". "
+        )
         if any(rank.basis == "none" for ranking in self.rankings for rank in ranking.ranks):
             text += (
-                "A row of one seed where others have more has no known error: it may have any rank, is never "
-                "marked, and widens the ranks of the others. "
+                "The error of a row with one seed, where others have more, is unknown: it may have any rank, "
+                "is never marked, and widens the ranks of the others. "
             )
         if "resamples" in self.bases:
             return text + (
-                "Ranks of one seed rest on resamples of its images: sampling noise only; training variance "
-                "unknown, so no row is called best."
+                "Ranks of one seed rest on resamples of its images: they include sampling noise only. The "
+                "training variance is unknown, so no row is called best."
             )
         if "generator seeds" in self.bases:
-            return text + "They rest on generator seeds alone: what another tokenizer changes is unknown."
-        return text + "Their error includes training variance."
+            return text + "Ranks rest on generator seeds alone: the effect of another tokenizer is unknown."
+        return text + "The error of ranks includes training variance."
 
 
 def on_shared_images(column: Column) -> bool:

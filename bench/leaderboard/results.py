@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..records.record import Record, in_order
-from .columns import deciding_columns, in_table_order, leading, score_columns
+from .columns import deciding_columns, deciding_few, in_table_order, leading, score_columns
 from .guidance import Choice, chosen_guidance, guidance_note, guidance_texts
 from .ranking import Ranking, Standings, rankings
 from .rows import Column, Row, joined, rows_of, tokenizer_rows
@@ -35,6 +35,11 @@ class Leaderboard:
     def shown(self, most: int) -> tuple[list[Column], list[str]]:
         """The columns of the first `most` metrics, and the names of the other metrics."""
         return leading(self.columns, most)
+
+    @property
+    def few(self) -> tuple[list[Column], list[str]]:
+        """The columns of the few metrics that a reader decides by, and the names of all other metrics."""
+        return deciding_few(self.columns)
 
     @cached_property
     def scored(self) -> Leaderboard:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..metrics.names import base_name, weights
+from ..records.generators import trains_generator
 from ..records.labels import AXES, is_real
 from ..records.record import STATUSES, Record, protocol_id
 from ..records.sweep import Sweep
@@ -101,6 +102,7 @@ class Row:
     cost: dict[str, float] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
     teachers: frozenset[str] = frozenset()  # the sha256 of the weights of networks that taught the row
+    trains_generator: bool = True  # False: some formula fits it, as `gaussian` is fitted
 
     def part(self, name: str) -> str:
         """The part behind a label: by `uses`, else the label without its options."""
@@ -183,8 +185,13 @@ def tokenizer_rows(records: list[Record]) -> list[Row]:
 def _row(cells: list[Record], **fields: Any) -> Row:
     labels = {axis: cells[0].cell[axis] for axis in LABELS}
     uses = cells[0].provenance.get("uses", {})
-    taught_by = frozenset[str]().union(*map(teachers, cells))
-    return Row(**{**labels, "status": _status(cells), "uses": uses, "teachers": taught_by, **fields})
+    described = {
+        "status": _status(cells),
+        "uses": uses,
+        "teachers": frozenset[str]().union(*map(teachers, cells)),
+        "trains_generator": any(map(trains_generator, cells)),
+    }
+    return Row(**{**labels, **described, **fields})
 
 
 def _in_one_column(rows: list[Row]) -> list[Row]:

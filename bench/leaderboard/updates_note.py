@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..records.generators import JOINT, learns_jointly
 from ..records.record import Record
-
-JOINT = "joint"  # the name, in matrices, of the regularizer's own generator in place of a part
 
 
 def updates_note(records: Iterable[Record]) -> str:
@@ -22,8 +21,7 @@ def updates_note(records: Iterable[Record]) -> str:
         budget: dict[str, Any] = record.provenance.get("budget") or {}
         if not {"tokenizer_steps", "generator_steps"} <= budget.keys() or record.status != "done":
             continue
-        label = record.cell["generator"]
-        if (record.provenance.get("uses", {}).get("generator") or label) == JOINT:
+        if learns_jointly(record):
             joint.add(budget["tokenizer_steps"])
         elif "generator" in record.curves:
             fresh.add(budget["generator_steps"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.collapse import marked
-from ..leaderboard.columns import WIDEST, cells, columns_of, extractors_of, headers
+from ..leaderboard.columns import cells, columns_of, extractors_of, headers
 from ..leaderboard.cost_table import COST_ABOUT, cost_table
 from ..leaderboard.details import compact, protocols, provenance, spread_note, unfinished
 from ..leaderboard.notes import notes
@@ -16,7 +17,10 @@ from ..leaderboard.numbers import number
 from ..leaderboard.ranking import Ranking, Standings
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import LABELS, Column, Row, first_seen
+from ..options.words import listed
 from ..records.record import Record, protocol_id
+from .analysis.findings import LEADING, leading_figure
+from .overview import Overview, overview, unfinished_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,15 +37,20 @@ def markdown(
     title: str,
     findings: Sequence[Finding] = (),
     complete: bool = True,
+    folders: Sequence[Path] = (),
 ) -> str:
-    """The leaderboard as a page of tables; without ranks unless the records are complete."""
+    """The leaderboard as a page of tables; without ranks and answer unless the records are complete."""
     results = Results.of(records)
-    parts = [f"# {escape(title)}", _how_to_read(results.rows)]
+    first = overview(results, folders) if complete else None
+    parts = [f"# {escape(title)}"]
+    if first is not None:
+        parts += [*_first_lines(first), *_leading(findings)]
+    parts.append(_how_to_read(results.rows))
     for dataset, of_dataset in results.datasets.items():
         suffix = f" ({escape(dataset)})" if len(results.datasets) > 1 else ""
         tables = {
-            "Generation": _scores(of_dataset.generation, ("generator", "tokenizer", "regularizer"), complete),
-            "Tokenizers": _scores(of_dataset.reconstruction, ("tokenizer", "regularizer"), complete),
+            "Generation": _scores(of_dataset.generation.scored, ("generator", "regularizer"), complete),
+            "Tokenizers": _scores(of_dataset.reconstruction, ("regularizer",), complete),
             "Cost": _cost(of_dataset.rows),
         }
         if tables["Generation"] and of_dataset.updates_note:
@@ -49,14 +58,57 @@ def markdown(
         parts += [f"## {heading}{suffix}\n\n{table.strip()}" for heading, table in tables.items() if table]
     columns = columns_of(results.rows)
     sections = {
-        "What the matrix says": "\n\n".join(map(_finding, findings)),
-        "Failed and skipped": _unfinished(results.records),
+        "Analyses": "\n\n".join(map(_finding, findings)),
+        "Skipped and failed cells": _unfinished(results.records),
         "Protocols": _protocols(columns),
         "Metrics": _metrics(columns),
         "Provenance": _provenance(results.records),
     }
     parts += [f"## {heading}\n\n{text}" for heading, text in sections.items() if text]
     return "\n\n".join(parts) + "\n"
+
+
+def _first_lines(first: Overview) -> list[str]:
+    """When and how the results were made, what was trained, and a table of the best rows."""
+    command = f"`{first.command}`" if first.command else ""
+    commit = f"commit {first.commit}" if first.commit else ""
+    made = " · ".join(filter(None, [escape(first.date), escape(commit), command]))
+    parts = [made, escape(first.trained), f"> {escape(first.answer)}", _answers(first)]
+    return [part for part in parts if part]
+
+
+def _answers(first: Overview) -> str:
+    """A table of the best regularizer for each generator, its reconstruction, and how sure it is."""
+    found = [verdict for of_dataset in first.verdicts.values() for verdict in of_dataset]
+    if not found:
+        return ""
+    named = {
+        "dataset": [v.dataset if len(first.verdicts) > 1 else "" for v in found],
+        "generator": [v.generator + (" (baseline)" if v.baseline else "") for v in found],
+        "best regularizer": [v.name for v in found],
+        "≈ as good": [listed(v.ties, 3) for v in found],
+    }
+    header = [name for name, texts in named.items() if any(texts)]
+    rebuilt = first_seen(v.reconstruction for v in found)
+    metrics = list(dict.fromkeys(verdict.header for verdict in found))
+    names = [*header, *map(escape, [*metrics, *rebuilt]), *(["rank"] if any(v.rank for v in found) else [])]
+    lines = []
+    for i, verdict in enumerate(found):
+        line = [escape(named[name][i]) for name in header]
+        line += [escape(verdict.value) if verdict.header == metric else "" for metric in metrics]
+        line += [escape(verdict.reconstruction.get(name, "")) for name in rebuilt]
+        lines.append([*line, *([verdict.rank] if "rank" in names else []), escape(verdict.sure)])
+    table = _table([*names, "how sure"], lines, len(header), last=True)
+    said = dict.fromkeys(filter(None, (verdict.taught for verdict in found)))
+    return "\n\n".join(["## Which regularizer is best?", table, *map(escape, said)])
+
+
+def _leading(findings: Sequence[Finding]) -> list[str]:
+    """The figure that shows the answer."""
+    place = leading_figure(findings)
+    if place is None or findings[place].name.rpartition("--")[2] not in LEADING:
+        return []
+    return [f"![{escape(findings[place].question)}](analysis/{findings[place].name}.png)"]
 
 
 def escape(text: str) -> str:
@@ -70,43 +122,46 @@ def escape(text: str) -> str:
 
 def _how_to_read(rows: list[Row]) -> str:
     return (
-        "Compare numbers down a column: the arrow says which way is better, the six characters after it name "
-        "the protocol (below), `w` is the guidance (1 is none), and `real` are held-out images at their own "
-        "number. "
-        f"{spread_note(rows)} Every number is in leaderboard.csv."
+        "Compare numbers within a column. The arrow says whether higher or lower is better, and the six "
+        "characters after it name the protocol, which is described below. `w` is the guidance (1 means "
+        "none), and `real` are held-out images, scored at their own number. "
+        f"{spread_note(rows)} These tables show the metrics that decide; leaderboard.csv has every number."
     )
 
 
 def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
     """A table of a scope's first metrics, and what its ranks rest on."""
-    columns, others = board.shown(WIDEST)
+    columns, others = board.few
     if not columns:
         return ""
+    several_tokenizers = len({row.tokenizer for row in board.rows if not row.real}) > 1
+    axes = ["tokenizer", *axes] if several_tokenizers else axes
     standings = board.standings(columns if complete else [])
     guided = board.scope == "generator"
-    several_seeds = any(row.seeds > 1 for row in board.rows)
+    seeds = {(row.seeds_done, row.seeds) for row in board.rows if not row.real}
+    unequal_seeds = len(seeds) > 1 or any(done < planned for done, planned in seeds if planned > 1)
     header = [*axes]
     if guided:
         header.append("w")
-    if several_seeds:
+    if unequal_seeds:
         header.append("seeds")
     if standings.rank_header:
         header.append(standings.rank_header)
     marks, lines = standings.marks, []
     for place, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
         labels = vars(row) | {"regularizer": marked(row)}
-        line = ["real", "", ""] if row.real else [escape(labels[axis]) for axis in axes]
+        line = [escape(labels[axis]) for axis in axes]
+        if row.real:
+            line = ["real", *[""] * (len(axes) - 1)]
         if guided:
             line.append(board.guidance_texts[place])
-        if several_seeds:
+        if unequal_seeds:
             all_done = row.seeds_done == row.seeds
             line.append(str(row.seeds) if all_done else f"{row.seeds_done}/{row.seeds} seeds")
         if standings.rank_header:
             line.append(rank)
         texts = zip(columns, cells(row, columns), strict=True)
         values = [MARKS[marks.get((place, column), "")].format(text) for column, text in texts]
-        if guided and not row.scored("generator"):
-            values[0] = row.status
         lines.append([*line, *values])
     table = _table([*header, *map(escape, headers(columns))], lines, len(header))
     said = "".join(f"\n\n{escape(note)}" for note in notes(board.rows, columns))
@@ -127,8 +182,14 @@ def _certainty(board: Leaderboard, columns: list[Column], standings: Standings) 
     if not standings.decided:
         return f"\n\n{escape(board.guidance_note)}" if board.guidance_note else ""
     note = escape(f"{standings.note} {board.guidance_note}".strip())
-    parts = [note, _detectable(columns, standings), _shares(standings.decided)]
-    return "".join(f"\n\n{part}" for part in parts if part)
+    power = [part for part in (_detectable(columns, standings), _shares(standings.decided)) if part]
+    folded = [_folded("Differences that these seeds could have shown", "\n\n".join(power))] if power else []
+    return "".join(f"\n\n{part}" for part in [note, *folded])
+
+
+def _folded(summary: str, text: str) -> str:
+    """Text that a reader of the page unfolds."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _detectable(columns: list[Column], standings: Standings) -> str:
@@ -150,12 +211,19 @@ def _detectable(columns: list[Column], standings: Standings) -> str:
             line.append(ties.get(generator, ""))
         lines.append(line)
     seeds = any("seeds" in basis for basis in standings.bases)
-    about = "The smallest difference of two rows that would show (80 % power at 5 % over all pairs)"
-    about += " with these seeds" if seeds else " beyond sampling noise, to which training adds"
+    about = "This table has the smallest difference between two rows that"
+    about += (
+        " these seeds would reveal"
+        if seeds
+        else " would stand out of sampling noise, to which training adds,"
+    )
+    about += " with 80 % power at the 5 % level over all pairs"
     if any(ranking.logs for ranking in standings.rankings):
-        about += ", of Fréchet distances relative to the smaller"
+        about += "; of Fréchet distances it is relative to the smaller"
     if any(ties.values()):
-        about += ", and the seeds of each that would tell the best row from the next where they tie"
+        about += (
+            ". Where the best row ties with the next, the last column has the seeds that would separate them"
+        )
     return f"{about}:\n\n{_table(header, lines, int(by_generator))}"
 
 
@@ -182,7 +250,7 @@ def _shares(decided: list[Ranking]) -> str:
         for generator, shares in found.items()
     ]
     name = ("log " if decided[0].logs else "") + decided[0].column.name
-    about = f"Where the variance of {escape(name)} comes from, a mean over rows:"
+    about = f"The sources of the variance of {escape(name)}, as a mean over rows:"
     return f"{about}\n\n{_table(['generator', *names], lines, 1)}"
 
 
@@ -192,12 +260,11 @@ def _finding(finding: Finding) -> str:
         f"### {escape(finding.title)}",
         f"{escape(finding.question)} **{escape(finding.answer)}**",
         f"![{escape(finding.title)}](analysis/{finding.name}.png)" if finding.figure is not None else "",
-        _frame(finding.table.head(LONGEST)),
-        f"{more} more rows are in [analysis/{finding.name}.csv](analysis/{finding.name}.csv)."
-        if more > 0
-        else "",
-        escape(finding.method),
     ]
+    link = f"[analysis/{finding.name}.csv](analysis/{finding.name}.csv)"
+    table = _frame(finding.table.head(LONGEST))
+    behind = [table, f"{more} more rows are in {link}." if more > 0 else "", escape(finding.method)]
+    parts.append(_folded("Table and method", "\n\n".join(part for part in behind if part)))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -223,13 +290,14 @@ def _plain(value: Any) -> str:
 
 def _cost(rows: list[Row]) -> str:
     names, costs, others = cost_table(rows)
+    several = len({row.tokenizer for row, _ in costs}) > 1
     lines = []
     for row, values in costs:
-        labels = map(escape, (row.generator, row.tokenizer, marked(row)))
+        labels = map(escape, (row.generator, *([row.tokenizer] if several else []), marked(row)))
         texts = ["" if value is None else number(value) for value in values]
         lines.append([*labels, row.guidance_text, *texts])
-    header = ["generator", "tokenizer", "regularizer", "w", *names]
-    table = f"{_table(header, lines, 4)}\n\n{COST_ABOUT}" if lines else ""
+    labels = ["generator", *(["tokenizer"] if several else []), "regularizer", "w"]
+    table = f"{_table([*labels, *names], lines, len(labels))}\n\n{COST_ABOUT}" if lines else ""
     return table + _others(others)
 
 
@@ -239,8 +307,11 @@ def _unfinished(records: list[Record]) -> str:
         if len(reason) > LONGEST_REASON:
             reason = reason[: LONGEST_REASON - 1] + "…"
         lines.append(list(map(escape, (*labels, seeds, status, reason))))
+    if not lines:
+        return ""
     header = [*LABELS, "seeds", "status", "reason"]
-    return _table(header, lines, len(header)) if lines else ""
+    told = "\n".join(f"- {escape(line)}" for line in unfinished_lines(records))
+    return f"{told}\n\n{_folded('All of these cells', _table(header, lines, len(header)))}"
 
 
 def _protocols(columns: list[Column]) -> str:
@@ -275,13 +346,14 @@ def _provenance(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
-def _table(header: list[str], lines: list[list[str]], labels: int) -> str:
-    """A table whose first columns, so many as there are labels, are to the left."""
+def _table(header: list[str], lines: list[list[str]], labels: int, last: bool = False) -> str:
+    """A table whose first columns, so many as there are labels, are to the left; `last`: so is the last."""
     from tabulate import tabulate
 
     align = ["left"] * labels + ["right"] * (len(header) - labels)
+    align[-1] = "left" if last else align[-1]
     return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _others(names: list[str]) -> str:
-    return f"\n\nIn leaderboard.csv too: {escape(', '.join(names))}." if names else ""
+    return f"\n\nOnly leaderboard.csv has: {escape(', '.join(names))}." if names else ""

@@ -52,7 +52,8 @@ def write_report(
 
         findings = all_of(results)
         texts["leaderboard.tex"] = latex(results, title)
-    texts["leaderboard.md"] = markdown(results, title, findings, complete)
+    sources = [Path(source) for source in folders or (folder,)]
+    texts["leaderboard.md"] = markdown(results, title, findings, complete, sources)
     for name, text in texts.items():
         replace_text(folder / name, text)
     written = [folder / name for name in texts]
@@ -60,7 +61,7 @@ def write_report(
         from .page import page
 
         written += _analyses(folder / ANALYSIS, findings)
-        written.append(page.write(folder, results, findings, title, [Path(f) for f in folders or (folder,)]))
+        written.append(page.write(folder, results, findings, title, sources))
     return written
 
 

@@ -62,7 +62,7 @@ def test_every_table_flags_a_collapsed_row_with_its_reason():
     fine = [{"latent_std": 1.8, "active_channels": 16.0, "kNN_NLL": 1.7}] * 3
     found = records({"flow_prior": seeds, "none": fine})
     why = "latents' standard deviation 0.02880 times their reference's, no active channel"
-    note = f"‡ Latents that have collapsed or left their scale: flow_prior ({why})."
+    note = f"‡ marks rows whose latents have collapsed or left their scale: flow_prior ({why})."
     text = markdown(found, "t", all_of(found))
     assert text.count(note) >= 2 and "| flow_prior ‡" in text and "none ‡" not in text
     assert r"flow\_prior {\textdaggerdbl}" in latex(found, "t")

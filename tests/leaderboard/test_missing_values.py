@@ -14,8 +14,8 @@ from latentbench.bench.report.dataframe import frame
 from latentbench.bench.report.latex import latex
 from latentbench.bench.report.markdown import markdown
 from latentbench.bench.report.page import page
-from latentbench.bench.report.page.verdict import verdicts
 from latentbench.bench.report.summary import terminal_summary
+from latentbench.bench.report.verdict import verdicts
 from latentbench.bench.stages.scores import entry
 
 NOISE = {"noise": [0.0, 0.1, 0.5], "fall_dB": 3.0}
@@ -134,10 +134,10 @@ def test_a_row_with_one_seed_is_neither_marked_nor_told_from_others():
     found = tolerances(a=(0.2, 0.21, 0.2), b=(0.3, 0.31, 0.3), alone=(0.9,))
     assert ranking(found) == {"alone": (1, 3, ""), "b": (1, 2, "tied"), "a": (2, 3, "")}
     text = markdown(found, "t")
-    assert "A row of one seed where others have more has no known error" in text
+    assert "The error of a row with one seed, where others have more, is unknown" in text
     (verdict,) = verdicts(Results.of(found))
     assert (verdict.name, verdict.rank) == ("b", "1–2 of 3")
-    assert verdict.sure == "3 seeds tell it from all but alone, of one seed."
+    assert verdict.sure == "3 seeds separate it from all but alone, of which there is one seed only."
     tied = tolerances(a=(0.2, 0.21, 0.2), b=(0.2, 0.21, 0.21), alone=(0.9,))
-    assert verdicts(Results.of(tied))[0].sure.startswith("Tie: 3 seeds can't tell 2 of 3 apart.")
-    assert "Of alone there is one seed" in verdicts(Results.of(tied))[0].sure
+    assert verdicts(Results.of(tied))[0].sure.startswith("A tie: 3 seeds cannot separate 2 of the 3 rows.")
+    assert "Rows of one seed have an unknown error: alone." in verdicts(Results.of(tied))[0].sure

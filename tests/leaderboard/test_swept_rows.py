@@ -68,7 +68,7 @@ def test_a_row_that_was_run_both_ways_is_ranked_at_its_sweep_s_choice(made):
 
 def test_how_guidance_was_chosen_and_what_the_sign_says_is_in_every_report(made):
     said = "the best of 1, 1.5, 2 by gFD[net] of 359 other samples"
-    meaning = "marks a best w that is the largest tried: a better one may lie beyond."
+    meaning = "marks a w that is the largest tried: a larger one may be better."
     for text in (markdown(made, "t"), latex(made, "t"), html(made, [], "t")):
         assert said in text and meaning in text
     assert "| 1.5–2+ |" in markdown(made, "t") and "& 1.5--2+ &" in latex(made, "t")

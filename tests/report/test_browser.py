@@ -54,7 +54,7 @@ def opened(browser, file):
     """Opens the page; what it complains of and what it asks for fails the test in the end."""
     complaints, requests, contexts = [], [], []
 
-    def open_(width=1280, **options):
+    def open_(width=1280, unfold=True, **options):
         context = browser.new_context(viewport={"width": width, "height": 844}, **options)
         contexts.append(context)
         context.set_default_timeout(5000)
@@ -63,6 +63,8 @@ def opened(browser, file):
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(file.as_uri())
+        if unfold:
+            tab.evaluate("document.querySelectorAll('.fold').forEach(fold => { fold.open = true; })")
         return tab
 
     yield open_
@@ -148,11 +150,18 @@ def test_text_and_chips_filter_all_that_is_of_a_row(opened):
     assert tab.locator(".panels figure:visible[data-generator=tarflow]").count() == 0
 
 
-def test_all_metrics_are_shown_on_demand(opened):
-    tab = opened()
+@pytest.mark.parametrize("scripts", [True, False])
+def test_all_columns_are_shown_on_demand_by_the_keyboard_and_without_scripts(opened, scripts):
+    tab = opened(java_script_enabled=scripts, unfold=scripts)
+    if not scripts:
+        tab.locator(".fold > summary").first.click()
+        tab.locator("#tokenizers .fold > summary").click()
     assert not tab.locator("#generation th.more").first.is_visible()
-    tab.get_by_label("all metrics").check()
-    assert tab.locator("#generation th.more").first.is_visible()
+    switch = tab.locator("#generation").get_by_label("all columns")
+    switch.focus()
+    tab.keyboard.press("Space")
+    assert switch.is_checked() and tab.locator("#generation th.more").first.is_visible()
+    assert not tab.locator("#tokenizers th.more").first.is_visible()
 
 
 @pytest.mark.parametrize("way", ["hover", "focus", "tap"])
@@ -196,6 +205,7 @@ def test_the_header_and_the_first_column_stay_in_view(opened):
 
 def test_a_protocol_of_a_header_opens(opened):
     tab = opened()
+    tab.evaluate("document.querySelector('#protocols details').open = false")
     link = tab.locator("#generation a.id").first
     target = link.get_attribute("href")
     link.click()
@@ -203,7 +213,8 @@ def test_a_protocol_of_a_header_opens(opened):
 
 
 def test_without_scripts_all_can_be_read(opened):
-    tab = opened(java_script_enabled=False)
+    tab = opened(java_script_enabled=False, unfold=False)
+    tab.locator("#pictures .fold > summary").click()
     assert tab.locator("#generation tbody tr").count() == 18 + 1
     assert (
         tab.locator(".samples [data-pick]").count()

@@ -16,6 +16,7 @@ from helpers import fabricated_records
 from matplotlib.figure import Figure
 
 from latentbench.bench.leaderboard.numbers import number, spread
+from latentbench.bench.leaderboard.results import Results
 from latentbench.bench.records.files import RecordError, write_record
 from latentbench.bench.records.record import Record, protocol_id
 from latentbench.bench.report.analysis.findings import Finding
@@ -74,6 +75,11 @@ def table(text, heading):
     return [rows[0], *rows[2:]]
 
 
+def folded(text, summary):
+    """The cells of the table that is behind a summary."""
+    return table(text.replace(f"<summary>{summary}</summary>\n\n", f"## {summary}\n\n"), summary)
+
+
 def test_seeds_are_aggregated_as_by_hand():
     rows = reread(
         [record(seed=s, **{"gFD[net]@1.5": v, "PSNR": 30}) for s, v in enumerate((10.0, 12.0, 17.0))]
@@ -89,7 +95,7 @@ def test_one_seed_has_no_spread():
     row = reread([record(PSNR=30.5)]).iloc[0]
     assert row["PSNR"] == 30.5 and math.isnan(row["PSNR_std"]) and row["PSNR_n"] == 1
     text = markdown([record(PSNR=30.5), record(PSNR=31.5, generator="x")], "t")
-    assert text.count("1 seed: no spread") == 1 and "±" not in text
+    assert text.count("There is one seed, so no spread is known") == 1 and "±" not in text
 
 
 def test_what_no_seed_changes_has_no_spread():
@@ -101,8 +107,8 @@ def test_what_no_seed_changes_has_no_spread():
 def test_of_two_extractors_the_first_is_shown():
     scores = {f"gFD[{x}]@1.0": metric("gFD[net]@1.0", 5.0, features=x) for x in ("net", "other")}
     text = markdown([record(**scores)], "t")
-    assert [name.split()[0] for name in table(text, "Generation")[0][4:]] == ["gFD"]
-    assert "In leaderboard.csv too: gFD[other]." in text
+    assert [name.split()[0] for name in table(text, "Generation")[0][3:]] == ["gFD"]
+    assert "Only leaderboard.csv has: gFD[other]." in text
 
 
 def test_no_two_columns_of_the_csv_have_one_name():
@@ -158,7 +164,8 @@ def test_a_seed_that_failed_is_visible():
     text = markdown(records, "t")
     header, line = table(text, "Generation")
     assert line[header.index("seeds")] == "2/3 seeds" and line[-1] == "6.0 ± 1.4 (2 of 3)"
-    assert table(text, "Failed and skipped")[1][-3:] == ["2", "failed", "loss is nan at step 3"]
+    assert "- 1 cell failed: kl with mar (loss is nan at step 3)." in text
+    assert folded(text, "All of these cells")[1][-3:] == ["2", "failed", "loss is nan at step 3"]
 
 
 def test_a_value_that_is_not_finite_is_left_out_of_the_mean_and_shown():
@@ -190,8 +197,8 @@ def test_protocols_never_share_a_column():
         assert column.to_dict() == {regularizer: value}
     text = markdown(records, "t")
     header, *lines = table(text, "Generation")
-    assert header[4:] == [f"gFD ↓ {id}" for id in sorted(ids)]
-    assert [line[4:].count("") for line in lines] == [2, 2, 2]
+    assert header[3:] == [f"gFD ↓ {id}" for id in sorted(ids)]
+    assert [line[3:].count("") for line in lines] == [2, 2, 2]
     assert all(text.count(f"- `{id}` gFD[net]: n ") == 1 for id in ids)
 
 
@@ -209,23 +216,24 @@ def test_generation_rows_are_sorted_by_generator_and_distance_below_the_real_row
     values = {("none", "mar"): 9.0, ("kl", "mar"): 10.0, ("kl", "gaussian"): 8.0, ("none", "gaussian"): 11.0}
     records = [record(r, g, **{"gFD[net]@1.0": v, **at}) for (r, g), v in values.items()]
     records += [real(), record("repa", "gaussian", status="skipped", reason="no")]
-    header, *lines = table(markdown(records, "t"), "Generation")
-    assert [line[:3:2] for line in lines] == [
+    text = markdown(records, "t")
+    assert "- 1 cell was skipped: repa with gaussian (no)." in text
+    header, *lines = table(text, "Generation")
+    assert [line[:2] for line in lines] == [
         ["real", ""],
         ["gaussian", "kl"],
         ["gaussian", "none"],
-        ["gaussian", "repa"],
         ["mar", "none"],
         ["mar", "kl"],
     ]
-    assert [name.split()[0] for name in header[4:]] == ["gFD", "gFD@360"]
-    assert lines[0][4:] == ["", "40"] and lines[1][4:] == ["8", "60"] and lines[3][4] == "skipped"
+    assert [name.split()[0] for name in header[3:]] == ["gFD", "gFD@360"]
+    assert lines[0][3:] == ["", "40"] and lines[1][3:] == ["8", "60"]
 
 
 def test_where_higher_is_better_the_highest_comes_first():
     records = [record(r, **{"recall[net]@1": v}) for r, v in (("a", 0.2), ("b", 0.9), ("c", 0.5))]
     lines = table(markdown(records, "t"), "Generation")
-    assert [line[2] for line in lines[1:]] == ["b", "c", "a"]
+    assert [line[1] for line in lines[1:]] == ["b", "c", "a"]
     assert lines[0][-1].startswith("recall ↑ ")
 
 
@@ -233,14 +241,14 @@ def test_tokenizers_are_sorted_by_label_and_numbers_in_labels_by_value():
     labels = ["none", "kl[weight=0.5]", "kl[weight=0.01]", "kl[weight=1.0e-3]"]
     records = [record(r, PSNR=float(i)) for i, r in enumerate(labels)]
     lines = table(markdown(records, "t"), "Tokenizers")
-    assert [line[1] for line in lines[1:]] == labels[:0:-1] + labels[:1]
+    assert [line[0] for line in lines[1:]] == labels[:0:-1] + labels[:1]
 
 
 def test_a_tokenizer_is_one_row_and_its_seeds_count_once():
     records = [record(generator=g, seed=s, PSNR=30.0 + 2 * s) for g in ("mar", "tarflow") for s in (0, 1)]
     records += [record("repa", seed=0, status="failed", reason="late", PSNR=28.0)]
     lines = table(markdown(records, "t"), "Tokenizers")
-    assert [line[1:] for line in lines[1:]] == [
+    assert lines[1:] == [
         ["kl", "2", "1–2", "≈ 31.0 ± 1.4"],
         ["repa", "1", "1–2", "28"],
     ]
@@ -253,8 +261,8 @@ def test_the_cost_table_means_over_seeds_and_follows_guidance():
     ]
     values = {"gFD[net]@1.0": 5.0, "gFD[net]@2.0": 6.0}
     header, *lines = table(markdown([record(seed=s, cost=costs[s], **values) for s in (0, 1)], "t"), "Cost")
-    assert header[3:] == ["w", "generator s", "sampling s"]
-    assert [line[3:] for line in lines] == [["1", "11", "1.500"], ["2", "11", "3"]]
+    assert header[2:] == ["w", "generator s", "sampling s"]
+    assert [line[2:] for line in lines] == [["1", "11", "1.500"], ["2", "11", "3"]]
 
 
 def test_counted_costs_stand_in_the_cost_table_alone():
@@ -262,10 +270,10 @@ def test_counted_costs_stand_in_the_cost_table_alone():
     scores = {"gFD[net]@1.0": 5.0, "generator_gflop_per_latent@1.0": flops}
     cost = {"x_peak_mib": 7, "y_peak_mib": 6, "tokenizer_seconds": 1.5, "x_seconds": 3}
     text = markdown([record(**scores, cost=cost)], "t")
-    assert table(text, "Cost")[0][4:] == ["GFLOP/latent", "tokenizer s", "peak MiB"]
-    assert [line[4:] for line in table(text, "Cost")[1:]] == [["2.500", "1.500", "7"]]
-    assert "In leaderboard.csv too: cost_x_peak_mib, cost_y_peak_mib, cost_x_seconds." in text
-    assert len(table(text, "Generation")[0]) == 4 + 1
+    assert table(text, "Cost")[0][3:] == ["GFLOP/latent", "tokenizer s", "peak MiB"]
+    assert [line[3:] for line in table(text, "Cost")[1:]] == [["2.500", "1.500", "7"]]
+    assert "Only leaderboard.csv has: cost_x_peak_mib, cost_y_peak_mib, cost_x_seconds." in text
+    assert len(table(text, "Generation")[0]) == 3 + 1
 
 
 def test_operations_per_image_are_those_of_the_tokenizer_and_the_regularizer_or_none():
@@ -275,8 +283,8 @@ def test_operations_per_image_are_those_of_the_tokenizer_and_the_regularizer_or_
     both = {"tokenizer_gflop_per_image": count(2.5), "regularizer_gflop_per_image": count(0.75)}
     records = [record("a", **both), record("b", tokenizer_gflop_per_image=count(2.5))]
     header, *lines = table(markdown(records, "t"), "Cost")
-    assert header[4:] == ["GFLOP/image"] and [line[2:] for line in lines] == [["a", "", "3.250"]]
-    assert "## Cost\n\nIn leaderboard.csv too: tok" in markdown(records[1:], "t")
+    assert header[3:] == ["GFLOP/image"] and [line[1:] for line in lines] == [["a", "", "3.250"]]
+    assert "## Cost\n\nOnly leaderboard.csv has: tok" in markdown(records[1:], "t")
 
 
 def test_what_protocols_have_nested_is_said_once():
@@ -300,7 +308,7 @@ def test_likelihoods_stand_beside_their_reverse():
         "effective_rank",
     ]
     many = {n: {"value": 1.0, "n": 1, "protocol": {}, "scope": "tokenizer"} for n in names}
-    header = table(markdown([record(**many)], "t"), "Tokenizers")[0]
+    columns = Results.of([record(**many)]).reconstruction.columns
     order = [
         "PSNR",
         "kNN_NLL",
@@ -310,14 +318,14 @@ def test_likelihoods_stand_beside_their_reverse():
         "kNN_NLL_own",
         "PSNR_mean",
     ]
-    assert [name.split()[0] for name in header[2:]] == order
+    assert [column.name for column in columns] == order
 
 
 def test_of_the_numbers_at_the_real_n_only_distances_are_shown():
     at = {"gFD@360[net]@1": 50.0, "recall@360[net]@1": 0.5, "recall[net]@1": 0.7}
     text = markdown([record(**at)], "t")
-    assert [name.split()[0] for name in table(text, "Generation")[0][4:]] == ["gFD@360", "recall"]
-    assert "In leaderboard.csv too: recall@360[net]." in text
+    assert [name.split()[0] for name in table(text, "Generation")[0][3:]] == ["gFD@360", "recall"]
+    assert "Only leaderboard.csv has: recall@360[net]." in text
 
 
 def test_two_datasets_have_tables_of_their_own():
@@ -331,7 +339,7 @@ def test_labels_cannot_break_a_table_or_inject_markup():
         [record(evil, **{"gFD[net]@1.0": 5.0}), record(evil, "x", status="failed", reason=evil)], evil
     )
     header, *lines = table(text, "Generation")
-    assert len(lines) == 2 and all(line[2] == escape(evil) for line in lines)
+    assert len(lines) == 1 and lines[0][1] == folded(text, "All of these cells")[1][2] == escape(evil)
     assert "<script>" not in text and "\n`c`" not in text and not re.search(r"(?<!\\)\]\(http", text)
     assert re.search(r"(?<!\\)\$m", text) is None
     assert (
@@ -393,7 +401,7 @@ def test_ranks_of_one_seed_say_what_they_rest_on_and_nothing_is_bold():
 
     text = markdown([record(r, **{"gFD[net]@1.0": entry(v)}) for r, v in (("a", 5.0), ("b", 90.0))], "t")
     assert column(text, "Generation", "rank") == {"a": "1", "b": "2"}
-    assert "sampling noise only; training variance unknown" in text and "**" not in text
+    assert "sampling noise only. The training variance is unknown" in text and "**" not in text
 
 
 def test_generators_and_protocols_are_ranked_apart():
@@ -414,7 +422,7 @@ def test_generators_and_protocols_are_ranked_apart():
 
 def test_a_table_says_what_its_seeds_could_have_shown():
     text = markdown(matrix(NEAR) + matrix(FAR, "tarflow"), "t")
-    found = text.split("The smallest difference")[1].split("\n\n")[1].splitlines()
+    found = text.split("the smallest difference")[1].split("\n\n")[1].splitlines()
     header, _, mar, tarflow = ([cell.strip() for cell in line.split("|")[1:-1]] for line in found)
     assert header == ["generator", f"gFD ↓ {protocol_id({'extractor': 'net', 'n': 1437})}", header[-1]]
     mar_found, tarflow_found = (float(line[1].removesuffix(" %")) for line in (mar, tarflow))
@@ -431,7 +439,7 @@ def test_the_variance_of_nested_seeds_is_split_by_its_sources():
         for r, shift in (("a", 0.0), ("b", 500.0))
         for seed, value in values.items()
     ]
-    part = markdown(records, "t").split("Where the variance of gFD[net] comes from")[1]
+    part = markdown(records, "t").split("The sources of the variance of gFD[net]")[1]
     header, _, line = part.split("\n\n")[1].splitlines()[:3]
     shares = [float(cell.strip().rstrip("%")) for cell in line.split("|")[2:-1]]
     assert [name.strip() for name in header.split("|")[2:-1]] == ["tokenizer", "generator", "sampling"]
@@ -564,8 +572,11 @@ def test_a_wide_table_says_what_only_the_csv_has():
     names = [f"m{i}" for i in range(12)]
     many = {n: {"value": 1.0, "n": 1, "protocol": {}, "scope": "tokenizer"} for n in names}
     text = markdown([record(**many)], "t")
-    assert len(table(text, "Tokenizers")[0]) == 2 + 10
-    assert "In leaderboard.csv too: m10, m11." in text
+    assert table(text, "Tokenizers")[0] == [
+        "regularizer",
+        *(f"m{i} {protocol_id({'n': 1})}" for i in range(5)),
+    ]
+    assert "Only leaderboard.csv has: m5, m6, m7, m8, m9, m10, m11." in text
 
 
 def test_the_summary_is_compact_whatever_the_matrix():

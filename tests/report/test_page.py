@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import torch
 from helpers.fabricated_finding import EVIL, finding
 from helpers.fabricated_records import records
 from matplotlib.figure import Figure
+from PIL import Image
 
 from latentbench.bench.records.record import Record
 from latentbench.bench.report import image_grids
@@ -115,13 +117,13 @@ def test_the_script_is_the_only_one_that_the_policy_lets_run(text):
 def test_one_seed_names_no_winner():
     document = Document(page.html(records(seeds=("0",)), [], "made up"))
     verdict = section(document, "verdict")["text"]
-    assert verdict.count("One seed: no winner can be named") == 3
+    assert verdict.count("There is one seed, so no winner can be named") == 3
     assert not [n for n in document.tags if "best" in (n.get("class") or "").split()]
     assert not document.all("tr", **{"class": "level-sure"})
     assert "80 % power" not in verdict and "95 %" not in verdict and "of 5" not in verdict
     assert verdict.count("sampling noise only:") == 3 and "chosen on these samples" in verdict
     for id in ("generation", "tokenizers"):
-        assert "sampling noise only; training variance unknown" in section(document, id)["text"]
+        assert "sampling noise only. The training variance is unknown" in section(document, id)["text"]
         assert "bold" not in section(document, id)["text"]
 
 
@@ -197,6 +199,13 @@ def test_nothing_finished_is_still_a_page():
     assert "it can't" in section(Document(text), "failed")["text"]
 
 
+def decoded(image):
+    """The bytes of an <img> of the page, which is WebP."""
+    kind, _, data = image["src"].partition(";base64,")
+    assert kind == "data:image/webp"
+    return base64.b64decode(data)
+
+
 def test_pictures_are_found_by_their_cells_and_embedded_whole(tmp_path):
     found = records(regularizers=("kl[weight=0.01]", "repa"), generators=("mar",), seeds=("0",))
     pixels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
@@ -218,11 +227,11 @@ def test_pictures_are_found_by_their_cells_and_embedded_whole(tmp_path):
     path = page.write(tmp_path, found, [], "made up", [tmp_path])
     document = Document(path.read_text())
     images = document.all("img")
-    assert len(images) == 3 * 2 + 1
+    assert len(images) == 3 * 2 + 1 + 1  # of the best row's samples a strip, too
     assert {n["text"] for n in document.all("h3")} >= {"Samples", "Reconstructions", "worst cases", "curve"}
     sample = image_grids.picture_name(found[1].cell, "@1.5")
-    data = base64.b64encode((tmp_path / "samples" / image_grids.file_name(sample)).read_bytes()).decode()
-    assert f"data:image/png;base64,{data}" in {n["src"] for n in images}
+    with Image.open(tmp_path / "samples" / image_grids.file_name(sample)) as stored:
+        assert stored.tobytes() in {Image.open(io.BytesIO(decoded(n))).tobytes() for n in images}
     assert {(n["width"], n["height"]) for n in images} >= {("7", "5")}
 
 

@@ -23,7 +23,7 @@ from latentbench.bench.report.page import page
 from latentbench.bench.report.summary import terminal_summary
 
 WEIGHTS = DISTANCE["weights_sha256"]
-NOTE = "† by a network that taught the row (net), which favours it."
+NOTE = "† marks a number by a network that also taught the row (net), which favours the row."
 
 
 def taught(found, regularizer="repa", by=None):
@@ -44,9 +44,9 @@ def lines_with_signs(text):
 def test_a_number_by_the_rows_teacher_is_marked_in_every_table():
     found = taught(records(guidances=(1.0,)))
     text = markdown(found, "made up")
-    assert text.count(NOTE) == 2  # of generation and of tokenizers
+    assert text.count(NOTE) == 3  # of the answer, of generation and of tokenizers
     signed = lines_with_signs(text)
-    assert len(signed) == 4 and all("| repa" in line for line in signed)  # three generators, one tokenizer
+    assert len(signed) == 3 + 3 + 1 and all("| repa" in line for line in signed)  # three generators
     tokenizers = signed[-1].split("|")
     assert "†" not in "".join(c for c, h in zip(tokenizers, _header(text), strict=True) if "PSNR" in h)
     assert "{\\textdagger}" in latex(found, "made up")
@@ -59,7 +59,7 @@ def test_a_number_by_the_rows_teacher_is_marked_in_every_table():
 
 
 def _header(text):
-    return next(line for line in text.splitlines() if "PSNR" in line and line.startswith("|")).split("|")
+    return text.split("## Tokenizers\n\n")[1].splitlines()[0].split("|")
 
 
 @pytest.mark.parametrize("by", [{}, {"net": ["cd" * 32]}, {"net:96": ["cd" * 32], "net": ["ef" * 32]}])
@@ -148,7 +148,8 @@ def prior(prior_values, gaussian_values, spread=0.1):
 
 def test_a_prior_that_a_gaussian_beats_is_named():
     text = (
-        "Priors farther from their reference than one Gaussian: vit dmvae (prior_FD 12.40, Gaussian 6.700)."
+        "These priors are farther from their reference than one fitted Gaussian is: vit dmvae "
+        "(prior_FD 12.40, Gaussian 6.700)."
     )
     assert prior_note(prior([12.4], [6.7])) == text
     assert prior_note(prior([12.3, 12.4, 12.5], [6.8, 6.7, 6.6])) == text

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...leaderboard.baselines import baselines
 from ...leaderboard.guidance import Choice, choose
 from ...leaderboard.numbers import number
 from ...leaderboard.results import Results
@@ -86,7 +87,10 @@ class Board:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """All entries, sorted by labels; without distances of 0 (by rounding), which have no logarithm."""
+        """All entries, sorted by labels with baselines last.
+
+        A distance of 0 (by rounding) has no logarithm, so its entry is left out.
+        """
         column, groups = self.column, dict[tuple[str, str, str], list[Row]]()
         if column is None:
             return []
@@ -98,7 +102,8 @@ class Board:
             rows = {1.0 if row.guidance is None else row.guidance: row for row in group}
             values = {guidance: row.values[column] for guidance, row in rows.items()}
             entries.append(Entry(self.label(*labels[:2]), *labels, rows, values))
-        return sorted(entries, key=lambda e: (natural(e.generator), natural(e.label)))
+        last = baselines(self.rows)
+        return sorted(entries, key=lambda e: (e.generator in last, natural(e.generator), natural(e.label)))
 
     @cached_property
     def ranks(self) -> dict[str, dict[str, Rank]]:
@@ -209,4 +214,8 @@ def in_words(parts: Sequence[str], most: int = 4) -> str:
 
 def caution(seeds: int) -> str:
     """The warning that an answer from one seed ends with."""
-    return "" if seeds > 1 else " One seed: training variance is unknown, so none of this is a finding yet."
+    return (
+        ""
+        if seeds > 1
+        else " One seed leaves the training variance unknown, so none of this is a finding yet."
+    )

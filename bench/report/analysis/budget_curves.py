@@ -23,8 +23,8 @@ from .findings import Finding
 from .pareto import front
 
 OPERATIONS = (
-    "Operations: priors, tokenizer, regularizer and generator, each per image × batch × its steps (priors "
-    "included; refinement counts as steps of the tokenizer); rows where a part is unknown have none."
+    "Operations count priors, tokenizer, regularizer and generator, each per image × batch × its steps (a "
+    "refinement of the decoder counts as steps of the tokenizer); rows with an unknown part have none."
 )
 GRID = 101  # budgets between the smallest and the largest that all rows have
 
@@ -176,7 +176,7 @@ def _answer(curves: Sequence[Curve]) -> str:
             by_operations = _leaders_text(counted, lambda c: c.tflop, "TFLOP")  # type: ignore[arg-type, return-value]
             text += f", by operations: {by_operations}"
         parts.append(text)
-    return f"Lowest mean with {'; with '.join(parts)}."
+    return f"The lowest mean is, with {'; with '.join(parts)}."
 
 
 def _leaders_text(curves: Sequence[Curve], budgets: Callable[[Curve], np.ndarray], unit: str) -> str:
@@ -251,7 +251,7 @@ def _final(board: Board) -> Finding | None:
         "training",
         "Quality for compute",
         "Which regularizers are worth the operations that their training takes?",
-        f"By the mean, nothing that is cheaper is as good as {'; '.join(parts)}." + caution(board.seeds),
+        f"No cheaper row has as good a mean as {'; '.join(parts)}." + caution(board.seeds),
         f"{board.measure}, at each row's best guidance, at the end of training; without `probes: "
         f"{{generator: […]}}` in the matrix nothing is known of the way there. {OPERATIONS}",
         table,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -33,6 +33,10 @@ ANALYSES = (
 )
 
 
+LEADING = ("interaction", "pareto")  # whose figure is shown first, the best first
+MOST_ROWS = 14  # regularizers of the interaction, beyond which its figure is too tall to lead
+
+
 @dataclass(frozen=True)
 class Finding:
     """One analysis of one dataset's records."""
@@ -61,6 +65,18 @@ def all_of(records: Iterable[Record] | Results) -> list[Finding]:
     return findings
 
 
+def leading_figure(findings: Sequence[Finding]) -> int | None:
+    """The index of the finding whose figure answers best which regularizer fits which generator."""
+
+    def place(index: int) -> int:
+        name = findings[index].name.rpartition("--")[2]
+        crowded = name == "interaction" and len(findings[index].table) > MOST_ROWS
+        return LEADING.index(name) if name in LEADING and not crowded else len(LEADING)
+
+    drawn = [i for i, finding in enumerate(findings) if finding.figure is not None]
+    return min(drawn, key=place, default=None)
+
+
 def _with_flags(finding: Finding, board: Board) -> Finding:
     """The finding with marks at collapsed rows, and notes on these and on means of fewer seeds."""
     flagged = {board.label(row.tokenizer, row.regularizer) for row in board.tokenizers if collapse(row)}
@@ -69,7 +85,7 @@ def _with_flags(finding: Finding, board: Board) -> Finding:
         for entry in board.entries
         if entry.value.n < entry.row.seeds
     ]
-    notes = [f"Means over fewer seeds: {listed(fewer, MOST)}."] if fewer else []
+    notes = [f"These means are over fewer seeds: {listed(fewer, MOST)}."] if fewer else []
     table = finding.table
     if flagged & set(table.get("regularizer", [])):
         marks = {label: f"{label} {MARK}" for label in flagged}

@@ -76,8 +76,8 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     return Finding(
         "gaps",
         "Where quality is lost",
-        "Does a row lose quality by reconstruction, by a decoder that breaks under latent noise, or by a "
-        "latent that its generator doesn't model?",
+        "Is a row's quality lost in reconstruction, in a decoder that latent noise breaks, or in latents "
+        "that the generator cannot model?",
         _answer(rows, measures) + caution(board.seeds),
         _method(measures),
         table_of(_line(gaps, measures) for gaps in rows),
@@ -169,7 +169,7 @@ def _answer(rows: Sequence[Gaps], measures: Measures) -> str:
             parts.append(f"{CAUSES[cause].verdict}: {share} ({in_words(names, 3)})")
     split = sum(gaps.agreeing < gaps.seeds for gaps in rows)
     doubt = f" In {plural(split, 'row')} the seeds don't agree on it." if split else ""
-    return f"By the largest part, {'; '.join(parts)}.{doubt}"
+    return f"Rows by their largest loss: {'; '.join(parts)}.{doubt}"
 
 
 def _method(measures: Measures) -> str:
@@ -183,11 +183,11 @@ def _method(measures: Measures) -> str:
         floor_text = f"and minus the {number(floor)} that held-out images have."
     counts = "equally many" if generated.entry["n"] == clean.entry["n"] else "different numbers of"
     return (
-        f"Reconstruction: {column_text(clean)}, to held-out images. {noise_text} "
-        f"Generation: {column_text(generated)}, at each row's best guidance, to training images, minus those "
-        f"two {floor_text} All are distances of the same features, over {counts} images, but to two sets of "
-        "images, and Fréchet distances don't add up: compare a part between rows, and parts with each other "
-        "by their size alone. A negative part undoes what an earlier one lost."
+        f"Reconstruction is {column_text(clean)}, to held-out images. {noise_text} "
+        f"Generation is {column_text(generated)}, at each row's best guidance, to training images, minus "
+        f"those two {floor_text} All are distances of the same features, over {counts} images, but to two "
+        "sets of images, and Fréchet distances don't add up: compare a part between rows, and parts with "
+        "each other by their size alone. A negative part undoes what an earlier one lost."
     )
 
 

@@ -48,7 +48,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     return Finding(
         "guidance",
         "Guidance chosen on other samples",
-        "What does each row reach at its best guidance, if it isn't chosen on the samples that are reported?",
+        "How good is each row at its best guidance, if other samples than the reported ones choose it?",
         _answer(rows, board),
         f"{board.measure}; w is one of {in_words([f'{w:g}' for w in grid])} (1 is none). Each seed is judged "
         "at the guidance that is best in the mean of the other seeds' samples; mean and standard deviation "
@@ -99,18 +99,19 @@ def _answer(rows: Sequence[Judged], board: Board) -> str:
             f"{generator}: {best.entry.label}, {spread(best.honest)} (n = {len(best.honest)}, w = {often:g})"
             + board.tied(generator, best.entry.label)
         )
-    text = f"Lowest mean {quality}: {'; '.join(parts)}."
+    text = f"The lowest mean {quality} is that of {'; '.join(parts)}."
     gains = [float(np.mean(row.gains)) for row in rows if row.gains]
     if gains:
         lowered = f"{sum(gain > 0 for gain in gains)} of {plural(len(gains), 'row')}"
         median = number(float(np.median(gains)))
         text += f" Guidance lowers {quality} in {lowered}, by {median} in the median."
     optimism = max(row.optimism for row in rows)
-    effect = f"flattered by up to {number(optimism)}" if optimism > 0 else "given the same"
+    effect = f"made means look better by up to {number(optimism)}" if optimism > 0 else "changed nothing"
     text += f" Choosing on the reported samples would have {effect}."
     edge = sum(row.edge for row in rows)
     if edge:
-        text += f" {edge} of {plural(len(rows), 'row')} are best at the end of the grid: go further."
+        at_end = f"{edge} of {plural(len(rows), 'row')} are best at the end of the grid"
+        text += f" {at_end}, so a larger range is worth trying."
     return text
 
 

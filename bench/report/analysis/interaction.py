@@ -50,10 +50,10 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Regularizer × generator",
         "Does the best regularizer depend on the generator?",
         " ".join(filter(None, answers)) + caution(board.seeds),
-        f"{board.measure}, at each row's best guidance; lower is better. Ranks are intervals, and a tie is "
-        "what may be the best: nothing is better after Holm's correction over all pairs, in logarithms"
-        + ("" if board.seeds > 1 else " (of one seed: by resamples of its images alone)")
-        + f". W and the test are over {plural(len(block.labels), 'regularizer')} × "
+        f"The table has {board.measure} at each row's best guidance; lower is better. Ranks are intervals. "
+        "Rows tie if no other is better after Holm's correction over all pairs, in logarithms"
+        + ("" if board.seeds > 1 else " (with one seed this rests on resamples of its images alone)")
+        + f". W and the test use the {plural(len(block.labels), 'regularizer')} × "
         f"{plural(len(block.generators), 'generator')} that are complete"
         + (f", so without {in_words(incomplete)}" if incomplete else "")
         + f". The test is an analysis of variance of log {board.quality} by regularizer and generator. "
@@ -114,11 +114,12 @@ def interaction_test(block: Block) -> Interaction | None:
 
 
 def _test_text(test: Interaction, quality: str) -> str:
-    sure = "No interaction is separable from noise"
+    sure = "No interaction of generators and regularizers can be separated from noise"
     if test.p < 0.05:
         sure = "Generators and regularizers interact"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in test.shares.items())
-    return f"{sure} (F = {number(test.f)}, p {p_text(test.p)}); of the variance of log {quality}: {shares}."
+    sure += f" (F = {number(test.f)}, p {p_text(test.p)})"
+    return f"{sure}. The variance of log {quality} comes from: {shares}."
 
 
 def _array(block: Block) -> np.ndarray | None:
@@ -150,15 +151,15 @@ def _winners(board: Board, ranks: dict[str, dict[str, Rank]]) -> str:
         parts.append(f"{generator}: {first}{board.tied(generator, first)}")
     changes = len(set(firsts)) > 1
     if all(alone) and changes:
-        verdict = "Yes, the winner changes"
+        verdict = "Yes, the best regularizer changes with the generator"
     elif all(alone):
-        verdict = f"No, {firsts[0]} wins with every generator"
+        verdict = f"No, {firsts[0]} is the best with every generator"
     elif board.seeds < 2:
-        verdict = "One seed names no winner; the lowest values"
+        verdict = "One seed cannot name a winner, but these means are the lowest"
     elif changes:
-        verdict = "The lowest mean changes, but not all of it is separable from noise"
+        verdict = "The lowest mean changes with the generator, but noise may explain a part of that"
     else:
-        verdict = f"{firsts[0]} has the lowest mean with every generator, but doesn't win everywhere"
+        verdict = f"{firsts[0]} has the lowest mean with every generator, but seeds don't always confirm it"
     return f"{verdict} ({'; '.join(parts)})."
 
 
@@ -170,8 +171,8 @@ def _concordance(block: Block) -> str:
     statistic, p = stats.friedmanchisquare(*block.means)
     w = statistic / (generators * (regularizers - 1))
     return (
-        f"The orders of {regularizers} regularizers by {generators} generators agree by Kendall's W = "
-        f"{w:.2f} (1: the same, 0: unrelated; Friedman's p {p_text(p)})."
+        f"The {generators} generators put the {regularizers} regularizers in orders that agree by Kendall's "
+        f"W = {w:.2f} (1 means equal, 0 unrelated; Friedman's p {p_text(p)})."
     )
 
 
@@ -204,7 +205,8 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
 
     labels = sorted({label for label, _ in relative}, key=overall)
     figure, (ax,) = style.panels(1, 0.4 + 0.28 * len(labels))
-    figure.set_figwidth(min(style.WIDTH, 2 + 1.1 * len(generators)))
+    longest = max(map(len, labels))
+    figure.set_figwidth(min(style.WIDTH, max(3.0, 0.5 + 0.07 * longest + 0.85 * len(generators))))
     worst = math.log(np.quantile(list(relative.values()), 0.9)) or 1.0  # a collapsed row shall not pale all
     for (label, generator), times in relative.items():
         x, y = generators.index(generator), labels.index(label)
@@ -222,6 +224,9 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    note = f"{board.quality} over the generator's best  ·  ≈ may be the best too"
-    ax.text(0, -0.02, note, transform=ax.transAxes, va="top", fontsize=style.SMALL, color=style.INK)
+    note = f"{board.quality} divided by the lowest of its column"
+    if any(rank.tied and rank.basis == "seeds" for by_label in ranks.values() for rank in by_label.values()):
+        note += "\n≈: seeds cannot separate it from 1.00, the best"
+    ink = {"fontsize": style.SMALL, "color": style.INK}
+    ax.text(1, -0.02, note, transform=ax.transAxes, ha="right", va="top", **ink)
     return figure

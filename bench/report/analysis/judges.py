@@ -99,13 +99,14 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     columns = dict.fromkeys(c for contest in contests for c in (contest.first, contest.second))
     return Finding(
         "judges",
-        "Whether the order depends on the judge",
-        "Do two networks put the rows in the same order?",
+        "Agreement of the judges",
+        "Do two networks that judge the images put the rows in the same order?",
         _answer(contests) + caution(board.seeds),
-        f"Kendall's τ-b between the rows' means by {', '.join(map(column_text, columns))}, of the same "
-        "images at the guidance that the first judge chooses; also of each seed that all rows have. Two rows "
-        "are separated where their difference is significant as in the leaderboard (paired, of logarithms, 5 "
-        "%, Holm's correction over a judge's pairs). Judges that taught a row are marked in the leaderboard.",
+        f"The table has Kendall's τ-b between the rows' means by {', '.join(map(column_text, columns))}, of "
+        "the same images at the guidance that the first judge chooses; also of each seed that all rows have. "
+        "Two rows are separated where their difference is significant as in the leaderboard (paired, of "
+        "logarithms, 5 %, Holm's correction over a judge's pairs). The leaderboard marks judges that taught "
+        "a row.",
         table_of(_line(contest) for contest in contests),
         _figure(contests),
     )
@@ -164,7 +165,7 @@ def _answer(contests: Sequence[Contest]) -> str:
         seeds = contest.of_seeds
         range_ = f", seeds {min(seeds):.2f} to {max(seeds):.2f}" if seeds else ""
         parts.append(f"{contest.name} (τ = {contest.tau:.2f}{range_})")
-    text = f"From the least alike order to the most: {in_words(parts, len(parts))}."
+    text = f"The orders agree, from the least to the most, by {in_words(parts, len(parts))}."
     opposite = [f"{pair} ({contest.name})" for contest in contests for pair in contest.opposite]
     if opposite:
         return f"{text} Significantly separated in opposite directions: {in_words(opposite, 6)}."

@@ -51,8 +51,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     return Finding(
         "pareto",
         "Reconstruction against generation",
-        "Which regularizers are on the front of reconstruction and generation, and where does their strength "
-        "move them?",
+        "Which regularizers trade reconstruction for generation best, and how does their strength move them?",
         _answer(grouped, x, board.quality)
         + _matched_answer(grouped, x, board.quality)
         + caution(board.seeds),
@@ -194,7 +193,7 @@ def _answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
         else:
             seeds = f", {always} of them in every seed" if several else ""
             parts.append(f"{generator}: {in_words(names)} ({len(names)} of {len(group)}{seeds})")
-    return f"Not dominated in {x.base} and {quality}: {'; '.join(parts)}."
+    return f"No row is better in both {x.base} and {quality} than these: {'; '.join(parts)}."
 
 
 def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) -> str:
@@ -214,7 +213,7 @@ def _matched_answer(grouped: dict[str, list[Point]], x: Column, quality: str) ->
                 f"{generator}: {family}, {spread(list(values.values()))} at {x.base} {number(abs(target))} "
                 f"(of {len(reached)} paths{agree})"
             )
-    return f" At matched {x.base}, the lowest {quality} is {'; '.join(parts)}." if parts else ""
+    return f" At equal {x.base}, the lowest {quality} is that of {'; '.join(parts)}." if parts else ""
 
 
 def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figure:

@@ -70,12 +70,12 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     fidelities.sort(key=lambda f: (f.target != target, f.target, -_merit(f)))
     return Finding(
         "proxies",
-        "Which cheap signals foretell generation",
-        "Does a signal that costs no generator, or a part of one, order the rows as generation quality does?",
+        "Cheap predictors of generation quality",
+        "Does a number that needs no generator, or only the start of its training, predict the rows' order?",
         _answer(fidelities, target) + caution(board.seeds),
-        f"Kendall's τ-b over rows (means over seeds) with {board.measure} at the row's best guidance. "
-        "Positive: a better signal goes with better generation; of a signal without a direction, a larger "
-        "one. "
+        f"The table has Kendall's τ-b over rows (means over seeds) with {board.measure} at the row's best "
+        "guidance. A positive τ says that a better signal goes with better generation; of a signal without a "
+        "direction, a larger one. "
         + (f"“{POOLED}”: with the mean rank over {len(quality)} generators. " if target == POOLED else "")
         + f"Intervals: percentiles of {RESAMPLES} resamples of the rows, too narrow where they are few, "
         "none for a perfect order. p: scipy's, by Holm over a target's signals. “Without one” is the range "
@@ -230,9 +230,10 @@ def _answer(fidelities: Sequence[Fidelity], target: str) -> str:
     sure = [f for f in signals if f.corrected < 0.05]
     across = f"{target}, {plural(rows, 'row')}"
     if sure:
-        text = f"{len(sure)} of {count} do so beyond chance ({across}): {_strongest(sure)}."
+        text = f"{len(sure)} of {count} predict the order beyond chance ({across}): {_strongest(sure)}."
     else:
-        text = f"None of {count} does so beyond chance ({across}); nearest is {_text(signals[0])}."
+        text = f"None of {count} predicts the order beyond chance ({across}); "
+        text += f"the nearest is {_text(signals[0])}."
     if rows < 6:
         chance = 2 / math.factorial(rows)
         text += f" Even a perfect order of {rows} rows has p = {chance:.2g}: this says very little."
@@ -240,7 +241,7 @@ def _answer(fidelities: Sequence[Fidelity], target: str) -> str:
         f.target: [g for g in fidelities if g.target == f.target and g.corrected < 0.05] for f in fidelities
     }
     parts = [f"with {g} {_strongest(sure, 1)}" for g, sure in alone.items() if sure and g != target]
-    return text + (f" Alone, {'; '.join(parts)}." if parts else "")
+    return text + (f" For single generators: {'; '.join(parts)}." if parts else "")
 
 
 def _strongest(fidelities: Sequence[Fidelity], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Pictures within a page: PNGs as data: addresses, figures as SVG in the page's colours."""
+"""Pictures within a page: those of a results folder as data: addresses, figures as SVG in its colours."""
 
 from __future__ import annotations
 
@@ -7,39 +7,55 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...leaderboard.rows import LABELS
 from ...records.record import Record
 from .. import image_grids
+from .webp import WIDEST, webp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = {"#1f2328": "currentColor", "#8c959f": "var(--faint)"}  # colours of figures' text and axes
-SIZE = slice(16, 24)  # bytes of a PNG with its width and height, big-endian
+SUFFIXES = (".png", ".webp")  # of the pictures in a results folder
+ACROSS = 900  # pixels of the page that reconstructions take at most: they have a row of many images
+LONG = re.compile(r"\d+\.\d{3,}")  # a coordinate with more digits than are seen
+GEOMETRY = re.compile(r'\b(?:d|x|y|x1|x2|y1|y2|points|transform)="[^"]*"')
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of one cell, or of a tokenizer (no generator) or a dataset (no tokenizer)."""
+    """A picture of one cell, or of a tokenizer (no generator) or a dataset (no tokenizer)."""
 
     labels: dict[str, str]  # dataset, tokenizer, regularizer, generator; the last ones may be empty
     name: str  # "@1.5" for samples, "--worst" for a picture by an evaluator
     path: Path
+    drawing: bool = False  # a figure, not images
+
+    @cached_property
+    def _shown(self) -> tuple[bytes, tuple[int, int]]:
+        from PIL import Image
+
+        with Image.open(self.path) as picture:
+            return webp(picture, WIDEST if self.labels["tokenizer"] else ACROSS, self.drawing)
 
     @property
     def source(self) -> str:
-        """A data: address with the file's content."""
-        return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+        """A data: address with the picture as WebP."""
+        return address(self._shown[0])
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, for the page's layout before images are decoded."""
-        with self.path.open("rb") as file:
-            head = file.read(SIZE.stop)[SIZE]
-        return int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+        return self._shown[1]
+
+
+def address(picture: bytes) -> str:
+    """The data: address of a picture in WebP."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
 def find_pictures(folders: Sequence[Path], records: Sequence[Record], of: str = "samples") -> list[Picture]:
@@ -51,11 +67,12 @@ def find_pictures(folders: Sequence[Path], records: Sequence[Record], of: str = 
     owners = picture_owners(records)
     pictures: dict[str, Picture] = {}
     for folder in folders:
-        for path in sorted((folder / of).glob("*.png")):
+        for path in sorted(file for file in (folder / of).glob("*") if file.suffix in SUFFIXES):
             ends = [match.start() for match in re.finditer(r"--|@", path.stem)]
             stem = next((path.stem[:end] for end in reversed(ends) if path.stem[:end] in owners), None)
             if stem is not None:
-                pictures.setdefault(path.name, Picture(owners[stem], path.stem[len(stem) :], path))
+                name = path.stem[len(stem) :]
+                pictures.setdefault(path.stem, Picture(owners[stem], name, path, of == "figures"))
     order = {tuple(labels.values()): i for i, labels in enumerate(owners.values())}
     return sorted(
         pictures.values(), key=lambda picture: (order[tuple(picture.labels.values())], picture.name)
@@ -90,4 +107,10 @@ def svg(figure: Figure, unique: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", text)
     for colour, of_page in INK.items():
         text = text.replace(colour, of_page)
-    return text
+    text = GEOMETRY.sub(lambda part: LONG.sub(_two_decimals, part[0]), text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's style sheet has its own
+    return re.sub(r"\s*\n\s*", " ", text)
+
+
+def _two_decimals(coordinate: re.Match[str]) -> str:
+    return f"{float(coordinate[0]):.2f}"

@@ -83,7 +83,7 @@ function sorter(column, sign) {
   return (a, b) => {
     const [x, y] = [a, b].map((row) => row.cells[column]);
     const blank = (!x.textContent.trim()) - (!y.textContent.trim()); // always last
-    const [v, w] = [x, y].map((cell) => cell.dataset.key === undefined ? NaN : Number(cell.dataset.key));
+    const [v, w] = [x, y].map((cell) => Number(cell.dataset.key ?? (cell.textContent.trim() || NaN)));
     const known = Number.isNaN(v) - Number.isNaN(w); // numbers before notes
     return blank || known || sign * (Number.isNaN(v) ? compareText(x.textContent, y.textContent) : v - w);
   };
@@ -130,11 +130,10 @@ for (const table of all(".sheet")) {
   table.addEventListener("keydown", move);
 }
 
-// ---- filters: text, chips and the number of metrics ------------------------------------------------------
+// ---- filters: text and chips ------------------------------------------------------
 
 const chips = all(".chips button");
 const filter = one("#filter");
-const everything = one("#all");
 
 function chosen(kind) {
   return new Set(chips.filter((c) => c.dataset.kind === kind && c.ariaPressed === "true").map((c) => c.value));
@@ -170,10 +169,6 @@ one("#clear").addEventListener("click", () => {
 });
 
 filter.addEventListener("input", apply);
-everything.addEventListener("change", () => {
-  all(".sheet").forEach((table) => table.classList.toggle("few", !everything.checked));
-});
-everything.closest("label").hidden = !one(".sheet .more");
 one(".tools").hidden = false;
 
 // ---- samples: one generator and guidance at a time -------------------------------------------------------
@@ -191,10 +186,14 @@ for (const article of all(".samples")) {
   pick(groups[0]);
 }
 
-// A link to a protocol opens it.
+// A link to a section or a protocol opens it, and all that it lies in.
 function reveal() {
   const target = document.getElementById(location.hash.slice(1));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  if (!target) return;
+  const folds = [target.querySelector(":scope > details")];
+  for (let at = target; at; at = at.parentElement) folds.push(at);
+  folds.forEach((fold) => { if (fold instanceof HTMLDetailsElement) fold.open = true; });
+  target.scrollIntoView();
 }
 addEventListener("hashchange", reveal);
 reveal();

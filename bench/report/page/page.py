@@ -6,10 +6,9 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ...leaderboard import published as papers
 from ...leaderboard.columns import columns_of
 from ...leaderboard.cost_table import COST_ABOUT
 from ...leaderboard.details import protocols, provenance, spread_note
@@ -19,19 +18,19 @@ from ...records.labels import AXES, natural
 from ...records.record import Record
 from ...store.disk import replace_text
 from ..analysis import style
-from ..analysis.findings import Finding
+from ..analysis.findings import Finding, leading_figure
 from ..csv import csv as as_csv
 from ..dataframe import frame
-from . import embed, tables
+from ..overview import overview
+from ..verdict import Verdict
+from . import embed, strips, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
 from .embed import Picture
+from .strips import Strip
 from .tables import HtmlTable
-from .verdict import Verdict, verdicts
+from .templates import FOLDER, STYLE, template
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-FOLDER = Path(__file__).parent
+STRIPS = 3  # of samples on the first screen
 DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "6 3 1.5 3"}  # matplotlib's names -> SVG's
 
 
@@ -50,6 +49,8 @@ class Part:
 
     dataset: str
     verdicts: list[Verdict]
+    images: Strip | None  # a few of the dataset's own
+    strips: list[Strip]  # held-out images, and samples of the best rows
     generation: HtmlTable | None
     tokenizers: HtmlTable | None
     cost: HtmlTable | None
@@ -82,16 +83,24 @@ def html(
     """The page as text; the template escapes labels, reasons and everything else from records."""
     results = Results.of(records)
     columns = columns_of(results.rows)
-    parts = [_part(name, of_dataset, folders) for name, of_dataset in results.datasets.items()]
+    first = overview(results, folders)
+    parts = [
+        _part(name, of_dataset, folders, first.verdicts[name])
+        for name, of_dataset in results.datasets.items()
+    ]
+    leading = leading_figure(findings)
     trained = [record for record in results.records if not record.real]
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
-    return _template().render(
+    return template("page.html").render(
         title=title,
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=STYLE,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        first=first,
         parts=parts,
+        leading=leading,
         verdicts=[verdict for part in parts for verdict in part.verdicts],
+        judge=_judge(results),
         regularizers=_labels(trained, "regularizer"),
         generators=_labels(trained, "generator"),
         several=len(_labels(trained, "tokenizer")) > 1,
@@ -101,6 +110,7 @@ def html(
         findings=[
             (finding, _figure(finding, i), tables.plain(finding.table)) for i, finding in enumerate(findings)
         ],
+        count=len(papers.figures()),
         failed=tables.failed(results.records),
         published=tables.published(results),
         protocols=protocols(columns),
@@ -114,24 +124,17 @@ def html(
     )
 
 
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(FOLDER)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html")
-
-
-def _part(dataset: str, results: Results, folders: Sequence[Path]) -> Part:
+def _part(dataset: str, results: Results, folders: Sequence[Path], found: list[Verdict]) -> Part:
     records = results.records
     samples = embed.find_pictures(folders, records)
     figures = embed.find_pictures(folders, records, "figures")
+    held_out = strips.held_out(samples)
+    best = [strips.samples(samples, one.best, one.name) for one in found if not one.baseline]
     return Part(
         dataset,
-        verdicts(results),
+        found,
+        strips.held_out(samples, strips.THUMBNAILS),
+        [one for one in (held_out, *best[:STRIPS]) if one is not None],
         tables.scores(results.generation, results.updates_note),
         tables.scores(results.reconstruction),
         tables.cost(results.rows),
@@ -174,6 +177,18 @@ def _looks(records: list[Record]) -> dict[str, tuple[str, str]]:
         name: ("var(--faint)" if colour == style.FAINT else colour, DASHES[dashes[name]])
         for name, colour in colours.items()
     }
+
+
+def _judge(results: Results) -> list[str]:
+    """A sentence on each metric that decides: its name, direction and meaning."""
+    found = {}
+    for of_dataset in results.datasets.values():
+        board = of_dataset.generation.scored
+        for column in board.deciding[:1] or of_dataset.reconstruction.scored.deciding[:1]:
+            better = column.entry.get("better")
+            about = " ".join(filter(None, [column.entry.get("about"), tables.BETTER.get(better or "")]))
+            found[column.name] = f"{column.name}: {about}" if about else ""
+    return [text for text in found.values() if text]
 
 
 def _tally(records: list[Record]) -> str:

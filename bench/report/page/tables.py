@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...leaderboard import published as papers
 from ...leaderboard.collapse import collapse, marked
-from ...leaderboard.columns import WIDEST, cells, headers, value_text
+from ...leaderboard.columns import cells, headers, value_text
 from ...leaderboard.cost_table import cost_table
 from ...leaderboard.details import unfinished
 from ...leaderboard.notes import notes
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASES = {  # of ranks that don't include the variance between tokenizers
-    "generator seeds": "over one tokenizer's generators alone",
-    "resamples": "over one seed's images alone",
-    "none": "of one number: its error is unknown",
+    "generator seeds": "The rank rests on the generators of one tokenizer alone.",
+    "resamples": "The rank rests on the images of one seed alone.",
+    "none": "The row has one number, so its error is unknown.",
 }
 BETTER = {"higher": "Higher is better.", "lower": "Lower is better."}
 LINKED = ("https://arxiv.org/", "https://doi.org/", "https://github.com/")
@@ -44,7 +45,7 @@ class Head:
     arrow: str = ""
     protocol: str = ""  # the id, a link to its description
     numeric: bool = True
-    more: bool = False  # whether the column is hidden until all metrics are asked for
+    more: bool = False  # whether the column is hidden until all columns are asked for
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class TableCell:
     heat: float | None = None
     mark: str = ""  # "best": separable from all others of its group; "tied": may be the best
     link: str = ""
+
+    @property
+    def sort(self) -> str | None:
+        """The key as the page has it; None where the text is a number that sorts as well."""
+        plain = self.mark != "tied" and re.fullmatch(r"-?\d+(\.\d+)?", self.text)  # a tie has a sign, too
+        if self.key is None or plain:
+            return None
+        return f"{self.key:.6g}"
 
 
 @dataclass(frozen=True)
@@ -88,11 +97,14 @@ class Place(NamedTuple):
 
 
 def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
-    """All rows that have a score of the board's scope, with all of its metrics, and a note more."""
+    """All rows that have a score of the board's scope, with all of its metrics, and a note more.
+
+    The few metrics that decide come first and have short names, if one network judges by all of them.
+    """
     board = board.scored
     if not board.columns:
         return None
-    few, _ = board.shown(WIDEST)
+    few, _ = board.few
     columns = [*few, *(column for column in board.columns if column not in few)]
     standings = board.standings(columns)
     places = _places(standings.rankings)
@@ -101,8 +113,15 @@ def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
     if standings.rank_header:
         heads.append(Head(standings.rank_header, standings.note))
     seeds = {(row.seeds_done, row.seeds) for row in board.rows if not row.real}
-    heads.append(Head("seeds", "Seeds that finished, which numbers are means over.", more=len(seeds) < 2))
-    for column, text in zip(columns, headers(columns), strict=True):
+    heads.append(
+        Head(
+            "seeds",
+            "The number of seeds that finished; every number is a mean over them.",
+            more=len(seeds) < 2,
+        )
+    )
+    rest = columns[len(few) :]
+    for column, text in zip(columns, [*headers(few), *headers(rest)], strict=True):
         name = text.removesuffix(column.protocol).strip().removesuffix(column.better or "\0").strip()
         heads.append(Head(name, about(column), column.better, column.protocol, more=column not in few))
     lines = []
@@ -162,16 +181,16 @@ def _heats(keys: list[float]) -> list[float]:
 def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
     if value is None:
         return TableCell(text)
-    tip = [f"{text} over {plural(value.n, 'seed')}"]
+    tip = [f"{text} over {plural(value.n, 'seed')}."]
     if value.interval:
         error = " (sampling noise only)" if value.n == 1 else ""
-        tip.append(f"95 % interval{error} {number(value.interval[0])} to {number(value.interval[1])}")
+        tip.append(f"95 % interval{error}: {number(value.interval[0])} to {number(value.interval[1])}.")
     if not place:
         return TableCell(text, value.mean, "\n".join(tip))
     low, high = place.rank.low, place.rank.high
-    tip.append(f"rank {low} of {place.of}" if low == high else f"rank {low} to {high} of {place.of}")
+    tip.append(f"Rank {low} of {place.of}." if low == high else f"Rank {low} to {high} of {place.of}.")
     if place.mark == "tied":
-        tip.append("may be the best")
+        tip.append("It may be the best.")
     if place.rank.basis in BASES:
         tip.append(BASES[place.rank.basis])
     return TableCell(text, value.mean, "\n".join(tip), place.heat, place.mark)
@@ -282,12 +301,20 @@ def plain(table: pd.DataFrame) -> HtmlTable:
 
 
 def published(results: Results) -> HtmlTable:
-    """The papers' numbers beside ours; those with a counterpart come first."""
+    """The papers' numbers beside ours; without rows unless some number can be compared.
+
+    Those that can be compared come first, and those that aren't measured here are left out.
+    """
     table = papers.table(results)
     names = ["paper", "regularizer", "generator", "metric", "value", "ours", "comparable", "why"]
-    order = sorted(range(len(table)), key=lambda i: (not table["comparable"][i], not table["ours"][i]))
+    places = [i for i in range(len(table)) if "ours" in table and table["ours"][i]]
+    if not any(table["comparable"][i] for i in places):
+        places = []
     rest = [name for name in table.columns if name not in names]
-    html = plain(table[[*names, *rest]].iloc[order].reset_index(drop=True))
+    order = sorted(places, key=lambda i: not table["comparable"][i])
+    html = plain(
+        table[[name for name in (*names, *rest) if name in table]].iloc[order].reset_index(drop=True)
+    )
     return replace(html, heads=[replace(head, more=head.text in rest) for head in html.heads])
 
 

@@ -1,31 +1,35 @@
-"""The first table of a page: the best regularizer for each generator, its cost, and how sure it is."""
+"""A report's first table: the best regularizer for each generator, its reconstruction, and how sure it is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...leaderboard.collapse import MARK, collapse, marked
-from ...leaderboard.columns import cells
-from ...leaderboard.cost_table import row_costs
-from ...leaderboard.notes import taught_note
-from ...leaderboard.numbers import number, plural
-from ...leaderboard.ranking import Ranking
-from ...leaderboard.results import Leaderboard, Results
-from ...leaderboard.rows import Column, Row, Value, tokenizer_seed
-from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
-from ...options.words import listed
-from ...records.record import Record
+from ..leaderboard.baselines import baselines
+from ..leaderboard.collapse import MARK, collapse, marked
+from ..leaderboard.columns import TAUGHT, cells
+from ..leaderboard.cost_table import row_costs
+from ..leaderboard.notes import taught_note
+from ..leaderboard.numbers import number, plural
+from ..leaderboard.ranking import Ranking
+from ..leaderboard.results import Leaderboard, Results
+from ..leaderboard.rows import Column, Row, Value, tokenizer_seed
+from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
+from ..options.words import listed
+from ..records.record import Record
 
 BASELINE = "none"
 FEW = 3  # rows of a tie that are named beside the first; more are counted
+RECONSTRUCTION = ("rFID", "rFD")  # distances of reconstructions from images
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The best row of one generator, or of a dataset's tokenizers."""
 
+    best: Row
     dataset: str
     generator: str  # empty for tokenizers, where nothing was generated
     name: str  # the best in the mean
@@ -39,11 +43,20 @@ class Verdict:
     operations: str  # of training, priors included
     times: str  # seconds and operations relative to the baseline's
     sure: str  # a sentence
+    needed: str  # a sentence on the seeds that would end a tie, and on what is unusual
     detectable: str  # the difference that these seeds would show with 80 % power
     chosen: str  # how the guidance of its dataset's rows was chosen
     taught: str  # what a sign at the value says
     level: str  # "sure", "tie", "unknown"
     real: str  # the value of as many held-out images, if there is one
+    reconstruction: dict[str, str]  # its tokenizer's means, by `PSNR ↑` and the like
+    baseline: bool  # whether its generator is fitted in closed form, as others of the dataset aren't
+    rows: int  # that were compared
+
+    @property
+    def header(self) -> str:
+        """The metric without its network, as the header of a narrow column."""
+        return re.sub(r"\[.*\]", "", self.metric)
 
     @property
     def named(self) -> list[str]:
@@ -51,23 +64,51 @@ class Verdict:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """A verdict per generator of one dataset; one of its tokenizers if nothing was generated."""
+    """A verdict per generator of one dataset; one of its tokenizers if nothing was generated.
+
+    Generators of several rows come first, those of a single row next, and baselines last.
+    """
     generated = any(row.scored("generator") for row in results.rows if not row.real)
     board = (results.generation if generated else results.reconstruction).scored
     if not board.deciding:
         return []
-    column, budget = board.deciding[0], _budget(results.records)
-    real = next((cells(row, [column])[0] for row in results.rows if row.real and column in row.values), "")
+    column, last = board.deciding[0], baselines(board.rows)
+    facts = _Facts(
+        board,
+        column,
+        _budget(results.records),
+        next((cells(row, [column])[0] for row in results.rows if row.real and column in row.values), ""),
+        reconstruction_columns(results) if generated else [],
+        last,
+    )
     rankings = {ranking.generator: ranking for ranking in board.standings([column]).rankings}
     by_generator: dict[str, list[Row]] = {}
     for place in sorted(board.guidance):
         row = board.rows[place]
         if row.mean(column) is not None:
             by_generator.setdefault(row.generator, []).append(row)
-    return [
-        _verdict(rows, column, rankings.get(generator), budget, real, board)
-        for generator, rows in by_generator.items()
-    ]
+    found = [_verdict(rows, rankings.get(generator), facts) for generator, rows in by_generator.items()]
+    return sorted(found, key=lambda verdict: (verdict.baseline, verdict.rows < 2))
+
+
+def reconstruction_columns(results: Results) -> list[Column]:
+    """The metric that decides between tokenizers, and the distance of reconstructions from images."""
+    board = results.reconstruction
+    first = board.deciding[:1]
+    distances = [c for c in board.columns if c.base in RECONSTRUCTION and "@" not in c.name]
+    return list(dict.fromkeys([*first, *distances[:1]]))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The facts that the verdicts of one dataset share."""
+
+    board: Leaderboard
+    column: Column  # that decides
+    budget: Mapping[str, Any]
+    real: str
+    reconstruction: list[Column]
+    baselines: set[str]
 
 
 def _budget(records: list[Record]) -> Mapping[str, Any]:
@@ -77,36 +118,28 @@ def _budget(records: list[Record]) -> Mapping[str, Any]:
     return known[0] if known and all(budget == known[0] for budget in known) else {}
 
 
-def _verdict(
-    rows: list[Row],
-    column: Column,
-    ranking: Ranking | None,
-    budget: Mapping[str, Any],
-    real: str,
-    board: Leaderboard,
-) -> Verdict:
+def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict:
     """The verdict on rows of one generator, best first."""
+    board, column = facts.board, facts.column
     several = len({row.tokenizer for row in rows}) > 1
     best = ranking.rows[ranking.best] if ranking else rows[0]
     ties, sure, level = _certainty(rows, ranking, several)
+    needed = [_needed(ranking, several) if ranking and level == "tie" else ""]
     rank, detectable = "", ""
     if ranking and ranking.basis == "seeds":  # of one seed nobody knows the training variance
         first = ranking.ranks[ranking.best]
-        rank = (
-            f"{first.low} of {len(rows)}"
-            if first.low == first.high
-            else f"{first.low}–{first.high} of {len(rows)}"
-        )
-        detectable = ranking.detectable
+        span = f"{first.low}" if first.low == first.high else f"{first.low}–{first.high}"
+        rank, detectable = f"{span} of {len(rows)}", ranking.detectable
     if reason := collapse(best):
-        sure += f" {MARK} {reason[0].upper()}{reason[1:]}."
+        needed.append(f"{MARK} {reason[0].upper()}{reason[1:]}.")
     costs, baseline = row_costs(best), _baseline(rows, best)
-    seconds, operations = _seconds(costs), _operations(costs, budget, best.generator)
+    seconds, operations = _seconds(costs), _operations(costs, facts.budget, best.generator)
     factors = [
         _times(seconds, _seconds(baseline), "seconds"),
-        _times(operations, _operations(baseline, budget, best.generator), "GFLOP"),
+        _times(operations, _operations(baseline, facts.budget, best.generator), "GFLOP"),
     ]
     return Verdict(
+        best=best,
         dataset=best.dataset,
         generator=best.generator,
         name=_name(best, several),
@@ -120,11 +153,20 @@ def _verdict(
         operations=f"{number(operations)} GFLOP" if operations else "",
         times=", ".join(filter(None, factors)),
         sure=sure,
+        needed=" ".join(filter(None, needed)),
         detectable=detectable,
         chosen=board.guidance_note,
         taught=taught_note([best], [column]),
         level=level,
-        real=real,
+        real=facts.real,
+        reconstruction={
+            " ".join(filter(None, (c.base, c.better))): number(mean)
+            + (f" {TAUGHT}" if best.taught_by(c) else "")
+            for c in facts.reconstruction
+            if (mean := best.mean(c)) is not None
+        },
+        baseline=best.generator in facts.baselines,
+        rows=len(rows),
     )
 
 
@@ -133,28 +175,39 @@ def _certainty(rows: list[Row], ranking: Ranking | None, several: bool) -> tuple
     if len(rows) < 2:
         return [], "There is nothing to compare it with.", "unknown"
     if ranking is None:
-        return [], "One seed, no resamples: no winner can be named.", "unknown"
+        return [], "There is one seed and no resampling of its images, so no winner can be named.", "unknown"
     known = [row for row, rank in zip(ranking.rows, ranking.ranks, strict=True) if rank.basis != "none"]
     seeds = min(row.values[ranking.column].n for row in known)
     if ranking.basis != "seeds":
-        few = "One seed" if seeds == 1 else "One tokenizer seed"
-        return [], f"{few}: no winner can be named. The order is that of this run.", "unknown"
+        few = "one seed" if seeds == 1 else "one seed of the tokenizer"
+        text = f"There is {few}, so no winner can be named."
+        return [], text, "unknown"
     tied = [row for row, mark in zip(ranking.rows, ranking.marks, strict=True) if mark == "tied"]
     ties = [_name(row, several) for row in tied if row is not ranking.rows[ranking.best]]
     if "best" in ranking.marks:
         others = len(ranking.rows) - 1
-        rest = "the other" if others == 1 else f"all {others} others"
-        return ties, f"{seeds} seeds tell it from {rest} (95 %, Holm-corrected).", "sure"
+        rest = "the other one" if others == 1 else f"all {others} others"
+        return ties, f"{seeds} seeds separate it from {rest} (95 %, corrected for all pairs).", "sure"
     alone = [_name(row, several) for row in ranking.rows if row not in known]
     if alone and not ties:
-        return ties, f"{seeds} seeds tell it from all but {listed(alone, FEW)}, of one seed.", "tie"
-    text = f"Tie: {plural(seeds, 'seed')} can't tell {len(ties) + 1} of {len(ranking.rows)} apart."
+        text = (
+            f"{seeds} seeds separate it from all but {listed(alone, FEW)}, of which there is one seed only."
+        )
+        return ties, text, "tie"
+    tie, of = len(ties) + 1, len(ranking.rows)
+    those = f"all {of} rows" if tie == of else f"{tie} of the {of} rows"
+    text = f"A tie: {plural(seeds, 'seed')} cannot separate {those}."
     if alone:
-        text += f" Of {listed(alone, FEW)} there is one seed, which says nothing of its error."
-    rival = ranking.seeds_to_separate()
-    if rival and rival[1] is not None:
-        text += f" About {rival[1]} would tell it from {_name(rival[0], several)}."
+        text += f" Rows of one seed have an unknown error: {listed(alone, FEW)}."
     return ties, text, "tie"
+
+
+def _needed(ranking: Ranking, several: bool) -> str:
+    """A sentence on the number of seeds that would separate the best row from the next."""
+    rival = ranking.seeds_to_separate()
+    if rival is None or rival[1] is None:
+        return ""
+    return f"About {rival[1]} seeds would separate it from {_name(rival[0], several)}."
 
 
 def _interval(value: Value) -> str:
