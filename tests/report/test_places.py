@@ -6,8 +6,7 @@ import pytest
 from helpers import fabricated_records
 from helpers.run import TINY, bench_inline
 
-from latentbench.bench.records.files import read_records, write_record
-from latentbench.bench.records.record import Record
+from latentbench.bench.records.files import read_record, read_records, write_record
 from latentbench.bench.report.places import NotWritable, check_places
 from latentbench.bench.report.write import rebuild_report
 
@@ -96,7 +95,7 @@ def test_an_interrupted_report_leaves_every_file_whole(here, monkeypatch):
     rebuild_report([here / "a"], here / "a")
     old = files(here / "a")
     for file in sorted((here / "a/records").glob("*none*")):
-        record = Record.from_json(file.read_text(encoding="utf-8"))
+        record = read_record(file)
         write_record(here / "a/records", replace(record, reason="edited"))
     rebuild_report([here / "a"], here / "b")
     new = {here / "a" / file.relative_to(here / "b"): content for file, content in files(here / "b").items()}
