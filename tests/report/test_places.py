@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers import fabricated_records
 from helpers.run import TINY, bench_inline
+from PIL import Image
 
 from latentbench.bench.records.files import read_record, read_records, write_record
 from latentbench.bench.report.places import NotWritable, check_places
@@ -59,6 +60,15 @@ def test_a_folder_of_other_things_takes_a_report(here):
     again = report(here, "a", "-o", "out")
     assert again.returncode == 0 and "note: the report that was in out is replaced" in again.stderr
     assert "replaced" not in report(here, "a").stderr  # in its own folder, where it belongs
+
+
+def test_a_report_without_pictures_is_made_and_says_so(here):
+    done = report(here, "a")
+    assert done.returncode == 0 and (here / "a/leaderboard.html").is_file()
+    assert "note: the page shows no pictures: there are none in samples/ and figures/ of a." in done.stderr
+    (here / "a/figures").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "a/figures/digits--vit--kl--noise.png")
+    assert "note" not in report(here, "a").stderr
 
 
 def test_a_results_folder_is_no_place_for_the_report_of_others(here):
