@@ -41,6 +41,16 @@ for file in [root / "matrix.yaml", *sorted(presets)]:
         found[f"{file.name} {profile or ''}".strip()] = {"stages": sorted(plan.stages), **stages, **cells}
 print(json.dumps(found))
 """
+RECORDS = """
+import json, sys
+try:
+    from latentbench.bench.records.files import read_records
+    from latentbench.bench.records.record import comparable
+except ModuleNotFoundError:
+    from latentbench.bench.records import comparable, read as read_records
+
+print(json.dumps({record.filename: comparable(record) for record in read_records(sys.argv[1])}))
+"""  # by each checkout's own reader: the form of the files has changed
 
 
 @contextmanager
@@ -67,11 +77,8 @@ def smoke(checkout: Path) -> dict[str, dict[str, Any]]:
         command = [sys.executable, "-m", "latentbench.bench.cli", "run", "--matrix", matrix]
         command += ["--profile", "smoke", "-o", f"{folder}/results"]
         subprocess.run(command, env=env | {"LATENTBENCH_HOME": f"{folder}/home"}, check=True)
-        found = {}
-        for file in sorted(Path(folder, "results", "records").glob("*.json")):
-            record = json.loads(file.read_text())
-            found[file.name] = {k: v for k, v in record.items() if k not in ("cost", "provenance")}
-        return found
+        command = [sys.executable, "-c", RECORDS, f"{folder}/results/records"]
+        return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:

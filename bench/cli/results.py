@@ -1,4 +1,4 @@
-"""`bench report`, `merge`, `compare` and `audit`: commands that read results or images."""
+"""`bench report`, `merge`, `compact`, `compare` and `audit`: commands that read results or images."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def report(
     if index:
         _write_index(folders, output)
         return
+    from ..report.places import no_pictures_note
     from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
@@ -39,6 +40,8 @@ def report(
         written = rebuild_report(folders, out)
     if replaced:
         print_error_line(f"note: the report that was in {out} is replaced")
+    if note := no_pictures_note(folders):
+        print_error_line(f"note: {note}")
     for file in written:
         print(file)
 
@@ -76,6 +79,30 @@ def merge(
     print(f"\n{len(merged.records)} records of {len(folders)} folders are in {output}")
     for file in merged.written:
         print(file)
+
+
+def compact(
+    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures", help="Also draw samples and figures in fewer colours: 16 greys, or 64 colours."
+        ),
+    ] = False,
+) -> None:
+    """Rewrite the records of older versions in fewer bytes. All numbers stay the same to the last bit."""
+    from ..leaderboard.numbers import plural
+    from ..store.disk import size_text
+    from ..tools.compact import compact as compact_folder
+
+    for folder in folders:
+        with as_usage_errors(OSError):
+            shrunk = compact_folder(folder, pictures)
+        sizes = [
+            f"{plural(one.files, one.kind)}, {size_text(one.before)} -> {size_text(one.after)}"
+            for one in shrunk
+        ]
+        print(f"{folder}: {'; '.join(sizes)}")
 
 
 def compare(

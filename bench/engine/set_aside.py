@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from ..leaderboard.numbers import plural
-from ..records.files import new_records
+from ..records.files import RecordError, move_record, new_records, read_record
 from ..records.record import Record
 from ..report.page.embed import find_pictures, picture_owners
 from ..store.disk import replace_bytes
@@ -25,8 +25,8 @@ def foreign_records(files: Iterable[Path], keys: Collection[str]) -> dict[Path, 
     for file in files:
         with suppress(FileNotFoundError):  # another run has moved it
             try:
-                record = Record.from_json(file.read_text(encoding="utf-8"))
-            except ValueError:
+                record = read_record(file)
+            except RecordError:
                 found[file] = None
                 continue
             if record.key not in keys:
@@ -51,7 +51,7 @@ def move_aside(folder: Path, foreign: Mapping[Path, Record | None], which: str) 
     aside = _new_folder(folder / FOLDER)
     for lock in folder.glob(LOCK):
         replace_bytes(aside / lock.name, lock.read_bytes())
-    moved = sum(_move(file, aside / "records") for file in foreign)
+    moved = sum(move_record(file, aside / "records") for file in foreign)
     _move_pictures(folder, aside, [record for record in foreign.values() if record])
     return f"set aside in {aside}: {plural(moved, 'record')} {which}"
 
@@ -73,13 +73,6 @@ def _move_pictures(folder: Path, aside: Path, foreign: Sequence[Record]) -> None
     for kind in ("samples", "figures"):
         for picture in find_pictures([folder], [*foreign, *kept], kind):
             if picture.labels not in owned:
-                _move(picture.path, aside / kind)
-
-
-def _move(file: Path, folder: Path) -> bool:
-    """Moves a file into a folder, and returns whether it was still there."""
-    folder.mkdir(exist_ok=True)
-    with suppress(FileNotFoundError):  # another run may have moved it where locks don't work
-        file.rename(folder / file.name)
-        return True
-    return False
+                (aside / kind).mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # another run may have moved it where locks don't work
+                    picture.path.rename(aside / kind / picture.path.name)

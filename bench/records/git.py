@@ -21,4 +21,5 @@ def tracked_records(folder: Path) -> list[Path]:
     records = folder.resolve() / "records"
     near = next(path for path in records.parents if path.is_dir())
     listed = git(near, "--literal-pathspecs", "ls-files", "-z", "--", str(records)) or ""
-    return [near / name for name in listed.split("\0") if name.endswith(".json")]
+    files = (near / name for name in listed.split("\0") if name.endswith(".json"))
+    return [file for file in files if file.parent == records]

@@ -17,6 +17,7 @@ STATUSES = ("done", "failed", "skipped")
 SCOPES = ("tokenizer", "generator")
 DIRECTIONS = ("higher", "lower")  # that may be better
 SIDES = ("above", "below")  # of a limit, on which a value lies
+FIRST = ("value", "note", "bound", "n", "protocol", "scope", "better", "unit", "about")  # keys of a metric
 # Levels of each field that are spread over lines in JSON: one line per metric, per curve, per cost.
 DEPTHS = {"metrics": 1, "curves": 2, "cost": 1, "provenance": 1, "missing": 1}
 
@@ -66,22 +67,25 @@ class Record:
         return f"{safe}.json"
 
     def to_json(self) -> str:
-        """Stable text, ordered by metric name, for small diffs."""
-        lines = (
-            f" {json.dumps(name)}: {_dump(value, DEPTHS.get(name, 0), 1)}" for name, value in _items(self)
-        )
-        return "{\n" + ",\n".join(lines) + "\n}\n"
+        """Everything in one text, ordered by metric name; files have the shorter form of `compact.py`."""
+        return json_text(dict(named_fields(self)))
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The inverse of `to_json`; fields that an older version didn't write have their defaults.
+        """The inverse of `to_json`.
 
         Raises:
             ValueError: with what is wrong with the text.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise ValueError(f"a {type(data).__name__} where an object belongs")
+        return cls.from_fields(json_object(text))
+
+    @classmethod
+    def from_fields(cls, data: dict[str, Any]) -> Record:
+        """The record of fields by name; those that an older version didn't write have their defaults.
+
+        Raises:
+            ValueError: with what is wrong with them.
+        """
         known = {f.name for f in fields(cls)}
         needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         for problem, keys in (("unknown", data.keys() - known), ("missing", needed - data.keys())):
@@ -97,7 +101,7 @@ def in_order(records: Iterable[Record]) -> list[Record]:
 
 def comparable(record: Record) -> dict[str, Any]:
     """The fields that two runs of one cell must agree on, bit for bit: all but cost and provenance."""
-    return {name: value for name, value in _items(record) if name not in ("cost", "provenance")}
+    return {name: value for name, value in named_fields(record) if name not in ("cost", "provenance")}
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:
@@ -112,6 +116,8 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): plain_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
+        if set(map(type, value)) == {float} and math.isfinite(sum(value)):  # so is each: fast for long lists
+            return list(value)
         return [plain_json(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
@@ -120,9 +126,10 @@ def plain_json(value: Any) -> Any:
 
 def _metric(entry: dict[str, Any]) -> dict[str, Any]:
     value = entry["value"]
-    if value is None or math.isfinite(value):
-        return plain_json(entry)
-    return {**plain_json(entry), "note": str(float(value))}
+    plain: dict[str, Any] = plain_json(entry)
+    if value is not None and not math.isfinite(value):
+        plain["note"] = str(float(value))
+    return {key: plain[key] for key in FIRST if key in plain} | plain
 
 
 def _check(record: Record) -> None:
@@ -166,10 +173,31 @@ def _writer(data: dict[str, Any]) -> str:
     return f" (written by latentbench {version}, this is {__version__})"
 
 
-def _items(record: Record) -> list[tuple[str, Any]]:
+def named_fields(record: Record) -> list[tuple[str, Any]]:
     """The record's fields with their values; `missing` only if an evaluator is."""
     items = [(item.name, getattr(record, item.name)) for item in fields(record)]
     return [(name, value) for name, value in items if name != "missing" or value]
+
+
+def json_text(named: dict[str, Any]) -> str:
+    """Fields of a record as JSON: a line for each metric, curve and cost, for small diffs."""
+    lines = (f" {json.dumps(name)}: {_dump(value, DEPTHS.get(name, 0), 1)}" for name, value in named.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object that a JSON text holds.
+
+    Raises:
+        ValueError: the text is no JSON, or holds something else.
+    """
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"a {type(data).__name__} where an object belongs")
+    return data
 
 
 def _dump(value: Any, depth: int, indent: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..records.labels import AXES, slug
 from ..store.disk import replace_bytes
+from .png import SOURCE, png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SIDE = 32  # pixels: smaller images are enlarged by a whole factor
 GAP = 2  # pixels between images
 BACKGROUND = 128  # grey
-SOURCE = "Source"  # a keyword of PNG's text
 
 
 def grid(images: Tensor, columns: int) -> Image:
@@ -102,13 +101,7 @@ def source_of(file: Path) -> str | None:
 
 
 def _save(picture: Image, folder: Path, name: str, source: str | None = None) -> Path:
-    from PIL.PngImagePlugin import PngInfo
-
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / file_name(name)
-    drawn, notes = io.BytesIO(), PngInfo()
-    if source is not None:
-        notes.add_text(SOURCE, source)
-    picture.save(drawn, format="PNG", pnginfo=notes)
-    replace_bytes(file, drawn.getvalue())
+    replace_bytes(file, png(picture, source))
     return file

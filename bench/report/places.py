@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..options.words import listed
@@ -49,6 +49,17 @@ def check_output(out: Path, sources: Iterable[Path]) -> None:
             f"{out} has records of its own, whose report would be replaced: name that folder too, or choose "
             "another one with -o"
         )
+
+
+def no_pictures_note(folders: Sequence[Path]) -> str:
+    """A sentence that says so if results folders have no picture for the page; empty if they have one."""
+    if any(next((folder / kind).glob("*.png"), None) for folder in folders for kind in PICTURES):
+        return ""
+    named = listed([str(folder) for folder in folders])
+    return (
+        f"the page shows no pictures: there are none in samples/ and figures/ of {named}. "
+        "Records hold numbers alone; the run that made them draws, from its cache or by training again"
+    )
 
 
 def check_folder(folder: Path) -> None:

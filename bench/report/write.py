@@ -16,6 +16,7 @@ from .csv import csv
 from .dataframe import frame
 from .markdown import markdown
 from .places import ANALYSES, ANALYSIS, check_output
+from .png import DRAWN, fewer_colours, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,12 +91,20 @@ def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
         if finding.figure is not None:
             written.append(folder / f"{finding.name}.png")
             _lay_out(finding.figure)
-            drawn = io.BytesIO()
-            finding.figure.savefig(drawn, format="png", dpi=DPI, facecolor="white")
-            replace_bytes(written[-1], drawn.getvalue())
+            replace_bytes(written[-1], _drawn(finding.figure))
     for old in {file for pattern in ANALYSES for file in folder.glob(pattern)}.difference(written):
         old.unlink(missing_ok=True)
     return written
+
+
+def _drawn(figure: Figure) -> bytes:
+    """A figure as a PNG with a palette, a fifth of the bytes that one in full colour takes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with Image.open(buffer) as picture:
+        return png(fewer_colours(picture.convert("RGB"), DRAWN))
 
 
 def _lay_out(figure: Figure) -> None:

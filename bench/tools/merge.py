@@ -122,10 +122,10 @@ def _set_aside(out: Path, sources: Sequence[ResultsFolder], records: Sequence[Re
     if out.resolve() in [source.folder.resolve() for source in sources]:
         return []
     there = sorted((out / "records").glob("*.json"))
-    merged = {record.filename: record.to_json().encode() for record in records}
-    if all(file.read_bytes() == merged[file.name] for file in there):
-        return []
+    merged = {record.filename: record for record in records}
     foreign = foreign_records(there, set())
+    if all(record == merged[file.name] for file, record in foreign.items()):
+        return []
     return [move_aside(out, foreign, "with other contents than the merged ones")]
 
 

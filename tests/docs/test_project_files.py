@@ -56,7 +56,7 @@ def test_files_that_templates_name_are_there():
 
 def test_the_images_of_every_committed_study_have_their_source_and_licence():
     text = text_of("THIRD_PARTY.md")
-    for study in (ROOT / "results/studies").iterdir():
+    for study in (ROOT / "results/studies").glob("*/"):
         assert f"`{study.name}`" in text, study.name
 
 

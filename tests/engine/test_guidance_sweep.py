@@ -1,12 +1,11 @@
 """A sweep of guidance through the command line: each cell chooses on samples that aren't ranked."""
 
-import json
 from collections import Counter
 
 import pytest
 import torch
 import yaml
-from helpers.run import TINY, bench_inline
+from helpers.run import TINY, bench_inline, fields_of
 
 from latentbench.bench.api import from_uint8
 from latentbench.bench.matrix.load import load_matrix
@@ -32,7 +31,7 @@ def run(folder, text, home):
     (folder / "matrix.yaml").write_text(text)
     done = bench_inline("run", "-m", "matrix.yaml", cwd=folder, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
-    records = [json.loads(file.read_text()) for file in (folder / "results/tiny/records").glob("*.json")]
+    records = [fields_of(file) for file in (folder / "results/tiny/records").glob("*.json")]
     plan, store = make_plan(load_matrix(folder / "matrix.yaml")), Store(home)
     return {(r["cell"]["generator"], r["cell"]["seed"]): r for r in records}, plan, store
 

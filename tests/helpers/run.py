@@ -1,7 +1,6 @@
 """The command line as users run it, in a process of its own or in this one, and matrices for it."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from unittest import mock
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
+from latentbench.bench.records.files import read_record
+from latentbench.bench.records.record import comparable, named_fields
 
 TINY = """\
 name: tiny
@@ -118,9 +119,13 @@ def results(folder):
     """What two runs of the same cells must agree on, by file."""
     found = {}
     for file in sorted(Path(folder, "records").glob("*.json")):
-        record = json.loads(file.read_text())
-        found[file.name] = {k: v for k, v in record.items() if k not in ("cost", "provenance")}
+        found[file.name] = comparable(read_record(file))
     return found
+
+
+def fields_of(file):
+    """The fields of the record in a file by name, in whichever form it was written."""
+    return dict(named_fields(read_record(Path(file))))
 
 
 def workers_of(pid):

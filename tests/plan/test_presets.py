@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.run import bench, bench_inline, command, environment
+from helpers.run import bench, bench_inline, command, environment, fields_of
 
 from latentbench.bench.api import Tokenizer
 from latentbench.bench.matrix.load import load_matrix
@@ -128,7 +128,7 @@ def test_a_preset_runs_small_through_all_of_its_stages(name, tmp_path):
     done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "results" / f"{name}-smoke"
-    records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
+    records = [fields_of(file) for file in sorted((folder / "records").glob("*.json"))]
     assert {record["status"] for record in records} <= {"done", "skipped"}
     assert all(record["reason"] for record in records if record["status"] == "skipped")
     assert (folder / "leaderboard.html").exists()

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from helpers import fabricated_records
 from helpers.run import TINY, bench_inline
+from PIL import Image
 
-from latentbench.bench.records.files import read_records, write_record
-from latentbench.bench.records.record import Record
+from latentbench.bench.records.files import read_record, read_records, write_record
 from latentbench.bench.report.places import NotWritable, check_places
 from latentbench.bench.report.write import rebuild_report
 
@@ -62,6 +62,15 @@ def test_a_folder_of_other_things_takes_a_report(here):
     assert "replaced" not in report(here, "a").stderr  # in its own folder, where it belongs
 
 
+def test_a_report_without_pictures_is_made_and_says_so(here):
+    done = report(here, "a")
+    assert done.returncode == 0 and (here / "a/leaderboard.html").is_file()
+    assert "note: the page shows no pictures: there are none in samples/ and figures/ of a." in done.stderr
+    (here / "a/figures").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "a/figures/digits--vit--kl--noise.png")
+    assert "note" not in report(here, "a").stderr
+
+
 def test_a_results_folder_is_no_place_for_the_report_of_others(here):
     results(here / "b", "simflow")
     assert report(here, "b").returncode == 0
@@ -96,7 +105,7 @@ def test_an_interrupted_report_leaves_every_file_whole(here, monkeypatch):
     rebuild_report([here / "a"], here / "a")
     old = files(here / "a")
     for file in sorted((here / "a/records").glob("*none*")):
-        record = Record.from_json(file.read_text(encoding="utf-8"))
+        record = read_record(file)
         write_record(here / "a/records", replace(record, reason="edited"))
     rebuild_report([here / "a"], here / "b")
     new = {here / "a" / file.relative_to(here / "b"): content for file, content in files(here / "b").items()}

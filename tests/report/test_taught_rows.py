@@ -13,7 +13,7 @@ from helpers.run import TINY, bench_inline
 
 from latentbench.bench.leaderboard.notes import prior_note
 from latentbench.bench.leaderboard.results import Results
-from latentbench.bench.records.files import read_records
+from latentbench.bench.records.files import read_record, read_records
 from latentbench.bench.records.record import Record
 from latentbench.bench.records.teachers import teachers
 from latentbench.bench.report.dataframe import frame
@@ -100,7 +100,7 @@ def test_committed_records_of_before_are_marked():
     first = {(file.parent, file.name.split("--")[2]): file for file in files}
     known = {}
     for file in first.values():
-        record = Record.from_json(file.read_text())
+        record = read_record(file)
         if not record.provenance.get("taught_by"):
             known.setdefault(record.cell["regularizer"].partition("[")[0], set()).update(teachers(record))
     assert {"repa", "dmvae", "flow_prior"} <= {name for name, digests in known.items() if digests}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.run import bench_inline
+from helpers.run import bench_inline, fields_of
 from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     done = bench_inline("run", "-m", "m.yaml", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     files = (folder / "results/small/records").glob("*.json")
-    return folder, {file.stem: json.loads(file.read_text()) for file in files}
+    return folder, {file.stem: fields_of(file) for file in files}
 
 
 def test_samples_are_scored_along_a_generators_training(run):

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from helpers.run import bench
+from helpers.run import bench, fields_of
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results/studies"
 
 
 def records(folder):
-    found = [json.loads(file.read_text()) for file in sorted((RESULTS / folder / "records").glob("*.json"))]
+    found = [fields_of(file) for file in sorted((RESULTS / folder / "records").glob("*.json"))]
     return [record for record in found if record["cell"]["regularizer"] != "real"]
 
 
@@ -77,7 +77,9 @@ def test_the_smoke_profile_runs_from_end_to_end(rows, tmp_path):
     asked += ["--filter", f"regularizer={rows}"] if rows else []
     done = bench(*asked, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
-    made = [json.loads(file.read_text()) for file in tmp_path.glob("results/fashion-mnist-smoke/records/*")]
+    made = [
+        json.loads(file.read_text()) for file in tmp_path.glob("results/fashion-mnist-smoke/records/*.json")
+    ]
     assert {record["status"] for record in made} == {"done"}
     assert {record["cell"]["tokenizer"] for record in made} >= {"vit", "conv"}
     assert {record["cell"]["regularizer"] for record in made} - {"real"} == (

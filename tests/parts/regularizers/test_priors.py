@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.run import bench, bench_inline
+from helpers.run import bench, bench_inline, fields_of
 from safetensors.torch import load_file
 
 PLUGIN = '''\
@@ -88,7 +88,7 @@ def tensors(folder, kind, key):
 
 
 def records(folder):
-    read = [json.loads(file.read_text()) for file in (folder / "results/priors/records").glob("*.json")]
+    read = [fields_of(file) for file in (folder / "results/priors/records").glob("*.json")]
     return {(r["cell"]["regularizer"], r["cell"]["generator"]): r for r in read}
 
 

@@ -1,0 +1,90 @@
+"""The compact form of a record, format 2: short lists of numbers, and what metrics are in a file beside it.
+
+Format 1, which has no "format", has everything in one file. Both give the same record, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import __version__
+from .descriptions import SHARED, Descriptions, Entry, Table, described, table_of
+from .packed_numbers import lengthen, pack, shorten, unpack
+from .record import Record, json_text, named_fields
+
+FORMAT = 2
+LISTS = "replicates"  # of a metric, packed
+
+
+def compact(record: Record, described_in: str | None) -> str:
+    """The text of a record whose metrics' descriptions are in that file."""
+    fields = dict(named_fields(record))
+    fields["metrics"] = {name: _short_entry(entry) for name, entry in record.metrics.items()}
+    fields["curves"] = {
+        kind: {name: shorten(numbers) for name, numbers in curve.items()}
+        for kind, curve in record.curves.items()
+    }
+    head: dict[str, Any] = {"format": FORMAT}
+    if described_in is not None:
+        head["described_in"] = described_in
+    return json_text(head | fields)
+
+
+def description(record: Record) -> Table:
+    """The description of each of the record's metrics; empty if it has none."""
+    guided = {
+        name: name.rpartition("@")[0]
+        for name, entry in record.metrics.items()
+        if entry["scope"] == "generator" and not record.real and "@" in name
+    }
+    return table_of(record.metrics, guided)
+
+
+def expanded(data: dict[str, Any], descriptions: Descriptions) -> dict[str, Any]:
+    """The fields of a record from those of its compact form; those of format 1 as they are.
+
+    Raises:
+        ValueError: with what is wrong, or the file that has it.
+    """
+    if "format" not in data:
+        return data
+    if data["format"] != FORMAT:
+        raise ValueError(
+            f"its format is {data['format']!r}; latentbench {__version__} reads formats up to {FORMAT}"
+        )
+    fields = {name: value for name, value in data.items() if name not in ("format", "described_in")}
+    metrics, curves = fields.get("metrics", {}), fields.get("curves", {})
+    if not isinstance(metrics, dict) or not isinstance(curves, dict):
+        return fields  # which the record refuses
+    if metrics:
+        table = descriptions(data.get("described_in"))
+        fields["metrics"] = {name: _entry(name, entry, table) for name, entry in metrics.items()}
+    fields["curves"] = {
+        kind: {name: _named(f"curves.{kind}.{name}", lengthen, numbers) for name, numbers in curve.items()}
+        if isinstance(curve, dict)
+        else curve
+        for kind, curve in curves.items()
+    }
+    return fields
+
+
+def _short_entry(entry: Entry) -> Entry:
+    own = {key: value for key, value in entry.items() if key not in SHARED}
+    return own | ({LISTS: pack(own[LISTS])} if LISTS in own else {})
+
+
+def _entry(name: str, entry: Any, table: Table) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    about = described(table, name)
+    if about is None:
+        raise ValueError(f"the metric {name!r} is not in the file of its described_in")
+    packed = {LISTS: _named(f"the metric {name!r}", unpack, entry[LISTS])} if LISTS in entry else {}
+    return entry | about | packed
+
+
+def _named(what: str, read: Any, value: Any) -> Any:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
