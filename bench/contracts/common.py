@@ -21,7 +21,7 @@ from ..options.words import listed
 
 BATCH, CLASSES = 6, 10
 SPLITS: tuple[Split, ...] = ("train", "val")
-TIMED = 64  # batch size of timed steps, as in the README's table
+TIMED = 64  # batch size of timed steps, as in the table of docs/methods.md
 SECONDS = 4.0  # longest time for measuring a step
 IMAGES = [ImageSpec(1, 8, 8), ImageSpec(3, 32, 32), ImageSpec(1, 1, 2)]  # the last is that of point sets
 SPECS = [LatentSpec(16, 8, (4, 4)), LatentSpec(6, 4)]  # the first is that of `vit` on digits

@@ -116,11 +116,11 @@ def test_a_small_matrix_runs_end_to_end_with_its_smoke_profile(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_small_matrix_takes_minutes_and_is_in_the_readme(name, tmp_path):
+def test_a_small_matrix_takes_minutes_and_is_in_the_docs(name, tmp_path):
     done = bench_inline("plan", "-m", name, "--json", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     assert json.loads(done.stdout)["totals"]["shared"]["accelerator_hours"] < 0.25
-    assert f"| `{name}` |" in (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert f"| `{name}` |" in (Path(__file__).resolve().parents[2] / "docs/presets.md").read_text()
 
 
 @pytest.mark.parametrize("name", SOME)
