@@ -24,6 +24,7 @@ class FirstMatrix:
     dataset: Mapping[str, Any]
     description: Sequence[str]  # of the dataset, in words
     train_images: int
+    val_images: int
     classes: int
     side: int  # of images, in pixels
     picture_side: float | None  # the median of the smaller sides in files; None: images have one size

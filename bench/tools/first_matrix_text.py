@@ -25,6 +25,7 @@ UNTRAINED = (
     "A tokenizer that has weights is scored as it is: its own budget says `tokenizer_steps: 0`, and the one "
     "below is that of the others. `none` takes the mean of its latents, `kl` draws from them."
 )
+FEW = 100  # held-out images
 MANY = 5_000  # images whose features take longer than all else in the profile `smoke`
 
 
@@ -111,6 +112,11 @@ def _images(first: FirstMatrix) -> list[str]:
             "squares of `size`, of which twice as much takes at least four times as long. `label` is "
             "the name in tables."
         )
+    if first.picture_side is not None and first.val_images < FEW:
+        lines += comment(
+            f"{first.val_images} held-out images tell little. If no file or folder is `val`, "
+            "`held_out: 0.3` holds out three tenths of all."
+        )
     lines += entry("dataset", first.dataset)
     if first.plugins:
         lines += ["", *comment("Files with further parts."), *entry("plugins", list(first.plugins))]
@@ -133,7 +139,7 @@ def _numbers(first: FirstMatrix) -> list[str]:
     lines = [
         "",
         *comment(
-            "Seeds. One names no winner; [0, 1, 2] tell differences from chance, in three times the time."
+            "One seed names no winner; [0, 1, 2] tell differences from chance, in about three times the time."
         ),
         *entry("seeds", [0]),
         "",

@@ -163,6 +163,18 @@ def test_small_sets_get_few_updates_and_batches_that_they_fill(place):
     assert data["profiles"]["smoke"]["budget"]["batch"] <= budget["batch"]
 
 
+def test_few_held_out_images_are_mentioned_with_the_option_that_holds_out_more(place, monkeypatch):
+    text, data = written(place, "flat", "--generator", "none", "--regularizer", "none")
+    assert re.search(r"# \d+ held-out images tell little", text) and "`held_out: 0.3`" in text
+    monkeypatch.chdir(place)
+    few = make_plan(load_matrix(data)).descriptions["flat"][0]
+    data["dataset"]["held_out"] = 0.3
+    more = make_plan(load_matrix(data)).descriptions["flat"][0]
+    count = re.compile(r"(\d+) val")
+    assert int(count.search(more)[1]) > int(count.search(few)[1])
+    assert "tell little" not in written(place, "shapes", "--generator", "none")[0]
+
+
 def test_a_set_in_memory_is_cut_down_for_the_first_try(place):
     _, data = written(place, "shapes")
     assert data["profiles"]["smoke"]["dataset"] == {"use": "shapes", "count": {"train": 512, "val": 128}}
@@ -233,12 +245,11 @@ def test_names_of_any_kind_survive(place, name, monkeypatch):
     for folder, source in ((f"odd/{name}", "flat"), (f"models/{name}", "models/vae")):
         shutil.copytree(place / source, place / folder, dirs_exist_ok=True)
     words = ["--tokenizer", f"models/{name}", "--tokenizer", "vit", "--generator", "none"]
-    data = f"odd/{name}"
-    _, plain = written(place, data, *words, "--regularizer", "none")
+    data, file = f"odd/{name}", f"{name[:50]}.yaml"
+    done = init(place, data, *words, "--regularizer", "none", f"--output={file}")
+    plain = yaml.safe_load((place / file).read_text(encoding="utf-8"))
     assert plain["dataset"]["root"] == data
     assert [row.get("path") for row in plain["tokenizers"].values()] == [f"models/{name}", None]
-    file = f"{name[:50]}.yaml"
-    done = init(place, data, *words, "--regularizer", "none", f"--output={file}")
     monkeypatch.chdir(place)
     assert "bench plan -m " in done.stdout
     assert load_matrix(file).datasets[0].options["root"] == data
