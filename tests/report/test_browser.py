@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine (apt-get install chromium)")
 WIDTHS = [1280, 390]
+STUDIES = {
+    file.parent.name: file for file in sorted(Path(__file__).parents[2].glob("results/studies/*/*.html"))
+}
+HEIGHT, WORDS = 18_300, 16_134  # of the page of digits when all of it was unfolded
+MOST_BYTES = 3_000_000
 SCORE = "gFD ↓"
 
 
@@ -51,10 +57,13 @@ def browser():
 
 @pytest.fixture
 def opened(browser, file):
-    """Opens the page; what it complains of and what it asks for fails the test in the end."""
+    """Opens the page or another; its complaints and whatever it asks for fail the test in the end."""
     complaints, requests, contexts = [], [], []
 
-    def open_(width=1280, unfold=True, **options):
+    pages = {file.as_uri()}
+
+    def open_(width=1280, unfold=True, page=file, **options):
+        pages.add(page.as_uri())
         context = browser.new_context(viewport={"width": width, "height": 844}, **options)
         contexts.append(context)
         context.set_default_timeout(5000)
@@ -62,7 +71,7 @@ def opened(browser, file):
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(file.as_uri())
+        tab.goto(page.as_uri())
         if unfold:
             tab.evaluate("document.querySelectorAll('.fold').forEach(fold => { fold.open = true; })")
         return tab
@@ -71,7 +80,7 @@ def opened(browser, file):
     for context in contexts:
         context.close()
     assert not complaints
-    assert {url for url in requests if not url.startswith("data:")} == {file.as_uri()}
+    assert {url for url in requests if not url.startswith("data:")} <= pages
 
 
 def column(tab, name, table="#generation .sheet"):
@@ -223,3 +232,74 @@ def test_without_scripts_all_can_be_read(opened):
     )
     assert not tab.locator(".tools").is_visible() and not tab.locator("#theme").is_visible()
     assert "Lower is better" in tab.locator("#generation th", has_text="gFD").first.get_attribute("title")
+
+
+OUTSIDE = """width => {
+  const outside = (box) => box.width && (box.left < -1 || box.right > width + 1);
+  const seen = "figure, figure svg, img, .box, .verdict td, .strips, .plot, .lines";
+  return [...document.querySelectorAll(seen)].filter((one) => outside(one.getBoundingClientRect())).map((one) => one.outerHTML.slice(0, 90));
+}"""
+CUT = """() => [...document.querySelectorAll(".verdict :is(th, td), .answer, .note, .lines li, dd, summary")]
+  .filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1)
+  .map((one) => one.outerHTML.slice(0, 90))"""
+UNFOLD = "document.querySelectorAll('details').forEach(fold => { fold.open = true; })"
+
+
+@pytest.mark.parametrize("name", [None, *STUDIES])
+def test_on_a_phone_no_number_and_no_figure_is_cut(opened, file, name):
+    tab = opened(390, page=STUDIES.get(name, file))
+    tab.evaluate(UNFOLD)
+    for every_column in (False, True):
+        tab.evaluate(
+            "on => document.querySelectorAll('.wide').forEach(w => { w.checked = on; })", every_column
+        )
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert tab.evaluate(OUTSIDE, 390) == [] and tab.evaluate(CUT) == []
+
+
+def test_on_a_phone_a_wide_table_scrolls_in_its_box_and_its_first_number_is_in_view(opened):
+    tab = opened(390)
+    box, first = tab.locator("#generation .box"), tab.locator("#generation tbody:not(.real) tr").first
+    assert box.evaluate("b => b.scrollWidth > b.clientWidth")
+    number = first.locator("td").filter(has_text="±").first.bounding_box()
+    assert number["x"] + number["width"] <= 390
+    label = first.locator("th")
+    before = label.bounding_box()["x"]
+    box.evaluate("b => b.scrollTo(400, 0)")
+    assert label.bounding_box()["x"] == pytest.approx(before, abs=1)
+
+
+@pytest.mark.parametrize("name", sorted({"digits", "fashion-mnist"} & STUDIES.keys()))
+def test_the_first_screen_of_a_study_has_the_answer_a_figure_and_samples(opened, name):
+    tab = opened(1280, unfold=False, page=STUDIES[name])
+    for part in (
+        ".made",
+        ".trained img",
+        ".answer-first",
+        ".verdict",
+        ".leading svg",
+        ".strips .strip >> nth=-1",
+    ):
+        box = tab.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 900, part
+    assert "bench run --matrix" in tab.locator(".made").inner_text()
+    generators = tab.locator(".verdict tbody th").all_inner_texts()
+    assert generators[-1].startswith("gaussian") and "baseline" in generators[-1]
+    assert not any("gaussian" in caption for caption in tab.locator(".strips figcaption").all_inner_texts())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_a_third_as_long_as_it_was_and_within_three_megabytes(opened, name):
+    assert STUDIES[name].stat().st_size <= MOST_BYTES
+    tab = opened(1280, unfold=False, page=STUDIES[name])
+    assert tab.evaluate("document.documentElement.scrollHeight") <= HEIGHT / 3
+    assert len(tab.evaluate("document.body.innerText").split()) <= WORDS / 3
+    assert tab.locator("#published table").count() == 0
+
+
+def test_a_link_opens_the_section_that_it_leads_to(opened):
+    tab = opened(unfold=False)
+    assert not tab.locator("#generation .sheet").is_visible()
+    tab.get_by_role("navigation").get_by_role("link", name="Generation").click()
+    tab.locator("#generation .sheet").wait_for(state="visible")
+    assert not tab.locator("#tokenizers .sheet").is_visible()

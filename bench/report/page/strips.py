@@ -66,16 +66,17 @@ def first_row(grid: Image, images: int = IMAGES) -> Image | None:
     """The first images of the first row of a grid, with the lines between them; None if it isn't one."""
     pixels = np.asarray(grid, dtype=np.int16)
     away = np.abs(pixels - BACKGROUND).mean(axis=2)  # (height, width)
-    columns = _cells(away.mean(axis=0) > GREY)
+    rows = _cells(away.mean(axis=1) > GREY)
+    if not rows or rows[0][0] != GAP:
+        return None
+    top, bottom = rows[0]
+    columns = _cells(away[top:bottom].mean(axis=0) > GREY)
     if not columns or columns[-1][1] + GAP != grid.width:
         return None
-    columns = _equal_from_the_right(columns)
-    left = columns[0][0]
-    rows = _cells(away[:, left:].mean(axis=1) > GREY)
-    if len(columns) < THUMBNAILS or not rows or rows[0][0] != GAP:
+    columns = _equal_from_the_right(columns)[:images]
+    if len(columns) < THUMBNAILS:
         return None
-    last = columns[:images][-1]
-    return grid.crop((left, rows[0][0], last[1], rows[0][1]))
+    return grid.crop((columns[0][0], top, columns[-1][1], bottom))
 
 
 def _cells(filled: np.ndarray) -> list[tuple[int, int]]:
