@@ -49,8 +49,16 @@ def test_info_shows_options_with_defaults_and_ranges():
     text = said("info", "regularizer", "kl")
     assert "weight" in text and "0.0001" in text and ">= 0" in text
     assert "expansion" not in text  # facts that the frame gives are no options
-    options = json.loads(said("info", "generators", "mar", "--json"))["options"]
-    assert options["head"]["default"] == "flow"
+    shown = json.loads(said("info", "generators", "mar", "--json"))
+    assert shown["options"]["head"]["default"] == "flow"
+    assert shown["sampler"]["temperature"]["meaning"] == "scale of the head's noise."
+
+
+def test_info_says_what_each_option_means_once_and_from_which_paper_a_part_is():
+    text = " ".join(said("info", "regularizer", "noised_kl").split())
+    assert "factor of the divergence" in text  # said by the class that it extends
+    assert text.count("standard deviation of the noise that latents get") == 1 and "Args" not in text
+    assert "Paper: Gu et al." in text
 
 
 def test_info_of_an_unknown_part_suggests_the_near_one():
