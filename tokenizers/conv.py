@@ -65,6 +65,15 @@ class Conv(Tokenizer):
         hidden = channels * expansion
         self.encoder = nn.Sequential(*features, conv(width * mult[-1], hidden), nn.Conv2d(hidden, hidden, 1))
 
+    @classmethod
+    def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        height, width, mult = image.height, image.width, [1]
+        while (len(mult) == 1 or height * width > tokens) and height % 2 == 0 == width % 2:
+            height, width = height // 2, width // 2
+            mult.append(4 if len(mult) > 2 else 2)
+        # A width of 16: at full size convolutions take most of the time.
+        return {"width": 16, "mult": mult, "channels": 16 if len(mult) > 3 else 8}
+
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         parts = {"encoder": self.encoder, "decoder": self.decoder}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -119,6 +120,15 @@ class Diffusers(Tokenizer):
                 parameter.requires_grad_(False)
         self.encoder = Encoder(model, plan, expansion == 2, patch)
         self.decoder = Decoder(model, plan, image.channels != plan.colours, patch)
+
+    @classmethod
+    def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        with torch.device("meta"):
+            height, width = cls(image, 1, **given).plan.grid
+        patch = 1
+        while height * width // patch**2 > tokens and height % (2 * patch) == 0 == width % (2 * patch):
+            patch *= 2
+        return {"patch": patch} if patch > 1 else {}
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.identity.encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -125,6 +126,16 @@ class ViT(Tokenizer):
         self.encoder = Encoder(image, self.spec, patch, width, depth, heads)
         self.decoder = Decoder(image, self.spec, patch, width, depth, heads)
         self.encoder.head = nn.Linear(width, channels * expansion)
+
+    @classmethod
+    def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        height, width = image.height, image.width
+        sides = (side for side in range(2, height + 1) if height % side == 0 == width % side)
+        patch = next((side for side in sides if height * width // side**2 <= tokens), None)
+        if patch is None:
+            return {}
+        wide = image.channels * patch**2 > 64  # values of a patch
+        return {"patch": patch, "width": 128 if wide else 64, "channels": 16 if wide else 8}
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:

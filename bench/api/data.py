@@ -44,6 +44,10 @@ class Dataset:
         """
         return 0
 
+    def picture_sizes(self, most: int) -> list[tuple[int, int]]:
+        """Widths and heights of some training images as their files have them; [] if all are as `image`."""
+        return []
+
     def memory_bytes(self) -> int:
         """Bytes of main memory that images take once some are read; 0 if they are read one by one."""
         return 0

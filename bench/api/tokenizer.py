@@ -60,6 +60,14 @@ class Tokenizer(nn.Module):
             offline.
         """
 
+    @classmethod
+    def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options beside those `given` for a first try at such images with at most `tokens` latent tokens.
+
+        `bench init` writes them into a matrix. A first try takes minutes on a laptop; {}: the defaults.
+        """
+        return {}
+
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder"."""

@@ -1,5 +1,5 @@
-"""The command line: `bench run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compare`, `audit`,
-`export`, `check`, `doctor`, `clean`.
+"""The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compare`,
+`audit`, `export`, `check`, `doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check did; 2 usage or matrix error; 3
 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N, such as 130 by
@@ -20,6 +20,7 @@ from ..user_error import UserError
 from .checks import check, clean, doctor
 from .console import print_error_line
 from .export import export
+from .init import init
 from .parts import info, list_parts
 from .plan import plan
 from .results import audit, compare, merge, report
@@ -46,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing what draws boxes takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(init)
 app.command()(run)
 app.command()(score)
 app.command()(plan)

@@ -165,6 +165,12 @@ class EncodedPictures(Dataset):
             levels[number] = (cropped[:, ::-1] if mirrored[number] else cropped).transpose(2, 0, 1)
         return torch.from_numpy(levels)
 
+    def picture_sizes(self, most: int) -> list[tuple[int, int]]:
+        # The first, because random ones of a file with large row groups are slow to read.
+        pictures = self._pictures(self._splits["train"].rows[:most])
+        shapes = [opened(picture, self.upright).shape for picture in pictures]
+        return [(shape[1], shape[0]) for shape in shapes]
+
     def description(self) -> list[str]:
         if not self.root.exists():
             return super().description()

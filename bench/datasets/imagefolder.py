@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..api import Dataset, ImageSpec, Split, from_uint8
 from ..data.class_folders import ClassFolders, Files, divided, in_words
+from ..data.fixed_order import random_rows
 from ..data.image_folders import ImagesError
 from ..data.image_index import list_images
 from ..data.images import adm_centre_crop
@@ -140,6 +141,12 @@ class ImageFolder(Dataset):
         for row, position in enumerate(index.tolist()):
             levels[row] = self._cropped(self._splits[split], position).transpose(2, 0, 1)
         return torch.from_numpy(levels)
+
+    def picture_sizes(self, most: int) -> list[tuple[int, int]]:
+        names = self._splits["train"].names
+        files = [self.root / os.fsdecode(names[row]) for row in random_rows(len(names), most).tolist()]
+        shapes = [opened(file, self.upright, self._found.listing.scales).shape for file in files]
+        return [(shape[1], shape[0]) for shape in shapes]
 
     def _cropped(self, files: Files, position: int) -> NDArray[np.uint8]:
         """The image at a position of a split, uint8 (size, size, 3)."""

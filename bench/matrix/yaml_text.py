@@ -29,6 +29,7 @@ MAX_DEPTH = 20
 MAX_BYTES = 1 << 20
 CONTROL = yaml.reader.Reader.NON_PRINTABLE
 TEXT = "tag:yaml.org,2002:str"
+LINE_ENDS = "\n\r\x85\u2028\u2029"
 CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -269,12 +270,23 @@ def dump(data: Mapping[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def dump_inline(value: Any) -> str:
+    """A value as YAML on one line, at any place of a block: `{use: kl, weight: 0.0001}`."""
+    width = float("inf")
+    text = yaml.dump(
+        [value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=width
+    )
+    return text.strip()[1:-1]
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes all text that reads as something else without quotes."""
 
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(scalar(text), str) else "'"
+    if any(end in text for end in LINE_ENDS):
+        style = '"'  # with escapes, on one line
     return dumper.represent_scalar(TEXT, text, style)
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from ..store.user_paths import user_path
+from ..tools.named_rows import dataset_row, tokenizer_labels, tokenizer_row
 from .opening import ArgumentError
 from .results import Results
 from .run import run
 
-SIZE = 256  # pixels, of images in folders
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w./-]+)?")  # OWNER/NAME:SUBFOLDER
 MEAN, DRAWN = "mean", "drawn"  # labels of how latents are made
 
 
@@ -78,70 +73,14 @@ def score_matrix(
     """The matrix that scores tokenizers as they are."""
     if not tokenizers:
         raise ArgumentError("no tokenizer is named")
-    rows = [_tokenizer(one) for one in tokenizers]
+    rows = [tokenizer_row(one) for one in tokenizers]
     return {
         "name": "score",
-        "dataset": _dataset(data, size),
+        "dataset": dataset_row(data, size),
         "budget": {"tokenizer_steps": 0},
         "features": dict(features) if isinstance(features, Mapping) else features,
-        "tokenizers": dict(zip(_labels(rows), rows, strict=True)),
+        "tokenizers": dict(zip(tokenizer_labels(rows), rows, strict=True)),
         "regularizers": {DRAWN: {"use": "kl"}} if sample else {MEAN: {"use": "none"}},
         "generators": {"none": {}},
         "evaluators": ["reconstruction", "latents", "linear_probe"],
     }
-
-
-def _tokenizer(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a matrix; its label is found from it."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    text, folder = str(given), user_path(given)
-    if folder.is_dir():
-        _refuse_own_class(folder)
-        return {"use": "diffusers", "path": text}
-    if text in registry.names("tokenizers") or not HUB_ID.fullmatch(text):
-        return {"use": text}
-    path, _, subfolder = text.partition(":")
-    return {"use": "diffusers", "path": path} | ({"subfolder": subfolder} if subfolder else {})
-
-
-def _refuse_own_class(folder: Path) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # what is wrong is said at the tokenizer's row
-    if isinstance(config, dict) and config.get("_class_name") == "LatentbenchTokenizer":
-        raise ArgumentError(
-            f"{folder} was exported in a class of latentbench's own, whose weights alone don't say how its "
-            "latents are made: its numbers are in its README.md and in its results folder"
-        )
-
-
-def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short labels that tell rows apart: the last parts of paths, as few as possible."""
-    full = [_full_name(row) for row in rows]
-    for count in range(1, 1 + max(len(name.split("/")) for name in full)):
-        labels = ["-".join(name.split("/")[-count:]) for name in full]  # labels become parts of file names
-        if len(set(labels)) == len(labels):
-            return labels
-    twice = next(name for name in full if full.count(name) > 1)
-    raise ArgumentError(f"the tokenizer {twice!r} is named twice")
-
-
-def _full_name(row: Mapping[str, Any]) -> str:
-    parts = [str(row[key]) for key in ("path", "subfolder", "weights") if row.get(key)]
-    return "/".join(parts).rstrip("/") or str(row.get("use"))
-
-
-def _dataset(data: str | Path | Mapping[str, Any], size: int | None) -> dict[str, Any]:
-    """A dataset as in a matrix."""
-    if isinstance(data, Mapping):
-        return dict(data)
-    folder = user_path(data)
-    if folder.is_dir():
-        part = "parquet" if any(folder.rglob("*.parquet")) else "imagefolder"
-        return {"use": part, "root": str(data), "size": size or SIZE}
-    if str(data) not in registry.names("datasets"):
-        message = registry.unknown("dataset", str(data), registry.names("datasets"))
-        raise ArgumentError(f"{message}; and there is no such folder")
-    return {"use": str(data)} | ({"size": size} if size else {})

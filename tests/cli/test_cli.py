@@ -22,7 +22,9 @@ def said(*arguments):
     return result.output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["init", "--help"], ["list"], ["--version"]]
+)
 def test_help_and_list_start_without_torch(arguments):
     code = (
         "import sys; from typer.testing import CliRunner; from latentbench.bench.cli import app; "

@@ -513,3 +513,18 @@ def test_a_set_that_is_not_here_is_planned_by_what_is_said_of_it(tmp_path):
     (tmp_path / "matrix.yaml").write_text(MATRIX)
     done = bench_inline("plan", cwd=tmp_path)
     assert done.returncode == 2 and "matrix.yaml:2:1: there is no folder set" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["imagefolder", "parquet"])
+def test_the_sizes_of_pictures_are_those_of_their_files_as_they_are_shown(tmp_path, part):
+    put(tmp_path / "folder", "train/cat/", "val/cat/")
+    tag = Image.Exif()
+    tag[0x0112] = 6  # turned by a right angle
+    for split in SPLITS:
+        for number, (width, height, exif) in enumerate([(40, 30, None), (16, 50, None), (40, 30, tag)]):
+            file = tmp_path / f"folder/{split}/cat/{number}.jpg"
+            picture(number, width, height).save(file, **({"exif": exif} if exif else {}))
+    root = tmp_path / "folder" if part == "imagefolder" else as_parquet(tmp_path / "folder", tmp_path / "set")
+    data = create("datasets", part, root=str(root), size=8)
+    assert data.picture_sizes(9) == [(40, 30), (16, 50), (30, 40)]
+    assert len(data.picture_sizes(2)) == 2 and create("datasets", "digits").picture_sizes(9) == []

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from helpers.diffusers_models import tiny_folder
 
 from latentbench.bench.api import ImageSpec, LatentSpec
 from latentbench.bench.nn.convolutions import Attention, norm
-from latentbench.bench.registry import create
+from latentbench.bench.registry import create, get
 from latentbench.tokenizers.conv import Conv
 from latentbench.tokenizers.vit import ViT
 
@@ -98,3 +99,31 @@ def test_the_convolutional_attention_is_softmax_attention_with_one_head():
 @pytest.mark.parametrize("width, groups", [(128, 32), (256, 32), (512, 32), (32, 8), (6, 1), (9, 1), (1, 1)])
 def test_groups_of_the_norm_are_mars_where_the_width_is(width, groups):
     assert norm(width).num_groups == groups
+
+
+@pytest.mark.parametrize("name", ["vit", "conv", "vavae"])
+@pytest.mark.parametrize(
+    "image", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 48, 96), (3, 30, 30)]
+)
+def test_first_options_make_a_tokenizer_of_few_tokens(name, image):
+    image, cls = ImageSpec(*image), get("tokenizers", name)
+    options = cls.first_options(image, 64, {})
+    with torch.device("meta"):
+        spec = cls(image, 2, **options).spec
+    odd = image.height % 4 and name != "vit"  # which halves once, and not twice
+    assert 4 <= spec.tokens <= (225 if odd else 64)
+
+
+def test_images_that_no_patch_divides_have_no_first_options():
+    assert ViT.first_options(ImageSpec(1, 1, 2), 64, {}) == {}
+    assert ViT.first_options(ImageSpec(3, 7, 7), 64, {})["patch"] == 7
+
+
+@pytest.mark.parametrize("tokens, patch", [(4096, None), (1024, None), (256, 2), (100, 4), (1, 32)])
+def test_first_options_fold_the_grid_of_a_model_into_few_tokens(tokens, patch):
+    cls, image = get("tokenizers", "diffusers"), ImageSpec(3, 64, 64)
+    given = {"path": tiny_folder()}
+    options = cls.first_options(image, tokens, given)
+    assert options == ({} if patch is None else {"patch": patch})
+    with torch.device("meta"):
+        assert cls(image, 2, **given, **options).spec.tokens <= tokens
