@@ -173,7 +173,8 @@ def run(
     if debug:
         for trace in traces:
             err.print(Text(trace))
-    _print_end(options.out, records, debug)
+    own = {cell.key for cell in opened.cells}
+    _print_end(options.out, records, [record for record in records if record.key in own], debug)
 
 
 def _check_engine(engine: str) -> None:
@@ -237,7 +238,7 @@ class _Listener:
 def _run(
     opened: OpenPlan, options: RunOptions, track: list[str] | None, quiet: bool
 ) -> tuple[list[Record], list[str]]:
-    """The records of the chosen cells, and the tracebacks of failed stages."""
+    """The records of the results folder, and the tracebacks of failed stages."""
     from ..engine.run import run as run_plan
     from .progress import Display
 
@@ -255,22 +256,29 @@ def _run(
     listener = _Listener(display, tracking)
     with display, tracking or nullcontext():
         records = run_plan(opened, options, listener.hear, listener.cell, display.note)
-    keys = {cell.key for cell in opened.cells}
-    return [record for record in records if record.key in keys], listener.traces
+    return records, listener.traces
 
 
 def _warn(text: str) -> None:
     print_error_line(f"warning: {text}")
 
 
-def _print_end(folder: Path, records: list[Record], debug: bool) -> None:
-    """Prints the best rows, the failed cells and where everything is; exits with 1 if a cell failed."""
+def _print_end(folder: Path, present: list[Record], records: list[Record], debug: bool) -> None:
+    """Prints the folder's best rows, the run's failed cells and where all is; exits with 1 if a cell failed.
+
+    Args:
+        present: the records in the folder, which its tables show; some may be other shards'.
+        records: those of the run's own cells.
+    """
+    from ..leaderboard.numbers import plural
     from ..report.summary import terminal_summary
 
     failed = [record for record in records if record.status == "failed"]
     without = sorted({name for record in records for name, why in record.missing.items() if why["failed"]})
     print()
-    print(escape_control_characters(terminal_summary(records)))
+    print(escape_control_characters(terminal_summary(present)))
+    if others := sum(not record.real for record in present) - sum(not record.real for record in records):
+        print(f"{plural(others, 'cell')} of these came from other runs into this folder")
     print()
     for record in failed:
         print(escape_control_characters(f"failed: {' · '.join(record.cell.values())}: {record.reason}"))

@@ -17,8 +17,8 @@ from .plan import Cell, Plan
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MUCH_DISK = 2e11  # bytes of a stage's features or references that `bench plan` warns of
-HEADER = ("kind", "stages", "cached", "parameters", "FLOPs", "memory", "disk", "hours")
-STAGE_HEADER = ("stage", "cells", "parameters", "FLOPs/image", "memory", "hours", "state")
+HEADER = ("kind", "stages", "cached", "parameters", "FLOPs", "memory", "disk", "time")
+STAGE_HEADER = ("stage", "cells", "parameters", "FLOPs/image", "memory", "time", "state")
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,17 @@ def test_shards_of_an_edited_matrix_set_none_of_each_other_s_records_aside(mine)
     assert len(results(mine / "results/tiny")) == 3
 
 
+def test_what_a_shard_prints_at_its_end_is_the_table_of_the_whole_folder(made, tmp_path):
+    (tmp_path / "matrix.yaml").write_text(SMALL)
+    said = [
+        bench_inline("run", "--shard", f"{i}/2", cwd=tmp_path, home=made.parent / "home").stdout
+        for i in (1, 2)
+    ]
+    assert "1 done cells" in said[0] and "other runs" not in said[0]
+    assert "2 done cells\n1 cell of these came from other runs into this folder" in said[1]
+    assert all(name in said[1] for name in ("none", "kl"))
+
+
 @pytest.mark.nightly
 def test_shards_that_begin_at_the_same_time_set_records_aside_once(mine):
     (mine / "matrix.yaml").write_text(SMALL.replace("batch: 16", "batch: 12"))
