@@ -13,7 +13,7 @@ README_WORDS, README_LINES = 1000, 150
 WITH_BLOCKS = [
     page for page in pages() if re.search("^ *```(?:sh|bash|yaml|python)", text_of(page), re.MULTILINE)
 ]
-SLOW = [page for page in WITH_BLOCKS if re.search("<!-- needs:.*time", text_of(page))]
+SLOW = [page for page in WITH_BLOCKS if re.search("<!-- (?:needs:.*time|nightly)", text_of(page))]
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,12 @@ def test_marks_are_read_from_the_lines_before_a_block():
     ]
 
 
+def test_all_blocks_of_a_nightly_page_need_time():
+    text = "# Long\n\n<!-- nightly -->\n\n```sh\na\n```\n\n<!-- needs: gpu -->\n```sh\nb\n```\n"
+    assert [block.needs for block in blocks(text)] == [{"time"}, {"time", "gpu"}]
+    assert not blocks(text.replace("<!-- nightly -->", "`<!-- nightly -->`"))[0].needs
+
+
 @pytest.mark.parametrize("mark", ["<!-- needs: money -->", "<!-- need: data -->", "<!-- fragments -->"])
 def test_a_mark_that_nothing_reads_is_an_error(mark):
     with pytest.raises(ValueError, match=r"p\.md:"):
@@ -130,6 +136,15 @@ def test_a_block_that_is_wrong_fails_and_a_mark_has_it_only_read(tmp_path, langu
     with pytest.raises(BaseException) as found:
         run.run(block)
     assert fault in str(found.value)
+
+
+def test_a_script_runs_by_its_command_alone_and_is_no_plugin_of_a_matrix(tmp_path):
+    run = PageRun(tmp_path, tmp_path / "home")
+    run.run(Block("p.md", 1, "python", "import pathlib\npathlib.Path('made').mkdir()\n", file="make.py"))
+    run.run(Block("p.md", 2, "yaml", MATRIX, file="m.yaml"))
+    assert not (tmp_path / "made").exists() and (tmp_path / "m.yaml").read_text() == MATRIX
+    run.run(Block("p.md", 3, "sh", "python make.py\n"))
+    assert (tmp_path / "made").is_dir()
 
 
 def test_blocks_go_on_with_the_names_and_files_of_those_before_them(tmp_path):

@@ -111,7 +111,7 @@ class PageRun:
         elif not keys or not keys <= set(KEYS) or "…" in block.text:
             return  # it stands for something else, or leaves something out
         with contextlib.chdir(self.folder), registry.plugins_of_this_block():
-            plugins = sorted(self.folder.glob("*.py"))
+            plugins = [file for file in sorted(self.folder.glob("*.py")) if _has_part(file)]
             matrix = load_matrix(data if whole else WHOLE | data, plugins=plugins)
             if not reads:
                 with standard_settings():
@@ -126,6 +126,8 @@ class PageRun:
         said = io.StringIO()
         with contextlib.chdir(self.folder), mock.patch.dict(os.environ, environment(self.home), clear=True):
             if block.file:
+                if not _has_part(file):
+                    return  # a script, which a command after it runs
                 with registry.plugins_of_this_block():
                     faults = [source.problem for source in registry.load_plugin(file) if source.problem]
                 assert not faults, f"{block.place}: {faults}"
@@ -169,6 +171,11 @@ def simple_commands(text: str) -> list[list[str]] | None:
             else:
                 command.append(word)
     return found
+
+
+def _has_part(file: Path) -> bool:
+    """Whether a Python file registers a part, so that it is a plugin."""
+    return "@register" in file.read_text(encoding="utf-8")
 
 
 def _is_command(word: str) -> bool:

@@ -5,6 +5,8 @@ A code block may have HTML comments on the lines before it:
     <!-- needs: data -->     it is read, and not run: for data, gpu, network; `time` is run at night
     <!-- fragment -->        it is a part of something that runs
     <!-- file: NAME -->      it is written to a file, for the blocks after it
+
+A page with the line `<!-- nightly -->` has only blocks that need time.
 """
 
 import re
@@ -18,6 +20,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {"data", "gpu", "network", "time"}
+NIGHTLY = re.compile("^<!-- nightly -->$", re.MULTILINE)
 MARK = re.compile(r"<!-- (?:(fragment)|(needs|file): ([^>]+)) -->")
 LANGUAGES = {"sh": "sh", "shell": "sh", "bash": "sh", "yaml": "yaml", "yml": "yaml", "python": "python"}
 
@@ -69,6 +72,7 @@ def blocks(text: str, page: str = "") -> list[Block]:
         ValueError: a comment before a block is no mark, or a block needs what isn't known.
     """
     lines, found = text.splitlines(), []
+    of_all = {"time"} if NIGHTLY.search(text) else set()
     for token in _tokens(text):
         language = LANGUAGES.get(token.info.split()[0] if token.type == "fence" and token.info else "")
         if language is None:
@@ -89,7 +93,8 @@ def blocks(text: str, page: str = "") -> list[Block]:
                 f"{page}:{start + 1}: a block needs {', '.join(sorted(NEEDS))}, not {sorted(needs - NEEDS)}"
             )
         file = marks.get("file", "").strip() or None
-        found.append(Block(page, start + 1, language, token.content, needs, "fragment" in marks, file))
+        needs, fragment = needs | of_all, "fragment" in marks
+        found.append(Block(page, start + 1, language, token.content, needs, fragment, file))
     return found
 
 
