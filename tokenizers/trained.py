@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..bench import registry
 from ..bench.api import Dataset, FlowTokenizer, ImageSpec, Step, Tokenizer, Unfit
 from ..bench.models import build
 from ..bench.models.normal_draws import normal_moments
@@ -54,7 +53,7 @@ class Trained(Tokenizer):
         if not path:
             raise ValueError("the option 'path' is missing: a folder that `bench export` wrote")
         self.folder, self.expansion = trained_folder(path, subfolder, revision), expansion
-        inner, own = self.folder.tokenizer, self.folder.regularizer
+        own = self.folder.regularizer
         method = build.regularizer_class(own)
         if method.couples == "latent":
             raise Unfit(
@@ -64,12 +63,10 @@ class Trained(Tokenizer):
             raise Unfit(
                 f"its latents have a mean and a variance, and not {expansion} values for each channel"
             )
-        facts = {"image": image, "expansion": method.expansion, "dataset": dataset}
-        options = build.options_from(inner["options"])
-        self.tokenizer: Tokenizer = registry.build("tokenizers", inner["name"], facts, options)
+        self.tokenizer = self.folder.build_tokenizer(image, method.expansion, dataset)
         if isinstance(self.tokenizer, FlowTokenizer):
-            raise Unfit(f"the decoder of {inner['name']} draws images: only the run that trained it has them")
-        self.folder.check_images(self.tokenizer, image)
+            name = self.folder.tokenizer["name"]
+            raise Unfit(f"the decoder of {name} draws images: only the run that trained it has them")
         self.spec, self.decodes = self.tokenizer.spec, self.tokenizer.decodes  # type: ignore[misc]
         known = build.facts_from(self.folder.facts)
         self.regularizer = build.regularizer(own, self.spec, known).requires_grad_(False)

@@ -33,7 +33,9 @@ def score(
     tokenizers: Annotated[
         list[str],
         typer.Argument(
-            metavar="TOKENIZER…", help="diffusers folders, ids OWNER/NAME[:SUBFOLDER], or names of parts"
+            metavar="TOKENIZER…",
+            help="folders of diffusers or bench export, ids OWNER/NAME[:SUBFOLDER], names of parts, or "
+            "results folders with trained ones, RESULTS[:AXIS=PATTERN,…]",
         ),
     ],
     data: Annotated[

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import registry
-from ..api import ImageSpec, Tokenizer, Unfit
+from ..api import Dataset, ImageSpec, Tokenizer, Unfit
 from ..nn.autoencoder_kl import LOWEST_LOG_VARIANCE
 from ..nn.model_folder import CONFIG, OWN_CLASS, ModelFolder, NoModel
 from ..nn.weight_files import is_safetensors
@@ -25,6 +25,7 @@ from ..store.artifacts import Artifact
 from ..store.hashes import Corrupt
 from ..store.source_files import source_hash
 from ..store.user_paths import user_path
+from . import build
 
 STAGE = "stage.json"  # the file of an artifact
 OUTSIDE = "latentbench."  # what the modules of parts begin with, but for plugins' parts
@@ -71,18 +72,33 @@ class TrainedFolder:
         parts = {kind: _identity(kind, config) for kind, config in kinds.items()}
         return json.dumps({**parts, "facts": self.facts}, sort_keys=True)
 
-    def check_images(self, tokenizer: Tokenizer, image: ImageSpec) -> None:
-        """Raises Unfit where the tokenizer, built for these images, has other shapes than the weights."""
+    def build_tokenizer(self, image: ImageSpec, expansion: int, dataset: Dataset) -> Tokenizer:
+        """The tokenizer for these images, with new weights.
+
+        Raises:
+            Unfit: the images are none that its options and the shapes of its weights allow.
+        """
+        facts = {"image": image, "expansion": expansion, "dataset": dataset}
+        options = build.options_from(self.tokenizer["options"])
+        try:
+            tokenizer: Tokenizer = registry.build("tokenizers", self.tokenizer["name"], facts, options)
+        except NoModel:  # of a tokenizer that reads files, too
+            raise
+        except ValueError as error:  # its options were right for other images
+            raise self._unfit(image, str(error)) from None
         stored = _shapes(self.weights)
         for name, tensor in tokenizer.state_dict().items():
             shape = stored.get(self.prefixes[0] + name, tuple(tensor.shape))
             if shape != tuple(tensor.shape):
-                theirs, ours = (" x ".join(map(str, sides)) or "a number" for sides in (shape, tensor.shape))
-                size = f"{image.channels} x {image.height} x {image.width}"
-                raise Unfit(
-                    f"{self.place} was trained on {self.made_for}, and doesn't fit images of {size}: {name} "
-                    f"has {theirs} weights, and would need {ours}"
-                )
+                theirs, ours = (" x ".join(map(str, sides)) or "one" for sides in (shape, tensor.shape))
+                raise self._unfit(image, f"{name} has {theirs} weights, and would need {ours}")
+        return tokenizer
+
+    def _unfit(self, image: ImageSpec, reason: str) -> Unfit:
+        size = f"{image.channels} x {image.height} x {image.width}"
+        return Unfit(
+            f"{self.place} was trained on {self.made_for}, and doesn't fit images of {size}: {reason}"
+        )
 
 
 def trained_folder(path: str, subfolder: str = "", revision: str | None = None) -> TrainedFolder:

@@ -87,12 +87,12 @@ class PlannedResults:
         labels = labels_of(cell)
         stages = _stages(self.plan, cell)
         for store in self.stores:
-            if stages is None or not all(map(store.has, stages)):
-                continue
-            for stage in stages:
+            made = [stage for stage in stages if store.has(stage)]
+            for stage in made:
                 if error := store.get(stage).error:
                     raise NotTrained(f"{stage.kind} {stage.label} has no weights: {error}")
-            return FoundTokenizer(self.folder, self.lock, labels, stages, store, self.plugins, device)
+            if len(made) == len(stages):
+                return FoundTokenizer(self.folder, self.lock, labels, stages, store, self.plugins, device)
         where = ", ".join(str(store.root) for store in self.stores)
         raise NotTrained(
             f"no trained weights in {where}: run again, or set $LATENTBENCH_HOME to the folder of the run's "
@@ -243,13 +243,11 @@ def labels_of(cell: Cell) -> dict[str, str]:
     return labels | {"seed": labels["seed"].split(".")[0]}
 
 
-def _stages(plan: Plan, cell: Cell) -> tuple[Stage, Stage] | None:
-    """The stages of a cell's tokenizer and latents."""
-    for stage in map(plan.stages.__getitem__, cell.scores.values()):
-        if "latents" in stage.parents:
-            latents = plan.stages[stage.parents["latents"]]
-            return plan.stages[latents.parents["tokenizer"]], latents
-    return None
+def _stages(plan: Plan, cell: Cell) -> tuple[Stage, Stage]:
+    """The stages of the tokenizer and of the latents of a cell that is scored."""
+    scores = map(plan.stages.__getitem__, cell.scores.values())
+    latents = next(plan.stages[stage.parents["latents"]] for stage in scores if "latents" in stage.parents)
+    return plan.stages[latents.parents["tokenizer"]], latents
 
 
 def _devices(folder: Path) -> Sequence[str]:

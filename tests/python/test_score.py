@@ -6,33 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.plugins import HALVED
 from helpers.run import bench_inline, results
 from PIL import Image
 
 import latentbench.bench as lb
-
-PLUGIN = """
-import torch
-from torch import nn
-from latentbench.bench.api import LatentSpec, Tokenizer
-from latentbench.bench.registry import register
-
-@register("halved")
-class Halved(Tokenizer):
-    '''Means of 2 x 2 pixels, and each of them four times: nothing is learned.'''
-
-    def __init__(self, image, expansion):
-        super().__init__(image, expansion)
-        grid = (image.height // 2, image.width // 2)
-        self.spec = LatentSpec(grid[0] * grid[1], image.channels, grid)
-        self.encoder, self.decoder = nn.AvgPool2d(2), nn.Upsample(scale_factor=2)
-
-    def encode(self, images):
-        return self.encoder(images).flatten(2).transpose(1, 2)
-
-    def decode(self, z):
-        return self.decoder(z.transpose(1, 2).unflatten(2, self.spec.grid))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +33,7 @@ def place(tmp_path_factory):
                 levels = draw.integers(0, 256, (4, 4, 3), np.uint8)
                 picture = Image.fromarray(levels).resize((40, 30), Image.Resampling.BICUBIC)
                 picture.save(folder / "pictures" / split / kind / f"{number}.jpg")
-    (folder / "halved.py").write_text(PLUGIN)
+    (folder / "halved.py").write_text(HALVED)
     return folder
 
 
@@ -95,7 +73,7 @@ def test_a_folder_of_jpegs_is_scored_at_the_size_that_is_asked_for(place):
     assert done.returncode == 0, done.stderr
     assert "16 held-out images of imagefolder" in done.stdout and "vae" in done.stdout
     done = score(place, "models/small/vae", "--data", "pictures", "--size", "15")
-    assert done.returncode == 1 and "its sides must be multiples of 2" in done.stderr
+    assert done.returncode == 2 and "its sides must be multiples of 2" in done.stderr
 
 
 def test_draws_from_the_posterior_are_another_row(place):
