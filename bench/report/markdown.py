@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .analysis.findings import Finding
 
 MARKS = {"best": "**{}**", "tied": "≈ {}", "": "{}"}
-LONGEST = 16  # rows of an analysis's table; its CSV has all
+LONGEST = 8  # rows of an analysis's table; its CSV has all
 LONGEST_REASON = 300  # characters
 
 

@@ -67,6 +67,7 @@ def opened(browser, file):
         context = browser.new_context(viewport={"width": width, "height": 844}, **options)
         contexts.append(context)
         context.set_default_timeout(5000)
+        context.set_default_navigation_timeout(60_000)  # a study's page on a busy machine
         tab = context.new_page()
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -237,7 +238,9 @@ def test_without_scripts_all_can_be_read(opened):
 OUTSIDE = """width => {
   const outside = (box) => box.width && (box.left < -1 || box.right > width + 1);
   const seen = "figure, figure svg, img, .box, .verdict td, .strips, .plot, .lines";
-  return [...document.querySelectorAll(seen)].filter((one) => outside(one.getBoundingClientRect())).map((one) => one.outerHTML.slice(0, 90));
+  return [...document.querySelectorAll(seen)]
+    .filter((one) => outside(one.getBoundingClientRect()))
+    .map((one) => one.outerHTML.slice(0, 90));
 }"""
 CUT = """() => [...document.querySelectorAll(".verdict :is(th, td), .answer, .note, .lines li, dd, summary")]
   .filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1)
