@@ -80,8 +80,8 @@ class StageGraph:
             )
         config = {
             "dataset": data.config,
-            "tokenizer": parts.config("tokenizers", tokenizer, model),
-            "regularizer": parts.config("regularizers", regularizer, method),
+            "tokenizer": parts.config("tokenizers", tokenizer, model, data),
+            "regularizer": parts.config("regularizers", regularizer, method, data),
             "facts": plain_facts(facts),
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": parts.reconstruction(data) if model.decodes else {},
@@ -160,7 +160,7 @@ class StageGraph:
     ) -> str:
         """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
         owner = self.parts.regularizer(data, tokenizer, regularizer)
-        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner)
+        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner, data)
         prior_options = regularizer_class(regularizer).prior_options
         if prior_options is not None:
             options = options_of(registry.get("regularizers", regularizer.part))
@@ -207,7 +207,8 @@ class StageGraph:
                 raise self.parts.refuse(row, str(error)) from None
         config: dict[str, Any] = {
             "dataset": data.config,
-            "reference": part_config("references", row) | {"fingerprint": fingerprint},
+            "reference": self.parts.plain_config("references", row, data.dataset)
+            | {"fingerprint": fingerprint},
         }
         if row.images is not None:
             config["images"] = row.images
@@ -271,7 +272,7 @@ class StageGraph:
                 raise self.parts.refuse(generator, message)
         budget = self.matrix.budget_of(generator)
         config = {
-            "generator": self.parts.config("generators", generator, model),
+            "generator": self.parts.config("generators", generator, model, data),
             "init": generator.init,
             "optimizer": plain(generator.optimizer),
             "steps": budget.generator_steps,
@@ -406,7 +407,7 @@ class StageGraph:
         evaluators = []
         for row in rows:
             fingerprint = self.parts.evaluator(row).fingerprint()
-            evaluator = part_config("evaluators", row)
+            evaluator = self.parts.plain_config("evaluators", row, data.dataset)
             evaluators.append(evaluator | ({"fingerprint": fingerprint} if fingerprint else {}))
         config = {
             "scope": scope,
