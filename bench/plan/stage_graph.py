@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .. import registry
-from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
+from ..api import Evaluator, Generator, Regularizer, Unfit
 from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
@@ -21,6 +21,7 @@ from .meta_parts import DatasetPlan, MetaParts, regularizer_class
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
 from .shape_difference import shape_difference
+from .stored_rows import check_stored
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
 
@@ -74,10 +75,7 @@ class StageGraph:
         parents = self._training_parents(data, tokenizer, regularizer, seed)
         facts = parts.facts(data, regularizer)
         budget = m.budget_of(tokenizer)
-        if type(model).stored is not Tokenizer.stored and budget.tokenizer_steps + budget.refine_steps:
-            raise Unfit(
-                "its latents are stored and cannot be trained: the row needs budget: {tokenizer_steps: 0}"
-            )
+        check_stored(model, data.dataset, budget)
         config = {
             "dataset": data.config,
             "tokenizer": parts.config("tokenizers", tokenizer, model, data),
@@ -382,7 +380,7 @@ class StageGraph:
         count, extra = self.matrix.samples, {}
         if count < data.dataset.size("val"):
             extra["samples"] = count
-        label = self._label(data, "held-out images")
+        label = self._label(data, f"held-out {'latents' if data.dataset.decoded else 'images'}")
         return self._scores(data, "generator", label, "0", dict(data.features), **extra)
 
     def scored(self, scope: str) -> bool:

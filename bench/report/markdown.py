@@ -71,10 +71,16 @@ def escape(text: str) -> str:
 def _how_to_read(rows: list[Row]) -> str:
     return (
         "Compare numbers down a column: the arrow says which way is better, the six characters after it name "
-        "the protocol (below), `w` is the guidance (1 is none), and `real` are held-out images at their own "
-        "number. "
+        f"the protocol (below), `w` is the guidance (1 is none), and {_held_out(rows)} at their own number. "
         f"{spread_note(rows)} Every number is in leaderboard.csv."
     )
+
+
+def _held_out(rows: list[Row]) -> str:
+    """The rows of held-out images in words; of a decoded set, where there are no images, of its latents."""
+    texts = {"real": "`real` are held-out images", "decoded": "`decoded` are decoded held-out latents"}
+    found = dict.fromkeys(row.held_out for row in rows if row.real)
+    return " and ".join(texts[name] for name in found) or texts["real"]
 
 
 def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
@@ -95,7 +101,7 @@ def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
     marks, lines = standings.marks, []
     for place, (row, rank) in enumerate(zip(board.rows, standings.rank_texts, strict=True)):
         labels = vars(row) | {"regularizer": marked(row)}
-        line = ["real", "", ""] if row.real else [escape(labels[axis]) for axis in axes]
+        line = [row.held_out, "", ""] if row.real else [escape(labels[axis]) for axis in axes]
         if guided:
             line.append(board.guidance_texts[place])
         if several_seeds:

@@ -50,7 +50,7 @@ def _without_paths(config: Config) -> dict[str, Any]:
     plain = dict(config)
     # Checkpointing changes only the rounding of gradients, as the number of processes does.
     plain.pop("checkpointing", None)
-    plain = {role: _located(value) for role, value in plain.items()}
+    plain = {role: without_locations(value) for role, value in plain.items()}
     if "weights" in plain:
         plain["weights"] = plain["weights"]["fingerprint"]
     if "reconstruction" in plain:
@@ -63,10 +63,10 @@ def _without_paths(config: Config) -> dict[str, Any]:
     return plain
 
 
-def _located(value: Any) -> Any:
+def without_locations(value: Any) -> Any:
     """A part's config without the options that say where its files are; parts in a list likewise."""
     if isinstance(value, list):
-        return [_located(one) for one in value]
+        return [without_locations(one) for one in value]
     if not isinstance(value, Mapping) or "options" not in value:
         return value
     part, options = _without_own_paths(value, value["options"])
@@ -88,6 +88,15 @@ def _without_own_paths(part: Config, options: Config) -> tuple[dict[str, Any], d
             if name in kept:
                 plain["uses"][name], kept[name] = _without_own_paths(used, kept[name])
     return plain, kept
+
+
+def hashes_of_used(part: Config) -> list[str]:
+    """The hashes of the files of the parts that a part uses, at any depth."""
+    found = []
+    for used in part.get("uses", {}).values():
+        found += [used["fingerprint"]] if used.get("fingerprint") else []
+        found += hashes_of_used(used)
+    return found
 
 
 def is_file(option: Any) -> bool:

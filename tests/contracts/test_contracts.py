@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 from helpers.diffusers_models import tiny_folder
-from helpers.latent_folders import DECODER, moments_folder
+from helpers.latent_folders import DECODER, latent_set, moments_folder
 
 from latentbench.bench.api import Unfit
 from latentbench.bench.contracts import (
@@ -36,6 +36,8 @@ def with_files(kind, name):
         options = {"path": tiny_folder()}
     elif (kind, name) == ("tokenizers", "cached"):
         options = {"latents": moments_folder(8), "decoder": DECODER}
+    elif (kind, name) == ("datasets", "latents"):
+        options = latent_set()
     return Part(kind, name, options)
 
 

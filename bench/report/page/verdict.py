@@ -19,6 +19,7 @@ from ...options.words import listed
 from ...records.record import Record
 
 BASELINE = "none"
+HELD_OUT = {"real": "held-out images", "decoded": "decoded held-out latents"}
 FEW = 3  # rows of a tie that are named beside the first; more are counted
 
 
@@ -43,7 +44,7 @@ class Verdict:
     chosen: str  # how the guidance of its dataset's rows was chosen
     taught: str  # what a sign at the value says
     level: str  # "sure", "tie", "unknown"
-    real: str  # the value of as many held-out images, if there is one
+    real: str  # `held-out images: 1.2`, the value of as many of them, if there is one
 
     @property
     def named(self) -> list[str]:
@@ -57,7 +58,8 @@ def verdicts(results: Results) -> list[Verdict]:
     if not board.deciding:
         return []
     column, budget = board.deciding[0], _budget(results.records)
-    real = next((cells(row, [column])[0] for row in results.rows if row.real and column in row.values), "")
+    held_out = next((row for row in results.rows if row.real and column in row.values), None)
+    real = "" if held_out is None else f"{HELD_OUT[held_out.held_out]}: {cells(held_out, [column])[0]}"
     rankings = {ranking.generator: ranking for ranking in board.standings([column]).rankings}
     by_generator: dict[str, list[Row]] = {}
     for place in sorted(board.guidance):
