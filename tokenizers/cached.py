@@ -76,6 +76,9 @@ class Cached(Tokenizer):
     def own_weights(self) -> Path | None:
         return self.weights or self.whole[0].own_weights()
 
+    def notes(self) -> list[str]:
+        return self.whole[0].notes()
+
     def fetch(self) -> None:
         self.whole[0].fetch()
 

@@ -76,6 +76,7 @@ class StageGraph:
         facts = parts.facts(data, regularizer)
         budget = m.budget_of(tokenizer)
         check_stored(model, data.dataset, budget)
+        self.plan.notes[tokenizer.label] = model.notes()
         config = {
             "dataset": data.config,
             "tokenizer": parts.config("tokenizers", tokenizer, model, data),
