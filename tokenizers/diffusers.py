@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer, Unfit
-from ..bench.nn.diffusers_model import Half, Layout, built, identity, layout
+from ..bench.nn.diffusers_model import Half, Layout, built, identity, layout, scaling
 from ..bench.nn.model_folder import ModelFolder
 from ..bench.registry import register
 
@@ -115,6 +115,7 @@ class Diffusers(Tokenizer):
         grid = (height // patch, width // patch)
         self.spec = LatentSpec(grid[0] * grid[1], plan.channels * patch**2, grid)
         self.plan, model = plan, built(config)
+        self.scaling = scaling(model)
         for name, parameter in model.named_parameters():
             if name in plan.idle:
                 parameter.requires_grad_(False)
@@ -129,6 +130,15 @@ class Diffusers(Tokenizer):
         while height * width // patch**2 > tokens and height % (2 * patch) == 0 == width % (2 * patch):
             patch *= 2
         return {"patch": patch} if patch > 1 else {}
+
+    def notes(self) -> list[str]:
+        if not self.scaling:
+            return []
+        own = ", ".join(self.scaling)
+        return [
+            f"its own scaling ({own}) is not used: the matrix's `normalise` (channel, scalar, none) holds "
+            "for all tokenizers alike"
+        ]
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.identity.encode()).hexdigest()

@@ -21,6 +21,9 @@ class Dataset:
     classes: int  # 0 without labels
     # Whether images are decoded from 8-bit files one by one: then processes decode batches ahead by `levels`.
     decodes: ClassVar[bool] = False
+    # Whether images are decoded from stored latents: metrics then never have the names of those of images.
+    decoded: ClassVar[bool] = False
+    device: str = "cpu"  # on which a set computes its images, if it does
 
     def fetch(self) -> None:
         """Gets the data if it is missing; the frame calls this before a run.

@@ -68,6 +68,10 @@ class Tokenizer(nn.Module):
         """
         return {}
 
+    def notes(self) -> list[str]:
+        """Sentences that `bench plan` and `bench run` say of a row with this tokenizer, if there are any."""
+        return []
+
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder"."""

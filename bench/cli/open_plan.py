@@ -71,10 +71,12 @@ def open_plan(
 
 
 def contents(opened: OpenPlan) -> Iterator[Text]:
-    """The datasets of the chosen cells in words: `images: 48 train + 16 val images; 2 classes: …`."""
+    """The datasets of the chosen cells in words: `images: 48 train + 16 val images; 2 classes: …`; notes."""
     for label in dict.fromkeys(cell.dataset for cell in opened.cells):
         for line in opened.plan.descriptions[label]:
             yield Text(f"{label}: {line}")
+    for note in opened.notes:
+        yield Text(f"note: {note}")
 
 
 def headline(opened: OpenPlan, cached: int, jobs: int | None = None) -> Text:

@@ -76,6 +76,7 @@ def _plan_json(opened: OpenPlan, costs: Forecast, accelerator: dict[str, Any]) -
         "home": str(opened.store.root),
         "accelerator": accelerator,
         "datasets": {label: opened.plan.descriptions[label] for label in used},
+        "notes": opened.notes,
         "totals": costs.totals(),
         "cells": [
             {

@@ -15,7 +15,7 @@ class Subset(Dataset):
 
     def __init__(self, whole: Dataset, images: int | None = None) -> None:
         self.whole, self.image, self.classes = whole, whole.image, whole.classes
-        self.decodes = whole.decodes  # type: ignore[misc]
+        self.decodes, self.decoded = whole.decodes, whole.decoded  # type: ignore[misc]
         self.index = {split: chosen(whole, split, images) for split in cast(list[Split], ["train", "val"])}
 
     def size(self, split: Split) -> int:

@@ -20,6 +20,12 @@ class OpenPlan:
     cells: list[Cell]
     store: Store
 
+    @property
+    def notes(self) -> list[str]:
+        """What the tokenizers of the chosen cells have to say, each once, after its label."""
+        labels = dict.fromkeys(cell.tokenizer for cell in self.cells if cell.skipped is None)
+        return [f"{label}: {note}" for label in labels for note in self.plan.notes.get(label, ())]
+
     @cached_property
     def needed(self) -> list[Stage]:
         """The stages of the chosen cells."""

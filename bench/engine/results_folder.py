@@ -209,7 +209,7 @@ class ResultsWriter:
             if not latents or image_grids.source_of(folder / image_grids.file_name(name)) == source:
                 continue  # the data may load slowly
             dataset = build.dataset({"name": row.part, "options": row.options})
-            if dataset.image.height < 2:  # points have no picture
+            if dataset.image.height < 2 or dataset.decoded:  # points have no picture, and latents no original
                 continue
             shown = fixed_order(dataset.size("val"))[:PREVIEW]
             originals = to_uint8(dataset.images("val", shown))

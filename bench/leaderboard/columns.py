@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..metrics.names import defines
+from ..metrics.names import defines, kind_of_metric
 from ..records.labels import matches, natural
 from .baselines import baselines
 from .numbers import number, spread
@@ -36,7 +36,7 @@ def columns_of(rows: Iterable[Row]) -> list[Column]:
     """All columns in the order of tables; a metric's extractors as in the matrix, protocols by their id."""
 
     def position(column: Column) -> tuple[Any, ...]:
-        order, base = ORDER[column.scope], column.base.lower()
+        order, base = ORDER[column.scope], kind_of_metric(column.name).lower()
         rank = order.index(base) if base in order else len(order)
         place = column.entry.get("place", 0)  # of the extractor in the matrix
         names = (natural(base), place, "@" in column.name, natural(column.name))
@@ -63,7 +63,7 @@ def leading(columns: Sequence[Column], most: int = WIDEST) -> tuple[list[Column]
     """
     names = list(dict.fromkeys(column.name for column in columns))
     extractors = extractors_of([c for c in columns if c.better] or columns)
-    minor = {c.name for c in columns if "@" in c.name and c.base not in ("gFD", "gFID")}
+    minor = {c.name for c in columns if "@" in c.name and kind_of_metric(c.name) not in ("gFD", "gFID")}
     minor |= {c.name for c in columns if set(extractors_of([c])) & set(extractors[1:])}
     chosen = [name for name in names if name not in minor][:most]
     return [c for c in columns if c.name in chosen], [name for name in names if name not in chosen]

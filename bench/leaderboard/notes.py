@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..metrics.names import kind_of_metric
 from ..statistics.significance import ALPHA, difference
 from .collapse import collapse_note
 from .columns import TAUGHT
@@ -34,7 +35,7 @@ def prior_note(rows: Sequence[Row]) -> str:
     found: dict[str, None] = {}
     for row in rows:
         values = {column.name: value for column, value in row.values.items() if value.mean is not None}
-        for name in [name for name in values if name.partition("@")[0] == "prior_FD"]:
+        for name in [name for name in values if kind_of_metric(name) == "prior_FD"]:
             prior, gaussian = values[name], values.get(name.replace("prior_FD", "prior_FD_gaussian"))
             if gaussian is None:
                 continue

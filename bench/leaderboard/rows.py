@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..metrics.names import base_name, weights
+from ..metrics.names import DECODED, base_name, weights
 from ..records.generators import trains_generator
 from ..records.labels import AXES, is_real
 from ..records.record import STATUSES, Record, protocol_id
@@ -112,6 +112,12 @@ class Row:
     def real(self) -> bool:
         """Whether this is the row of the held-out images."""
         return is_real(vars(self))
+
+    @property
+    def held_out(self) -> str:
+        """How tables call the row of held-out images: `real`, or `decoded` where latents stand for images."""
+        decoded = any(column.base.endswith(DECODED) for column in self.values)
+        return "decoded" if decoded else "real"
 
     @property
     def guidances(self) -> list[float]:

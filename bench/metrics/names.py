@@ -33,6 +33,8 @@ PUBLISHED = {
     "IS": "IS",
     "CMMD": "CMMD",
 }
+PLAIN = {published: base for base, published in PUBLISHED.items()}
+DECODED = "_decoded"  # the end of a name, where decoded latents stand for images
 # Names that need Inception's weights: cleanFID, FID50k, clean_fid, frechet_inception_distance; not kidney.
 INCEPTIONS = re.compile(
     r"FID|KID|[a-z][FK]id(?![a-z])|(?i:(?<![^\W_])[a-z]{0,2}[fk]id(?![a-z])|inception.?(score|distance))"
@@ -54,6 +56,18 @@ def metric_name(base: str, extractor: FeatureExtractor, at: int | None = None) -
     if base in PUBLISHED and defines(PUBLISHED[base], extractor.protocol()):
         return PUBLISHED[base] + count
     return f"{base}{count}[{extractor.name}]"
+
+
+def decoded_name(name: str, extractor: str = "") -> str:
+    """The name of a metric where decoded latents stand for images: `gFD_decoded[x]` of `gFD[x]`.
+
+    No published name is left: with Inception's features `gFID` becomes `gFD_decoded[inception]`.
+    """
+    base = base_name(name)
+    rest = name.removeprefix(base)
+    if base in PLAIN and "[" not in name and extractor:
+        base, rest = PLAIN[base], f"{rest}[{extractor}]"
+    return f"{base}{DECODED}{rest}"
 
 
 def check_name(name: str, protocol: dict[str, Any]) -> None:
@@ -96,3 +110,8 @@ def weights(protocol: dict[str, Any]) -> set[str]:
 def base_name(name: str) -> str:
     """A metric without its number and extractor: `gFD` of `gFD@360[effnet_lite0]`."""
     return re.split(r"[@\[]", name)[0]
+
+
+def kind_of_metric(name: str) -> str:
+    """The base name, of images and of decoded latents alike: `gFD` of `gFD_decoded@360[effnet_lite0]`."""
+    return base_name(name).removesuffix(DECODED)

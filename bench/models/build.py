@@ -42,8 +42,12 @@ def parameters_of_sizes(kind: str, name: str) -> dict[str, int]:
     return counts
 
 
-def dataset(config: Config) -> Dataset:
-    return registry.create("datasets", config["name"], **options_from(config["options"]))
+def dataset(config: Config, device: str = "cpu") -> Dataset:
+    """A dataset; one that decodes latents does so on the device."""
+    made: Dataset = registry.create("datasets", config["name"], **options_from(config["options"]))
+    if made.decoded:
+        made.device = device
+    return made
 
 
 def extractor(config: Config) -> FeatureExtractor:

@@ -45,6 +45,7 @@ REFUSED: Mapping[str, str] = {
     "RFD4ProteinaAutoencoder": "it is of proteins, not of images",
 }
 UNIT = ("AutoencoderRAE",)  # classes whose images are in [0, 1]
+SCALES_WITHIN = ("AutoencoderRAE",)  # classes that scale latents as they encode and decode
 FRAMES = ("AutoencoderKLQwenImage21",)  # classes of videos without a layer that shows it
 RGB = 3
 LARGEST = 128  # the largest multiple of sides that is tried
@@ -54,6 +55,24 @@ def identity(config: Mapping[str, Any]) -> str:
     """The text of a config without what doesn't change numbers: the library's version and the folder."""
     kept = {k: v for k, v in config.items() if k not in ("_diffusers_version", "_name_or_path")}
     return json.dumps(kept, sort_keys=True)
+
+
+def scaling(model: Any) -> list[str]:
+    """What pipelines of diffusers scale a model's latents by, which encoding and decoding leave out.
+
+    Options that change nothing, such as a factor of 1, aren't among them.
+    """
+    if type(model).__name__ in SCALES_WITHIN:
+        return []
+    config, found = model.config, []
+    for name, neutral in (("scaling_factor", 1), ("shift_factor", 0)):
+        value = config.get(name)
+        if value is not None and value != neutral:
+            found.append(f"{name} {value:g}")
+    found += [name for name in ("latents_mean", "latents_std") if config.get(name) is not None]
+    if isinstance(getattr(model, "bn", None), nn.BatchNorm2d):  # of FLUX.2
+        found.append("the batch norm `bn`")
+    return found
 
 
 def built(config: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class MetaParts:
         except Exception as error:  # a plugin may fail in any way
             file = registry.sources("datasets")[row.part].file
             raise self.refuse(row, registry.cause(error, file)) from None
-        config = part_config("datasets", row) | {"fingerprint": fingerprint}
+        config = self.plain_config("datasets", row, dataset) | {"fingerprint": fingerprint}
         return DatasetPlan(row, dataset, config, description)
 
     def evaluator(self, row: MatrixRow) -> Evaluator:
@@ -166,13 +167,37 @@ class MetaParts:
             tokenizer.label,
         )
 
-    def config(self, kind: str, row: MatrixRow, part: Tokenizer | Regularizer | Generator) -> dict[str, Any]:
+    def config(
+        self, kind: str, row: MatrixRow, part: Tokenizer | Regularizer | Generator, data: DatasetPlan
+    ) -> dict[str, Any]:
         """The config of a row's part, with hashes of the files that it reads."""
         fingerprint = part.fingerprint()
         hashes = {} if fingerprint == "" else {"fingerprint": fingerprint}
         if part in self._reads:
             hashes["reads"] = self._reads[part]
-        return part_config(kind, row) | hashes
+        return self.plain_config(kind, row, data.dataset) | hashes
+
+    def plain_config(self, kind: str, row: MatrixRow, dataset: Dataset) -> dict[str, Any]:
+        """The config of a row's part; of the files that it reads, only those of tokenizers in its options."""
+        return part_config(kind, row, lambda name, options: self._files_of(row, dataset, name, options))
+
+    def _files_of(
+        self, row: MatrixRow, dataset: Dataset, name: str, options: Mapping[str, Any]
+    ) -> str | None:
+        """The hash of what a tokenizer in an option of another part reads, its weights among it."""
+
+        def build_inner(config: Config) -> Tokenizer:
+            return build.tokenizer({"name": name, "options": options}, dataset, 1)
+
+        inner = MatrixRow(name, name, options, where=row.where)
+        variant = (repr(sorted(options.items())), row.label, str(id(dataset)))
+        model = self._build("tokenizers", inner, build_inner, *variant)
+        own, file = model.fingerprint(), self._own_weights(row, model)
+        if own is None:
+            return None
+        # Whoever needs the weights says it if they are missing.
+        weights = weights_sha256(file) if file is not None and file.is_file() else ""
+        return hashlib.sha256(f"{own} {weights}".encode()).hexdigest()
 
     def facts(self, data: DatasetPlan, regularizer: MatrixRow) -> dict[str, Any]:
         """The facts that a regularizer's constructor asks for by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from .. import registry
@@ -13,17 +13,23 @@ from ..options.plain_data import plain
 from ..store.source_files import source_hash
 from ..store.stage import is_file
 
+# The hash of all files of a tokenizer that another part's option names, by its name and options.
+TokenizerFiles = Callable[[str, Mapping[str, Any]], str | None]
 
-def part_config(kind: str, row: MatrixRow) -> dict[str, Any]:
+
+def part_config(kind: str, row: MatrixRow, files_of: TokenizerFiles | None = None) -> dict[str, Any]:
     """A part's name, its version and every option, and the same of the parts that its options name.
 
     The source of a plugin is hashed too, with the modules beside it that it imports, because whoever edits a
-    plugin may not raise its version.
+    plugin may not raise its version. With `files_of`, tokenizers that options name have the hash of their
+    files, which stands for the paths in their options.
     """
-    return _part_config(kind, row.part, row.options)
+    return _part_config(kind, row.part, row.options, files_of)
 
 
-def _part_config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _part_config(
+    kind: str, name: str, options: Mapping[str, Any], files_of: TokenizerFiles | None
+) -> dict[str, Any]:
     cls = registry.get(kind, name)
     version = getattr(cls, "version", 1)
     config: dict[str, Any] = {"name": name, "version": version, "options": key_options(cls, options)}
@@ -35,8 +41,11 @@ def _part_config(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, 
     for option in options_of(cls).values():
         chosen = options.get(option.name)
         if option.needs and chosen:
+            inner_kind = registry.kind_of(option.needs[0])
             inner = {key: value for key, value in chosen.items() if key != "use"}
-            used = _part_config(registry.kind_of(option.needs[0]), chosen["use"], inner)
+            used = _part_config(inner_kind, chosen["use"], inner, files_of)
+            if files_of and inner_kind == "tokenizers" and "paths" in used:
+                used["fingerprint"] = files_of(chosen["use"], inner)
             config.setdefault("uses", {})[option.name] = {k: v for k, v in used.items() if k != "options"}
     return config
 
@@ -54,9 +63,17 @@ def plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts and options of a config that have a fingerprint if they read files."""
+    """The parts and options of a config, at any depth, that have a fingerprint if they read files."""
     sources = ("dataset", "extractor", "teacher", "reference", "weights")
     names = (*sources, "tokenizer", "regularizer", "generator")
-    parts = [config[name] for name in names if name in config]
+    parts = [*(config[name] for name in names if name in config), *config.get("evaluators", ())]
     networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
-    return parts + [option for loss in networks for option in loss.values() if is_file(option)]
+    used = [inner for part in parts for inner in _used(part)]
+    return parts + used + [option for loss in networks for option in loss.values() if is_file(option)]
+
+
+def _used(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts that a part's options name, at any depth."""
+    for inner in part.get("uses", {}).values():
+        yield inner
+        yield from _used(inner)

@@ -65,6 +65,7 @@ class Plan:
     parameters: dict[str, int] = field(default_factory=dict)  # trainable ones
     built: dict[str, Built] = field(default_factory=dict)
     descriptions: dict[str, list[str]] = field(default_factory=dict)  # what datasets hold, by their labels
+    notes: dict[str, list[str]] = field(default_factory=dict)  # what tokenizers have to say, by their labels
     _positions: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # of stages
 
     def ancestors(self, ids: list[str]) -> list[str]:

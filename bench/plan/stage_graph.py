@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .. import registry
-from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
+from ..api import Evaluator, Generator, Regularizer, Unfit
 from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
@@ -21,6 +21,7 @@ from .meta_parts import DatasetPlan, MetaParts, regularizer_class
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
 from .shape_difference import shape_difference
+from .stored_rows import check_stored
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
 
@@ -74,14 +75,12 @@ class StageGraph:
         parents = self._training_parents(data, tokenizer, regularizer, seed)
         facts = parts.facts(data, regularizer)
         budget = m.budget_of(tokenizer)
-        if type(model).stored is not Tokenizer.stored and budget.tokenizer_steps + budget.refine_steps:
-            raise Unfit(
-                "its latents are stored and cannot be trained: the row needs budget: {tokenizer_steps: 0}"
-            )
+        check_stored(model, data.dataset, budget)
+        self.plan.notes[tokenizer.label] = model.notes()
         config = {
             "dataset": data.config,
-            "tokenizer": parts.config("tokenizers", tokenizer, model),
-            "regularizer": parts.config("regularizers", regularizer, method),
+            "tokenizer": parts.config("tokenizers", tokenizer, model, data),
+            "regularizer": parts.config("regularizers", regularizer, method, data),
             "facts": plain_facts(facts),
             "optimizer": [plain(tokenizer.optimizer), plain(regularizer.optimizer)],
             "reconstruction": parts.reconstruction(data) if model.decodes else {},
@@ -160,7 +159,7 @@ class StageGraph:
     ) -> str:
         """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
         owner = self.parts.regularizer(data, tokenizer, regularizer)
-        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner)
+        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner, data)
         prior_options = regularizer_class(regularizer).prior_options
         if prior_options is not None:
             options = options_of(registry.get("regularizers", regularizer.part))
@@ -207,7 +206,8 @@ class StageGraph:
                 raise self.parts.refuse(row, str(error)) from None
         config: dict[str, Any] = {
             "dataset": data.config,
-            "reference": part_config("references", row) | {"fingerprint": fingerprint},
+            "reference": self.parts.plain_config("references", row, data.dataset)
+            | {"fingerprint": fingerprint},
         }
         if row.images is not None:
             config["images"] = row.images
@@ -271,7 +271,7 @@ class StageGraph:
                 raise self.parts.refuse(generator, message)
         budget = self.matrix.budget_of(generator)
         config = {
-            "generator": self.parts.config("generators", generator, model),
+            "generator": self.parts.config("generators", generator, model, data),
             "init": generator.init,
             "optimizer": plain(generator.optimizer),
             "steps": budget.generator_steps,
@@ -381,7 +381,7 @@ class StageGraph:
         count, extra = self.matrix.samples, {}
         if count < data.dataset.size("val"):
             extra["samples"] = count
-        label = self._label(data, "held-out images")
+        label = self._label(data, f"held-out {'latents' if data.dataset.decoded else 'images'}")
         return self._scores(data, "generator", label, "0", dict(data.features), **extra)
 
     def scored(self, scope: str) -> bool:
@@ -406,7 +406,7 @@ class StageGraph:
         evaluators = []
         for row in rows:
             fingerprint = self.parts.evaluator(row).fingerprint()
-            evaluator = part_config("evaluators", row)
+            evaluator = self.parts.plain_config("evaluators", row, data.dataset)
             evaluators.append(evaluator | ({"fingerprint": fingerprint} if fingerprint else {}))
         config = {
             "scope": scope,

@@ -68,7 +68,8 @@ class Preview:
         for cell in self.cells:
             if cell.skipped:
                 reasons[cell.skipped] = reasons.get(cell.skipped, 0) + 1
-        return [*self._costs.sentences(), *(f"skipped: {count}: {why}" for why, count in reasons.items())]
+        skipped = (f"skipped: {count}: {why}" for why, count in reasons.items())
+        return [*self._costs.sentences(), *skipped, *self._plan.notes]
 
     def __repr__(self) -> str:
         from tabulate import tabulate

@@ -98,7 +98,7 @@ def _label(row: Row, axis: str) -> str:
     r"""A row's label; braces keep a first [ or * from being read as an argument of the last row's \\."""
     text = marked(row) if axis == "regularizer" else getattr(row, axis)
     if row.real:
-        text = "real" if axis == "generator" else ""
+        text = row.held_out if axis == "generator" else ""
     return f"{{}}{escape(text)}" if text[:1] in ("[", "*") else escape(text)
 
 

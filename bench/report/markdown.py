@@ -124,9 +124,16 @@ def _how_to_read(rows: list[Row]) -> str:
     return (
         "Compare numbers within a column. The arrow says whether higher or lower is better, and the six "
         "characters after it name the protocol, which is described below. `w` is the guidance (1 means "
-        "none), and `real` are held-out images, scored at their own number. "
+        f"none), and {_held_out(rows)}, scored at their own number. "
         f"{spread_note(rows)} These tables show the metrics that decide; leaderboard.csv has every number."
     )
+
+
+def _held_out(rows: list[Row]) -> str:
+    """The rows of held-out images in words; of a decoded set, where there are no images, of its latents."""
+    texts = {"real": "`real` are held-out images", "decoded": "`decoded` are decoded held-out latents"}
+    found = dict.fromkeys(row.held_out for row in rows if row.real)
+    return " and ".join(texts[name] for name in found) or texts["real"]
 
 
 def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
@@ -152,7 +159,7 @@ def _scores(board: Leaderboard, axes: Sequence[str], complete: bool) -> str:
         labels = vars(row) | {"regularizer": marked(row)}
         line = [escape(labels[axis]) for axis in axes]
         if row.real:
-            line = ["real", *[""] * (len(axes) - 1)]
+            line = [row.held_out, *[""] * (len(axes) - 1)]
         if guided:
             line.append(board.guidance_texts[place])
         if unequal_seeds:

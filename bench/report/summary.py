@@ -60,7 +60,7 @@ def summarised(records: Iterable[Record] | Results) -> Summary:
     names = ["dataset", "generator", "regularizer", "tokenizer", "w", "rank"]
     table = [[*names, *map(_cut, headers(columns))]]
     for row in leading:
-        labels = ("real", "", "") if row.real else (row.generator, marked(row), row.tokenizer)
+        labels = (row.held_out, "", "") if row.real else (row.generator, marked(row), row.tokenizer)
         texts = map(_cut, (row.dataset, *labels, guidance[id(row)], ranks[id(row)]))
         table.append([*texts, *cells(row, columns)])
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]

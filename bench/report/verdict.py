@@ -21,6 +21,7 @@ from ..options.words import listed
 from ..records.record import Record
 
 BASELINE = "none"
+HELD_OUT = {"real": "Held-out images themselves have", "decoded": "Decoded held-out latents have"}
 FEW = 3  # rows of a tie that are named beside the first; more are counted
 RECONSTRUCTION = ("rFID", "rFD")  # distances of reconstructions from images
 
@@ -48,7 +49,7 @@ class Verdict:
     chosen: str  # how the guidance of its dataset's rows was chosen
     taught: str  # what a sign at the value says
     level: str  # "sure", "tie", "unknown"
-    real: str  # the value of as many held-out images, if there is one
+    real: str  # `Held-out images themselves have 1.2`, for as many of them, if there is a value
     reconstruction: dict[str, str]  # its tokenizer's means, by `PSNR ↑` and the like
     baseline: bool  # whether its generator is fitted in closed form, as others of the dataset aren't
     rows: int  # that were compared
@@ -73,11 +74,12 @@ def verdicts(results: Results) -> list[Verdict]:
     if not board.deciding:
         return []
     column, last = board.deciding[0], baselines(board.rows)
+    held_out = next((row for row in results.rows if row.real and column in row.values), None)
     facts = _Facts(
         board,
         column,
         _budget(results.records),
-        next((cells(row, [column])[0] for row in results.rows if row.real and column in row.values), ""),
+        "" if held_out is None else f"{HELD_OUT[held_out.held_out]} {cells(held_out, [column])[0]}",
         reconstruction_columns(results) if generated else [],
         last,
     )

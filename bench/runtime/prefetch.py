@@ -60,14 +60,16 @@ def prefetch(
     """Images (B, c, H, W) of one index (B,) after the other, on a device.
 
     With workers, `indices` are consumed further than images are taken; they may be endless. Datasets that
-    don't decode files are read without workers, and so are all where processes cannot share semaphores.
+    don't decode files, or decode by a network, are read without workers, and so are all where processes
+    cannot share semaphores.
     """
     if not dataset.decodes:
         for index in indices:
             yield checked_images(dataset, "images", dataset.images(split, index), len(index)).to(device)
         return
     images = _EightBitImages(dataset, split)
-    for levels in _batches(images, indices, workers if loaders_work() else 0, device):
+    ahead = 0 if dataset.decoded or not loaders_work() else workers  # a network stays in its process
+    for levels in _batches(images, indices, ahead, device):
         yield from_uint8(torch.as_tensor(levels).to(device, non_blocking=True))
 
 

@@ -18,7 +18,7 @@ from .inputs import SPLITS, Config, Inputs, stored_outputs
 
 def features(config: Config, inputs: Inputs, context: Context) -> Result:
     """Pooled and token features of both splits, or other outputs of an extractor."""
-    dataset = Subset(build.dataset(config["dataset"]), config.get("images"))
+    dataset = Subset(build.dataset(config["dataset"], context.device), config.get("images"))
     extractor, group = build.extractor(config["extractor"]), context.group
     outputs = config.get("outputs", ["pooled", "tokens"])
     tensors: dict[str, Tensor] = {}

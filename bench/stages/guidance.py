@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..api import Diverged, FeatureExtractor, from_uint8
+from .. import registry
+from ..api import Dataset, Diverged, FeatureExtractor, from_uint8
 from ..data.fixed_order import random_rows
 from ..metrics.frechet import frechet_distance
 from ..metrics.kernel import PAIRS, cmmd_estimate
-from ..metrics.names import metric_name
+from ..metrics.names import decoded_name, metric_name
 from ..models import build
 from ..models.latents import CHUNK
 from ..records.sweep import Sweep
@@ -31,6 +33,9 @@ def guidance(config: Config, inputs: Inputs, context: Context) -> Result:
     extractor = build.extractor(config["extractor"])
     train, tried = inputs["features"].tensors["pooled/train"], config["sweep"]
     name = metric_name("CMMD" if extractor.cmmd else "gFD", extractor)
+    dataset = cast(type[Dataset], registry.get("datasets", inputs["features"].config["dataset"]["name"]))
+    if dataset.decoded:
+        name = decoded_name(name, extractor.name)
     distances: list[float | None] = []
     for position, w in enumerate(tried):
         drawn = inputs[f"samples/{w:g}"].tensors

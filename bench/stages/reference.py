@@ -9,6 +9,7 @@ from ..api import Noise, Reference
 from ..data.subset import Subset
 from ..models import build
 from ..store.artifacts import Result
+from ..store.stage import hashes_of_used, without_locations
 from ..training.context import Context
 from .inputs import SPLITS, Config, Inputs
 from .reference_samples import reference_samples
@@ -17,7 +18,7 @@ from .trained_cell import TrainedCell
 
 def reference(config: Config, inputs: Inputs, context: Context) -> Result:
     """Samples of the reference distribution for both splits, before any projection."""
-    dataset = Subset(build.dataset(config["dataset"]), config.get("images"))
+    dataset = Subset(build.dataset(config["dataset"], context.device), config.get("images"))
     if "features" in inputs:
         features = inputs["features"]
         spec, basis = build.spec_from(features.info["spec"]), {"features": features.info["protocol"]}
@@ -42,8 +43,10 @@ def reference(config: Config, inputs: Inputs, context: Context) -> Result:
         tensors[f"samples/{split}"] = drawn.samples
         if drawn.labels is not None:
             tensors[f"labels/{split}"] = drawn.labels
-    part = config["reference"]
+    part = without_locations(config["reference"])
     protocol = {"use": part["name"], **part["options"], **basis}
+    if files := hashes_of_used(part):
+        protocol["files"] = files
     if "images" in config:
         protocol["images"] = config["images"]
     return Result({"spec": vars(source.spec), "protocol": protocol}, tensors)

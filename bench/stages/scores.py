@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..api import Bound, Diverged, Evaluator, Metric, Noise, Unfit
 from ..metrics.bootstrap import rounded
-from ..metrics.names import base_name, check_name
+from ..metrics.names import base_name, check_name, decoded_name
 from ..models import build
 from ..models.latents import CHUNK
 from ..store.artifacts import Result
@@ -38,7 +39,8 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
     An evaluator that raises an exception costs only its own numbers: `missing` has its reason. If none of the
     evaluators has any number, the first exception ends the stage.
     """
-    dataset, extractors = build.dataset(config["dataset"]), [*map(build.extractor, config["extractors"])]
+    dataset = build.dataset(config["dataset"], context.device)
+    extractors = [*map(build.extractor, config["extractors"])]
     noise = Noise(config["seed"], ("evaluate",))
     subject = Subject(
         config["scope"],
@@ -73,7 +75,10 @@ def scores(config: Config, inputs: Inputs, context: Context) -> Result:
             context.note(f"no numbers of {part['name']}: {reason}")
             errors += [error] if failed else []
         else:
-            reasons = {name: {"reason": why, "failed": False} for name, why in subject.left_out.items()}
+            reasons = {
+                decoded_name(name) if subject.compares_decoded else name: {"reason": why, "failed": False}
+                for name, why in subject.left_out.items()
+            }
             missing |= {name: {**why, "scope": config["scope"]} for name, why in reasons.items()}
             subject.left_out.clear()
             metrics |= found[0]
@@ -93,6 +98,7 @@ def measured(
     """An evaluator's metrics, as entries of a record, and its costs."""
     metrics: dict[str, Any] = {}
     cost: dict[str, float] = {}
+    subject.compares_decoded = subject.dataset.decoded and subject.scope == "generator"
     for name, value in evaluator.run(subject).items():
         metric = evaluator.metrics.get(base_name(name))
         if metric is None:
@@ -102,6 +108,11 @@ def measured(
             cost[name] = value
             continue
         protocol = evaluator.protocol(name, subject)
+        if subject.compares_decoded:
+            judging = [e.name for e in subject.extractors if e.protocol() == protocol.get("features")]
+            name = decoded_name(name, *judging[:1])
+            protocol = protocol | {"images": "decoded latents"}
+            metric = replace(metric, about=f"{metric.about} Decoded latents stand for images.".lstrip())
         check_name(name, protocol)
         metrics[name] = entry(value, metric, protocol, config)
         if protocol.get("features") in judges[1:]:

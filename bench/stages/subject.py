@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..api import Dataset, FeatureExtractor, Noise, Of, Reference, Regularizer, Split, from_uint8, to_uint8
+from ..api import (
+    Dataset,
+    FeatureExtractor,
+    Noise,
+    Of,
+    Reference,
+    Regularizer,
+    Split,
+    Unfit,
+    from_uint8,
+    to_uint8,
+)
 from ..api import Subject as SubjectInterface
 from ..data.fixed_order import random_rows
 from ..data.subset import originals
@@ -48,6 +59,8 @@ class Subject(SubjectInterface):
         self.scope = scope  # type: ignore[assignment]
         self.real = "tokenizer" not in inputs
         self.dataset, self.extractors, self.noise, self.guidance = dataset, tuple(extractors), noise, guidance
+        # Whether what is asked of this subject depends on decoded latents that stand for images.
+        self.compares_decoded = False
         self.costs = {role: artifact.cost for role, artifact in inputs.items()}
         self._inputs, self._device, self._scratch, self._loaders = inputs, device, scratch, loaders
         # Caches results in the instance; a cache in the class would keep every subject alive.
@@ -76,6 +89,7 @@ class Subject(SubjectInterface):
             self.sample_labels = inputs["samples"].tensors["labels"]
 
     def images(self, split: Split) -> Tensor:
+        self._need_images()
         return self._images_uint8(split, torch.arange(self.dataset.size(split)))
 
     def _images_uint8(self, split: Split, index: Tensor, name: str = "images") -> Tensor:
@@ -91,6 +105,7 @@ class Subject(SubjectInterface):
         return self.dataset.labels(split)
 
     def reconstructions(self, deterministic: bool = False) -> Tensor:
+        self._need_images()
         if deterministic and torch.equal(self.latents("val", True), self.latents("val")):
             return self.reconstructions()  # the latent has no noise: decode once
         decode, count = self._decoder(deterministic), self.dataset.size("val")
@@ -110,11 +125,23 @@ class Subject(SubjectInterface):
         if of == "samples":  # metrics need all outputs but tokens: computed in one pass
             outputs = tuple(name for name in self.extractors[place].outputs if name != "tokens")
             return self._described(place, of, outputs)[output]
+        self._need_images()
         stored = {}
         if of != "reconstructions":
             stored = self._inputs[features_role(place, output)].tensors
         name = f"{output}/{of}"
         return stored[name] if name in stored else self._described(place, of, (output,))[output]
+
+    def _need_images(self) -> None:
+        """Raises Unfit in the scope of tokenizers where decoded latents stand for images.
+
+        A reconstruction would be compared with itself. Samples are compared, under other names.
+        """
+        if self.dataset.decoded and self.scope == "tokenizer":
+            raise Unfit(
+                "the dataset has stored latents and no images: reconstructions would be compared with "
+                "themselves"
+            )
 
     def _described(self, place: int, of: Of, outputs: tuple[str, ...]) -> dict[str, Tensor]:
         """Outputs of an extractor that no stage has stored."""
@@ -157,6 +184,8 @@ class Subject(SubjectInterface):
         return maps or "own_reference" in self._inputs
 
     def reference(self, split: Split, own: bool = False) -> Reference:
+        if "features" in self._reference_stage(own).meta["parents"]:
+            self.compares_decoded = self.dataset.decoded
         return split_of(self._mapped(own), split)
 
     def reference_protocol(self, own: bool = False) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from .reference_samples import in_space_of, split_of
 
 def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     """A trained tokenizer with its regularizer."""
-    dataset, seed = build.dataset(config["dataset"]), config["seed"]
+    dataset, seed = build.dataset(config["dataset"], context.device), config["seed"]
     method = build.regularizer_class(config["regularizer"])
     with seeded(seed, "init", "tokenizer"):
         model = build.tokenizer(config["tokenizer"], dataset, method.expansion)

@@ -39,7 +39,7 @@ class TrainedCell:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return build.dataset(self.config["dataset"])
+        return build.dataset(self.config["dataset"], self.device)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -50,7 +50,7 @@ def _without_paths(config: Config) -> dict[str, Any]:
     plain = dict(config)
     # Checkpointing changes only the rounding of gradients, as the number of processes does.
     plain.pop("checkpointing", None)
-    plain |= {role: _located(part) for role, part in plain.items() if _has_paths(part)}
+    plain = {role: without_locations(value) for role, value in plain.items()}
     if "weights" in plain:
         plain["weights"] = plain["weights"]["fingerprint"]
     if "reconstruction" in plain:
@@ -63,15 +63,40 @@ def _without_paths(config: Config) -> dict[str, Any]:
     return plain
 
 
-def _has_paths(part: Any) -> bool:
-    """Whether a part says which of its options are paths, and has the hash of what is there."""
-    return isinstance(part, Mapping) and "paths" in part and part.get("fingerprint") is not None
+def without_locations(value: Any) -> Any:
+    """A part's config without the options that say where its files are; parts in a list likewise."""
+    if isinstance(value, list):
+        return [without_locations(one) for one in value]
+    if not isinstance(value, Mapping) or "options" not in value:
+        return value
+    part, options = _without_own_paths(value, value["options"])
+    return part | {"options": options}
 
 
-def _located(part: Config) -> dict[str, Any]:
-    """A part's config without the options that say where its files are."""
-    options = {name: value for name, value in part["options"].items() if name not in part["paths"]}
-    return {key: value for key, value in part.items() if key != "paths"} | {"options": options}
+def _without_own_paths(part: Config, options: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A part's config and its options, both without paths, and likewise those of the parts that it uses.
+
+    A path stays where the hash of what is there isn't known.
+    """
+    plain, kept = {key: value for key, value in part.items() if key != "options"}, dict(options)
+    if part.get("fingerprint") is not None:
+        for name in plain.pop("paths", ()):
+            kept.pop(name, None)
+    if "uses" in part:
+        plain["uses"] = dict(part["uses"])
+        for name, used in part["uses"].items():
+            if name in kept:
+                plain["uses"][name], kept[name] = _without_own_paths(used, kept[name])
+    return plain, kept
+
+
+def hashes_of_used(part: Config) -> list[str]:
+    """The hashes of the files of the parts that a part uses, at any depth."""
+    found = []
+    for used in part.get("uses", {}).values():
+        found += [used["fingerprint"]] if used.get("fingerprint") else []
+        found += hashes_of_used(used)
+    return found
 
 
 def is_file(option: Any) -> bool:

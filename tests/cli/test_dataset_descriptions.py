@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.image_folders import class_folders, put
+from helpers.latent_folders import latent_set
 from helpers.parquet_files import as_parquet
 from helpers.run import bench_inline
 from helpers.tar_files import as_tar
@@ -72,6 +73,7 @@ def test_every_dataset_describes_itself_by_its_sizes(name, tmp_path):
     folder = class_folders(tmp_path / "folder")
     options = {
         "imagefolder": {"root": str(folder)},
+        "latents": latent_set(),
         "parquet": {"root": str(as_parquet(folder, tmp_path / "rows", rows=24))},
         "torchvision": {"name": "FakeData", "train": {"size": 9}},
         "webdataset": {"root": str(as_tar(folder, tmp_path / "tars"))},

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 from helpers.diffusers_models import tiny_folder
-from helpers.latent_folders import DECODER, moments_folder
+from helpers.latent_folders import DECODER, latent_set, moments_folder
 from helpers.trained_folders import exported_folder
 
 from latentbench.bench.api import Unfit
@@ -39,6 +39,8 @@ def with_files(kind, name):
         options = {"latents": moments_folder(8), "decoder": DECODER}
     elif (kind, name) == ("tokenizers", "trained"):
         options = {"path": exported_folder()}
+    elif (kind, name) == ("datasets", "latents"):
+        options = latent_set()
     return Part(kind, name, options)
 
 

@@ -2,7 +2,17 @@ import pytest
 from helpers.fake_subject import FakeSubject
 
 from latentbench.bench.api import FeatureExtractor
-from latentbench.bench.metrics.names import ALEX, CLIP, INCEPTION, VGG, check_name, metric_name
+from latentbench.bench.metrics.names import (
+    ALEX,
+    CLIP,
+    INCEPTION,
+    VGG,
+    base_name,
+    check_name,
+    decoded_name,
+    kind_of_metric,
+    metric_name,
+)
 from latentbench.bench.records.files import read_records
 from latentbench.bench.records.record import Record
 from latentbench.bench.registry import create
@@ -31,6 +41,17 @@ def test_published_names_belong_to_the_weights_that_define_them():
     assert metric_name("gFD", inception, 360) == "gFID@360"
     assert metric_name("CMMD", clip) == "CMMD"
     assert metric_name("CMMD", inception) == "CMMD[inception]" and metric_name("gFD", clip) == "gFD[clip]"
+
+
+@pytest.mark.parametrize("base", ["gFD", "sFD", "KD", "IS", "CMMD", "precision"])
+@pytest.mark.parametrize("at", [None, 360])
+def test_where_decoded_latents_stand_for_images_no_published_name_is_left(base, at):
+    count = "" if at is None else f"@{at}"
+    for network in (Network("inception", INCEPTION), Network("clip", CLIP), Network("effnet", OTHER)):
+        name = decoded_name(metric_name(base, network, at), network.name)
+        assert name == f"{base}_decoded{count}[{network.name}]"
+        check_name(name, {"features": network.protocol()})
+        assert base_name(name) == f"{base}_decoded" and kind_of_metric(name) == base
 
 
 def test_other_metrics_and_other_weights_keep_the_extractor_in_brackets():

@@ -18,6 +18,7 @@ from ...leaderboard.guidance import Choice, choose
 from ...leaderboard.numbers import number
 from ...leaderboard.results import Results
 from ...leaderboard.rows import Column, Row, Value
+from ...metrics.names import kind_of_metric
 from ...options.words import listed
 from ...records.labels import natural
 from ...records.record import Record
@@ -67,7 +68,7 @@ class Board:
         self.real = next((row for row in results.rows if row.real), None)
         self.rows = [row for row in results.rows if not row.real]
         self.tokenizers = results.tokenizers
-        distances = {c for row in self.rows for c in row.values if c.base in ("gFID", "gFD")}
+        distances = {c for row in self.rows for c in row.values if kind_of_metric(c.name) in ("gFID", "gFD")}
         plain = {c for c in distances if "@" not in head(c)}
         self.generation = results.generation
         candidates = plain.intersection(self.generation.deciding) or plain

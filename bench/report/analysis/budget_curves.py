@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column, grouped
 from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
-from ...metrics.names import base_name
+from ...metrics.names import kind_of_metric
 from ...records.record import Record
 from . import style
 from .board import Board, Entry, by_seed, caution, in_words, table_of
@@ -65,7 +65,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
 def _curves(board: Board) -> tuple[str, list[Curve]]:
     """The quality column's name in the curves, else the first distance's there; and a curve for each row."""
     done = [record for record in board.records if len(record.curves.get("quality", {}).get("step", ())) > 1]
-    names = [n for record in done for n in record.curves["quality"] if base_name(n) in ("gFID", "gFD")]
+    names = [n for record in done for n in record.curves["quality"] if kind_of_metric(n) in ("gFID", "gFD")]
     plain = [n for n in names if "@" not in n.partition("[")[0]]
     if not plain:
         return "", []

@@ -16,6 +16,7 @@ from scipy import stats
 
 from ...leaderboard.ranking import comparable, on_shared_images
 from ...leaderboard.rows import Column, Row
+from ...metrics.names import kind_of_metric
 from ...records.record import Record
 from ...statistics.pairs import pairs_of
 from ...statistics.significance import ALPHA, holm
@@ -131,7 +132,9 @@ def _contests(board: Board) -> list[Contest]:
 
 def _judges(judged: Sequence[Judged], bases: Sequence[str], board: Board) -> list[Column]:
     """The distance of each extractor that most rows have, the leaderboard's own extractor first."""
-    counts = Counter(c for one in judged for c in one.row.values if c.base in bases and "@" not in head(c))
+    counts = Counter(
+        c for one in judged for c in one.row.values if kind_of_metric(c.name) in bases and "@" not in head(c)
+    )
     by_extractor: dict[str, Column] = {}
     for column, _ in counts.most_common():
         by_extractor.setdefault(extractor_of(column), column)

@@ -48,6 +48,9 @@ class Head:
     more: bool = False  # whether the column is hidden until all columns are asked for
 
 
+REAL = {"real": "real images", "decoded": "held-out latents, decoded"}  # rows of held-out images
+
+
 @dataclass(frozen=True)
 class TableCell:
     """A cell; `heat` is 0 for the worst and 1 for the best of its group."""
@@ -152,7 +155,7 @@ def _labels(row: Row, guidance: str | None) -> list[TableCell]:
     """A row's labels, and with the text of its guidance its generator and that."""
     regularizer, generator, tokenizer = marked(row), row.generator, row.tokenizer
     if row.real:
-        regularizer, generator, tokenizer = "real images", "", ""
+        regularizer, generator, tokenizer = REAL[row.held_out], "", ""
     first = TableCell(regularizer, tip=collapse(row))
     if guidance is None:
         return [first, TableCell(tokenizer)]

@@ -6,15 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.latent_folders import export_digits
 from helpers.run import TINY, bench_inline
 from safetensors.torch import load_file, save_file
 
-from latentbench.bench.models.stored_latents import LatentsError, read_split
+from latentbench.bench.models.latent_folder import LatentFolder
+from latentbench.bench.models.stored_latents import LatentsError, StoredLatents, files_in
 from latentbench.bench.tools.find_tokenizer import find_trained
 
 HEAD = TINY.partition("tokenizers:")[0]
 TAIL = "generators: {gaussian: {}}\nevaluators: [reconstruction, generation, latents]\n"
-TRAINED = HEAD + "tokenizers: {conv: {mult: [1, 1], channels: 4}}\nregularizers: {kl: {}}\n" + TAIL
 SCORED = (
     HEAD.replace("tokenizer_steps: 12", "tokenizer_steps: 0")
     + """\
@@ -31,15 +32,7 @@ regularizers: {none: {}, kl: {}}
 def made(tmp_path_factory):
     """A folder with an exported tokenizer and its latents in the layouts of MAR, LightningDiT and numpy."""
     folder = tmp_path_factory.mktemp("made")
-    (folder / "matrix.yaml").write_text(TRAINED)
-    for words in (
-        ("run",),
-        ("export", "results/tiny", "-o", "folder"),
-        ("export", "results/tiny", "-o", "mar", "--latents", "mar"),
-        ("export", "results/tiny", "-o", "shards", "--latents", "lightningdit"),
-    ):
-        done = bench_inline(*words, cwd=folder)
-        assert done.returncode == 0, done.stdout + done.stderr
+    export_digits(folder)
     (folder / "arrays").mkdir()
     cell = find_trained(folder / "results/tiny", {}).cell
     for split in ("train", "val"):
@@ -138,23 +131,26 @@ def test_shards_of_several_processes_are_put_into_the_order_of_the_images(tmp_pa
         for shard, index in enumerate(own.split(4)):
             tensors = {"latents": latents[index], "latents_flip": latents[index], "labels": labels[index]}
             save_file(tensors, tmp_path / f"train/latents_rank{rank:02d}_shard{shard:03d}.safetensors")
-    found = read_split(tmp_path, "train")
-    assert torch.equal(found.values, latents) and torch.equal(found.labels, labels) and not found.moments
+    found = StoredLatents(files_in(tmp_path / "train"))
+    assert torch.equal(found.rows(torch.arange(20)), latents) and torch.equal(found.labels, labels)
+    index = torch.tensor([17, 0, 5, 5])
+    assert torch.equal(found.rows(index), latents[index]) and not found.shape.moments
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\x93NUMPY\x01"])
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\x93NUMPY\x01", b"PK\x03\x04 cut"])
 @pytest.mark.parametrize("name", ["train/a.safetensors", "train/0/a.npz", "train.npy"])
 def test_files_that_hold_no_latents_are_named(name, content, tmp_path):
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     with pytest.raises(LatentsError, match="cannot be read") as caught:
-        read_split(tmp_path, "train")
+        LatentFolder(tmp_path, held_out=0.5).stored("train")
     assert str(file) in str(caught.value)
 
 
 def test_an_edited_file_is_another_key_and_a_moved_folder_is_not(made, tmp_path):
-    from latentbench.bench.models.stored_latents import fingerprint
+    def fingerprint(folder):
+        return LatentFolder(folder).fingerprint()
 
     shutil.copytree(made / "mar", tmp_path / "moved")
     assert fingerprint(tmp_path / "moved") == fingerprint(made / "mar")
@@ -163,4 +159,54 @@ def test_an_edited_file_is_another_key_and_a_moved_folder_is_not(made, tmp_path)
     np.savez(file, **(arrays | {"moments": arrays["moments"] + 1e-3}))
     assert fingerprint(tmp_path / "moved") != fingerprint(made / "mar")
     shutil.rmtree(tmp_path / "moved/val")
-    assert fingerprint(tmp_path / "moved") is None
+    with pytest.raises(LatentsError, match=f"no latents in {tmp_path / 'moved'}: neither val.npy"):
+        fingerprint(tmp_path / "moved")
+
+
+def moments(folder, *names):
+    """A file of moments in each class's folder."""
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        np.savez(folder / name / f"{number}.npz", moments=np.full((2, 1, 1), number, np.float32))
+
+
+def labels(folder):
+    found = LatentFolder(folder)
+    return [found.stored(split).labels.tolist() for split in ("train", "val")]
+
+
+def test_classes_are_numbered_through_both_splits_and_anew_when_a_folder_is_added(tmp_path):
+    moments(tmp_path / "train", "cat", "dog", "owl")
+    moments(tmp_path / "val", "owl")
+    assert labels(tmp_path) == [[0, 1, 2], [2]]
+    moments(tmp_path / "train", "ant")  # in the same process
+    assert labels(tmp_path) == [[0, 1, 2, 3], [3]]
+
+
+def test_folders_that_latentbench_numbered_have_these_labels_even_if_some_are_missing(tmp_path):
+    moments(tmp_path / "train", "000000", "000004", "000007")
+    moments(tmp_path / "val", "000004")
+    assert labels(tmp_path) == [[0, 4, 7], [4]]
+
+
+def shard(file, count=4, labels=4, shape=(2, 1, 1), kind="latents"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {kind: torch.zeros(count, *shape)}
+    save_file(tensors | ({} if labels is None else {"labels": torch.zeros(labels).long()}), file)
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"labels": None}, "b.safetensors has no labels, and .*a.safetensors has"),
+        ({"labels": 3}, "b.safetensors has 3 labels for 4 latents"),
+        ({"shape": (3, 1, 1)}, "b.safetensors has latents of another shape or kind than .*a.safetensors"),
+        ({"kind": "moments"}, "b.safetensors has latents of another shape or kind"),
+        ({"shape": (2, 1)}, "b.safetensors holds latents of 2 dimensions"),
+    ],
+)
+def test_a_shard_that_does_not_go_with_the_others_is_named(second, says, tmp_path):
+    shard(tmp_path / "train/a.safetensors")
+    shard(tmp_path / "train/b.safetensors", **second)
+    with pytest.raises(LatentsError, match=says):
+        StoredLatents(files_in(tmp_path / "train"))
