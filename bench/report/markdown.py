@@ -300,9 +300,9 @@ def _cost(rows: list[Row]) -> str:
     several = len({row.tokenizer for row, _ in costs}) > 1
     lines = []
     for row, values in costs:
-        labels = map(escape, (row.generator, *([row.tokenizer] if several else []), marked(row)))
+        named = map(escape, (row.generator, *([row.tokenizer] if several else []), marked(row)))
         texts = ["" if value is None else number(value) for value in values]
-        lines.append([*labels, row.guidance_text, *texts])
+        lines.append([*named, row.guidance_text, *texts])
     labels = ["generator", *(["tokenizer"] if several else []), "regularizer", "w"]
     table = f"{_table([*labels, *names], lines, len(labels))}\n\n{COST_ABOUT}" if lines else ""
     return table + _others(others)

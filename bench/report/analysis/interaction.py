@@ -227,6 +227,14 @@ def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     note = f"{board.quality} divided by the lowest of its column"
     if any(rank.tied and rank.basis == "seeds" for by_label in ranks.values() for rank in by_label.values()):
         note += "\n≈: seeds cannot separate it from 1.00, the best"
-    ink = {"fontsize": style.SMALL, "color": style.INK}
-    ax.text(1, -0.02, note, transform=ax.transAxes, ha="right", va="top", **ink)
+    ax.text(
+        1,
+        -0.02,
+        note,
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize=style.SMALL,
+        color=style.INK,
+    )
     return figure

@@ -25,11 +25,13 @@ def webp(picture: Image, widest: int = WIDEST, drawing: bool = False) -> tuple[b
         widest: the width on the page; a wider picture is reduced to twice of it.
         drawing: whether the picture is one of lines, areas and text.
     """
+    from PIL.Image import Dither
+
     shown = _reduced(picture.convert("RGB"), DENSE * widest)
     few = shown.getcolors(COLOURS) is not None
     file = io.BytesIO()
     if few or (drawing and shown.getcolors(MANY) is not None):
-        sharp = shown if few else shown.quantize(COLOURS, dither=0).convert("RGB")
+        sharp = shown if few else shown.quantize(COLOURS, dither=Dither.NONE).convert("RGB")
         sharp.save(file, "WEBP", lossless=True, method=4)
     else:
         shown.save(file, "WEBP", quality=QUALITY, method=4)
