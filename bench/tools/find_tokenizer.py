@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..records.labels import selects
 from ..stages.trained_cell import TrainedCell
 from ..store import mirror
 from ..store.artifacts import Artifact, Store
+from ..store.hashes import Corrupt
 from ..store.stage import Stage
 from ..store.user_paths import user_path
 from ..user_error import UserError
@@ -61,10 +63,11 @@ class FoundTokenizer:
         """This tokenizer, whose artifacts are then on this machine and as they were written.
 
         Raises:
-            Corrupt: one isn't.
+            NotTrained: one isn't.
         """
-        for artifact in self.artifacts.values():
-            artifact.check()
+        for stage in self.stages:
+            with _explained(stage):
+                self.artifacts[stage.kind].check()
         return self
 
 
@@ -89,7 +92,9 @@ class PlannedResults:
         for store in self.stores:
             made = [stage for stage in stages if store.has(stage)]
             for stage in made:
-                if error := store.get(stage).error:
+                with _explained(stage):
+                    error = store.get(stage).error
+                if error:
                     raise NotTrained(f"{stage.kind} {stage.label} has no weights: {error}")
             if len(made) == len(stages):
                 return FoundTokenizer(self.folder, self.lock, labels, stages, store, self.plugins, device)
@@ -212,6 +217,16 @@ def _trained(outcomes: Mapping[Labels, FoundTokenizer | NotTrained]) -> list[Fou
     if not found:
         raise next(one for one in outcomes.values() if isinstance(one, NotTrained))
     return found
+
+
+@contextmanager
+def _explained(stage: Stage) -> Iterator[None]:
+    """Names the stage of an artifact that turns out corrupt, and the way out."""
+    try:
+        yield
+    except Corrupt as error:
+        reason = f"{stage.kind} {stage.label} is broken in the cache: {error}"
+        raise NotTrained(f"{reason}; another run makes it again") from error
 
 
 def _unreadable(lock: Path, error: MatrixError) -> NotTrained:

@@ -101,6 +101,19 @@ def test_a_row_whose_training_failed_is_left_out_with_a_note(here, tmp_path):
     assert done.returncode == 2 and "no weights" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("name", ["stage.json", "tensors.safetensors"])
+def test_a_broken_artifact_is_named_with_the_way_out(name, here, tmp_path, monkeypatch):
+    shutil.copytree(".bench", tmp_path / "home")
+    monkeypatch.setenv("LATENTBENCH_HOME", str(tmp_path / "home"))
+    found = find_trained(Path("results/made"), NONE | {"seed": ["0"]})
+    file = found.store.path(found.stages[0]) / name
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(NotTrained, match="tokenizer vit · none · seed 0 is broken in the cache: .*run"):
+        find_trained(Path("results/made"), NONE | {"seed": ["0"]})
+
+
 def test_the_cache_is_the_variables_or_the_nearest_above_and_the_one_here(made, tmp_path, monkeypatch):
     folder = tmp_path / "study/results/mine"
     folder.mkdir(parents=True)
