@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,12 @@ def score(
     folder = results.folders[0]
     page = Text(f"protocols and pictures: {folder}/leaderboard.html; the pictures alone: {folder}/samples")
     out.print(page, soft_wrap=True)
+    labels = list(
+        dict.fromkeys(r.cell["tokenizer"] for r in results.records if r.status == "done" and not r.real)
+    )
+    if len(labels) > 1:  # intervals that overlap say little about a difference on the same images
+        rows = " ".join(shlex.quote(f"{folder}:tokenizer={label}") for label in labels[:2])
+        out.print(Text(f"differences on the same images: bench compare {rows}"), soft_wrap=True)
     if wrong:
         raise typer.Exit(1)
 
@@ -106,7 +113,7 @@ def _print(results: Results) -> bool:
     standings = board.standings(board.deciding)
     table = [["metric", *(row.tokenizer for row in board.rows)]]
     if standings.rank_header:
-        table.append([standings.rank_header, *standings.rank_texts])
+        table.append([f"rank by {board.deciding[0].name}", *standings.rank_texts])
     for column in columns:
         name = " ".join(filter(None, (column.name, column.better, column.protocol)))
         texts = (_text(row.values[column]) if column in row.values else "" for row in board.rows)

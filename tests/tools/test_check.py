@@ -391,7 +391,9 @@ def test_a_check_finds_the_part_that_breaks_it_and_says_why(kind, name, tmp_path
 
 def test_the_plugin_of_the_readme_passes_with_its_row_of_a_leaderboard(tmp_path):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (tmp_path / "sphere.py").write_text(readme.split("<!-- file: sphere.py -->\n```python\n")[1].split("```")[0])
+    (tmp_path / "sphere.py").write_text(
+        readme.split("<!-- file: sphere.py -->\n```python\n")[1].split("```")[0]
+    )
     done = bench("check", "sphere.py", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (verdict,) = json.loads(done.stdout)
