@@ -22,7 +22,7 @@ class OpenPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What the tokenizers of the chosen cells have to say, each once, after its label."""
+        """The notes of the chosen cells' tokenizers, each once, after its label."""
         labels = dict.fromkeys(cell.tokenizer for cell in self.cells if cell.skipped is None)
         return [f"{label}: {note}" for label in labels for note in self.plan.notes.get(label, ())]
 

@@ -35,7 +35,7 @@ class LatentsError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a file holds of each image: K x h x w values, K = 2 C if they are moments."""
+    """The layout of an image in a file: K x h x w values, K = 2 C if they are moments."""
 
     values: int
     height: int
@@ -135,7 +135,7 @@ class StoredLatents:
         return other
 
     def means(self, index: Tensor) -> Tensor:
-        """What stands for an image: the means of moments (B, C, h, w), or the draw that was stored."""
+        """The latents that stand for images: means of moments (B, C, h, w), or the draw that was stored."""
         values = self.rows(index)
         return values.chunk(2, 1)[0] if self.shape.moments else values
 
@@ -212,7 +212,7 @@ def _shard(file: Path) -> Shard:
 
 
 def _shape_of(file: Path) -> Shape:
-    """What a file of numpy holds of each image."""
+    """The layout of an image in a file of numpy."""
     array = _array(file)
     return _shape(file, array.shape[file.suffix == ".npy" :], moments=file.suffix == ".npz")
 

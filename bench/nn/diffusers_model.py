@@ -58,7 +58,7 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def scaling(model: Any) -> list[str]:
-    """What pipelines of diffusers scale a model's latents by, which encoding and decoding leave out.
+    """The scales that pipelines of diffusers apply to latents, which encoding and decoding leave out.
 
     Options that change nothing, such as a factor of 1, aren't among them.
     """

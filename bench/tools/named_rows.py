@@ -74,7 +74,7 @@ def tokenizer_labels(full: Sequence[str]) -> list[str]:
 
 
 def full_name(row: Mapping[str, Any]) -> str:
-    """What a tokenizer's row is made of: its folder or id, its weights, or the part."""
+    """The full name of a tokenizer's row: its folder or id, its weights, or the part."""
     parts = [str(row[key]) for key in ("path", "subfolder", "weights") if row.get(key)]
     return "/".join(parts).rstrip("/") or str(row.get("use"))
 
