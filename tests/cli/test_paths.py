@@ -11,7 +11,7 @@ from latentbench.bench.registry import create
 from latentbench.bench.store.artifacts import home
 from latentbench.bench.store.user_paths import cache_folder, user_path
 
-SPELLINGS = ["data/x", "./data/x", "~/data/x", "$WHERE/x", "${WHERE}/x", "/tmp/x"]
+SPELLINGS = ["data/x", "./data/x", "~/data/x", "$WHERE/x", "${WHERE}/x", "/nowhere/x"]
 
 
 @pytest.fixture
