@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.latent_folders import export_digits, latent_set
-from helpers.run import bench_inline
+from helpers.run import bench_inline, fields_of
 from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 
@@ -63,7 +63,7 @@ def made(tmp_path_factory):
 
 def records(made, name):
     """The records of a run by generator."""
-    found = [json.loads(file.read_text()) for file in (made / f"results/{name}/records").glob("*.json")]
+    found = [fields_of(file) for file in (made / f"results/{name}/records").glob("*.json")]
     return {record["cell"]["generator"]: record for record in found}
 
 
