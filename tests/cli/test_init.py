@@ -353,5 +353,5 @@ def test_the_first_try_runs_from_jpegs_to_a_leaderboard(place):
 def test_the_first_try_runs_on_data_of_every_kind(place, data):
     file = f"{data}-try.yaml"
     init(place, data, "-o", file)
-    done = bench("run", "-m", file, "--profile", "smoke", cwd=place)
+    done = bench("run", "-m", file, "--profile", "smoke", cwd=place, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
