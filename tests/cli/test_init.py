@@ -11,33 +11,12 @@ import yaml
 from helpers.diffusers_models import saved
 from helpers.image_folders import class_folders, picture
 from helpers.parquet_files import as_parquet
+from helpers.plugins import HALVED
 from helpers.run import bench, bench_inline, results
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import FOLDERS
-
-PLUGIN = """
-from torch import nn
-from latentbench.bench.api import LatentSpec, Tokenizer
-from latentbench.bench.registry import register
-
-@register("halved")
-class Halved(Tokenizer):
-    '''Means of 2 x 2 pixels.'''
-
-    def __init__(self, image, expansion):
-        super().__init__(image, expansion)
-        grid = (image.height // 2, image.width // 2)
-        self.spec = LatentSpec(grid[0] * grid[1], image.channels, grid)
-        self.encoder, self.decoder = nn.AvgPool2d(2), nn.Upsample(scale_factor=2)
-
-    def encode(self, images):
-        return self.encoder(images).flatten(2).transpose(1, 2)
-
-    def decode(self, z):
-        return self.decoder(z.transpose(1, 2).unflatten(2, self.spec.grid))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +36,7 @@ def place(tmp_path_factory):
             picture(number, 40, 30).save(place / name)
     saved(place / "models/vae")
     saved(place / "above/vae")
-    (place / "halved.py").write_text(PLUGIN)
+    (place / "halved.py").write_text(HALVED)
     return place
 
 

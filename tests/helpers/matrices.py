@@ -11,6 +11,15 @@ from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.plan.make import make_plan
 
+# The first lines of a matrix of tokenizers that aren't trained.
+UNTRAINED = """\
+name: tiny
+dataset: {use: digits}
+seeds: [0]
+budget: {tokenizer_steps: 0, generator_steps: 2, batch: 16}
+features: {use: effnet_lite0, resolution: 32}
+"""
+
 
 def tiny_with(old, new):
     """The tiny matrix with a piece of its text replaced."""

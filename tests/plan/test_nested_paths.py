@@ -5,16 +5,13 @@ import shutil
 import pytest
 from helpers.diffusers_models import edit, model, saved
 from helpers.latent_folders import moments_folder
-from helpers.matrices import planned
+from helpers.matrices import UNTRAINED, planned
 
 from latentbench.bench.store.stage import UNKNOWN
 
-MATRIX = """\
-name: tiny
-dataset: {use: digits}
-seeds: [0]
-budget: {tokenizer_steps: 0, generator_steps: 2, batch: 16}
-features: {use: effnet_lite0, resolution: 32}
+MATRIX = (
+    UNTRAINED
+    + """\
 reference: REFERENCE
 reconstruction: {l1: 1.0}
 tokenizers:
@@ -23,6 +20,7 @@ regularizers: {METHOD}
 generators: {none: {}}
 evaluators: [prior]
 """
+)
 # A regularizer of another distribution that builds a tokenizer, as one that aligns latents with it would.
 PLUGIN = '''
 """A regularizer with a tokenizer."""

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers.diffusers_models import edit, model, saved
-from helpers.matrices import planned
+from helpers.matrices import UNTRAINED, planned
 from helpers.run import bench_inline
 from safetensors.torch import load_file, save_file
 
@@ -22,12 +22,9 @@ from latentbench.bench.store.stage import UNKNOWN
 from latentbench.bench.tools.check import Verdict, targets
 from latentbench.bench.training.context import Context
 
-MATRIX = """\
-name: tiny
-dataset: {use: digits}
-seeds: [0]
-budget: {tokenizer_steps: 0, generator_steps: 2, batch: 16}
-features: {use: effnet_lite0, resolution: 32}
+MATRIX = (
+    UNTRAINED
+    + """\
 reconstruction: {l1: 1.0}
 samples: 32
 tokenizers:
@@ -36,6 +33,7 @@ regularizers: {none: {}, kl: {}}
 generators: {gaussian: {}}
 evaluators: [EVALUATORS]
 """
+)
 GREY = ImageSpec(1, 8, 8)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

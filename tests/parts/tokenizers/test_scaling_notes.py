@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.diffusers_models import saved
+from helpers.matrices import UNTRAINED
 from helpers.run import bench_inline
 
 from latentbench.bench.api import ImageSpec
@@ -24,12 +25,9 @@ OPTIONS = {
     "shifted": {"scaling_factor": 0.3611, "shift_factor": 0.1159},
     "plain": {"scaling_factor": 1.0},
 }
-MATRIX = """\
-name: tiny
-dataset: {use: digits}
-seeds: [0]
-budget: {tokenizer_steps: 0, generator_steps: 2, batch: 16}
-features: {use: effnet_lite0, resolution: 32}
+MATRIX = (
+    UNTRAINED
+    + """\
 reference: {use: gaussian}
 tokenizers:
   vae: {use: diffusers, path: vae}
@@ -39,6 +37,7 @@ regularizers: {none: {}, kl: {}}
 generators: {gaussian: {}}
 evaluators: [latents]
 """
+)
 
 
 @pytest.mark.parametrize("name", FOUND)
