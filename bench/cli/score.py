@@ -13,6 +13,8 @@ from .safe_text import Text
 from .shared_options import DeviceOption, OfflineOption, OutOption, PluginOption, check_device, load_plugins
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..leaderboard.rows import Value
     from ..python.results import Results
 
@@ -89,12 +91,7 @@ def score(
     folder = results.folders[0]
     page = Text(f"protocols and pictures: {folder}/leaderboard.html; the pictures alone: {folder}/samples")
     out.print(page, soft_wrap=True)
-    labels = list(
-        dict.fromkeys(r.cell["tokenizer"] for r in results.records if r.status == "done" and not r.real)
-    )
-    if len(labels) > 1:  # intervals that overlap say little about a difference on the same images
-        rows = " ".join(shlex.quote(f"{folder}:tokenizer={label}") for label in labels[:2])
-        out.print(Text(f"differences on the same images: bench compare {rows}"), soft_wrap=True)
+    _point_to_compare(results, folder)
     if wrong:
         raise typer.Exit(1)
 
@@ -127,6 +124,14 @@ def _print(results: Results) -> bool:
     for record in wrong:
         print_error_line(f"{record.cell['tokenizer']}: {record.status}: {reason_line(record)}")
     return bool(wrong)
+
+
+def _point_to_compare(results: Results, folder: Path) -> None:
+    """Names the command for differences in pairs: intervals that overlap say little about those."""
+    labels = dict.fromkeys(r.cell["tokenizer"] for r in results.records if r.status == "done" and not r.real)
+    if len(labels) > 1:
+        rows = " ".join(shlex.quote(f"{folder}:tokenizer={label}") for label in list(labels)[:2])
+        out.print(Text(f"differences on the same images: bench compare {rows}"), soft_wrap=True)
 
 
 def _text(value: Value) -> str:

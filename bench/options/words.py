@@ -36,6 +36,11 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def joined(names: Sequence[str], last: str = "and") -> str:
+    """All names as a clause: "a, b and c"."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def visible_name(name: bytes) -> str:
     """A file's name on one line, with what cannot be printed escaped: it may be bytes of any encoding."""
     text = name.decode("utf-8", "backslashreplace")
@@ -76,8 +81,7 @@ def describe(annotation: Any, constraints: Iterable[Any] = ()) -> str:
         words = [describe(arg, () if arg is type(None) else constraints) for arg in args]
         return " or ".join(dict.fromkeys(words))
     if origin is Literal:
-        *words, last = map(shown, args)
-        return f"{', '.join(words)} or {last}" if words else last
+        return joined([*map(shown, args)], "or")
     if origin in (list, set, frozenset, Sequence) or (origin is tuple and args[-1:] == (...,)):
         return f"a list{_range(constraints)}, each {describe(args[0])}"
     if origin is tuple:

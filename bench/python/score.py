@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.open_plan import OpenPlan
-from ..store.user_paths import user_path
-from ..tools.named_rows import dataset_row, full_name, tokenizer_labels, tokenizer_row
+from ..tools.named_rows import check_named_once, dataset_row, full_name, tokenizer_labels, tokenizer_row
 from .opening import ArgumentError, opened
 from .results import Results
 from .run import check_jobs, run_opened
@@ -111,14 +110,5 @@ def _rows(
         else:
             row = tokenizer_row(one)
             rows.append((full_name(row), row))
-    places = [_place(row) for _, row in rows]
-    for (name, _), place in zip(rows, places, strict=True):
-        if places.count(place) > 1:
-            raise ArgumentError(f"the tokenizer {name!r} is named twice")
+    check_named_once([name for name, _ in rows], [row for _, row in rows])
     return rows, [*plugins]
-
-
-def _place(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row whose folder has one name, however it is written."""
-    folder = user_path(row.get("path") or "")
-    return {**row, "path": folder.resolve()} if folder.is_dir() else row

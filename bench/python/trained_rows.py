@@ -12,11 +12,11 @@ from .. import registry
 from ..nn.model_folder import CONFIG
 from ..records.labels import folder_and_filter, parse_filter
 from ..runtime.standard_settings import standard_settings
-from ..tools.find_tokenizer import FoundTokenizer, find_all_trained
+from ..tools.find_tokenizer import CHOOSE, FoundTokenizer, find_all_trained
 from ..tools.merge import LOCK
 from .opening import ArgumentError
 
-AXES = ("dataset", "tokenizer", "regularizer", "seed")
+AXES = (*CHOOSE, "seed")
 ALWAYS = ("tokenizer", "regularizer")  # axes that names have, also if all have the same label
 
 

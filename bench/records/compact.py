@@ -5,12 +5,13 @@ Format 1, which has no "format", has everything in one file. Both give the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from .descriptions import SHARED, Descriptions, Entry, Table, described, table_of
+from .descriptions import SHARED, Entry, Table, described, file_name, table_of
 from .packed_numbers import lengthen, pack, shorten, unpack
-from .record import Record, json_text, named_fields
+from .record import Record, json_object, json_text, named_fields
 
 FORMAT = 2
 LISTS = "replicates"  # of a metric, packed
@@ -40,8 +41,18 @@ def description(record: Record) -> Table:
     return table_of(record.metrics, guided)
 
 
-def expanded(data: dict[str, Any], descriptions: Descriptions) -> dict[str, Any]:
+def comes_back(record: Record) -> bool:
+    """Whether the record's compact form gives the same record, to the last bit."""
+    table = description(record)
+    fields = expanded(json_object(compact(record, file_name(table))), lambda _: table)
+    return Record.from_fields(fields).to_json() == record.to_json()
+
+
+def expanded(data: dict[str, Any], descriptions: Callable[[Any], Table]) -> dict[str, Any]:
     """The fields of a record from those of its compact form; those of format 1 as they are.
+
+    Args:
+        descriptions: the table of a `described_in`, such as `Descriptions` of the record's folder.
 
     Raises:
         ValueError: with what is wrong, or the file that has it.

@@ -66,12 +66,11 @@ class Descriptions:
 def write_description(folder: Path, table: Table) -> str:
     """Writes a table into a folder of records, unless it is there; returns its name for `described_in`."""
     name = file_name(table)
-    try:
-        Descriptions(folder)(name)
-    except ValueError:  # not there, or damaged
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        lines = (f" {json.dumps(metric)}: {json.dumps(entry)}" for metric, entry in table.items())
-        replace_text(folder / name, "{\n" + ",\n".join(lines) + "\n}\n")
+    lines = (f" {json.dumps(metric)}: {json.dumps(entry)}" for metric, entry in table.items())
+    file, text = folder / name, "{\n" + ",\n".join(lines) + "\n}\n"
+    if not file.is_file() or file.read_bytes().replace(b"\r\n", b"\n") != text.encode():  # or damaged
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(file, text)
     return name
 
 

@@ -12,7 +12,7 @@ from ..leaderboard.details import Unfinished, provenance, unfinished
 from ..leaderboard.numbers import plural
 from ..leaderboard.results import Results
 from ..leaderboard.rows import LABELS, tokenizer_seed
-from ..options.words import listed
+from ..options.words import joined, listed
 from ..records.generators import JOINT
 from ..records.labels import natural
 from ..records.record import Record
@@ -38,14 +38,15 @@ class Overview:
 def overview(results: Results, folders: Sequence[Path] = ()) -> Overview:
     """The overview of all datasets; `folders` are the results folders that the records are from."""
     by_dataset = {name: verdicts(of_dataset) for name, of_dataset in results.datasets.items()}
+    found = [verdict for of_dataset in by_dataset.values() for verdict in of_dataset]
     fields = provenance(results.records)
     commits = fields.get("git_commit", [])
     return Overview(
         date=", ".join(fields.get("date", [])),
         commit=listed([commit[:7] for commit in commits], 2),
         command=command(folders),
-        trained=trained(results),
-        answer=answer([verdict for found in by_dataset.values() for verdict in found]),
+        trained=trained(results, found),
+        answer=answer(found),
         unfinished=unfinished_lines(results.records),
         verdicts=by_dataset,
     )
@@ -56,13 +57,13 @@ def command(folders: Sequence[Path]) -> str:
     return f"bench run --matrix {LOCK}" if len(folders) == 1 and (folders[0] / LOCK).is_file() else ""
 
 
-def trained(results: Results) -> str:
+def trained(results: Results, found: Sequence[Verdict]) -> str:
     """A sentence on the tokenizers and generators, with their steps of training, and one on the seeds."""
     records = [record for record in results.records if not record.real]
     if not records:
         return ""
     budget = _budget(records)
-    parts = [_tokenizers(records, budget), *_generators(results, budget)]
+    parts = [_tokenizers(records, budget), *_generators(found, budget)]
     return f"{'; '.join(parts)}. {_seeds(records)}"
 
 
@@ -82,9 +83,9 @@ def _tokenizers(records: Sequence[Record], budget: dict[str, Any]) -> str:
     return f"{text} ({steps:,} steps, batches of {batch})" if steps and batch else text
 
 
-def _generators(results: Results, budget: dict[str, Any]) -> list[str]:
+def _generators(found: Sequence[Verdict], budget: dict[str, Any]) -> list[str]:
     """Clauses on the generators that learned or were fitted to the latents."""
-    found = [one for of_dataset in results.datasets.values() for one in verdicts(of_dataset) if one.generator]
+    found = [verdict for verdict in found if verdict.generator]
     own = _unique(v for v in found if v.best.part("generator") == JOINT)
     learned = _unique(v for v in found if v.best.trains_generator and v.generator not in own)
     fitted = _unique(v for v in found if v.generator not in (*own, *learned))
@@ -192,4 +193,4 @@ def _words(names: Sequence[str], last: str = "and", most: int = NAMED) -> str:
     """`a, b and c`; of more than `most` the first, and the number of the others."""
     if len(names) > most:
         return f"{', '.join(names[: most - 1])} {last} {len(names) - most + 1} more"
-    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return joined(names, last)

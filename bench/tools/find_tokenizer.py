@@ -142,12 +142,13 @@ def matrices_of(folder: Path, devices: Sequence[str] = ()) -> Iterator[ResultsMa
     locks = sorted(folder.glob(LOCK))
     if not locks:
         raise NotTrained(f"no {LOCK} in {folder}: a results folder as `bench run` writes it is needed")
+    devices = devices or _devices(folder)
     for lock in locks:
         try:
             matrix = load_matrix(lock)
         except MatrixError as error:
             raise _unreadable(lock, error) from error
-        for device in devices or _devices(folder):
+        for device in devices:
             yield ResultsMatrix(folder, lock, matrix, device)
 
 

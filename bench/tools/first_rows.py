@@ -11,7 +11,7 @@ from .. import registry
 from ..api import ImageSpec, Tokenizer
 from ..matrix.parts import JOINT, NONE
 from ..nn.weights import OfflineError
-from .named_rows import full_name, tokenizer_labels, tokenizer_row, usable_label
+from .named_rows import check_named_once, full_name, tokenizer_labels, tokenizer_row, usable_label
 
 SECTIONS = ("tokenizers", "regularizers", "generators")
 MEAN, DRAWS = "none", "kl"  # regularizers that also make sense of tokenizers that aren't trained
@@ -86,10 +86,10 @@ def tokenizer_rows(names: Sequence[str]) -> list[Row]:
         MeaninglessName: one is named twice, or is no tokenizer that can be used.
     """
     given = [tokenizer_row(name) for name in names or USUAL["tokenizers"]]
+    full = [full_name(row) for row in given]
+    check_named_once(full, given)
     rows = []
-    for label, options in zip(
-        _plain(tokenizer_labels([full_name(row) for row in given])), given, strict=True
-    ):
+    for label, options in zip(_plain(tokenizer_labels(full)), given, strict=True):
         part = options["use"]
         own = {key: value for key, value in options.items() if key != "use" or value != label}
         rows.append(Row(label, own, about("tokenizers", part), bool(names)))

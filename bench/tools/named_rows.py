@@ -68,9 +68,22 @@ def tokenizer_labels(full: Sequence[str]) -> list[str]:
     for name in full:
         if full.count(name) > 1:
             raise MeaninglessName(f"the tokenizer {name!r} is named twice")
-    return [
-        f"{number}-{label}" for number, label in enumerate(labels, 1)
-    ]  # they differ in unusable characters
+    # They differ in characters that a label cannot have.
+    return [f"{number}-{label}" for number, label in enumerate(labels, 1)]
+
+
+def check_named_once(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises MeaninglessName if two rows are the same, however their folder is written."""
+    places = [_place(row) for row in rows]
+    for name, place in zip(names, places, strict=True):
+        if places.count(place) > 1:
+            raise MeaninglessName(f"the tokenizer {name!r} is named twice")
+
+
+def _place(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose folder has one name."""
+    folder = user_path(row.get("path") or "")
+    return {**row, "path": folder.resolve()} if folder.is_dir() else row
 
 
 def full_name(row: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ def test_exported_folders_results_diffusers_and_plugins_are_ranked_side_by_side_
         "vit · lzn",
         "halved",
     }
-    ranks = lines[2].split("run")[1].split()
+    ranks = lines[2].split("by PSNR")[1].split()
     assert ranks[0] == "1" and any("–" in rank for rank in ranks)  # equal ones share a place
 
 

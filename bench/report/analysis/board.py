@@ -19,7 +19,7 @@ from ...leaderboard.numbers import number
 from ...leaderboard.results import Results
 from ...leaderboard.rows import Column, Row, Value
 from ...metrics.names import kind_of_metric
-from ...options.words import listed
+from ...options.words import joined, listed
 from ...records.labels import natural
 from ...records.record import Record
 from ...statistics.significance import Rank
@@ -210,7 +210,7 @@ def in_words(parts: Sequence[str], most: int = 4) -> str:
     """`a, b and c`; of more than `most` the first, and a count of the others."""
     if len(parts) > most:
         return listed(parts, most)
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else "none"
+    return joined(parts) or "none"
 
 
 def caution(seeds: int) -> str:

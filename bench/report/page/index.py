@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from ...leaderboard.numbers import plural
 from ...leaderboard.results import Results
 from ...records.files import RecordError, read_records
 from ...records.labels import natural
+from ...records.record import Record
 from ...store.disk import replace_text
 from ..overview import Overview, overview
 from ..places import NotWritable
@@ -47,17 +48,17 @@ def write_index(folder: str | Path) -> Path:
     path = folder / NAME
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         raise NotWritable(f"{path} is no index of results, and would be replaced: move it")
-    cards = [card(folder, place) for place in results_folders(folder)]
+    cards = [card(folder, place, records) for place, records in results_folders(folder).items()]
     if not cards:
         raise RecordError(f"there is no results folder below {folder}: none has records/")
     replace_text(path, template("index.html").render(cards=cards, mark=MARK, style=STYLE))
     return path
 
 
-def results_folders(folder: Path) -> list[Path]:
-    """The folders below with records, sorted by name; neither hidden ones nor those that a run set aside."""
-    found = {place for place in _folders(folder) if read_records(place / "records")}
-    return sorted(found, key=lambda place: natural(place.relative_to(folder).as_posix()))
+def results_folders(folder: Path) -> dict[Path, list[Record]]:
+    """The folders below with their records, sorted by name; neither hidden ones nor those set aside."""
+    places = sorted(_folders(folder), key=lambda place: natural(place.relative_to(folder).as_posix()))
+    return {place: records for place in places if (records := read_records(place / "records"))}
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -68,9 +69,9 @@ def _folders(folder: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def card(index: Path, folder: Path) -> Card:
+def card(index: Path, folder: Path, records: Sequence[Record]) -> Card:
     """The card of one results folder, from its records."""
-    results = Results.of(read_records(folder / "records"))
+    results = Results.of(records)
     trained = [record for record in results.records if not record.real]
     name = folder.relative_to(index).as_posix()
     report = next((file for file in REPORTS if (folder / file).is_file()), "")
