@@ -28,6 +28,7 @@ def check(
     import torch
 
     from ..tools import check as checking
+    from ..tools.small_cell import STEPS
 
     torch.set_num_threads(1)  # as in workers
     targets = checking.targets(what, checking.options(option or ()), plugin or ())
@@ -44,7 +45,10 @@ def check(
             out.print(mark, Text(line.text), soft_wrap=True)
             if debug and line.trace:
                 err.print(Text(line.trace))
-        print(escape_control_characters("\n".join(filter(None, ("", verdict.rows)))))
+        if verdict.rows:
+            print(f"\nThe small cell, after {STEPS} updates; its numbers mean nothing:")
+            print(escape_control_characters(verdict.rows))
+        print()
         print(escape_control_characters(verdict.summary))
     if as_json:
         print_json([verdict.plain() for verdict in verdicts])

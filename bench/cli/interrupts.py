@@ -20,11 +20,13 @@ class _Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
+def resumable() -> Iterator[list[str]]:
     """Prints the command that goes on with an interrupted run, and exits with 130, 143 or 129.
 
-    The printed command leaves out --rerun, which would undo what is done.
+    The printed command leaves out --rerun, which would undo what is done. The block appends the matrix to the
+    list that it is given once its work begins.
     """
+    begun: list[str] = []
 
     received: list[int] = []
 
@@ -40,12 +42,17 @@ def resumable() -> Iterator[None]:
         if in_main_thread and signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
     try:
-        yield
+        yield begun
     except KeyboardInterrupt:
         number = received[-1] if received else signal.SIGINT
         again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--rerun")])
         with suppress(OSError):  # the terminal may be gone
-            out.print(f"\ninterrupted; finished stages are kept. Go on with:\n  {again}", soft_wrap=True)
+            what = (
+                "interrupted; finished stages are kept. Go on"
+                if begun
+                else "interrupted before any work. Begin"
+            )
+            out.print(f"\n{what} with:\n  {again}", soft_wrap=True)
         raise typer.Exit(128 + number) from None
     finally:
         for number, handler in before.items():

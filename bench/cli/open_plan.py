@@ -81,12 +81,14 @@ def contents(opened: OpenPlan) -> Iterator[Text]:
 
 def headline(opened: OpenPlan, cached: int, jobs: int | None = None) -> Text:
     """`lab2d: 12 cells (2 skipped), 80 stages, 3 cached; 4 workers`."""
+    from ..leaderboard.numbers import plural
+
     cells = [cell for cell in opened.cells if cell.tokenizer != "real"]
     skipped = sum(cell.skipped is not None for cell in cells)
-    text = f"{opened.matrix.name}: {len(cells)} cells"
+    text = f"{opened.matrix.name}: {plural(len(cells), 'cell')}"
     if skipped:
         text += f" ({skipped} skipped)"
-    text += f", {len(opened.needed)} stages, {cached} cached"
+    text += f", {plural(len(opened.needed), 'stage')}, {cached} cached"
     if jobs:
-        text += f"; {jobs} worker{'s' if jobs > 1 else ''}"
+        text += f"; {plural(jobs, 'worker')}"
     return Text(text)

@@ -145,7 +145,7 @@ def run(
         raise UsageError(
             "--rerun would remove what other shards have made; `bench clean` before them does it"
         )
-    with resumable():
+    with resumable() as begun:
         from ..engine.run_options import RunOptions
 
         chosen = (matrix, profile, filter, seeds, plugin, device, shard, store_url)
@@ -169,6 +169,7 @@ def run(
             engine=engine,
             ray_address=ray_address,
         )
+        begun.append(opened.matrix.name)
         records, traces = _run(opened, options, track, quiet)
     if debug:
         for trace in traces:

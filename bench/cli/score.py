@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import warnings
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,15 @@ def score(
         int | None,
         typer.Option("--size", metavar="N", min=1, help="Side of a folder's images.  [default: 256]"),
     ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            "--held-out",
+            metavar="FRACTION",
+            help="Fraction that is scored of data without a split `val`. Leave it alone for tokenizers that "
+            "were trained on the same folder.  [default of a folder: 0.1]",
+        ),
+    ] = None,
     features: Annotated[
         str, typer.Option("--features", metavar="NAME", help="The extractor; inception gives rFID.")
     ] = "effnet_lite0",
@@ -76,6 +86,7 @@ def score(
             tokenizers,
             data,
             size=size,
+            held_out=held_out,
             features=features,
             sample=sample,
             output=output,
@@ -87,7 +98,9 @@ def score(
     for warning in said:
         if warning.category is UserWarning:
             print_error_line(f"note: {warning.message}")
-    wrong = _print(results)
+    wrong = _print(results, data)
+    if held_out is None and _without_val(data):
+        out.print(Text(f"{data} has no split val, so a tenth is scored; --held-out 0.5 scores half"))
     folder = results.folders[0]
     page = Text(f"protocols and pictures: {folder}/leaderboard.html; the pictures alone: {folder}/samples")
     out.print(page, soft_wrap=True)
@@ -96,7 +109,16 @@ def score(
         raise typer.Exit(1)
 
 
-def _print(results: Results) -> bool:
+def _without_val(data: str) -> bool:
+    """Whether data are a folder in which nothing is named as a split `val` is."""
+    from ..data.split_folders import VAL, roles_in
+    from ..store.user_paths import user_path
+
+    folder = user_path(data)
+    return folder.is_dir() and not any(VAL in roles_in(name) for name in os.listdir(os.fsencode(folder)))
+
+
+def _print(results: Results, data: str) -> bool:
     """Prints a line for each tokenizer, best first; returns whether some have no numbers."""
     from tabulate import tabulate
 
@@ -116,7 +138,7 @@ def _print(results: Results) -> bool:
         texts = (_text(row.values[column]) if column in row.values else "" for row in board.rows)
         table.append([name, *texts])
     if columns:
-        count, data = max(column.entry["n"] for column in columns), board.rows[0].dataset
+        count = max(column.entry["n"] for column in columns)
         out.print(Text(f"{count:,} held-out images of {data}; in brackets 95 % over resampled images"))
         lines = tabulate(table, headers="firstrow", tablefmt="plain", disable_numparse=True)
         out.print(Text(lines), soft_wrap=True)

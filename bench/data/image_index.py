@@ -43,6 +43,7 @@ THREADS = 16  # a network file system answers many requests at once
 # Nanoseconds: a folder that changed so recently may change again within its clock's tick, so it isn't cached.
 RECENT = 2 * 10**9
 NAMED = 10  # unreadable files in a message
+OTHERS = {".parquet": "parquet", ".tar": "webdataset", ".safetensors": "latents"}  # datasets by suffix
 
 Verify = Literal["ends", "all"]
 
@@ -103,7 +104,8 @@ def list_images(root: Path, verify: Verify = "ends", splits: Mapping[str, str] |
     times = [_changed(folder) for folder in folders]
     listing = index(root, chosen, found, verify)
     if not len(listing.names):
-        raise ImagesError("; ".join([f"no images in {root}", *listing.left_out.lines]))
+        other = [f"`use: {OTHERS[s]}` reads {s}" for s in listing.left_out.suffixes if s in OTHERS]
+        raise ImagesError("; ".join([f"no images in {root}", *listing.left_out.lines, *other]))
     if cached and max(times) < began - RECENT:
         notes = json.dumps(_plain_notes(listing))
         stored = {"folders": folders, "times": times, "notes": notes}

@@ -20,13 +20,14 @@ SCALES = ("latent_scale_own", "latent_scale", "latent_std")  # in the row's own 
 def collapse(row: Row) -> str:
     """The reason of a row's flag, or "" without one.
 
-    A single seed is enough; the text names the seed that is furthest off, and how many are.
+    A single seed is enough; the text names the seed that is furthest off, and how many are. The latents of
+    tokenizers as they are may have any scale: nothing has moved them.
     """
     scales = next((found for base in SCALES if (found := _by_seed(row, base))), [])
     off = [scale for scale in scales if not 1 / FACTOR < scale < FACTOR]
     active = _by_seed(row, "active_channels")
     reasons = []
-    if off:
+    if off and row.trained:
         furthest = max(off, key=lambda scale: abs(math.log(scale)) if scale > 0 else math.inf)
         text = f"latents' standard deviation {number(furthest)} times their reference's"
         reasons.append(text + _count(len(off), len(scales)))

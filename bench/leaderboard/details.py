@@ -47,8 +47,10 @@ def _missing(record: Record) -> dict[tuple[tuple[str, ...], str], list[str]]:
 
 def spread_note(rows: Iterable[Row]) -> str:
     """A sentence on the number after a ±, if there is one."""
-    single = all(row.seeds == 1 for row in rows)
-    if single:
+    rows = list(rows)
+    if not any(row.trained or row.scored("generator") for row in rows if not row.real):
+        return "Nothing was trained, so no number has a spread over seeds."
+    if all(row.seeds == 1 for row in rows):
         return "There is one seed, so no spread is known."
     return "Values are means ± standard deviations over seeds."
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
+from typing import Literal
 
 from ..statistics import pairs, power, significance, variance
 from ..statistics.observations import Observation
@@ -22,7 +23,13 @@ from ..statistics.significance import Rank
 from .numbers import number
 from .rows import Column, Row
 
+Basis = pairs.Basis | Literal["images"]
 LEVEL = 0.95  # two-sided; Holm's correction is over the pairs of rows that are ranked together
+WHOLE: tuple[Basis, ...] = ("seeds", "images")  # bases that no other error adds to
+AS_IT_IS = (
+    "No tokenizer was trained here: the error of ranks is that of the images, which are resampled. Another "
+    "training of the same tokenizer may differ."
+)
 FRECHET = re.compile(r"FI?D(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1
 
 
@@ -44,9 +51,15 @@ class Ranking:
         return on_shared_images(self.column)
 
     @property
-    def basis(self) -> pairs.Basis:
+    def basis(self) -> Basis:
         """The data that the ranks rest on: rows share one error estimate, but for those that have none."""
-        return next((rank.basis for rank in self.ranks if rank.basis != "none"), "none")
+        found: pairs.Basis = next((rank.basis for rank in self.ranks if rank.basis != "none"), "none")
+        return basis_of(found, self.rows, self.column)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the ranks' error is all that there is, so that a row may be called best."""
+        return self.basis in WHOLE
 
     @property
     def best(self) -> int:
@@ -55,13 +68,13 @@ class Ranking:
 
     @property
     def marks(self) -> list[str]:
-        """Each row's mark: "best" if seeds separate it from all others, "tied" if it may be first, or "".
+        """Each row's mark: "best" if it is separated from all others, "tied" if it may be first, or "".
 
         A row whose error isn't known has none.
         """
         mark = "tied"
         if any(rank.low == rank.high == 1 for rank in self.ranks):
-            mark = "best" if self.basis == "seeds" else ""
+            mark = "best" if self.whole else ""
         return [mark if rank.tied and rank.basis != "none" else "" for rank in self.ranks]
 
     @property
@@ -115,10 +128,9 @@ class Standings:
     @property
     def rank_header(self) -> str:
         """The header of ranks: empty if no error is known, "rank in this run" if none includes training."""
-        bases = {ranking.basis for ranking in self.decided}
-        if "seeds" in bases:
+        if any(ranking.whole for ranking in self.decided):
             return "rank"
-        return "rank in this run" if bases else ""
+        return "rank in this run" if self.decided else ""
 
     @property
     def rank_texts(self) -> list[str]:
@@ -157,9 +169,11 @@ class Standings:
             f"{within} are ranked together, by paired differences{scale} at the 5 % level with Holm's "
             "correction. In each column ≈ marks rows that may be the best, as no row is significantly better"
         )
-        text += (
-            "; bold marks a best row that seeds separate from all others. " if "seeds" in self.bases else ". "
-        )
+        if "seeds" in self.bases:
+            text += "; bold marks a best row that seeds separate from all others"
+        elif "images" in self.bases:
+            text += "; bold marks a best row that all others are worse than"
+        text += ". "
         if any(rank.basis == "none" for ranking in self.rankings for rank in ranking.ranks):
             text += (
                 "The error of a row with one seed, where others have more, is unknown: it may have any rank, "
@@ -170,9 +184,18 @@ class Standings:
                 "Ranks of one seed rest on resamples of its images: they include sampling noise only. The "
                 "training variance is unknown, so no row is called best."
             )
+        if "images" in self.bases:
+            return text + AS_IT_IS
         if "generator seeds" in self.bases:
             return text + "Ranks rest on generator seeds alone: the effect of another tokenizer is unknown."
         return text + "The error of ranks includes training variance."
+
+
+def basis_of(found: pairs.Basis, rows: Iterable[Row], column: Column) -> Basis:
+    """ "images" in place of "resamples" for tokenizers as they are: no training adds to their error."""
+    if found == "resamples" and column.scope == "tokenizer" and not any(row.trained for row in rows):
+        return "images"
+    return found
 
 
 def on_shared_images(column: Column) -> bool:

@@ -103,6 +103,7 @@ class Row:
     uses: Mapping[str, str] = field(default_factory=dict)  # the parts of labels that don't name theirs
     teachers: frozenset[str] = frozenset()  # the sha256 of the weights of networks that taught the row
     trains_generator: bool = True  # False: some formula fits it, as `gaussian` is fitted
+    trained: bool = True  # False: the tokenizer was scored as it is
 
     def part(self, name: str) -> str:
         """The part behind a label: by `uses`, else the label without its options."""
@@ -196,8 +197,14 @@ def _row(cells: list[Record], **fields: Any) -> Row:
         "uses": uses,
         "teachers": frozenset[str]().union(*map(teachers, cells)),
         "trains_generator": any(map(trains_generator, cells)),
+        "trained": any(_tokenizer_steps(cell) != 0 for cell in cells),
     }
     return Row(**{**labels, **described, **fields})
+
+
+def _tokenizer_steps(record: Record) -> int | None:
+    budget = record.provenance.get("budget")
+    return budget.get("tokenizer_steps") if isinstance(budget, dict) else None
 
 
 def _in_one_column(rows: list[Row]) -> list[Row]:

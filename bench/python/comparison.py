@@ -36,7 +36,7 @@ class ComparedResults:
         return pd.DataFrame(to_json(self._comparison)["lines"])
 
     def __repr__(self) -> str:
-        return f"A: {self.names[0]}, B: {self.names[1]}\n{text(self._comparison)}"
+        return text(self._comparison)
 
     def _repr_html_(self) -> str:
         header, rows, notes = lines(self._comparison)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import registry
 from ..engine.open_plan import OpenPlan
+from ..leaderboard.numbers import plural
 from ..plan.cost import ACCELERATORS
 from ..plan.forecast import HEADER, Forecast, forecast, span
 from ..plan.plan import Cell
@@ -58,8 +59,8 @@ class Preview:
     def _headline(self) -> str:
         matrix, cells, costs = self._plan.matrix, self.cells, self._costs
         skipped = sum(cell.skipped is not None for cell in cells)
-        text = f"{matrix.name}: {len(cells)} cells" + (f" ({skipped} skipped)" if skipped else "")
-        text += f", {len(costs.stages)} stages, {len(costs.cached)} cached"
+        text = f"{matrix.name}: {plural(len(cells), 'cell')}" + (f" ({skipped} skipped)" if skipped else "")
+        text += f", {plural(len(costs.stages), 'stage')}, {len(costs.cached)} cached"
         return f"{text}; {span(self.hours)} to do on one {costs.accelerator.name}"
 
     @property

@@ -21,6 +21,7 @@ def score(
     data: str | Path | Mapping[str, Any] = "digits",
     *,
     size: int | None = None,
+    held_out: float | None = None,
     features: str | Mapping[str, Any] = "effnet_lite0",
     sample: bool = False,
     output: str | Path | None = None,
@@ -45,6 +46,8 @@ def score(
             leaves: "results/mine:tokenizer=conv,seed=1".
         data: a folder of images or of parquet files, the name of a dataset, or a dict as in a matrix.
         size: side of the images in pixels, for folders; 256 unless given.
+        held_out: fraction that is scored of data without a split `val`; a tenth of folders unless given. More
+            than that may have been trained on, where tokenizers were trained on the same folder.
         features: the extractor, as in a matrix.
         sample: draw latents from the posterior instead of taking its mean.
         output: the results folder; results/score unless given.
@@ -55,7 +58,7 @@ def score(
     """
     check_jobs(jobs)
     several = [tokenizers] if isinstance(tokenizers, str | Path | Mapping) else list(tokenizers)
-    matrix = score_matrix(several, data, size, features, sample)
+    matrix = score_matrix(several, dataset_row(data, size, held_out), features, sample)
     matrix["plugins"] += [str(path) for path in plugins]
     with opened(matrix, device=device, parts=parts, offline=offline, fetch=True) as plan:
         _refuse_unfit(plan)
@@ -73,8 +76,7 @@ def _refuse_unfit(plan: OpenPlan) -> None:
 
 def score_matrix(
     tokenizers: Sequence[str | Path | Mapping[str, Any]],
-    data: str | Path | Mapping[str, Any],
-    size: int | None,
+    dataset: Mapping[str, Any],
     features: str | Mapping[str, Any],
     sample: bool,
 ) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def score_matrix(
     rows, plugins = _rows(tokenizers)
     return {
         "name": "score",
-        "dataset": dataset_row(data, size),
+        "dataset": dict(dataset),
         "budget": {"tokenizer_steps": 0},
         "features": dict(features) if isinstance(features, Mapping) else features,
         "tokenizers": dict(

@@ -8,7 +8,7 @@ from ..leaderboard.collapse import marked
 from ..leaderboard.columns import cells, short_names
 from ..leaderboard.details import protocols
 from ..leaderboard.notes import notes
-from ..leaderboard.ranking import Standings
+from ..leaderboard.ranking import WHOLE, Standings
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import ARROWS, Column, Row
 from ..records.record import Record
@@ -123,7 +123,7 @@ def _caption(board: Leaderboard, standings: Standings) -> str:
     text = rf"Mean $\pm$ standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread."
     if standings.rankings:
         text += r" Ranks are intervals; $\approx$ marks all that may be the first (paired, Holm)"
-        text += ", bold one that all others are worse than." if "seeds" in standings.bases else "."
+        text += ", bold one that all others are worse than." if standings.bases & {*WHOLE} else "."
     if any(ranking.logs for ranking in standings.rankings):
         text += r" Fr\'echet distances are compared by their logarithms."
     if board.guidance_note:

@@ -20,7 +20,7 @@ from ..leaderboard.rows import LABELS, Column, Row, first_seen
 from ..options.words import listed
 from ..records.record import Record, protocol_id
 from .analysis.findings import LEADING, leading_figure
-from .overview import Overview, overview, unfinished_lines
+from .overview import WHICH_TOKENIZER, Overview, overview, question, unfinished_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,10 +82,11 @@ def _answers(first: Overview) -> str:
     found = [verdict for of_dataset in first.verdicts.values() for verdict in of_dataset]
     if not found:
         return ""
+    kind = "tokenizer" if question(found) == WHICH_TOKENIZER else "regularizer"
     named = {
         "dataset": [v.dataset if len(first.verdicts) > 1 else "" for v in found],
         "generator": [v.generator + (" (baseline)" if v.baseline else "") for v in found],
-        "best regularizer": [v.name for v in found],
+        f"best {kind}": [v.name for v in found],
         "≈ as good": [listed(v.ties, 3) for v in found],
     }
     header = [name for name, texts in named.items() if any(texts)]
@@ -100,7 +101,7 @@ def _answers(first: Overview) -> str:
         lines.append([*line, *([verdict.rank] if "rank" in names else []), escape(verdict.sure)])
     table = _table([*names, "how sure"], lines, len(header), last=True)
     said = dict.fromkeys(filter(None, (verdict.taught for verdict in found)))
-    return "\n\n".join(["## Which regularizer is best?", table, *map(escape, said)])
+    return "\n\n".join([f"## {question(found)}", table, *map(escape, said)])
 
 
 def _leading(findings: Sequence[Finding]) -> list[str]:
@@ -190,7 +191,10 @@ def _certainty(board: Leaderboard, columns: list[Column], standings: Standings) 
         return f"\n\n{escape(board.guidance_note)}" if board.guidance_note else ""
     note = escape(f"{standings.note} {board.guidance_note}".strip())
     power = [part for part in (_detectable(columns, standings), _shares(standings.decided)) if part]
-    folded = [_folded("Differences that these seeds could have shown", "\n\n".join(power))] if power else []
+    given = "images" if "images" in standings.bases else "seeds"
+    folded = (
+        [_folded(f"Differences that these {given} could have shown", "\n\n".join(power))] if power else []
+    )
     return "".join(f"\n\n{part}" for part in [note, *folded])
 
 
@@ -217,11 +221,11 @@ def _detectable(columns: list[Column], standings: Standings) -> str:
         if any(ties.values()):
             line.append(ties.get(generator, ""))
         lines.append(line)
-    seeds = any("seeds" in basis for basis in standings.bases)
+    found_by = "seeds" if any("seeds" in basis for basis in standings.bases) else "images"
     about = "This table has the smallest difference between two rows that"
     about += (
-        " these seeds would reveal"
-        if seeds
+        f" these {found_by} would reveal"
+        if standings.bases & {"seeds", "generator seeds", "images"}
         else " would stand out of sampling noise, to which training adds,"
     )
     about += " with 80 % power at the 5 % level over all pairs"

@@ -20,6 +20,8 @@ from .places import LOCK
 from .verdict import Verdict, verdicts
 
 NAMED = 4  # labels in a list; more are counted
+RECONSTRUCTS = "Which regularizer reconstructs best?"  # of one tokenizer, where nothing was generated
+WHICH_TOKENIZER = "Which tokenizer reconstructs best?"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def trained(results: Results, found: Sequence[Verdict]) -> str:
         return ""
     budget = _budget(records)
     parts = [_tokenizers(records, budget), *_generators(found, budget)]
-    return f"{'; '.join(parts)}. {_seeds(records)}"
+    return f"{'; '.join(parts)}. {_spread(records, budget, found)}"
 
 
 def _tokenizers(records: Sequence[Record], budget: dict[str, Any]) -> str:
@@ -74,7 +76,8 @@ def _tokenizers(records: Sequence[Record], budget: dict[str, Any]) -> str:
     text += " were each" if several else " was"
     steps, batch = budget.get("tokenizer_steps"), budget.get("batch")
     if steps == 0:
-        return f"{text} scored on {_words(labels['dataset'])} without training"
+        as_is = "they are" if several else "it is"
+        return f"{text} scored on {_words(labels['dataset'])} as {as_is}, without training"
     regularizers = labels["regularizer"]
     with_ = f"each of {len(regularizers)} regularizers"
     if len(regularizers) == 1:
@@ -105,7 +108,10 @@ def _unique(found: Iterable[Verdict]) -> list[str]:
     return list(dict.fromkeys(verdict.generator for verdict in found))
 
 
-def _seeds(records: Sequence[Record]) -> str:
+def _spread(records: Sequence[Record], budget: dict[str, Any], found: Sequence[Verdict]) -> str:
+    """A sentence on what the numbers' error is from."""
+    if budget.get("tokenizer_steps") == 0 and not any(verdict.generator for verdict in found):
+        return "Nothing was trained: the error of a number is that of the held-out images."
     seeds = len({record.cell["seed"] for record in records})
     tokenizers = len({tokenizer_seed(record.cell["seed"]) for record in records})
     if seeds == 1:
@@ -140,13 +146,22 @@ def _best(found: Sequence[Verdict]) -> str:
         names = [verdict.name, *verdict.ties]
         text = _words(names, "or") + (" (a tie)" if verdict.ties else "")
         if not verdict.generator:
-            best.append(f"the best tokenizer is that of {text}")
+            kind = "regularizer" if question(found) == RECONSTRUCTS else "tokenizer"
+            best.append(f"the best {kind} is {text}")
         elif 1 < verdict.rows == len(names):
             equal.append(f"{verdict.generator} shows no difference between the {len(names)} regularizers")
         else:
             best.append(f"{verdict.generator} {works}with {text}")
             works = ""
     return "; ".join([*best, *equal])
+
+
+def question(found: Sequence[Verdict]) -> str:
+    """The question that a report's first table answers."""
+    generators = {verdict.generator for verdict in found}
+    if generators - {""}:
+        return f"Which regularizer{' for which generator' if len(generators) > 1 else ''}?"
+    return WHICH_TOKENIZER if any(verdict.tokenizers > 1 for verdict in found) else RECONSTRUCTS
 
 
 def unfinished_lines(records: Iterable[Record]) -> list[str]:

@@ -47,7 +47,8 @@ def summarised(records: Iterable[Record] | Results) -> Summary:
     if not board.rows:
         board = Leaderboard.of(joined(results.tokenizers), "tokenizer")
     counts = {status: sum(r.status == status for r in results.records if not r.real) for status in STATUSES}
-    tally = (", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no") + " cells"
+    noun = "cell" if sum(counts.values()) == 1 else "cells"
+    tally = f"{', '.join(f'{n} {status}' for status, n in counts.items() if n) or 'no'} {noun}"
     if not board.rows:
         return Summary("", [], [], tally)
     standings = board.standings(board.deciding)

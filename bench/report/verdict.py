@@ -28,7 +28,11 @@ RECONSTRUCTION = ("rFID", "rFD")  # distances of reconstructions from images
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best row of one generator, or of a dataset's tokenizers."""
+    """The best row of one generator, or of a dataset's tokenizers.
+
+    Where rows are named, a part that all of them share is left out: the tokenizer, or the regularizer of rows
+    without a generator.
+    """
 
     best: Row
     dataset: str
@@ -45,7 +49,8 @@ class Verdict:
     times: str  # seconds and operations relative to the baseline's
     sure: str  # a sentence
     needed: str  # a sentence on the seeds that would end a tie, and on what is unusual
-    detectable: str  # the difference that these seeds would show with 80 % power
+    detectable: str  # the difference that these seeds, or images, would show with 80 % power
+    basis: str  # of its rank: "seeds", or "images" where nothing was trained
     chosen: str  # how the guidance of its dataset's rows was chosen
     taught: str  # what a sign at the value says
     level: str  # "sure", "tie", "unknown"
@@ -53,6 +58,7 @@ class Verdict:
     reconstruction: dict[str, str]  # its tokenizer's means, by `PSNR ↑` and the like
     baseline: bool  # whether its generator is fitted in closed form, as others of the dataset aren't
     rows: int  # that were compared
+    tokenizers: int  # of these rows
 
     @property
     def header(self) -> str:
@@ -123,12 +129,12 @@ def _budget(records: list[Record]) -> Mapping[str, Any]:
 def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict:
     """The verdict on rows of one generator, best first."""
     board, column = facts.board, facts.column
-    several = len({row.tokenizer for row in rows}) > 1
+    named = _Names.of(rows)
     best = ranking.rows[ranking.best] if ranking else rows[0]
-    ties, sure, level = _certainty(rows, ranking, several)
-    needed = [_needed(ranking, several) if ranking and level == "tie" else ""]
+    ties, sure, level = _certainty(rows, ranking, named)
+    needed = [_needed(ranking, named) if ranking and level == "tie" else ""]
     rank, detectable = "", ""
-    if ranking and ranking.basis == "seeds":  # of one seed nobody knows the training variance
+    if ranking and ranking.whole:  # of one training nobody knows the training variance
         first = ranking.ranks[ranking.best]
         span = f"{first.low}" if first.low == first.high else f"{first.low}–{first.high}"
         rank, detectable = f"{span} of {len(rows)}", ranking.detectable
@@ -144,11 +150,11 @@ def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict
         best=best,
         dataset=best.dataset,
         generator=best.generator,
-        name=_name(best, several),
+        name=named(best),
         ties=ties,
         metric=f"{column.name} {column.better}",
         value=cells(best, [column])[0],
-        interval=_interval(best.values[column]),
+        interval=_interval(best, best.values[column]),
         rank=rank,
         guidance=board.guidance_texts[board.rows.index(best)],
         seconds=f"{number(seconds)} s" if seconds else "",
@@ -157,6 +163,7 @@ def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict
         sure=sure,
         needed=" ".join(filter(None, needed)),
         detectable=detectable,
+        basis=ranking.basis if ranking else "none",
         chosen=board.guidance_note,
         taught=taught_note([best], [column]),
         level=level,
@@ -169,10 +176,11 @@ def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict
         },
         baseline=best.generator in facts.baselines,
         rows=len(rows),
+        tokenizers=len({row.tokenizer for row in rows}),
     )
 
 
-def _certainty(rows: list[Row], ranking: Ranking | None, several: bool) -> tuple[list[str], str, str]:
+def _certainty(rows: list[Row], ranking: Ranking | None, named: _Names) -> tuple[list[str], str, str]:
     """The rows that tie with the best, a sentence about it, and how sure it is."""
     if len(rows) < 2:
         return [], "There is nothing to compare it with.", "unknown"
@@ -180,50 +188,67 @@ def _certainty(rows: list[Row], ranking: Ranking | None, several: bool) -> tuple
         return [], "There is one seed and no resampling of its images, so no winner can be named.", "unknown"
     known = [row for row, rank in zip(ranking.rows, ranking.ranks, strict=True) if rank.basis != "none"]
     seeds = min(row.values[ranking.column].n for row in known)
-    if ranking.basis != "seeds":
+    if not ranking.whole:
         few = "one seed" if seeds == 1 else "one seed of the tokenizer"
         text = f"There is {few}, so no winner can be named."
         return [], text, "unknown"
     tied = [row for row, mark in zip(ranking.rows, ranking.marks, strict=True) if mark == "tied"]
-    ties = [_name(row, several) for row in tied if row is not ranking.rows[ranking.best]]
+    ties = [named(row) for row in tied if row is not ranking.rows[ranking.best]]
+    given = f"{ranking.column.entry['n']:,} images" if ranking.basis == "images" else plural(seeds, "seed")
     if "best" in ranking.marks:
         others = len(ranking.rows) - 1
         rest = "the other one" if others == 1 else f"all {others} others"
-        return ties, f"{seeds} seeds separate it from {rest} (95 %, corrected for all pairs).", "sure"
-    alone = [_name(row, several) for row in ranking.rows if row not in known]
+        return ties, f"{given} separate it from {rest} (95 %, corrected for all pairs).", "sure"
+    alone = [named(row) for row in ranking.rows if row not in known]
     if alone and not ties:
         text = (
             f"{seeds} seeds separate it from all but {listed(alone, FEW)}, of which there is one seed only."
         )
         return ties, text, "tie"
     tie, of = len(ties) + 1, len(ranking.rows)
-    those = f"all {of} rows" if tie == of else f"{tie} of the {of} rows"
-    text = f"A tie: {plural(seeds, 'seed')} cannot separate {those}."
+    those = ("both rows" if of == 2 else f"all {of} rows") if tie == of else f"{tie} of the {of} rows"
+    text = f"A tie: {given} cannot separate {those}."
     if alone:
         text += f" Rows of one seed have an unknown error: {listed(alone, FEW)}."
     return ties, text, "tie"
 
 
-def _needed(ranking: Ranking, several: bool) -> str:
+def _needed(ranking: Ranking, named: _Names) -> str:
     """A sentence on the number of seeds that would separate the best row from the next."""
     rival = ranking.seeds_to_separate()
     if rival is None or rival[1] is None:
         return ""
-    return f"About {rival[1]} seeds would separate it from {_name(rival[0], several)}."
+    return f"About {rival[1]} seeds would separate it from {named(rival[0])}."
 
 
-def _interval(value: Value) -> str:
+def _interval(row: Row, value: Value) -> str:
     """The interval, labelled by the error that it includes."""
     if not value.interval:
         return ""
     label = "sampling noise only" if value.n == 1 else "one tokenizer only"
+    if value.n == 1 and not row.trained and not row.generator:
+        label = "95 % over images"
     if len({tokenizer_seed(observation.seed) for observation in value.observations}) > 1:
         label = "95 %"
     return f"{label}: {' to '.join(map(number, value.interval))}"
 
 
-def _name(row: Row, several: bool) -> str:
-    return f"{row.tokenizer} · {marked(row)}" if several else marked(row)
+@dataclass(frozen=True)
+class _Names:
+    """Names of rows that are compared, by what differs between them."""
+
+    tokenizers: bool  # whether they differ
+    regularizers: bool
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> _Names:
+        tokenizers = len({row.tokenizer for row in rows}) > 1
+        regularizers = len({row.regularizer for row in rows}) > 1
+        alone = any(row.generator or row.trained for row in rows) or not tokenizers
+        return cls(tokenizers, regularizers or alone)
+
+    def __call__(self, row: Row) -> str:
+        return " · ".join([row.tokenizer] * self.tokenizers + [marked(row)] * self.regularizers)
 
 
 def _baseline(rows: list[Row], row: Row) -> dict[str, float]:

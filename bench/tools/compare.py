@@ -14,8 +14,8 @@ from typing import Any
 
 from ..leaderboard.columns import SIDES, fits, shown
 from ..leaderboard.numbers import number
-from ..leaderboard.ranking import LEVEL, on_shared_images
-from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, Value, reason_line, rows_of, tokenizer_rows
+from ..leaderboard.ranking import LEVEL, Basis, basis_of, on_shared_images
+from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, reason_line, rows_of, tokenizer_rows
 from ..records.files import RecordError, read_records
 from ..records.labels import folder_and_filter, parse_filter, selects
 from ..records.record import Record, plain_json
@@ -49,6 +49,7 @@ class ComparedMetric:
 
     row: str
     column: Column
+    basis: Basis  # what the error is from
     a: float
     b: float
     difference: Difference
@@ -59,7 +60,7 @@ class ComparedMetric:
     @property
     def known(self) -> bool:
         """Whether the difference has a known error."""
-        return self.difference.basis != "none"
+        return self.basis != "none"
 
     @property
     def tested(self) -> bool:
@@ -88,8 +89,8 @@ class ComparedMetric:
             return "unknown: both beyond what was tried" if all(self.bounds) else "unknown: one seed"
         if not self.significant:
             return "no difference shown"
-        if self.difference.basis != "seeds":
-            return UNSURE[self.difference.basis]
+        if self.basis in UNSURE:
+            return UNSURE[self.basis]
         if not self.column.better:
             return "differs"
         return "worse" if self.worse else "better"
@@ -99,6 +100,7 @@ class ComparedMetric:
 class Comparison:
     """All lines, and what could not be compared, each with its reason."""
 
+    names: tuple[str, str]  # of A and B
     lines: list[ComparedMetric]
     apart: list[str]
     lost: dict[str, list[str]]  # by metric: rows with a value in A and no finite one in B
@@ -162,7 +164,7 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = (), gates: Sequence[Gate]
     free = {axis for axis in LABELS if axis in a.accept and axis in b.accept}
     free = {axis for axis in free if a.accept[axis] != b.accept[axis]}
     patterns = [*metrics, *(gate.metric for gate in gates)]
-    comparison = Comparison([], [], {})
+    comparison = Comparison((a.text, b.text), [], [], {})
     known: dict[str, Column] = {}
     for scope, make_rows in (("tokenizer", tokenizer_rows), ("generator", rows_of)):
         if scope == "tokenizer" and free == {"generator"}:
@@ -202,8 +204,8 @@ def regressions(comparison: Comparison, gates: Iterable[Gate]) -> list[str]:
     for gate in gates:
         for line in comparison.lines:
             if fits(line.column.name, [gate.metric]) and gate.closed_by(line):
-                unsure = "" if line.difference.basis == "seeds" else f": {line.verdict}"
-                texts.append(f"{_change(line)}, p = {line.p:.2g} over {_over(line.difference)}{unsure}")
+                unsure = f": {line.verdict}" if line.basis in UNSURE else ""
+                texts.append(f"{_change(line)}, p = {line.p:.2g} over {_over(line)}{unsure}")
         for name, rows in comparison.lost.items():
             if fits(name, [gate.metric]):
                 texts += [f"{name} of {row}" for row in rows]
@@ -273,7 +275,7 @@ def _match(
         for column in columns:
             ids = [c.protocol for c in values if c.name == column.name]
             if column in values and values[column].n:
-                comparison.lines.append(_line(name, column, row.values[column], values[column]))
+                comparison.lines.append(_line(name, column, row, b[key]))
             elif ids and column.protocol not in ids:
                 text = f"{column.name}: A has protocol {column.protocol}, B {', '.join(ids)}"
                 comparison.apart.append(text)
@@ -286,9 +288,9 @@ def _match(
             comparison.apart.append(f"only in B: {_name(key[:-1])}")
 
 
-def _line(name: str, column: Column, value_a: Value, value_b: Value) -> ComparedMetric:
+def _line(name: str, column: Column, row_a: Row, row_b: Row) -> ComparedMetric:
     """The metric over the seeds that both sides have, or over all if they have none in common."""
-    both = value_a.observations, value_b.observations
+    both = row_a.values[column].observations, row_b.values[column].observations
     common = set.intersection(*({o.seed for o in observations} for observations in both))
     a, b = ([o for o in observations if o.seed in common or not common] for observations in both)
     bounds = bound_of(a), bound_of(b)
@@ -296,7 +298,8 @@ def _line(name: str, column: Column, value_a: Value, value_b: Value) -> Compared
     gap = difference(a, b, on_shared_images(column))
     if same:
         gap = replace(gap, effect=0.0, low=min(gap.low, 0.0), high=max(gap.high, 0.0), p=1.0)
-    return ComparedMetric(name, column, mean(a), mean(b), gap, gap.p, same, bounds)
+    basis = basis_of(gap.basis, (row_a, row_b), column)
+    return ComparedMetric(name, column, basis, mean(a), mean(b), gap, gap.p, same, bounds)
 
 
 def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
@@ -323,7 +326,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "p": line.p,
             "p_alone": line.difference.p,
             "seeds": line.difference.seeds,
-            "basis": line.difference.basis,
+            "basis": line.basis,
             "verdict": line.verdict,
         }
         for line in comparison.lines
@@ -336,7 +339,8 @@ def text(comparison: Comparison) -> str:
     from tabulate import tabulate
 
     header, rows, said = lines(comparison)
-    parts = [tabulate(rows, header, tablefmt="simple", disable_numparse=True)] if rows else []
+    sides = [f"{letter}: {name}" for letter, name in zip("AB", comparison.names, strict=True)]
+    parts = sides + [tabulate(rows, header, tablefmt="simple", disable_numparse=True)] if rows else []
     return "\n".join([*parts, *said])
 
 
@@ -355,7 +359,7 @@ def lines(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]
                 "" if line.relative is None else f"{line.relative:+.1%}",
                 f"{_signed(gap.low)} … {_signed(gap.high)}" if line.known else "",
                 f"{line.p:.2g}" if line.known else "",
-                _over(gap),
+                _over(line),
                 line.verdict,
             ]
         )
@@ -364,18 +368,18 @@ def lines(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]
         tested = sum(line.tested for line in comparison.lines)
         count = "1 line that was tested" if tested == 1 else f"{tested} lines that were tested"
         parts.append(
-            f"Differences are paired. Intervals are of a line alone, p is corrected over {count} (Holm)."
+            f"Differences are paired. Intervals are of a line alone; p, which decides the verdict, is "
+            f"corrected over {count} (Holm), so choose metrics (--metric) before you see numbers."
         )
     parts += [f"not compared: {reason}" for reason in comparison.apart]
     parts += [f"lost: {name} of {row}" for name, lost in comparison.lost.items() for row in lost]
     return header, rows, parts
 
 
-def _over(difference: Difference) -> str:
+def _over(line: ComparedMetric) -> str:
     """The basis of an error."""
-    if difference.basis == "resamples":
-        return "resamples of one seed"
-    return "1 seed" if difference.basis == "none" else f"{difference.seeds or 'other'} {difference.basis}"
+    alone = {"resamples": "resamples of one seed", "images": "resampled images", "none": "1 seed"}
+    return alone.get(line.basis) or f"{line.difference.seeds or 'other'} {line.basis}"
 
 
 def _signed(value: float) -> str:

@@ -101,11 +101,14 @@ def usable_label(text: str) -> str:
     return label if label_problem(label) is None else f"_{label}"
 
 
-def dataset_row(data: str | Path | Mapping[str, Any], size: int | None) -> dict[str, Any]:
+def dataset_row(
+    data: str | Path | Mapping[str, Any], size: int | None, held_out: float | None = None
+) -> dict[str, Any]:
     """A dataset's row: a folder of images or of parquet files, one parquet file, or a dataset's name.
 
     Args:
         size: side of the images in pixels; of folders 256 unless given.
+        held_out: fraction that is `val` where the data have no such split; the part's own unless given.
 
     Raises:
         MeaninglessName: there is neither such a folder nor such a dataset.
@@ -113,11 +116,12 @@ def dataset_row(data: str | Path | Mapping[str, Any], size: int | None) -> dict[
     if isinstance(data, Mapping):
         return dict(data)
     place = user_path(data)
+    share = {} if held_out is None else {"held_out": held_out}
     if place.is_dir():
         part = "parquet" if any(place.rglob("*.parquet")) else "imagefolder"
-        return {"use": part, "root": str(data), "size": size or SIZE}
+        return {"use": part, "root": str(data), "size": size or SIZE} | share
     if place.is_file() and place.suffix == ".parquet":
-        return {"use": "parquet", "root": str(data), "size": size or SIZE}
+        return {"use": "parquet", "root": str(data), "size": size or SIZE} | share
     if place.is_file():
         raise MeaninglessName(
             f"{data} is a file; data are a folder of images or of parquet files, a parquet file, or a "
@@ -126,4 +130,4 @@ def dataset_row(data: str | Path | Mapping[str, Any], size: int | None) -> dict[
     if str(data) not in registry.names("datasets"):
         message = registry.unknown("dataset", str(data), registry.names("datasets"))
         raise MeaninglessName(f"{message}; and there is no such folder")
-    return {"use": str(data)} | ({"size": size} if size else {})
+    return {"use": str(data)} | ({"size": size} if size else {}) | share

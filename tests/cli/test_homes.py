@@ -48,12 +48,12 @@ def test_a_plan_is_made_whose_cache_is_a_file(folder, monkeypatch):
     (folder / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
     done = bench_inline(*PLAN, cwd=folder, home=folder / "home")
-    assert done.returncode == 0 and "1 cells, " in done.stdout and not done.stderr
+    assert done.returncode == 0 and "1 cell, " in done.stdout and not done.stderr
 
 
 def test_a_plan_is_made_for_a_user_without_a_home(folder):
     done = bench_as_stranger(*PLAN, cwd=folder)
-    assert done.returncode == 0 and "1 cells, " in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "1 cell, " in done.stdout and "Traceback" not in done.stderr
     assert sorted(file.name for file in folder.iterdir()) == ["images", "m.yaml"]
 
 
@@ -63,7 +63,7 @@ def test_a_plan_is_made_in_a_read_only_home(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     done = bench_with_mounts({home: "ro"}, *PLAN, cwd=folder, home=home / "bench")
-    assert done.returncode == 0 and "1 cells, " in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "1 cell, " in done.stdout and "Traceback" not in done.stderr
 
 
 @pytest.mark.nightly

@@ -10,6 +10,7 @@ from helpers.image_folders import class_folders, image_folder, picture, put
 from PIL import Image
 
 from latentbench.bench.data import image_folders
+from latentbench.bench.data.image_folders import ImagesError
 from latentbench.bench.data.image_index import list_images
 
 
@@ -61,6 +62,13 @@ def test_files_that_are_no_images_are_counted_by_their_suffix(tmp_path):
         "files left out: 2 hidden (train/cat/.DS_Store, train/cat/._0.png), "
         "4 of other types (2 .heic, 1 without a suffix, 1 .txt)"
     )
+
+
+@pytest.mark.parametrize(("suffix", "part"), [("parquet", "parquet"), ("tar", "webdataset")])
+def test_a_folder_without_images_names_the_dataset_that_reads_what_is_there(tmp_path, suffix, part):
+    (tmp_path / f"train-0.{suffix}").write_bytes(b"x")
+    with pytest.raises(ImagesError, match=f"no images in .*; `use: {part}` reads .{suffix}"):
+        list_images(tmp_path)
 
 
 def test_a_folder_with_the_name_of_an_image_is_a_folder(tmp_path):

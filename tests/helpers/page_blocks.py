@@ -136,17 +136,23 @@ class PageRun:
                 self.names |= runpy.run_path(str(file), init_globals=self.names, run_name="__main__")
 
 
+class _TooLong(BaseException):
+    """The end of a block's time. A run takes any other exception for that of one cell, and goes on."""
+
+
 @contextlib.contextmanager
 def within(seconds: int, message: str) -> Iterator[None]:
     """Raises AssertionError where the block goes on for longer."""
 
     def end(*_: object) -> None:
-        raise AssertionError(message)
+        raise _TooLong
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
     try:
         yield
+    except _TooLong:
+        raise AssertionError(message) from None
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

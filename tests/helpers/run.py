@@ -12,6 +12,7 @@ from unittest import mock
 
 from typer.testing import CliRunner
 
+from latentbench.bench import registry
 from latentbench.bench.cli import app
 from latentbench.bench.records.files import read_record
 from latentbench.bench.records.record import comparable, named_fields
@@ -49,7 +50,8 @@ def bench_inline(*arguments, cwd, home=None):
     words = [str(word) for word in arguments]
     if words[0] == "run":
         words += ["--engine", "inline"]
-    with contextlib.chdir(cwd), mock.patch.dict(os.environ, environment(home), clear=True):
+    variables = mock.patch.dict(os.environ, environment(home), clear=True)
+    with contextlib.chdir(cwd), variables, registry.plugins_of_this_block():  # a process forgets them too
         result = CliRunner().invoke(app, words)
     stderr = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):

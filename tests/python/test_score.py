@@ -72,7 +72,7 @@ def test_a_plugin_has_the_psnr_of_a_computation_by_hand(place):
 def test_a_folder_of_jpegs_is_scored_at_the_size_that_is_asked_for(place):
     done = score(place, "models/small/vae", "--data", "pictures", "--size", "16")
     assert done.returncode == 0, done.stderr
-    assert "16 held-out images of imagefolder" in done.stdout and "vae" in done.stdout
+    assert "16 held-out images of pictures" in done.stdout and "vae" in done.stdout
     done = score(place, "models/small/vae", "--data", "pictures", "--size", "15")
     assert done.returncode == 2 and "its sides must be multiples of 2" in done.stderr
 

@@ -81,7 +81,7 @@ def test_where_nothing_was_generated_the_tokenizer_is_judged():
         if not r.real
     ]
     first = of(found)
-    assert first.answer == "By PSNR, the best tokenizer is that of none."
+    assert first.answer == "By PSNR, the best regularizer is none."
     assert "learned" not in first.trained and "fitted" not in first.trained
 
 
@@ -102,7 +102,7 @@ def test_what_was_trained_is_one_sentence_with_steps_and_seeds():
     mixed = changed(records(**SURE, **TWO), "repa", provenance={})
     assert "steps" not in of(mixed).trained
     scored = [dataclasses.replace(r, provenance={"budget": {"tokenizer_steps": 0}}) for r in records(**TWO)]
-    assert of(scored).trained.startswith("The tokenizer vit was scored on digits without training")
+    assert of(scored).trained.startswith("The tokenizer vit was scored on digits as it is, without training")
 
 
 def test_date_commit_and_command_are_those_of_the_folder(tmp_path):
@@ -156,3 +156,46 @@ def test_a_committed_study_is_told_without_its_page():
     first = of(read_records(folder / "records"), [folder])
     assert first.answer.startswith("By gFD[effnet_lite0], lightningdit works best with")
     assert first.command and first.date and len(first.commit) == 7
+
+
+def as_they_are(found):
+    """The records, of tokenizers that were scored without training, all by the mean of their latents."""
+    budget = {"tokenizer_steps": 0}
+    return [
+        dataclasses.replace(
+            record,
+            cell=record.cell | {"tokenizer": record.cell["regularizer"], "regularizer": "mean"},
+            provenance=record.provenance | {"budget": budget},
+            metrics={name: e for name, e in record.metrics.items() if e["scope"] == "tokenizer"},
+        )
+        for record in found
+        if not record.real
+    ]
+
+
+def test_images_alone_separate_tokenizers_that_nothing_has_trained():
+    found = as_they_are(records(("none", "kl", "repa"), generators=("none",), seeds=("0",)))
+    first, page = of(found), markdown(found, "score")
+    (verdict,) = first.verdicts["digits"]
+    assert first.answer == "By PSNR, the best tokenizer is none."
+    assert verdict.sure == "360 images separate it from all 2 others (95 %, corrected for all pairs)."
+    assert verdict.rank == "1 of 3" and verdict.interval.startswith("95 % over images")
+    assert first.trained.startswith("The tokenizers kl, none and repa were each scored on digits as they are")
+    assert "## Which tokenizer reconstructs best?" in page and f"**{verdict.value}**" in page
+    assert "one seed" not in page.lower() and "training variance" not in page
+
+
+def test_the_same_tokenizers_with_one_training_each_have_no_winner():
+    found = as_they_are(records(("none", "kl"), generators=("none",), seeds=("0",)))
+    trained = [dataclasses.replace(r, provenance={"budget": {"tokenizer_steps": 9}}) for r in found]
+    assert of(trained).answer.startswith("One seed cannot name a winner.")
+    assert "**" not in markdown(trained, "score")
+
+
+def test_equal_tokenizers_share_every_rank_and_are_a_tie():
+    one = as_they_are(records(("none",), generators=("none",), seeds=("0",)))
+    two = [dataclasses.replace(r, cell=r.cell | {"tokenizer": "copy"}) for r in one]
+    first = of([*one, *two])
+    (verdict,) = first.verdicts["digits"]
+    assert (verdict.rank, verdict.level, len(verdict.ties)) == ("1–2 of 2", "tie", 1)
+    assert verdict.sure == "A tie: 360 images cannot separate both rows." and not verdict.needed

@@ -276,3 +276,10 @@ def test_curves_are_means_over_seeds_and_a_tokenizer_counts_once():
         ("quality", "tarflow"),
     ]
     assert all([line.regularizer for line in panel.lines] == ["none", "repa"] for panel in drawn)
+
+
+def test_a_page_without_pictures_says_how_to_make_them(tmp_path):
+    (tmp_path / "matrix.lock.yaml").write_text("name: a\n")
+    text = page.write(tmp_path, records(seeds=("0",)), [], "made up", [tmp_path]).read_text()
+    said = "No samples or reconstructions lie beside these records. Running <code>bench run --matrix"
+    assert said in text

@@ -16,7 +16,7 @@ CONTEXT = SimpleNamespace(device="cpu", report=lambda *_: None)
 
 
 def artifact(**tensors):
-    return SimpleNamespace(tensors=tensors, info={})
+    return SimpleNamespace(tensors=tensors, info={}, config={"dataset": {"name": "digits"}})
 
 
 def frechet(a, b):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentbench.bench.records.files import read_records
+from latentbench.bench.report.write import rebuild_report
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL, ONE = 25, 4  # MB, at the most, of all committed results and of one file
@@ -52,3 +53,11 @@ def test_every_picture_that_a_text_or_a_committed_table_shows_is_committed():
             if not link.startswith("http") and file.is_relative_to(ROOT / "results"):
                 shown.append(file)
     assert len(shown) > 20 and [str(file) for file in shown if file not in committed] == []
+
+
+def test_the_page_of_84_cells_is_small(tmp_path):
+    study = ROOT / "results/studies/fashion-mnist"
+    done = [r for r in read_records(study / "records") if r.status == "done" and not r.real]
+    assert len(done) >= 84
+    rebuild_report([study], tmp_path)
+    assert (tmp_path / "leaderboard.html").stat().st_size <= 3e6

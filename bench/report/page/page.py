@@ -21,7 +21,7 @@ from ..analysis import style
 from ..analysis.findings import Finding, leading_figure
 from ..csv import csv as as_csv
 from ..dataframe import frame
-from ..overview import overview
+from ..overview import WHICH_TOKENIZER, overview, question
 from ..verdict import Verdict
 from . import embed, strips, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
@@ -101,6 +101,8 @@ def html(
         leading=leading,
         verdicts=[verdict for part in parts for verdict in part.verdicts],
         judge=_judge(results),
+        question=question([verdict for part in parts for verdict in part.verdicts]),
+        which_tokenizer=WHICH_TOKENIZER,
         regularizers=_labels(trained, "regularizer"),
         generators=_labels(trained, "generator"),
         several=len(_labels(trained, "tokenizer")) > 1,

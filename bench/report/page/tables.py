@@ -16,7 +16,7 @@ from ...leaderboard.details import unfinished
 from ...leaderboard.notes import notes
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.older_records import updated
-from ...leaderboard.ranking import Ranking
+from ...leaderboard.ranking import Basis, Ranking
 from ...leaderboard.results import Leaderboard, Results
 from ...leaderboard.rows import Column, Row, Value, full_protocol, shared_name
 from ...records.labels import natural
@@ -97,6 +97,7 @@ class Place(NamedTuple):
     rank: Rank
     of: int
     mark: str
+    basis: Basis
 
 
 def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
@@ -135,7 +136,7 @@ def scores(board: Leaderboard, note: str = "") -> HtmlTable | None:
         done = str(row.seeds) if row.seeds_done == row.seeds else f"{row.seeds_done} of {row.seeds}"
         line.append(TableCell(done, row.seeds_done))
         for column, text in zip(columns, cells(row, columns), strict=True):
-            line.append(_score(text, row.values.get(column), places.get((i, column))))
+            line.append(_score(text, row.values.get(column), places.get((i, column)), row.trained))
         lines.append(TableRow(line, row.regularizer, row.generator, row.real))
     return HtmlTable(heads, lines, " ".join([standings.note, *notes(board.rows, columns), note]).strip())
 
@@ -168,7 +169,8 @@ def _places(rankings: Iterable[Ranking]) -> dict[tuple[int, Column], Place]:
     for ranking in rankings:
         heats = _heats([ranking.column.best_first(row.values[ranking.column]) for row in ranking.rows])
         for i, heat, rank, mark in zip(ranking.places, heats, ranking.ranks, ranking.marks, strict=True):
-            places[i, ranking.column] = Place(heat, rank, len(heats), mark)
+            basis: Basis = "none" if rank.basis == "none" else ranking.basis
+            places[i, ranking.column] = Place(heat, rank, len(heats), mark, basis)
     return places
 
 
@@ -180,12 +182,12 @@ def _heats(keys: list[float]) -> list[float]:
     return [ends.get(key, (worst - key) / (worst - best) if worst > best else 0.0) for key in keys]
 
 
-def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
+def _score(text: str, value: Value | None, place: Place | None, trained: bool) -> TableCell:
     if value is None:
         return TableCell(text)
     tip = [f"{text} over {plural(value.n, 'seed')}."]
     if value.interval:
-        error = " (sampling noise only)" if value.n == 1 else ""
+        error = " (sampling noise only)" if value.n == 1 and trained else ""
         tip.append(f"95 % interval{error}: {number(value.interval[0])} to {number(value.interval[1])}.")
     if not place:
         return TableCell(text, value.mean, "\n".join(tip))
@@ -193,8 +195,8 @@ def _score(text: str, value: Value | None, place: Place | None) -> TableCell:
     tip.append(f"Rank {low} of {place.of}." if low == high else f"Rank {low} to {high} of {place.of}.")
     if place.mark == "tied":
         tip.append("It may be the best.")
-    if place.rank.basis in BASES:
-        tip.append(BASES[place.rank.basis])
+    if place.basis in BASES:
+        tip.append(BASES[place.basis])
     return TableCell(text, value.mean, "\n".join(tip), place.heat, place.mark)
 
 
