@@ -20,8 +20,7 @@ from .places import LOCK
 from .verdict import Verdict, verdicts
 
 NAMED = 4  # labels in a list; more are counted
-RECONSTRUCTS = "Which regularizer reconstructs best?"  # of one tokenizer, where nothing was generated
-WHICH_TOKENIZER = "Which tokenizer reconstructs best?"
+WHICH_TOKENIZER = "Which tokenizer reconstructs best?"  # where nothing was generated
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _best(found: Sequence[Verdict]) -> str:
         names = [verdict.name, *verdict.ties]
         text = _words(names, "or") + (" (a tie)" if verdict.ties else "")
         if not verdict.generator:
-            kind = "regularizer" if question(found) == RECONSTRUCTS else "tokenizer"
+            kind = "tokenizer" if question(found) == WHICH_TOKENIZER else "regularizer"
             best.append(f"the best {kind} is {text}")
         elif 1 < verdict.rows == len(names):
             equal.append(f"{verdict.generator} shows no difference between the {len(names)} regularizers")
@@ -159,9 +158,9 @@ def _best(found: Sequence[Verdict]) -> str:
 def question(found: Sequence[Verdict]) -> str:
     """The question that a report's first table answers."""
     generators = {verdict.generator for verdict in found}
-    if generators - {""}:
-        return f"Which regularizer{' for which generator' if len(generators) > 1 else ''}?"
-    return WHICH_TOKENIZER if any(verdict.tokenizers > 1 for verdict in found) else RECONSTRUCTS
+    if generators == {""} and any(verdict.tokenizers > 1 for verdict in found):
+        return WHICH_TOKENIZER
+    return f"Which regularizer is best{' for which generator' if len(generators) > 1 else ''}?"
 
 
 def unfinished_lines(records: Iterable[Record]) -> list[str]:

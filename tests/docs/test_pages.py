@@ -1,8 +1,11 @@
 """What the tests of pages find: broken links, blocks without a mark, commands and matrices that are wrong."""
 
+import time
+from contextlib import suppress
+
 import pytest
 from helpers import pages
-from helpers.page_blocks import PageRun, fault_of, simple_commands
+from helpers.page_blocks import PageRun, fault_of, simple_commands, within
 from helpers.pages import Block, anchors, blocks, broken_links, links
 
 
@@ -155,3 +158,12 @@ def test_blocks_go_on_with_the_names_and_files_of_those_before_them(tmp_path):
         Block("p.md", 3, "python", "import pathlib\nassert x == 1\npathlib.Path('z').write_text(str(x))\n")
     )
     run.run(Block("p.md", 4, "sh", "cat y.py z\n"))
+
+
+def test_a_block_ends_with_its_time_although_a_run_makes_failed_cells_of_exceptions():
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="mark it"), within(1, "mark it"):
+        while True:
+            with suppress(Exception):
+                time.sleep(60)
+    assert time.monotonic() - began < 30
