@@ -20,7 +20,7 @@ from ..leaderboard.rows import LABELS, Column, Row, first_seen
 from ..options.words import listed
 from ..records.record import Record, protocol_id
 from .analysis.findings import LEADING, leading_figure
-from .overview import WHICH_TOKENIZER, Overview, overview, question, unfinished_lines
+from .overview import Overview, best_header, overview, question, unfinished_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,12 +82,12 @@ def _answers(first: Overview) -> str:
     found = [verdict for of_dataset in first.verdicts.values() for verdict in of_dataset]
     if not found:
         return ""
-    kind = "tokenizer" if question(found) == WHICH_TOKENIZER else "regularizer"
+    best = best_header(found)
     named = {
         "dataset": [v.dataset if len(first.verdicts) > 1 else "" for v in found],
         "generator": [v.generator + (" (baseline)" if v.baseline else "") for v in found],
-        f"best {kind}": [v.name for v in found],
-        "≈ as good": [listed(v.ties, 3) for v in found],
+        best: [v.name for v in found],
+        "may be as good": [listed(v.ties, 3) for v in found],
     }
     header = [name for name, texts in named.items() if any(texts)]
     rebuilt = first_seen(v.reconstruction for v in found)

@@ -35,6 +35,10 @@ class Overview:
     unfinished: list[str]  # one line for each reason
     verdicts: dict[str, list[Verdict]]  # by dataset
 
+    @property
+    def verdicts_of_all(self) -> list[Verdict]:
+        return [verdict for of_dataset in self.verdicts.values() for verdict in of_dataset]
+
 
 def overview(results: Results, folders: Sequence[Path] = ()) -> Overview:
     """The overview of all datasets; `folders` are the results folders that the records are from."""
@@ -161,6 +165,15 @@ def question(found: Sequence[Verdict]) -> str:
     if generators == {""} and any(verdict.tokenizers > 1 for verdict in found):
         return WHICH_TOKENIZER
     return f"Which regularizer is best{' for which generator' if len(generators) > 1 else ''}?"
+
+
+def best_header(found: Sequence[Verdict]) -> str:
+    """The header over the best rows: a best mean that isn't separated from the others is called that."""
+    if all(verdict.level == "unknown" for verdict in found):
+        return "best in this run"
+    if all(verdict.level == "sure" for verdict in found):
+        return "best tokenizer" if question(found) == WHICH_TOKENIZER else "best regularizer"
+    return "best mean"
 
 
 def unfinished_lines(records: Iterable[Record]) -> list[str]:

@@ -98,13 +98,14 @@ def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
 
 
 def _drawn(figure: Figure) -> bytes:
-    """A figure as a PNG with a palette, a fifth of the bytes that one in full colour takes."""
+    """A figure on white as a PNG with a palette, a fifth of the bytes that one in full colour takes."""
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    with Image.open(buffer) as picture:
-        return png(fewer_colours(picture.convert("RGB"), DRAWN))
+    with Image.open(buffer) as picture:  # figures have no background, and converting would drop the opacity
+        white = Image.new("RGBA", picture.size, "white")
+        return png(fewer_colours(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"), DRAWN))
 
 
 def _lay_out(figure: Figure) -> None:

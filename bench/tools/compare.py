@@ -143,7 +143,11 @@ def side_of(records: Iterable[Record], filter: str, text: str) -> Side:
         raise CompareError(f"{text}: {error}") from error
     selected = [record for record in records if not record.real and selects(accept, record.cell)]
     if not selected:
-        raise CompareError(f"{text}: no cell fits")
+        axes = {
+            axis: ", ".join(dict.fromkeys(r.cell[axis] for r in records if not r.real)) for axis in accept
+        }
+        there = "; ".join(f"{axis} is {names}" for axis, names in axes.items())
+        raise CompareError(f"{text}: no cell fits: {there or 'there is none'}")
     return Side(text, accept, selected)
 
 
@@ -271,6 +275,10 @@ def _match(
             if columns:
                 comparison.apart.append(f"only in A: {name}")
             continue
+        others = [f"w {w}" for *labels, w in b if (*labels,) == key[:-1] and w]
+        if key not in b and others and columns:
+            comparison.apart.append(f"only in A: {name}; B has {', '.join(others)}")
+            continue
         values = b[key].values if key in b else {}
         for column in columns:
             ids = [c.protocol for c in values if c.name == column.name]
@@ -369,7 +377,8 @@ def lines(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]
         count = "1 line that was tested" if tested == 1 else f"{tested} lines that were tested"
         parts.append(
             f"Differences are paired. Intervals are of a line alone; p, which decides the verdict, is "
-            f"corrected over {count} (Holm), so choose metrics (--metric) before you see numbers."
+            f"corrected over {count} (Holm), so choose metrics (--metric) before you see numbers. The ranks "
+            "of a leaderboard test all pairs of its rows at once, and may differ."
         )
     parts += [f"not compared: {reason}" for reason in comparison.apart]
     parts += [f"lost: {name} of {row}" for name, lost in comparison.lost.items() for row in lost]

@@ -160,6 +160,13 @@ def test_other_protocols_and_cells_without_a_partner_are_listed_and_not_compared
     assert code == 2 and "nothing to compare; gFD[net]: A has protocol" in said
 
 
+def test_a_row_at_another_guidance_is_named_and_not_called_lost(tmp_path):
+    a = folder(tmp_path / "a", A)
+    b = folder(tmp_path / "b", A, "gFD[net]@2")
+    code, output = bench(a, b)
+    assert code == 0 and "w 1; B has w 2" in output and "lost" not in output
+
+
 def test_a_regression_ends_with_3_and_noise_doesnt(tmp_path):
     a, b = folder(tmp_path / "a", A), folder(tmp_path / "b", B)
     code, said = bench(a, b, "--fail-on", "gFD")
@@ -230,7 +237,7 @@ def test_bad_arguments_end_with_2_and_say_what_is_wrong(tmp_path):
     for arguments, said in (
         ((a, tmp_path / "nowhere"), "no results folder"),
         ((a, tmp_path / "empty"), "no records in"),
-        ((a, f"{a}:regularizer=x"), "no cell fits"),
+        ((a, f"{a}:regularizer=x"), "no cell fits: regularizer is kl, none"),
         ((a, f"{a}:flavour=x"), "flavour"),
         ((a, f"{a}:regularizer"), "takes AXIS=PATTERN"),
         ((a, a, "--metric", "gfd"), "no metric fits 'gfd'; there are gFD[net]"),

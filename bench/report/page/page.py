@@ -21,7 +21,7 @@ from ..analysis import style
 from ..analysis.findings import Finding, leading_figure
 from ..csv import csv as as_csv
 from ..dataframe import frame
-from ..overview import WHICH_TOKENIZER, overview, question
+from ..overview import best_header, overview, question
 from ..verdict import Verdict
 from . import embed, strips, tables
 from .curves import HEIGHT, WIDTH, Panel, panels
@@ -99,10 +99,10 @@ def html(
         first=first,
         parts=parts,
         leading=leading,
-        verdicts=[verdict for part in parts for verdict in part.verdicts],
+        verdicts=first.verdicts_of_all,
         judge=_judge(results),
-        question=question([verdict for part in parts for verdict in part.verdicts]),
-        which_tokenizer=WHICH_TOKENIZER,
+        question=question(first.verdicts_of_all),
+        best=best_header(first.verdicts_of_all),
         regularizers=_labels(trained, "regularizer"),
         generators=_labels(trained, "generator"),
         several=len(_labels(trained, "tokenizer")) > 1,
