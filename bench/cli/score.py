@@ -98,13 +98,13 @@ def score(
     for warning in said:
         if warning.category is UserWarning:
             print_error_line(f"note: {warning.message}")
-    wrong = _print(results, data)
+    wrong, deciding = _print(results, data)
     if held_out is None and _without_val(data):
-        out.print(Text(f"{data} has no split val, so a tenth is scored; --held-out 0.5 scores half"))
+        out.print(Text(f"{data} has no split val, so about a tenth is scored; --held-out 0.5 scores half"))
     folder = results.folders[0]
     page = Text(f"protocols and pictures: {folder}/leaderboard.html; the pictures alone: {folder}/samples")
     out.print(page, soft_wrap=True)
-    _point_to_compare(results, folder)
+    _point_to_compare(results, folder, deciding)
     if wrong:
         raise typer.Exit(1)
 
@@ -118,8 +118,12 @@ def _without_val(data: str) -> bool:
     return folder.is_dir() and not any(VAL in roles_in(name) for name in os.listdir(os.fsencode(folder)))
 
 
-def _print(results: Results, data: str) -> bool:
-    """Prints a line for each tokenizer, best first; returns whether some have no numbers."""
+def _print(results: Results, data: str) -> tuple[bool, str]:
+    """Prints a column for each tokenizer, best first.
+
+    Returns:
+        Whether some have no numbers, and the metric that ranks go by.
+    """
     from tabulate import tabulate
 
     from ..leaderboard.results import Results as Tables
@@ -145,15 +149,20 @@ def _print(results: Results, data: str) -> bool:
     wrong = [record for record in results.records if record.status != "done" and not record.real]
     for record in wrong:
         print_error_line(f"{record.cell['tokenizer']}: {record.status}: {reason_line(record)}")
-    return bool(wrong)
+    return bool(wrong), board.deciding[0].name if board.deciding else ""
 
 
-def _point_to_compare(results: Results, folder: Path) -> None:
-    """Names the command for differences in pairs: intervals that overlap say little about those."""
+def _point_to_compare(results: Results, folder: Path, deciding: str) -> None:
+    """Names the command for differences in pairs: intervals that overlap say little about those.
+
+    It has the metric that decides: with more of them each p is corrected for more lines.
+    """
     labels = dict.fromkeys(r.cell["tokenizer"] for r in results.records if r.status == "done" and not r.real)
     if len(labels) > 1:
         rows = " ".join(shlex.quote(f"{folder}:tokenizer={label}") for label in list(labels)[:2])
-        out.print(Text(f"differences on the same images: bench compare {rows}"), soft_wrap=True)
+        decides = f" --metric {shlex.quote(deciding)}" if deciding else ""
+        text = f"the difference on the same images: bench compare {rows}{decides}"
+        out.print(Text(text), soft_wrap=True)
 
 
 def _text(value: Value) -> str:

@@ -15,6 +15,7 @@ from ..records.record import STATUSES, Record
 
 LINES, ROWS, WIDTH = 25, 19, 100  # at most; the width in characters
 LABEL_WIDTH = 22
+BASELINE = "none"  # the regularizer that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,14 @@ def summarised(records: Iterable[Record] | Results) -> Summary:
     ranks = dict(zip(map(id, board.rows), standings.rank_texts, strict=True))
     guidance = dict(zip(map(id, board.rows), board.guidance_texts, strict=True))
     groups = list(grouped(board.rows, ("dataset", "generator")).values())
-    per_group = max(1, min(3, ROWS // len(groups)))
-    leading = [row for group in groups[:ROWS] for row in group[:per_group]]
+    largest = max((len(group) for group in groups if not group[0].real), default=0)
+    per_group = largest if len(board.rows) <= ROWS else max(1, min(3, ROWS // len(groups) - 1))
+    leading = [
+        row
+        for group in groups[:ROWS]
+        for place, row in enumerate(group)
+        if place < per_group or row.part("regularizer") == BASELINE
+    ][:ROWS]
     columns = [c for c in board.shown(3)[0] if any(c in row.values for row in leading)][:4]
     names = ["dataset", "generator", "regularizer", "tokenizer", "w", "rank"]
     table = [[*names, *map(_cut, headers(columns))]]
@@ -67,13 +74,15 @@ def summarised(records: Iterable[Record] | Results) -> Summary:
     used = [any(line[i] for line in table[1:]) for i in range(len(table[0]))]
     used[0] = len({row.dataset for row in board.rows}) > 1
     table = [[text for text, keep in zip(line, used, strict=True) if keep] for line in table]
-    largest = max((len(group) for group in groups if not group[0].real), default=0)
-    head = f"best {per_group} of up to {largest} rows" if largest > per_group else "all rows"
-    head += " a generator" if board.scope == "generator" else " of tokenizers"
+    cut = largest > per_group
+    head = f"best {per_group} of up to {largest} rows" if cut else "all rows"
+    head += " of each generator" if board.scope == "generator" else " of tokenizers"
+    if cut:
+        head += f" and `{BASELINE}`"
     if board.deciding:
-        head += f" by {board.deciding[0].name}"
+        head += f", by {board.deciding[0].name}"
     if "resamples" in standings.bases:
-        head += "; one seed: ranks are sampling noise only"
+        head += "; one seed: ranks allow for sampling noise only"
     return Summary(head, table, notes(leading, columns), tally)
 
 

@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from .observations import Array, Observation, Observations, bound_of, unit_table
+from .two_sources import p_values
 from .variance import difference_variances, image_covariance, satterthwaite
 
 Flags = NDArray[np.bool_]
@@ -70,7 +70,7 @@ class Pairs:
         variance, df = satterthwaite((self.trained, self.df), (self.images, self.df_images))
         errors = np.sqrt(variance)
         known = (errors > 0) & np.isfinite(errors)
-        p = 2 * special.stdtr(df, -np.abs(differences / np.where(known, errors, 1)))
+        p = p_values(differences, self.trained, self.df, self.images, self.df_images)
         p = np.where(known, p, np.where(np.isinf(errors), 1.0, differences == 0))
         # A bound is told from a value that it lies beyond, and from no other.
         beyond = (self.bounds * differences >= 0) & (self.bounds[:, None] * differences <= 0)

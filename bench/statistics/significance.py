@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from .observations import Array, Observations, bound_of, unit_table
 from .pairs import Basis, pairs_of
-from .variance import image_covariance, satterthwaite
+from .two_sources import half_width
+from .variance import image_covariance
 
 ALPHA = 0.05
 EXCHANGED = 6  # units of each row: their exchanges give p as small as 0.002
@@ -50,8 +50,8 @@ def interval(observations: Observations, shared: bool, level: float = 0.95) -> t
 
     None without seeds and replicates, or with a bound.
 
-    If `shared`, the images' variance is added, with Satterthwaite's degrees of freedom. The interval of one
-    seed is from its replicates alone: what training adds is unknown.
+    If `shared`, the images' variance is added (`two_sources`). The interval of one seed is from its
+    replicates alone: what training adds is unknown.
     """
     table, _ = unit_table([observations])
     values, replicates = table[0, :, 0], table[:, :, 1:]
@@ -60,8 +60,7 @@ def interval(observations: Observations, shared: bool, level: float = 0.95) -> t
     trained = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
     # With few seeds that hardly share an error, the estimate may fall below zero.
     images = max(image_covariance(replicates)[0, 0], 0.0) if shared or len(values) == 1 else 0.0
-    variance, df = satterthwaite((trained, len(values) - 1), (images, replicates.shape[-1] - 1))
-    half = special.stdtrit(df, (1 + level) / 2) * np.sqrt(variance) if variance > 0 else 0.0
+    half = half_width(trained, len(values) - 1, images, replicates.shape[-1] - 1, level)
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -73,8 +72,10 @@ def difference(a: Observations, b: Observations, shared: bool) -> Difference:
     """
     pairs = pairs_of([a, b], shared)
     basis: Basis = "none" if pairs.unknown.any() else pairs.basis
-    gap, error, df, p = (float(values[0, 1]) for values in pairs.tests())
-    half = np.inf if basis == "none" else float(special.stdtrit(df, 1 - ALPHA / 2)) * error
+    tests = pairs.tests()
+    gap, p = float(tests.differences[0, 1]), float(tests.p[0, 1])
+    trained, df, images = (float(x[0, 1]) for x in (pairs.trained, pairs.df, pairs.images))
+    half = np.inf if basis == "none" else half_width(trained, df, images, pairs.df_images, 1 - ALPHA)
     # A bound of b lets the difference be larger on its side, a bound of a on the other.
     sides = pairs.bounds * (-1, 1)
     low, high = (-np.inf if -1 in sides else gap - half), (np.inf if 1 in sides else gap + half)

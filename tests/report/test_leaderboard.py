@@ -595,13 +595,21 @@ def test_the_summary_is_compact_whatever_the_matrix():
         lines = terminal_summary([*some, real(), record("x", status="failed", reason="r")]).splitlines()
         assert len(lines) <= 25 and max(map(len, lines)) <= 100
         assert lines[2].startswith("real") and lines[-1] == f"{len(some)} done, 1 failed cells"
-        assert lines[0].startswith("best ") and " a generator by gFD[net]" in lines[0]
+        which = "all rows" if some == records[:8] else r"best \d of up to \d rows"
+        assert re.match(rf"{which} of each generator( and `none`)?, by gFD\[net\]", lines[0])
 
 
 def test_the_summary_has_no_column_that_is_empty_in_its_lines():
-    records = [record(r, **{"gFD[net]@1.0": v}) for r, v in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
-    records.append(record("d", **{"gFD[net]@1.0": 4.0, "recall[net]@1.0": 0.5}))
+    records = [record(f"r{v}", **{"gFD[net]@1.0": float(v)}) for v in range(1, 20)]
+    records.append(record("last", **{"gFD[net]@1.0": 40.0, "recall[net]@1.0": 0.5}))
     assert "recall" not in terminal_summary(records) and "recall" in terminal_summary(records[1:])
+
+
+def test_the_summary_has_the_baseline_even_where_it_is_the_worst_of_many():
+    records = [record(f"r{v}", **{"gFD[net]@1.0": float(v)}) for v in range(1, 30)]
+    records.append(record("none", **{"gFD[net]@1.0": 90.0}))
+    lines = terminal_summary(records).splitlines()
+    assert [line.split()[1] for line in lines[2:-1]] == ["r1", "r2", "r3", "none"]
 
 
 @pytest.mark.parametrize(
