@@ -24,7 +24,11 @@ PRINTED = "-"  # in place of a file
 
 def init(
     data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="a folder of images or parquet files, or a dataset's name")
+        str,
+        typer.Argument(
+            metavar="[DATA]",
+            help="a folder of images or parquet files, a dataset's name, or a row of a matrix, {use: …}",
+        ),
     ] = "digits",
     tokenizer: Annotated[
         list[str] | None,

@@ -45,7 +45,7 @@ def score(
     data: Annotated[
         str,
         typer.Option(
-            "--data", metavar="PATH|NAME", help="A folder of images or parquet files, or a dataset."
+            "--data", metavar="PATH|NAME", help="A folder of images or parquet files, a dataset, or {use: …}."
         ),
     ] = "digits",
     size: Annotated[

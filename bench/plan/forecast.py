@@ -122,8 +122,10 @@ class Forecast:
         """Sentences about the hours, about stages that are not in them, and warnings of sizes."""
         accelerator, total = self.accelerator, self.totals()
         peak = accelerator.peak[self.precision]
+        unknown = any(self.hours(stage) is None for stage in self.stages)
+        least = "at least " if unknown else ""
         lines = [
-            f"estimate: {span(total['shared']['accelerator_hours'])} on one {accelerator.name} at"
+            f"estimate: {least}{span(total['shared']['accelerator_hours'])} on one idle {accelerator.name} at"
             f" {self.utilisation:.0%} of its {scaled(peak)}FLOP/s in {self.precision},"
             f" {span(total['to_do']['accelerator_hours'])} of them to do;"
             f" {span(total['unshared']['accelerator_hours'])} without sharing"

@@ -20,7 +20,7 @@ from ..store.user_paths import user_path
 from ..tools.export import Export, export_tokenizer
 from ..tools.find_tokenizer import FoundTokenizer, NotTrained, PlannedResults, matrices_of
 from ..tools.merge import LOCK as LOCKS
-from .results import Results
+from .results import Results, load
 
 
 class TrainedTokenizer:
@@ -137,7 +137,7 @@ class TrainedTokenizer:
 
 
 def tokenizer(
-    results: Results,
+    results: Results | str | Path,
     tokenizer: str | None = None,
     regularizer: str | None = None,
     seed: int | str = 0,
@@ -148,13 +148,15 @@ def tokenizer(
     """A tokenizer that a run has trained, from the artifacts in its cache.
 
     Args:
-        results: of `run` or `load`.
+        results: of `run` or `load`, or their folder.
         tokenizer, regularizer, dataset: labels of rows; needed where the results have several.
         seed: the tokenizer's.
 
     Raises:
         NotTrained: there is no such row, or several; or its artifacts are not in the cache.
     """
+    if not isinstance(results, Results):
+        results = load(results)
     wanted = {"dataset": dataset, "tokenizer": tokenizer, "regularizer": regularizer}
     record = _record(results, wanted, str(seed))
     with standard_settings(), registry.plugins_of_this_block():

@@ -81,7 +81,7 @@ def fit_first_matrix(wishes: Wishes) -> FirstMatrix:
 
 def _looked_at(wishes: Wishes, dataset: dict[str, Any], rows: Mapping[str, Sequence[Row]]) -> FirstMatrix:
     """The matrix with what the images say: their number, classes and sizes; names of parts are checked."""
-    label = _label_of(wishes.data) if "root" in dataset else str(dataset["use"])
+    label = _label_of(str(dataset["root"])) if "root" in dataset else str(dataset["use"])
     first = FirstMatrix(
         name=plain_label(wishes.name or label),
         dataset=dataset,
@@ -100,7 +100,8 @@ def _looked_at(wishes: Wishes, dataset: dict[str, Any], rows: Mapping[str, Seque
     _, data = _meta_parts(first, fetch=True)
     images, sizes = data.dataset, data.dataset.picture_sizes(LOOKED_AT)
     side = median(map(min, sizes)) if sizes else None
-    if side is not None and wishes.size is None:
+    named = wishes.size is not None or wishes.data.lstrip().startswith("{") and "size" in dataset
+    if side is not None and not named:
         dataset = dataset | {"size": min(max(2 ** round(math.log2(side)), SIDES[0]), SIDES[1])}
     height = dataset["size"] if sizes else images.image.height
     if height < 4:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import registry
 from ..matrix.parts import label_problem
+from ..matrix.yaml_text import parse
 from ..models.trained_folder import STAGE
 from ..nn.model_folder import CONFIG, OWN_CLASS
 from ..store.user_paths import user_path
@@ -106,6 +107,8 @@ def dataset_row(
 ) -> dict[str, Any]:
     """A dataset's row: a folder of images or of parquet files, one parquet file, or a dataset's name.
 
+    A text that begins with `{` is a row as a matrix has it, `{use: parquet, root: …, splits: …}`.
+
     Args:
         size: side of the images in pixels; of folders 256 unless given.
         held_out: fraction that is `val` where the data have no such split; the part's own unless given.
@@ -115,6 +118,8 @@ def dataset_row(
     """
     if isinstance(data, Mapping):
         return dict(data)
+    if str(data).lstrip().startswith("{"):
+        return dict(parse(str(data), "the data").data)
     place = user_path(data)
     share = {} if held_out is None else {"held_out": held_out}
     if place.is_dir():

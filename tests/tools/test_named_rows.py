@@ -5,6 +5,7 @@ import json
 import pytest
 
 from latentbench.bench.matrix.parts import label_problem
+from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.tools.named_rows import (
     MeaninglessName,
     dataset_row,
@@ -72,3 +73,10 @@ def test_a_folder_of_any_name_has_a_label_that_a_matrix_takes(name):
 @pytest.mark.parametrize("name", ["my vae", "sd-vae-ft-mse", "größe", "it's: #1"])
 def test_a_usable_label_stays_as_it_is(name):
     assert usable_label(name) == name
+
+
+def test_a_row_of_a_matrix_is_a_row_and_a_broken_one_is_named():
+    row = dataset_row("{use: parquet, root: a, splits: {train: data/train, val: data/test}}", None)
+    assert row == {"use": "parquet", "root": "a", "splits": {"train": "data/train", "val": "data/test"}}
+    with pytest.raises(MatrixError, match="the data:1"):
+        dataset_row("{use: parquet", None)
