@@ -148,8 +148,7 @@ def run(
     with resumable() as begun:
         from ..engine.run_options import RunOptions
 
-        chosen = (matrix, profile, filter, seeds, plugin, device, shard, store_url)
-        opened = open_plan(*chosen, fetch=True)
+        opened = open_plan(matrix, profile, filter, seeds, plugin, device, shard, store_url, fetch=True)
         if not opened.cells:
             print(f"nothing to do: shard {shard} has no cells")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def score(
     matrix["plugins"] += [str(path) for path in plugins]
     with opened(matrix, device=device, parts=parts, offline=offline, fetch=True) as plan:
         _refuse_unfit(plan)
+        _warn_of_sizes(plan)
         out = Path(output or Path("results") / plan.matrix.name)
         return run_opened(plan, out, jobs, device, progress, overwrite=overwrite)
 
@@ -72,6 +74,18 @@ def _refuse_unfit(plan: OpenPlan) -> None:
     if all(reasons.values()):
         lines = (f"{label}: {reason}" for label, reason in reasons.items())
         raise ArgumentError("nothing can be scored: " + "; ".join(lines))
+
+
+def _warn_of_sizes(plan: OpenPlan) -> None:
+    """Warns where latents differ in size: the larger ones hold more of an image, which no metric weighs."""
+    built = [(plan.plan.stages[id_].label, parts.tokenizer) for id_, parts in plan.plan.built.items()]
+    sizes = {label.split(" · ")[0]: tokenizer.spec for label, tokenizer in built if tokenizer is not None}
+    if len({spec.tokens * spec.channels for spec in sizes.values()}) > 1:
+        texts = (f"{label} {spec.tokens} x {spec.channels}" for label, spec in sizes.items())
+        text = (
+            f"latents have different sizes (tokens x channels): {', '.join(texts)}; larger ones reconstruct"
+        )
+        warnings.warn(f"{text} better, which the ranks do not take into account", stacklevel=3)
 
 
 def score_matrix(

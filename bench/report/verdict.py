@@ -197,7 +197,7 @@ def _certainty(rows: list[Row], ranking: Ranking | None, named: _Names) -> tuple
     given = f"{ranking.column.entry['n']:,} images" if ranking.basis == "images" else plural(seeds, "seed")
     if "best" in ranking.marks:
         others = len(ranking.rows) - 1
-        rest = "the other one" if others == 1 else f"all {others} others"
+        rest = {1: "the other one", 2: "both others"}.get(others) or f"all {others} others"
         return ties, f"{given} separate it from {rest} (95 %, corrected for all pairs).", "sure"
     alone = [named(row) for row in ranking.rows if row not in known]
     if alone and not ties:

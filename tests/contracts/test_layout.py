@@ -202,3 +202,9 @@ def test_every_public_name_of_the_interfaces_has_a_docstring():
     for name in api.__all__:
         made_here = getattr(getattr(api, name), "__module__", "").startswith("latentbench")
         assert not made_here or getattr(api, name).__doc__, name
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone: of two it collects one."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -53,6 +53,7 @@ def test_several_are_ranked_side_by_side_with_n_protocols_and_intervals(place):
     assert re.search(r"PSNR ↑ [0-9a-f]{6} +[\d.]+ \[[\d.]+–[\d.]+\]", psnr)
     assert lines[1].split()[1] == "halved" and lines[2].split("PSNR")[1].split()[0] == "1"
     assert "bench compare out:tokenizer=halved out:tokenizer=" in lines[-1] and "--metric PSNR" in lines[-1]
+    assert "latents have different sizes (tokens x channels): " in done.stderr
     pictures = {file.name for file in (place / "out/samples").iterdir()}
     assert "digits--reconstructions.png" in pictures and any("worst" in name for name in pictures)
 

@@ -178,7 +178,7 @@ def test_images_alone_separate_tokenizers_that_nothing_has_trained():
     first, page = of(found), markdown(found, "score")
     (verdict,) = first.verdicts["digits"]
     assert first.answer == "By PSNR, the best tokenizer is none."
-    assert verdict.sure == "360 images separate it from all 2 others (95 %, corrected for all pairs)."
+    assert verdict.sure == "360 images separate it from both others (95 %, corrected for all pairs)."
     assert verdict.rank == "1 of 3" and verdict.interval.startswith("95 % over images")
     assert first.trained.startswith("The tokenizers kl, none and repa were each scored on digits as they are")
     assert "## Which tokenizer reconstructs best?" in page and f"**{verdict.value}**" in page
