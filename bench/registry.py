@@ -266,7 +266,9 @@ def plugins_of_this_block() -> Iterator[None]:
     try:
         yield
     finally:
-        loaded = [name for name in sys.modules.keys() - modules if _is_plugin(sys.modules[name])]
+        new = sys.modules.keys() - modules
+        loaded = {name for name in new if _is_plugin(sys.modules[name])}
+        loaded |= {name for name in new if name.startswith(tuple(f"{of}." for of in loaded))}
         for part in _classes.keys() - classes.keys():
             if _classes[part].__module__ in loaded:
                 _parameters.pop(_classes.pop(part), None)
