@@ -140,7 +140,7 @@ def test_what_a_shard_prints_at_its_end_is_the_table_of_the_whole_folder(made, t
         bench_inline("run", "--shard", f"{i}/2", cwd=tmp_path, home=made.parent / "home").stdout
         for i in (1, 2)
     ]
-    assert "1 done cells" in said[0] and "other runs" not in said[0]
+    assert "1 done cell" in said[0] and "other runs" not in said[0]
     assert "2 done cells\n1 cell of these came from other runs into this folder" in said[1]
     assert all(name in said[1] for name in ("none", "kl"))
 
