@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import warnings
 from typing import TYPE_CHECKING, Annotated
@@ -97,25 +96,14 @@ def score(
         )
     for warning in said:
         if warning.category is UserWarning:
-            print_error_line(f"note: {warning.message}")
+            print_error_line(f"note: {warning.message}".replace("held_out=", "--held-out "))
     wrong, deciding = _print(results, data)
-    if held_out is None and _without_val(data):
-        out.print(Text(f"{data} has no split val, so about a tenth is scored; --held-out 0.5 scores half"))
     folder = results.folders[0]
     page = Text(f"protocols and pictures: {folder}/leaderboard.html; the pictures alone: {folder}/samples")
     out.print(page, soft_wrap=True)
     _point_to_compare(results, folder, deciding)
     if wrong:
         raise typer.Exit(1)
-
-
-def _without_val(data: str) -> bool:
-    """Whether data are a folder in which nothing is named as a split `val` is."""
-    from ..data.split_folders import VAL, roles_in
-    from ..store.user_paths import user_path
-
-    folder = user_path(data)
-    return folder.is_dir() and not any(VAL in roles_in(name) for name in os.listdir(os.fsencode(folder)))
 
 
 def _print(results: Results, data: str) -> tuple[bool, str]:

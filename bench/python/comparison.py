@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ComparedResults:
     """Two sides compared as `bench compare` does."""
 
-    def __init__(self, comparison: Comparison, names: Sequence[str]) -> None:
-        self._comparison, self.names = comparison, tuple(names)
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison, self.names = comparison, comparison.names
 
     @property
     def not_compared(self) -> list[str]:
@@ -48,4 +48,4 @@ def compared(
 ) -> ComparedResults:
     """Two sides, each of records and a filter of them, compared."""
     a, b = (side_of(records, filter, name) for (records, filter), name in zip(sides, names, strict=True))
-    return ComparedResults(compare(a, b, metrics), names)
+    return ComparedResults(compare(a, b, metrics))

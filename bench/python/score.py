@@ -64,6 +64,8 @@ def score(
     with opened(matrix, device=device, parts=parts, offline=offline, fetch=True) as plan:
         _refuse_unfit(plan)
         _warn_of_sizes(plan)
+        if held_out is None:
+            _warn_of_few_images(plan)
         out = Path(output or Path("results") / plan.matrix.name)
         return run_opened(plan, out, jobs, device, progress, overwrite=overwrite)
 
@@ -86,6 +88,15 @@ def _warn_of_sizes(plan: OpenPlan) -> None:
             f"latents have different sizes (tokens x channels): {', '.join(texts)}; larger ones reconstruct"
         )
         warnings.warn(f"{text} better, which the ranks do not take into account", stacklevel=3)
+
+
+def _warn_of_few_images(plan: OpenPlan) -> None:
+    """Warns where few images of a set are scored that may be divided otherwise."""
+    data = next(parts.dataset for parts in plan.plan.built.values())
+    scored, others = data.size("val"), data.size("train")
+    if hasattr(data, "held_out") and scored < others / 2:
+        text = f"{scored:,} of {scored + others:,} images are scored; held_out=0.5 scores half"
+        warnings.warn(f"{text}, if the data have no split `val` of their own", stacklevel=3)
 
 
 def score_matrix(

@@ -79,7 +79,7 @@ def _first_lines(first: Overview) -> list[str]:
 
 def _answers(first: Overview) -> str:
     """A table of the best regularizer for each generator, its reconstruction, and how sure it is."""
-    found = [verdict for of_dataset in first.verdicts.values() for verdict in of_dataset]
+    found = first.verdicts_of_all
     if not found:
         return ""
     best = best_header(found)

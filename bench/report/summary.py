@@ -12,10 +12,10 @@ from ..leaderboard.notes import notes
 from ..leaderboard.results import Leaderboard, Results
 from ..leaderboard.rows import grouped, joined
 from ..records.record import STATUSES, Record
+from .verdict import BASELINE
 
 LINES, ROWS, WIDTH = 25, 19, 100  # at most; the width in characters
 LABEL_WIDTH = 22
-BASELINE = "none"  # the regularizer that the others are compared with
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ..options.words import listed
 from ..records.record import Record
 
-BASELINE = "none"
+BASELINE = "none"  # the regularizer that the others are compared with
 HELD_OUT = {"real": "Held-out images themselves have", "decoded": "Decoded held-out latents have"}
 FEW = 3  # rows of a tie that are named beside the first; more are counted
 RECONSTRUCTION = ("rFID", "rFD")  # distances of reconstructions from images

@@ -173,9 +173,11 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
 
 
 def rendered(figure: Figure) -> Tensor:
-    """A figure as uint8 (H, W, 3), drawn without a display."""
+    """A figure on white as uint8 (H, W, 3), drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    colours = np.asarray(canvas.buffer_rgba()).astype(np.float64)
+    opacity = colours[..., 3:] / 255  # 1 everywhere, unless the figure has no background
+    return torch.from_numpy((colours[..., :3] * opacity + 255 * (1 - opacity)).round().astype(np.uint8))

@@ -32,7 +32,7 @@ from .first_rows import (
     tokenizer_rows,
     with_first_options,
 )
-from .named_rows import MeaninglessName, dataset_row
+from .named_rows import MeaninglessName, dataset_row, is_row
 
 SIDES = (8, 64)  # pixels: the least and the largest side that is chosen for images of files
 LOOKED_AT = 32  # pictures whose sizes are read
@@ -100,8 +100,8 @@ def _looked_at(wishes: Wishes, dataset: dict[str, Any], rows: Mapping[str, Seque
     _, data = _meta_parts(first, fetch=True)
     images, sizes = data.dataset, data.dataset.picture_sizes(LOOKED_AT)
     side = median(map(min, sizes)) if sizes else None
-    named = wishes.size is not None or wishes.data.lstrip().startswith("{") and "size" in dataset
-    if side is not None and not named:
+    chosen = wishes.size is not None or (is_row(wishes.data) and "size" in dataset)
+    if side is not None and not chosen:
         dataset = dataset | {"size": min(max(2 ** round(math.log2(side)), SIDES[0]), SIDES[1])}
     height = dataset["size"] if sizes else images.image.height
     if height < 4:

@@ -107,7 +107,8 @@ def dataset_row(
 ) -> dict[str, Any]:
     """A dataset's row: a folder of images or of parquet files, one parquet file, or a dataset's name.
 
-    A text that begins with `{` is a row as a matrix has it, `{use: parquet, root: …, splits: …}`.
+    Or a row as a matrix has it, `{use: parquet, root: …, splits: …}`, also as text; the options given here
+    are laid over it.
 
     Args:
         size: side of the images in pixels; of folders 256 unless given.
@@ -116,17 +117,18 @@ def dataset_row(
     Raises:
         MeaninglessName: there is neither such a folder nor such a dataset.
     """
+    options = {"size": size, "held_out": held_out}
+    given = {name: value for name, value in options.items() if value is not None}
     if isinstance(data, Mapping):
-        return dict(data)
-    if str(data).lstrip().startswith("{"):
-        return dict(parse(str(data), "the data").data)
+        return dict(data) | given
+    if is_row(data):
+        return dict(parse(str(data), "the data").data) | given
     place = user_path(data)
-    share = {} if held_out is None else {"held_out": held_out}
     if place.is_dir():
         part = "parquet" if any(place.rglob("*.parquet")) else "imagefolder"
-        return {"use": part, "root": str(data), "size": size or SIZE} | share
+        return {"use": part, "root": str(data), "size": SIZE} | given
     if place.is_file() and place.suffix == ".parquet":
-        return {"use": "parquet", "root": str(data), "size": size or SIZE} | share
+        return {"use": "parquet", "root": str(data), "size": SIZE} | given
     if place.is_file():
         raise MeaninglessName(
             f"{data} is a file; data are a folder of images or of parquet files, a parquet file, or a "
@@ -135,4 +137,9 @@ def dataset_row(
     if str(data) not in registry.names("datasets"):
         message = registry.unknown("dataset", str(data), registry.names("datasets"))
         raise MeaninglessName(f"{message}; and there is no such folder")
-    return {"use": str(data)} | ({"size": size} if size else {}) | share
+    return {"use": str(data)} | given
+
+
+def is_row(data: str | Path) -> bool:
+    """Whether a text is a row as a matrix has it."""
+    return str(data).lstrip().startswith("{")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from latentbench.bench.report import write
 from latentbench.bench.report.png import COLOURS, GREYS, SOURCE, fewer_colours, is_grey, png
+from latentbench.bench.stages.scores import rendered
 
 
 def picture(kind):
@@ -73,14 +74,18 @@ def test_a_picture_with_few_colours_stays_as_it_is():
     assert (pixels(fewer_colours(image)) == pixels(image)).all()
 
 
-def test_a_figure_without_a_background_keeps_its_shades():
+@pytest.mark.parametrize("draw", ["an analysis's", "an evaluator's"])
+def test_a_figure_without_a_background_keeps_its_shades(draw):
     """Boxes of opacity 0.2 and 0.8 on white have the colours that blending by hand gives."""
     figure = Figure(figsize=(2, 1))
     figure.patch.set_alpha(0)
     for left, opacity in ((0, 0.2), (0.5, 0.8)):
         figure.add_artist(Rectangle((left, 0), 0.5, 1, color=(0, 0, 1), alpha=opacity, lw=0))
-    with Image.open(io.BytesIO(write._drawn(figure))) as picture:
-        drawn = picture.convert("RGB")
+    if draw == "an evaluator's":
+        drawn = Image.fromarray(rendered(figure).numpy())
+    else:
+        with Image.open(io.BytesIO(write._drawn(figure))) as picture:
+            drawn = picture.convert("RGB")
     for place, opacity in ((0.25, 0.2), (0.75, 0.8)):
         colour = drawn.getpixel((round(place * drawn.width), drawn.height // 2))
         blended = 255 * (1 - opacity)

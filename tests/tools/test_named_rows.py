@@ -78,5 +78,7 @@ def test_a_usable_label_stays_as_it_is(name):
 def test_a_row_of_a_matrix_is_a_row_and_a_broken_one_is_named():
     row = dataset_row("{use: parquet, root: a, splits: {train: data/train, val: data/test}}", None)
     assert row == {"use": "parquet", "root": "a", "splits": {"train": "data/train", "val": "data/test"}}
+    for given in ({"use": "parquet", "size": 8}, "{use: parquet, size: 8}"):
+        assert dataset_row(given, 32, 0.5) == {"use": "parquet", "size": 32, "held_out": 0.5}
     with pytest.raises(MatrixError, match="the data:1"):
         dataset_row("{use: parquet", None)
