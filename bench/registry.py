@@ -46,6 +46,7 @@ SINGULAR = {
 # A part's kind follows from its base class; in source files it is read by the base's name.
 BASES = {
     "Regularizer": "regularizers",
+    "Corruption": "regularizers",
     "Tokenizer": "tokenizers",
     "Generator": "generators",
     "Flow": "generators",
@@ -82,7 +83,8 @@ C = TypeVar("C", bound=type)
 P = TypeVar("P")
 
 # The type of an option that names a part, beside its interface: `prior: Annotated[Use, Flow] = "tarflow"`.
-# A matrix writes `prior: tarflow` or `prior: {use: tarflow, width: 64}`; other options keep their defaults.
+# A matrix writes `prior: tarflow`, `prior: {use: tarflow, width: 64}` or `prior: {tarflow: {width: 64}}`;
+# other options keep their defaults.
 Use = str | Mapping[str, Any]
 
 
@@ -114,8 +116,19 @@ def create(kind: str, name: str, /, **kwargs: Any) -> Any:  # a part's own optio
 
 def use(base: type[P], choice: Use, /, **facts: Any) -> P:
     """A new part that an option of another part names: `use(Flow, self.prior, spec=…, classes=…)`."""
-    options = {"use": choice} if isinstance(choice, str) else dict(choice)
-    return build(kind_of(base), options.pop("use"), facts, options)
+    name, options = named(choice)
+    return build(kind_of(base), name, facts, options)
+
+
+def named(choice: Use) -> tuple[str, dict[str, Any]]:
+    """A part's name and options, from `"kl"`, `{"use": "kl", "weight": 0.1}` or `{"kl": {"weight": 0.1}}`."""
+    if isinstance(choice, str):
+        return choice, {}
+    options = dict(choice)
+    if "use" in options:
+        return options.pop("use"), options
+    ((name, inner),) = options.items()
+    return name, dict(inner or {})
 
 
 def build(kind: str, name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -89,7 +89,7 @@ class Cached(Tokenizer):
     def encode(self, images: Tensor) -> Tensor:
         return self.whole[0].encode(images)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.whole[0].decode(z)
 
     def stored(self, split: Split) -> Tensor:

@@ -31,6 +31,7 @@ class Conv(Tokenizer):
     sizes = {f"f16d{channels}": F16 | {"channels": channels} for channels in (16, 32, 64, 128)}
     attention: ClassVar[bool] = False  # whether the decoder has attention outside its middle, too
 
+    regrids = True
     encoder: nn.Sequential
     decoder: nn.Sequential
 
@@ -42,6 +43,7 @@ class Conv(Tokenizer):
         mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2),
         blocks: Positive = 1,
         channels: Positive = 8,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -50,7 +52,7 @@ class Conv(Tokenizer):
             blocks: residual blocks in each level of the encoder; the decoder has one more.
             channels: numbers in each latent token.
         """
-        super().__init__(image, expansion)
+        super().__init__(image, expansion, extra)
         self.image, self.widths, self.blocks = image, [width * factor for factor in mult], blocks
         factor = downsampling(image, mult)
         grid = (image.height // factor, image.width // factor)
@@ -62,7 +64,7 @@ class Conv(Tokenizer):
             conv(channels, width * mult[-1]),
             *decoder(image.channels, width, mult, blocks, self.attention),
         )
-        hidden = channels * expansion
+        hidden = channels * expansion + extra
         self.encoder = nn.Sequential(*features, conv(width * mult[-1], hidden), nn.Conv2d(hidden, hidden, 1))
 
     @classmethod
@@ -82,8 +84,8 @@ class Conv(Tokenizer):
     def encode(self, images: Tensor) -> Tensor:
         return self.encoder(images).flatten(2).transpose(1, 2)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.decoder(z.transpose(1, 2).unflatten(2, grid or self.grid))
 
     def as_diffusers(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         own, attention = self.state_dict(), self.attention

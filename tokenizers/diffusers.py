@@ -50,9 +50,9 @@ class Decoder(Half):
         super().__init__(model, lambda name: name not in plan.encoder)
         self.plan, self.grey, self.patch = plan, grey, patch
 
-    def forward(self, z: Tensor) -> Tensor:
-        grid = [side // self.patch for side in self.plan.grid]
-        maps = F.pixel_shuffle(z.transpose(1, 2).unflatten(2, grid), self.patch)
+    def forward(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        sides = grid or [side // self.patch for side in self.plan.grid]
+        maps = F.pixel_shuffle(z.transpose(1, 2).unflatten(2, sides), self.patch)
         images = self.plan.interface.decode(self.model, maps)
         return images.mean(1, keepdim=True) if self.grey else images
 
@@ -114,7 +114,7 @@ class Diffusers(Tokenizer):
             raise Unfit(f"{plan.name} has a mean and a variance, and not {expansion} values for each channel")
         grid = (height // patch, width // patch)
         self.spec = LatentSpec(grid[0] * grid[1], plan.channels * patch**2, grid)
-        self.plan, model = plan, built(config)
+        self.plan, self.regrids, model = plan, plan.regrids, built(config)
         self.scaling = scaling(model)
         for name, parameter in model.named_parameters():
             if name in plan.idle:
@@ -130,6 +130,9 @@ class Diffusers(Tokenizer):
         while height * width // patch**2 > tokens and height % (2 * patch) == 0 == width % (2 * patch):
             patch *= 2
         return {"patch": patch} if patch > 1 else {}
+
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.decoder(z, grid)
 
     def notes(self) -> list[str]:
         if not self.scaling:

@@ -78,6 +78,7 @@ class Dino(Tokenizer):
         },
     }
 
+    regrids = True
     encoder: Encoder
     decoder: nn.Sequential
 
@@ -93,6 +94,7 @@ class Dino(Tokenizer):
         width: Positive = 32,
         mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2),
         blocks: Positive = 1,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -105,7 +107,7 @@ class Dino(Tokenizer):
             mult: factors of `width`, one for each level of the decoder.
             blocks: residual blocks in each level of the decoder, to which one is added.
         """
-        super().__init__(image, expansion)
+        super().__init__(image, expansion, extra)
         if patch != 2 ** len(mult):
             raise ValueError(f"mult {tuple(mult)} is for patches of {2 ** len(mult)} pixels, not {patch}")
         self.grid = (image.height // patch, image.width // patch)
@@ -120,15 +122,15 @@ class Dino(Tokenizer):
         )
         self.encoder.inner.apply(small)
         self.decoder.apply(small)
-        self.encoder.head = nn.Linear(hidden, channels * expansion).apply(small)
+        self.encoder.head = nn.Linear(hidden, channels * expansion + extra).apply(small)
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         last = {"encoder": self.encoder.head, "decoder": self.decoder[-1]}
         return {name: layer.get_parameter("weight") for name, layer in last.items()}
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z.transpose(1, 2).unflatten(2, self.grid))
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.decoder(z.transpose(1, 2).unflatten(2, grid or self.grid))
 
     @staticmethod
     def released_names(state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -314,6 +314,7 @@ class NCSNpp(FlowTokenizer):
         solver: Literal["euler", "rk45"] = "euler",
         steps: Positive = 10,
         tolerance: Annotated[float, Field(gt=0)] = 1e-5,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -333,7 +334,7 @@ class NCSNpp(FlowTokenizer):
             steps: steps of Euler's method.
             tolerance: relative and absolute tolerance of `rk45`.
         """
-        super().__init__(image, expansion)
+        super().__init__(image, expansion, extra)
         downsampling(image, mult)
         classes = dataset.classes if conditional and dataset is not None else 0
         if conditional and not classes:
@@ -346,9 +347,11 @@ class NCSNpp(FlowTokenizer):
         encoder = Encoder(Contraction(layout), reduced, units) if latent else None
         self.decoder = Decoder(layout, classes + (channels if latent else 0))
         if encoder is None:
-            self.encoder = MeanColour(image.channels, channels * expansion)
+            self.encoder = MeanColour(image.channels, channels * expansion + extra)
         else:
-            encoder.outputs = nn.ModuleList(nn.Linear(units, channels * expansion) for _ in encoder.reads)
+            encoder.outputs = nn.ModuleList(
+                nn.Linear(units, channels * expansion + extra) for _ in encoder.reads
+            )
             self.encoder = encoder
 
     @property
@@ -384,7 +387,9 @@ class NCSNpp(FlowTokenizer):
         x = self._integrated(images, z, labels, 1.0, START)
         return (x - START * images) / (1 - START)
 
-    def decode(self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+    def decode(  # type: ignore[override]  # as of `FlowTokenizer`
+        self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
         like = torch.empty(len(z), self.image.channels, self.image.height, self.image.width)
         return self.drawn((noise or Noise(0, ("decoder",))).normal(like.to(z)), z, labels)
 

@@ -83,7 +83,7 @@ class Points(Tokenizer):
             return self.encoder(positions)
         return self.encoder(self._rows[positions.cpu()].to(images.device))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.decoder(z)[:, None]
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor]:

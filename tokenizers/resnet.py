@@ -81,6 +81,7 @@ class ResNet(Tokenizer):
         layers: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1),
         channels: Annotated[int, Field(ge=8)] = 32,
         head: Literal[1, 2] = 2,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -89,7 +90,7 @@ class ResNet(Tokenizer):
             channels: numbers in each latent token.
             head: linear layers after the pooled features.
         """
-        super().__init__(image, expansion)
+        super().__init__(image, expansion, extra)
         if min(image.height, image.width) < 8:
             raise ValueError(f"a ResNet needs at least 8 x 8 pixels, not {image.height} x {image.width}")
         self.spec = LatentSpec(tokens=1, channels=channels)
@@ -98,7 +99,7 @@ class ResNet(Tokenizer):
         self.decoder = nn.Sequential()
         features = self.encoder.backbone.num_features
         hidden = [*linear(features, features), nn.ReLU()] if head == 2 else []
-        self.encoder.head = nn.Sequential(*hidden, *linear(features, channels * expansion))
+        self.encoder.head = nn.Sequential(*hidden, *linear(features, channels * expansion + extra))
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:

@@ -133,6 +133,7 @@ class SoftVQ(Tokenizer):
         codebooks: Annotated[int, Field(ge=0)] = 0,
         codes: Positive = 8192,
         temperature: Annotated[float, Field(gt=0)] = 0.07,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -144,8 +145,8 @@ class SoftVQ(Tokenizer):
             codes: codes in each codebook.
             temperature: temperature of the weights of codes; a lower one is nearer to the nearest code.
         """
-        super().__init__(image, expansion)
-        if codebooks and expansion > 1:
+        super().__init__(image, expansion, extra)
+        if codebooks and (expansion > 1 or extra):
             raise Unfit("tokens of codebooks are points: no posterior can be made of them")
         if codebooks and latents % codebooks:
             raise ValueError(f"codebooks {codebooks} does not divide latents {latents}")
@@ -153,7 +154,7 @@ class SoftVQ(Tokenizer):
         books = Codebooks(codebooks, codes, channels, temperature) if codebooks else None
         self.encoder = Encoder(transformer(model, image, patch), latents, books)
         self.decoder = Decoder(transformer(model, image, patch), image, self.spec, patch)
-        self.encoder.head = nn.Linear(self.encoder.vit.embed_dim, channels * expansion)
+        self.encoder.head = nn.Linear(self.encoder.vit.embed_dim, channels * expansion + extra)
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:

@@ -54,7 +54,7 @@ class Trained(Tokenizer):
             raise ValueError("the option 'path' is missing: a folder that `bench export` wrote")
         self.folder, self.expansion = trained_folder(path, subfolder, revision), expansion
         own = self.folder.regularizer
-        method = build.regularizer_class(own)
+        method = build.base_class(own)
         if method.couples == "latent":
             raise Unfit(
                 f"latents of {own['name']} depend on their minibatch: only the run that trained it has them"
@@ -63,11 +63,12 @@ class Trained(Tokenizer):
             raise Unfit(
                 f"its latents have a mean and a variance, and not {expansion} values for each channel"
             )
-        self.tokenizer = self.folder.build_tokenizer(image, method.expansion, dataset)
+        self.tokenizer = self.folder.build_tokenizer(image, method, dataset)
         if isinstance(self.tokenizer, FlowTokenizer):
             name = self.folder.tokenizer["name"]
             raise Unfit(f"the decoder of {name} draws images: only the run that trained it has them")
         self.spec, self.decodes = self.tokenizer.spec, self.tokenizer.decodes  # type: ignore[misc]
+        self.regrids = self.tokenizer.regrids
         known = build.facts_from(self.folder.facts)
         self.regularizer = build.regularizer(own, self.spec, known).requires_grad_(False)
         self.released_names = self._stored_names  # type: ignore[method-assign]
@@ -108,8 +109,8 @@ class Trained(Tokenizer):
             return self.regularizer.latent(h, None)
         return torch.cat(normal_moments(self.regularizer, h), -1)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.tokenizer.decode(z)
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.tokenizer.decode(z) if grid is None else self.tokenizer.decode(z, grid=grid)
 
     def loss(self, images: Tensor, z: Tensor, step: Step) -> dict[str, Tensor] | None:
         return self.tokenizer.loss(images, z, step)

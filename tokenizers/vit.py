@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
 from ..bench.registry import register
@@ -71,14 +72,20 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, image.channels * patch**2)
         self.fold = nn.PixelShuffle(patch)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.project(z)
+    def forward(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        x, rows = self.project(z), grid[0] if grid else self.rows
+        positions = self.positions if grid is None else self.positions_on(grid)
         if self.latents is None:
-            x = x + self.positions
+            x = x + positions
         else:
-            x = torch.cat((self.positions.expand(len(z), -1, -1), x + self.latents), 1)
-        x = self.head(self.trunk(x)[:, : self.positions.shape[1]])
-        return self.fold(x.transpose(1, 2).unflatten(2, (self.rows, -1)))
+            x = torch.cat((positions.expand(len(z), -1, -1), x + self.latents), 1)
+        x = self.head(self.trunk(x)[:, : positions.shape[1]])
+        return self.fold(x.transpose(1, 2).unflatten(2, (rows, -1)))
+
+    def positions_on(self, grid: tuple[int, int]) -> Tensor:
+        """The positions (1, h w, width) on another grid (h, w), by bicubic interpolation as timm has it."""
+        table = self.positions.transpose(1, 2).unflatten(2, (self.rows, -1))
+        return F.interpolate(table, grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
 
 
 @register("vit")
@@ -87,6 +94,7 @@ class ViT(Tokenizer):
 
     Without `latents` there is one latent token per patch, on the patches' grid. Otherwise `latents` learned
     tokens are appended to the patches and alone pass the bottleneck; they have no grid and learn more slowly.
+    The decoder takes latents on other grids, with interpolated positions.
 
     Paper: the layout with latent tokens: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
@@ -104,6 +112,7 @@ class ViT(Tokenizer):
         patch: Positive = 2,
         channels: Positive = 8,
         latents: Positive | None = None,
+        extra: int = 0,
     ) -> None:
         """
         Args:
@@ -114,7 +123,7 @@ class ViT(Tokenizer):
             channels: numbers in each latent token.
             latents: number of learned latent tokens; null: one latent token a patch.
         """
-        super().__init__(image, expansion)
+        super().__init__(image, expansion, extra)
         if image.height % patch or image.width % patch:
             raise ValueError(f"patch {patch} does not divide the image size {image.height} x {image.width}")
         if width % heads:
@@ -123,9 +132,10 @@ class ViT(Tokenizer):
         self.spec = LatentSpec(grid[0] * grid[1], channels, grid)
         if latents:
             self.spec = LatentSpec(latents, channels)
+        self.regrids = self.spec.grid is not None
         self.encoder = Encoder(image, self.spec, patch, width, depth, heads)
         self.decoder = Decoder(image, self.spec, patch, width, depth, heads)
-        self.encoder.head = nn.Linear(width, channels * expansion)
+        self.encoder.head = nn.Linear(width, channels * expansion + extra)
 
     @classmethod
     def first_options(cls, image: ImageSpec, tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +146,9 @@ class ViT(Tokenizer):
             return {}
         wide = image.channels * patch**2 > 64  # values of a patch
         return {"patch": patch, "width": 128 if wide else 64, "channels": 16 if wide else 8}
+
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.decoder(z, grid)
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:

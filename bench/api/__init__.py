@@ -1,7 +1,7 @@
 """The vocabulary and the interfaces of latentbench. Read this file first.
 
     images    (B, c, H, W) float in [-1, 1]
-    h         (B, T, C * expansion): the encoder's output, from which a regularizer makes a latent
+    h         (B, T, C * expansion + extra): the encoder's output, from which a regularizer makes a latent
     z         (B, T, C): the latent, T tokens of C channels; with a grid the tokens lie in row order
     labels    (B,) int64; -1 is "no class" (a dropped label), None is "no class" for the whole batch
     t         time: 0 is noise, 1 is data; x_t = (1 - t) * noise + t * z, velocity = z - noise
@@ -32,6 +32,7 @@ from .generator import Flow, Generator, Likelihood
 from .noise import Noise, seed_for
 from .reference import Reference, ReferenceSource
 from .regularizer import Regularizer
+from .shown import Shown, ShownSizes
 from .sizes import SubjectSizes
 from .specs import ImageSpec, LatentSpec
 from .step import Step
@@ -59,6 +60,8 @@ __all__ = [
     "Reference",
     "ReferenceSource",
     "Regularizer",
+    "Shown",
+    "ShownSizes",
     "Split",
     "Step",
     "Subject",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .generator import Generator
 from .noise import Noise
 from .reference import Reference
+from .shown import Shown, ShownSizes
 from .specs import LatentSpec
 from .step import Step
 
@@ -28,11 +29,15 @@ class Regularizer(nn.Module):
     """
 
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
-    expansion: ClassVar[int] = 1  # encoder channels per latent channel
-    critic_steps: ClassVar[int] = 1  # critic updates per tokenizer update
-    couples: ClassVar[str] = ""  # "loss" or "latent" if that depends on the whole minibatch
-    gathers: ClassVar[bool] = False  # whether a coupled minibatch is gathered by `processes.gathered`
-    two_views: ClassVar[bool] = False  # whether loss() needs `step.views`, by the matrix's `augment`
+    expansion: int = 1  # encoder channels per latent channel
+    extra: int = 0  # encoder channels beside those
+    critic_steps: int = 1  # critic updates per tokenizer update
+    couples: str = ""  # "loss" or "latent" if that depends on the whole minibatch
+    gathers: bool = False  # whether a coupled minibatch is gathered by `processes.gathered`
+    two_views: bool = False  # whether loss() needs `step.views`, by the matrix's `augment`
+    regrids: bool = False  # whether shown() gives latents on other grids than the spec's
+    shown_sizes: ShownSizes = ShownSizes()  # of what shown() gives, for estimates and checks
+    shown_in_refinement: ClassVar[bool] = False  # whether updates of the decoder alone call shown(), too
     # Unweighted terms of loss(): the loop scales each until its gradient at the encoder's head has this share
     # of the norm of the reconstruction's gradient.
     balanced: Mapping[str, float] = {}
@@ -43,6 +48,11 @@ class Regularizer(nn.Module):
         super().__init__()
         self.spec = spec
 
+    @property
+    def hidden(self) -> int:
+        """The number of the encoder's outputs for each token."""
+        return self.spec.channels * self.expansion + self.extra
+
     def fingerprint(self) -> str | None:
         """sha256 of files that the part reads besides its weights; "" without any, None if one is missing.
 
@@ -51,12 +61,27 @@ class Regularizer(nn.Module):
         return ""
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
-        """The latent of h: (B, T, C * expansion) -> (B, T, C); without noise, the deterministic latent."""
+        """The latent of h: (B, T, hidden) -> (B, T, C); without noise, the deterministic latent."""
         return h
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         """Named, weighted scalars, added to the reconstruction loss; their gradient reaches the encoder."""
         return {}
+
+    def shown(self, z: Tensor, step: Step) -> Sequence[Shown]:
+        """The pairs of latents and images that the decoder learns from in an update, for latents z (B, T, C).
+
+        The first pair takes the place of z and `step.images`, also for a discriminator; the terms of further
+        pairs are added to the reconstruction losses, as `l1/2`. The frame calls this method in updates alone:
+        `loss`, critics, probes, caches and evaluators get z itself. Draws that a batch shares come from
+        `step.noise` with a 0-d tensor on the CPU.
+        """
+        return [Shown(z, step.images)]
+
+    @property
+    def base(self) -> Regularizer:
+        """The regularizer that makes the latents: this one or, of a `Corruption`, that on which it stands."""
+        return self
 
     def reference(self, reference: Reference) -> Reference:
         """The reference in the latent's space, sample by sample, for a method that matches single tokens.

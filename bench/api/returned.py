@@ -27,13 +27,15 @@ def checked_images(dataset: Dataset, method: str, images: Tensor, count: int) ->
 
 
 def checked_hidden(tokenizer: Tokenizer, h: Tensor, count: int) -> Tensor:
-    """The hidden values h (count, T, C * expansion) of a batch, if `spec` has T tokens of C channels.
+    """The hidden values h (count, T, C * expansion + extra) of a batch, if `spec` has T tokens of C channels.
 
     Raises:
         BrokenContract: it doesn't.
     """
     spec = tokenizer.spec
-    width = h.shape[-1] if h.dim() and h.shape[-1] % spec.channels == 0 else spec.channels
+    least = spec.channels + tokenizer.extra
+    whole = h.dim() and h.shape[-1] >= least and (h.shape[-1] - least) % spec.channels == 0
+    width = h.shape[-1] if whole else least
     _require(tokenizer, "encode", h, (count, spec.tokens, width))
     return h
 

@@ -18,7 +18,7 @@ class Step:
     images: Tensor  # (B, c, H, W) in [-1, 1]
     labels: Tensor | None  # (B,)
     noise: Noise
-    decode: Callable[[Tensor], Tensor]  # z -> images, for losses that also constrain the decoder
+    decode: Callable[..., Tensor]  # (z, grid=None) -> images, for losses that also constrain the decoder
     features: Tensor | None = None  # (B, N, F) of the teacher, if the constructor names `teacher_spec`
     reference: Tensor | None = None  # (B, N, F) draws from reference(), if it names `reference_spec`
     views: Tensor | None = None  # h of a second augmentation of the images, with gradient, if `two_views`

@@ -19,8 +19,9 @@ class Tokenizer(nn.Module):
     """An autoencoder: `encoder` and `decoder` together hold every trainable parameter.
 
     Facts that the frame passes beside `image` and `expansion` to a constructor that names them: `dataset:
-    Dataset`. A constructor initialises the encoder's output layer last, so that rows with another `expansion`
-    start from the same weights.
+    Dataset`, and `extra: int`, the outputs of each token beside `expansion` times the latent's channels; a
+    tokenizer that doesn't name it fits only regularizers without any. A constructor initialises the encoder's
+    output layer last, so that rows with another `expansion` start from the same weights.
 
     A tokenizer that only encodes has `decodes = False` and an empty decoder: the regularizer's loss alone
     trains it, and generators are skipped.
@@ -31,12 +32,14 @@ class Tokenizer(nn.Module):
     decodes: ClassVar[bool] = True
     # Options that say where files are: cache keys have the files' hashes, by `fingerprint`, in their place.
     paths: ClassVar[frozenset[str]] = frozenset()
+    regrids: bool = False  # whether decode() takes other grids than the spec's
     spec: LatentSpec
     encoder: nn.Module
     decoder: nn.Module
 
-    def __init__(self, image: ImageSpec, expansion: int) -> None:
+    def __init__(self, image: ImageSpec, expansion: int, extra: int = 0) -> None:
         super().__init__()
+        self.extra = extra
 
     def fingerprint(self) -> str | None:
         """sha256 of files that the part reads besides its weights; "" without any, None if one is missing.
@@ -78,11 +81,15 @@ class Tokenizer(nn.Module):
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, c, H, W) in [-1, 1] -> h (B, T, C * expansion)."""
+        """Images (B, c, H, W) in [-1, 1] -> h (B, T, C * expansion + extra)."""
         return self.encoder(images)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents z (B, T, C) -> images (B, c, H, W), not clamped."""
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Latents z (B, T, C) -> images (B, c, H, W), not clamped.
+
+        Where `regrids` says so, also latents on another grid (h', w'), of which images of as many pixels a
+        token come. The frame passes `grid` by keyword, and only for a grid that isn't the spec's.
+        """
         if not self.decodes:
             raise Unfit(f"{type(self).__name__} only encodes")
         return self.decoder(z)
@@ -144,6 +151,8 @@ class FlowTokenizer(Tokenizer):
         """The noise (B, c, H, W) that `drawn` maps to these images (B, c, H, W)."""
         raise NotImplementedError
 
-    def decode(self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+    def decode(  # type: ignore[override]  # images have one size: there are no other grids
+        self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
         """Latents z (B, T, C) -> images (B, c, H, W), not clamped; without noise, from one fixed draw."""
         raise NotImplementedError

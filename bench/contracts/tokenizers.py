@@ -53,12 +53,12 @@ def shapes(scene: Scene) -> str:
     return check_shapes(scene.model, scene.images, scene.expansion)
 
 
-def check_shapes(model: Tokenizer, images: Tensor, expansion: int) -> str:
+def check_shapes(model: Tokenizer, images: Tensor, expansion: int, extra: int = 0) -> str:
     """Checks the shapes of hidden values and of decoded images; returns them as text."""
     spec, shape = model.spec, tuple(images.shape)
     common.require_grid(spec)
-    h, meant = model.encode(images), (len(images), spec.tokens, spec.channels * expansion)
-    require(h.shape == meant, f"encode() gives {tuple(h.shape)}, not (B, T, C * expansion) = {meant}")
+    h, meant = model.encode(images), (len(images), spec.tokens, spec.channels * expansion + extra)
+    require(h.shape == meant, f"encode() gives {tuple(h.shape)}, not (B, T, C * expansion + extra) = {meant}")
     z = h[..., : spec.channels]
     if not model.decodes:
         try:

@@ -18,7 +18,9 @@ from ..api import (
     ReferenceSource,
     Regularizer,
     Tokenizer,
+    Unfit,
 )
+from ..nn.corruption import Corruption
 
 Config = Mapping[str, Any]
 
@@ -58,9 +60,24 @@ def evaluator(config: Config) -> Evaluator:
     return registry.create("evaluators", config["name"], **options_from(config["options"]))
 
 
-def tokenizer(config: Config, data: Dataset, expansion: int) -> Tokenizer:
-    facts = {"image": data.image, "expansion": expansion, "dataset": data}
-    return registry.build("tokenizers", config["name"], facts, options_from(config["options"]))
+def tokenizer(config: Config, data: Dataset, method: type[Regularizer] = Regularizer) -> Tokenizer:
+    """A tokenizer with as many outputs of its encoder as the regularizer `method` takes; see `base_class`.
+
+    Raises:
+        Unfit: the tokenizer has only multiples of its latent's channels, and the regularizer takes more.
+    """
+    facts = {"image": data.image, "expansion": method.expansion, "extra": method.extra, "dataset": data}
+    return tokenizer_of(config["name"], facts, options_from(config["options"]))
+
+
+def tokenizer_of(name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer from its options and those facts that it names; `extra` must be named unless it is 0."""
+    extra = facts.get("extra", 0)
+    if extra and "extra" not in registry.parameters_of(registry.get("tokenizers", name)):
+        raise Unfit(
+            f"the encoder of {name} gives multiples of a latent's channels; the method takes {extra} more"
+        )
+    return registry.build("tokenizers", name, facts, options)
 
 
 def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSource:
@@ -70,6 +87,19 @@ def reference(config: Config, data: Dataset, teacher: LatentSpec) -> ReferenceSo
 
 def regularizer_class(config: Config) -> type[Regularizer]:
     return cast(type[Regularizer], registry.get("regularizers", config["name"]))
+
+
+def base_config(config: Config) -> Config:
+    """The config of the regularizer that makes the latents: of a corruption, of that on which it stands."""
+    if not issubclass(regularizer_class(config), Corruption):
+        return config
+    name, options = registry.named(config["options"].get("on", "none"))
+    return base_config({"name": name, "options": options})
+
+
+def base_class(config: Config) -> type[Regularizer]:
+    """The class of the regularizer that makes the latents."""
+    return regularizer_class(base_config(config))
 
 
 def regularizer(config: Config, spec: LatentSpec, facts: Mapping[str, Any]) -> Regularizer:

@@ -139,11 +139,20 @@ def draw(
     return chunked(draw_chunk, count, batch if coupled else CHUNK, group, file, into, order)
 
 
-def decode_batch(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
-    """Images (B, c, H, W) of z (B, T, C), not clamped; only decoders that draw use labels and noise."""
+def decode_batch(
+    tokenizer: Tokenizer,
+    z: Tensor,
+    labels: Tensor | None,
+    noise: Noise | None,
+    grid: tuple[int, int] | None = None,
+) -> Tensor:
+    """Images (B, c, H, W) of z (B, T, C), not clamped; only decoders that draw use labels and noise.
+
+    `grid` is that of latents which don't have the spec's, for tokenizers that regrid.
+    """
     if isinstance(tokenizer, FlowTokenizer):
         return tokenizer.decode(z, labels, noise)
-    return tokenizer.decode(z)
+    return tokenizer.decode(z) if grid is None else tokenizer.decode(z, grid=grid)
 
 
 def decode_all(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import registry
-from ..api import Dataset, ImageSpec, Tokenizer, Unfit
+from ..api import Dataset, ImageSpec, Regularizer, Tokenizer, Unfit
 from ..nn.autoencoder_kl import LOWEST_LOG_VARIANCE
 from ..nn.model_folder import CONFIG, OWN_CLASS, ModelFolder, NoModel
 from ..nn.weight_files import is_safetensors
@@ -72,16 +72,16 @@ class TrainedFolder:
         parts = {kind: _identity(kind, config) for kind, config in kinds.items()}
         return json.dumps({**parts, "facts": self.facts}, sort_keys=True)
 
-    def build_tokenizer(self, image: ImageSpec, expansion: int, dataset: Dataset) -> Tokenizer:
+    def build_tokenizer(self, image: ImageSpec, method: type[Regularizer], dataset: Dataset) -> Tokenizer:
         """The tokenizer for these images, with new weights.
 
         Raises:
             Unfit: the images are none that its options and the shapes of its weights allow.
         """
-        facts = {"image": image, "expansion": expansion, "dataset": dataset}
+        facts = {"image": image, "expansion": method.expansion, "extra": method.extra, "dataset": dataset}
         options = build.options_from(self.tokenizer["options"])
         try:
-            tokenizer: Tokenizer = registry.build("tokenizers", self.tokenizer["name"], facts, options)
+            tokenizer = build.tokenizer_of(self.tokenizer["name"], facts, options)
         except NoModel:  # of a tokenizer that reads files, too
             raise
         except ValueError as error:  # its options were right for other images

@@ -174,6 +174,7 @@ class Layout:
     encoder: frozenset[str]  # the children that encode, or do neither
     idle: frozenset[str]  # parameters that no gradient of an image reaches
     heads: tuple[str, str]  # the last weights of encoder and decoder
+    regrids: bool  # whether the decoder takes maps of other sizes
 
 
 @cache
@@ -241,7 +242,17 @@ class _Trial:
             frozenset(children) - decoder,
             frozenset(name for name, p in parameters.items() if id(p) not in reached),
             (_last_weight(model, self.encoding), _last_weight(model, self.decoding)),
+            self._regrids(),
         )
+
+    def _regrids(self) -> bool:
+        """Whether half of the latents' rows are decoded to half of the images' rows."""
+        rows = self.z.shape[2] // 2
+        try:
+            decoded = self.interface.decode(self.model, self.z[:, :, :rows])
+        except Exception:  # a model says in its own way that a size is wrong
+            return False
+        return decoded.shape[2] * self.z.shape[2] == rows * self.image.height
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from .words import SEQUENCES, SHOWN, describe, shown
 
 # Arguments that the frame passes to a constructor by name; they are no options of a matrix.
 FACTS: dict[type, set[str]] = {
-    Tokenizer: {"image", "expansion", "dataset"},
+    Tokenizer: {"image", "expansion", "extra", "dataset"},
     Regularizer: {"spec", "classes", "teacher_spec", "reference_spec", "reference_classes"},
     Generator: {"spec", "classes"},
     ReferenceSource: {"image", "teacher_spec"},
@@ -101,7 +101,9 @@ class Option:
         return any(isinstance(item, list) for item in value) or all(self.accepts(item) for item in value)
 
     def _read_part(self, value: Any) -> dict[str, Any]:
-        """`tarflow` or `{use: tarflow, width: 64}` as `{"use": "tarflow", …}` with every option of that part.
+        """`tarflow`, `{use: tarflow, width: 64}` or `{tarflow: {width: 64}}` as `{"use": "tarflow", …}`.
+
+        Every option of that part is in the result.
 
         Options that are left out are the option's own default's, if that is the same part: `{width: 64}`
         changes only the default's width.
@@ -110,10 +112,18 @@ class Option:
         if not isinstance(chosen, Mapping):
             raise OptionError(((), f"{self.name} must be {self.choices}, not {shown(value)}"))
         kept = default if isinstance(default, Mapping) else {}
+        kind = registry.kind_of(self.needs[0])
+        if len(chosen) == 1 and "use" not in chosen and {*chosen} <= {*registry.sources(kind)} - {*kept}:
+            ((name, inner),) = chosen.items()
+            if not isinstance(inner, Mapping | None):
+                raise OptionError(((name,), f"{name} must be a mapping of options, not {shown(inner)}"))
+            try:
+                return self._read_part({"use": name, **(inner or {})})
+            except OptionError as error:
+                raise OptionError(*error.below(name)) from None
         name = chosen.get("use", kept.get("use"))
         if not isinstance(name, str):
             raise OptionError((("use",), f"{self.name} needs a `use`: {self.choices}"))
-        kind = registry.kind_of(self.needs[0])
         try:
             cls = registry.get(kind, name)
         except PartError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ..store.stage import Config
 from ..store.user_paths import user_path
 from ..training import losses
 from .file_reads import recorded_reads
-from .part_config import part_config
+from .part_config import part_config, with_used
 
 PACKAGE = "latentbench."  # what names of modules begin with, but for plugins
 MAX_MODULES = 10_000  # in one part
@@ -70,8 +70,19 @@ class ReferencePlan:
     encoder: tuple[MatrixRow, MatrixRow] | None  # tokenizer and regularizer whose latents are the reference
 
 
-def regularizer_class(row: MatrixRow) -> type[Regularizer]:
-    return build.regularizer_class({"name": row.part})
+def base_class(row: MatrixRow) -> type[Regularizer]:
+    """The class of the regularizer that makes a row's latents."""
+    return build.regularizer_class(_base_config(row))
+
+
+def base_row(row: MatrixRow) -> MatrixRow:
+    """The row with the regularizer that makes its latents; see `Corruption`."""
+    config = _base_config(row)
+    return replace(row, part=config["name"], options=config["options"])
+
+
+def _base_config(row: MatrixRow) -> Config:
+    return build.base_config({"name": row.part, "options": row.options})
 
 
 class MetaParts:
@@ -134,14 +145,14 @@ class MetaParts:
         return (regularizer and regularizer.teacher) or self.matrix.teacher
 
     def tokenizer(self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow) -> Tokenizer:
-        """The tokenizer with the expansion that the regularizer asks for."""
-        expansion = regularizer_class(regularizer).expansion
+        """The tokenizer with as many outputs of its encoder as the regularizer asks for."""
+        method = base_class(regularizer)
         return self._build(
             "tokenizers",
             tokenizer,
-            lambda config: build.tokenizer(config, data.dataset, expansion),
+            lambda config: build.tokenizer(config, data.dataset, method),
             data.row.label,
-            str(expansion),
+            f"{method.expansion} {method.extra}",
         )
 
     def regularizer(self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow) -> Regularizer:
@@ -187,7 +198,7 @@ class MetaParts:
         """The hash of what a tokenizer in an option of another part reads, its weights among it."""
 
         def build_inner(config: Config) -> Tokenizer:
-            return build.tokenizer({"name": name, "options": options}, dataset, 1)
+            return build.tokenizer({"name": name, "options": options}, dataset)
 
         inner = MatrixRow(name, name, options, where=row.where)
         variant = (repr(sorted(options.items())), row.label, str(id(dataset)))
@@ -201,7 +212,7 @@ class MetaParts:
 
     def facts(self, data: DatasetPlan, regularizer: MatrixRow) -> dict[str, Any]:
         """The facts that a regularizer's constructor asks for by name."""
-        names = build.facts_of(regularizer_class(regularizer))
+        names = build.facts_of(base_class(regularizer))
         teacher = self.extractor(self.teacher(regularizer))
         facts: dict[str, Any] = {"classes": data.dataset.classes, "teacher_spec": teacher.spec}
         if names & {"reference_spec", "reference_classes"}:
@@ -253,7 +264,7 @@ class MetaParts:
                 raise self.refuse(reference, message)
             tokenizer = rows[label]
         regularizer = inner(chosen["regularizer"])
-        cls = regularizer_class(regularizer)
+        cls = base_class(regularizer)
         has_priors = cls.priors is not Regularizer.priors
         if has_priors or build.facts_of(cls) & {"reference_spec", "reference_classes"}:
             raise self.refuse(
@@ -288,10 +299,9 @@ class MetaParts:
             except ValueError as error:
                 raise self.refuse(tokenizer, str(error)) from None
 
-        expansion = str(regularizer_class(regularizer).expansion)
-        return self._once(
-            ("weights", str(tokenizer.where), tokenizer.label, data.row.label, expansion), check
-        )
+        method = base_class(regularizer)
+        outputs = f"{method.expansion} {method.extra}"
+        return self._once(("weights", str(tokenizer.where), tokenizer.label, data.row.label, outputs), check)
 
     def _own_weights(self, row: MatrixRow, model: Tokenizer) -> Path | None:
         """The file that the part itself names, which is fetched if it must be here."""
@@ -356,7 +366,7 @@ class MetaParts:
             config = {"name": row.part, "options": row.options}
             try:
                 with torch.device("meta"), _limited_modules():
-                    if registry.sources(kind)[row.part].module.startswith(PACKAGE):
+                    if not any("source" in part for part in with_used(part_config(kind, row))):
                         return construct(config)
                     with recorded_reads() as files:
                         part = construct(config)

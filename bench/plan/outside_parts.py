@@ -13,7 +13,7 @@ from ..contracts import datasets, features, tokenizers
 from ..contracts.common import BATCH, BrokenPromise, Part, rand_images
 from ..matrix.matrix import Matrix, MatrixRow
 from ..models import build
-from .meta_parts import PACKAGE, DatasetPlan, MetaParts, Refused, regularizer_class
+from .meta_parts import PACKAGE, DatasetPlan, MetaParts, Refused, base_class
 
 LARGEST = 50_000_000  # parameters of a tokenizer that is built and run to be checked
 
@@ -68,7 +68,7 @@ def _check_tokenizer(
     planned = parts.tokenizer(data, tokenizer, regularizer)
     if sum(parameter.numel() for parameter in planned.parameters()) > LARGEST:
         return
-    image, expansion = data.dataset.image, regularizer_class(regularizer).expansion
-    model = build.tokenizer({"name": tokenizer.part, "options": tokenizer.options}, data.dataset, expansion)
+    image, method = data.dataset.image, base_class(regularizer)
+    model = build.tokenizer({"name": tokenizer.part, "options": tokenizer.options}, data.dataset, method)
     with torch.no_grad():
-        tokenizers.check_shapes(model, rand_images(image, BATCH), expansion)
+        tokenizers.check_shapes(model, rand_images(image, BATCH), method.expansion, method.extra)

@@ -68,12 +68,13 @@ def with_files(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     names = (*sources, "tokenizer", "regularizer", "generator")
     parts = [*(config[name] for name in names if name in config), *config.get("evaluators", ())]
     networks = [loss for loss in config.get("reconstruction", {}).values() if isinstance(loss, dict)]
-    used = [inner for part in parts for inner in _used(part)]
-    return parts + used + [option for loss in networks for option in loss.values() if is_file(option)]
+    return [inner for part in parts for inner in with_used(part)] + [
+        option for loss in networks for option in loss.values() if is_file(option)
+    ]
 
 
-def _used(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The parts that a part's options name, at any depth."""
+def with_used(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A part's config and those of the parts that its options name, at any depth."""
+    yield part
     for inner in part.get("uses", {}).values():
-        yield inner
-        yield from _used(inner)
+        yield from with_used(inner)

@@ -17,7 +17,7 @@ from ..options.options import REQUIRED, check_options, options_of
 from ..options.plain_data import plain
 from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, stage_id
-from .meta_parts import DatasetPlan, MetaParts, regularizer_class
+from .meta_parts import DatasetPlan, MetaParts, base_class, base_row
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
 from .shape_difference import shape_difference
@@ -116,7 +116,7 @@ class StageGraph:
         augment = self.matrix.augment
         if regularizer.two_views and not augment:
             raise Unfit(f"{row.label} compares two views of an image; `augment: {{}}` makes them")
-        if augment and "teacher_spec" in build.facts_of(type(regularizer)) and not data.dataset.decodes:
+        if augment and "teacher_spec" in build.facts_of(type(regularizer.base)) and not data.dataset.decodes:
             raise Unfit(f"{row.label} needs the teacher's features of augmented images")
 
     def _training_parents(
@@ -124,7 +124,7 @@ class StageGraph:
     ) -> Parents:
         """The stages that a tokenizer's training reads."""
         priors = self.parts.regularizer(data, tokenizer, regularizer).priors()
-        facts = build.facts_of(regularizer_class(regularizer))
+        facts = build.facts_of(base_class(regularizer))
         parents: Parents = {}
         if "teacher_spec" in facts and not data.dataset.decodes:
             parents["teacher"] = self._features(data, self.parts.teacher(regularizer))
@@ -158,11 +158,11 @@ class StageGraph:
         reference: str,
     ) -> str:
         """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
-        owner = self.parts.regularizer(data, tokenizer, regularizer)
-        prior, method = owner.priors()[name], self.parts.config("regularizers", regularizer, owner, data)
-        prior_options = regularizer_class(regularizer).prior_options
+        owner, row = self.parts.regularizer(data, tokenizer, regularizer).base, base_row(regularizer)
+        prior, method = owner.priors()[name], self.parts.config("regularizers", row, owner, data)
+        prior_options = owner.prior_options
         if prior_options is not None:
-            options = options_of(registry.get("regularizers", regularizer.part))
+            options = options_of(registry.get("regularizers", row.part))
             required = {key for key, option in options.items() if option.default is REQUIRED}
             for group in ("options", "uses"):
                 if group in method:
@@ -181,9 +181,9 @@ class StageGraph:
             "seed": seed.tokenizer,
         }
         label = f"{self._label(data, tokenizer, regularizer, f'seed {seed.tokenizer}')} · {name}"
-        owner, trainable = self.parts.regularizer(data, tokenizer, regularizer), self.parts.parameters(prior)
         built = Built(data.dataset, regularizer=owner, generator=prior)
-        return self._add("prior", label, config, {"reference": reference}, built, trainable)
+        parents = {"reference": reference}
+        return self._add("prior", label, config, parents, built, self.parts.parameters(prior))
 
     def _reference(self, data: DatasetPlan, regularizer: MatrixRow | None) -> str:
         """The stage that draws the reference of a regularizer, or of the matrix; all seeds share it."""
@@ -302,7 +302,7 @@ class StageGraph:
         earlier = self.plan.stages[trained["tokenizer"]].parents
         parents |= {role: parent for role, parent in earlier.items() if role.startswith(("prior/", "start"))}
         extra = {}
-        if regularizer_class(regularizer).couples == "latent":
+        if base_class(regularizer).couples == "latent":
             extra["couples"] = self.matrix.budget_of(tokenizer).batch
         label = self._label(data, tokenizer, regularizer, f"seed {seed.tokenizer}")
         return self._scores(data, "tokenizer", label, str(seed.tokenizer), parents, **extra)

@@ -30,9 +30,9 @@ from .reference_samples import in_space_of, split_of
 def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     """A trained tokenizer with its regularizer."""
     dataset, seed = build.dataset(config["dataset"], context.device), config["seed"]
-    method = build.regularizer_class(config["regularizer"])
+    method = build.base_class(config["regularizer"])
     with seeded(seed, "init", "tokenizer"):
-        model = build.tokenizer(config["tokenizer"], dataset, method.expansion)
+        model = build.tokenizer(config["tokenizer"], dataset, method)
     with seeded(seed, "init", "regularizer"):
         regularizer = build.regularizer(config["regularizer"], model.spec, build.facts_from(config["facts"]))
     with seeded(seed, "init", "discriminator"):

@@ -43,8 +43,8 @@ class TrainedCell:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        expansion = build.regularizer_class(self.config["regularizer"]).expansion
-        tokenizer = build.tokenizer(self.config["tokenizer"], self.dataset, expansion)
+        method = build.base_class(self.config["regularizer"])
+        tokenizer = build.tokenizer(self.config["tokenizer"], self.dataset, method)
         tokenizer.load_state_dict(self.inputs["tokenizer"].group("tokenizer"))
         return tokenizer.to(self.device).eval()
 

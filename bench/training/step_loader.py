@@ -58,7 +58,7 @@ class StepLoader:
             images,
             labels,
             noise,
-            lambda z: decode_batch(tokenizer, z, labels, noise.fork("decoder")),
+            lambda z, grid=None: decode_batch(tokenizer, z, labels, noise.fork("decoder"), grid),
             self._teacher_features(images, index) if update < self.budget.steps else None,
             reference,
             other_views,

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..api import Dataset, Noise, Reference, Regularizer, Step, Tokenizer, Unfit, seed_for
+from ..api import Dataset, Noise, Reference, Regularizer, Shown, Step, Tokenizer, Unfit, seed_for
 from ..api.returned import checked_hidden
 from ..data.fixed_order import fixed_order
 from ..models import latents
@@ -24,6 +24,7 @@ from .critics_training import CriticsTraining
 from .ema import Average
 from .objective import Objective, TrainingBudget, balance, merge_losses
 from .optimizers import DEFAULTS, GENERATOR_DEFAULTS, Learner, adamw, group_settings, last_steps
+from .reconstruction import Reconstruction, check_shown, reconstruct
 from .step_loader import StepLoader
 from .steps import run_steps
 
@@ -51,11 +52,13 @@ def train_tokenizer(
         reference: samples in the latent's space, for methods that ask for them.
 
     Raises:
-        Unfit: the regularizer needs the whole batch in one process.
+        Unfit: the regularizer needs the whole batch in one process, or the tokenizer cannot decode what it
+            shows.
     """
     accelerator, group = context.accelerator(), context.group
     if group.world > 1 and regularizer.couples and not regularizer.gathers:
         raise Unfit(f"{type(regularizer).__name__} depends on the whole batch: one process must train it")
+    check_shown(tokenizer, regularizer)
     losses = [term.function for term in objective.reconstruction.values()]
     for module in (tokenizer, regularizer, *losses):
         if isinstance(module, nn.Module):
@@ -67,7 +70,7 @@ def train_tokenizer(
     loader = StepLoader(
         tokenizer, dataset, budget, seed, accelerator, context, augmentation, teacher, reference
     )
-    begins = type(regularizer).begin is not Regularizer.begin
+    begins = type(regularizer.base).begin is not Regularizer.begin
     if begins and not checkpoint.exists(context.work):  # a checkpoint holds what `begin` changes
         torch.manual_seed(seed_for(seed, "tokenizer", "begin"))
         with torch.no_grad():
@@ -148,15 +151,16 @@ class TokenizerTraining:
             self.learner.zero_grad()
             with self.accelerator.autocast():
                 h, z = self.encode(step)
-                terms, gan, images = self.reconstruct(z, step)
+                rebuilt = self.reconstruct(self.shown(z, step), step)
                 added = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
-                added = balance(added, terms, regularizer.balanced, tokenizer.heads["encoder"], self.group)
-            losses = merge_losses(terms | gan, added, self.critics.learners)
-            if descended := [*terms.values(), *_descended(gan), *added.values()]:
+                head = tokenizer.heads["encoder"]
+                added = balance(added, rebuilt.terms, regularizer.balanced, head, self.group)
+            losses = merge_losses(rebuilt.losses, added, self.critics.learners)
+            if descended := [*rebuilt.descended, *added.values()]:
                 self.learner.descend(sum(descended), index)
             averages["tokenizer"].update(tokenizer, index, self._last_steps)
             averages["regularizer"].update(regularizer, index, self._last_steps)
-        losses |= self.update_adversary(images, step)
+        losses |= self.update_adversary(rebuilt)
 
         def further(turn: int) -> tuple[Tensor, Step]:
             step = self.load(index, index * (regularizer.critic_steps - 1) + turn - 1, "critic")
@@ -178,33 +182,31 @@ class TokenizerTraining:
             with self.accelerator.autocast():
                 with torch.no_grad():
                     z = self.encode(step)[1]
-                terms, gan, images = self.reconstruct(z, step)
-            self.refiner.descend(sum([*terms.values(), *_descended(gan)]), index - self.budget.steps)
+                pairs = [Shown(z, step.images)]
+                if self.regularizer.shown_in_refinement:
+                    pairs = self.shown(z, step)
+                rebuilt = self.reconstruct(pairs, step)
+            self.refiner.descend(sum(rebuilt.descended), index - self.budget.steps)
             self.state.averages["tokenizer"].update(self.tokenizer, index)
-        return terms | gan | self.update_adversary(images, step)
+        return rebuilt.losses | self.update_adversary(rebuilt)
 
     def encode(self, step: Step) -> tuple[Tensor, Tensor]:
         """h and z of a batch, in single precision like all losses on latents."""
         h = checked_hidden(self.tokenizer, self.tokenizer.encode(step.images), len(step.images)).float()
         return h, self.regularizer.latent(h, step.noise.fork("latent"), step.labels)
 
-    def reconstruct(
-        self, z: Tensor, step: Step
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-        """The reconstruction losses, those against the discriminator, and the reconstructions.
+    def shown(self, z: Tensor, step: Step) -> list[Shown]:
+        """The pairs of latents and images that the decoder learns from in this update."""
+        return [*self.regularizer.shown(z, replace(step, noise=step.noise.fork("shown")))]
 
-        A tokenizer with a loss of its own has neither reconstructions nor a discriminator.
-        """
-        terms = self.tokenizer.loss(step.images, z, step)
-        if terms is not None:
-            return terms, {}, None
-        images, reconstruction = step.decode(z), self.objective.reconstruction
-        terms = {name: term(images, step.images, step.index) for name, term in reconstruction.items()}
-        gan = {} if self.adversary is None else self.adversary.fooling(terms, images, step)
-        return terms, gan, images
+    def reconstruct(self, pairs: Sequence[Shown], step: Step) -> Reconstruction:
+        fooling = None if self.adversary is None else self.adversary.fooling
+        return reconstruct(self.tokenizer, pairs, step, self.objective.reconstruction, fooling)
 
-    def update_adversary(self, images: Tensor | None, step: Step) -> dict[str, Tensor]:
-        return {} if self.adversary is None or images is None else self.adversary.update(images, step)
+    def update_adversary(self, rebuilt: Reconstruction) -> dict[str, Tensor]:
+        if self.adversary is None or rebuilt.images is None:
+            return {}
+        return self.adversary.update(rebuilt.images, rebuilt.step)
 
     def probe(self) -> None:
         """Keeps the latents of some training images as they are at this point of training."""
@@ -268,11 +270,6 @@ def set_training(tokenizer: Tokenizer, regularizer: Regularizer, training: bool)
     regularizer.train(training)
     for prior in regularizer.priors().values():
         prior.eval()
-
-
-def _descended(gan: Mapping[str, Tensor]) -> list[Tensor]:
-    """The loss against the discriminator, without its weight, which is for the curves alone."""
-    return [gan["gan"]] if gan else []
 
 
 def _parameter_groups(
