@@ -25,7 +25,9 @@ ABOUT: dict[Scope, dict[str, str]] = {  # millions of parameters, and GFLOP
         "tokenizer_parameters_million": "Parameters of encoder and decoder.",
         "regularizer_parameters_million": "Parameters of the regularizer, its critics and priors.",
         "tokenizer_gflop_per_image": "Encoding and decoding a training image, forward and backward.",
-        "regularizer_gflop_per_image": "What the regularizer's loss and critics add to that.",
+        "regularizer_gflop_per_image": (
+            "What the regularizer adds to that: its loss, its critics, and decoding more pixels (or fewer)."
+        ),
         "discriminator_parameters_million": "Parameters that the reconstruction's discriminator learns.",
         "loss_gflop_per_image": "What LPIPS and the discriminator add to training on an image.",
         "prior_gflop_per_sample": (
@@ -44,6 +46,12 @@ def tokenizer_step(tokenizer: Tokenizer, regularizer: Regularizer, *batch: Any) 
     tokenizer.train().requires_grad_(True)
     regularizer.requires_grad_(True)
     one_step.tokenizer_step(tokenizer, regularizer, *batch)
+
+
+def decoder_step(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None) -> None:
+    """The decoder's part of a training step of a tokenizer that was frozen after training."""
+    tokenizer.train().requires_grad_(True)
+    one_step.decoder_step(tokenizer, z, labels)
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
@@ -131,11 +139,12 @@ def _tokenizer_costs(subject: Subject) -> dict[str, float]:
     reference = subject.reference("train", own=True) if priors or loss_has_reference else None
     # Only the first images: a large set doesn't fit into memory.
     index = torch.arange(min(BATCH, subject.dataset.size("train")))
+    labels = first_rows(subject.labels("train"))
     batch = (
         tokenizer,
         regularizer,
         first_rows(subject.dataset.images("train", index)),
-        first_rows(subject.labels("train")),
+        labels,
         first_rows(features),
         first_rows(reference.samples if reference and loss_has_reference else None),
     )
@@ -152,7 +161,19 @@ def _tokenizer_costs(subject: Subject) -> dict[str, float]:
         added = flops.flops(tokenizer_step, *batch, True) - plain
     except RuntimeError:  # losses that need more of a training run than this one step have no such cost
         return costs
+    added += _shown_flops(tokenizer, regularizer, labels)
     return costs | {"regularizer_gflop_per_image": added / BATCH / 1e9}
+
+
+def _shown_flops(tokenizer: Tokenizer, regularizer: Regularizer, labels: Tensor | None) -> int:
+    """Operations of decoding more, or fewer, pixels than those of the images, forward and backward."""
+    more = regularizer.shown_sizes.pixels - 1
+    if not more:
+        return 0
+    count = BATCH if labels is None else len(labels)
+    z = torch.zeros(count, tokenizer.spec.tokens, tokenizer.spec.channels)
+    z = z.to(next(tokenizer.parameters()).device)
+    return round(more * flops.flops(decoder_step, tokenizer, z, labels))
 
 
 def _generator_costs(generator: Generator, subject: Subject) -> dict[str, float]:

@@ -6,7 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry
-from ..api import Dataset, ImageSpec, LatentSpec, Split, Tokenizer
+from ..api import Dataset, ImageSpec, LatentSpec, Noise, Split, Step, Tokenizer
 from ..options.options import REQUIRED, options_of
 from ..options.words import listed
 
@@ -123,6 +123,23 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def rand_images(spec: ImageSpec, n: int = BATCH, seed: int = 0) -> Tensor:
     return randn(n, spec.channels, spec.height, spec.width, seed=seed).tanh()
+
+
+def row(step: Step, i: int) -> Step:
+    """The step of process i of BATCH processes, with row i of the batch."""
+
+    def take(x: Tensor | None) -> Any:
+        return None if x is None else x[i : i + 1]
+
+    return replace(
+        step,
+        images=take(step.images),
+        labels=take(step.labels),
+        noise=Noise(step.noise.seed, step.noise.stream, i, BATCH),
+        features=take(step.features),
+        reference=take(step.reference),
+        views=take(step.views),
+    )
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -315,19 +332,51 @@ class NoiseDataset(Dataset):
 class LinearTokenizer(Tokenizer):
     """A linear autoencoder with latents of any spec."""
 
-    def __init__(self, image: ImageSpec, expansion: int, spec: LatentSpec) -> None:
-        super().__init__(image, expansion)
+    def __init__(self, image: ImageSpec, hidden: int, spec: LatentSpec) -> None:
+        """
+        Args:
+            hidden: outputs of the encoder for each token.
+        """
+        super().__init__(image, 1, hidden % spec.channels)
         self.spec = spec
         pixels = image.channels * image.height * image.width
         shape = (image.channels, image.height, image.width)
         self.decoder = nn.Sequential(
             nn.Flatten(), nn.Linear(spec.tokens * spec.channels, pixels), nn.Unflatten(1, shape)
         )
-        hidden = (spec.tokens, spec.channels * expansion)
+        outputs = (spec.tokens, hidden)
         self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(pixels, hidden[0] * hidden[1]), nn.Unflatten(1, hidden)
+            nn.Flatten(), nn.Linear(pixels, outputs[0] * outputs[1]), nn.Unflatten(1, outputs)
         )
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name)[1].weight for name in ("encoder", "decoder")}
+
+
+class PatchTokenizer(Tokenizer):
+    """A linear autoencoder of patches, whose decoder takes any grid."""
+
+    regrids = True
+
+    def __init__(self, image: ImageSpec, hidden: int, spec: LatentSpec) -> None:
+        """
+        Args:
+            hidden: outputs of the encoder for each token.
+        """
+        super().__init__(image, 1, hidden % spec.channels)
+        assert spec.grid is not None
+        self.spec, patch = spec, image.height // spec.grid[0]
+        self.decoder = nn.ConvTranspose2d(spec.channels, image.channels, patch, patch)
+        self.encoder = nn.Conv2d(image.channels, hidden, patch, patch)
+
+    @property
+    def heads(self) -> dict[str, nn.Parameter]:
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part.get_parameter("weight") for name, part in parts.items()}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images).flatten(2).mT
+
+    def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.decoder(z.mT.unflatten(2, grid or self.spec.grid))

@@ -15,14 +15,14 @@ from torch import Tensor
 from .. import registry
 from ..api import LatentSpec, Noise, Reference, Regularizer, Step
 from ..data.augment import Augmentation
-from ..models import activations, flops
+from ..models import activations, build, flops
 from ..options.options import options_of
 from ..training import one_step
 from ..training.context import Context
 from ..training.losses import Term, l1
 from ..training.objective import Objective, TrainingBudget
 from ..training.tokenizer import train_tokenizer
-from . import common
+from . import common, shown_pairs
 from .common import (
     BATCH,
     CLASSES,
@@ -30,6 +30,7 @@ from .common import (
     NoiseDataset,
     NotApplicable,
     Part,
+    PatchTokenizer,
     equal,
     randn,
     require,
@@ -37,6 +38,7 @@ from .common import (
 )
 
 SETTINGS = common.SPECS
+SHOWN = 12  # updates of which pairs are drawn: a method may leave most as they are
 TEACHER, REFERENCE = LatentSpec(16, 12, (4, 4)), LatentSpec(16, 10, (4, 4))
 FACTS: dict[str, Any] = {
     "classes": CLASSES,
@@ -53,7 +55,7 @@ class Scene:
         self.part, self.spec = part, spec
         self.regularizer = self.fresh(seed)
         self.noise = Noise(7).fork("test")
-        self.h = randn(BATCH, spec.tokens, spec.channels * self.regularizer.expansion).requires_grad_()
+        self.h = randn(BATCH, spec.tokens, self.regularizer.hidden).requires_grad_()
         self.labels = torch.tensor([0, 3, 1, 9, 1, 5])
 
     def fresh(self, seed: int = 0, **options: Any) -> Regularizer:
@@ -64,9 +66,14 @@ class Scene:
                 p.add_(0.1 * randn(*p.shape, seed=index))
         return regularizer
 
+    @property
+    def _facts(self) -> set[str]:
+        """The names of the facts that the method asks for."""
+        return build.facts_of(type(self.regularizer.base))
+
     def reference(self) -> Reference | None:
         """64 samples in the latent's space, if the regularizer needs a reference."""
-        if "reference_spec" not in registry.parameters_of(self.part.cls):
+        if "reference_spec" not in self._facts:
             return None
         samples = randn(64, REFERENCE.tokens, REFERENCE.channels, seed=2)
         return self.regularizer.reference(Reference(samples, torch.arange(64) % CLASSES, REFERENCE.grid))
@@ -79,7 +86,7 @@ class Scene:
 
     def features(self, count: int) -> Tensor | None:
         """Teacher features (count, N, F), if the regularizer needs them."""
-        if "teacher_spec" not in registry.parameters_of(self.part.cls):
+        if "teacher_spec" not in self._facts:
             return None
         return randn(count, TEACHER.tokens, TEACHER.channels, seed=1)
 
@@ -92,6 +99,11 @@ class Scene:
 
     def latent(self, h: Tensor, noise: str = "latent") -> Tensor:
         return self.regularizer.latent(h, self.noise.fork(noise), self.labels)
+
+    def shown_step(self, index: int) -> Step:
+        """The step with which the loop asks for the pairs that the decoder learns from."""
+        step = self.step(index)
+        return replace(step, noise=step.noise.fork("shown"))
 
     def losses(self, index: int = 0) -> dict[str, Tensor]:
         return self.regularizer.loss(self.latent(self.h), self.h, self.step(index))
@@ -107,7 +119,8 @@ class Scene:
         """The state of a linear tokenizer after a few steps of the real loop."""
         data = NoiseDataset()
         torch.manual_seed(0)
-        tokenizer = LinearTokenizer(data.image, regularizer.expansion, self.spec)
+        kind = PatchTokenizer if regularizer.regrids else LinearTokenizer
+        tokenizer = kind(data.image, regularizer.hidden, self.spec)
         features = self.features(data.size("train"))
         augmentation = Augmentation() if regularizer.two_views else None
         with tempfile.TemporaryDirectory() as work, torch.random.fork_rng(devices=[]):
@@ -126,33 +139,19 @@ class Scene:
         return {name: p.detach().clone() for name, p in tokenizer.state_dict().items()}
 
 
-def row(step: Step, i: int) -> Step:
-    """The step of process i of BATCH processes, with row i of the batch."""
-
-    def take(x: Tensor | None) -> Any:
-        return None if x is None else x[i : i + 1]
-
-    return replace(
-        step,
-        images=take(step.images),
-        labels=take(step.labels),
-        noise=Noise(step.noise.seed, step.noise.stream, i, BATCH),
-        features=take(step.features),
-        reference=take(step.reference),
-        views=take(step.views),
-    )
-
-
 def numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in losses.items()}
 
 
 def declared(scene: Scene) -> None:
     """The loops know what it declares"""
-    cls = scene.part.cls
-    require(cls.couples in ("", "loss", "latent"), f'couples is {cls.couples!r}, not "", "loss" or "latent"')
-    require(cls.expansion >= 1, f"expansion is {cls.expansion}; it must be >= 1")
-    require(scene.regularizer.critic_steps >= 1, "critic_steps must be >= 1")
+    method = scene.regularizer
+    require(
+        method.couples in ("", "loss", "latent"), f'couples is {method.couples!r}, not "", "loss" or "latent"'
+    )
+    require(method.expansion >= 1, f"expansion is {method.expansion}; it must be >= 1")
+    require(method.extra >= 0, f"extra is {method.extra}; it must be >= 0")
+    require(method.critic_steps >= 1, "critic_steps must be >= 1")
 
 
 def latents(scene: Scene) -> None:
@@ -229,8 +228,11 @@ def learns(scene: Scene) -> str:
         target = randn(BATCH, spec.tokens, spec.channels, seed=3)
 
         def loss(index: int) -> Tensor:
-            reconstruction = (scene.latent(scene.h) - target).square().mean()
-            return torch.stack([*scene.losses(index).values(), reconstruction]).sum()
+            z = scene.latent(scene.h)
+            steps = map(scene.shown_step, range(SHOWN * index, SHOWN * (index + 1)))
+            pairs = [pair for step in steps for pair in regularizer.shown(z, step)]
+            terms = [(z - target).square().mean(), *((pair.z - 1).square().mean() for pair in pairs)]
+            return torch.stack([*scene.losses(index).values(), *terms]).sum()
 
         unseen = common.descend(loss, trained)
     common.require_moved(regularizer, before, unseen, set(trained))
@@ -257,6 +259,24 @@ def critics(scene: Scene) -> str:
     return ", ".join(modules)
 
 
+def shown(scene: Scene) -> str:
+    """The decoder learns from pairs that fit each other"""
+    if type(scene.regularizer).shown is Regularizer.shown:
+        raise NotApplicable("it leaves latents and images as they are")
+    z = scene.latent(scene.h)
+    grids: dict[tuple[int, int] | None, None] = {}
+    for index in range(SHOWN):
+        step = scene.shown_step(index)
+        pairs = [*scene.regularizer.shown(z, step)]
+        shown_pairs.require_fit(pairs, z, step.images, scene.regularizer)
+        gradients = torch.autograd.grad([pair.z.sum() for pair in pairs], scene.h, retain_graph=True)
+        require(gradients[0].isfinite().all(), "the gradient through shown() isn't finite")
+        shown_pairs.require_repeatable(scene.regularizer, z, step)
+        shown_pairs.require_rows_apart(scene.regularizer, pairs, z, step)
+        grids |= dict.fromkeys(pair.grid or scene.spec.grid for pair in pairs)
+    return f"grids {', '.join(map(str, grids))}" if scene.spec.grid else "latents without a grid"
+
+
 def rows_of_latents(scene: Scene) -> str:
     """Latents couple rows only where it says so"""
     with torch.no_grad():
@@ -280,7 +300,9 @@ def rows_of_losses(scene: Scene) -> None:
     with torch.no_grad():
         z = scene.latent(scene.h)
         together = regularizer.loss(z, scene.h, step)
-        alone = [regularizer.loss(z[i : i + 1], scene.h[i : i + 1], row(step, i)) for i in range(BATCH)]
+        alone = [
+            regularizer.loss(z[i : i + 1], scene.h[i : i + 1], common.row(step, i)) for i in range(BATCH)
+        ]
     regularizer.train()
     for key, value in together.items():
         mean = torch.stack([losses[key] for losses in alone]).mean()
@@ -346,7 +368,8 @@ def without_weight(scene: Scene) -> str:
     without_loss.balanced, without_loss.loss = {}, lambda z, h, step: {}
     with_zero, removed = scene.trained(scene.fresh(**zeros)), scene.trained(without_loss)
     against = "the loss removed"
-    if scene.part.cls.latent is Regularizer.latent:
+    plain = type(scene.regularizer.base).latent is Regularizer.latent
+    if plain and type(scene.regularizer).shown is Regularizer.shown:
         none = scene.trained(Regularizer(scene.spec))
         require(equal(removed, none), "without its loss a tokenizer differs from that of `none`")
         against = "`none`"
@@ -383,7 +406,8 @@ def cost(scene: Scene) -> str:
     features, reference = scene.features(count), scene.reference_samples(count)
 
     def arguments(regularizer: Regularizer) -> tuple[Any, ...]:
-        facts = {"image": common.IMAGES[0], "expansion": regularizer.expansion}
+        outputs = {"expansion": regularizer.expansion, "extra": regularizer.extra}
+        facts = {"image": common.IMAGES[0], **outputs}
         tokenizer = registry.create("tokenizers", "vit", **facts)
         labels = torch.arange(count) % CLASSES
         return tokenizer, regularizer, images, labels, features, reference, True
@@ -411,6 +435,7 @@ CHECKS: tuple[Callable[[Scene], str | None], ...] = (
     repeats,
     learns,
     critics,
+    shown,
     rows_of_latents,
     rows_of_losses,
     inputs,

@@ -27,9 +27,10 @@ class Scene:
         self.images = common.rand_images(self.image)
         self.model = self.fresh()
 
-    def fresh(self, seed: int = 0, expansion: int | None = None) -> Tokenizer:
+    def fresh(self, seed: int = 0, expansion: int | None = None, extra: int = 0) -> Tokenizer:
         data = registry.create("datasets", "ring", count=64, val=16)  # for tokenizers that name `dataset`
         facts = {"image": self.image, "dataset": data, "expansion": expansion or self.expansion}
+        facts |= {"extra": extra} if extra else {}
         return self.part.make(seed, **facts)
 
     def first(self, h: Tensor) -> Tensor:
@@ -70,6 +71,38 @@ def check_shapes(model: Tokenizer, images: Tensor, expansion: int, extra: int = 
     require(decoded.shape == shape, f"decode() gives {tuple(decoded.shape)}, not {shape}")
     require(decoded.isfinite().all(), "decode() is not finite")
     return f"{' x '.join(map(str, shape[1:]))} -> {spec}"
+
+
+def regrids(scene: Scene) -> str:
+    """It decodes other grids where it says so"""
+    model, grid = scene.model, scene.model.spec.grid
+    if not model.regrids:
+        raise NotApplicable("it decodes its own grid alone")
+    if grid is None:
+        raise BrokenPromise("regrids is True, but its latents have no grid")
+    images = model.decode(scene.first(model.encode(scene.images)))
+    for rows, columns in ((-(-grid[0] // 2), grid[1]), (grid[1], grid[0]), (1, 1)):
+        z = common.randn(len(images), rows * columns, model.spec.channels)
+        decoded = model.decode(z, grid=(rows, columns))
+        sides = rows * images.shape[2] // grid[0], columns * images.shape[3] // grid[1]
+        meant = (*images.shape[:2], *sides)
+        require(
+            decoded.shape == meant, f"decode() of the grid {rows} x {columns} gives {tuple(decoded.shape)}"
+        )
+    z = scene.first(model.encode(scene.images))
+    require(
+        common.close(model.decode(z, grid=grid), model.decode(z)), "its own grid, named, gives other images"
+    )
+    return f"{grid[0]} x {grid[1]} and others"
+
+
+def extra_outputs(scene: Scene) -> None:
+    """It gives outputs beside multiples of C where it can"""
+    if "extra" not in registry.parameters_of(scene.part.cls):
+        raise NotApplicable("its constructor doesn't name `extra`")
+    model = scene.fresh(extra=1)
+    require(model.extra == 1, "extra isn't passed on to Tokenizer")
+    check_shapes(model, scene.images, scene.expansion, 1)
 
 
 def repeats(scene: Scene) -> None:
@@ -219,6 +252,8 @@ CHECKS: tuple[Callable[[Scene], str | None], ...] = (
     common.documented,
     common.versioned,
     shapes,
+    regrids,
+    extra_outputs,
     repeats,
     rows,
     learns,

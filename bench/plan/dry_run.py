@@ -64,6 +64,14 @@ def tokenizer_step(built: Built, training: Training) -> StepCost:
     return training.cost(one_step.tokenizer_step, tokenizer.train(), bare, *inputs, False)
 
 
+def decoder_step(built: Built, training: Training) -> StepCost:
+    """The decoder's part of a step of a tokenizer."""
+    tokenizer = built.tokenizer
+    assert tokenizer is not None
+    z, labels = _latents(tokenizer.spec, training.batch), _labels(built.dataset.classes, training.batch)
+    return training.cost(one_step.decoder_step, tokenizer.train(), z, labels)
+
+
 class _FirstChannels(Regularizer):
     """Takes the latent from the first channels where an encoder has several for each of the latent's."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..api import FlowTokenizer, Generator, Regularizer
+from ..api import FlowTokenizer, Generator, Regularizer, ShownSizes
 from ..models import build
 from ..models.activations import StepCost
 from ..store.stage import Stage
@@ -45,6 +45,8 @@ def tokenizer_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         probes = times * config["probes"]["images"] * spec.tokens * spec.channels * FLOAT
     training, image = Training.from_config(config), built.dataset.image
     step = _tokenizer_step(counts, built, config, training)
+    if regularizer.shown_sizes != ShownSizes():
+        step = _with_shown(counts, built, training, step)
     distance, adversary = counts.once(
         ("loss networks", image), lambda: losses.networks(config["reconstruction"], image)
     )
@@ -118,6 +120,25 @@ def _tokenizer_step(
     # Either part has its peak while the other's activations are kept.
     peak = max(bare.peak + added.activations, bare.activations + added.peak, critics.peak)
     return StepCost(operations, activations, peak, bare.gaps + max(added.gaps, critics.gaps))
+
+
+def _with_shown(counts: Counts, built: Built, training: Training, step: StepCost | str) -> StepCost | str:
+    """A step in which the decoder gets other numbers of pixels than those of the images.
+
+    Operations are the expected ones, and memory is that of the largest number.
+    """
+    assert built.regularizer is not None
+    sizes, key = built.regularizer.shown_sizes, ("decoder step", built.tokenizer, training)
+    decoding = counts.count(key, lambda: dry_run.decoder_step(built, training))
+    if isinstance(step, str) or isinstance(decoding, str):
+        return reason(step, decoding)
+    more = sizes.most - 1
+    return StepCost(
+        step.flops + round((sizes.pixels - 1) * decoding.flops),
+        step.activations + round(more * decoding.activations),
+        step.peak + round(more * decoding.peak),
+        step.gaps + round(more * decoding.gaps),
+    )
 
 
 def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:

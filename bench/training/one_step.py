@@ -84,6 +84,12 @@ def regularizer_step(
         backward(regularizer.critic_loss(name, z.detach(), step))
 
 
+def decoder_step(tokenizer: Tokenizer, z: Tensor, labels: Tensor | None) -> None:
+    """The decoder's part of `tokenizer_step`, forward and backward, for latents z (B, T, C)."""
+    images = decode_batch(tokenizer, z.detach().requires_grad_(), labels, Noise(0, ("cost",)))
+    backward(images.square().mean())
+
+
 def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None, images: Tensor) -> None:
     """The part of `TokenizerTraining.train` that the networks in the reconstruction losses take.
 
