@@ -3,13 +3,11 @@
 pytest tests/benchmarks/test_steps.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
 """
 
-import inspect
-
 import pytest
 import torch
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Reference
-from latentbench.bench.registry import create, get, names
+from latentbench.bench.registry import build, create, get, names
 from latentbench.bench.training.context import Context
 from latentbench.bench.training.losses import Term, l1
 from latentbench.bench.training.objective import Objective, TrainingBudget
@@ -27,10 +25,10 @@ def digits():
 def built(name):
     cls = get("regularizers", name)
     torch.manual_seed(0)
-    tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), expansion=cls.expansion)
+    outputs = {"expansion": cls.expansion, "extra": cls.extra}
+    tokenizer = create("tokenizers", "vit", image=ImageSpec(1, 8, 8), **outputs)
     facts = {"classes": 10, "teacher_spec": TEACHER, "reference_spec": TEACHER, "reference_classes": 10}
-    asked = {fact: facts[fact] for fact in inspect.signature(cls).parameters if fact in facts}
-    return tokenizer, cls(tokenizer.spec, **asked)
+    return tokenizer, build("regularizers", name, facts | {"spec": tokenizer.spec}, {})
 
 
 @pytest.mark.parametrize("name", sorted(names("regularizers"), key="none".__ne__))

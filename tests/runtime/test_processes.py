@@ -1,6 +1,5 @@
 """Two processes: the same steps, the same numbers, and the same checkpoints as one."""
 
-import inspect
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from torch.distributed import TCPStore
 from latentbench.bench.api import Dataset, ImageSpec, LatentSpec, Noise, Reference, Regularizer, Unfit
 from latentbench.bench.data.augment import Augmentation
 from latentbench.bench.models import latents
-from latentbench.bench.registry import get
+from latentbench.bench.registry import build, get
 from latentbench.bench.runtime import mapped, processes
 from latentbench.bench.runtime.processes import ALONE, Group, gathered, of_all, own
 from latentbench.bench.training.context import Context, Stopped
@@ -61,6 +60,9 @@ METHODS = {
     "vf": {},
     "repa_e": {"prior": VIT, "width": 16},
     "flow_prior": {"prior": MLP},
+    "eq": {"on": {"kl": {"weight": 1e-2}}},
+    "denoising": {"on": {"mmd": {}}},
+    "masked": {"ratios": [0.25, 0.5], "probabilities": [0.5, 0.5]},
 }
 FACTS = {"classes": 4, "reference_classes": 4, "reference_spec": SPEC, "teacher_spec": SPEC}
 
@@ -84,21 +86,17 @@ class Blobs(Dataset):
 
 
 def method(name):
-    part = get("regularizers", name)
-    named = inspect.signature(part).parameters
-    return part(SPEC, **{k: v for k, v in FACTS.items() if k in named}, **METHODS[name])
+    return build("regularizers", name, FACTS | {"spec": SPEC}, METHODS[name])
 
 
 def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
     """Every step's losses and the parameters at the end, or at the step where it is stopped."""
-    torch.manual_seed(0)
-    tokenizer_class = get("tokenizers", "vit")
-    part = get("regularizers", name) if kind is method else kind
-    tokenizer = tokenizer_class(
-        ImageSpec(1, 8, 8), part.expansion, width=16, depth=1, heads=2, patch=4, channels=4
-    )
     torch.manual_seed(1)
-    regularizer = method(name) if kind is method else kind(SPEC)
+    part = regularizer = method(name) if kind is method else kind(SPEC)
+    torch.manual_seed(0)
+    facts = {"image": ImageSpec(1, 8, 8), "expansion": part.expansion, "extra": part.extra}
+    small = {"width": 16, "depth": 1, "heads": 2, "patch": 4, "channels": 4}
+    tokenizer = build("tokenizers", "vit", facts, small)
     drawn = torch.randn(90, 4, 4, generator=torch.Generator().manual_seed(2))
     asked = [0]
 

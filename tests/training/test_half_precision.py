@@ -95,8 +95,9 @@ def compare(found, expected):
 def test_every_regularizer_trains_with_losses_near_those_of_single_precision(name, tmp_path):
     losses = {}
     for precision in ("bf16", "fp32"):
-        dataset, expansion = Noisy(ImageSpec(1, 8, 8)), get("regularizers", name).expansion
-        tokenizer = built("tokenizers", "vit", image=dataset.image, expansion=expansion)
+        dataset, cls = Noisy(ImageSpec(1, 8, 8)), get("regularizers", name)
+        outputs = {"expansion": cls.expansion, "extra": cls.extra}
+        tokenizer = built("tokenizers", "vit", image=dataset.image, **outputs)
         try:
             regularizer = built("regularizers", name, spec=tokenizer.spec, **FACTS)
         except Unfit as reason:
