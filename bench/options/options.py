@@ -113,15 +113,16 @@ class Option:
             raise OptionError(((), f"{self.name} must be {self.choices}, not {shown(value)}"))
         kept = default if isinstance(default, Mapping) else {}
         kind = registry.kind_of(self.needs[0])
-        if len(chosen) == 1 and "use" not in chosen and {*chosen} <= {*registry.sources(kind)} - {*kept}:
+        name = chosen.get("use", kept.get("use"))
+        if _is_name_with_options(chosen, kind, name):
             ((name, inner),) = chosen.items()
             if not isinstance(inner, Mapping | None):
                 raise OptionError(((name,), f"{name} must be a mapping of options, not {shown(inner)}"))
             try:
                 return self._read_part({"use": name, **(inner or {})})
             except OptionError as error:
-                raise OptionError(*error.below(name)) from None
-        name = chosen.get("use", kept.get("use"))
+                faults = [(trail[1:] if trail == ("use",) else trail, why) for trail, why in error.faults]
+                raise OptionError(*(((name, *trail), why) for trail, why in faults)) from None
         if not isinstance(name, str):
             raise OptionError((("use",), f"{self.name} needs a `use`: {self.choices}"))
         try:
@@ -141,6 +142,16 @@ class Option:
         if faults or unknown_size:
             raise OptionError(*unknown_size, *faults)
         return {"use": name, **clean}
+
+
+def _is_name_with_options(chosen: Mapping[str, Any], kind: str, default: Any) -> bool:
+    """Whether a mapping is `{kl: {weight: 0.1}}`, and not options of the default part alone."""
+    if len(chosen) != 1 or "use" in chosen:
+        return False
+    ((name, inner),) = chosen.items()
+    if isinstance(default, str) and name in options_of(registry.get(kind, default)):
+        return False
+    return isinstance(inner, Mapping) or name in registry.sources(kind)
 
 
 @cache
