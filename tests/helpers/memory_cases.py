@@ -62,6 +62,8 @@ REGULARIZERS = {
     "lzn, images": "lzn: {steps: 3, anchors: image, align: 1.0}",
     "mmd": "mmd: {tokens: 32}",
     "mmd, rbf": "mmd: {tokens: 64, target: gaussian, kernel: rbf}",
+    "swae": "swae: {}",
+    "swae, images": "swae: {samples: image, target: gaussian}",
     "sigreg": "sigreg: {}",
     "sigreg, positions": "sigreg: {per_position: true}",
     "aae": "aae: {}",

@@ -57,6 +57,7 @@ METHODS = {
     "lzn_views": {"align_steps": 10, "steps": 8},
     "simflow": {"prior": FLOW},
     "mmd": {},
+    "swae": {},
     "sigreg": {},
     "aae": {"width": 16},
     "vf": {},
