@@ -66,6 +66,7 @@ REGULARIZERS = {
     "swae, images": "swae: {samples: image, target: gaussian}",
     "sigreg": "sigreg: {}",
     "sigreg, positions": "sigreg: {per_position: true}",
+    "vicreg": "vicreg: {}",
     "aae": "aae: {}",
     "flow_prior": "flow_prior: {}",
     "dmvae": "dmvae: {}",

@@ -59,6 +59,7 @@ METHODS = {
     "mmd": {},
     "swae": {},
     "sigreg": {},
+    "vicreg": {},
     "aae": {"width": 16},
     "vf": {},
     "repa_e": {"prior": VIT, "width": 16},
