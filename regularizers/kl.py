@@ -8,18 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import LatentSpec, Noise, Regularizer, Step
+from ..bench.nn.normal_posterior import drawn, posterior
 from ..bench.registry import register
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, I)): (B, T, C), (B, T, C) -> (B,) in nats, summed over T and C."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
-
-
-def posterior(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits h (B, T, 2 C) into mean and log-variance, each (B, T, C)."""
-    mean, logvar = h.chunk(2, dim=-1)
-    return mean, logvar.clamp(-30, 20)  # the bounds of latent diffusion's code
 
 
 @register("kl")
@@ -46,8 +41,7 @@ class KL(Regularizer):
         self.weight = weight
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
-        mean, logvar = posterior(h)
-        return mean if noise is None else mean + (0.5 * logvar).exp() * noise.normal(mean, "posterior")
+        return drawn(h, noise)
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
         return {"kl": self.weight * kl_divergence(*posterior(h)).mean()}

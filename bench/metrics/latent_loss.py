@@ -27,7 +27,8 @@ def sees_latents_alone(regularizer: Regularizer) -> bool:
     named = parameters_of(type(regularizer.base))  # type: ignore[arg-type]  # hashable, as classes are
     draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
     depends_on_data = draws_reference or "teacher_spec" in named
-    return not (regularizer.couples or regularizer.critics() or regularizer.expansion > 1 or depends_on_data)
+    sees_more = depends_on_data or regularizer.hidden > regularizer.spec.channels
+    return not (regularizer.couples or regularizer.critics() or sees_more)
 
 
 def is_potential(regularizer: Regularizer, z: Tensor, noise: Noise, index: int = 0) -> bool:
