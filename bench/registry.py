@@ -83,8 +83,7 @@ C = TypeVar("C", bound=type)
 P = TypeVar("P")
 
 # The type of an option that names a part, beside its interface: `prior: Annotated[Use, Flow] = "tarflow"`.
-# A matrix writes `prior: tarflow`, `prior: {use: tarflow, width: 64}` or `prior: {tarflow: {width: 64}}`;
-# other options keep their defaults.
+# A matrix writes `prior: tarflow`, `{use: tarflow, width: 64}` or `{tarflow: {width: 64}}`.
 Use = str | Mapping[str, Any]
 
 

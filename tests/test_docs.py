@@ -47,16 +47,16 @@ def run_blocks(page, folder, home, allowed):
 def test_the_plugin_of_the_readme_runs_and_appears_in_the_table(tmp_path, home):
     (plugin,) = [b.text for b in blocks(text_of("README.md")) if "@register" in b.text]
     assert len(plugin.splitlines()) <= 25
-    row = re.search(r"`regularizers: \{none: \{\}, (sphere: \{.*?\})\}`", text_of("README.md")).group(1)
-    (tmp_path / "sphere.py").write_text(plugin, encoding="utf-8")
+    row = re.search(r"`regularizers: \{none: \{\}, (shell: \{.*?\})\}`", text_of("README.md")).group(1)
+    (tmp_path / "shell.py").write_text(plugin, encoding="utf-8")
     text = TINY.replace("  none: {}\n  kl: {weight: 1.0e-3}", f"  {row}")
     text = text.replace("  lightningdit", "  # lightningdit")
     (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
-    done = bench_inline("run", "--matrix", "my.yaml", "--plugin", "sphere.py", cwd=tmp_path, home=home)
+    done = bench_inline("run", "--matrix", "my.yaml", "--plugin", "shell.py", cwd=tmp_path, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "results/tiny/leaderboard.csv")
-    assert {"sphere[weight=0.1]", "sphere[weight=1]"} <= set(table.regularizer)
-    assert "sphere[weight=0.1]" in (tmp_path / "results/tiny/leaderboard.md").read_text(encoding="utf-8")
+    assert {"shell[weight=0.1]", "shell[weight=1]"} <= set(table.regularizer)
+    assert "shell[weight=0.1]" in (tmp_path / "results/tiny/leaderboard.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short_enough_to_be_read_to_its_end():

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import nn
-
 from .. import registry
-from ..api import Evaluator, Generator, Regularizer, Tokenizer, Unfit
+from ..api import Evaluator, Generator, Unfit
 from ..matrix.matrix import Matrix, MatrixRow, Seed
 from ..matrix.parts import JOINT, NONE
 from ..models import build
@@ -18,8 +15,7 @@ from ..options.options import REQUIRED, check_options, options_of
 from ..options.plain_data import plain
 from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, stage_id
-from ..training import losses
-from ..training.reconstruction import check_shown
+from .check_training import check_pairs, check_training
 from .meta_parts import DatasetPlan, MetaParts, base_class, base_row
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
@@ -73,8 +69,8 @@ class StageGraph:
         m, parts = self.matrix, self.parts
         model = parts.tokenizer(data, tokenizer, regularizer)
         method = parts.regularizer(data, tokenizer, regularizer)
-        self._check_training(data, regularizer, method)
-        self._check_shown(data, model, regularizer, method)
+        check_training(parts, data, regularizer, method)
+        check_pairs(parts, data, model, regularizer, method)
         label = self._label(data, tokenizer, regularizer, f"seed {seed.tokenizer}")
         parents = self._training_parents(data, tokenizer, regularizer, seed)
         facts = parts.facts(data, regularizer)
@@ -107,36 +103,6 @@ class StageGraph:
         config = {"normalise": m.normalise, "seed": seed.tokenizer}
         latents = self._add("latents", label, config, {"tokenizer": trained}, built)
         return {"tokenizer": trained, "latents": latents}
-
-    def _check_training(self, data: DatasetPlan, row: MatrixRow, regularizer: Regularizer) -> None:
-        """Refuses unknown names of optimizers, and losses that lack an input."""
-        groups: dict[str, Mapping[str, nn.Module]]
-        groups = {"critics": regularizer.critics(), "priors": regularizer.priors()}
-        for group, networks in groups.items():
-            for name in row.optimizer.get(group, {}):
-                if name not in networks:
-                    message = registry.unknown(f"name in optimizer.{group}", name, list(networks))
-                    raise self.parts.refuse(row, message)
-        augment = self.matrix.augment
-        if regularizer.two_views and not augment:
-            raise Unfit(f"{row.label} compares two views of an image; `augment: {{}}` makes them")
-        if augment and "teacher_spec" in build.facts_of(type(regularizer.base)) and not data.dataset.decodes:
-            raise Unfit(f"{row.label} needs the teacher's features of augmented images")
-
-    def _check_shown(
-        self, data: DatasetPlan, model: Tokenizer, row: MatrixRow, regularizer: Regularizer
-    ) -> None:
-        """Refuses pairs that the tokenizer cannot decode, or that are too small for the discriminator."""
-        check_shown(model, regularizer)
-        side, image = regularizer.shown_sizes.side, data.dataset.image
-        if side == 1 or "gan" not in self.matrix.reconstruction:
-            return
-        smallest = replace(image, height=round(side * image.height), width=round(side * image.width))
-        try:
-            with torch.device("meta"):
-                losses.build_adversary(self.parts.reconstruction(data), smallest)
-        except ValueError as error:
-            raise Unfit(f"{row.label} makes images as small as {side:g} of their sides: {error}") from None
 
     def _training_parents(
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed

@@ -99,8 +99,8 @@ def test_a_discriminator_bounds_how_small_images_become(tmp_path):
     assert {cell.regularizer for cell in trained(made)} == {"none"}
     (reason,) = {cell.skipped for cell in made.cells if cell.skipped}
     assert reason == (
-        "eq makes images as small as 0.25 of their sides: a discriminator of 1 layers takes images of 6 pixels "
-        "or more, not 2 x 2"
+        "eq makes images as small as 0.25 of their sides: a discriminator of 1 layers takes images of "
+        "6 pixels or more, not 2 x 2"
     )
     wider = planned(tmp_path, text.replace("eq: {}", "eq: {least: 0.75}"))
     assert {cell.regularizer for cell in trained(wider)} == {"none", "eq"}

@@ -60,7 +60,7 @@ def test_a_regularizer_of_a_cell_is_changed_and_run_again(tmp_path):
     code = [cell for cell in done.cells if cell.cell_type == "code"]
     assert all("stderr" not in str(cell.outputs) for cell in code)
     compared = next(outputs(cell)[1] for cell in code if "changed.compare" in cell.source)
-    assert "sphere[weight=1]" in compared and "identical" in compared  # `none`, which wasn't trained again
+    assert "shell[weight=1]" in compared and "identical" in compared  # `none`, which wasn't trained again
     assert "TrainedTokenizer" in outputs(code[-1])[1]
 
 

@@ -296,16 +296,16 @@ torch.use_deterministic_algorithms(True, warn_only=True)
 SCALE = 0.5
 
 
-@lb.register("sphere")
-class Sphere(Regularizer):
+@lb.register("shell")
+class Shell(Regularizer):
     def loss(self, z, h, step):
-        return {"sphere": SCALE * (z.square().mean(-1).sqrt() - 1).square().mean()}
+        return {"shell": SCALE * (z.square().mean(-1).sqrt() - 1).square().mean()}
 
 
 matrix = yaml.safe_load(open("tiny.yaml"))
-matrix |= {"regularizers": {"kl": {"weight": 0.001}, "sphere": {}}}
+matrix |= {"regularizers": {"kl": {"weight": 0.001}, "shell": {}}}
 matrix |= {"generators": {"gaussian": {}}, "seeds": [0]}
-results = lb.run(matrix, parts=[Sphere], output=sys.argv[1], jobs=int(sys.argv[2]), offline=True)
+results = lb.run(matrix, parts=[Shell], output=sys.argv[1], jobs=int(sys.argv[2]), offline=True)
 assert not results.failed and len(results.records) == 3, results
 assert torch.get_default_dtype() == torch.float64 and torch.are_deterministic_algorithms_enabled()
 print("ran once")

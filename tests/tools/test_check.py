@@ -391,16 +391,16 @@ def test_a_check_finds_the_part_that_breaks_it_and_says_why(kind, name, tmp_path
 
 def test_the_plugin_of_the_readme_passes_with_its_row_of_a_leaderboard(tmp_path):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (tmp_path / "sphere.py").write_text(
-        readme.split("<!-- file: sphere.py -->\n```python\n")[1].split("```")[0]
+    (tmp_path / "shell.py").write_text(
+        readme.split("<!-- file: shell.py -->\n```python\n")[1].split("```")[0]
     )
-    done = bench("check", "sphere.py", "--json", cwd=tmp_path)
+    done = bench("check", "shell.py", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (verdict,) = json.loads(done.stdout)
-    assert (verdict["kind"], verdict["name"], verdict["passed"]) == ("regularizers", "sphere", True)
+    assert (verdict["kind"], verdict["name"], verdict["passed"]) == ("regularizers", "shell", True)
     rows = [line.split()[:2] for line in verdict["leaderboard"].splitlines()]
-    assert ["gaussian", "sphere"] in rows and ["gaussian", "none"] in rows
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["sphere.py"]  # nothing is left behind
+    assert ["gaussian", "shell"] in rows and ["gaussian", "none"] in rows
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["shell.py"]  # nothing is left behind
 
 
 def test_an_evaluator_is_asked_about_a_real_cell(tmp_path):

@@ -215,7 +215,7 @@ def test_the_matrices_of_a_merge_plan_its_cells(tmp_path, without_tables):
 
 def test_each_matrix_is_kept_once_by_its_name(tmp_path, without_tables):
     one = {**deepcopy(MATRIX), "name": "ours", "seeds": [0]}
-    two = {**deepcopy(MATRIX), "name": "../theirs", "seeds": [1], "plugins": ["../plugins/sphere.py"]}
+    two = {**deepcopy(MATRIX), "name": "../theirs", "seeds": [1], "plugins": ["../plugins/shell.py"]}
     two["regularizers"] = {"none": {"use": "none"}}
     a = folder(tmp_path / "a", made(("kl",), ("0",)), one)
     b = folder(tmp_path / "b", made(("none",), ("1",))[1:], two)

@@ -54,7 +54,19 @@ def far_share(kappa: Tensor, uniform: Tensor, channels: int) -> Tensor:
     return -torch.expm1(-log)
 
 
-def power_spherical_sample(mu: Tensor, far: Tensor, normal: Tensor) -> Tensor:
+def power_spherical_sample(mu: Tensor, kappa: Tensor, beta: Tensor, normal: Tensor) -> Tensor:
+    """Draws of the power spherical distribution: unit vectors (..., C), without the factor sqrt(C).
+
+    Args:
+        mu: mean directions (..., C), unit vectors.
+        kappa: concentrations (...).
+        beta: draws (...) of Beta(kappa + (C - 1) / 2, (C - 1) / 2), which become (1 + mu . x) / 2.
+        normal: standard normal values (..., C - 1), of which the direction across mu is made.
+    """
+    return around(mu, (1 - beta).expand_as(kappa), normal)
+
+
+def around(mu: Tensor, far: Tensor, normal: Tensor) -> Tensor:
     """Unit vectors x around unit vectors mu: (..., C), (...), (..., C - 1) -> (..., C).
 
     `far` is a draw of (1 - mu . x) / 2, and standard normal values give the direction across mu. The vector
@@ -70,8 +82,8 @@ def power_spherical_sample(mu: Tensor, far: Tensor, normal: Tensor) -> Tensor:
     return torch.where(there, y, y - 2 * (y * u).sum(-1, keepdim=True) / squared * u)
 
 
-@register("hypersphere")
-class Hypersphere(Regularizer):
+@register("sphere")
+class Sphere(Regularizer):
     """Each token is sqrt(C) times a draw of a power spherical distribution on the unit sphere.
 
     The encoder gives a direction of C channels and, in one more, the concentration: kappa = softplus(.) + 1.
@@ -109,7 +121,7 @@ class Hypersphere(Regularizer):
         if noise is not None:
             shape = kappa[..., None].expand(*kappa.shape, uniforms(channels))
             far = far_share(kappa, noise.uniform(shape, "angle"), channels)
-            x = power_spherical_sample(x, far, noise.normal(x[..., 1:], "direction"))
+            x = around(x, far, noise.normal(x[..., 1:], "direction"))
         return channels**0.5 * x
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from scipy import integrate, special, stats
 from latentbench.bench.api import LatentSpec, Noise, Step, Unfit
 from latentbench.bench.metrics.latent_loss import sees_latents_alone
 from latentbench.bench.models.normal_draws import normal_moments
-from latentbench.regularizers.hypersphere import (
-    Hypersphere,
+from latentbench.regularizers.sphere import (
+    Sphere,
+    around,
     far_share,
     power_spherical_kl,
     power_spherical_sample,
@@ -135,7 +136,8 @@ def test_samples_have_the_moments_of_the_power_spherical_distribution(channels):
     count, kappa, b = 100_000, 5.0, (channels - 1) / 2
     mu = torch.nn.functional.normalize(randn(channels, seed=1), dim=0)
     far = draws(kappa, channels, count)[0].detach()
-    x = power_spherical_sample(mu.expand(count, -1), far, randn(count, channels - 1, seed=2))
+    kappas, normal = torch.full((count,), kappa).double(), randn(count, channels - 1, seed=2)
+    x = power_spherical_sample(mu.expand(count, -1), kappas, 1 - far, normal)
     torch.testing.assert_close(x.norm(dim=1), torch.ones(count).double())
     torch.testing.assert_close(x @ mu, 1 - 2 * far)
     along = stats.beta(kappa + b, b)  # of (1 + mu . x) / 2
@@ -152,8 +154,8 @@ def test_the_reflection_carries_the_first_axis_to_the_mean_and_stays_finite_ther
     mu[1], mu[2], mu[3] = torch.eye(5)[0], -torch.eye(5)[0], torch.zeros(5)
     mu.requires_grad_()
     normal = randn(4, 4, seed=1)
-    torch.testing.assert_close(power_spherical_sample(mu, 1e-30 * torch.ones(4).double(), normal)[:3], mu[:3])
-    x = power_spherical_sample(mu, torch.full((4,), 0.3).double(), normal)
+    torch.testing.assert_close(around(mu, 1e-30 * torch.ones(4).double(), normal)[:3], mu[:3])
+    x = around(mu, torch.full((4,), 0.3).double(), normal)
     torch.testing.assert_close(x.norm(dim=1), torch.ones(4).double())
     across = 2 * math.sqrt(0.3 * 0.7) * normal[1] / normal[1].norm()
     torch.testing.assert_close(x[1], torch.cat([torch.tensor([0.4]).double(), across]))
@@ -163,7 +165,7 @@ def test_the_reflection_carries_the_first_axis_to_the_mean_and_stays_finite_ther
 
 @pytest.mark.parametrize("channels", DIMENSIONS)
 def test_latents_lie_on_the_sphere_of_radius_sqrt_c_around_the_mean_direction(channels):
-    regularizer = Hypersphere(LatentSpec(4, channels))
+    regularizer = Sphere(LatentSpec(4, channels))
     h = torch.randn(50, 4, channels + 1, generator=generator())
     mean, z = regularizer.latent(h, None), regularizer.latent(h, Noise(0))
     for latent in (mean, z):
@@ -176,7 +178,7 @@ def test_latents_lie_on_the_sphere_of_radius_sqrt_c_around_the_mean_direction(ch
 
 def test_at_a_large_concentration_single_precision_keeps_the_spread():
     h = torch.cat([torch.ones(20_000, 1, 16), torch.full((20_000, 1, 1), 1e6)], -1)
-    regularizer = Hypersphere(LatentSpec(1, 16))
+    regularizer = Sphere(LatentSpec(1, 16))
     apart = (regularizer.latent(h, Noise(0)) - regularizer.latent(h, None)).square().sum(-1).mean() / 16
     assert apart.item() == pytest.approx(4 * 7.5 / (1e6 + 15), rel=0.02)  # 2 (1 - E mu . x)
 
@@ -184,7 +186,7 @@ def test_at_a_large_concentration_single_precision_keeps_the_spread():
 @pytest.mark.parametrize("value", [-1e4, 0.0, 1e4])
 @pytest.mark.parametrize("channels", [2, 3, 16])
 def test_extreme_encoders_leave_latents_losses_and_gradients_finite(channels, value):
-    regularizer = Hypersphere(LatentSpec(64, channels))
+    regularizer = Sphere(LatentSpec(64, channels))
     h = torch.full((64, 64, channels + 1), value, requires_grad=True)
     z = regularizer.latent(h, Noise(0))
     (gradient,) = torch.autograd.grad(z.sum() + regularizer.loss(z, h, step(z))["kl"], h)
@@ -203,29 +205,29 @@ def test_the_loss_is_the_weighted_mean_over_tokens_and_images():
     h = randn(3, 4, 9)
     kappa = np.log1p(np.exp(h[..., -1].numpy())) + 1
     expected = 0.3 * np.mean([kl(one, 8) for one in kappa.flatten()])
-    found = Hypersphere(LatentSpec(4, 8), weight=0.3).loss(h[..., :-1], h, step(h))["kl"]
+    found = Sphere(LatentSpec(4, 8), weight=0.3).loss(h[..., :-1], h, step(h))["kl"]
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_latents_do_not_depend_on_how_a_batch_is_split_over_processes():
-    regularizer, h = Hypersphere(LatentSpec(4, 8)), torch.randn(6, 4, 9, generator=generator())
+    regularizer, h = Sphere(LatentSpec(4, 8)), torch.randn(6, 4, 9, generator=generator())
     parts = [regularizer.latent(h[2 * i : 2 * i + 2], Noise(5, ("a",), i, 3)) for i in range(3)]
     assert torch.equal(torch.cat(parts), regularizer.latent(h, Noise(5, ("a",))))
 
 
 def test_shapes_can_be_had_on_the_meta_device():
-    regularizer, h = Hypersphere(LatentSpec(4, 8)), torch.empty(2, 4, 9, device="meta", requires_grad=True)
+    regularizer, h = Sphere(LatentSpec(4, 8)), torch.empty(2, 4, 9, device="meta", requires_grad=True)
     z = regularizer.latent(h, Noise(0))
     assert z.shape == (2, 4, 8) and regularizer.loss(z, h, step(z))["kl"].shape == ()
 
 
 def test_its_draws_are_not_taken_for_normal_ones_nor_its_loss_for_one_of_latents_alone():
-    regularizer = Hypersphere(LatentSpec(4, 8))
+    regularizer = Sphere(LatentSpec(4, 8))
     assert not sees_latents_alone(regularizer)
-    with pytest.raises(Unfit, match="Hypersphere"):
+    with pytest.raises(Unfit, match="Sphere"):
         normal_moments(regularizer, torch.randn(2, 4, 9, generator=generator()))
 
 
 def test_a_single_channel_is_refused():
     with pytest.raises(Unfit, match="1 dimension"):
-        Hypersphere(LatentSpec(4, 1))
+        Sphere(LatentSpec(4, 1))
