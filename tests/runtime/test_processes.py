@@ -59,6 +59,7 @@ METHODS = {
     "swae": {},
     "sigreg": {},
     "vicreg": {},
+    "lcr": {"weight": 0.5},
     "aae": {"width": 16},
     "vf": {},
     "repa_e": {"prior": VIT, "width": 16},
