@@ -36,11 +36,12 @@ class Denoising(Corruption):
     has `law: normal` and `interpolate: false` on latents of norm sqrt(C), `on: rms`, with gamma 0.25 in its
     released configuration of inference; that of its training isn't known.
 
-    l-DeTok may also mask patches that the encoder sees, which is left out here.
+    l-DeTok may also drop patches of what the encoder sees; the option `mask` of `vit` and `softvq` puts a
+    learned token in their place.
 
     Papers: Yang et al., "Latent Denoising Makes Good Visual Tokenizers" (l-DeTok), 2025 (arXiv 2507.15856);
     Zheng et al., "Diffusion Transformers with Representation Autoencoders" (RAE), 2025 (arXiv 2510.11690);
-    GAE, 2026 (arXiv 2603.10365).
+    Liu et al., "Geometric Autoencoder for Diffusion Models" (GAE), 2026 (arXiv 2603.10365).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Random tokens of the latents that the decoder learns from are replaced (LMR of SSVAE, 2025)."""
+"""Random tokens of the latents that the decoder learns from are replaced (LMR of SSVAE: Liu et al., 2025)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Masked(Corruption):
     probabilities and blocks of one token are those of the released code for 256 pixels. That code masks in
     validation, too; here evaluators get whole latents. The decoder's refinement goes on masking.
 
-    Paper: SSVAE (latent masked reconstruction), 2025 (arXiv 2512.05394).
+    Paper: Liu et al., "Delving into Latent Spectral Biasing of Video VAEs for Superior Diffusability", 2025
+    (arXiv 2512.05394).
     """
 
     shown_in_refinement = True

@@ -11,12 +11,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bench.api import ImageSpec, LatentSpec, Tokenizer, Unfit
+from ..bench.api import ImageSpec, LatentSpec, Noise, Tokenizer, Unfit
+from ..bench.nn.patch_mask import PatchMask
 from ..bench.nn.released_weights import VIT, renamed
 from ..bench.nn.timm_vit import add_positions, transformer
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 L_64: dict[str, Any] = {
     "model": "vit_large_patch14_dinov2.lvd142m",
     "patch": 16,
@@ -30,6 +32,7 @@ RELEASED = {
     "encoder.positions": "encoder.latent_pos_embed",
     "encoder.codebooks.codes": "quantize.embedding",
     "encoder.head.": "quant_conv.",
+    "encoder.mask.token": "encoder.mask_token",
     "decoder.vit.": "decoder.model.",
     "decoder.mask": "decoder.mask_token",
     "decoder.positions": "decoder.latent_pos_embed",
@@ -64,18 +67,25 @@ class Codebooks(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last."""
+    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last.
+
+    With noise, `mask` hides patches, where there is one.
+    """
 
     head: nn.Linear
+    mask: PatchMask | None
 
     def __init__(self, vit: VisionTransformer, latents: int, codebooks: Codebooks | None) -> None:
         super().__init__()
-        self.vit, self.codebooks = vit, codebooks
+        self.vit, self.codebooks, self.mask = vit, codebooks, None
         self.latents = small(1, latents, vit.embed_dim)
         self.positions = small(1, latents, vit.embed_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = add_positions(self.vit, self.vit.patch_embed(images))
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        x = self.vit.patch_embed(images)
+        if self.mask is not None and noise is not None:
+            x = self.mask(x, noise)
+        x = add_positions(self.vit, x)
         latents = (self.latents + self.positions).expand(len(x), -1, -1)
         x = self.vit.norm_pre(torch.cat((x, latents), 1))
         h = self.head(self.vit.norm(self.vit.blocks(x))[:, -latents.shape[1] :])
@@ -114,10 +124,16 @@ class SoftVQ(Tokenizer):
     the encoder's transformer, such as DINOv2's, from which published runs start. Codebooks are trained by the
     reconstruction alone, without SoftVQ's entropy loss.
 
+    `mask` is MAETok's masking (Chen et al., 2025, arXiv 2502.03444): in training a learned token takes the
+    place of some patches in the encoder. Their share is one draw a batch from a normal distribution around
+    the greatest share, with standard deviation 0.25, truncated to the range. MAETok's range is [0.4, 0.6],
+    which gives 0.505 on average.
+
     Paper: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
 
     sizes = {"L-64": L_64, "softvq-L-64": L_64 | {"codebooks": 4}}
+    later = frozenset({"mask"})
 
     encoder: Encoder
     decoder: Decoder
@@ -133,6 +149,7 @@ class SoftVQ(Tokenizer):
         codebooks: Annotated[int, Field(ge=0)] = 0,
         codes: Positive = 8192,
         temperature: Annotated[float, Field(gt=0)] = 0.07,
+        mask: tuple[Share, Share] | None = None,
         extra: int = 0,
     ) -> None:
         """
@@ -144,6 +161,8 @@ class SoftVQ(Tokenizer):
             codebooks: number of codebooks, which share the tokens; 0 leaves tokens as they are.
             codes: codes in each codebook.
             temperature: temperature of the weights of codes; a lower one is nearer to the nearest code.
+            mask: least and greatest share of patches that the encoder doesn't see in training, such as [0.4,
+                0.6]; null: it sees all.
         """
         super().__init__(image, expansion, extra)
         if codebooks and (expansion > 1 or extra):
@@ -154,7 +173,12 @@ class SoftVQ(Tokenizer):
         books = Codebooks(codebooks, codes, channels, temperature) if codebooks else None
         self.encoder = Encoder(transformer(model, image, patch), latents, books)
         self.decoder = Decoder(transformer(model, image, patch), image, self.spec, patch)
+        if mask is not None:
+            self.encoder.mask = PatchMask(self.encoder.vit.embed_dim, mask)
         self.encoder.head = nn.Linear(self.encoder.vit.embed_dim, channels * expansion + extra)
+
+    def encode_in_training(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.encoder(images, noise)
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:

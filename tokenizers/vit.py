@@ -11,10 +11,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.api import ImageSpec, LatentSpec, Noise, Tokenizer
+from ..bench.nn.patch_mask import PatchMask
 from ..bench.registry import register
 
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def table(rows: int, width: int, spec: LatentSpec) -> nn.Parameter:
@@ -33,9 +35,13 @@ def trunk(width: int, depth: int, heads: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last."""
+    """Images (B, c, H, W) -> (B, T, channels of `head`); the tokenizer sets `head` last.
+
+    With noise, `mask` hides patches, where there is one.
+    """
 
     head: nn.Linear
+    mask: PatchMask | None
 
     def __init__(
         self, image: ImageSpec, spec: LatentSpec, patch: int, width: int, depth: int, heads: int
@@ -45,10 +51,13 @@ class Encoder(nn.Module):
         self.positions = table(image.height * image.width // patch**2, width, spec)
         # SoftVQ adds a learned position to each latent token; one table holds their sum.
         self.latents = None if spec.grid else table(spec.tokens, width, spec)
-        self.trunk = trunk(width, depth, heads)
+        self.trunk, self.mask = trunk(width, depth, heads), None
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images).flatten(2).transpose(1, 2) + self.positions
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        x = self.embed(images).flatten(2).transpose(1, 2)
+        if self.mask is not None and noise is not None:
+            x = self.mask(x, noise)
+        x = x + self.positions
         if self.latents is None:
             return self.head(self.trunk(x))
         x = torch.cat((x, self.latents.expand(len(x), -1, -1)), 1)
@@ -94,10 +103,13 @@ class ViT(Tokenizer):
 
     Without `latents` there is one latent token per patch, on the patches' grid. Otherwise `latents` learned
     tokens are appended to the patches and alone pass the bottleneck; they have no grid and learn more slowly.
-    The decoder takes latents on other grids, with interpolated positions.
+    The decoder takes latents on other grids, with interpolated positions. With `mask` the encoder sees a part
+    of the patches in training, like MAETok's: see `softvq`.
 
     Paper: the layout with latent tokens: Chen et al., "SoftVQ-VAE", 2025 (arXiv 2412.10958).
     """
+
+    later = frozenset({"mask"})
 
     encoder: Encoder
     decoder: Decoder
@@ -112,6 +124,7 @@ class ViT(Tokenizer):
         patch: Positive = 2,
         channels: Positive = 8,
         latents: Positive | None = None,
+        mask: tuple[Share, Share] | None = None,
         extra: int = 0,
     ) -> None:
         """
@@ -122,6 +135,8 @@ class ViT(Tokenizer):
             patch: side of a patch in pixels.
             channels: numbers in each latent token.
             latents: number of learned latent tokens; null: one latent token a patch.
+            mask: least and greatest share of patches that the encoder doesn't see in training, such as [0.4,
+                0.6]; null: it sees all.
         """
         super().__init__(image, expansion, extra)
         if image.height % patch or image.width % patch:
@@ -135,6 +150,8 @@ class ViT(Tokenizer):
         self.regrids = self.spec.grid is not None
         self.encoder = Encoder(image, self.spec, patch, width, depth, heads)
         self.decoder = Decoder(image, self.spec, patch, width, depth, heads)
+        if mask is not None:
+            self.encoder.mask = PatchMask(width, mask)
         self.encoder.head = nn.Linear(width, channels * expansion + extra)
 
     @classmethod
@@ -146,6 +163,9 @@ class ViT(Tokenizer):
             return {}
         wide = image.channels * patch**2 > 64  # values of a patch
         return {"patch": patch, "width": 128 if wide else 64, "channels": 16 if wide else 8}
+
+    def encode_in_training(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.encoder(images, noise)
 
     def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.decoder(z, grid)

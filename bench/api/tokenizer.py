@@ -84,6 +84,14 @@ class Tokenizer(nn.Module):
         """Images (B, c, H, W) in [-1, 1] -> h (B, T, C * expansion + extra)."""
         return self.encoder(images)
 
+    def encode_in_training(self, images: Tensor, noise: Noise) -> Tensor:
+        """`encode` in the tokenizer's own updates, for one that hides or disturbs what its encoder sees.
+
+        Draws come from `noise` alone. Nobody else calls this: probes, the decoder's refinement, generators
+        and metrics see what `encode` gives.
+        """
+        return self.encode(images)
+
     def decode(self, z: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Latents z (B, T, C) -> images (B, c, H, W), not clamped.
 

@@ -38,7 +38,7 @@ class Scene:
         return h[..., : self.model.spec.channels]
 
     def loss(self, model: Tokenizer, images: Tensor) -> Tensor:
-        h = model.encode(images)
+        h = model.encode_in_training(images, Noise(0, ("encoder",)))
         z = h.unflatten(2, (self.expansion, -1)).sum(2)  # all channels of h, as a posterior uses them
         terms = model.loss(images, z, Step(0, images, None, Noise(0), model.decode))
         if terms is None:

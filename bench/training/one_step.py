@@ -29,7 +29,7 @@ def tokenizer_step(
     for frozen in (*regularizer.priors().values(), *critics.values()):
         frozen.requires_grad_(False)
     noise = Noise(0, ("cost",))
-    h = tokenizer.encode(images)
+    h = tokenizer.encode_in_training(images, noise.fork("encoder"))
     z = regularizer.latent(h, noise.fork("latent"), labels)
 
     def decode(z: Tensor) -> Tensor:

@@ -192,7 +192,12 @@ class TokenizerTraining:
 
     def encode(self, step: Step) -> tuple[Tensor, Tensor]:
         """h and z of a batch, in single precision like all losses on latents."""
-        h = checked_hidden(self.tokenizer, self.tokenizer.encode(step.images), len(step.images)).float()
+        tokenizer, images = self.tokenizer, step.images
+        if tokenizer.training:
+            h = tokenizer.encode_in_training(images, step.noise.fork("encoder"))
+        else:  # the decoder's refinement
+            h = tokenizer.encode(images)
+        h = checked_hidden(tokenizer, h, len(images)).float()
         return h, self.regularizer.latent(h, step.noise.fork("latent"), step.labels)
 
     def shown(self, z: Tensor, step: Step) -> list[Shown]:

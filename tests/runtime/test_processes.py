@@ -59,6 +59,7 @@ METHODS = {
     "swae": {},
     "sigreg": {},
     "vicreg": {},
+    "lcr": {"weight": 0.5},
     "aae": {"width": 16},
     "vf": {},
     "repa_e": {"prior": VIT, "width": 16},
@@ -66,6 +67,7 @@ METHODS = {
     "eq": {"on": {"kl": {"weight": 1e-2}}},
     "denoising": {"on": {"mmd": {}}},
     "masked": {"ratios": [0.25, 0.5], "probabilities": [0.5, 0.5]},
+    "none": {},  # with a mask in the tokenizer
 }
 FACTS = {"classes": 4, "reference_classes": 4, "reference_spec": SPEC, "teacher_spec": SPEC}
 
@@ -99,6 +101,7 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
     torch.manual_seed(0)
     facts = {"image": ImageSpec(1, 8, 8), "expansion": part.expansion, "extra": part.extra}
     small = {"width": 16, "depth": 1, "heads": 2, "patch": 4, "channels": 4}
+    small |= {"mask": (0.1, 0.9)} if name == "none" else {}
     tokenizer = build("tokenizers", "vit", facts, small)
     drawn = torch.randn(90, 4, 4, generator=torch.Generator().manual_seed(2))
     asked = [0]

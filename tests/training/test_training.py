@@ -310,6 +310,21 @@ def test_refining_moves_the_decoder_alone_and_resumes_bit_for_bit(tmp_path):
     assert torch.equal(weights(*straight), weights(*resumed))
 
 
+def test_updates_disturb_the_encoder_and_neither_probes_nor_refining_do(tmp_path):
+    tokenizer, regularizer = parts(Adversary)
+    drawn = []
+
+    def disturbed(images, noise):
+        assert tokenizer.training
+        drawn.append(noise.uniform(images[:, 0, 0, 0]))
+        return tokenizer.encode(images) + 0.1 * drawn[-1][:, None, None]
+
+    tokenizer.encode_in_training = disturbed
+    train(tmp_path, tokenizer, regularizer, refine_steps=4, probes={"every": 5, "images": 6})
+    assert len(drawn) == 12 * 3  # each update, and its critic's two further batches
+    assert len({tuple(draw.tolist()) for draw in drawn}) == 36
+
+
 def test_probes_keep_latents_along_training_and_change_nothing(tmp_path):
     plain, probed = parts(Adversary), parts(Adversary)
     train(tmp_path / "plain", *plain)
