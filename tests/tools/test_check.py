@@ -64,6 +64,7 @@ REGULARIZERS = {
     "critics": "def start(self): self.net = [nn.Linear(1, 1)]\n"
     "    def critics(self): return {'net': self.net[0]}\n"
     "    def critic_loss(self, name, z, step): return self.net[0](z[..., :1]).square().mean()",
+    "shown": "def shown(self, z, step): return [Shown(z + z.mean(0), step.images)]",
     "rows_of_latents": "def latent(self, h, noise, labels=None): return h - h.mean(0)",
     "rows_of_losses": "def value(self, z, h, step): return z.mean(0).square().mean()",
     "inputs": "def value(self, z, h, step): step.labels.zero_(); return z.square().mean()",
@@ -107,6 +108,10 @@ TOKENIZERS = {
     "documented": "__doc__ = None",
     "versioned": "version = None",
     "shapes": "def decode(self, z): return self.decoder(z)",
+    "regrids": "regrids = True",
+    "extra_outputs": "plain = __init__\n"
+    "    def __init__(self, image: ImageSpec, expansion: int, channels: int = 4, extra: int = 0) -> None:\n"
+    "        Mine.plain(self, image, expansion, channels)",
     "repeats": "def encode(self, images): return self.encoder(images + torch.rand(()))",
     "rows": "def encode(self, images): return self.encoder(images - images.mean(0))",
     "learns": "def start(self): self.decoder.append(nn.Identity()); self.decoder.bias = "
