@@ -12,7 +12,7 @@ from latentbench.bench.api import Tokenizer
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import find, packaged
 from latentbench.bench.plan.make import make_plan
-from latentbench.bench.registry import get
+from latentbench.bench.registry import get, names
 from latentbench.bench.store.stage import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,9 @@ def test_dmvae_s_third_stage_counts_the_papers_iterations_of_which_one_in_five_i
 def test_a_small_matrix_runs_end_to_end_with_its_smoke_profile(name, tmp_path):
     done = bench("run", "-m", name, "--profile", "smoke", "-j", "2", cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "results" / f"{name}-smoke" / "leaderboard.html").exists()
+    folder = tmp_path / "results" / f"{name}-smoke"
+    assert (folder / "leaderboard.html").exists()
+    assert "failed" not in {fields_of(file)["status"] for file in folder.glob("records/*.json")}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -121,6 +123,13 @@ def test_a_small_matrix_takes_minutes_and_is_in_the_docs(name, tmp_path):
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     assert json.loads(done.stdout)["totals"]["shared"]["accelerator_hours"] < 0.25
     assert f"| `{name}` |" in (Path(__file__).resolve().parents[2] / "docs/presets.md").read_text()
+
+
+def test_every_regularizer_has_a_row_in_digits_all_but_the_one_that_needs_two_views():
+    rows = yaml.safe_load(find("digits-all").read_text())["regularizers"]
+    used = {options.get("use", label) for label, options in rows.items()}
+    assert set(names("regularizers")) - used == {"lzn_views"} and used <= set(names("regularizers"))
+    assert "lzn_views" in find("imagenet-lzn").read_text()
 
 
 @pytest.mark.parametrize("name", SOME)
