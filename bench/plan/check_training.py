@@ -1,4 +1,4 @@
-"""What a regularizer's training needs of its row and of its matrix, checked before anything trains."""
+"""Checks of what a regularizer's training needs of its row and of its matrix."""
 
 from __future__ import annotations
 
