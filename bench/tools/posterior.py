@@ -47,7 +47,7 @@ def posterior_of(cell: TrainedCell) -> Posterior:
     """The posterior of a trained tokenizer, found by comparing latents of held-out images.
 
     Raises:
-        ExportError: a latent isn't what the encoder gives of one image alone.
+        ExportError: a latent isn't what the encoder gives of one image alone, or a layer norm of it.
     """
     tokenizer, regularizer, dataset = cell.tokenizer, cell.regularizer, cell.dataset
     shown = fixed_order(dataset.size("val"))[:COMPARED]
@@ -56,9 +56,14 @@ def posterior_of(cell: TrainedCell) -> Posterior:
     added, unit = drawn - mean, noise.normal(mean, "posterior")
     candidates = [h[..., :channels], F.layer_norm(h[..., :channels], (channels,))]
     same = [torch.allclose(mean, one, atol=CLOSE) for one in candidates]
-    if regularizer.couples == "latent" or not any(same):
+    if regularizer.couples == "latent":
         raise ExportError(
             "a latent isn't what the encoder gives of one image alone, and that is all a file can hold of it"
+        )
+    if not any(same):
+        raise ExportError(
+            f"the latent of {type(regularizer.base).__name__} is neither what the encoder gives nor a layer "
+            "norm of it, and a file can hold no other"
         )
     if regularizer.expansion == 2:
         own = (0.5 * h[..., channels:].clamp(-30, 20)).exp() * unit

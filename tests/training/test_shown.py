@@ -98,6 +98,22 @@ def test_a_plain_pair_trains_as_no_pair_bit_for_bit(gan, tmp_path):
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
+@pytest.mark.parametrize("name", ["eq", "scale_eq"])
+def test_smaller_images_train_against_an_adaptive_discriminator_and_repeat_bit_for_bit(name, tmp_path):
+    options = {"eq": {"least": 0.75, "probability": 0.7}, "scale_eq": {}}[name]
+
+    def run(folder, steps=8):
+        regularizer = create("regularizers", name, spec=SPEC, on={"kl": {"weight": 1e-3}}, **options)
+        return train(regularizer, PatchTokenizer, steps, refine=2, gan=True, folder=tmp_path / folder)
+
+    (state, weights), (_, same) = run("a"), run("b")
+    values = [value for curve in state.curves.values() for value in curve if value is not None]
+    assert torch.tensor(values).isfinite().all()  # the decoder's refinement has no kl, and no second pair
+    assert min(state.curves["gan_weight"]) > 0 and set(state.curves) >= {"l1", "kl", "gan_discriminator"}
+    assert ("l1/2" in state.curves) == (name == "scale_eq")
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
+
+
 def test_only_the_decoder_sees_what_is_shown(tmp_path):
     regularizer = Zeros(SPEC)
     state, weights = train(regularizer, folder=tmp_path, probes={"every": 2, "images": 8})
