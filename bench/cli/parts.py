@@ -44,15 +44,17 @@ def list_parts(
             ]
         print_json(rows)
         return
+    listed = [*(source.name for sources in parts.values() for source in sources), *presets]
+    width = max([16, *map(len, listed)])
     for kind, sources in parts.items():
         out.print(f"[bold]{kind}[/]")
         for source in sources:
             text = source.about if source.problem is None else f"cannot be used: {source.problem}"
-            out.print(Text(f"  {source.name:<16} {text}"), soft_wrap=True)
+            out.print(Text(f"  {source.name:<{width}} {text}"), soft_wrap=True)
     if presets:
         out.print("[bold]matrices[/] (bench run --matrix NAME)")
     for name, about in presets.items():
-        out.print(Text(f"  {name:<16} {about}"), soft_wrap=True)
+        out.print(Text(f"  {name:<{width}} {about}"), soft_wrap=True)
 
 
 def _list_published(as_json: bool) -> None:

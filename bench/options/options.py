@@ -257,7 +257,7 @@ def _option(name: str, hint: Any, bare: Any, default: Any) -> Option:
     needs = _interfaces(hint)
     if needs:
         names = [cls.__name__ for cls in needs]
-        choices = f"the name of a {' or '.join(names)}, or `{{use: name, …}}`"
+        choices = f"the name of a {' or '.join(names)}, `{{name: {{…}}}}` or `{{use: name, …}}`"
         return Option(name, " | ".join(names), default, choices, False, TypeAdapter[Any](None), needs)
     try:
         adapter = TypeAdapter[Any](hint, config=STRICT)
