@@ -94,7 +94,7 @@ def psnr_of_masked(row):
 
 
 def psnr_transformed(row):
-    """PSNR of decoded latents to the images, both at half their size and after quarter turns, as `eq` has it."""
+    """PSNR of decoded latents to the images, both at half their size and after quarter turns, as in `eq`."""
     tokenizer, images = row.cell.tokenizer, row.cell.dataset.images("val", torch.arange(len(row.z)))
     found = []
     for turns in (1, 2, 3):
