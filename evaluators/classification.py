@@ -93,12 +93,12 @@ class ZoneClassificationByAlpha(Evaluator):
         self.metrics = metrics_for(self.settings)  # type: ignore[misc]
 
     def run(self, subject: Subject) -> dict[str, float]:
-        if not hasattr(subject.regularizer.base, "alpha"):
+        if not hasattr(getattr(subject.regularizer, "underlying", None), "alpha"):
             return {}
         return accuracies(subject, self._latents(subject))
 
     def memory_bytes(self, sizes: SubjectSizes) -> int:
-        if not hasattr(sizes.regularizer and sizes.regularizer.base, "alpha"):
+        if not hasattr(getattr(sizes.regularizer, "underlying", None), "alpha"):
             return 0
         n, tokens, channels = sizes.val, *sizes.latents("val")[1:]
         trained = sizes.latent_batch or CHUNK
@@ -117,7 +117,7 @@ class ZoneClassificationByAlpha(Evaluator):
         h = encode(subject.tokenizer, subject.dataset, "val", like.device)
         trained, noise = subject.latent_batch or CHUNK, subject.noise.fork("alphas")
         for name, (alpha, batch) in self.settings.items():
-            scaled: Any = copy.copy(subject.regularizer.base)
+            scaled: Any = copy.copy(subject.regularizer.underlying)
             scaled.alpha = alpha
             size = trained if batch is None else min(batch, len(h))
             yield name, draw(scaled, h, subject.labels("val"), noise, size, like.device)

@@ -98,7 +98,7 @@ class Prior(Evaluator):
             "n": len(fresh),
             "of": "single tokens" if per_token(prior) else f"whole latents, {fresh.shape[1]} values",
             "reference": subject.reference_protocol(own=True),
-            "space": type(subject.regularizer.base).__name__,
+            "space": type(subject.regularizer.underlying).__name__,
         }
         if base.startswith("prior_SWD"):
             protocol |= {"projections": PROJECTIONS, "order": 1}

@@ -125,20 +125,20 @@ class LatentZones(Evaluator):
             encoded = subject.tokenizer.encode(subject.dataset.images("train", index).to(like))
             # As in the row, an anchor is an image or, with `per_token`, a token; then fewer images suffice.
             anchors = encoded.flatten(0, 1)[: self.points] if _per_token(subject) else encoded.flatten(1)
-            start = float(getattr(subject.regularizer.base, "g", 1e-4))
+            start = float(getattr(getattr(subject.regularizer, "underlying", None), "g", 1e-4))
             z = zones(anchors, noise.normal(anchors, "zone"), start, self.steps)
             self._last = subject, shares, anchors.cpu(), z.cpu()
         return self._last[1:]
 
 
 def _per_token(subject: Subject | SubjectSizes) -> bool:
-    return bool(getattr(subject.regularizer and subject.regularizer.base, "per_token", False))
+    return bool(getattr(getattr(subject.regularizer, "underlying", None), "per_token", False))
 
 
 def zones_of(subject: Subject | SubjectSizes) -> Zones | None:
     """The function `zones` of the regularizer's module, if it has one (parts don't import each other)."""
     method = subject.regularizer
-    return None if method is None else getattr(sys.modules[type(method.base).__module__], "zones", None)
+    return None if method is None else getattr(sys.modules[type(method.underlying).__module__], "zones", None)
 
 
 def drawing(shares: dict[float, float], anchors: Tensor, z: Tensor) -> Figure:

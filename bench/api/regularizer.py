@@ -49,7 +49,7 @@ class Regularizer(nn.Module):
         self.spec = spec
 
     @property
-    def hidden(self) -> int:
+    def encoder_outputs(self) -> int:
         """The number of the encoder's outputs for each token."""
         return self.spec.channels * self.expansion + self.extra
 
@@ -61,7 +61,7 @@ class Regularizer(nn.Module):
         return ""
 
     def latent(self, h: Tensor, noise: Noise | None, labels: Tensor | None = None) -> Tensor:
-        """The latent of h: (B, T, hidden) -> (B, T, C); without noise, the deterministic latent."""
+        """The latent of h: (B, T, C * expansion + extra) -> (B, T, C); without noise, deterministic."""
         return h
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Regularizer(nn.Module):
         return [Shown(z, step.images)]
 
     @property
-    def base(self) -> Regularizer:
+    def underlying(self) -> Regularizer:
         """The regularizer that makes the latents: this one or, of a `Corruption`, that on which it stands."""
         return self
 

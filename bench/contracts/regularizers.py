@@ -55,7 +55,7 @@ class Scene:
         self.part, self.spec = part, spec
         self.regularizer = self.fresh(seed)
         self.noise = Noise(7).fork("test")
-        self.h = randn(BATCH, spec.tokens, self.regularizer.hidden).requires_grad_()
+        self.h = randn(BATCH, spec.tokens, self.regularizer.encoder_outputs).requires_grad_()
         self.labels = torch.tensor([0, 3, 1, 9, 1, 5])
 
     def fresh(self, seed: int = 0, **options: Any) -> Regularizer:
@@ -69,7 +69,7 @@ class Scene:
     @property
     def _facts(self) -> set[str]:
         """The names of the facts that the method asks for."""
-        return build.facts_of(type(self.regularizer.base))
+        return build.facts_of(type(self.regularizer.underlying))
 
     def reference(self) -> Reference | None:
         """64 samples in the latent's space, if the regularizer needs a reference."""
@@ -120,7 +120,7 @@ class Scene:
         data = NoiseDataset()
         torch.manual_seed(0)
         kind = PatchTokenizer if regularizer.regrids else LinearTokenizer
-        tokenizer = kind(data.image, regularizer.hidden, self.spec)
+        tokenizer = kind(data.image, regularizer.encoder_outputs, self.spec)
         features = self.features(data.size("train"))
         augmentation = Augmentation() if regularizer.two_views else None
         with tempfile.TemporaryDirectory() as work, torch.random.fork_rng(devices=[]):
@@ -368,7 +368,7 @@ def without_weight(scene: Scene) -> str:
     without_loss.balanced, without_loss.loss = {}, lambda z, h, step: {}
     with_zero, removed = scene.trained(scene.fresh(**zeros)), scene.trained(without_loss)
     against = "the loss removed"
-    plain = type(scene.regularizer.base).latent is Regularizer.latent
+    plain = type(scene.regularizer.underlying).latent is Regularizer.latent
     if plain and type(scene.regularizer).shown is Regularizer.shown:
         none = scene.trained(Regularizer(scene.spec))
         require(equal(removed, none), "without its loss a tokenizer differs from that of `none`")

@@ -24,10 +24,10 @@ def value(regularizer: Regularizer, z: Tensor, noise: Noise, index: int) -> Tens
 
 def sees_latents_alone(regularizer: Regularizer) -> bool:
     """Whether the loss depends on single latents, not on a whole minibatch, a critic or images' features."""
-    named = parameters_of(type(regularizer.base))  # type: ignore[arg-type]  # hashable, as classes are
+    named = parameters_of(type(regularizer.underlying))  # type: ignore[arg-type]  # hashable, as classes are
     draws_reference = "reference_spec" in named and not regularizer.priors()  # anew in every step
     depends_on_data = draws_reference or "teacher_spec" in named
-    sees_more = depends_on_data or regularizer.hidden > regularizer.spec.channels
+    sees_more = depends_on_data or regularizer.encoder_outputs > regularizer.spec.channels
     return not (regularizer.couples or regularizer.critics() or sees_more)
 
 

@@ -48,7 +48,7 @@ class Corruption(Regularizer):
             setattr(self, fact, getattr(self.on, fact))
 
     @property
-    def base(self) -> Regularizer:
+    def underlying(self) -> Regularizer:
         return self.on
 
     def fingerprint(self) -> str | None:

@@ -29,7 +29,11 @@ def check_training(parts: MetaParts, data: DatasetPlan, row: MatrixRow, regulari
     augment = parts.matrix.augment
     if regularizer.two_views and not augment:
         raise Unfit(f"{row.label} compares two views of an image; `augment: {{}}` makes them")
-    if augment and "teacher_spec" in build.facts_of(type(regularizer.base)) and not data.dataset.decodes:
+    if (
+        augment
+        and "teacher_spec" in build.facts_of(type(regularizer.underlying))
+        and not data.dataset.decodes
+    ):
         raise Unfit(f"{row.label} needs the teacher's features of augmented images")
 
 

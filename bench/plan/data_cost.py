@@ -115,7 +115,7 @@ def latents_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         note = "how many images there are isn't known without the data"
         return Cost(0, total, 0, None, weights, disk_bytes=None, note=note)
     images, latent = train + val, tokenizer.spec.tokens * tokenizer.spec.channels * FLOAT
-    encoding = tokenizer.spec.tokens * regularizer.hidden * FLOAT  # bytes of an image's
+    encoding = tokenizer.spec.tokens * regularizer.encoder_outputs * FLOAT  # bytes of an image's
     disk = images * encoding
     coupled = regularizer.couples == "latent"
     if coupled:

@@ -85,7 +85,7 @@ def regularizer_step(built: Built, training: Training, critics: bool) -> StepCos
     assert tokenizer is not None and regularizer is not None
     if critics and not regularizer.critics():
         return StepCost(0, 0)
-    h = _latents(replace(tokenizer.spec, channels=regularizer.hidden), training.batch)
+    h = _latents(replace(tokenizer.spec, channels=regularizer.encoder_outputs), training.batch)
     inputs = _inputs(built, regularizer, training.batch)
     return training.cost(one_step.regularizer_step, tokenizer, regularizer.train(), h, *inputs, critics)
 

@@ -65,7 +65,7 @@ def decoding(tokenizer: Tokenizer, image: ImageSpec, classes: int, count: int) -
 
 def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int) -> PassMemory:
     """Drawing so many latents at a time from what was encoded."""
-    h = _empty(count, spec.tokens, regularizer.hidden)
+    h = _empty(count, spec.tokens, regularizer.encoder_outputs)
     labels = _labels(count) if classes else None
 
     def latent(h: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class StageGraph:
         reference: str,
     ) -> str:
         """The stage that trains a prior; options that the prior doesn't depend on are not in its key."""
-        owner, row = self.parts.regularizer(data, tokenizer, regularizer).base, base_row(regularizer)
+        owner, row = self.parts.regularizer(data, tokenizer, regularizer).underlying, base_row(regularizer)
         prior, method = owner.priors()[name], self.parts.config("regularizers", row, owner, data)
         prior_options = owner.prior_options
         if prior_options is not None:

@@ -148,12 +148,15 @@ class PlannedSizes(SubjectSizes):
     @property
     def _stochastic(self) -> bool:
         """Whether latents are known to be drawn with noise: the class has a map of its own."""
-        return self.regularizer is not None and type(self.regularizer.base).latent is not Regularizer.latent
+        return (
+            self.regularizer is not None
+            and type(self.regularizer.underlying).latent is not Regularizer.latent
+        )
 
     @property
     def _may_differ(self) -> bool:
         method = self.regularizer
-        maps = method is not None and type(method.base).reference is not Regularizer.reference
+        maps = method is not None and type(method.underlying).reference is not Regularizer.reference
         return maps or "own_reference" in self.stage.parents
 
     def _images_of(self, of: Of) -> int:

@@ -180,7 +180,7 @@ class Subject(SubjectInterface):
     @property
     def _may_differ(self) -> bool:
         """Whether the row names a reference of its own or has its own map into the latent's space."""
-        maps = type(self.regularizer.base).reference is not Regularizer.reference
+        maps = type(self.regularizer.underlying).reference is not Regularizer.reference
         return maps or "own_reference" in self._inputs
 
     def reference(self, split: Split, own: bool = False) -> Reference:

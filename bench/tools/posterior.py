@@ -62,7 +62,7 @@ def posterior_of(cell: TrainedCell) -> Posterior:
         )
     if not any(same):
         raise ExportError(
-            f"the latent of {type(regularizer.base).__name__} is neither what the encoder gives nor a layer "
+            f"the latent of {type(regularizer.underlying).__name__} is neither what the encoder gives nor a layer "
             "norm of it, and a file can hold no other"
         )
     if regularizer.expansion == 2:

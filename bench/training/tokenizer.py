@@ -70,7 +70,7 @@ def train_tokenizer(
     loader = StepLoader(
         tokenizer, dataset, budget, seed, accelerator, context, augmentation, teacher, reference
     )
-    begins = type(regularizer.base).begin is not Regularizer.begin
+    begins = type(regularizer.underlying).begin is not Regularizer.begin
     if begins and not checkpoint.exists(context.work):  # a checkpoint holds what `begin` changes
         torch.manual_seed(seed_for(seed, "tokenizer", "begin"))
         with torch.no_grad():

@@ -34,7 +34,7 @@ def test_the_two_ways_to_name_the_inner_regularizer_are_one_stage(tmp_path):
     (only,) = [stage for stage in made.stages.values() if stage.kind == "tokenizer"]
     assert only.config["regularizer"]["options"]["on"] == {"use": "kl", "weight": 1e-6}
     built = made.built[only.id]
-    assert built.regularizer.hidden == 8 and built.tokenizer.encoder.head.out_features == 8
+    assert built.regularizer.encoder_outputs == 8 and built.tokenizer.encoder.head.out_features == 8
 
 
 def test_values_of_the_inner_regularizer_are_an_axis(tmp_path):

@@ -71,7 +71,7 @@ def train(regularizer, kind=LinearTokenizer, steps=3, refine=0, gan=False, probe
     """The state and the weights of a tokenizer after a few steps."""
     data = NoiseDataset()
     torch.manual_seed(0)
-    tokenizer, adversary = kind(data.image, regularizer.hidden, SPEC), None
+    tokenizer, adversary = kind(data.image, regularizer.encoder_outputs, SPEC), None
     if gan:
         options = Adversarial(width=4, layers=1)
         adversary = Adversary(discriminator(options, data.image), options)
@@ -200,13 +200,13 @@ def test_a_corruption_has_the_facts_and_methods_of_the_regularizer_on_which_it_s
     for name, options in methods.items():
         torch.manual_seed(0)
         corrupted = create("regularizers", "denoising", spec=SPEC, on={name: options}, gamma=1.0, **facts)
-        alone = corrupted.base
-        assert type(alone).__name__ != "Denoising" and corrupted.hidden == alone.hidden
+        alone = corrupted.underlying
+        assert type(alone).__name__ != "Denoising" and corrupted.encoder_outputs == alone.encoder_outputs
         for fact in ("expansion", "extra", "critic_steps", "couples", "gathers", "two_views", "balanced"):
             assert getattr(corrupted, fact) == getattr(alone, fact), (name, fact)
         assert corrupted.priors() == alone.priors() and corrupted.critics() == alone.critics()
         assert type(corrupted.generator()) is type(alone.generator())
-        h = torch.randn(6, 16, alone.hidden)
+        h = torch.randn(6, 16, alone.encoder_outputs)
         labels = torch.arange(6)
         z = corrupted.latent(h, Noise(0), labels)
         assert torch.equal(z, alone.latent(h, Noise(0), labels))
