@@ -62,8 +62,8 @@ def posterior_of(cell: TrainedCell) -> Posterior:
         )
     if not any(same):
         raise ExportError(
-            f"the latent of {type(regularizer.underlying).__name__} is neither what the encoder gives nor a layer "
-            "norm of it, and a file can hold no other"
+            f"the latent of {type(regularizer.underlying).__name__} is neither what the encoder gives nor a "
+            "layer norm of it, and a file can hold no other"
         )
     if regularizer.expansion == 2:
         own = (0.5 * h[..., channels:].clamp(-30, 20)).exp() * unit
