@@ -1,8 +1,10 @@
 """What each regularizer is about, measured on trained tokenizers: a table of its statistic against `none`'s.
 
-    python tests/helpers/own_statistics.py results/studies/methods digits-all .bench
+    bench run --matrix digits-all --profile statistics --seeds 3
+    python tests/helpers/own_statistics.py results/digits-all-statistics .bench statistics
 
-The arguments are a results folder, its matrix, and the folder of the run's artifacts.
+The arguments are the results folder of a run of `digits-all` with three seeds, the folder of its artifacts, and its
+profile, if it had one.
 """
 
 import sys
@@ -134,14 +136,15 @@ STATISTICS = {  # row: what it is to change, how that is computed, and whether u
 }
 
 
-def trained(results, matrix, artifacts):
-    """(row, seed) -> a trained row of a run."""
+def trained(results, artifacts, profile=None):
+    """(row, seed) -> a trained row of a run of `digits-all` with three seeds."""
     records = {}
     for record in read_records(Path(results) / "records"):
         values = {name: entry["value"] for name, entry in record.metrics.items()}
         key = record.cell["regularizer"], record.cell["seed"].split(".")[0]
         records.setdefault(key, {}).update(values)
-    made, store, found = make_plan(load_matrix(matrix, seeds=3)), Store(Path(artifacts)), {}
+    matrix = load_matrix("digits-all", seeds=3, profile=profile)
+    made, store, found = make_plan(matrix), Store(Path(artifacts)), {}
     for cell in made.cells:
         key = cell.regularizer, cell.seed.split(".")[0]
         if key in records and key not in found and cell.tokenizer != "real":

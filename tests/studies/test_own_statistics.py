@@ -6,17 +6,14 @@ from helpers.run import bench
 
 pytestmark = pytest.mark.nightly
 
-ROWS = "|".join(["none", *STATISTICS])
-
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
-    only = f"regularizer={ROWS},generator=gaussian"
-    arguments = ("--matrix", "digits-all", "--seeds", "3", "-k", only, "-o", "methods")
+    arguments = ("--matrix", "digits-all", "--profile", "statistics", "--seeds", "3", "-o", "methods")
     done = bench("run", *arguments, cwd=folder, home=folder / ".bench", timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    found = table(trained(folder / "methods", "digits-all", folder / ".bench"))
+    found = table(trained(folder / "methods", folder / ".bench", "statistics"))
     print(found.to_markdown(floatfmt=".3g"))
     return found
 
