@@ -3,8 +3,8 @@
     bench run --matrix digits-all --profile statistics --seeds 3
     python tests/helpers/own_statistics.py results/digits-all-statistics .bench statistics
 
-The arguments are the results folder of a run of `digits-all` with three seeds, the folder of its artifacts, and its
-profile, if it had one.
+The arguments are the results folder of a run of `digits-all` with three seeds, the folder of its artifacts,
+and its profile, if it had one.
 """
 
 import sys
