@@ -311,7 +311,7 @@ class MAR(Generator):
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         # One mask ratio for the whole batch on all processes; drawn on the CPU, as it is read as a number.
-        ratio = mask_ratio(float(noise.uniform(torch.empty((), device="cpu"), "mask ratio")), self.min_mask)
+        ratio = mask_ratio(noise.shared("mask ratio"), self.min_mask)
         masked = math.ceil(self.spec.tokens * ratio)
         order = noise.uniform(z[..., 0], "order").argsort(dim=1)
         shuffled = z.gather(1, order[..., None].expand_as(z))

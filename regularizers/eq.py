@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import LatentSpec, Noise, Shown, ShownSizes, Step, Unfit
+from ..bench.api import LatentSpec, Shown, ShownSizes, Step, Unfit
 from ..bench.nn.corruption import Corruption
 from ..bench.nn.grid_transforms import Grid, transformed
 from ..bench.registry import register
@@ -23,11 +22,6 @@ def scales(grid: Grid, least: float) -> list[float]:
     """
     height, width = grid
     return [m / height for m in range(math.ceil(least * height), height) if m * width % height == 0]
-
-
-def shared_index(noise: Noise, tag: str, count: int) -> int:
-    """An index below `count` that all rows and all processes draw alike."""
-    return int(noise.uniform(torch.empty((), device="cpu"), tag) * count)
 
 
 @register("eq")
@@ -75,10 +69,10 @@ class EQ(Corruption):
 
     def shown(self, z: Tensor, step: Step) -> Sequence[Shown]:
         noise = step.noise
-        if noise.uniform(torch.empty((), device="cpu"), "whether") >= self.probability:
+        if noise.shared("whether") >= self.probability:
             return super().shown(z, step)
-        scale = self.scales[shared_index(noise, "scale", len(self.scales))]
-        turns = self.turns[shared_index(noise, "turns", len(self.turns))]
+        scale = self.scales[int(noise.shared("scale") * len(self.scales))]
+        turns = self.turns[int(noise.shared("turns") * len(self.turns))]
         z, grid, images = transformed(z, step.images, self.grid, scale, turns)
         return [Shown(z, images, grid if grid != self.grid else None)]
 
@@ -123,6 +117,6 @@ class ScaleEQ(Corruption):
         plain = super().shown(z, step)
         if not self.weight:
             return plain
-        factor = self.factors[shared_index(step.noise, "factor", len(self.factors))]
+        factor = self.factors[int(step.noise.shared("factor") * len(self.factors))]
         z, grid, images = transformed(z, step.images, self.grid, 1 / factor, 0)
         return [*plain, Shown(z, images, grid, self.weight)]

@@ -72,7 +72,7 @@ class Masked(Corruption):
         self.token = nn.Parameter(torch.randn(spec.channels))
 
     def shown(self, z: Tensor, step: Step) -> Sequence[Shown]:
-        draw = float(step.noise.uniform(torch.empty((), device="cpu"), "ratio"))
+        draw = step.noise.shared("ratio")
         passed = sum(draw >= bound for bound in accumulate(self.probabilities[:-1]))
         places = masked_places(self.spec.tokens, self.ratios[passed], step.noise).to(z.device)
         return [Shown(masked(z, self.token, places), step.images)]

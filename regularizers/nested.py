@@ -60,6 +60,5 @@ class Nested(Corruption):
         self.prefixes = prefixes(spec.channels, least, stride)
 
     def shown(self, z: Tensor, step: Step) -> Sequence[Shown]:
-        draw = step.noise.uniform(torch.empty((), device="cpu"), "channels")
-        kept = self.prefixes[int(draw * len(self.prefixes))]
+        kept = self.prefixes[int(step.noise.shared("channels") * len(self.prefixes))]
         return [Shown(prefix(z, kept), step.images)]

@@ -47,6 +47,10 @@ class Noise:
         """Uniform values in [0, 1), like `normal`."""
         return self._draw(torch.rand, like, tag)
 
+    def shared(self, tag: str = "") -> float:
+        """A uniform value in [0, 1) that all rows, and all processes, share."""
+        return self.uniform(torch.empty((), device="cpu"), tag).item()
+
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
         def drawn(shape: Sequence[int], *part: int) -> Tensor:
             seed = seed_for(self.seed, *self.stream, "", tag, *part)

@@ -73,8 +73,8 @@ class Regularizer(nn.Module):
 
         The first pair takes the place of z and `step.images`, also for a discriminator; the terms of further
         pairs are added to the reconstruction losses, as `l1/2`. The frame calls this method in updates alone:
-        `loss`, critics, probes, caches and evaluators get z itself. Draws that a batch shares come from
-        `step.noise` with a 0-d tensor on the CPU.
+        `loss`, critics, probes, caches and evaluators get z itself. Draws that a batch shares are
+        `step.noise.shared`.
         """
         return [Shown(z, step.images)]
 

@@ -51,5 +51,5 @@ def require_rows_apart(regularizer: Regularizer, together: Sequence[Shown], z: T
                 one.grid == pair.grid and common.close(one.z, pair.z[i : i + 1])
                 for one, pair in zip(alone, together, strict=True)
             )
-            why = "draw what images share with a 0-d tensor on the CPU, and the rest for each row"
+            why = "draw what images share by noise.shared, and the rest for each row"
             require(same, f"a process that has row {i} alone shows it in another way: {why}")

@@ -17,8 +17,8 @@ def hidden_share(least: float, most: float, noise: Noise) -> float:
     """A draw of N(most, 0.25^2), truncated to [least, most], that all processes share."""
     law = NormalDist(most, DEVIATION)
     low, high = law.cdf(least), law.cdf(most)
-    u = noise.uniform(torch.zeros((), device="cpu"), "share").item()
-    return min(max(law.inv_cdf(low + u * (high - low)), least), most)  # against rounding
+    drawn = law.inv_cdf(low + noise.shared("share") * (high - low))
+    return min(max(drawn, least), most)  # against rounding
 
 
 def hidden_patches(x: Tensor, share: float, noise: Noise) -> Tensor:
