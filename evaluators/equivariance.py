@@ -10,26 +10,22 @@ from torch import Tensor
 from ..bench.api import Evaluator, Metric, Subject, SubjectSizes, from_uint8, to_uint8
 from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import mean_estimate
-from ..bench.metrics.decoded_psnr import decoded_psnr, memory_bytes
+from ..bench.metrics.decoded import memory_bytes, scored
 from ..bench.nn.grid_transforms import transformed
 from ..bench.registry import register
 
 
 def psnrs(subject: Subject, scale: float, turns: int) -> Tensor:
     """PSNRs (n,) of decoded transformed latents to images that are transformed in the same way."""
-    grid = subject.tokenizer.spec.grid
+    z, pixels, grid = subject.latents("val"), subject.images("val"), subject.tokenizer.spec.grid
     assert grid is not None
 
-    def latents(z: Tensor) -> Tensor:
-        return transformed(z, z.new_zeros(1, 1, *grid), grid, scale, turns)[0]
+    def pair(index: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]:
+        return transformed(z[index], from_uint8(pixels[index]), grid, scale, turns)
 
-    def images(pixels: Tensor) -> Tensor:
-        z = torch.zeros(1, grid[0] * grid[1], 1)
-        return to_uint8(transformed(z, from_uint8(pixels), grid, scale, turns)[2])
-
-    z = torch.zeros(1, grid[0] * grid[1], 1)
-    _, new, _ = transformed(z, z.view(1, 1, *grid), grid, scale, turns)
-    return decoded_psnr(subject, latents, images, new if new != grid else None)
+    new = pair(torch.arange(1))[1]
+    latents, images = (lambda index: pair(index)[0]), (lambda index: to_uint8(pair(index)[2]))
+    return scored(subject, latents, subject.labels("val"), images, grid=new if new != grid else None)[0]
 
 
 @register("equivariance")

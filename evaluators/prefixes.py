@@ -12,7 +12,7 @@ from torch import Tensor
 from ..bench.api import Evaluator, Metric, Subject, SubjectSizes
 from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import mean_estimate
-from ..bench.metrics.decoded_psnr import decoded_psnr, memory_bytes
+from ..bench.metrics.decoded import memory_bytes, scored
 from ..bench.registry import register
 
 if TYPE_CHECKING:
@@ -106,9 +106,11 @@ class Prefixes(Evaluator):
     def _psnr(subject: Subject, count: int) -> Tensor:
         """PSNRs (n,) of images decoded from the first channels."""
 
-        def prefix(z: Tensor) -> Tensor:
-            z = z.clone()
-            z[..., count:] = 0
-            return z
+        z, images = subject.latents("val"), subject.images("val")
 
-        return decoded_psnr(subject, prefix, lambda images: images)
+        def prefix(index: Tensor) -> Tensor:
+            chosen = z[index]
+            chosen[..., count:] = 0
+            return chosen
+
+        return scored(subject, prefix, subject.labels("val"), lambda index: images[index])[0]

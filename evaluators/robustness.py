@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,13 +17,13 @@ from ..bench.data.fixed_order import fixed_order
 from ..bench.data.images import psnr
 from ..bench.metrics import bootstrap, frechet
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
+from ..bench.metrics.decoded import scored
 from ..bench.metrics.frechet import frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.metrics.protocols import distance_protocol
-from ..bench.models.latents import CHUNK, decode_all, decode_batch
+from ..bench.models.latents import CHUNK, decode_all
 from ..bench.registry import register
 from ..bench.report.image_grids import grid
-from ..bench.runtime.onednn import by_onednn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -234,7 +234,7 @@ class Robustness(Evaluator):
                     subject,
                     lambda i: z[i] + s * step[i],  # noqa: B023
                     labels,
-                    images,
+                    lambda i: images[i],
                     extractor if s in self.distances else None,
                 )
                 if features is not None:
@@ -283,35 +283,6 @@ def device_of(subject: Subject) -> torch.device:
 def distance_extractor(subject: Subject | SubjectSizes) -> FeatureExtractor | None:
     """The first extractor whose features have Frechet distances."""
     return next((extractor for extractor in subject.extractors if not extractor.cmmd), None)
-
-
-@torch.no_grad()
-def scored(
-    subject: Subject,
-    latents: Callable[[Tensor], Tensor],
-    labels: Tensor | None,
-    images: Tensor | None,
-    extractor: FeatureExtractor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Decodes latents(index) and scores the decoded images.
-
-    Images are decoded chunk by chunk, and none is kept. Labels (n,) and noise are for stochastic decoders.
-
-    Returns:
-        PSNRs (n,) to `images`, empty if these are None; and the extractor's pooled features (n, F) or None.
-    """
-    device, noise = device_of(subject), subject.noise.fork("decoder")
-    psnrs, features = [torch.zeros(0).double()], []
-    for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
-        classes = None if labels is None else labels[index].to(device)
-        with by_onednn():
-            decoded = decode_batch(subject.tokenizer, latents(index).to(device), classes, noise.fork(number))
-        decoded = decoded.clamp(-1, 1)
-        if images is not None:
-            psnrs.append(psnr(to_uint8(decoded).cpu(), images[index]))
-        if extractor is not None:
-            features.append(extractor.describe(decoded, ["pooled"])["pooled"].cpu())
-    return torch.cat(psnrs), torch.cat(features) if features else None
 
 
 def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Estimate:

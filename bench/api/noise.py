@@ -48,7 +48,7 @@ class Noise:
         return self._draw(torch.rand, like, tag)
 
     def shared(self, tag: str = "") -> float:
-        """A uniform value in [0, 1) that all rows, and all processes, share."""
+        """A uniform value in [0, 1) that all rows and all processes share; a decision waits for no GPU."""
         return self.uniform(torch.empty((), device="cpu"), tag).item()
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:

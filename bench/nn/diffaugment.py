@@ -20,11 +20,7 @@ def augmented(images: Tensor, noise: Noise, probability: float = 1.0, cutout: fl
     """
     if probability == 0:
         return images
-    # All processes share these draws; on the CPU, so that decisions do not wait for a GPU.
-    scalar = torch.empty((), device="cpu")
-    move, recolour, cut = (
-        bool(noise.uniform(scalar, name) < probability) for name in ("translation", "colour", "cutout")
-    )
+    move, recolour, cut = (noise.shared(name) < probability for name in ("translation", "colour", "cutout"))
     amounts = noise.uniform(images.new_empty(len(images), 7, dtype=torch.float32), "amounts").unbind(1)
     if move:
         images = translated(images, amounts[0], amounts[1])
@@ -87,12 +83,10 @@ def resized(images: Tensor, side: int, noise: Noise) -> Tensor:
     height, width = images.shape[2:]
     if (height, width) == (side, side):
         return images
-    scalar = torch.empty((), device="cpu")
     larger = min(height, width) > side
-    if larger and noise.uniform(scalar, "crop") < 0.5:
+    if larger and noise.shared("crop") < 0.5:
         top, left = (
-            int(noise.uniform(scalar, name) * (most - side + 1))
-            for name, most in (("top", height), ("left", width))
+            int(noise.shared(name) * (most - side + 1)) for name, most in (("top", height), ("left", width))
         )
         return images[:, :, top : top + side, left : left + side]
     return F.interpolate(images, (side, side), mode="area" if larger else "bicubic")
