@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import LatentSpec, Noise, Reference, Regularizer, Step, Unfit
+from ..bench.api import LatentSpec, Noise, Step
 from ..bench.nn.blocks import without_autocast
+from ..bench.nn.two_samples import Samples, Target, TwoSamples
 from ..bench.registry import register
-from ..bench.runtime.processes import gathered, of_all
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -75,7 +75,7 @@ def some_tokens(z: Tensor, count: int, noise: Noise) -> Tensor:
 
 
 @register("mmd")
-class MMD(Regularizer):
+class MMD(TwoSamples):
     """The kernel mean discrepancy pulls latents to the distribution of the reference, or to N(0, I).
 
     `samples: token` compares single tokens without their positions, `tokens` of each image (the cost is
@@ -86,16 +86,14 @@ class MMD(Regularizer):
     """
 
     version = 2  # since the reference's tokens are chosen, not pooled, for `samples: token`
-    couples = "loss"
-    gathers = True
 
     def __init__(
         self,
         spec: LatentSpec,
         reference_spec: LatentSpec,
-        target: Literal["reference", "gaussian"] = "reference",
+        target: Target = "reference",
         weight: Annotated[float, Field(ge=0)] = 0.1,
-        samples: Literal["token", "image"] = "token",
+        samples: Samples = "token",
         kernel: Literal["imq", "rbf"] = "imq",
         tokens: Annotated[int, Field(ge=1)] = 4,
     ) -> None:
@@ -108,26 +106,11 @@ class MMD(Regularizer):
                 distance.
             tokens: tokens that are drawn of each image where `samples` is `token`.
         """
-        super().__init__(spec)
-        if samples == "image" and target == "reference" and reference_spec.tokens == 1 < spec.tokens:
-            raise Unfit(
-                f"a reference of single tokens says nothing of whole latents of {spec.tokens}: "
-                "take samples 'token'"
-            )
-        self.target, self.weight, self.samples, self.kernel = target, weight, samples, kernel
-        self.tokens = tokens
-
-    def reference(self, reference: Reference) -> Reference:
-        own = reference.pooled(self.spec) if self.samples == "image" else reference
-        return own.projected(self.spec)
+        super().__init__(spec, reference_spec, target, samples)
+        self.weight, self.kernel, self.tokens = weight, kernel, tokens
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        z, noise = gathered(z, step.noise), of_all(step.noise)
-        if self.target == "gaussian":
-            prior = noise.normal(z, "prior")
-        else:
-            assert step.reference is not None
-            prior = gathered(step.reference, step.noise)
+        z, prior, noise = self.both(z, step)
         if self.samples == "image":
             x, y = z.flatten(1)[:, None], prior.flatten(1)[:, None]
         else:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..bench.api import LatentSpec, Reference, Regularizer, Step, Unfit
+from ..bench.api import LatentSpec, Step
 from ..bench.nn.blocks import single, without_autocast
+from ..bench.nn.two_samples import Samples, Target, TwoSamples
 from ..bench.registry import register
-from ..bench.runtime.processes import gathered, of_all
 
 
 def squared_wasserstein(a: Tensor, b: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
 
 @register("swae")
-class SWAE(Regularizer):
+class SWAE(TwoSamples):
     """The sliced Wasserstein distance pulls latents to the distribution of the reference, or to N(0, I).
 
     Latents and draws are projected on random directions, drawn anew at each step, and sorted; the loss is the
@@ -56,16 +56,13 @@ class SWAE(Regularizer):
     Paper: Kolouri et al., "Sliced-Wasserstein Autoencoder", 2018 (arXiv 1804.01947).
     """
 
-    couples = "loss"
-    gathers = True
-
     def __init__(
         self,
         spec: LatentSpec,
         reference_spec: LatentSpec,
-        target: Literal["reference", "gaussian"] = "reference",
+        target: Target = "reference",
         weight: Annotated[float, Field(ge=0)] = 0.1,
-        samples: Literal["token", "image"] = "token",
+        samples: Samples = "token",
         directions: Annotated[int, Field(ge=1)] = 64,
     ) -> None:
         """
@@ -75,25 +72,11 @@ class SWAE(Regularizer):
             samples: whether single tokens are compared, or whole images.
             directions: random directions that latents are projected on at each step.
         """
-        super().__init__(spec)
-        if samples == "image" and target == "reference" and reference_spec.tokens == 1 < spec.tokens:
-            raise Unfit(
-                f"a reference of single tokens says nothing of whole latents of {spec.tokens}: "
-                "take samples 'token'"
-            )
-        self.target, self.weight, self.samples, self.directions = target, weight, samples, directions
-
-    def reference(self, reference: Reference) -> Reference:
-        own = reference.pooled(self.spec) if self.samples == "image" else reference
-        return own.projected(self.spec)
+        super().__init__(spec, reference_spec, target, samples)
+        self.weight, self.directions = weight, directions
 
     def loss(self, z: Tensor, h: Tensor, step: Step) -> dict[str, Tensor]:
-        z, noise = gathered(single(z), step.noise), of_all(step.noise)
-        if self.target == "gaussian":
-            prior = noise.normal(z, "prior")
-        else:
-            assert step.reference is not None
-            prior = gathered(step.reference, step.noise)
+        z, prior, noise = self.both(single(z), step)
         x, y = (v.flatten(1) if self.samples == "image" else v.flatten(0, 1) for v in (z, prior))
         drawn = noise.normal(x.new_empty(self.directions, x.shape[1]), "directions")
         return {"swae": self.weight * sliced_wasserstein(x, y, normalize(drawn, dim=1))}
