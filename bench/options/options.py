@@ -103,8 +103,8 @@ class Option:
     def _read_part(self, value: Any) -> dict[str, Any]:
         """`tarflow`, `{use: tarflow, width: 64}` or `{tarflow: {width: 64}}` as `{"use": "tarflow", …}`.
 
-        Every option of that part is in the result. Options that are left out are the option's own default's, if that is the same part: `{width: 64}`
-        changes only the default's width.
+        Every option of that part is in the result. Options that are left out are the option's own default's,
+        if that is the same part: `{width: 64}` changes only the default's width.
         """
         chosen, default = ({"use": v} if isinstance(v, str) else v for v in (value, self.default))
         if not isinstance(chosen, Mapping):
