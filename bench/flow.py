@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,38 @@ def interpolate(z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 def shift_time(t: Tensor, s: float) -> Tensor:
     """Time s t / (1 + (s - 1) t), which keeps 0 and 1; s < 1 puts more steps near noise (LightningDiT)."""
     return s * t / (1 + (s - 1) * t)
+
+
+def dimension_shift(numbers: int) -> float:
+    """The factor sqrt(numbers / 4096), at least 1, by which RAE shifts times of latents with T C numbers.
+
+    The same noise hides less of a latent of more numbers, which therefore needs more steps near noise. RAE's
+    code refuses factors below 1 (Zheng et al., 2025, arXiv 2510.11690; Esser et al., 2024, equation 23).
+    `shift_time(t, 1 / factor)` applies the factor.
+    """
+    return max(1.0, math.sqrt(numbers / 4096))
+
+
+def velocity_to(data: Tensor, x: Tensor, t: Tensor, t_eps: float = 0.05) -> Tensor:
+    """The velocity from x (B, T, C) at t (B,) straight to the data: (data - x) / max(1 - t, t_eps)."""
+    return (data - x) / expand_time((1 - t).clamp(min=t_eps), x)
+
+
+def x_prediction_loss(prediction: Tensor, z: Tensor, noise: Tensor, t: Tensor, t_eps: float = 0.05) -> Tensor:
+    """The mean squared error of the velocity of a network that predicts the data (JiT, arXiv 2511.13720).
+
+    The velocities of prediction and data from x_t = (1 - t) noise + t z differ by their difference over
+    max(1 - t, t_eps).
+
+    Args:
+        prediction: the network's data, (B, T, C).
+        z: the data, (B, T, C).
+        noise: the path's start, (B, T, C).
+        t: times (B,).
+        t_eps: smallest divisor, which bounds velocities at times beyond 1 - t_eps.
+    """
+    x = interpolate(z, noise, t)
+    return (velocity_to(prediction, x, t, t_eps) - velocity_to(z, x, t, t_eps)).square().mean()
 
 
 def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Tensor) -> Tensor:
@@ -49,10 +82,10 @@ def guided(
     return guide(conditional, unconditional, guidance)
 
 
-def logit_normal(uniform: Tensor) -> Tensor:
-    """The sigmoid of a standard normal, from uniform draws (Esser et al., 2024)."""
+def logit_normal(uniform: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """The sigmoid of a normal of this mean and deviation, from uniform draws (Esser et al., 2024)."""
     # A draw of exactly 0 would give t = 0 through -inf, which is fine; float32 uniforms never reach 1.
-    return torch.special.ndtri(uniform).sigmoid()
+    return (mean + std * torch.special.ndtri(uniform)).sigmoid()
 
 
 def with_unconditional(labels: Tensor) -> Tensor:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from timm.layers import SwiGLUPacked
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..bench.api import LatentSpec, Noise
-from ..bench.flow import logit_normal, shift_time
+from ..bench.api import Flow, LatentSpec, Noise
+from ..bench.flow import interpolate, logit_normal
 from ..bench.nn.blocks import RMSNorm, divide_width, rotary_table
 from ..bench.nn.dit import Attention, Block, DiT
+from ..bench.nn.flow_transformer import LATER_OPTIONS
 from ..bench.registry import register
 
 
@@ -25,7 +25,7 @@ class LightningDiT(DiT):
     Paper: Yao et al., "Reconstruction vs. Generation", 2025 (arXiv 2501.01423).
     """
 
-    later = frozenset({"diffusion"})
+    later = LATER_OPTIONS | {"diffusion", "time_mean", "time_std"}
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # DMVAE's sizes normalise queries and keys; its B and XL are the ones below with `qk_norm: true`.
         "Mini": {"width": 256, "depth": 6, "heads": 4, "qk_norm": True},
@@ -47,7 +47,9 @@ class LightningDiT(DiT):
         qk_norm: bool = False,
         time: Literal["lognormal", "uniform"] = "lognormal",
         cosine: bool = True,
-        label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        time_mean: float = 0.0,
+        time_std: Annotated[float, Field(gt=0)] = 1.0,
+        **options: Any,
     ) -> None:
         """
         Args:
@@ -57,7 +59,8 @@ class LightningDiT(DiT):
             qk_norm: whether queries and keys are normalised.
             time: distribution of training's times: logit-normal, or uniform.
             cosine: whether the loss also has the cosine distance of velocities.
-            label_dropout: share of labels that training leaves out, which guidance needs.
+            time_mean: mean of the normal of logit-normal times; below 0 they lie nearer to noise (JiT: -0.8).
+            time_std: standard deviation of that normal (JiT: 0.8).
         """
         head_width = divide_width(width, heads, multiple=4 if spec.grid else 2)
 
@@ -66,17 +69,18 @@ class LightningDiT(DiT):
             attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
             return Block(width, attention, mlp, RMSNorm)
 
-        super().__init__(spec, classes, width, depth, block, RMSNorm, rotary_table(spec, head_width))
-        self.time_law, self.cosine, self.label_dropout = time, cosine, label_dropout
+        super().__init__(spec, classes, **options)
+        self.time_law, self.cosine, self.time_mean, self.time_std = time, cosine, time_mean, time_std
+        self.build(width, depth, block, RMSNorm, rotary_table(spec, head_width))
 
-    def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        t = noise.uniform(z[:, 0, 0], "t")
-        if self.time_law == "lognormal":
-            t = logit_normal(t)
-        predicted, target = self.velocity_and_target(z, labels, noise, t)
-        losses = {"velocity": (predicted - target).square().mean()}
-        if self.cosine:
-            losses["cosine"] = (1 - cosine_similarity(predicted, target, dim=-1)).mean()
+    def times(self, uniform: Tensor) -> Tensor:
+        return uniform if self.time_law == "uniform" else logit_normal(uniform, self.time_mean, self.time_std)
+
+    def velocity_losses(self, output: Tensor, z: Tensor, start: Tensor, t: Tensor) -> dict[str, Tensor]:
+        losses = super().velocity_losses(output, z, start, t)
+        if self.cosine:  # of directions alone, in which velocities to data are the data less x_t
+            direction = output - interpolate(z, start, t) if self.predicts_data else output
+            losses["cosine"] = (1 - cosine_similarity(direction, z - start, dim=-1)).mean()
         return losses
 
     def sample(
@@ -84,14 +88,16 @@ class LightningDiT(DiT):
         labels: Tensor,
         guidance: float,
         noise: Noise,
+        weak: Flow | None = None,
         *,
         steps: Annotated[int, Field(ge=1)] = 30,
         shift: Annotated[float, Field(gt=0)] = 1.0,
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
         diffusion: Annotated[float, Field(ge=0)] = 0.0,
+        guidance_end: Annotated[float, Field(ge=0, le=1)] = 1.0,
     ) -> Tensor:
-        """Integrates the ODE by Euler's method or, with `diffusion` > 0, the SDE; see bench/nn/dit.py.
+        """Integrates the ODE by Euler's method or, if `diffusion` > 0, the SDE.
 
         Args:
             steps: evaluations of the velocity. The official "250 steps" are 250 grid points, 249 evaluations.
@@ -100,7 +106,8 @@ class LightningDiT(DiT):
             guidance_channels: the number of first channels that are guided; the other channels stay
                 conditional. None guides all channels. The official code has 3 for every latent, as DiT has.
             diffusion: strength of the SDE's noise (DMVAE: 1).
+            guidance_end: samples are unguided at times t above this one.
         """
-        field = self.guided_field(labels, guidance, guidance_start, guidance_channels)
-        times = shift_time(torch.linspace(0, 1, steps + 1, device="cpu"), shift)
-        return self.solve(field, labels, noise, times, diffusion)
+        interval = {"start": guidance_start, "end": guidance_end}
+        field = self.guided_field(labels, guidance, weak, **interval, channels=guidance_channels)
+        return self.solve(field, labels, noise, self.grid_of_times(steps, shift), diffusion)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
 
-from ..bench.api import LatentSpec, Noise
+from ..bench.api import Flow, LatentSpec, Noise
 from ..bench.nn.blocks import divide_width
 from ..bench.nn.dit import Attention, Block, DiT
+from ..bench.nn.flow_transformer import LATER_OPTIONS
 from ..bench.registry import register
 
 
@@ -24,6 +24,7 @@ class SiT(DiT):
     Paper: Ma et al., "SiT", 2024 (arXiv 2401.08740).
     """
 
+    later = LATER_OPTIONS
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "B": {"width": 768, "depth": 12, "heads": 12},
         "L": {"width": 1024, "depth": 24, "heads": 16},
@@ -37,14 +38,13 @@ class SiT(DiT):
         width: Annotated[int, Field(ge=4, multiple_of=4)] = 64,
         depth: Annotated[int, Field(ge=1)] = 3,
         heads: Annotated[int, Field(ge=1)] = 4,
-        label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        **options: Any,
     ) -> None:
         """
         Args:
             width: width of the transformer.
             depth: number of blocks.
             heads: attention heads, which divide the width.
-            label_dropout: share of labels that training leaves out, which guidance needs.
         """
         divide_width(width, heads)
         norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=False)
@@ -53,34 +53,33 @@ class SiT(DiT):
             mlp = Mlp(width, 4 * width, act_layer=GELUTanh)
             return Block(width, Attention(width, heads), mlp, norm)
 
-        super().__init__(spec, classes, width, depth, block, norm)
-        self.label_dropout = label_dropout
-
-    def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        predicted, target = self.velocity_and_target(z, labels, noise, noise.uniform(z[:, 0, 0], "t"))
-        return {"velocity": (predicted - target).square().mean()}
+        super().__init__(spec, classes, **options)
+        self.build(width, depth, block, norm)
 
     def sample(
         self,
         labels: Tensor,
         guidance: float,
         noise: Noise,
+        weak: Flow | None = None,
         *,
         steps: Annotated[int, Field(ge=1)] = 30,
         diffusion: Annotated[float, Field(ge=0)] = 0.0,
         guidance_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         guidance_channels: Annotated[int, Field(ge=1)] | None = None,
+        guidance_end: Annotated[float, Field(ge=0, le=1)] = 1.0,
     ) -> Tensor:
-        """Integrates the ODE by Euler's method or, with `diffusion` > 0, the SDE (see bench/nn/dit.py).
+        """Integrates the ODE by Euler's method or, if `diffusion` > 0, the SDE.
 
-        SiT and REPA have `diffusion` 1. The first `guidance_channels` channels (None: all) are guided, at
-        times t >= `guidance_start`.
+        REPA's `guidance-high` of 0.7, whose times run the other way, is `guidance_start` 0.3.
 
         Args:
             steps: evaluations of the velocity.
             diffusion: strength of the SDE's noise; 0 is the ODE (SiT and REPA: 1).
             guidance_start: samples are unguided at times t below this one.
             guidance_channels: the number of first channels that are guided; null guides all.
+            guidance_end: samples are unguided at times t above this one.
         """
-        field = self.guided_field(labels, guidance, guidance_start, guidance_channels)
-        return self.solve(field, labels, noise, torch.linspace(0, 1, steps + 1, device="cpu"), diffusion)
+        interval = {"start": guidance_start, "end": guidance_end}
+        field = self.guided_field(labels, guidance, weak, **interval, channels=guidance_channels)
+        return self.solve(field, labels, noise, self.grid_of_times(steps), diffusion)

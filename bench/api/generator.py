@@ -16,13 +16,17 @@ class Generator(nn.Module):
     """A model of latents z (B, T, C), which the frame normalises by the matrix's `normalise`.
 
     The loop descends `loss`; a generator without a loss overrides `fit` instead. The frame passes `spec` and
-    `classes` (0 without labels) to the constructor.
+    `classes` (0 without labels) to the constructor and, if it names `teacher_spec: LatentSpec | None`, the
+    spec of the teacher's tokens.
     """
 
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     # Published names for sets of options: `size: XL` in a matrix stands for the set, and options written
     # beside it win. Constructors and cache keys contain only the options.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs_features: bool = (
+        False  # whether `loss` is also given `features`, the teacher's of the batch's images
+    )
     guided: bool = True  # whether guidance changes the samples of a class; if not, no sweep is made
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
@@ -37,7 +41,11 @@ class Generator(nn.Module):
         return ""
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
-        """Named scalars whose sum is descended; the generator itself drops labels in training."""
+        """Named scalars whose sum is descended; the generator itself drops labels in training.
+
+        With `needs_features`, a fourth argument `features` (B, N, F) has the teacher's tokens of the images
+        that z was encoded from.
+        """
         raise NotImplementedError
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -47,7 +55,9 @@ class Generator(nn.Module):
     def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
         """Latents z (B, T, C), one for each label (B,); -1 is "no class".
 
-        Keyword-only arguments of subclasses are options of sampling (`sampler: {...}` in a matrix).
+        Keyword-only arguments of subclasses are options of sampling (`sampler: {...}` in a matrix). One that
+        can be guided by another generator takes it as a fourth argument, `weak`, in place of the absence of a
+        label (`autoguidance` in a matrix).
         """
         raise NotImplementedError
 

@@ -29,16 +29,21 @@ def check_pairs(spec: LatentSpec, teacher: LatentSpec) -> None:
         )
 
 
-def paired(step: Step, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
-    """The teacher's token at the position of each latent token: (B, T, F).
+def onto_latents(features: Tensor, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
+    """The teacher's token (B, N, F) at the position of each latent token: (B, T, F).
 
     If the latent's grid is not the teacher's, the teacher's tokens are pooled onto the latent's grid; without
     grids tokens are paired in order.
     """
-    assert step.features is not None
     if spec.grid and teacher.grid and spec.grid != teacher.grid:
-        return regrid(step.features, teacher.grid, spec.grid)
-    return step.features
+        return regrid(features, teacher.grid, spec.grid)
+    return features
+
+
+def paired(step: Step, teacher: LatentSpec, spec: LatentSpec) -> Tensor:
+    """The teacher's token at the position of each latent token of a step's images: (B, T, F)."""
+    assert step.features is not None
+    return onto_latents(step.features, teacher, spec)
 
 
 def projector(inputs: int, width: int, outputs: int) -> nn.Sequential:

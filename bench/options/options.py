@@ -22,7 +22,7 @@ from .words import SEQUENCES, SHOWN, describe, shown
 FACTS: dict[type, set[str]] = {
     Tokenizer: {"image", "expansion", "extra", "dataset"},
     Regularizer: {"spec", "classes", "teacher_spec", "reference_spec", "reference_classes"},
-    Generator: {"spec", "classes"},
+    Generator: {"spec", "classes", "teacher_spec"},
     ReferenceSource: {"image", "teacher_spec"},
 }
 REQUIRED = inspect.Parameter.empty
