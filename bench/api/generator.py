@@ -24,9 +24,8 @@ class Generator(nn.Module):
     # Published names for sets of options: `size: XL` in a matrix stands for the set, and options written
     # beside it win. Constructors and cache keys contain only the options.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    needs_features: bool = (
-        False  # whether `loss` is also given `features`, the teacher's of the batch's images
-    )
+    # Of the teacher's tokens that `loss` takes as a fourth argument, `features`; None: it takes none.
+    teacher_spec: LatentSpec | None = None
     guided: bool = True  # whether guidance changes the samples of a class; if not, no sweep is made
 
     def __init__(self, spec: LatentSpec, classes: int) -> None:
@@ -43,7 +42,7 @@ class Generator(nn.Module):
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """Named scalars whose sum is descended; the generator itself drops labels in training.
 
-        With `needs_features`, a fourth argument `features` (B, N, F) has the teacher's tokens of the images
+        With a `teacher_spec`, a fourth argument `features` (B, N, F) has the teacher's tokens of the images
         that z was encoded from.
         """
         raise NotImplementedError

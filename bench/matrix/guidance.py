@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import registry
 from ..options.options import Trail
 from ..options.words import shown
 from .checker import Checker
-from .matrix import Sweep
-from .settings import Settings
+from .matrix import MatrixRow, Sweep
+from .settings import Autoguidance, Settings
 
 EXAMPLE = "guidance: {sweep: [1.0, 1.5, 2.0, 3.0, 4.0]}"
 SHARE = 4  # a sweep has a quarter of the matrix's samples at each guidance, unless it says how many
@@ -29,6 +29,34 @@ def read_guidance(checker: Checker, guidance: Any, trail: Trail) -> dict[str, An
     values = guidance if isinstance(guidance, list) else [guidance]
     trails: list[Trail] = [(*trail, i) if isinstance(guidance, list) else trail for i in range(len(values))]
     return {"guidance": tuple(_numbers(checker, values, trails))}
+
+
+def read_autoguidance(checker: Checker, options: Mapping[str, Any], trail: Trail) -> Autoguidance | None:
+    """The field `autoguidance` of a row, of whose options `trail` is the place."""
+    at = (*trail, "autoguidance")
+    given = checker.mapping(at, options, "a mapping such as `{row: LABEL}` or `{snapshot: 200}`")
+    chosen = Autoguidance(**checker.explicit_options(Autoguidance, given, at))
+    if chosen != Autoguidance():
+        return chosen
+    if given or options.get("autoguidance") == {}:
+        checker.report(at, "autoguidance needs a `row`, another generator's label, or a `snapshot`, or both")
+    return None
+
+
+def check_autoguidance(
+    checker: Checker, places: Iterable[tuple[MatrixRow, Trail]], generators: Sequence[MatrixRow]
+) -> None:
+    """Reports a row that is guided by a row that isn't there, or by its own finished model."""
+    labels = [row.label for row in generators]
+    for row, trail in places:
+        weak = row.autoguidance
+        if weak is None or weak.row is None:
+            continue
+        at = (*trail, "autoguidance", "row")
+        if weak.row not in labels:
+            checker.report(at, registry.unknown("generator of this matrix", weak.row, labels))
+        elif weak.row == row.label and weak.snapshot is None:
+            checker.report(at, f"{weak.row!r} is no worse than itself; a `snapshot` is its earlier weights")
 
 
 def _sweep(checker: Checker, options: dict[str, Any], trail: Trail) -> Sweep | None:

@@ -31,7 +31,7 @@ SECTION_KEYS: dict[str, Key] = {
         "required",
         "networks whose features metrics compare; rows are ranked by the first.",
     ),
-    "teacher": Key(PART, "the first of `features`", "network whose features regularizers learn from."),
+    "teacher": Key(PART, "the first of `features`", "network whose features rows learn from."),
     "reference": Key(PART, "teacher", "distribution that regularizers draw latents to."),
     "reconstruction": Key(
         "a mapping from losses to weights or options", "{l1: 1.0}", "losses of a reconstruction."
@@ -72,6 +72,12 @@ ROW_KEYS: dict[str, Key] = {
         "1.0",
         "strength of classifier-free guidance, 1 being none: each of a list is a row, of a sweep the best is "
         "chosen by other samples.",
+    ),
+    "autoguidance": Key(
+        "`{row: LABEL}`, `{snapshot: UPDATES}` or both",
+        "null",
+        "worse model whose velocities stand in guidance for those without a label: another generator of the "
+        "matrix, trained on the same latents, or the weights after so many updates.",
     ),
     "sampler": Key("a mapping", "{}", "options of sampling."),
     "images": Key("an integer >= 2", "all", "number of images that the reference is made of."),

@@ -92,6 +92,8 @@ def _plain_row(row: MatrixRow) -> dict[str, Any]:
         entry["guidance"] = list(row.guidance)
     if row.init != "fresh" and row.part != JOINT:
         entry["init"] = row.init
+    if row.autoguidance is not None:
+        entry["autoguidance"] = {k: v for k, v in asdict(row.autoguidance).items() if v is not None}
     for key, part in (("reference", row.reference), ("teacher", row.teacher)):
         if part is not None:
             entry[key] = _plain_row(part)

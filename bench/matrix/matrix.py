@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.augment import Augmentation
-from .settings import Budget, Probes
+from .settings import Autoguidance, Budget, Probes
 from .yaml_text import Problem
 
 SECTIONS = ("tokenizers", "regularizers", "generators")
@@ -35,15 +35,21 @@ class MatrixRow:
     optimizer: Mapping[str, Any] = field(default_factory=dict)  # as written; the loops have the defaults
     guidance: tuple[float, ...] = (1.0,)  # each is scored in full; of a row with a sweep the one without it
     sweep: Sweep | None = None
+    autoguidance: Autoguidance | None = None  # of a generator
     sampler: Mapping[str, Any] = field(default_factory=dict)
     init: str = "fresh"  # of a generator; "joint": it starts as the regularizer's own
     reference: MatrixRow | None = None  # of a regularizer, in place of the matrix's
-    teacher: MatrixRow | None = None  # of a regularizer, in place of the matrix's
+    teacher: MatrixRow | None = None  # of a regularizer or generator, in place of the matrix's
     images: int | None = None  # number that a reference is made of; None: all
     weights: str | None = None  # of a tokenizer: a file that its training starts from, or "random"
     start: str | None = None  # of a tokenizer: the label of another, trained with `none`, to start from
     budget: Mapping[str, int] = field(default_factory=dict)  # the keys that replace the matrix's
     where: Position = field(default=("", 0, 0), compare=False)
+
+    @property
+    def training(self) -> MatrixRow:
+        """What a generator's training depends on, which rows with other samplers have in common."""
+        return replace(self, label="", guidance=(), sweep=None, autoguidance=None, sampler={})
 
     def fits(self, pattern: str) -> bool:
         """Whether a pattern matches the label, the label without axes, or the part; `a|b` is either.

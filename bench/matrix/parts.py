@@ -11,7 +11,7 @@ from ..options.axes import Variants, check_axes
 from ..options.options import Trail, names_of, options_of
 from ..options.words import SHOWN, label_text, shown
 from .checker import Checker
-from .guidance import read_guidance
+from .guidance import read_autoguidance, read_guidance
 from .matrix import MatrixRow
 from .settings import Budget, CriticOptimizer, GroupOptimizer, Optimizer
 from .yaml_text import Problem
@@ -32,7 +32,16 @@ NONE = "none"  # no generator: the tokenizer is scored alone
 FRAME = {
     "tokenizers": ("use", "optimizer", "weights", "start", "budget"),
     "regularizers": ("use", "optimizer", "reference", "teacher", "budget"),
-    "generators": ("use", "init", "optimizer", "guidance", "sampler", "budget"),
+    "generators": (
+        "use",
+        "init",
+        "optimizer",
+        "guidance",
+        "autoguidance",
+        "sampler",
+        "teacher",
+        "budget",
+    ),
 }
 OWN = {"references": ("images",), "datasets": ("label",)}
 WITHOUT_PART = {JOINT: ("use", "guidance", "sampler"), NONE: ("use",)}
@@ -231,6 +240,8 @@ def _entry(checker: Checker, kind: str, label: str, options: Any) -> Entry | Non
             frame[key] = read_part(checker, options.get(key), kind_of_part, (*trail, key))
     else:
         frame |= read_guidance(checker, options.get("guidance"), (*trail, "guidance"))
+        frame["autoguidance"] = read_autoguidance(checker, options, trail)
+        frame["teacher"] = read_part(checker, options.get("teacher"), "features", (*trail, "teacher"))
         frame["init"] = init = options.get("init", "fresh")
         if init not in ("fresh", JOINT):
             checker.report((*trail, "init"), f"init must be 'fresh' or 'joint', not {shown(init)}")

@@ -52,6 +52,20 @@ class Probes:
 
 
 @dataclass(frozen=True)
+class Autoguidance:
+    """The worse model by which samples are guided (Karras et al., 2024, arXiv 2406.02507).
+
+    Args:
+        row: label of another generator of the matrix, which is trained on the same latents; null is the row
+            itself.
+        snapshot: updates after which that generator's averaged weights are taken; null is its last.
+    """
+
+    row: str | None = None
+    snapshot: Count | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """The keys of a matrix that are one value each.
 

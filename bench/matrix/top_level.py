@@ -17,6 +17,7 @@ from ..options.options import Trail
 from ..options.words import shown
 from ..store.user_paths import user_path
 from .checker import Checker
+from .guidance import check_autoguidance
 from .keys import KEYS
 from .matrix import PATTERNS, SECTIONS, Matrix, Seed, Skip
 from .parts import (
@@ -73,6 +74,8 @@ def read_matrix(checker: Checker, file: Path, more_plugins: Iterable[str | Path]
         values["seeds"] = tuple(_expanded(seeds))
         values |= {kind: expand_rows(checker, entries[kind]) for kind in SECTIONS}
         check_starts(checker, entries["tokenizers"], values["tokenizers"])
+        places = ((entry.row, entry.trail) for entry in entries["generators"])
+        check_autoguidance(checker, places, values["generators"])
     checker.raise_problems(warnings)
     losses = (file.name, 0, 0)
     if data.get("reconstruction") is not None:

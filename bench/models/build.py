@@ -126,10 +126,10 @@ def facts_from(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec_from(fact) if isinstance(fact, Mapping) else fact for name, fact in plain.items()}
 
 
-def generator(config: Config, spec: LatentSpec, classes: int) -> Generator:
-    return registry.create(
-        "generators", config["name"], spec=spec, classes=classes, **options_from(config["options"])
-    )
+def generator(config: Config, spec: LatentSpec, classes: int, teacher: LatentSpec | None = None) -> Generator:
+    """A generator; its constructor takes the spec of the teacher's tokens if it names `teacher_spec`."""
+    facts = {"spec": spec, "classes": classes, "teacher_spec": teacher}
+    return registry.build("generators", config["name"], facts, options_from(config["options"]))
 
 
 def options_from(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class FlowTransformer(Flow):
         self.time_factor = 1 / factors[time_shift] if isinstance(time_shift, str) else 1 / time_shift
         self.repa, self.repa_depth = repa, repa_depth
         self.repa_width, self.repa_projector = repa_width, repa_projector
-        self.teacher, self.needs_features = teacher_spec, repa > 0
+        self.teacher_spec = teacher_spec if repa else None
         self.depth = 0  # `align` sets it
 
     def network(self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
@@ -101,16 +101,16 @@ class FlowTransformer(Flow):
         if self.repa_depth > depth:
             raise ValueError(f"repa_depth = {self.repa_depth} is none of the blocks 1 to {depth}")
         self.projector: nn.Module | None = None
-        if not self.needs_features:
+        teacher = self.teacher_spec
+        if teacher is None:
             return
-        assert self.teacher is not None
-        check_pairs(self.spec, self.teacher)
+        check_pairs(self.spec, teacher)
         if self.repa_projector == "mlp":
-            self.projector = projector(width, self.repa_width, self.teacher.channels).apply(xavier)
+            self.projector = projector(width, self.repa_width, teacher.channels).apply(xavier)
         elif self.spec.grid is None:
             raise Unfit("repa_projector: conv needs latent tokens on a grid; `mlp` doesn't")
         else:
-            self.projector = nn.Conv2d(width, self.teacher.channels, 3, padding=1)
+            self.projector = nn.Conv2d(width, teacher.channels, 3, padding=1)
 
     def velocity(
         self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int | None = None
@@ -153,8 +153,8 @@ class FlowTransformer(Flow):
 
     def alignment(self, hidden: Tensor, features: Tensor | None) -> Tensor:
         """REPA's loss of hidden tokens (B, T, D) and the teacher's (B, N, F), in [-1, 1]."""
-        assert self.projector is not None and self.teacher is not None and features is not None
-        features = onto_latents(features, self.teacher, self.spec)
+        assert self.projector is not None and self.teacher_spec is not None and features is not None
+        features = onto_latents(features, self.teacher_spec, self.spec)
         if self.repa_projector == "mlp":
             return cosine_loss(self.projector(hidden), features)
         maps = self.projector(hidden.mT.unflatten(2, self.spec.grid))  # type: ignore[arg-type]

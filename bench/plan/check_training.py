@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .. import registry
-from ..api import Regularizer, Tokenizer, Unfit
+from ..api import Generator, Regularizer, Tokenizer, Unfit
 from ..matrix.matrix import MatrixRow
 from ..models import build
 from ..training import losses
@@ -35,6 +35,15 @@ def check_training(parts: MetaParts, data: DatasetPlan, row: MatrixRow, regulari
         and not data.dataset.decodes
     ):
         raise Unfit(f"{row.label} needs the teacher's features of augmented images")
+
+
+def check_modules(parts: MetaParts, row: MatrixRow, generator: Generator) -> None:
+    """Refuses settings of an optimizer for a module that the generator doesn't have."""
+    modules = [name for name, _ in generator.named_children()]
+    for name in row.optimizer.get("modules", {}):
+        if name not in modules:
+            message = registry.unknown("name in optimizer.modules", name, modules)
+            raise parts.refuse(row, message)
 
 
 def check_pairs(

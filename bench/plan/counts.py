@@ -73,11 +73,17 @@ class Counts:
         return self.passing(key, lambda: passes.drawing(regularizer, spec, classes, latents))
 
     def sampling(
-        self, generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int
+        self,
+        generator: Generator,
+        classes: int,
+        guided: bool,
+        options: Mapping[str, Any],
+        count: int,
+        weak: Generator | None = None,
     ) -> PassMemory:
-        """The memory that sampling so many latents at a time takes."""
-        key = ("sampling", generator, guided, repr(sorted(options.items())), count)
-        return self.passing(key, lambda: passes.sampling(generator, classes, guided, options, count))
+        """The memory that sampling so many latents at a time takes; `weak` is the model that guides it."""
+        key = ("sampling", generator, weak, guided, repr(sorted(options.items())), count)
+        return self.passing(key, lambda: passes.sampling(generator, classes, guided, options, count, weak))
 
     def mapped(
         self,

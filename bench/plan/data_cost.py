@@ -158,10 +158,10 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     """The cost of drawing latents by a generator, and of decoding them."""
     generator, tokenizer, dataset = built.generator, built.tokenizer, built.dataset
     assert generator is not None and tokenizer is not None
-    guided, sampler = config["guidance"] != 1, config["sampler"]
+    guided, sampler, weak = config["guidance"] != 1, config["sampler"], built.weak
     drawn = counts.count(
-        ("sample", generator, guided, repr(sorted(sampler.items()))),
-        lambda: dry_run.sample(generator, dataset.classes, guided, sampler),
+        ("sample", generator, weak, guided, repr(sorted(sampler.items()))),
+        lambda: dry_run.sample(generator, dataset.classes, guided, sampler, weak),
     )
     decoded = counts.decode(built)
     image, count = dataset.image, config["samples"]
@@ -172,15 +172,15 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     disk = count * (pixels + 8)  # 8 bits a value, and a label
     chunk = min(CHUNK, count)
     passes = (
-        counts.sampling(generator, dataset.classes, guided, sampler, chunk),
+        counts.sampling(generator, dataset.classes, guided, sampler, chunk, weak),
         # Decoded images, scaled to 256 levels.
         counts.decoding(built, chunk) + 2 * FLOAT * chunk * pixels,
     )
     return Cost(
-        parameters_total=parameters(generator, tokenizer.decoder),
+        parameters_total=parameters(generator, tokenizer.decoder) + (parameters(weak) if weak else 0),
         images=count,
         flops_per_image=None if isinstance(drawn, str) or isinstance(decoded, str) else drawn + decoded,
-        weights_memory_bytes=total_bytes(generator, tokenizer),
+        weights_memory_bytes=total_bytes(generator, tokenizer, weak),
         temporary_memory_bytes=max(one.peak for one in passes),
         gap_memory_bytes=sum(one.gaps for one in passes),  # a heap keeps those of a pass for the next one
         set_memory_bytes=in_memory(FLOAT * count * latent) + in_memory(disk) + dataset.memory_bytes(),

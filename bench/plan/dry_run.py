@@ -124,8 +124,14 @@ def decode(tokenizer: Tokenizer, image: ImageSpec, classes: int) -> int:
     return tokenizer.evaluations * forward_flops(tokenizer.velocity, x, t, z, _labels(classes, 1))
 
 
-def sample(generator: Generator, classes: int, guided: bool, options: Mapping[str, Any]) -> int:
-    """Operations of drawing a sample, extrapolated from few iterations of the sampler.
+def sample(
+    generator: Generator,
+    classes: int,
+    guided: bool,
+    options: Mapping[str, Any],
+    weak: Generator | None = None,
+) -> int:
+    """Operations of drawing a sample, extrapolated from few iterations of the sampler; `weak` guides it.
 
     Raises:
         TooLong: if even those take too many calls and the generator doesn't say what they take.
@@ -135,10 +141,12 @@ def sample(generator: Generator, classes: int, guided: bool, options: Mapping[st
     if labels is None:
         labels = torch.full((1,), -1, device="meta")
 
+    other = {} if weak is None else {"weak": weak}
+
     def follow(sampler: dict[str, Any], iterations: list[str]) -> float:
         if not iterations:
             return forward_flops(
-                lambda labels: generator.sample(labels, guidance, Noise(0), **sampler),
+                lambda labels: generator.sample(labels, guidance, Noise(0), **other, **sampler),
                 labels,
                 calls=MAX_CALLS,
             )

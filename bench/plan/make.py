@@ -18,6 +18,7 @@ from ..stages.guidance import CHOSEN
 from .meta_parts import DatasetPlan, MetaParts, Refused
 from .outside_parts import check_outside_parts
 from .plan import PROBE, Cell, Plan
+from .snapshots import probed
 from .stage_graph import StageGraph
 
 
@@ -92,7 +93,7 @@ def _cell(
     for guidance in () if sweep else generator.guidance:
         scores[f"{guidance:g}"] = graph.generator_scores(data, rows, seed, parents, guidance)
     trained = graph.plan.stages.get(parents.get("generator", ""))
-    for step in trained.config.get("snapshots", ()) if trained else ():
+    for step in probed(graph.matrix, generator) if trained and "snapshots" in trained.config else ():
         along = CHOSEN if sweep else max(generator.guidance)
         scores[f"{PROBE}{step}"] = graph.generator_scores(data, rows, seed, parents, along, step)
     return Cell(**labels, scores={name: stage for name, stage in scores.items() if stage})

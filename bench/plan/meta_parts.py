@@ -140,9 +140,9 @@ class MetaParts:
                 raise self.refuse(row, f"no weights: {error}") from None
         return part_config("features", row) | {"fingerprint": extractor.fingerprint()}
 
-    def teacher(self, regularizer: MatrixRow | None) -> MatrixRow:
-        """The regularizer's own teacher, or the matrix's."""
-        return (regularizer and regularizer.teacher) or self.matrix.teacher
+    def teacher(self, row: MatrixRow | None) -> MatrixRow:
+        """The teacher of a regularizer or a generator: its own, or the matrix's."""
+        return (row and row.teacher) or self.matrix.teacher
 
     def tokenizer(self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow) -> Tokenizer:
         """The tokenizer with as many outputs of its encoder as the regularizer asks for."""
@@ -170,10 +170,11 @@ class MetaParts:
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, generator: MatrixRow
     ) -> Generator:
         spec = self.tokenizer(data, tokenizer, regularizer).spec
+        teacher = self.extractor(self.teacher(generator)).spec
         return self._build(
             "generators",
             generator,
-            lambda config: build.generator(config, spec, data.dataset.classes),
+            lambda config: build.generator(config, spec, data.dataset.classes, teacher),
             data.row.label,
             tokenizer.label,
         )

@@ -51,10 +51,23 @@ def _part_config(
 
 
 def key_options(cls: type, options: Mapping[str, Any], method: str = "") -> dict[str, Any]:
-    """The options that are part of a key: all but those in the part's `later` that have their defaults."""
+    """The options that are part of a key: all but those in the part's `later` that have their defaults.
+
+    The same holds for the options of parts that options name.
+    """
     later: Collection[str] = getattr(cls, "later", ())
-    known = options_of(cls, method) if later else {}
-    return plain({k: v for k, v in options.items() if k not in later or v != known[k].default})
+    known, keyed = options_of(cls, method), {}
+    for name, value in options.items():
+        if name in later and value == known[name].default:
+            continue
+        if name in known and known[name].needs and value:
+            inner = registry.get(registry.kind_of(known[name].needs[0]), value["use"])
+            value = {
+                "use": value["use"],
+                **key_options(inner, {k: v for k, v in value.items() if k != "use"}),
+            }
+        keyed[name] = value
+    return plain(keyed)
 
 
 def plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

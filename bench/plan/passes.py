@@ -75,9 +75,14 @@ def drawing(regularizer: Regularizer, spec: LatentSpec, classes: int, count: int
 
 
 def sampling(
-    generator: Generator, classes: int, guided: bool, options: Mapping[str, Any], count: int
+    generator: Generator,
+    classes: int,
+    guided: bool,
+    options: Mapping[str, Any],
+    count: int,
+    weak: Generator | None = None,
 ) -> PassMemory:
-    """Sampling so many latents at a time.
+    """Sampling so many latents at a time; `weak` is the model that guides it.
 
     Of a sampler of many operations the first are followed, and then those of its scores.
     """
@@ -85,8 +90,10 @@ def sampling(
     labels = _labels(count) if classes else torch.full((count,), -1, device="meta")
     few = {name: min(value, STEPS) if name == "steps" and value else value for name, value in options.items()}
 
+    other = {} if weak is None else {"weak": weak}
+
     def sample(labels: Tensor) -> Tensor:
-        return generator.sample(labels, guidance, Noise(0), **few)
+        return generator.sample(labels, guidance, Noise(0), **other, **few)
 
     memory = _pass(sample, labels, calls=CALLS)
     if isinstance(generator, Likelihood) and generator.sampling_scores(guided and classes > 0, options):

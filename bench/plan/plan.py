@@ -50,6 +50,7 @@ class Built:
     tokenizer: Tokenizer | None = None
     regularizer: Regularizer | None = None
     generator: Generator | None = None
+    weak: Generator | None = None  # by which the generator's samples are guided
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the regularizer's constructor
     extractor: FeatureExtractor | None = None
     source: ReferenceSource | None = None

@@ -15,11 +15,13 @@ from ..options.options import REQUIRED, check_options, options_of
 from ..options.plain_data import plain
 from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, stage_id
-from .check_training import check_pairs, check_training
+from .autoguidance import WEAK, check_weak, weak_row
+from .check_training import check_modules, check_pairs, check_training
 from .meta_parts import DatasetPlan, MetaParts, base_class, base_row
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
 from .shape_difference import shape_difference
+from .snapshots import kept
 from .stored_rows import check_stored
 
 BARE = MatrixRow("none", "none", {})  # the regularizer of a tokenizer that others start from
@@ -225,7 +227,16 @@ class StageGraph:
         return self._add("features", label, config, {}, built)
 
     def generator(self, data: DatasetPlan, rows: Rows, seed: Seed) -> Parents:
-        """The stages that samples are drawn from, by role, with a generator's if it is trained by itself."""
+        """The stages that samples are drawn from, by role: of a generator, if it is trained by itself."""
+        parents, weak = self._generator(data, rows, seed), weak_row(self.matrix, rows[-1])
+        if weak is None:
+            return parents
+        other = self._generator(data, (*rows[:2], weak), seed)
+        check_weak(self.matrix, rows[-1], self._model(parents), self._model(other))
+        return parents if other == parents else parents | {WEAK: other["generator"]}
+
+    def _generator(self, data: DatasetPlan, rows: Rows, seed: Seed) -> Parents:
+        """The same without the model that guides it."""
         tokenizer, regularizer, generator = rows
         trained = self.tokenizer(data, tokenizer, regularizer, seed)
         if generator.part == NONE:
@@ -249,11 +260,7 @@ class StageGraph:
         if own is not None and type(own) is not registry.get("generators", generator.part):
             raise Unfit(f"the generator of {regularizer.label} is no {generator.part}")
         model = own or self.parts.generator(data, tokenizer, regularizer, generator)
-        modules = [name for name, _ in model.named_children()]
-        for name in generator.optimizer.get("modules", {}):
-            if name not in modules:
-                message = registry.unknown("name in optimizer.modules", name, modules)
-                raise self.parts.refuse(generator, message)
+        check_modules(self.parts, generator, model)
         budget = self.matrix.budget_of(generator)
         config = {
             "generator": self.parts.config("generators", generator, model, data),
@@ -263,17 +270,20 @@ class StageGraph:
             "batch": budget.batch,
             "seed": f"{seed.tokenizer}.{seed.generator}",
         }
-        snapshots = self._snapshots(budget.generator_steps)
+        snapshots = kept(self.matrix, generator)
         if snapshots and type(model).fit is Generator.fit:
             config["snapshots"] = snapshots
+        parents = dict(trained)
+        if model.teacher_spec is not None:
+            teacher = self.parts.teacher(generator)
+            config["teacher_spec"] = vars(model.teacher_spec)
+            if data.dataset.decodes:
+                config["teacher"] = self.parts.extractor_config(teacher)
+            else:
+                parents["teacher"] = self._features(data, teacher)
         label = self._label(data, *rows, f"seed {seed.tokenizer}.{seed.generator}")
         built, trainable = Built(data.dataset, generator=model), self.parts.parameters(model)
-        return trained | {"generator": self._add("generator", label, config, trained, built, trainable)}
-
-    def _snapshots(self, steps: int) -> list[int]:
-        """The updates after which samples are scored; the last one is always among them, if there are any."""
-        chosen = self.matrix.probes.generator if self.matrix.probes else ()
-        return [*sorted(step for step in set(chosen) if step < steps), steps] if chosen else []
+        return trained | {"generator": self._add("generator", label, config, parents, built, trainable)}
 
     def tokenizer_scores(
         self, data: DatasetPlan, tokenizer: MatrixRow, regularizer: MatrixRow, seed: Seed
@@ -312,7 +322,8 @@ class StageGraph:
     def sweep(self, data: DatasetPlan, rows: Rows, seed: Seed, parents: Parents) -> Parents:
         """The stage that chooses a cell's guidance, by its role; none where guidance changes nothing."""
         sweep = rows[-1].sweep
-        if sweep is None or not data.dataset.classes or not getattr(self._model(parents), "guided", False):
+        guidable = data.dataset.classes or rows[-1].autoguidance is not None
+        if sweep is None or not guidable or not getattr(self._model(parents), "guided", False):
             return {}
         extra, drawn = {"sweep": True, "samples": sweep.samples}, {}
         for w in sweep.values:
@@ -345,13 +356,18 @@ class StageGraph:
             "seed": seed.of_samples,
             **extra,
         }
+        weak = None
+        if generator.autoguidance is not None:
+            role = WEAK if WEAK in parents else "generator"
+            config["autoguidance"] = {"role": role, "snapshot": generator.autoguidance.snapshot}
+            weak = self.plan.built[parents[role]].generator
         at = guidance if isinstance(guidance, str) else f"{guidance:g}"
         label = self._label(data, *rows, f"seed {config['seed']}", f"guidance {at}")
         if "snapshot" in extra:
             label += f" · step {extra['snapshot']}"
         elif "sweep" in extra:
             label += " · sweep"
-        built = replace(self.plan.built[parents["tokenizer"]], generator=self._model(parents))
+        built = replace(self.plan.built[parents["tokenizer"]], generator=self._model(parents), weak=weak)
         return self._add("samples", label, config, parents, built)
 
     def _model(self, parents: Parents) -> Generator | None:

@@ -67,10 +67,8 @@ def tokenizer_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         probes,
         dry_run.batch_bytes(built, training.batch),
     )
-    teacher = 0
     if "teacher" in config:
-        teacher = build.extractor(config["teacher"]).memory_bytes()
-        cost = replace(cost, note=cost.note or "without the teacher, which describes each batch")
+        cost = _with_teacher(cost, config)
     # The networks of losses take memory in training and are not stored.
     learning = parameters(adversary, trainable=True) if adversary is not None else 0
     refined = parameters(tokenizer.decoder, trainable=True) if config["refine_steps"] else 0
@@ -80,10 +78,16 @@ def tokenizer_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         parameters_total=cost.parameters_total + sum(map(parameters, networks)),
         weights_memory_bytes=cost.weights_memory_bytes + total_bytes(*networks),
         optimizer_memory_bytes=cost.optimizer_memory_bytes + learning * (GRADIENT + ADAM) + refined * ADAM,
-        temporary_memory_bytes=cost.temporary_memory_bytes + teacher,
         set_memory_bytes=sets + probes,
         passing_memory_bytes=max(cost.passing_memory_bytes + learning * (FLOAT + ADAM), mapping),
     )
+
+
+def _with_teacher(cost: Cost, config: Mapping[str, Any]) -> Cost:
+    """The cost with the memory of a teacher that describes each batch."""
+    memory = cost.temporary_memory_bytes + build.extractor(config["teacher"]).memory_bytes()
+    note = cost.note or "without the teacher, which describes each batch"
+    return replace(cost, temporary_memory_bytes=memory, note=note)
 
 
 def _tokenizer_step(
@@ -180,6 +184,8 @@ def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         snapshots,
         training.batch * generator.spec.tokens * generator.spec.channels * FLOAT + others,
     )
+    if "teacher" in config:
+        cost = _with_teacher(cost, config)
     return replace(cost, set_memory_bytes=sets, passing_memory_bytes=max(cost.passing_memory_bytes, mapping))
 
 

@@ -13,6 +13,7 @@ from ..store.artifacts import Result
 from ..training.context import Context
 from ..training.generator import train_generator
 from .inputs import Config, Inputs
+from .teacher import stored_tokens, teacher
 from .trained_cell import TrainedCell
 
 
@@ -24,7 +25,7 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     cell = TrainedCell(inputs, context.device)
     joint = config["init"] == "joint"
     with seeded(config["seed"], "init", "generator"):
-        model = cell.joint() if joint else cell.fresh(config["generator"])
+        model = cell.joint() if joint else cell.fresh(config)
     prepare(config, model)
     stored, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
     h, draws = stored["h/train"], stored.get("draws")
@@ -37,12 +38,17 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     def latent(rows: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
         return normalise(cell.regularizer.latent(rows, noise, labels) if draws is None else rows)
 
+    describe, images = teacher(config, inputs), None
+    if describe is not None and stored_tokens(inputs) is None:
+        images = cell.dataset
     state = train_generator(
         model,
         read,
         len(h),
         labels,
         latent=latent,
+        teacher=describe,
+        images=images,
         steps=config["steps"],
         batch=config["batch"],
         seed=config["seed"],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..api import ImageSpec
 from ..api.noise import seeded
@@ -25,6 +23,7 @@ from ..training.tokenizer import train_tokenizer
 from .inputs import Config, Inputs
 from .reference import regularizer_reference
 from .reference_samples import in_space_of, split_of
+from .teacher import teacher
 
 
 def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
@@ -64,7 +63,7 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
         seed=seed,
         optimizer=config["optimizer"],
         context=context,
-        teacher=_teacher(config, inputs),
+        teacher=teacher(config, inputs),
         reference=target,
     )
     tensors = {f"tokenizer/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -75,19 +74,6 @@ def tokenizer(config: Config, inputs: Inputs, context: Context) -> Result:
     steps = config["steps"] + config["refine_steps"]
     cost = {"seconds": state.seconds, "steps": steps} | (_loss_cost(config, dataset.image) if steps else {})
     return Result({"curves": state.curves}, tensors, cost=cost)
-
-
-def _teacher(config: Config, inputs: Inputs) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Maps (images, index) to token features: stored ones, or computed if the dataset decodes files."""
-    if "teacher" in inputs:
-        stored = inputs["teacher"].tensors["tokens/train"]
-        return lambda images, index: stored[index]
-    if "teacher" not in config:
-        return None
-    extractor = build.extractor(config["teacher"])
-    if extractor.resizing == "clean":
-        extractor.resizing = "torch"  # on the device, where the images are
-    return lambda images, index: extractor.describe(images, ["tokens"])["tokens"]
 
 
 def _loss_cost(config: Config, image: ImageSpec) -> dict[str, float]:

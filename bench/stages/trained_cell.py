@@ -14,6 +14,7 @@ from ..api import Dataset, Generator, Noise, Regularizer, Split, Tokenizer
 from ..models import build
 from ..models.latents import IDENTITY, Normalisation, draw
 from ..store.artifacts import Artifact
+from .inputs import Config
 
 
 class TrainedCell:
@@ -62,10 +63,15 @@ class TrainedCell:
         """The trained generator, at the snapshot if there is one; if none was trained, the regularizer's."""
         if "generator" not in self.inputs:
             return self.joint().to(self.device).eval()
-        config = self.inputs["generator"].meta["config"]
-        generator = self.joint() if config["init"] == "joint" else self.fresh(config["generator"])
-        weights = "generator" if self.snapshot is None else f"snapshot/{self.snapshot}"
-        generator.load_state_dict(self.inputs["generator"].group(weights))
+        return self.trained_generator("generator", self.snapshot)
+
+    def trained_generator(self, role: str, snapshot: int | None = None) -> Generator:
+        """The generator that a parent has trained, as it was after `snapshot` updates or, with None, all."""
+        trained = self.inputs[role]
+        config = trained.meta["config"]
+        generator = self.joint() if config["init"] == "joint" else self.fresh(config)
+        weights = "generator" if snapshot is None else f"snapshot/{snapshot}"
+        generator.load_state_dict(trained.group(weights))
         return generator.to(self.device).eval()
 
     @cached_property
@@ -73,9 +79,10 @@ class TrainedCell:
         tensors = self.inputs["latents"].tensors
         return Normalisation(tensors["mean"], tensors["std"])
 
-    def fresh(self, config: dict[str, Any]) -> Generator:
-        """A generator with new weights."""
-        return build.generator(config, self.tokenizer.spec, self.dataset.classes)
+    def fresh(self, config: Config) -> Generator:
+        """The generator with new weights of a generator stage's config."""
+        teacher = build.spec_from(config["teacher_spec"]) if "teacher_spec" in config else None
+        return build.generator(config["generator"], self.tokenizer.spec, self.dataset.classes, teacher)
 
     def joint(self) -> Generator:
         """A copy of the regularizer's own generator, with its weights."""

@@ -17,7 +17,8 @@ from ..records.record import Record
 # Settings that all rows of a matrix share. For WHOLE, a missing key differs from a present one.
 WHOLE, SHARED = ("reconstruction", "augment"), ("teacher", "reference", "normalise")
 # Keys of a row that a resolved matrix leaves out where they are the default.
-FRAME = ("optimizer", "sampler", "weights", "start", "budget", "init", "reference", "teacher")
+TRAINING = ("optimizer", "weights", "start", "budget", "init", "reference", "teacher")
+FRAME = (*TRAINING, "sampler", "autoguidance")
 ROWS = ("tokenizers", "regularizers", "generators")  # a dataset is known by its fingerprint instead
 ALLOWED = {
     "versions": "make them anew with one version, or merge with --allow versions",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..api import Generator, Noise
-from ..runtime.prefetch import Ahead
+from ..api import Dataset, Generator, Noise
+from ..runtime.prefetch import Ahead, BatchReader
 from ..runtime.processes import ALONE, Group
 from .checkpoint import State
 from .context import Context
@@ -31,6 +31,8 @@ def train_generator(
     optimizer: Mapping[str, Any],
     context: Context,
     latent: Callable[[Tensor, Tensor | None, Noise], Tensor] = lambda rows, labels, noise: rows,
+    teacher: Callable[[Tensor | None, Tensor], Tensor] | None = None,
+    images: Dataset | None = None,
     snapshots: Collection[int] = (),
 ) -> State:
     """Trains a generator in place and leaves the averaged weights in it.
@@ -41,10 +43,18 @@ def train_generator(
         labels: (size,) int64 or None.
         latent: maps (rows on the device, labels, noise) to z (B, T, C), normalised; called at every step, so
             that a stochastic latent is drawn anew.
+        teacher: maps (images on the device, index) to the teacher's tokens (B, N, F), for generators that
+            learn from them.
+        images: the training images that `read` has the latents of, if the teacher looks at them.
         snapshots: updates after which the averaged weights are kept in the state, besides the final ones.
     """
     accelerator = context.accelerator()
     device, group = accelerator.device, context.group
+
+    def rows_of(step: int, stream: str = "data") -> Tensor:
+        return group.rows(batch_index(size, batch, step, seed, stream))
+
+    decoded = None if images is None else BatchReader(images, "train", rows_of, context.loaders, device)
     generator.to(device).train()
 
     def prepare(index: Tensor, rows: Tensor, step: int, group: Group) -> tuple[Tensor, Tensor | None, Noise]:
@@ -55,7 +65,7 @@ def train_generator(
         return z, batch_labels, noise.fork("loss")
 
     def read_step(step: int) -> tuple[Tensor, Tensor]:
-        index = group.rows(batch_index(size, batch, step, seed, "data"))
+        index = rows_of(step)
         return index, read(index, step)
 
     if type(generator).fit is not Generator.fit:
@@ -78,12 +88,21 @@ def train_generator(
     average, ends = Average(generator, settings["ema"]), last_steps(learner.optimizer)
     state = State({"generator": generator}, {"main": learner.optimizer}, {"generator": average})
 
+    @torch.no_grad()
+    def described(index: Tensor, step: int) -> tuple[Tensor, ...]:
+        """The teacher's tokens, if the generator learns from them."""
+        if teacher is None:
+            return ()
+        with accelerator.autocast():
+            return (teacher(decoded(step, "data") if decoded else None, index).to(device).float(),)
+
     def train(step: int) -> dict[str, Tensor]:
         index, rows = ahead(step)
         z, batch_labels, noise = prepare(index, rows, step, group)
+        features = described(index, step)
         learner.zero_grad()
         with accelerator.autocast():
-            losses = generator.loss(z, batch_labels, noise)
+            losses = generator.loss(z, batch_labels, noise, *features)  # type: ignore[call-arg]
         learner.descend(sum(losses.values()), step)
         average.update(generator, step, ends)
         if step + 1 in snapshots:
@@ -91,7 +110,7 @@ def train_generator(
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
-    with closing(Ahead(read_step, device)) as ahead:
+    with closing(Ahead(read_step, device)) as ahead, closing(decoded or ahead):
         run_steps(state, steps, train, context, seed, "generator")
     generator.load_state_dict(average.weights(generator))
     generator.eval()

@@ -116,8 +116,10 @@ def reconstruction_step(distance: nn.Module | None, adversary: Adversary | None,
 
 
 def generator_step(generator: Generator, z: Tensor, labels: Tensor | None) -> None:
-    """One training step of a generator, forward and backward."""
-    terms = generator.loss(z, labels, Noise(0, ("cost",)))
+    """One training step of a generator, forward and backward; features of a teacher are 1 throughout."""
+    teacher = generator.teacher_spec
+    features = () if teacher is None else (z.new_ones(len(z), teacher.tokens, teacher.channels),)
+    terms = generator.loss(z, labels, Noise(0, ("cost",)), *features)  # type: ignore[call-arg]
     backward(torch.stack(list(terms.values())).sum())
 
 
