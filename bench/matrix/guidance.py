@@ -38,7 +38,7 @@ def read_autoguidance(checker: Checker, options: Mapping[str, Any], trail: Trail
     chosen = Autoguidance(**checker.explicit_options(Autoguidance, given, at))
     if chosen != Autoguidance():
         return chosen
-    if given or options.get("autoguidance") == {}:
+    if options.get("autoguidance") == {}:
         checker.report(at, "autoguidance needs a `row`, another generator's label, or a `snapshot`, or both")
     return None
 

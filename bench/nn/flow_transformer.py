@@ -20,7 +20,7 @@ from ..flow import (
     with_unconditional,
     x_prediction_loss,
 )
-from .blocks import drop_labels, xavier
+from .blocks import drop_labels, single, xavier
 from .teacher_alignment import check_pairs, cosine_loss, onto_latents, projector
 
 LAST = 0.04  # the length of the SDE's last step, which adds no noise
@@ -156,9 +156,9 @@ class FlowTransformer(Flow):
         assert self.projector is not None and self.teacher_spec is not None and features is not None
         features = onto_latents(features, self.teacher_spec, self.spec)
         if self.repa_projector == "mlp":
-            return cosine_loss(self.projector(hidden), features)
+            return cosine_loss(single(self.projector(hidden)), features)
         maps = self.projector(hidden.mT.unflatten(2, self.spec.grid))  # type: ignore[arg-type]
-        return cosine_loss(maps.flatten(2).mT, standardised_over_tokens(features))
+        return cosine_loss(single(maps).flatten(2).mT, standardised_over_tokens(features))
 
     def grid_of_times(self, steps: int, shift: float = 1.0) -> Tensor:
         """Times (steps + 1,) from 0 to 1 on the CPU, by `shift` and the option `time_shift`."""

@@ -69,6 +69,12 @@ METHODS = {
     "masked": {"ratios": [0.25, 0.5], "probabilities": [0.5, 0.5]},
     "none": {},  # with a mask in the tokenizer
 }
+SMALL = {"width": 16, "depth": 1, "heads": 2}
+GENERATORS = {
+    "lightningdit": ("lightningdit", SMALL),
+    "lightningdit with repa": ("lightningdit", SMALL | {"repa": 0.5, "repa_width": 16}),
+    "mar": ("mar", SMALL),
+}
 FACTS = {"classes": 4, "reference_classes": 4, "reference_spec": SPEC, "teacher_spec": SPEC}
 
 
@@ -133,12 +139,9 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
 def generated(name, folder, group=ALONE):
     """Every step's loss of a generator."""
     torch.manual_seed(0)
-    part = get("generators", name)
-    small = {
-        "lightningdit": {"width": 16, "depth": 1, "heads": 2},
-        "mar": {"width": 16, "depth": 1, "heads": 2},
-    }
-    model = part(SPEC, 4, **small[name])
+    part, options = GENERATORS[name]
+    model = build("generators", part, {"spec": SPEC, "classes": 4, "teacher_spec": SPEC}, options)
+    features = torch.randn(60, 4, 4, generator=torch.Generator().manual_seed(3))
     z = torch.randn(60, 4, 4, generator=torch.Generator().manual_seed(1))
     folder.mkdir(exist_ok=True)
     state = train_generator(
@@ -152,6 +155,7 @@ def generated(name, folder, group=ALONE):
         optimizer={"warmup": 2},
         context=Context(folder, group=group),
         latent=lambda rows, labels, noise: rows + 0.1 * noise.normal(rows),
+        teacher=(lambda images, index: features[index]) if model.teacher_spec else None,
     )
     return state.curves
 
@@ -212,10 +216,7 @@ def work(rank, port, folder):
     group = Group(rank, 2)
     processes.BUCKET = 200  # so that gradients are sent in several
     made = {f"trained {name}": trained(name, folder / f"two {name}", group) for name in METHODS}
-    made |= {
-        f"generated {name}": generated(name, folder / f"two {name}", group)
-        for name in ("lightningdit", "mar")
-    }
+    made |= {f"generated {name}": generated(name, folder / f"two {name}", group) for name in GENERATORS}
     made["evaluated"], made["gathered"] = evaluated(group), gathering(group)
     mapped.LARGE = 1
     made["mapped"] = evaluated(group, folder / "scratch")
@@ -261,7 +262,7 @@ def test_two_processes_take_the_steps_of_one(pair, tmp_path, name):
     assert torch.equal(pair[1][f"trained {name}"][1], pair[2][f"trained {name}"][1])  # they stay together
 
 
-@pytest.mark.parametrize("name", ["lightningdit", "mar"])
+@pytest.mark.parametrize("name", GENERATORS)
 def test_a_generator_trains_alike(pair, tmp_path, name):
     close(pair[1][f"generated {name}"], generated(name, tmp_path))
 

@@ -12,7 +12,7 @@ from helpers.trained_folders import exported_folder
 from latentbench.bench.api import Dataset, Generator, ImageSpec, LatentSpec, Reference, Unfit
 from latentbench.bench.models.flops import parameters
 from latentbench.bench.nn.zones import zones
-from latentbench.bench.registry import create, get, names
+from latentbench.bench.registry import build, create, get, names
 from latentbench.bench.training.context import Context
 from latentbench.bench.training.generator import train_generator
 from latentbench.bench.training.losses import Term, l1
@@ -126,6 +126,9 @@ def test_so_does_every_tokenizer(name, tmp_path):
 
 GENERATORS = [(name, {}) for name in names("generators")]
 GENERATORS += [
+    ("lightningdit", {"repa": 0.5, "repa_width": 16}),
+    ("sit", {"repa": 1.0, "repa_projector": "conv"}),
+    ("lightningdit", {"prediction": "x"}),
     ("mar", {"head": "diffusion"}),
     ("tarflow", {"conditioning": "adaln"}),
     ("tarflow", {"conditioning": "prefix"}),
@@ -134,11 +137,13 @@ GENERATORS += [
 
 @pytest.mark.parametrize(("name", "options"), GENERATORS)
 def test_so_does_every_generator(name, options, tmp_path):
+    features = torch.randn(64, TEACHER.tokens, TEACHER.channels, generator=torch.Generator().manual_seed(1))
     z = torch.randn(64, 16, 8, generator=torch.Generator().manual_seed(0))
     curves = {}
     for precision in ("bf16", "fp32"):
         torch.manual_seed(0)
-        model = create("generators", name, spec=LatentSpec(16, 8, (4, 4)), classes=3, **options)
+        facts = {"spec": LatentSpec(16, 8, (4, 4)), "classes": 3, "teacher_spec": TEACHER}
+        model = build("generators", name, facts, options)
         if type(model).fit is not Generator.fit:
             assert not parameters(model)
             return
@@ -152,6 +157,7 @@ def test_so_does_every_generator(name, options, tmp_path):
             seed="0",
             optimizer={},
             context=context(tmp_path / precision, precision),
+            teacher=(lambda images, index: features[index]) if model.teacher_spec else None,
         )
         curves[precision] = {key: values for key, values in state.curves.items() if key != "step"}
     compare(curves["bf16"], curves["fp32"])
