@@ -44,6 +44,10 @@ def value(paper, number, setting, metric, guided=False, data="ImageNet-256"):
         (9.72, ("SimFlow", "5", "B", "gFID", True)),
         (84.44, ("SimFlow", "10", "frozen, learnable variance", "gFID")),
         (1.35, ("READMEs", "LightningDiT", "VA-VAE 800 epochs", "gFID", True)),
+        (4.25, ("VAE Arena", "README, SiT-XL", "RAE", "gFID")),
+        (8.14, ("VAE Arena", "README, SiT-XL", "DMVAE", "iFID")),
+        (20.27, ("VAE Arena", "README, SiT-B", "l-DeTok", "gFID")),
+        (26.15, ("Tokenizers", "READMEs, reconstruction", "EQ-VAE, trained on ImageNet", "PSNR")),
     ],
 )
 def test_numbers_are_the_printed_ones(expected, where):
@@ -95,6 +99,19 @@ def test_a_number_compares_with_the_same_data_metric_and_n_alone():
     assert verdict("PSNR", "PSNR", n=64) == (False, "n = 64, there 50,000")
     assert verdict("gFID", "gFID@1", protocol={**train, "reference": "test"})[1].startswith("reference test")
     assert verdict("gFID", "gFID@1", generators=("ar",), protocol=train) == (False, "not measured here")
+
+
+def test_numbers_of_a_table_apart_compare_with_none_of_ours():
+    some = records(regularizers=("kl",), generators=("sit",), guidances=(1.0,), dataset="imagenet256")
+    for one in (one for one in some if not one.real):
+        protocol = {"reference": "train", "features": {"weights_sha256": INCEPTION}}
+        one.metrics["gFID@1"] = {**one.metrics["gFD[net]@1"], "n": 50_000, "protocol": protocol}
+    found = table(some)
+    arena = found[found.paper.str.startswith("VAE Arena") & (found.regularizer == "kl")]
+    beside = arena[arena.ours != ""]
+    assert len(beside) and not beside.comparable.any()
+    assert beside.why.str.contains("private codebase").all()
+    assert not found[found.apart != ""].comparable.any()
 
 
 def test_a_row_without_a_value_gives_way_to_one_that_has_it():
