@@ -14,8 +14,9 @@ from ..api import Flow, Generator, LatentSpec, Likelihood, Noise
 from ..models import flops
 from ..training import one_step
 from . import common
-from .common import BATCH, CLASSES, NotApplicable, Part, equal, randn, require, trainable
+from .common import BATCH, CLASSES, BrokenPromise, NotApplicable, Part, equal, randn, require, trainable
 
+TEACHER = LatentSpec(4, 12, (2, 2))
 SETTINGS = [(spec, classes) for spec in common.SPECS for classes in (CLASSES, 0)]
 STEPS = 100  # training steps after which the loss must be lower
 GUIDANCES = (1.0, 1.5)
@@ -33,14 +34,21 @@ class Scene:
         self.sample_labels = torch.tensor([0, 3, -1, 9]) if self.classes else torch.full((4,), -1)
 
     def fresh(self, seed: int = 0) -> Generator:
-        return self.part.make(seed, spec=self.spec, classes=self.classes)
+        return self.part.make(seed, spec=self.spec, classes=self.classes, teacher_spec=TEACHER)
 
     @property
     def fitted(self) -> bool:
         return self.part.cls.fit is not Generator.fit
 
+    def terms(self, model: Generator, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
+        """The losses, with a teacher's features for a generator that learns from them."""
+        features = (
+            [] if model.teacher_spec is None else [randn(BATCH, TEACHER.tokens, TEACHER.channels, seed=1)]
+        )
+        return model.loss(self.z, labels, noise, *features)
+
     def loss(self, model: Generator, step: int) -> Tensor:
-        terms = model.loss(self.z, self.labels, Noise(0).fork(step))
+        terms = self.terms(model, self.labels, Noise(0).fork(step))
         return torch.stack([*terms.values()]).sum()
 
     def trained(self, steps: int) -> Generator:
@@ -79,10 +87,10 @@ def repeats(scene: Scene) -> None:
     model = scene.learned
 
     def compute(noise: int = 0) -> float:
-        return sum(model.loss(scene.z, scene.labels, Noise(noise)).values(), torch.zeros(())).item()
+        return sum(scene.terms(model, scene.labels, Noise(noise)).values(), torch.zeros(())).item()
 
     require(common.whatever_the_seed(compute), f"loss(): {common.GLOBAL}")
-    unlabelled = model.loss(scene.z, None, Noise(0)).values()
+    unlabelled = scene.terms(model, None, Noise(0)).values()
     require(all(value.isfinite() for value in unlabelled), "loss() is not finite with labels = None")
 
 
@@ -140,7 +148,7 @@ def inputs(scene: Scene) -> None:
     fresh = Scene(scene.part, (scene.spec, scene.classes))
     guard = common.InputGuard(z=fresh.z, labels=fresh.labels, sample_labels=fresh.sample_labels)
     if not scene.fitted:
-        scene.learned.loss(fresh.z, fresh.labels, Noise(0))
+        fresh.terms(scene.learned, fresh.labels, Noise(0))
     with torch.no_grad():
         scene.learned.sample(fresh.sample_labels, 1.5, Noise(0))
     guard.require()
@@ -195,9 +203,28 @@ def velocity(scene: Scene) -> None:
     require(hidden.isfinite().all(), "hidden tokens aren't finite")
 
 
+def guided_by(scene: Scene) -> None:
+    """A worse model guides samples, unless w = 1"""
+    model = scene.learned
+    if "weak" not in inspect.signature(model.sample).parameters:
+        raise NotApplicable("sample() takes no `weak`")
+    if not isinstance(model, Flow):
+        raise BrokenPromise("sample() takes `weak`, and velocity() is missing: it must be a Flow")
+
+    def drawn(w: float, **weak: Generator) -> Tensor:
+        with torch.no_grad():
+            return model.sample(scene.sample_labels, w, Noise(0), **weak)  # type: ignore[arg-type]
+
+    plain, worse = drawn(1.0), scene.trained(1)
+    require(equal(drawn(1.0, weak=worse), plain), "at w = 1 samples depend on `weak`")
+    require(common.close(drawn(2.0, weak=model), plain, 1e-3), "a model guided by itself draws other samples")
+    require(not common.close(drawn(2.0, weak=worse), plain, 1e-5), "at w = 2 `weak` changes nothing")
+
+
 def sampler(scene: Scene) -> str:
     """Options of sampling have defaults"""
-    options = list(inspect.signature(scene.part.cls.sample).parameters.values())[4:]
+    given = list(inspect.signature(scene.part.cls.sample).parameters.values())[4:]
+    options = [option for option in given if option.name != "weak"]
     for option in options:
         good = option.kind is option.KEYWORD_ONLY and option.empty not in (option.default, option.annotation)
         require(good, f"{option.name!r} of sample() must be keyword-only, annotated and have a default")
@@ -234,6 +261,7 @@ CHECKS: tuple[Callable[[Scene], str | None], ...] = (
     on_meta,
     likelihood,
     velocity,
+    guided_by,
     sampler,
     half,
     cost,

@@ -28,6 +28,12 @@ RANDOM = {  # networks whose weights are seldom here, with random ones
     "inception": {"weights": "random"},
     "timm": {"model": "test_vit", "weights": "random", "resolution": 64},
 }
+# Sets of options of generators by which other code is run than by their defaults.
+OPTIONS = [
+    ("lightningdit", {"repa": 0.5, "repa_width": 16}),
+    ("sit", {"repa": 1.0, "repa_projector": "conv"}),
+    ("lightningdit", {"prediction": "x", "time_shift": 2.0}),
+]
 
 
 def with_files(kind, name):
@@ -108,6 +114,12 @@ def test_generators(name, setting, check):
     if check is generators.learns and setting != generators.SETTINGS[0]:
         pytest.skip("once is enough")
     kept(check, lambda: scene(generators, "generators", name, setting))
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+@each(generators.CHECKS)
+def test_generators_with_further_options(name, options, check):
+    kept(check, lambda: generators.Scene(Part("generators", name, options), generators.SETTINGS[0]))
 
 
 @every("evaluators")

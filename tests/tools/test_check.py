@@ -158,6 +158,7 @@ FLOW = GENERATOR.replace("Mine(Generator)", "Mine(Flow)") + (
     "\n    def velocity(self, x, t, labels, tap=None): "
     "return self.net(x) if tap is None else (self.net(x), x)\n"
 )
+GUIDED = FLOW.replace("noise, *, steps: int = 1):", "noise, weak=None, *, steps: int = 1):")
 GENERATORS = {
     "documented": "__doc__ = None",
     "versioned": "version = '1'",
@@ -182,6 +183,7 @@ GENERATORS = {
     "return {'mine': torch.lerp(z, self.net(z), 0.5).square().mean()}",
     "likelihood": "def log_prob(self, z, labels): return self.net(z - z.mean(0)).square().sum((1, 2))",
     "velocity": "def velocity(self, x, t, labels, tap=None): return self.net(x)",
+    "guided_by": "changed = 0",  # takes `weak` and leaves it
 }
 
 DATASET = '''
@@ -363,7 +365,7 @@ def checked(kind, folder, text, broken=""):
 def texts(kind, name):
     text = KINDS[kind][1]
     if kind == "generators":
-        return {"likelihood": LIKELIHOOD, "velocity": FLOW}.get(name, text)
+        return {"likelihood": LIKELIHOOD, "velocity": FLOW, "guided_by": GUIDED}.get(name, text)
     if kind == "features":
         more = "\n    def _(self, images): return self.scale * images.flatten(1)[:, :2].repeat(1, 2)\n"
         return text + more
