@@ -46,7 +46,7 @@ def of_kind(kind, made, costs):
     return [costs[one] for one, stage in made.stages.items() if stage.kind == kind]
 
 
-@pytest.mark.parametrize("name", ["lightningdit", "mar", "tarflow"])
+@pytest.mark.parametrize("name", ["lightningdit", "mar", "raster_ar", "tarflow"])
 def test_a_training_step_has_the_operations_that_torch_counts_on_real_tensors(name):
     model = create("generators", name, spec=SPEC, classes=3)
     with (
@@ -57,7 +57,7 @@ def test_a_training_step_has_the_operations_that_torch_counts_on_real_tensors(na
     assert step_cost(generator_step, model, *batch()).flops == real.get_total_flops() > 0
 
 
-@pytest.mark.parametrize("name", ["lightningdit", "mar", "tarflow"])
+@pytest.mark.parametrize("name", ["lightningdit", "mar", "raster_ar", "tarflow"])
 def test_kept_activations_are_those_of_a_real_step(name):
     model = create("generators", name, spec=SPEC, classes=3)
     given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}

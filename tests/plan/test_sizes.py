@@ -80,6 +80,19 @@ def test_mar_has_it_with_either_head(size, tokens, channels, options, total):
 
 
 @pytest.mark.parametrize(
+    ("size", "total", "head"),
+    [("B", 150_133_536, 19_999_776), ("L", 477_646_880, 20_261_920), ("H", 970_592_544, 20_524_064)],
+)
+def test_raster_ar_has_it_with_l_detok_s_latents_of_256_tokens_of_16_channels(size, total, head):
+    """With a row for "no class", all biases, gains in blocks' norms alone, and a place more than tokens."""
+    assert count("raster_ar", size, 256, 16)[0] == total
+    with torch.device("meta"):
+        options = check_options(get("generators", "raster_ar"), {"size": size})[0]
+        model = create("generators", "raster_ar", spec=LatentSpec(256, 16, F16), classes=1000, **options)
+    assert sum(parameter.numel() for parameter in model.head.parameters()) == head
+
+
+@pytest.mark.parametrize(
     ("size", "channels", "total"),
     [
         ("S", 64, 37_032_960),

@@ -23,6 +23,7 @@ GENERATORS = {
     "lightningdit": {"depth": 4},
     "sit": {"depth": 4},
     "mar": {"depth": 4, "dropout": 0.1},
+    "raster_ar": {"depth": 4},
     "tarflow": {"layers": 2, "conditioning": "adaln"},
     "starflow": {"use": "tarflow", "layers": 2, "conditioning": "prefix"},
     "velocity_mlp": {"depth": 4},
@@ -93,6 +94,7 @@ def test_segments_are_layers_and_residual_blocks():
     kinds = {
         "lightningdit": ("Block", 4),
         "mar": ("Block _ResidualMLP", 11),
+        "raster_ar": ("PlacedLayer _ResidualMLP", 7),
         "tarflow": ("CausalLayer", 8),
         "velocity_mlp": ("_ResidualMLP", 4),
     }

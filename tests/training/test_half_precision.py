@@ -130,6 +130,7 @@ GENERATORS += [
     ("sit", {"repa": 1.0, "repa_projector": "conv"}),
     ("lightningdit", {"prediction": "x"}),
     ("mar", {"head": "diffusion"}),
+    ("raster_ar", {"head": "diffusion"}),
     ("tarflow", {"conditioning": "adaln"}),
     ("tarflow", {"conditioning": "prefix"}),
 ]
