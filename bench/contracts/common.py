@@ -195,11 +195,12 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def descend(
-    loss: Callable[[int], Tensor], parameters: Mapping[str, nn.Parameter], steps: int = 3
+    loss: Callable[[int], Tensor], parameters: Mapping[str, nn.Parameter], steps: int = 4
 ) -> set[str]:
     """Takes a few steps of Adam on loss(step); returns the names of parameters that never had a gradient.
 
     More than one step, as a layer that starts at zero gives the layers before it no gradient in the first.
+    Four pass three such layers: a transformer's gates, and a head's modulation and output.
     """
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-3)
     seen: set[str] = set()
