@@ -48,7 +48,7 @@ class MatrixRow:
 
     @property
     def training(self) -> MatrixRow:
-        """What a generator's training depends on, which rows with other samplers have in common."""
+        """The row without its label and what concerns samples alone: generators trained alike are equal."""
         return replace(self, label="", guidance=(), sweep=None, autoguidance=None, sampler={})
 
     def fits(self, pattern: str) -> bool:

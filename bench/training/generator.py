@@ -19,6 +19,75 @@ from .optimizers import GENERATOR_DEFAULTS, Learner, adamw, group_settings, last
 from .steps import batch_index, run_steps
 
 
+class LatentLoader:
+    """Loads the latents of a generator's updates with what its loss takes beside them."""
+
+    def __init__(
+        self,
+        read: Callable[[Tensor, int], Tensor],
+        size: int,
+        labels: Tensor | None,
+        batch: int,
+        seed: int,
+        context: Context,
+        latent: Callable[[Tensor, Tensor | None, Noise], Tensor],
+        teacher: Callable[[Tensor | None, Tensor], Tensor] | None,
+        images: Dataset | None,
+    ) -> None:
+        """
+        Args:
+            read, size, labels, latent, teacher, images: as of `train_generator`.
+        """
+        self.read, self.size, self.labels, self.batch, self.seed = read, size, labels, batch, seed
+        self.latent, self.teacher, self.group = latent, teacher, context.group
+        self.accelerator = context.accelerator()
+        self.device = self.accelerator.device
+        self._ahead = Ahead(self._read, self.device)
+        self._images: BatchReader | None = None
+        if images is not None:
+            self._images = BatchReader(images, "train", self._index, context.loaders, self.device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor | None, Noise, tuple[Tensor, ...]]:
+        """Latents, labels and noise of an update and, with a teacher, the tokens of the latents' images."""
+        index, rows = self._ahead(step)
+        return *self._prepare(index, rows, step, self.group), self._described(index, step)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All latents with their labels, the same in all processes."""
+        for step, index in enumerate(torch.arange(self.size).split(self.batch)):
+            z, labels, _ = self._prepare(index, self.read(index, step), step, ALONE)
+            yield z, labels
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead."""
+        self._ahead.close()
+        if self._images is not None:
+            self._images.close()
+
+    def _index(self, step: int, stream: str = "data") -> Tensor:
+        return self.group.rows(batch_index(self.size, self.batch, step, self.seed, stream))
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
+        index = self._index(step)
+        return index, self.read(index, step)
+
+    def _prepare(
+        self, index: Tensor, rows: Tensor, step: int, group: Group
+    ) -> tuple[Tensor, Tensor | None, Noise]:
+        noise = group.noise(Noise(self.seed, ("generator", str(step))))
+        labels = None if self.labels is None else self.labels[index].to(self.device)
+        z = self.latent(rows.to(self.device, non_blocking=True), labels, noise.fork("latent"))
+        return z, labels, noise.fork("loss")
+
+    @torch.no_grad()
+    def _described(self, index: Tensor, step: int) -> tuple[Tensor, ...]:
+        if self.teacher is None:
+            return ()
+        images = None if self._images is None else self._images(step, "data")
+        with self.accelerator.autocast():
+            return (self.teacher(images, index).to(self.device).float(),)
+
+
 def train_generator(
     generator: Generator,
     read: Callable[[Tensor, int], Tensor],
@@ -48,36 +117,12 @@ def train_generator(
         images: the training images that `read` has the latents of, if the teacher looks at them.
         snapshots: updates after which the averaged weights are kept in the state, besides the final ones.
     """
-    accelerator = context.accelerator()
-    device, group = accelerator.device, context.group
-
-    def rows_of(step: int, stream: str = "data") -> Tensor:
-        return group.rows(batch_index(size, batch, step, seed, stream))
-
-    decoded = None if images is None else BatchReader(images, "train", rows_of, context.loaders, device)
-    generator.to(device).train()
-
-    def prepare(index: Tensor, rows: Tensor, step: int, group: Group) -> tuple[Tensor, Tensor | None, Noise]:
-        """Latents, labels and noise of a batch."""
-        noise = group.noise(Noise(seed, ("generator", str(step))))
-        batch_labels = None if labels is None else labels[index].to(device)
-        z = latent(rows.to(device, non_blocking=True), batch_labels, noise.fork("latent"))
-        return z, batch_labels, noise.fork("loss")
-
-    def read_step(step: int) -> tuple[Tensor, Tensor]:
-        index = rows_of(step)
-        return index, read(index, step)
-
+    loader = LatentLoader(read, size, labels, batch, seed, context, latent, teacher, images)
+    accelerator, group = loader.accelerator, context.group
+    generator.to(loader.device).train()
     if type(generator).fit is not Generator.fit:
-
-        def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
-            for step, index in enumerate(torch.arange(size).split(batch)):
-                z, batch_labels, _ = prepare(
-                    index, read(index, step), step, ALONE
-                )  # the same in all processes
-                yield z, batch_labels
-
-        generator.fit(epoch())
+        with closing(loader):
+            generator.fit(loader.epoch())
         generator.eval()
         return State({"generator": generator}, {}, {})
 
@@ -88,18 +133,8 @@ def train_generator(
     average, ends = Average(generator, settings["ema"]), last_steps(learner.optimizer)
     state = State({"generator": generator}, {"main": learner.optimizer}, {"generator": average})
 
-    @torch.no_grad()
-    def described(index: Tensor, step: int) -> tuple[Tensor, ...]:
-        """The teacher's tokens, if the generator learns from them."""
-        if teacher is None:
-            return ()
-        with accelerator.autocast():
-            return (teacher(decoded(step, "data") if decoded else None, index).to(device).float(),)
-
     def train(step: int) -> dict[str, Tensor]:
-        index, rows = ahead(step)
-        z, batch_labels, noise = prepare(index, rows, step, group)
-        features = described(index, step)
+        z, batch_labels, noise, features = loader(step)
         learner.zero_grad()
         with accelerator.autocast():
             losses = generator.loss(z, batch_labels, noise, *features)  # type: ignore[call-arg]
@@ -110,7 +145,7 @@ def train_generator(
             state.snapshots |= {f"{step + 1}/{name}": t.detach().cpu().clone() for name, t in weights.items()}
         return losses
 
-    with closing(Ahead(read_step, device)) as ahead, closing(decoded or ahead):
+    with closing(loader):
         run_steps(state, steps, train, context, seed, "generator")
     generator.load_state_dict(average.weights(generator))
     generator.eval()
