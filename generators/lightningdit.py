@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
-from timm.layers import SwiGLUPacked
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..bench.api import Flow, LatentSpec, Noise
 from ..bench.flow import interpolate, logit_normal
 from ..bench.nn.blocks import RMSNorm, divide_width, rotary_table
-from ..bench.nn.dit import Attention, Block, DiT
+from ..bench.nn.dit import DiT, swiglu_block
 from ..bench.nn.flow_transformer import LATER_OPTIONS
 from ..bench.registry import register
 
@@ -63,14 +63,9 @@ class LightningDiT(DiT):
             time_std: standard deviation of that normal (JiT: 0.8).
         """
         head_width = divide_width(width, heads, multiple=4 if spec.grid else 2)
-
-        def block() -> Block:
-            # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
-            attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
-            return Block(width, attention, mlp, RMSNorm)
-
         super().__init__(spec, classes, **options)
         self.time_law, self.cosine, self.time_mean, self.time_std = time, cosine, time_mean, time_std
+        block = partial(swiglu_block, width, heads, qk_norm)
         self.build(width, depth, block, RMSNorm, rotary_table(spec, head_width))
 
     def times(self, uniform: Tensor) -> Tensor:

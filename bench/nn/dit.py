@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
@@ -62,6 +63,13 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attention(modulate(self.norm1(x), shift1, scale1), rotary))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+def swiglu_block(width: int, heads: int, qk_norm: bool = False) -> Block:
+    """LightningDiT's block: RMSNorm, and a SwiGLU of 8/3 times the width as the MLP."""
+    # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
+    attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
+    return Block(width, attention, mlp, RMSNorm)
 
 
 class DiT(FlowTransformer):

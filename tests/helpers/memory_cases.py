@@ -99,6 +99,7 @@ GENERATORS = {
     "gaussian": "gaussian: {}",
     "lightningdit": "lightningdit: {width: 128, sampler: {steps: 4}, guidance: [2.0]}",
     "sit": "sit: {width: 128, sampler: {steps: 4}}",
+    "ddt": "ddt: {width: 128, sampler: {steps: 4}}",
     "mar": "mar: {sampler: {iterations: 4, steps: 4}}",
     "raster_ar": "raster_ar: {sampler: {steps: 4}}",
     "tarflow": "tarflow: {width: 128}",

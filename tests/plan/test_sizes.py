@@ -27,7 +27,7 @@ def count(name, size, tokens, channels, classes=1000, **options):
     with torch.device("meta"):
         model = create("generators", name, spec=spec, classes=classes, **clean)
     trained = sum(parameter.numel() for parameter in model.parameters())
-    return trained, trained + (model.positions.numel() if name in ("lightningdit", "sit") else 0)
+    return trained, trained + (model.positions.numel() if name in ("lightningdit", "sit", "ddt") else 0)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,37 @@ def test_dmvae_s_mini_has_it_on_points():
 )
 def test_sit_has_it(size, channels, total):
     assert count("sit", size, 256, channels)[1] == total
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "total"),
+    [
+        ("S", 768, 196_455_764),
+        ("B", 768, 294_295_892),
+        ("L", 768, 621_744_436),
+        ("XL", 768, 838_675_796),
+        ("XL", 1024, 840_019_540),
+        ("XL", 32, 834_812_532),
+    ],
+)
+def test_ddt_has_it_with_its_frequencies(size, channels, total):
+    trained, with_positions = count("ddt", size, 256, channels)
+    assert with_positions + 256 == total
+    if (size, channels) == ("XL", 768):
+        assert trained == 838_380_628
+
+
+def test_ddt_s_blocks_have_it():
+    with torch.device("meta"):
+        model = create(
+            "generators",
+            "ddt",
+            spec=LatentSpec(256, 8, F16),
+            classes=3,
+            **get("generators", "ddt").sizes["XL"],
+        )
+    sizes = [sum(p.numel() for p in block.parameters()) for block in (model.blocks[0], model.head_blocks[0])]
+    assert sizes == [23_908_992, 75_532_970]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +183,7 @@ def test_the_flow_prior_has_it(size, channels, total):
         ("sit", "B", 16, 130, {}),
         ("sit", "L", 16, 458, {}),
         ("sit", "XL", 16, 675, {}),
+        ("ddt", "XL", 768, 839, {}),
         ("tarflow", "simflow-S", 64, 37, {}),
         ("tarflow", "simflow-B", 64, 141, {}),
         ("tarflow", "simflow-L", 64, 475, {}),
