@@ -2,9 +2,21 @@
 
 import pytest
 import torch
+from scipy.special import expit
+from scipy.stats import norm
 
 from latentbench.bench.api import Noise
-from latentbench.bench.flow import euler, expand_time, guide, interpolate, logit_normal, shift_time
+from latentbench.bench.flow import (
+    dimension_shift,
+    euler,
+    expand_time,
+    guide,
+    interpolate,
+    logit_normal,
+    shift_time,
+    velocity_to,
+    x_prediction_loss,
+)
 
 
 def test_a_path_starts_at_noise_and_ends_at_data():
@@ -63,3 +75,48 @@ def test_logit_normal_times_are_sigmoids_of_standard_normals():
     t = logit_normal(Noise(0).uniform(torch.empty(20_000)))
     x = t.logit()
     assert abs(x.mean()) < 0.03 and abs(x.std() - 1) < 0.02 and abs(t.median() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.8), (0.4, 1.0)])
+def test_logit_normal_times_have_their_mean_and_deviation(mean, std):
+    uniform = torch.linspace(0.001, 0.999, 999).double()
+    expected = expit(norm(mean, std).ppf(uniform.numpy()))
+    torch.testing.assert_close(logit_normal(uniform, mean, std), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("t_eps", [0.05, 0.2])
+def test_the_loss_of_predicted_data_is_its_error_over_the_clamped_noise_level(t_eps):
+    prediction, z, noise = torch.randn(3, 6, 4, 2).double()
+    t = torch.tensor([0.0, 0.3, 0.7, 0.9, 0.97, 1.0]).double()
+    divisor = (1 - t).clamp(min=t_eps)[:, None, None]
+    expected = ((prediction - z) ** 2 / divisor**2).mean()
+    torch.testing.assert_close(x_prediction_loss(prediction, z, noise, t, t_eps), expected)
+
+
+def test_the_velocity_to_data_is_the_path_s_until_it_is_bounded():
+    z, noise = torch.randn(2, 5, 4, 2).double()
+    t = torch.tensor([0.0, 0.5, 0.95, 0.99, 1.0], dtype=torch.float64)
+    v = velocity_to(z, interpolate(z, noise, t), t)
+    torch.testing.assert_close(v[:3], (z - noise)[:3])
+    torch.testing.assert_close(v[3], (z - noise)[3] * 0.01 / 0.05)
+    assert not v[4].any()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "factor"),
+    [
+        (16 * 16 * 768, 48**0.5),
+        (16 * 16 * 1024, 8.0),
+        (16 * 16 * 32, 2**0.5),
+        (64 * 32, 1.0),
+        (16 * 8, 1.0),
+    ],
+)
+def test_times_are_shifted_by_the_root_of_the_latent_s_numbers_over_4096(numbers, factor):
+    s = dimension_shift(numbers)
+    assert s == pytest.approx(factor)
+    level = torch.linspace(0, 1, 9).double()  # of noise: s : 1 times the odds of noise
+    shifted = 1 - shift_time(1 - level, 1 / s)
+    torch.testing.assert_close(shifted, s * level / (1 + (s - 1) * level))
+    assert shifted[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-12)
+    assert shifted[4].item() == pytest.approx(s / (1 + s))
