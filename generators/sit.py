@@ -7,12 +7,11 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from timm.layers import GELUTanh, Mlp
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..bench.api import Flow, LatentSpec, Noise
 from ..bench.nn.blocks import divide_width
-from ..bench.nn.dit import Attention, Block, DiT
+from ..bench.nn.dit import DiT, gelu_block, layer_norm
 from ..bench.nn.flow_transformer import LATER_OPTIONS
 from ..bench.registry import register
 
@@ -47,14 +46,8 @@ class SiT(DiT):
             heads: attention heads, which divide the width.
         """
         divide_width(width, heads)
-        norm = partial(nn.LayerNorm, eps=1e-6, elementwise_affine=False)
-
-        def block() -> Block:
-            mlp = Mlp(width, 4 * width, act_layer=GELUTanh)
-            return Block(width, Attention(width, heads), mlp, norm)
-
         super().__init__(spec, classes, **options)
-        self.build(width, depth, block, norm)
+        self.build(width, depth, partial(gelu_block, width, heads), layer_norm)
 
     def sample(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timm.layers import SwiGLUPacked
+from timm.layers import GELUTanh, Mlp, SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
@@ -72,6 +72,17 @@ def swiglu_block(width: int, heads: int, qk_norm: bool = False) -> Block:
     return Block(width, attention, mlp, RMSNorm)
 
 
+def layer_norm(width: int) -> nn.LayerNorm:
+    """SiT's norm, which has no parameters: the condition scales and shifts."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+def gelu_block(width: int, heads: int) -> Block:
+    """SiT's block: LayerNorm, and an MLP of four times the width with GELU."""
+    attention = Attention(width, heads)
+    return Block(width, attention, Mlp(width, 4 * width, act_layer=GELUTanh), layer_norm)
+
+
 class DiT(FlowTransformer):
     """A linear embedding with fixed positions, blocks, and a modulated linear output.
 
@@ -107,7 +118,11 @@ class DiT(FlowTransformer):
         self.align(width, depth)
 
     def network(self, x: Tensor, t: Tensor, labels: Tensor | None, tap: int) -> tuple[Tensor, Tensor]:
-        condition = silu(self.time(t) + self.label(labels, len(x)))[:, None]  # (B, 1, width)
+        return self.conditioned(x, self.time(t) + self.label(labels, len(x)), tap)
+
+    def conditioned(self, x: Tensor, condition: Tensor, tap: int) -> tuple[Tensor, Tensor]:
+        """The same as `network`, for the sum of all embeddings (B, width)."""
+        condition = silu(condition)[:, None]  # (B, 1, width)
         x = self.embed(x) + self.positions
         hidden = x
         for index, block in enumerate(self.blocks, start=1):

@@ -100,6 +100,7 @@ GENERATORS = {
     "lightningdit": "lightningdit: {width: 128, sampler: {steps: 4}, guidance: [2.0]}",
     "sit": "sit: {width: 128, sampler: {steps: 4}}",
     "ddt": "ddt: {width: 128, sampler: {steps: 4}}",
+    "meanflow": "meanflow: {width: 128}",
     "mar": "mar: {sampler: {iterations: 4, steps: 4}}",
     "raster_ar": "raster_ar: {sampler: {steps: 4}}",
     "tarflow": "tarflow: {width: 128}",

@@ -64,6 +64,13 @@ def test_sit_has_it(size, channels, total):
     assert count("sit", size, 256, channels)[1] == total
 
 
+@pytest.mark.parametrize("size", ["B", "L", "XL"])
+def test_meanflow_has_sit_s_and_a_second_embedding_of_time(size):
+    width = get("generators", "meanflow").sizes[size]["width"]
+    embedding = (256 + 1) * width + (width + 1) * width
+    assert count("meanflow", size, 256, 16)[0] == count("sit", size, 256, 16)[0] + embedding
+
+
 @pytest.mark.parametrize(
     ("size", "channels", "total"),
     [

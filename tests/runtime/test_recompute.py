@@ -23,6 +23,7 @@ GENERATORS = {
     "lightningdit": {"depth": 4},
     "sit": {"depth": 4},
     "ddt": {"depth": 4},
+    "meanflow": {"depth": 4},
     "mar": {"depth": 4, "dropout": 0.1},
     "raster_ar": {"depth": 4},
     "tarflow": {"layers": 2, "conditioning": "adaln"},
