@@ -156,7 +156,7 @@ def test_samples_are_steps_along_average_velocities():
 
 
 class Factor(MeanFlow):
-    """x times a network of the two times, which has the average velocity of a Gaussian among its functions."""
+    """x times a network of the two times, as the average velocity of a Gaussian is."""
 
     def build(self, *given):
         super().build(*given)
