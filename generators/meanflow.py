@@ -34,7 +34,7 @@ class _PlainAttention(TorchFunctionMode):
 def target(
     average: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, r: Tensor, v: Tensor
 ) -> Tensor:
-    """What the average velocity from t to r should be (equations 6 to 11): v + (r - t) d average / dt.
+    """The values that average velocities from t to r should have: v + (r - t) d average / dt.
 
     An average velocity is (1 / (r - t)) times the integral of the velocity from t to r along the flow. The
     total derivative for a fixed r, dx = v dt, is computed in forward mode. As the target is linear in v, the
@@ -125,7 +125,7 @@ class MeanFlow(DiT):
     def loss(
         self, z: Tensor, labels: Tensor | None, noise: Noise, features: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The mean of d / (d + 0.01), d a row's squared error; its denominator is constant (section 4.3)."""
+        """The mean of d / (d + 0.01), d a row's squared error; its denominator is a constant to gradients."""
         one, other = (
             logit_normal(noise.uniform(z[:, 0, 0], tag), self.time_mean, self.time_std) for tag in "tr"
         )
@@ -156,7 +156,7 @@ class MeanFlow(DiT):
 
     @torch.no_grad()
     def guided_velocity(self, x: Tensor, t: Tensor, labels: Tensor | None, v: Tensor) -> Tensor:
-        """The path's velocities v (B, T, C), guided where there is a label (equations 19 to 21)."""
+        """The path's velocities v (B, T, C), guided where there is a label."""
         if labels is None or self.classes == 0 or (self.omega, self.kappa) == (1.0, 0.0):
             return v
         both = self.network(x.repeat(2, 1, 1), t.repeat(2), with_unconditional(labels), 0)[0]
