@@ -74,6 +74,8 @@ GENERATORS = {
     "lightningdit": ("lightningdit", SMALL),
     "lightningdit with repa": ("lightningdit", SMALL | {"repa": 0.5, "repa_width": 16}),
     "mar": ("mar", SMALL),
+    "ddt": ("ddt", SMALL | {"head_width": 16, "head_depth": 1}),
+    "meanflow": ("meanflow", SMALL),
     "raster_ar": ("raster_ar", SMALL),
 }
 FACTS = {"classes": 4, "reference_classes": 4, "reference_spec": SPEC, "teacher_spec": SPEC}
