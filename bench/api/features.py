@@ -21,7 +21,7 @@ class FeatureExtractor:
     version: ClassVar[int] = 1  # part of the cache key: raise it when numbers change
     outputs: tuple[str, ...] = ("pooled", "tokens")
     cmmd: ClassVar[bool] = False  # whether CMMD replaces FD, KD and the other distances
-    # How images are prepared for the network; only `bench audit` overrides these, on an instance.
+    # How images are prepared for the network; `bench audit`, teachers and `frozen_encoder` override these.
     resizing: str = "clean"  # one of images.RESIZINGS
     rounds: bool = True  # whether images are rounded to 8 bits first
     name: str  # in brackets in metrics' names, unless the weights are those that define a metric
@@ -55,6 +55,9 @@ class FeatureExtractor:
         return described["pooled"], described["tokens"]
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """The named outputs of images (B, c, H, W) in [-1, 1], in one pass through the network."""
+        """The named outputs of images (B, c, H, W) in [-1, 1], in one pass through the network.
+
+        For images on the meta device the network is one without weights, so that plans can count its cost.
+        """
         described = dict(zip(("pooled", "tokens"), self(images), strict=True))
         return {name: described[name] for name in outputs}

@@ -41,6 +41,7 @@ RESIZINGS = {  # with their names in protocols
     "clean_rounded": "PIL bicubic, rounded to 8 bits",
     "legacy": "PyTorch bilinear, not anti-aliased",
     "torch": "PyTorch bicubic, anti-aliased: clean-fid's filter on the device",
+    "bicubic": "PyTorch bicubic, not anti-aliased",
 }
 
 
@@ -59,8 +60,11 @@ def resize(levels: Tensor, resolution: int, how: str = "clean") -> Tensor:
             return levels.float()
         larger = torch.nn.functional.interpolate(levels.float(), size, mode="bicubic", antialias=True)
         return larger.clamp(0, 255)
-    if how == "legacy":
-        return torch.nn.functional.interpolate(levels.float(), size, mode="bilinear", align_corners=False)
+    if how in ("legacy", "bicubic"):
+        mode = "bilinear" if how == "legacy" else how
+        return torch.nn.functional.interpolate(levels.float(), size, mode=mode, align_corners=False)
+    if levels.is_meta:  # PIL's filter needs values
+        return levels.new_empty(len(levels), 3, *size, dtype=torch.float32)
     resizer = make_resizer("PIL", False, "bicubic", (resolution, resolution))
     resized = np.stack([resizer(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()])
     resized = resized.round() if how == "clean_rounded" else resized

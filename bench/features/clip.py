@@ -29,14 +29,19 @@ MODELS = {
 
 
 @cache
-def memory(model: str) -> int:
-    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+def on_meta(model: str) -> Any:
+    """The network without weights."""
     from torch_fidelity.feature_extractor_clip import CLIPVisual
 
-    shape = MODELS[model][1]
     with torch.device("meta"):
-        network: Any = CLIPVisual(*shape).eval().requires_grad_(False).visual
-    chunk = torch.empty(CHUNK, 3, shape[1], shape[1], device="meta")
+        return CLIPVisual(*MODELS[model][1]).eval().requires_grad_(False).visual
+
+
+@cache
+def memory(model: str) -> int:
+    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+    network, side = on_meta(model), MODELS[model][1][1]
+    chunk = torch.empty(CHUNK, 3, side, side, device="meta")
     return bytes_of(network) + chunk.nbytes + forward_memory(network, chunk)
 
 
@@ -99,18 +104,16 @@ class Clip(FeatureExtractor):
         return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
-        network: Any = self._network.to(images.device)
+        meta = images.device.type == "meta"
+        network: Any = on_meta(self.model) if meta else self._network.to(images.device)
         # The paper's code resizes by JAX's bicubic filter, which is anti-aliased, as PIL's is.
         resized = prepared(images, self.resolution, self.resizing, self.rounds) / 255
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        embedded = network((resized - mean) / std)
-        tokens = self._tokens.pop()[1:].transpose(0, 1)  # (1 + N, B, G) without the class token
+        blocks: list[Tensor] = []  # the last block's output
+        with network.transformer.register_forward_hook(lambda _, __, output: blocks.append(output)):
+            embedded = network((resized - mean) / std)
+        tokens = blocks[0][1:].transpose(0, 1)  # (1 + N, B, G) without the class token
         return {"pooled": nn.functional.normalize(embedded, dim=1), "tokens": tokens}
-
-    @cached_property
-    def _tokens(self) -> list[Tensor]:
-        """The last block's output, which a hook appends in each forward pass and `_describe` removes."""
-        return []
 
     @cached_property
     def _network(self) -> nn.Module:
@@ -125,5 +128,4 @@ class Clip(FeatureExtractor):
                 stored = torch.jit.load(self.weights.file(), map_location="cpu").state_dict()
             with seeded():
                 network = build_model(stored, torch.float32)
-        network.visual.transformer.register_forward_hook(lambda _, __, output: self._tokens.append(output))
         return network.visual

@@ -76,7 +76,8 @@ class EffNetLite(FeatureExtractor):
         return in_chunks(lambda chunk: self._describe(chunk, outputs), images, CHUNK, outputs)
 
     def _describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        network: Any = self._network.to(images.device)
+        meta = images.device.type == "meta"
+        network: Any = on_meta(self._model) if meta else self._network.to(images.device)
         # Batch norms are folded into their convolutions, so that bn1 is only the activation.
         maps = network.bn1(network.conv_stem(self._prepared(images)))
         for block in network.blocks[:3]:
@@ -132,13 +133,19 @@ class EffNetLite(FeatureExtractor):
 
 
 @cache
-def _memory(model: str, resolution: int) -> int:
-    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+def on_meta(model: str) -> nn.Module:
+    """The network as it describes images, without weights."""
     with torch.device("meta"):
         network = timm.create_model(model, pretrained=False).eval().requires_grad_(False)
         fold_batch_norms(network)
         pad_evenly(network)
-    chunk = torch.empty(CHUNK, 3, resolution, resolution, device="meta")
+    return network
+
+
+@cache
+def _memory(model: str, resolution: int) -> int:
+    """Bytes of a network and of its pass on a chunk of images, on the meta device."""
+    network, chunk = on_meta(model), torch.empty(CHUNK, 3, resolution, resolution, device="meta")
     return bytes_of(network) + chunk.nbytes + forward_memory(network, chunk)
 
 

@@ -75,7 +75,7 @@ class Inception(FeatureExtractor):
         return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
-        network: Any = self._network.to(images.device)
+        network: Any = on_meta() if images.device.type == "meta" else self._network.to(images.device)
         maps = self._prepared(images)
         for name, block in network.named_children():
             if name == "AvgPool":
@@ -137,9 +137,14 @@ def last_maps(network: Any, maps: Tensor) -> Tensor:
 
 
 @cache
+def on_meta() -> nn.Module:
+    """The network without weights."""
+    with torch.device("meta"):
+        return built()
+
+
+@cache
 def memory() -> int:
     """Bytes of the network and of its pass on a chunk of images, on the meta device."""
-    with torch.device("meta"):
-        network = built()
-    chunk = torch.empty(CHUNK, 3, 299, 299, device="meta")
+    network, chunk = on_meta(), torch.empty(CHUNK, 3, 299, 299, device="meta")
     return bytes_of(network) + 3 * chunk.nbytes + forward_memory(lambda x: last_maps(network, x), chunk)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -25,6 +25,7 @@ from ..registry import register
 from ..store.user_paths import user_path
 
 CHUNK = 32
+Layer = Annotated[int, Field(ge=0)]
 RESOLUTION = 224  # the resolution of FD on DINOv2 (Stein et al., 2023)
 
 
@@ -33,22 +34,37 @@ class Timm(FeatureExtractor):
     """A backbone of timm: its own pooling, a grid of tokens, and logits if it has a classifier.
 
     `weights` is a file, null for timm's own (in Hugging Face's cache or downloaded) or `random`. Tokens are
-    the output of block `layer`, or of that stage in a convolutional network; null is the last.
+    the output of block `layer`, or of that stage in a convolutional network; null is the last. Of several
+    blocks they are the mean, each after the network's last norm.
+
+    `norm: plain` leaves out the weight and the bias of that norm, as RAE does, so that each token of one
+    block has mean 0 and variance 1 over its channels. RAEv2 has several layers, and `add_mean` for DINOv3
+    and SigLIP2 (its code; its paper has the sum of the layers). These options change the tokens alone.
+
+    Papers: Zheng et al., "Diffusion Transformers with Representation Autoencoders" (RAE), 2025 (arXiv
+    2510.11690); RAEv2, 2026 (arXiv 2605.18324).
     """
+
+    later = frozenset({"norm", "add_mean"})
 
     def __init__(
         self,
         model: str = "vit_small_patch14_dinov2.lvd142m",
         weights: str | None = None,
         resolution: Annotated[int, Field(ge=16)] = RESOLUTION,
-        layer: Annotated[int, Field(ge=0)] | None = None,
+        layer: Layer | Annotated[tuple[Layer, ...], Field(min_length=1)] | None = None,
+        norm: Literal["affine", "plain"] = "affine",
+        add_mean: bool = False,
     ) -> None:
         """
         Args:
             model: timm's name of a model with pretrained weights; `timm:NAME` is short for it.
             weights: a file, `random`, or null for timm's own: in Hugging Face's cache, or downloaded.
             resolution: side in pixels to which images are resized.
-            layer: block, or stage of a convolutional network, whose output the tokens are; null is the last.
+            layer: block, or stage of a convolutional network, whose output the tokens are, or a list of
+                blocks whose mean they are; null is the last.
+            norm: whether tokens have the weight and the bias of the network's last layer norm.
+            add_mean: whether the mean over positions of the last of the layers is added to every token.
         """
         if get_pretrained_cfg(model) is None:
             near = get_close_matches(model, timm.list_models(pretrained=True), n=1)
@@ -57,14 +73,19 @@ class Timm(FeatureExtractor):
         self.model, self.weights, self.resolution, self.layer = model, weights, resolution, layer
         if weights not in (None, RANDOM) and (file := self._file()):
             is_safetensors(file)  # raises if the file is no weight file
-        shapes = layout(model, resolution, layer)
+        layers = () if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
+        if len({*layers}) < len(layers):
+            raise ValueError(f"layer {list(layers)} names a layer twice")
+        self.tokens = Tokens(tuple(sorted(layers)), norm == "plain", add_mean)
+        shapes = layout(model, resolution, self.tokens)
         self.outputs = ("pooled", "tokens", "logits") if shapes.classes else ("pooled", "tokens")
         self.channels, self.spec, self.widths = shapes.pooled, shapes.spec, {"logits": shapes.classes}
         name = ["timm", model]
         if resolution != RESOLUTION:
             name.append(str(resolution))
-        if layer is not None:
-            name.append(f"layer{layer}")
+        if layers:
+            name.append("layer" + "+".join(map(str, self.tokens.layers)))
+        name += ["plain"] * self.tokens.plain + ["mean"] * add_mean
         if weights == RANDOM:
             name.append(RANDOM)
         self.name = ":".join(name)
@@ -89,15 +110,18 @@ class Timm(FeatureExtractor):
             "resolution": self.resolution,
             "pooled": "the model's own",
             "layer": "last" if self.layer is None else self.layer,
+            **({"norm": "without weight and bias"} if self.tokens.plain else {}),
+            **({"tokens": "with the mean over positions added"} if self.tokens.add_mean else {}),
         }
 
     def memory_bytes(self) -> int:
         return memory(self.model, self.resolution)
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        network = self._network.to(images.device)
+        meta = images.device.type == "meta"
+        network = on_meta(self.model, self.resolution) if meta else self._network.to(images.device)
         return in_chunks(
-            lambda chunk: described(network, self._prepared(chunk), self.layer), images, CHUNK, outputs
+            lambda chunk: described(network, self._prepared(chunk), self.tokens), images, CHUNK, outputs
         )
 
     def _prepared(self, images: Tensor) -> Tensor:
@@ -142,6 +166,15 @@ def published(model: str) -> tuple[str | None, str]:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A choice of a model's tokens: the layers whose mean they are, in order, or none for the last layer."""
+
+    layers: tuple[int, ...] = ()
+    plain: bool = False  # normalised without the weight and the bias of the last norm
+    add_mean: bool = False  # with the mean over positions of the last of the layers
+
+
+@dataclass(frozen=True)
 class Layout:
     """The sizes of a model's outputs for one image."""
 
@@ -151,30 +184,37 @@ class Layout:
 
 
 @cache
-def layout(model: str, resolution: int, layer: int | None) -> Layout:
+def layout(model: str, resolution: int, tokens: Tokens) -> Layout:
     """Computes the sizes of a model's outputs on the meta device, without weights.
 
     Raises:
-        ValueError: if the model cannot be built for images of this size, or has no such layer.
+        ValueError: if the model cannot be built for images of this size, or has no such tokens.
     """
-    with torch.device("meta"):
-        try:
-            network = built(model, resolution)
-            maps = described(network, torch.zeros(1, 3, resolution, resolution), layer, grid=True)
-        except (AssertionError, RuntimeError, IndexError) as error:
-            raise ValueError(f"timm's {model} at {resolution} pixels, layer {layer}: {error}") from error
+    image = torch.zeros(1, 3, resolution, resolution, device="meta")
+    try:
+        network = on_meta(model, resolution)
+        maps = described(network, image, tokens, grid=True)
+    except (AssertionError, RuntimeError, IndexError) as error:
+        layers = ", ".join(map(str, tokens.layers)) or None
+        raise ValueError(f"timm's {model} at {resolution} pixels, layer {layers}: {error}") from error
     channels, *grid = maps["tokens"].shape[1:]
     spec = LatentSpec(grid[0] * grid[1], channels, (grid[0], grid[1]))
     return Layout(maps["pooled"].shape[1], spec, network.num_classes)
 
 
 @cache
+def on_meta(model: str, resolution: int) -> Any:
+    """The network for square images of this size, without weights."""
+    with torch.device("meta"):
+        return built(model, resolution)
+
+
+@cache
 def memory(model: str, resolution: int) -> int:
     """Bytes of a network and of its pass on a chunk of images, on the meta device."""
-    with torch.device("meta"):
-        network = built(model, resolution)
-    chunk = torch.empty(CHUNK, 3, resolution, resolution, device="meta")
-    return bytes_of(network) + chunk.nbytes + forward_memory(lambda x: described(network, x, None), chunk)
+    network, chunk = on_meta(model, resolution), torch.empty(CHUNK, 3, resolution, resolution, device="meta")
+    forward = forward_memory(lambda x: described(network, x, Tokens()), chunk)
+    return bytes_of(network) + chunk.nbytes + forward
 
 
 def built(model: str, resolution: int, file: Path | None = None) -> Any:
@@ -187,13 +227,29 @@ def built(model: str, resolution: int, file: Path | None = None) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def described(network: Any, images: Tensor, layer: int | None, grid: bool = False) -> dict[str, Tensor]:
+def described(network: Any, images: Tensor, tokens: Tokens, grid: bool = False) -> dict[str, Tensor]:
     """(B, 3, r, r) -> pooled (B, F), logits (B, K) and tokens (B, N, G), with `grid` as (B, G, h, w)."""
     last, maps = network.forward_intermediates(
-        images, indices=1 if layer is None else [layer], norm=True, output_fmt="NCHW"
+        images, indices=list(tokens.layers) or 1, norm=not tokens.plain, output_fmt="NCHW"
     )
+    if tokens.plain:
+        maps = [plain_norm(layer, network) for layer in maps]
+    chosen = maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
+    if tokens.add_mean:
+        chosen = chosen + maps[-1].mean((2, 3), keepdim=True)
     return {
         "pooled": network.forward_head(last, pre_logits=True),
-        "tokens": maps[0] if grid else maps[0].flatten(2).transpose(1, 2),
+        "tokens": chosen if grid else chosen.flatten(2).transpose(1, 2),
         "logits": network.forward_head(last),
     }
+
+
+def plain_norm(maps: Tensor, network: Any) -> Tensor:
+    """The network's last layer norm without weight and bias: (B, G, h, w) -> (B, G, h, w).
+
+    Raises:
+        AssertionError: the network has no such norm.
+    """
+    norm = getattr(network, "norm", None)
+    assert isinstance(norm, nn.LayerNorm), "norm 'plain' needs a last layer norm of its tokens"
+    return nn.functional.layer_norm(maps.movedim(1, -1), norm.normalized_shape, eps=norm.eps).movedim(-1, 1)

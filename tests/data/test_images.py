@@ -40,6 +40,19 @@ def test_resizing_is_pillows_bicubic_filter_on_floats(side):
     assert resized.shape == (2, 3, 32, 32) and resized.dtype == torch.float32
 
 
+def test_resizing_without_antialiasing_is_keys_cubic_convolution():
+    levels = torch.rand(1, 3, 8, 8, dtype=torch.float64) * 255
+    x = (torch.arange(12) + 0.5) * 8 / 12 - 0.5  # pixel centres in the source
+    distance = (x[:, None] - torch.arange(-2, 10)).abs().double()
+    near = 1.25 * distance**3 - 2.25 * distance**2 + 1  # with a = -0.75
+    far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros(())))
+    weights = torch.zeros(12, 8, dtype=torch.float64)
+    weights.index_add_(1, torch.arange(-2, 10).clamp(0, 7), kernel)  # borders are repeated
+    expected = torch.einsum("ih,jw,bchw->bcij", weights, weights, levels)
+    torch.testing.assert_close(resize(levels, 12, "bicubic").double(), expected, atol=1e-3, rtol=0)
+
+
 def test_shrinking_averages_a_fine_pattern_away():
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
     small = resize(board.to(torch.uint8).expand(1, 3, 64, 64), 8)

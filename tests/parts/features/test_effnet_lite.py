@@ -146,3 +146,10 @@ def test_even_padding_gives_what_tensorflows_does(side, groups):
     pad_evenly(network)
     assert type(network[0]) is nn.Conv2d
     torch.testing.assert_close(network(maps), expected, atol=1e-6, rtol=0)
+
+
+def test_images_on_the_meta_device_leave_the_network_where_it_is(extractor, images):
+    before = extractor(images[:2])
+    described = extractor.describe(images[:2].to("meta"), extractor.outputs)
+    assert all(value.is_meta for value in described.values()) and described["tokens"].shape == (2, 16, 112)
+    assert all(map(torch.equal, extractor(images[:2]), before))

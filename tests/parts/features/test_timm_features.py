@@ -5,7 +5,7 @@ import torch
 
 from latentbench.bench.metrics.names import metric_name
 from latentbench.bench.nn.weights import sha256
-from latentbench.bench.registry import create
+from latentbench.bench.registry import create, get
 
 VIT = {"model": "test_vit.r160_in1k", "resolution": 64}
 
@@ -63,9 +63,82 @@ def test_a_layer_chooses_where_tokens_come_from(images):
     assert coarse.spec.grid == (16, 16)
 
 
+def small(**options):
+    return create("features", "timm", **VIT, weights="random", **options)
+
+
+def blocks(extractor, images):
+    """The patches' tokens (B, N, G) after each block of a plain vision transformer, not normalised."""
+    network, outputs = extractor._network, []
+    hooks = [b.register_forward_hook(lambda _, __, out: outputs.append(out)) for b in network.blocks]
+    with torch.no_grad():
+        network(extractor._prepared(images))
+    for hook in hooks:
+        hook.remove()
+    return [out[:, network.num_prefix_tokens :] for out in outputs]
+
+
+def test_a_plain_norm_has_neither_weight_nor_bias_and_leaves_other_outputs(images):
+    affine, plain = small(), small(norm="plain")
+    for network in (affine._network, plain._network):
+        with torch.no_grad():  # unlike those of new networks, which are ones and zeros
+            network.norm.weight.copy_(torch.linspace(0.5, 2, 64))
+            network.norm.bias.copy_(torch.linspace(-1, 1, 64))
+    norm, tokens = affine._network.norm, plain(images)[1]
+    raw = blocks(plain, images)[-1]
+    meant = (raw - raw.mean(-1, keepdim=True)) / (raw.var(-1, keepdim=True, correction=0) + norm.eps).sqrt()
+    torch.testing.assert_close(tokens, meant)
+    torch.testing.assert_close(tokens * norm.weight + norm.bias, affine(images)[1])
+    torch.testing.assert_close(tokens.mean(-1), torch.zeros(3, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.var(-1, correction=0), torch.ones(3, 16), atol=1e-4, rtol=0)
+    for output in ("pooled", "logits"):
+        assert torch.equal(*(e.describe(images, [output])[output] for e in (affine, plain)))
+
+
+@pytest.mark.parametrize("norm", ["affine", "plain"])
+def test_several_layers_are_the_mean_of_their_normed_tokens(norm, images):
+    layers = [small(layer=layer, norm=norm)(images)[1] for layer in (0, 2, 5)]
+    mean = small(layer=(5, 0, 2), norm=norm)
+    torch.testing.assert_close(mean(images)[1], sum(layers) / 3)
+    added = small(layer=(0, 2, 5), norm=norm, add_mean=True)(images)[1]
+    torch.testing.assert_close(added, sum(layers) / 3 + layers[-1].mean(1, keepdim=True))
+    assert torch.equal(small(layer=(3,), norm=norm)(images)[1], small(layer=3, norm=norm)(images)[1])
+
+
+def test_registers_and_the_class_token_are_no_tokens(images):
+    options = {"model": "vit_small_patch14_reg4_dinov2.lvd142m", "resolution": 28, "weights": "random"}
+    extractor = create("features", "timm", **options, norm="plain")
+    assert extractor._network.num_prefix_tokens == 5 and extractor.spec.tokens == 4
+    raw = blocks(extractor, images)[-1]
+    torch.testing.assert_close(extractor(images)[1], torch.nn.functional.layer_norm(raw, (384,), eps=1e-6))
+
+
+def test_names_and_protocols_say_how_tokens_are_made_where_it_is_not_the_default():
+    several = small(layer=(2, 0), norm="plain", add_mean=True)
+    assert several.name == "timm:test_vit.r160_in1k:64:layer0+2:plain:mean:random"
+    added = several.protocol().items() - small(layer=0).protocol().items()
+    assert {key for key, _ in added if key not in ("extractor", "layer")} == {"norm", "tokens"}
+    assert {"norm", "tokens"}.isdisjoint(small().protocol())
+    assert {"norm", "add_mean"} == get("features", "timm").later
+
+
+def test_images_on_the_meta_device_need_no_weights_and_leave_the_network_where_it_is(images):
+    extractor = create("features", "timm", **VIT, weights="nowhere")
+    described = extractor.describe(images.to("meta"), extractor.outputs)
+    assert all(value.is_meta for value in described.values())
+    random = small()
+    before = random(images)
+    random(images.to("meta"))
+    assert all(map(torch.equal, random(images), before))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"model": "test_vit", "layer": (1, 1)}, r"layer \[1, 1\] names a layer twice"),
+        ({"model": "test_vit", "layer": (1, 99)}, "layer 1, 99"),
+        ({"model": "test_resnet", "norm": "plain"}, "needs a last layer norm"),
+        ({"model": "test_resnet", "layer": (0, 1), "resolution": 64}, "layer 0, 1"),
         ({"model": "vit_smal_patch14_dinov2"}, "did you mean 'vit_small_patch14"),
         ({"model": "test_vit", "resolution": 30}, "test_vit at 30 pixels"),
         ({"model": "test_vit", "layer": 99}, "layer 99"),
