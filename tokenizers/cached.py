@@ -79,6 +79,9 @@ class Cached(Tokenizer):
     def notes(self) -> list[str]:
         return self.whole[0].notes()
 
+    def memory_bytes(self) -> int:
+        return self.whole[0].memory_bytes()
+
     def fetch(self) -> None:
         self.whole[0].fetch()
 

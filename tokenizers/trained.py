@@ -95,6 +95,9 @@ class Trained(Tokenizer):
     def own_weights(self) -> Path:
         return self.folder.weights
 
+    def memory_bytes(self) -> int:
+        return self.tokenizer.memory_bytes()
+
     def fetch(self) -> None:
         self.folder.fetch()
 

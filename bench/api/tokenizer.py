@@ -56,7 +56,7 @@ class Tokenizer(nn.Module):
         return None
 
     def fetch(self) -> None:
-        """Downloads what `own_weights` needs and is missing; the frame calls this before a run.
+        """Downloads what is missing for `own_weights` and `fingerprint`; the frame calls this before a run.
 
         Raises:
             OSError, ValueError: naming the file that is missing and cannot be downloaded, or must not be
@@ -77,8 +77,15 @@ class Tokenizer(nn.Module):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder"."""
+        """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder".
+
+        An encoder without parameters has none, and fits only regularizers without a loss on latents.
+        """
         raise NotImplementedError
+
+    def memory_bytes(self) -> int:
+        """Bytes that networks which aren't submodules take, with a pass through them; 0 by default."""
+        return 0
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, c, H, W) in [-1, 1] -> h (B, T, C * expansion + extra)."""

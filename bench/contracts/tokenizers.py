@@ -146,11 +146,15 @@ def halves(scene: Scene) -> None:
     outside = [name for name, p in trainable(model).items() if id(p) not in encoder | decoder]
     require(not outside, f"{outside[:1]} is in neither: no optimizer would train it")
     require(not encoder & decoder, "encoder and decoder share parameters")
-    parameters = {"encoder": encoder, "decoder": decoder} if model.decodes else {"encoder": encoder}
+    # A frozen network may encode, whose weights are nobody's parameters.
+    parameters = {"encoder": encoder} if encoder else {}
+    parameters |= {"decoder": decoder} if model.decodes else {}
     require(set(model.heads) == set(parameters), f"heads must have {' and '.join(parameters)}")
     require(model.decodes or not decoder, "decodes is False, but its decoder has parameters")
     for name, ids in parameters.items():
         require(id(model.heads[name]) in ids, f"heads[{name!r}] is no parameter of the {name}")
+    if not encoder:
+        return
     rows, meant = model.heads["encoder"].shape[0], model.spec.channels * scene.expansion
     why = f"heads['encoder'] has {rows} rows, not C * expansion = {meant}, and h without it isn't constant"
     # The last layer may have more rows than are taken, or fewer where each token has several positions.
@@ -208,7 +212,10 @@ def seeded(scene: Scene) -> None:
 
 def starts_alike(scene: Scene) -> None:
     """Rows of another expansion start alike"""
-    narrow, wide = (scene.fresh(expansion=e).state_dict() for e in EXPANSIONS)
+    try:
+        narrow, wide = (scene.fresh(expansion=e).state_dict() for e in EXPANSIONS)
+    except Unfit as error:
+        raise NotApplicable(str(error)) from None
     same_shape = [key for key in narrow if narrow[key].shape == wide[key].shape]
     why = "build the encoder's output layer last: it draws another number of random values"
     wrong = [key for key in same_shape if not equal(narrow[key], wide[key])]

@@ -144,7 +144,7 @@ def latents_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         images=images,
         flops_per_image=per_image,
         weights_memory_bytes=weights,
-        temporary_memory_bytes=largest.peak,
+        temporary_memory_bytes=largest.peak + tokenizer.memory_bytes(),
         gap_memory_bytes=largest.gaps,
         set_memory_bytes=held + built.dataset.memory_bytes(),
         passing_memory_bytes=max(chunk, 2 * 8 * min(STATISTICS, train * latent // FLOAT)),

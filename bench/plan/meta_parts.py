@@ -184,6 +184,9 @@ class MetaParts:
     ) -> dict[str, Any]:
         """The config of a row's part, with hashes of the files that it reads."""
         fingerprint = part.fingerprint()
+        if fingerprint is None and isinstance(part, Tokenizer):
+            self._fetch(row, part)
+            fingerprint = part.fingerprint()
         hashes = {} if fingerprint == "" else {"fingerprint": fingerprint}
         if part in self._reads:
             hashes["reads"] = self._reads[part]
@@ -306,13 +309,17 @@ class MetaParts:
 
     def _own_weights(self, row: MatrixRow, model: Tokenizer) -> Path | None:
         """The file that the part itself names, which is fetched if it must be here."""
+        self._fetch(row, model)
+        return model.own_weights()
+
+    def _fetch(self, row: MatrixRow, model: Tokenizer) -> None:
+        """Fetches files of a tokenizer that are missing, if they must be here."""
         if self.fetch:
             try:
                 model.fetch()
             except (OSError, ValueError) as error:  # no network, or no such file there
                 self.offline |= isinstance(error, OfflineError)
                 raise self.refuse(row, f"no weights: {error}") from None
-        return model.own_weights()
 
     def reconstruction(self, data: DatasetPlan) -> dict[str, Any]:
         """The reconstruction losses with the paths and hashes of their networks' weights."""

@@ -29,10 +29,11 @@ def scores_cost(counts: Counts, stage: Stage) -> Cost:
             taken[config["name"]] = evaluator.memory_bytes(sizes)
         except OSError:  # sizes of a set whose files aren't here
             return Cost(flops_per_image=None, note=NOTE)
+    encoder = 0 if sizes.tokenizer is None else sizes.tokenizer.memory_bytes()
     most = max(taken, key=lambda name: taken[name], default="")
     return Cost(
         flops_per_image=None,
-        weights_memory_bytes=total_bytes(sizes.tokenizer, sizes.regularizer, sizes.generator),
+        weights_memory_bytes=total_bytes(sizes.tokenizer, sizes.regularizer, sizes.generator) + encoder,
         set_memory_bytes=sum(sizes.held.values()) + built.dataset.memory_bytes(),
         passing_memory_bytes=max(sizes.passing, taken.get(most, 0)),
         note=NOTE,

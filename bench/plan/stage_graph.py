@@ -16,7 +16,7 @@ from ..options.plain_data import plain
 from ..stages.inputs import features_role
 from ..store.stage import FRAME_VERSION, Stage, stage_id
 from .autoguidance import WEAK, check_weak, weak_row
-from .check_training import check_modules, check_pairs, check_training
+from .check_training import check_gradient, check_modules, check_pairs, check_training
 from .meta_parts import DatasetPlan, MetaParts, base_class, base_row
 from .part_config import key_options, part_config, plain_facts, with_files
 from .plan import TRAINED, Built, Plan
@@ -72,6 +72,7 @@ class StageGraph:
         model = parts.tokenizer(data, tokenizer, regularizer)
         method = parts.regularizer(data, tokenizer, regularizer)
         check_training(parts, data, regularizer, method)
+        check_gradient(model, regularizer, method)
         check_pairs(parts, data, model, regularizer, method)
         label = self._label(data, tokenizer, regularizer, f"seed {seed.tokenizer}")
         parents = self._training_parents(data, tokenizer, regularizer, seed)

@@ -78,6 +78,7 @@ def tokenizer_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
         parameters_total=cost.parameters_total + sum(map(parameters, networks)),
         weights_memory_bytes=cost.weights_memory_bytes + total_bytes(*networks),
         optimizer_memory_bytes=cost.optimizer_memory_bytes + learning * (GRADIENT + ADAM) + refined * ADAM,
+        temporary_memory_bytes=cost.temporary_memory_bytes + tokenizer.memory_bytes(),
         set_memory_bytes=sets + probes,
         passing_memory_bytes=max(cost.passing_memory_bytes + learning * (FLOAT + ADAM), mapping),
     )

@@ -18,13 +18,18 @@ LEARNED = frozenset(
 def networks(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """{name: sha256 of the weights} of the networks in the configs of stages that a training depends on.
 
-    These are feature extractors and the networks of losses; several weights of one name are all listed.
+    These are feature extractors, frozen encoders and the networks of losses; several weights of one name are
+    all listed.
     """
     found: dict[str, set[str]] = {}
     for config in configs:
         for role in ("extractor", "teacher"):
             if config.get(role, {}).get("fingerprint"):
                 found.setdefault(config[role]["name"], set()).add(config[role]["fingerprint"])
+        tokenizer = config.get("tokenizer", {})
+        encoder = tokenizer.get("uses", {}).get("encoder")  # a feature extractor
+        if encoder and tokenizer.get("fingerprint"):
+            found.setdefault(encoder["name"], set()).add(tokenizer["fingerprint"])
         for name, loss in config.get("reconstruction", {}).items():
             for option in loss.values() if isinstance(loss, Mapping) else ():
                 if isinstance(option, Mapping) and option.get("fingerprint"):

@@ -153,8 +153,9 @@ class TokenizerTraining:
                 h, z = self.encode(step)
                 rebuilt = self.reconstruct(self.shown(z, step), step)
                 added = regularizer.loss(z, h, replace(step, noise=step.noise.fork("loss")))
-                head = tokenizer.heads["encoder"]
-                added = balance(added, rebuilt.terms, regularizer.balanced, head, self.group)
+                if regularizer.balanced:
+                    head = tokenizer.heads["encoder"]
+                    added = balance(added, rebuilt.terms, regularizer.balanced, head, self.group)
             losses = merge_losses(rebuilt.losses, added, self.critics.learners)
             if descended := [*rebuilt.descended, *added.values()]:
                 self.learner.descend(sum(descended), index)
