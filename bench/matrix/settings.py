@@ -71,8 +71,8 @@ class Settings:
 
     Args:
         samples: samples of each generator at each ranked guidance; distances need at least 4.
-        normalise: how latents are scaled before a generator sees them: each channel, all by one number, or
-            not.
+        normalise: how latents are scaled before a generator sees them: each channel, all by one number, each
+            channel of each position, as in RAE, or not.
         threads: threads of each worker on a CPU.
         precision: number format of training.
         compile: whether torch.compile compiles the repeated layers of networks in training.
@@ -81,7 +81,7 @@ class Settings:
     """
 
     samples: Annotated[int, Field(ge=4)] = 1000
-    normalise: Literal["channel", "scalar", "none"] = "channel"
+    normalise: Literal["channel", "scalar", "position", "none"] = "channel"
     threads: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False

@@ -24,7 +24,7 @@ DRAWS = 4  # stored draws of a latent that depends on its minibatch
 
 @dataclass(frozen=True)
 class Normalisation:
-    """z -> (z - mean) / std with stored statistics (C,), in place of a constant scale factor."""
+    """z -> (z - mean) / std with stored statistics (C,) or (T, C), in place of a constant scale factor."""
 
     mean: Tensor
     std: Tensor
@@ -35,16 +35,33 @@ class Normalisation:
     def inverse(self, z: Tensor) -> Tensor:
         return z * self.std.to(z) + self.mean.to(z)
 
+    def as_maps(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mean and std of latents that lie as (B, C, h, w): (C, 1, 1), or (C, h, w) by position."""
+        mean, std = (
+            v.T.unflatten(1, grid) if v.ndim == 2 else v[:, None, None] for v in (self.mean, self.std)
+        )
+        return mean, std
+
 
 IDENTITY = Normalisation(torch.zeros(()), torch.ones(()))
 
 
 def normalisation(z: Tensor, rule: str) -> Normalisation:
-    """Statistics of z (n, T, C) by the matrix's rule: by channel, one pair for all channels, or none."""
+    """Statistics of z (n, T, C) by the matrix's rule.
+
+    `channel` has a pair for each channel, `scalar` one pair for all, `position` one for each channel of each
+    position, (T, C), and `none` zeros and ones.
+    """
     channels = z.shape[-1]
     if rule == "none":
         return Normalisation(torch.zeros(channels), torch.ones(channels))
-    flat = z.flatten(0, 1) if rule == "channel" else z.flatten()[:, None]
+    match rule:
+        case "channel":
+            flat = z.flatten(0, 1)
+        case "position":
+            flat = z.flatten(1)
+        case _:
+            flat = z.flatten()[:, None]
     # Two passes chunk by chunk, because a copy of a large set in float64 would be twice its size.
     chunks = flat.split(max(1, STATISTICS // flat.shape[1]))
     # Sums are accumulated, because a list of small partial sums would fragment the heap.
@@ -54,6 +71,8 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
     std = (squares / (len(flat) - 1)).sqrt()
     # A constant channel is not scaled, as its rounding errors would become noise.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    if rule == "position":
+        return Normalisation(*(v.float().view(-1, channels) for v in (mean, std)))
     return Normalisation(mean.float().expand(channels).clone(), std.float().expand(channels).clone())
 
 

@@ -56,12 +56,12 @@ class TrainedTokenizer:
 
     @property
     def mean(self) -> Tensor:
-        """The mean of each latent channel (C,) over the training set."""
+        """The mean of each latent channel over the training set: (C,), or (T, C) by position."""
         return self._trained.normalisation.mean
 
     @property
     def std(self) -> Tensor:
-        """The standard deviation of each latent channel (C,) over the training set."""
+        """The standard deviation of each latent channel over the training set: (C,), or (T, C)."""
         return self._trained.normalisation.std
 
     def encode(

@@ -47,9 +47,9 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
     info: Config = {
         "spec": vars(model.spec),
         "dtype": str(z.dtype).removeprefix("torch."),
-        "mean": rule.mean.tolist(),
-        "std": rule.std.tolist(),
     }
+    if rule.mean.ndim == 1:  # those of each position are many, and are among the tensors
+        info |= {"mean": rule.mean.tolist(), "std": rule.std.tolist()}
     if model.decodes:
         info["round_trip"] = gap = round_trip(model, dataset.image, z, rule, context.device, group)
         if not gap < 1e-3:

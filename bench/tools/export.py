@@ -63,12 +63,19 @@ def export_tokenizer(trained: FoundTokenizer, folder: Path) -> Export:
         config, state = _as_own_class(trained, posterior, reason)
         needs = f"It needs latentbench {__version__} and `trust_remote_code=True`"
         notes.append(f"{needs}, as no class of diffusers fits: {reason}.")
+    if "encoder" not in cell.tokenizer.heads:
+        notes.append("The weights of its frozen encoder are not in this folder.")
     if isinstance(cell.tokenizer, FlowTokenizer):
         notes.append("Its decoder draws images; here it decodes from one fixed draw of noise.")
-    rule = cell.normalisation
+    rule, spec = cell.normalisation, cell.tokenizer.spec
+    by_position = rule.mean.ndim == 2
     if config["_class_name"] in KNOWS_STATISTICS or "latents_mean" in config:
-        statistics = {"latents_mean": rule.mean.tolist(), "latents_std": rule.std.tolist()}
+        grid = spec.grid or (1, spec.tokens)
+        mean, std = rule.as_maps(grid) if by_position else (rule.mean, rule.std)
+        statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
         config |= {"scaling_factor": 1.0, **statistics}
+    elif by_position:
+        notes.append("Its latents were normalised by position; this folder has not these statistics.")
     else:
         notes.append(
             f"Its latents' means are {_numbers(rule.mean)}, standard deviations {_numbers(rule.std)}."

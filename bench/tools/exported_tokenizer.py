@@ -22,7 +22,7 @@ class LatentbenchTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # bo
     """A tokenizer of latentbench with the methods of diffusers' autoencoders.
 
     Latents are (B, C, h, w), or (B, C, 1, T) where tokens have no grid. `latents_mean` and `latents_std`
-    normalise them.
+    normalise them, by channel or, as (C, h, w), by position.
     """
 
     @register_to_config
@@ -35,8 +35,8 @@ class LatentbenchTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # bo
         log_variance: float = -30.0,
         layer_norm: bool = False,
         scaling_factor: float = 1.0,
-        latents_mean: list[float] | None = None,
-        latents_std: list[float] | None = None,
+        latents_mean: list[Any] | None = None,
+        latents_std: list[Any] | None = None,
         auto_map: dict[str, str] | None = None,
     ) -> None:
         """

@@ -55,8 +55,8 @@ def export_latents(trained: FoundTokenizer, folder: Path, layout: Layout) -> Ite
             noise = Noise(int(trained.cell.config["seed"]), ("exported latents", split))
             yield from _write_shards(chunks, folder / split, noise)
     if layout == "lightningdit":
-        rule = trained.cell.normalisation
-        stats = {"mean": rule.mean[None, :, None, None], "std": rule.std[None, :, None, None]}
+        mean, std = trained.cell.normalisation.as_maps(trained.cell.tokenizer.spec.grid)
+        stats = {"mean": mean[None], "std": std[None]}
         torch.save(stats, folder / "train" / "latents_stats.pt")
 
 

@@ -50,7 +50,7 @@ def model_card(
         f"An autoencoder of {parameters:,} parameters from images of {image.channels} x {image.height} x "
         f"{image.width} in [-1, 1] to latents of {spec.channels} x {grid[0]} x {grid[1]}, trained and scored "
         f"by latentbench {__version__}. Its class is {class_name}. {compared}",
-        _use(class_name),
+        _use(class_name, trained.cell.normalisation.mean.ndim == 2),
         "\n".join(f"- {note}" for note in notes),
         f"## Numbers\n\n{_numbers(records)}",
         f"## How it was made\n\n{_made(trained, records)}",
@@ -58,7 +58,7 @@ def model_card(
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _use(class_name: str) -> str:
+def _use(class_name: str, by_position: bool) -> str:
     trust = ", trust_remote_code=True" if class_name == OWN_CLASS else ""
     load = (
         "```python\nimport torch\nfrom diffusers import AutoModel\n\n"
@@ -66,10 +66,11 @@ def _use(class_name: str) -> str:
     )
     if class_name not in (OWN_CLASS, KL):
         return f"{load}```\n\nIts methods are those of diffusers' {class_name}."
+    shape = "" if by_position else "[:, None, None]"
     return (
         f"{load}"
         "z = tokenizer.encode(images).latent_dist.sample()  # or .mode(), the mean\n"
-        "mean, std = (torch.tensor(v)[:, None, None] for v in\n"
+        f"mean, std = (torch.tensor(v){shape} for v in\n"
         "             (tokenizer.config.latents_mean, tokenizer.config.latents_std))\n"
         "z = (z - mean) / std  # what the generators saw; z * std + mean goes back\n"
         "images = tokenizer.decode(z * std + mean).sample\n"

@@ -1,5 +1,6 @@
 """The check that generators' normalised latents decode to what the tokenizer's own do."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -67,3 +68,31 @@ def test_the_worst_image_counts_and_not_its_worst_pixel():
     rule = normalisation(z, "none")
     found = round_trip(Copy(), IMAGE, z, OneOff(rule.mean, rule.std), "cpu")
     assert found == pytest.approx(0.01, rel=1e-3)  # 0.02 in one of four pixels
+
+
+def test_statistics_by_position_are_those_of_each_element_over_the_set():
+    z = torch.randn(300, 6, 5, generator=torch.Generator().manual_seed(1)).double()
+    z = (z * torch.linspace(0.5, 3, 30).view(6, 5) + torch.linspace(-9, 9, 30).view(6, 5)).float()
+    z[:, 2, 3] = 4.0
+    rule = normalisation(z, "position")
+    assert rule.mean.shape == rule.std.shape == (6, 5)
+    numbers = z.double().numpy()
+    deviations = numbers.std(0, ddof=1)
+    deviations[2, 3] = 1  # a constant isn't scaled
+    np.testing.assert_allclose(rule.mean, numbers.mean(0), atol=1e-5)
+    np.testing.assert_allclose(rule.std, deviations, rtol=1e-5)
+    normal = rule(z)
+    torch.testing.assert_close(normal.mean(0), torch.zeros(6, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rule.inverse(normal), z, atol=1e-5, rtol=0)
+    # RAE divides by the root of the variance + 1e-5, without Bessel's correction.
+    raes = (numbers - numbers.mean(0)) / np.sqrt(numbers.var(0) + 1e-5)
+    np.testing.assert_allclose(np.delete(normal.numpy(), 3, 2), np.delete(raes, 3, 2), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["channel", "scalar", "position", "none"])
+def test_statistics_of_maps_normalise_latents_on_their_grid_likewise(rule):
+    z = torch.randn(20, 6, 5, generator=torch.Generator().manual_seed(2)) * 3 + 1
+    found = normalisation(z, rule)
+    mean, std = found.as_maps((2, 3))
+    maps = (z.mT.unflatten(2, (2, 3)) - mean) / std
+    torch.testing.assert_close(maps.flatten(2).mT, found(z))
