@@ -94,6 +94,7 @@ TOKENIZERS = {
     "dino": "dino: {width: 48}",
     "ncsnpp": "ncsnpp: {}",
     "softvq": "softvq: {latents: 64}",
+    "frozen_encoder": "frozen_encoder: {}",
 }
 GENERATORS = {
     "gaussian": "gaussian: {}",

@@ -85,7 +85,7 @@ def test_a_generator_s_gradients_are_those_of_plain_autograd_in_less_memory(name
     same(model, loss, 0.6, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["vit", "conv", "vavae", "softvq", "dino"])
+@pytest.mark.parametrize("name", ["vit", "conv", "vavae", "softvq", "dino", "frozen_encoder"])
 def test_so_are_a_tokenizer_s(name):
     model, images = tokenizer(name).train(), torch.randn(8, 3, 16, 16)
     loss = lambda: (model.decode(model.encode(images)) - images).square().mean()  # noqa: E731

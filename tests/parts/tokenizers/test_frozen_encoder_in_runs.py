@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from helpers.matrices import planned
-from helpers.run import bench_inline, results
+from helpers.run import bench_inline
 
+from latentbench.bench.records.files import read_record
 from latentbench.bench.registry import create
 from latentbench.bench.tools.find_tokenizer import find_trained
 
@@ -78,7 +79,8 @@ def test_plans_need_no_weights_and_say_what_a_key_depends_on(tmp_path):
 
 
 def test_a_run_trains_the_decoder_alone_and_marks_judges_that_encoded(made, cell):
-    records = [one for one in results(made / "results/tiny") if one.cell["regularizer"] != "real"]
+    records = map(read_record, (made / "results/tiny/records").glob("*.json"))
+    records = [one for one in records if one.cell["regularizer"] != "real"]
     assert {one.cell["regularizer"] for one in records} == {"none", "noise"}
     digest = create("features", "effnet_lite0").fingerprint()
     assert all(one.provenance["taught_by"]["effnet_lite0"] == [digest] for one in records)
