@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar
+from warnings import catch_warnings, simplefilter
 
 import torch
 from pydantic import Field
@@ -48,7 +49,9 @@ def target(
         v: velocities at x (B, T, C).
     """
     # A compiled block has no forward-mode derivative either.
-    with _PlainAttention(), torch.compiler.set_stance("force_eager"):
+    with _PlainAttention(), torch.compiler.set_stance("force_eager"), catch_warnings():
+        # torch's own modules of these derivatives still use torch.jit, as their first import says.
+        simplefilter("ignore", FutureWarning)
         tangents = v, torch.ones_like(t)
         derivative: Tensor = torch.func.jvp(lambda x, t: average(x, t, r), (x, t), tangents)[1]
     return v + expand_time(r - t, x) * derivative
