@@ -28,11 +28,15 @@ RANDOM = {  # networks whose weights are seldom here, with random ones
     "inception": {"weights": "random"},
     "timm": {"model": "test_vit", "weights": "random", "resolution": 64},
 }
-# Sets of options of generators by which other code is run than by their defaults.
+# Sets of options by which other code is run than by their defaults.
 OPTIONS = [
     ("lightningdit", {"repa": 0.5, "repa_width": 16}),
     ("sit", {"repa": 1.0, "repa_projector": "conv"}),
     ("lightningdit", {"prediction": "x", "time_shift": 2.0}),
+]
+TOKENIZER_OPTIONS = [
+    ("vit", {"style": "detok"}),
+    ("vit", {"style": "detok", "latents": 5, "mask": (0.4, 0.6)}),
 ]
 
 
@@ -98,6 +102,12 @@ def scene(module, kind, name, setting):
 @each(tokenizers.CHECKS)
 def test_tokenizers(name, setting, check):
     kept(check, lambda: scene(tokenizers, "tokenizers", name, setting))
+
+
+@pytest.mark.parametrize(("name", "options"), TOKENIZER_OPTIONS)
+@each(tokenizers.CHECKS)
+def test_tokenizers_with_further_options(name, options, check):
+    kept(check, lambda: tokenizers.Scene(Part("tokenizers", name, options), tokenizers.SETTINGS[1]))
 
 
 @every("regularizers")

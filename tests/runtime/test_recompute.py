@@ -41,9 +41,9 @@ def generator(name):
     return model
 
 
-def tokenizer(name):
+def tokenizer(name, **options):
     torch.manual_seed(0)
-    return create("tokenizers", name, image=ImageSpec(3, 16, 16), expansion=1)
+    return create("tokenizers", name, image=ImageSpec(3, 16, 16), expansion=1, **options)
 
 
 def gradients(model, loss):
@@ -85,9 +85,13 @@ def test_a_generator_s_gradients_are_those_of_plain_autograd_in_less_memory(name
     same(model, loss, 0.6, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["vit", "conv", "vavae", "softvq", "dino", "frozen_encoder"])
-def test_so_are_a_tokenizer_s(name):
-    model, images = tokenizer(name).train(), torch.randn(8, 3, 16, 16)
+TOKENIZERS = [(name, {}) for name in ("vit", "conv", "vavae", "softvq", "dino", "frozen_encoder")]
+TOKENIZERS += [("vit", {"style": "detok"})]
+
+
+@pytest.mark.parametrize("name, options", TOKENIZERS)
+def test_so_are_a_tokenizer_s(name, options):
+    model, images = tokenizer(name, **options).train(), torch.randn(8, 3, 16, 16)
     loss = lambda: (model.decode(model.encode(images)) - images).square().mean()  # noqa: E731
     same(model, loss, 0.75, rtol=1e-5, atol=1e-6)
 
@@ -104,6 +108,8 @@ def test_segments_are_layers_and_residual_blocks():
         found = segments(generator(name))
         assert {type(one).__name__ for one in found} == set(kind.split()) and len(found) == count
     assert {type(one).__name__ for one in segments(tokenizer("conv"))} == {"ResBlock", "Attention"}
+    found = segments(tokenizer("vit", style="detok", depth=2))
+    assert [type(one).__name__ for one in found] == 4 * ["RotaryBlock"]
 
 
 def test_a_batch_norm_sees_each_batch_once():

@@ -14,6 +14,10 @@ COUNTS = {
     ("conv", "f16d64", 2): 67_139_011,
     ("conv", "f16d128", 2): 68_085_507,
     ("vavae", "f16d32", 2): 69_836_067,
+    # l-DeTok's encoder gives means and log variances, and its decoder's mask token isn't here.
+    ("vit", "detok-SS", 2): 51_502_100 - 512,
+    ("vit", "detok-BB", 2): 171_712_628 - 768,
+    ("vit", "detok-LL", 2): 606_641_972 - 1024,
     ("softvq", "L-64", 1): 607_875_872,
     ("softvq", "L-64", 2): 607_908_672,
     ("softvq", "softvq-L-64", 1): 608_924_448,
@@ -42,9 +46,8 @@ def test_a_size_has_the_parameters_of_the_released_code(name, size, expansion):
 
 def test_every_size_has_a_count():
     named = {(name, size) for name, size, _ in COUNTS}
-    assert named == {
-        (name, size) for name in ("conv", "vavae", "softvq", "dino") for size in get("tokenizers", name).sizes
-    }
+    parts = ("conv", "vavae", "vit", "softvq", "dino")
+    assert named == {(name, size) for name in parts for size in get("tokenizers", name).sizes}
 
 
 def test_the_parts_of_published_tokenizers_have_the_parameters_of_theirs():
@@ -55,6 +58,9 @@ def test_the_parts_of_published_tokenizers_have_the_parameters_of_theirs():
     assert count(vavae.encoder) - count(vavae.encoder[-1]) == 28_413_248
     assert count(vavae.decoder) - count(vavae.decoder[0]) == 41_417_603
     assert count(dino.encoder.vit) == 303_412_224 and count(dino.decoder) == 49_628_451
+    detok = sized("vit", "detok-BB", 2)
+    assert count(detok.encoder) == 85_861_664 and count(detok.decoder) + 768 == 85_850_964
+    assert detok.spec == LatentSpec(256, 16, (16, 16))
     assert softvq.spec == LatentSpec(64, 32) and dino.spec == LatentSpec(256, 32, (16, 16))
 
 
@@ -67,6 +73,7 @@ def test_the_parts_of_published_tokenizers_have_the_parameters_of_theirs():
         ("dino", {"frozen": False}),
         ("conv", {}),
         ("vavae", {}),
+        ("vit", {"style": "detok"}),
     ],
 )
 def test_a_small_one_reconstructs_and_every_trainable_parameter_learns(name, options):
