@@ -104,9 +104,7 @@ def _tokenizer_step(
         key: tuple[Any, ...] = ("joint step", tokenizer, regularizer, training)
         return counts.count(key, lambda: dry_run.joint_step(built, training))
     method, encoded = method_key(config), counts.encode(built)
-    bare = counts.count(
-        ("tokenizer step", tokenizer, training), lambda: dry_run.tokenizer_step(built, training)
-    )
+    bare = _bare_step(counts, built, training)
 
     def regularizer_step(critics: bool) -> StepCost | str:
         key = ("regularizer step", tokenizer, method, training, critics)
@@ -125,6 +123,22 @@ def _tokenizer_step(
     # Either part has its peak while the other's activations are kept.
     peak = max(bare.peak + added.activations, bare.activations + added.peak, critics.peak)
     return StepCost(operations, activations, peak, bare.gaps + max(added.gaps, critics.gaps))
+
+
+def _bare_step(counts: Counts, built: Built, training: Training) -> StepCost | str:
+    """A step of a tokenizer without its regularizer; a frozen encoder's part is counted of one image."""
+    tokenizer = built.tokenizer
+    assert tokenizer is not None
+    if "encoder" in tokenizer.heads:
+        key = ("tokenizer step", tokenizer, training)
+        return counts.count(key, lambda: dry_run.tokenizer_step(built, training))
+    encoded = counts.encode(built)
+    decoding = counts.count(
+        ("decoder step", tokenizer, training), lambda: dry_run.decoder_step(built, training)
+    )
+    if isinstance(encoded, str) or isinstance(decoding, str):
+        return reason(encoded, decoding)
+    return replace(decoding, flops=decoding.flops + training.batch * encoded)
 
 
 def _with_shown(counts: Counts, built: Built, training: Training, step: StepCost | str) -> StepCost | str:
