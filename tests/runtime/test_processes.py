@@ -49,6 +49,7 @@ SPEC = LatentSpec(4, 4, (2, 2))
 MLP = {"use": "velocity_mlp", "width": 16, "depth": 1}
 FLOW = {"use": "tarflow", "width": 16, "blocks": 2, "layers": 1, "heads": 2, "noise_std": 0.0}
 VIT = {"use": "lightningdit", "width": 16, "depth": 2, "heads": 2}
+FROZEN = "noise on a frozen encoder"
 METHODS = {
     "kl": {"weight": 1e-2},
     "dmvae": {"score": MLP, "critic_steps": 2},
@@ -68,6 +69,7 @@ METHODS = {
     "denoising": {"on": {"mmd": {}}},
     "masked": {"ratios": [0.25, 0.5], "probabilities": [0.5, 0.5]},
     "none": {},  # with a mask in the tokenizer
+    FROZEN: {"interpolate": False, "gamma": 0.8},
 }
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 GENERATORS = {
@@ -100,6 +102,8 @@ class Blobs(Dataset):
 
 
 def method(name):
+    if name == FROZEN:
+        return build("regularizers", "denoising", {"spec": LatentSpec(16, 112, (4, 4))}, METHODS[name])
     return build("regularizers", name, FACTS | {"spec": SPEC}, METHODS[name])
 
 
@@ -112,6 +116,8 @@ def trained(name, folder, group=ALONE, steps=20, stop_at=None, kind=method):
     small = {"width": 16, "depth": 1, "heads": 2, "patch": 4, "channels": 4}
     small |= {"mask": (0.1, 0.9)} if name == "none" else {}
     tokenizer = build("tokenizers", "vit", facts, small)
+    if name == FROZEN:
+        tokenizer = build("tokenizers", "frozen_encoder", facts, {"width": 16, "depth": 1, "heads": 2})
     drawn = torch.randn(90, 4, 4, generator=torch.Generator().manual_seed(2))
     asked = [0]
 

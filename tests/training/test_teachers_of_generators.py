@@ -11,7 +11,7 @@ from latentbench.bench.api import Generator, LatentSpec
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.registry import build, create, get
-from latentbench.bench.training.context import Context
+from latentbench.bench.training.context import Context, Stopped
 from latentbench.bench.training.generator import train_generator
 
 SPEC, TEACHER = LatentSpec(4, 6, (2, 2)), LatentSpec(16, 12, (4, 4))
@@ -86,6 +86,44 @@ def test_stored_features_are_those_of_the_latents(tmp_path):
     stored = means.repeat(1, 64).view(24, 16, 12)
     for z, features in heard(tmp_path, dataset, None, lambda images, index: stored[index]):
         torch.testing.assert_close(features[:, 0, :3], z[:, 0, :3])
+
+
+def test_a_stopped_training_goes_on_with_the_features_that_it_would_have_had(tmp_path):
+    dataset = image_folder(class_folders(tmp_path / "images"))
+
+    def trained(work, stop_at=None):
+        asked = [0]
+
+        def stopping():
+            asked[0] += 1
+            return asked[0] == stop_at
+
+        (tmp_path / work).mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        facts = {"spec": SPEC, "classes": 0, "teacher_spec": TEACHER}
+        model = build(
+            "generators", "lightningdit", facts, {"width": 8, "heads": 2, "repa": 1.0, "repa_width": 8}
+        )
+        latents = torch.randn(48, 4, 6, generator=torch.Generator().manual_seed(0))
+        state = train_generator(
+            model,
+            lambda index, step: latents[index],
+            48,
+            None,
+            steps=9,
+            batch=4,
+            seed=0,
+            optimizer={},
+            context=Context(tmp_path / work, stopping=stopping),
+            teacher=lambda images, index: images.mean((2, 3)).repeat(1, 64).view(len(images), 16, 12),
+            images=dataset,
+        )
+        return state.curves
+
+    undisturbed = trained("whole")
+    with pytest.raises(Stopped):
+        trained("stopped", stop_at=4)
+    assert trained("stopped") == undisturbed and len(undisturbed["repa"]) == 9
 
 
 def planned(folder, text):
