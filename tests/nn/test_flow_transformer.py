@@ -162,7 +162,7 @@ def test_it_is_in_the_loss_by_its_factor_and_changes_no_other_term(name):
     model = aligned(name, randomise=False)
     plain = make(name, randomise=False)
     losses, others = model.loss(z, LABELS, Noise(0), features), plain.loss(z, LABELS, Noise(0))
-    assert losses.keys() - others.keys() == {"repa"} and model.needs_features
+    assert losses.keys() - others.keys() == {"repa"} and model.teacher_spec is not None
     assert all(torch.equal(losses[term], others[term]) for term in others)
     model.repa = 1.0
     doubled = model.loss(z, LABELS, Noise(0), features)["repa"]
@@ -175,7 +175,7 @@ def test_without_it_or_with_it_the_network_starts_the_same(name):
         make(name, randomise=False, **options)
         for options in ({}, {"repa": 0.0, "teacher_spec": TEACHER}, {"repa": 0.5, "teacher_spec": TEACHER})
     )
-    assert plain.state_dict().keys() == none.state_dict().keys() and not none.needs_features
+    assert plain.state_dict().keys() == none.state_dict().keys() and none.teacher_spec is None
     for state in (none.state_dict(), with_it.state_dict()):
         assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
     z = torch.randn(4, 4, 3)
