@@ -129,6 +129,7 @@ class FrozenEncoder(Tokenizer):
         "XL": {"encoder": DINOV2, "width": 1152, "depth": 28, "heads": 16, "mlp": 4096},
     }
 
+    frozen = True
     regrids = True
     encoder: Encoder
     decoder: Decoder

@@ -68,7 +68,7 @@ class Trained(Tokenizer):
             name = self.folder.tokenizer["name"]
             raise Unfit(f"the decoder of {name} draws images: only the run that trained it has them")
         self.spec, self.decodes = self.tokenizer.spec, self.tokenizer.decodes  # type: ignore[misc]
-        self.regrids = self.tokenizer.regrids
+        self.regrids, self.frozen = self.tokenizer.regrids, self.tokenizer.frozen
         known = build.facts_from(self.folder.facts)
         self.regularizer = build.regularizer(own, self.spec, known).requires_grad_(False)
         self.released_names = self._stored_names  # type: ignore[method-assign]

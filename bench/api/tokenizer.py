@@ -32,6 +32,7 @@ class Tokenizer(nn.Module):
     decodes: ClassVar[bool] = True
     # Options that say where files are: cache keys have the files' hashes, by `fingerprint`, in their place.
     paths: ClassVar[frozenset[str]] = frozenset()
+    frozen: bool = False  # whether the encoder has no parameters: no loss on latents changes it
     regrids: bool = False  # whether decode() takes other grids than the spec's
     spec: LatentSpec
     encoder: nn.Module
@@ -79,7 +80,7 @@ class Tokenizer(nn.Module):
     def heads(self) -> dict[str, nn.Parameter]:
         """The weights of the last layers: {"encoder": …} and, if the tokenizer decodes, "decoder".
 
-        An encoder without parameters has none, and fits only regularizers without a loss on latents.
+        A frozen encoder has none.
         """
         raise NotImplementedError
 

@@ -50,7 +50,7 @@ def check_gradient(model: Tokenizer, row: MatrixRow, regularizer: Regularizer) -
     """Refuses a regularizer that works by the encoder's gradient where the encoder has no parameters."""
     base = regularizer.underlying
     learns = type(base).loss is not Regularizer.loss or base.critics() or base.balanced
-    if learns and "encoder" not in model.heads:
+    if learns and model.frozen:
         raise Unfit(
             f"{row.label} shapes latents by a loss, and the encoder of {type(model).__name__} is frozen: only"
             " its decoder learns. Take a regularizer without a loss on latents, such as none or denoising"

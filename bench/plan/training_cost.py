@@ -129,7 +129,7 @@ def _bare_step(counts: Counts, built: Built, training: Training) -> StepCost | s
     """A step of a tokenizer without its regularizer; a frozen encoder's part is counted of one image."""
     tokenizer = built.tokenizer
     assert tokenizer is not None
-    if "encoder" in tokenizer.heads:
+    if not tokenizer.frozen:
         key = ("tokenizer step", tokenizer, training)
         return counts.count(key, lambda: dry_run.tokenizer_step(built, training))
     encoded = counts.encode(built)

@@ -57,7 +57,7 @@ def test_rows_that_are_trained_alike_share_one_training_with_the_snapshots_of_al
     plan = planned(tmp_path)
     trainings = [stage for stage in plan.stages.values() if stage.kind == "generator"]
     assert [stage.config.get("snapshots") for stage in trainings] == [[2], [3]]
-    bare = planned(tmp_path, MATRIX.replace(", autoguidance: {snapshot: 2}", ""))
+    bare = planned(tmp_path, MATRIX.replace(",\n     autoguidance: {snapshot: 2}", ""))
     assert "snapshots" not in [s for s in bare.stages.values() if s.kind == "generator"][0].config
 
 
