@@ -13,7 +13,7 @@ from ..store.artifacts import Result
 from ..training.context import Context
 from ..training.generator import train_generator
 from .inputs import Config, Inputs
-from .teacher import stored_tokens, teacher
+from .teacher import teacher
 from .trained_cell import TrainedCell
 
 
@@ -38,17 +38,14 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     def latent(rows: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
         return normalise(cell.regularizer.latent(rows, noise, labels) if draws is None else rows)
 
-    describe, images = teacher(config, inputs), None
-    if describe is not None and stored_tokens(inputs) is None:
-        images = cell.dataset
     state = train_generator(
         model,
         read,
         len(h),
         labels,
         latent=latent,
-        teacher=describe,
-        images=images,
+        teacher=teacher(config, inputs),
+        images=cell.dataset if "teacher" in config else None,
         steps=config["steps"],
         batch=config["batch"],
         seed=config["seed"],

@@ -13,15 +13,10 @@ from .inputs import Config, Inputs
 Describe = Callable[[Tensor | None, Tensor], Tensor]
 
 
-def stored_tokens(inputs: Inputs) -> Tensor | None:
-    """The tokens (n, N, F) of all training images, if a stage has computed them."""
-    return inputs["teacher"].tensors["tokens/train"] if "teacher" in inputs else None
-
-
 def teacher(config: Config, inputs: Inputs) -> Describe | None:
     """Maps (images, index) to tokens, if the stage's training learns from a teacher."""
-    stored = stored_tokens(inputs)
-    if stored is not None:
+    if "teacher" in inputs:
+        stored = inputs["teacher"].tensors["tokens/train"]
         return lambda images, index: stored[index]
     if "teacher" not in config:
         return None
