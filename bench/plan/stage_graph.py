@@ -237,7 +237,7 @@ class StageGraph:
         return parents if other == parents else parents | {WEAK: other["generator"]}
 
     def _generator(self, data: DatasetPlan, rows: Rows, seed: Seed) -> Parents:
-        """The same without the model that guides it."""
+        """The stages that samples are drawn from, by role, without the model that guides them."""
         tokenizer, regularizer, generator = rows
         trained = self.tokenizer(data, tokenizer, regularizer, seed)
         if generator.part == NONE:
