@@ -29,7 +29,7 @@ def of_generator(name, size):
     """The first block of a generator without the others, and what it is given."""
     options = get("generators", name).sizes[size] | {"depth": 1}
     model = create("generators", name, spec=SPEC, classes=0, **options)
-    return model.blocks[0], (torch.randn(IMAGES, options["width"]), model.rotary)
+    return model.blocks[0], (torch.randn(IMAGES, 1, options["width"]), model.rotary)
 
 
 def causal(width, heads, adaptive):

@@ -42,8 +42,8 @@ class Dies(Regularizer):
             os._exit(7)
         return {}
 """
-SMALL = TINY.replace("  none: {}\n", "").replace("  gaussian: {}\n", "").replace("density, cost", "cost")
-FAILING = SMALL.replace("regularizers:\n", "plugins: [bad.py]\nregularizers:\n  raises: {}\n  dies: {}\n")
+MATRIX = TINY.replace("  none: {}\n", "").replace("  gaussian: {}\n", "").replace("density, cost", "cost")
+FAILING = MATRIX.replace("regularizers:\n", "plugins: [bad.py]\nregularizers:\n  raises: {}\n  dies: {}\n")
 
 SPEC = LatentSpec(4, 4, (2, 2))
 MLP = {"use": "velocity_mlp", "width": 16, "depth": 1}
@@ -315,7 +315,7 @@ def test_a_batch_without_equal_shares_is_refused(tmp_path):
 def alone(tmp_path_factory):
     """The records of a small matrix, made by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "matrix.yaml").write_text(SMALL)
+    (folder / "matrix.yaml").write_text(MATRIX)
     done = bench_inline("run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return results(folder / "results/tiny")
@@ -348,7 +348,7 @@ def test_a_run_by_two_has_the_metrics_of_one_and_outlives_a_process(alone, tmp_p
 
 @pytest.mark.nightly
 def test_torchrun_starts_the_processes_of_a_run(alone, tmp_path):
-    (tmp_path / "matrix.yaml").write_text(SMALL)
+    (tmp_path / "matrix.yaml").write_text(MATRIX)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "latentbench.bench.cli", "run"]
     env, options = environment(), {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
