@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from .meta_outputs import MetaOutputs
+
 
 class TooLong(Exception):
     """Counting took more calls of torch's functions than it was allowed."""
@@ -76,14 +78,16 @@ class OperationCounter(TorchDispatchMode):
     `.item()` of a meta tensor returns 0, so that code which reads a value can still be counted.
     """
 
-    flops = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops, self.outputs = 0, MetaOutputs()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return torch.zeros((), dtype=args[0].dtype).item()
-        output = function(*args, **(kwargs or {}))
+        output = self.outputs.call(function, args, kwargs or {})
         formula = flop_registry.get(function._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=output)
