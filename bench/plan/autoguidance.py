@@ -33,5 +33,10 @@ def check_weak(matrix: Matrix, row: MatrixRow, model: Generator | None, weak: Ge
         )
     if not isinstance(weak, Flow):
         raise Unfit(f"{name} has no velocity by which {row.label} could be guided")
+    if other.training == row.training and snapshot in (None, steps):
+        raise Unfit(
+            f"{name} is trained like {row.label}, so that guidance by it changes nothing; "
+            "an earlier `snapshot` is a worse model"
+        )
     if snapshot is not None and snapshot > steps:
         raise Unfit(f"{name} has {steps:,} updates: there is no snapshot after {snapshot:,}")

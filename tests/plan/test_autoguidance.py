@@ -119,6 +119,18 @@ def test_a_matrix_names_what_is_wrong_at_its_line(written, said, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        (
+            "{snapshot: 2}",
+            "{row: plain}",
+            "plain is trained like earlier, so that guidance by it changes nothing",
+        ),
+        ("{snapshot: 2}", "{snapshot: 6}", "earlier is trained like earlier"),
+        (
+            "width: 16, depth: 1, heads: 2, guidance: [1.0, 1.5], sampler: {steps: 2},\n"
+            "     autoguidance: {snapshot: 2}",
+            'width: [8, 16], depth: 1, heads: 2, guidance: 1.5, autoguidance: {row: "earlier[width=8]"}',
+            "earlier[width=8] is trained like earlier[width=8]",
+        ),
         ("{snapshot: 2}", "{snapshot: 9}", "earlier has 6 updates: there is no snapshot after 9"),
         (
             "small: {use: sit, ",
