@@ -40,7 +40,7 @@ class _HasValues(Exception):
 
 
 def _described(value: Any) -> Any:
-    """What the shapes of outputs depend on."""
+    """A key of an input: all that the layouts of outputs depend on."""
     if isinstance(value, Tensor):
         if not value.is_meta:
             raise _HasValues
