@@ -93,19 +93,13 @@ def test_a_cell_that_fails_interrupts_and_workers_leave_the_kernel_usable(tmp_pa
     assert "interrupted" in said[2] and said[3].endswith("5 2\n")
 
 
-@pytest.mark.parametrize(
-    ("jobs", "rows"),
-    [
-        (0, "regularizer=none|kl"),
-        pytest.param(0, "regularizer=*", marks=pytest.mark.nightly),
-        pytest.param(2, "regularizer=*", marks=pytest.mark.nightly),
-    ],
-)
-def test_a_smoke_run_of_the_root_matrix_has_the_command_lines_records(tmp_path, jobs, rows):
+@pytest.mark.nightly
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_a_smoke_run_of_the_root_matrix_has_the_command_lines_records(tmp_path, jobs):
     shutil.copy(ROOT / "matrix.yaml", tmp_path)
-    options = f"profile='smoke', filter='{rows}', output='made', jobs={jobs}"
+    options = f"profile='smoke', output='made', jobs={jobs}"
     executed(notebook_of(f"import latentbench.bench as lb\nlb.run('matrix.yaml', {options})"), tmp_path)
-    words = ("--profile", "smoke", "--filter", rows, "-o", "cli")
+    words = ("--profile", "smoke", "-o", "cli")
     done = bench("run", *words, cwd=tmp_path, home=tmp_path / "home", timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(results(tmp_path / "made")) > 1
