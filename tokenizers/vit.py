@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import ImageSpec, LatentSpec, Noise, Tokenizer
 from ..bench.nn.blocks import RMSNorm, divide_width
-from ..bench.nn.dit import Attention
+from ..bench.nn.dit import Attention, swiglu
 from ..bench.nn.patch_mask import PatchMask
 from ..bench.registry import register
 
@@ -65,8 +64,7 @@ class RotaryBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.attention = RMSNorm(width), Attention(width, heads)
-        # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
-        self.norm2, self.mlp = RMSNorm(width), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
+        self.norm2, self.mlp = RMSNorm(width), swiglu(width)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), rotary)

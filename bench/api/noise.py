@@ -52,12 +52,13 @@ class Noise:
         return self.uniform(torch.empty((), device="cpu"), tag).item()
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor, tag: str) -> Tensor:
+        if like.is_meta:  # an estimate of cost needs a shape, not values
+            return torch.empty_like(like)
+
         def drawn(shape: Sequence[int], *part: int) -> Tensor:
             seed = seed_for(self.seed, *self.stream, "", tag, *part)
             return sampler(shape, generator=torch.Generator().manual_seed(seed))
 
-        if like.is_meta:  # an estimate of cost needs a shape, not values
-            return torch.empty_like(like)
         if like.dim() == 0:
             return drawn(()).to(like)
         rows, shape = like.shape[0], like.shape[1:]

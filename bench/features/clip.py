@@ -104,8 +104,7 @@ class Clip(FeatureExtractor):
         return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
-        meta = images.device.type == "meta"
-        network: Any = on_meta(self.model) if meta else self._network.to(images.device)
+        network: Any = on_meta(self.model) if images.is_meta else self._network.to(images.device)
         # The paper's code resizes by JAX's bicubic filter, which is anti-aliased, as PIL's is.
         resized = prepared(images, self.resolution, self.resizing, self.rounds) / 255
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))

@@ -76,8 +76,7 @@ class EffNetLite(FeatureExtractor):
         return in_chunks(lambda chunk: self._describe(chunk, outputs), images, CHUNK, outputs)
 
     def _describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        meta = images.device.type == "meta"
-        network: Any = on_meta(self._model) if meta else self._network.to(images.device)
+        network: Any = on_meta(self._model) if images.is_meta else self._network.to(images.device)
         # Batch norms are folded into their convolutions, so that bn1 is only the activation.
         maps = network.bn1(network.conv_stem(self._prepared(images)))
         for block in network.blocks[:3]:

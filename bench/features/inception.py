@@ -75,7 +75,7 @@ class Inception(FeatureExtractor):
         return in_chunks(self._describe, images, CHUNK, outputs)
 
     def _describe(self, images: Tensor) -> dict[str, Tensor]:
-        network: Any = on_meta() if images.device.type == "meta" else self._network.to(images.device)
+        network: Any = on_meta() if images.is_meta else self._network.to(images.device)
         maps = self._prepared(images)
         for name, block in network.named_children():
             if name == "AvgPool":

@@ -118,8 +118,7 @@ class Timm(FeatureExtractor):
         return memory(self.model, self.resolution)
 
     def describe(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        meta = images.device.type == "meta"
-        network = on_meta(self.model, self.resolution) if meta else self._network.to(images.device)
+        network = on_meta(self.model, self.resolution) if images.is_meta else self._network.to(images.device)
         return in_chunks(
             lambda chunk: described(network, self._prepared(chunk), self.tokens), images, CHUNK, outputs
         )

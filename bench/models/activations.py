@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..runtime.recompute import prepare, recomputable
 from .flops import OperationCounter, TooLong, copied
-from .live_tensors import LiveTensors, storage_id
+from .live_tensors import LiveTensors
+from .storage import storage_id
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -35,12 +35,16 @@ class Normalisation:
     def inverse(self, z: Tensor) -> Tensor:
         return z * self.std.to(z) + self.mean.to(z)
 
+    @property
+    def by_position(self) -> bool:
+        """Whether the statistics are (T, C)."""
+        return self.mean.ndim == 2
+
     def as_maps(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and std of latents that lie as (B, C, h, w): (C, 1, 1), or (C, h, w) by position."""
-        mean, std = (
-            v.T.unflatten(1, grid) if v.ndim == 2 else v[:, None, None] for v in (self.mean, self.std)
-        )
-        return mean, std
+        if self.by_position:
+            return self.mean.T.unflatten(1, grid), self.std.T.unflatten(1, grid)
+        return self.mean[:, None, None], self.std[:, None, None]
 
 
 IDENTITY = Normalisation(torch.zeros(()), torch.ones(()))

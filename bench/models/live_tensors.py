@@ -12,17 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .flops import TooLong
+from .storage import storage_id
 
 # Bytes from which glibc's allocator always maps a tensor on its own; smaller ones may come from its heap.
 SMALL = 2**25
 # What the heap loses between tensors of unequal sizes, as a share of them. Measured are 0 to 0.9, so a plan
 # with 0.35 is off by at most 1.4 times either way.
 GAPS = 0.35
-
-
-def storage_id(tensor: Tensor) -> int:
-    """The identity of a tensor's memory, which its views share."""
-    return tensor.untyped_storage()._cdata
 
 
 class LiveTensors(TorchDispatchMode):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from .storage import storage_id
+
 
 class MetaOutputs:
     """Calls operations, and makes the outputs of a repeated one without working out their shapes again."""
@@ -23,14 +25,14 @@ class MetaOutputs:
         """The outputs of function(*args, **kwargs), an operator of torch as `__torch_dispatch__` gets it."""
         try:
             key = _described((function, args, kwargs))
-            layouts = self._known.get(key, ())
         except _HasValues:
             return function(*args, **kwargs)
-        if layouts:
+        layouts = self._known.get(key)
+        if layouts is not None:
             made = [_made(layout) for layout in layouts]
             return made[0] if len(made) == 1 else tuple(made)
         output = function(*args, **kwargs)
-        if layouts is not None:
+        if key not in self._known:
             self._known[key] = _layouts(output, (args, kwargs))
         return output
 
@@ -59,13 +61,9 @@ def _layouts(output: Any, inputs: Any) -> list[Any] | None:
     outputs = output if isinstance(output, tuple) else (output,)
     if not all(isinstance(made, Tensor) and made.is_meta for made in outputs):
         return None
-    storages = [
-        tensor.untyped_storage()._cdata
-        for tensor in (*outputs, *tree_leaves(inputs))
-        if isinstance(tensor, Tensor)
-    ]
-    shared = set(storages[: len(outputs)]) & set(storages[len(outputs) :])
-    if shared or len(set(storages[: len(outputs)])) < len(outputs):
+    storages = set(map(storage_id, outputs))
+    given = {storage_id(value) for value in tree_leaves(inputs) if isinstance(value, Tensor)}
+    if storages & given or len(storages) < len(outputs):
         return None
     return [(made.shape, made.stride(), made.dtype) for made in outputs]
 

@@ -65,11 +65,16 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
+def swiglu(width: int) -> nn.Module:
+    """A SwiGLU of 8/3 times the width."""
+    # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
+    mlp: nn.Module = SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
+    return mlp
+
+
 def swiglu_block(width: int, heads: int, qk_norm: bool = False) -> Block:
     """LightningDiT's block: RMSNorm, and a SwiGLU of 8/3 times the width as the MLP."""
-    # SwiGLUPacked counts both halves (gate and value) of its first layer as hidden.
-    attention, mlp = Attention(width, heads, qk_norm), SwiGLUPacked(width, 2 * int(2 / 3 * 4 * width))
-    return Block(width, attention, mlp, RMSNorm)
+    return Block(width, Attention(width, heads, qk_norm), swiglu(width), RMSNorm)
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

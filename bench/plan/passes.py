@@ -23,7 +23,8 @@ from ..api import (
 )
 from ..api.reference import CHUNK as REFERENCE_CHUNK
 from ..models.activations import forward_tensors, step_cost
-from ..models.live_tensors import LiveTensors, storage_id
+from ..models.live_tensors import LiveTensors
+from ..models.storage import storage_id
 
 CALLS = 1_000  # operations of a sampler that are followed: its peak comes early
 STEPS = 2  # of a sampler of equal steps

@@ -48,7 +48,7 @@ def latents(config: Config, inputs: Inputs, context: Context) -> Result:
         "spec": vars(model.spec),
         "dtype": str(z.dtype).removeprefix("torch."),
     }
-    if rule.mean.ndim == 1:  # those of each position are many, and are among the tensors
+    if not rule.by_position:  # those of each position are many, and are among the tensors
         info |= {"mean": rule.mean.tolist(), "std": rule.std.tolist()}
     if model.decodes:
         info["round_trip"] = gap = round_trip(model, dataset.image, z, rule, context.device, group)

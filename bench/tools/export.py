@@ -68,13 +68,12 @@ def export_tokenizer(trained: FoundTokenizer, folder: Path) -> Export:
     if isinstance(cell.tokenizer, FlowTokenizer):
         notes.append("Its decoder draws images; here it decodes from one fixed draw of noise.")
     rule, spec = cell.normalisation, cell.tokenizer.spec
-    by_position = rule.mean.ndim == 2
     if config["_class_name"] in KNOWS_STATISTICS or "latents_mean" in config:
         grid = spec.grid or (1, spec.tokens)
-        mean, std = rule.as_maps(grid) if by_position else (rule.mean, rule.std)
+        mean, std = rule.as_maps(grid) if rule.by_position else (rule.mean, rule.std)
         statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
         config |= {"scaling_factor": 1.0, **statistics}
-    elif by_position:
+    elif rule.by_position:
         notes.append("Its latents were normalised by position; this folder has not these statistics.")
     else:
         notes.append(

@@ -50,7 +50,7 @@ def model_card(
         f"An autoencoder of {parameters:,} parameters from images of {image.channels} x {image.height} x "
         f"{image.width} in [-1, 1] to latents of {spec.channels} x {grid[0]} x {grid[1]}, trained and scored "
         f"by latentbench {__version__}. Its class is {class_name}. {compared}",
-        _use(class_name, trained.cell.normalisation.mean.ndim == 2),
+        _use(class_name, trained.cell.normalisation.by_position),
         "\n".join(f"- {note}" for note in notes),
         f"## Numbers\n\n{_numbers(records)}",
         f"## How it was made\n\n{_made(trained, records)}",

@@ -20,6 +20,7 @@ from helpers.run import (
     command,
     environment,
     gone_within,
+    ran,
     results,
     start,
     until,
@@ -295,11 +296,7 @@ def test_a_lock_file_that_is_removed_while_somebody_waits_still_locks(tmp_path):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a small matrix, run once."""
-    folder = tmp_path_factory.mktemp("made")
-    (folder / "matrix.yaml").write_text(SMALL)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ran(tmp_path_factory.mktemp("made"), SMALL)
 
 
 def test_what_is_broken_is_found_by_doctor_and_made_again_by_a_run_with_the_same_records(made):

@@ -14,6 +14,7 @@ from helpers.run import (
     bench_inline,
     gone_within,
     killed_at_work,
+    ran,
     results,
     stage_workers_of,
     start,
@@ -25,11 +26,7 @@ from helpers.run import (
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A folder with the tiny matrix, run once in this process: its results are the truth for the others."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "matrix.yaml").write_text(TINY)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ran(tmp_path_factory.mktemp("undisturbed"), TINY)
 
 
 def matrix(folder, text=TINY):

@@ -59,6 +59,14 @@ def bench_inline(*arguments, cwd, home=None):
     return subprocess.CompletedProcess(words, result.exit_code, result.stdout, stderr)
 
 
+def ran(folder, text):
+    """Writes a matrix into a folder and runs it in this process; returns the folder."""
+    (folder / "matrix.yaml").write_text(text)
+    done = bench_inline("run", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
 def command(*arguments):
     return [sys.executable, "-m", "latentbench.bench.cli", *map(str, arguments)]
 

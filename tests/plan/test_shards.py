@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from helpers.run import TINY, bench_inline, results, start
+from helpers.run import TINY, bench_inline, ran, results, start
 
 from latentbench.bench.engine import results_folder, run_options
 from latentbench.bench.engine.open_plan import OpenPlan
@@ -166,11 +166,7 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """One run of the small matrix."""
-    folder = tmp_path_factory.mktemp("straight")
-    (folder / "matrix.yaml").write_text(SMALL)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "results/tiny"
+    return ran(tmp_path_factory.mktemp("straight"), SMALL) / "results/tiny"
 
 
 def test_two_shards_at_once_leave_the_folder_that_one_run_leaves(straight, tmp_path):

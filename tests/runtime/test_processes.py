@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.run import TINY, bench, bench_inline, environment, results
+from helpers.run import TINY, bench, environment, ran, results
 from torch import distributed, multiprocessing, nn
 from torch.distributed import TCPStore
 
@@ -314,11 +314,7 @@ def test_a_batch_without_equal_shares_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The records of a small matrix, made by one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    (folder / "matrix.yaml").write_text(MATRIX)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return results(folder / "results/tiny")
+    return results(ran(tmp_path_factory.mktemp("alone"), MATRIX) / "results/tiny")
 
 
 def agree(found, expected):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.run import TINY, bench, bench_inline, environment
+from helpers.run import TINY, bench, bench_inline, environment, ran
 from safetensors import safe_open
 
 from latentbench.bench import registry
@@ -41,11 +41,7 @@ evaluators: [reconstruction]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    (folder / "matrix.yaml").write_text(MATRIX)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ran(tmp_path_factory.mktemp("made"), MATRIX)
 
 
 @pytest.fixture

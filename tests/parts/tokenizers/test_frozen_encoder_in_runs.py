@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from helpers.matrices import planned
-from helpers.run import bench_inline
+from helpers.run import bench_inline, ran
 
 from latentbench.bench.records.files import read_record
 from latentbench.bench.registry import create
@@ -37,11 +37,7 @@ evaluators: [reconstruction, generation, cost]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    (folder / "matrix.yaml").write_text(MATRIX)
-    done = bench_inline("run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ran(tmp_path_factory.mktemp("made"), MATRIX)
 
 
 @pytest.fixture
