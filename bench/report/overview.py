@@ -68,7 +68,8 @@ def trained(results: Results, found: Sequence[Verdict]) -> str:
     if not records:
         return ""
     budget = _budget(records)
-    parts = [_tokenizers(records, budget), *_generators(found, budget)]
+    begun = [record for record in records if record.status != "skipped"] or records
+    parts = [_tokenizers(begun, budget), *_generators(found, budget)]
     return f"{'; '.join(parts)}. {_spread(records, budget, found)}"
 
 
@@ -82,7 +83,9 @@ def _tokenizers(records: Sequence[Record], budget: dict[str, Any]) -> str:
         as_is = "they are" if several else "it is"
         return f"{text} scored on {_words(labels['dataset'])} as {as_is}, without training"
     regularizers = labels["regularizer"]
-    with_ = f"each of {len(regularizers)} regularizers"
+    pairs = {(record.cell["tokenizer"], record.cell["regularizer"]) for record in records}
+    all_pairs = len(pairs) == len(labels["tokenizer"]) * len(regularizers)
+    with_ = f"{'each of' if all_pairs else 'up to'} {len(regularizers)} regularizers"
     if len(regularizers) == 1:
         with_ = f"the regularizer {regularizers[0]}"
     text += f" trained on {_words(labels['dataset'])} with {with_}"
@@ -98,7 +101,8 @@ def _generators(found: Sequence[Verdict], budget: dict[str, Any]) -> list[str]:
     parts = []
     if learned:
         steps = f" ({budget['generator_steps']:,} steps)" if budget.get("generator_steps") else ""
-        parts.append(f"{_words(learned)} then learned to generate its latents{steps}")
+        whose = "their" if any(verdict.tokenizers > 1 for verdict in found) else "its"
+        parts.append(f"{_words(learned)} then learned to generate {whose} latents{steps}")
     if fitted:
         were = "was" if len(fitted) == 1 else "were"
         parts.append(f"{_words(fitted)} {were} fitted to them{' as a baseline' if learned else ''}")

@@ -105,6 +105,15 @@ def test_what_was_trained_is_one_sentence_with_steps_and_seeds():
     assert of(scored).trained.startswith("The tokenizer vit was scored on digits as it is, without training")
 
 
+def test_methods_that_no_tokenizer_was_trained_with_are_not_counted():
+    found = changed(records(**SURE, **TWO), "repa", status="skipped", reason="not needed", metrics={})
+    assert "with each of 2 regularizers" in of(found).trained
+    other = [dataclasses.replace(r, cell=r.cell | {"tokenizer": "conv"}) for r in found if not r.real]
+    other = changed(other, "none", status="skipped", reason="not needed", metrics={})
+    assert "tokenizers conv and vit were each trained on digits with up to 2" in of([*found, *other]).trained
+    assert "then learned to generate their latents" in of([*found, *other]).trained
+
+
 def test_date_commit_and_command_are_those_of_the_folder(tmp_path):
     found = records(**TWO)
     assert (of(found).date, of(found).commit, of(found).command) == ("2026-01-01", "0000000", "")
