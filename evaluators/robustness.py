@@ -21,6 +21,7 @@ from ..bench.metrics.decoded import scored
 from ..bench.metrics.frechet import frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.metrics.protocols import distance_protocol
+from ..bench.metrics.proxies import slerp
 from ..bench.models.latents import CHUNK, decode_all
 from ..bench.registry import register
 from ..bench.report.image_grids import grid
@@ -43,12 +44,8 @@ def between(a: Tensor, b: Tensor, t: float, way: Way, centre: Tensor) -> Tensor:
     midpoints on the line between independent latents are nearer by sqrt(2). Ends in the same or in opposite
     directions are joined by a line.
     """
-    x, y = ((z - centre).double().flatten(1) for z in (a, b))
-    weights = torch.tensor([1 - t, t], dtype=torch.float64).expand(len(x), 2)
-    if way == "spherical":
-        angle = torch.nn.functional.cosine_similarity(x, y).clamp(-1, 1).acos()[:, None]
-        weights = torch.where(angle.sin() > 1e-6, (weights * angle).sin() / angle.sin(), weights)
-    return (weights[:, :1] * x + weights[:, 1:] * y).view_as(a).to(a) + centre
+    x, y = ((z - centre).double() for z in (a, b))
+    return (slerp(x, y, t) if way == "spherical" else torch.lerp(x, y, t)).to(a) + centre
 
 
 def tolerance(noise: Sequence[float], curve: Sequence[float], beyond: bool = False) -> float:
@@ -235,24 +232,23 @@ class Robustness(Evaluator):
                     lambda i: z[i] + s * step[i],  # noqa: B023
                     labels,
                     lambda i: images[i],
-                    extractor if s in self.distances else None,
+                    [extractor] if extractor is not None and s in self.distances else [],
                 )
-                if features is not None:
-                    distance(f"rFD_noise_{s:g}", features, paired=True)
+                for found in features:
+                    distance(f"rFD_noise_{s:g}", found, paired=True)
             if extractor is not None:
                 a, b = partners(len(z)).T
                 mean, labels_of_a = centre(z), None if labels is None else labels[a]
                 for way in self.midpoints:
                     base = "rFD_interpolated_linear" if way == "linear" else "rFD_interpolated"
-                    _, features = scored(
+                    _, (found,) = scored(
                         subject,
                         lambda i: between(z[a[i]], z[b[i]], 0.5, way, mean),  # noqa: B023
                         labels_of_a,
                         None,
-                        extractor,
+                        [extractor],
                     )
-                    assert features is not None
-                    distance(base, features)
+                    distance(base, found)
             self._last = subject, curve, distances
         return self._last[1:]
 

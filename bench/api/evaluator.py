@@ -133,6 +133,10 @@ class Subject:
         """Latents of a split, (n, T, C), drawn with noise or deterministic, not normalised."""
         raise NotImplementedError
 
+    def generator_latents(self, split: Split) -> Tensor:
+        """Latents of a split, (n, T, C), drawn with noise and normalised as the generator learned them."""
+        raise NotImplementedError
+
     def trajectory(self) -> tuple[Tensor, Tensor]:
         """Training steps (P,), and latents (P, n, T, C) of a fixed random choice of training images at each.
 
@@ -191,6 +195,10 @@ class Evaluator:
 
         Plans and the check before a run count them; 0, the default, stands for a small number.
         """
+        return 0
+
+    def flops(self, sizes: SubjectSizes) -> int:
+        """Operations that `run` takes beside those of extractors, for plans; 0, the default: not counted."""
         return 0
 
     def figures(self, subject: Subject) -> Mapping[str, Figure | Tensor]:

@@ -85,3 +85,11 @@ class SubjectSizes:
     def decoding(self, latents: int) -> int:
         """Bytes that decoding so many latents at a time takes, the images included."""
         raise NotImplementedError
+
+    def decoding_flops(self) -> int:
+        """Operations of decoding a latent; 0 where they cannot be counted."""
+        raise NotImplementedError
+
+    def velocity_flops(self) -> int:
+        """Operations of the generator's velocity of a latent; 0 if it has none or cannot be counted."""
+        raise NotImplementedError

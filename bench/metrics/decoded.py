@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ def scored(
     latents: Callable[[Tensor], Tensor],
     labels: Tensor | None,
     images: Callable[[Tensor], Tensor] | None,
-    extractor: FeatureExtractor | None = None,
+    extractors: Sequence[FeatureExtractor] = (),
     grid: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, list[Tensor]]:
     """Decodes latents(index) of the held-out split and scores the decoded images.
 
     Images are decoded chunk by chunk, and none is kept. Labels (n,) and noise are for stochastic decoders.
@@ -31,10 +31,10 @@ def scored(
         grid: that of the decoded latents where it isn't the spec's.
 
     Returns:
-        PSNRs (n,) in dB, empty without images; and the extractor's pooled features (n, F) or None.
+        PSNRs (n,) in dB, empty without images; and each extractor's pooled features (n, F).
     """
     device, noise = next(subject.tokenizer.parameters()).device, subject.noise.fork("decoder")
-    psnrs, features = [torch.zeros(0).double()], []
+    psnrs, features = [torch.zeros(0).double()], [list[Tensor]() for _ in extractors]
     for number, index in enumerate(torch.arange(len(subject.latents("val"))).split(CHUNK)):
         classes = None if labels is None else labels[index].to(device)
         z, stream = latents(index).to(device), noise.fork(number)
@@ -43,9 +43,9 @@ def scored(
         decoded = decoded.clamp(-1, 1)
         if images is not None:
             psnrs.append(psnr(to_uint8(decoded).cpu(), images(index)))
-        if extractor is not None:
-            features.append(extractor.describe(decoded, ["pooled"])["pooled"].cpu())
-    return torch.cat(psnrs), torch.cat(features) if features else None
+        for extractor, parts in zip(extractors, features, strict=True):
+            parts.append(extractor.describe(decoded, ["pooled"])["pooled"].cpu())
+    return torch.cat(psnrs), [torch.cat(parts) for parts in features]
 
 
 def memory_bytes(sizes: SubjectSizes) -> int:

@@ -27,6 +27,7 @@ PUBLISHED = {
     "FD": "FID",
     "gFD": "gFID",
     "rFD": "rFID",
+    "iFD": "iFID",
     "sFD": "sFID",
     "KD": "KID",
     "rKD": "rKID",

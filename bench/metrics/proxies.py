@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 Grid = tuple[int, int]
 LEAST = 4  # latents of a class that has a covariance
-CHUNK = 256  # latents that are converted to float64 at a time
+CHUNK = 256  # latents, at most, that are converted to float64 at a time
+BLOCK = 2**25  # numbers, at most, of what is computed at a time
 TINY = 1e-20  # a squared length, or an energy, below which a vector counts as zero
 
 
@@ -46,7 +47,8 @@ def similarity_by_distance(z: Tensor, grid: Grid) -> Tensor:
         pairs = (unit @ unit.mT).flatten(1)
         return pairs.new_zeros(len(pairs), len(counts)).index_add_(1, distances, pairs) / counts
 
-    return torch.cat([means(chunk) for chunk in z.split(CHUNK)])
+    rows = max(1, min(CHUNK, BLOCK // z.shape[1] ** 2))
+    return torch.cat([means(chunk) for chunk in z.split(rows)])
 
 
 def local_similarities(by_distance: Tensor, grid: Grid, far: int) -> Tensor:
@@ -183,17 +185,17 @@ def classes_of(z: Tensor, labels: Tensor | None) -> list[Tensor]:
     return groups
 
 
+def channel_mean(z: Tensor) -> Tensor:
+    """The channels' means over images and tokens: z (N, T, C) -> (C,) float64."""
+    sums = (chunk.double().mean((0, 1)) * (len(chunk) / len(z)) for chunk in z.split(CHUNK))
+    return sum(sums, z.new_zeros(z.shape[2]).double())
+
+
 def channel_scale(z: Tensor) -> Tensor:
     """The factors (C,) that give channels of z (N, T, C) an unbiased deviation of 1; 1 for constant ones."""
-    count = z.shape[0] * z.shape[1]
-    mean = (
-        sum((chunk.double().sum((0, 1)) for chunk in z.split(CHUNK)), torch.zeros(z.shape[2]).double())
-        / count
-    )
-    squares = sum(
-        ((chunk.double() - mean).square().sum((0, 1)) for chunk in z.split(CHUNK)), torch.zeros_like(mean)
-    )
-    std = (squares / (count - 1)).sqrt()
+    mean = channel_mean(z)
+    squares = ((chunk.double() - mean).square().sum((0, 1)) for chunk in z.split(CHUNK))
+    std = (sum(squares, torch.zeros_like(mean)) / (z.shape[0] * z.shape[1] - 1)).sqrt()
     return torch.where(std > 1e-12, 1 / std.clamp(min=1e-12), 1.0)
 
 
@@ -243,13 +245,16 @@ def _summed(
 ) -> Tensor:
     """The sum over chunks of function(scaled float64 latents, weights, *shared).
 
-    A backward pass computes chunks again, as those of all rounds would take many times the latents' memory.
+    A backward pass computes several chunks again, as those of all rounds would take many times the latents'
+    memory.
     """
 
     def term(chunk: Tensor, w: Tensor, *others: Tensor) -> Tensor:
         return function(chunk.double() * scale, w, *others)
 
     parts = zip(z.split(CHUNK), weights.split(CHUNK), strict=True)
+    if len(z) <= CHUNK:
+        return term(z, weights, *shared)
     terms = (checkpoint(term, chunk, w, *shared, use_reentrant=False) for chunk, w in parts)
     total: Tensor = reduce(torch.add, terms)
     return total
@@ -305,7 +310,6 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 SPARE = 8  # candidates beside the k nearest, whose order float32 may have wrong
-BLOCK = 2**25  # numbers of a block of training latents that are searched at a time
 
 
 def interpolation_neighbours(train: Tensor, val: Tensor, k: int) -> Tensor:

@@ -50,6 +50,7 @@ class Cost:
     note: str = ""
     scratch_disk_bytes: int = 0  # temporary files, removed when the stage ends
     gap_memory_bytes: int = 0  # what a CPU's heap takes beside activations and temporary tensors
+    partial: bool = False  # whether operations beside those of `flops_per_image` are not counted
     memory_advice: str = ""  # what takes less memory, where the kind of stage doesn't say it
 
     @property

@@ -122,7 +122,7 @@ class Forecast:
         """Sentences about the hours, about stages that are not in them, and warnings of sizes."""
         accelerator, total = self.accelerator, self.totals()
         peak = accelerator.peak[self.precision]
-        unknown = any(self.hours(stage) is None for stage in self.stages)
+        unknown = any(self.hours(s) is None or self.costs[s.id].partial for s in self.stages)
         least = "at least " if unknown else ""
         lines = [
             f"estimate: {least}{span(total['shared']['accelerator_hours'])} on one idle {accelerator.name} at"

@@ -1,4 +1,4 @@
-"""The memory of scores: what a subject holds for its evaluators, and what each of them takes beside it."""
+"""The cost of scores: what a subject holds for its evaluators, and what each of them takes beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTE = "not counted: what evaluators compute"
 
 
 def scores_cost(counts: Counts, stage: Stage) -> Cost:
-    """The memory of a scores stage; operations of evaluators are unknown."""
+    """The memory of a scores stage, and the operations of the evaluators that can say theirs."""
     built = _built(counts, stage)
     if built is None:
         return Cost(flops_per_image=None, note=NOTE)
@@ -22,21 +22,25 @@ def scores_cost(counts: Counts, stage: Stage) -> Cost:
         counts.once(("extractor", repr(config)), lambda: build.extractor(config))  # noqa: B023
         for config in stage.config["extractors"]
     )
-    sizes, taken = PlannedSizes(counts, stage, built, extractors), dict[str, int]()
+    sizes, taken, flops = PlannedSizes(counts, stage, built, extractors), dict[str, int](), dict[str, int]()
     for config in stage.config["evaluators"]:
         evaluator = counts.once(("evaluator", repr(config)), lambda: build.evaluator(config))  # noqa: B023
         try:
             taken[config["name"]] = evaluator.memory_bytes(sizes)
+            flops[config["name"]] = evaluator.flops(sizes)
         except OSError:  # sizes of a set whose files aren't here
             return Cost(flops_per_image=None, note=NOTE)
     encoder = 0 if sizes.tokenizer is None else sizes.tokenizer.memory_bytes()
     most = max(taken, key=lambda name: taken[name], default="")
+    counted = sorted(name for name in flops if flops[name])
     return Cost(
-        flops_per_image=None,
+        images=1,
+        flops_per_image=sum(flops.values()) if counted else None,
+        partial=True,
         weights_memory_bytes=total_bytes(sizes.tokenizer, sizes.regularizer, sizes.generator) + encoder,
         set_memory_bytes=sum(sizes.held.values()) + built.dataset.memory_bytes(),
         passing_memory_bytes=max(sizes.passing, taken.get(most, 0)),
-        note=NOTE,
+        note=f"counted: {', '.join(counted)}; not the other evaluators and extractors" if counted else NOTE,
         memory_advice=f"the evaluator {most} takes most: fewer images or samples, or its options, take less",
     )
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from ..api import FeatureExtractor, Generator, LatentSpec, Of, Regularizer, Split, SubjectSizes
+from ..api import FeatureExtractor, Flow, Generator, LatentSpec, Of, Regularizer, Split, SubjectSizes
 from ..data.subset import originals
 from ..models.activations import forward_memory
+from ..models.flops import forward_flops
 from ..models.latents import CHUNK
 from ..options.options import options_of
 from ..stages.inputs import UNREAD
@@ -136,6 +137,19 @@ class PlannedSizes(SubjectSizes):
         options = {o.name: o.default for o in options_of(part, method="sample").values()}
         return self.counts.sampling(prior, prior.classes, prior.classes > 0, options, latents).on_cpu
 
+    def decoding_flops(self) -> int:
+        return 0 if self.tokenizer is None else _number(self.counts.decode(self.built))
+
+    def velocity_flops(self) -> int:
+        generator = self.generator
+        if not isinstance(generator, Flow):
+            return 0
+        spec = generator.spec
+        x, t = torch.empty(1, spec.tokens, spec.channels, device="meta"), torch.empty(1, device="meta")
+        labels = torch.zeros(1, dtype=torch.int64, device="meta") if generator.classes else None
+        count = lambda: forward_flops(generator.velocity, x, t, labels)  # noqa: E731
+        return _number(self.counts.count(("velocity", generator), count))
+
     @property
     def _spec(self) -> LatentSpec:
         assert self.tokenizer is not None
@@ -178,6 +192,11 @@ class PlannedSizes(SubjectSizes):
 
     def _pass(self, size: int) -> None:
         self.passing = max(self.passing, size)
+
+
+def _number(count: int | str) -> int:
+    """A count, or 0 in place of the reason why there is none."""
+    return 0 if isinstance(count, str) else count
 
 
 def _few(images: Mapping[Split, int], config: Mapping[str, Any]) -> dict[Split, int]:

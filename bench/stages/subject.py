@@ -120,6 +120,10 @@ class Subject(SubjectInterface):
     def latents(self, split: Split, deterministic: bool = False) -> Tensor:
         return self._cell.latents(split, None if deterministic else self.noise.fork("latents"))
 
+    def generator_latents(self, split: Split) -> Tensor:
+        z, rule = self.latents(split), self._cell.sampled_normalisation
+        return chunked(lambda index, _: rule(z[index]), len(z), file=self._scratch(f"normalised/{split}"))
+
     def features(self, of: Of, output: str = "pooled", extractor: FeatureExtractor | None = None) -> Tensor:
         place = 0 if extractor is None else self.extractors.index(extractor)
         if of == "samples":  # metrics need all outputs but tokens: computed in one pass

@@ -19,6 +19,8 @@ from sklearn.linear_model import Ridge
 from latentbench.bench.api import Noise, to_uint8
 from latentbench.bench.data.images import psnr
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.metrics.epps_pulley import sigreg
+from latentbench.bench.metrics.local_correlation import local_correlation
 from latentbench.bench.models.latents import decode_all_uint8
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.files import read_records
@@ -26,9 +28,7 @@ from latentbench.bench.stages.reference_samples import in_space_of, reference_sa
 from latentbench.bench.stages.trained_cell import TrainedCell
 from latentbench.bench.store.artifacts import Store
 from latentbench.regularizers.eq import transformed
-from latentbench.regularizers.lcr import local_correlation
 from latentbench.regularizers.masked import masked, masked_places
-from latentbench.regularizers.sigreg import sigreg
 from latentbench.regularizers.swae import sliced_wasserstein
 from latentbench.regularizers.vicreg import variance_covariance
 
