@@ -88,7 +88,7 @@ class Spatial(Evaluator):
         self.far, self.reach = far, reach
 
     def run(self, subject: Subject) -> dict[str, float]:
-        z, labels, grid = subject.latents("val"), subject.labels("val"), subject.tokenizer.spec.grid
+        z, grid = subject.latents("val"), subject.tokenizer.spec.grid
         if grid is None or min(grid) < 2:
             return {}
         similarity, (far, reach) = similarity_by_distance(z, grid), self._distances(grid)
@@ -99,7 +99,7 @@ class Spatial(Evaluator):
         }
         if has_windows(grid, z.shape[2]):
             values["local_correlation"] = correlations(z, grid)
-        scores: dict[str, float] = {name: mean_estimate(name, x, labels) for name, x in values.items()}
+        scores: dict[str, float] = {name: mean_estimate(name, x) for name, x in values.items()}
         energies = spectral_energies(z, grid)
         return scores | {
             name: energy_share(name, energies, is_beyond(grid, rho)) for name, rho in SHARES.items()
