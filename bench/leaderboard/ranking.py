@@ -30,7 +30,7 @@ AS_IT_IS = (
     "No tokenizer was trained here: the error of ranks is that of the images, which are resampled. Another "
     "training of the same tokenizer may differ."
 )
-FRECHET = re.compile(r"FI?D(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1
+FRECHET = re.compile(r"FI?Dr?(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1, FDr
 
 
 @dataclass(frozen=True)

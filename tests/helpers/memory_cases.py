@@ -165,6 +165,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
         "evaluators": "[{inversion: {images: 128, repeats: 1}}]",
     },
     "generation": {"generators": "{gaussian: {}}"},
+    "frechet_ratio": {"generators": "{gaussian: {}}"},
     "class_accuracy": {
         "generators": "{gaussian: {}}",
         "evaluators": "[{class_accuracy: {iterations: 3}}]",
