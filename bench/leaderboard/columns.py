@@ -16,9 +16,9 @@ from .rows import Column, Row, Value
 ORDER = {
     "generator": "gfid gfd fdr cmmd kid kd is precision recall coverage label_agreement class_accuracy "
     "memorisation sfid sfd density".split(),
-    "tokenizer": "psnr ssim lpips rfid rfd noise_tolerance knn_nll knn_nll_reverse knn_nll_real prior_fd "
-    "prior_fd_gaussian probe_accuracy zone_accuracy effective_rank nll nll_real swd swd_real "
-    "latent_recall latent_recall_real nll_correlation_plane nll_correlation_training "
+    "tokenizer": "psnr ssim lpips rfid rfd psnr_edges noise_tolerance knn_nll knn_nll_reverse "
+    "knn_nll_real prior_fd prior_fd_gaussian probe_accuracy zone_accuracy effective_rank nll "
+    "nll_real swd swd_real latent_recall latent_recall_real nll_correlation_plane nll_correlation_training "
     "nll_correlation_support zone_ks misassignment_error rkid rkd".split(),
 }
 COSTS = ("s", "MiB", "M", "GFLOP")  # units of metrics that belong in the cost table

@@ -132,6 +132,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
     "reconstruction": {},
     "robustness": {"evaluators": "[{robustness: {noise: [0.1], distances: [0.1]}}]"},
     "latents": {},
+    "edges": {},
     "equivariance": {},
     "encoder_equivariance": {},
     "velocity_variance": {},
