@@ -14,8 +14,8 @@ from .rows import Column, Row, Value
 
 # Metrics of each scope in the order of tables, in lower case; others follow alphabetically.
 ORDER = {
-    "generator": "gfid gfd fdr cmmd kid kd is precision recall coverage label_agreement class_accuracy "
-    "memorisation sfid sfd density".split(),
+    "generator": "gfid gfd fdr mind cmmd kid kd is precision recall coverage label_agreement "
+    "class_accuracy memorisation sfid sfd density".split(),
     "tokenizer": "psnr ssim lpips rfid rfd psnr_edges noise_tolerance knn_nll knn_nll_reverse "
     "knn_nll_real prior_fd prior_fd_gaussian probe_accuracy zone_accuracy effective_rank nll "
     "nll_real swd swd_real latent_recall latent_recall_real nll_correlation_plane nll_correlation_training "

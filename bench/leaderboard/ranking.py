@@ -30,7 +30,8 @@ AS_IT_IS = (
     "No tokenizer was trained here: the error of ranks is that of the images, which are resampled. Another "
     "training of the same tokenizer may differ."
 )
-FRECHET = re.compile(r"FI?Dr?(_|$)")  # in a column's base: gFD, rFID, rFD_noise_0.1, FDr
+# The bases of columns whose values spread the more the larger they are: gFD, rFID, rFD_noise_0.1, FDr, MIND.
+LOGARITHMIC = re.compile(r"FI?Dr?(_|$)|^MIND(_|$)")
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,12 @@ def comparable(
 ) -> tuple[list[tuple[Observation, ...]], bool]:
     """The rows on the scale that they are compared on, and whether that is the logarithm.
 
-    The spread of a Fréchet distance grows with it, and all rows of a ranking share one error: on the plain
-    scale one bad row would hide all differences of good ones. Values or replicates that aren't positive have
-    no logarithm.
+    The spread of a Fréchet or a sliced distance grows with it, and all rows of a ranking share one error: on
+    the plain scale one bad row would hide all differences of good ones. Values or replicates that aren't
+    positive have no logarithm.
     """
     values = (v for row in rows for o in row for v in (o.value, *o.replicates))
-    if not FRECHET.search(column.base) or min(values) <= 0:
+    if not LOGARITHMIC.search(column.base) or min(values) <= 0:
         return list(rows), False
     return [
         tuple(replace(o, value=math.log(o.value), replicates=tuple(map(math.log, o.replicates))) for o in row)

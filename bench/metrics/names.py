@@ -33,6 +33,7 @@ PUBLISHED = {
     "rKD": "rKID",
     "IS": "IS",
     "CMMD": "CMMD",
+    "MIND": "MIND",
 }
 PLAIN = {published: base for base, published in PUBLISHED.items()}
 DECODED = "_decoded"  # the end of a name, where decoded latents stand for images
@@ -43,6 +44,7 @@ INCEPTIONS = re.compile(
 BRACKETED = (  # names that, without a bracket, need one of these sets of weights
     (re.compile(r"(?<![^\W_])(IS(?![a-zA-Z])|is$)"), (frozenset({INCEPTION}),)),
     (re.compile(r"(?i)CMMD"), (frozenset({CLIP}),)),
+    (re.compile(r"(?<![^\W_])(MIND(?![a-zA-Z])|mind$)"), (frozenset({INCEPTION}),)),
     (re.compile(r"(?i)LPIPS"), (frozenset(VGG), frozenset(ALEX))),
 )
 

@@ -167,6 +167,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
     },
     "generation": {"generators": "{gaussian: {}}"},
     "frechet_ratio": {"generators": "{gaussian: {}}"},
+    "mind": {"generators": "{gaussian: {}}"},
     "class_accuracy": {
         "generators": "{gaussian: {}}",
         "evaluators": "[{class_accuracy: {iterations: 3}}]",

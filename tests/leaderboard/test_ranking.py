@@ -97,8 +97,10 @@ def test_what_is_detectable_of_distances_is_relative():
     assert float(ranking.detectable[:-2]) == pytest.approx(100 * math.expm1(expected), rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["gFD[net]", "gFID", "rFD@9[net]", "rFD_noise_0.1[net]"])
-def test_only_positive_frechet_distances_have_logarithms(name):
+@pytest.mark.parametrize(
+    "name", ["gFD[net]", "gFID", "rFD@9[net]", "rFD_noise_0.1[net]", "FDr", "MIND@9[net]"]
+)
+def test_only_positive_distances_have_logarithms(name):
     column = Column(name, "", "generator", {})
     rows = [row((2.0, 3.0)), row((4.0, 5.0))]
     found, logs = comparable(rows, column)

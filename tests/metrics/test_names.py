@@ -39,11 +39,11 @@ def test_published_names_belong_to_the_weights_that_define_them():
     pairs = {"gFD": "gFID", "rFD": "rFID", "sFD": "sFID", "KD": "KID", "rKD": "rKID", "IS": "IS"}
     assert {base: metric_name(base, inception) for base in pairs} == pairs
     assert metric_name("gFD", inception, 360) == "gFID@360"
-    assert metric_name("CMMD", clip) == "CMMD"
+    assert metric_name("CMMD", clip) == "CMMD" and metric_name("MIND", inception, 360) == "MIND@360"
     assert metric_name("CMMD", inception) == "CMMD[inception]" and metric_name("gFD", clip) == "gFD[clip]"
 
 
-@pytest.mark.parametrize("base", ["gFD", "sFD", "KD", "IS", "CMMD", "precision"])
+@pytest.mark.parametrize("base", ["gFD", "sFD", "KD", "IS", "CMMD", "MIND", "precision"])
 @pytest.mark.parametrize("at", [None, 360])
 def test_where_decoded_latents_stand_for_images_no_published_name_is_left(base, at):
     count = "" if at is None else f"@{at}"
