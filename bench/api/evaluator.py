@@ -125,6 +125,13 @@ class Subject:
             return None
         return labels.cpu()
 
+    def sampler(self) -> dict[str, Any]:
+        """The options of `generator.sample` that the row's samples were drawn with.
+
+        Of a row with `autoguidance`, `weak` among them is the other model.
+        """
+        raise NotImplementedError
+
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         """Decoded held-out images, uint8, from latent(h, noise) or, deterministic, latent(h, None)."""
         raise NotImplementedError

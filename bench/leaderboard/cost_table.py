@@ -21,11 +21,20 @@ COST_COLUMNS = {  # header -> the costs that a column is the sum of
     "generator s": ("generator_seconds",),
     "sampling s": ("samples_seconds",),
     "peak MiB": ("peak_mib",),
+    "latents/image": ("latents_per_image",),
+    "encoded images/s": ("encode_images_per_second",),
+    "decoded images/s": ("decode_images_per_second",),
+    "sampled images/s": ("sampling_images_per_second",),
 }
 COST_ABOUT = (
     "Parameters are in millions; the regularizer's include its priors and critics. Operations are of "
     "training on one image, with the regularizer, and on one latent. Seconds are of training and of "
     "sampling, and the peak memory is that of the largest stage. All are means over the seeds that finished."
+)
+
+TIMED_ABOUT = (
+    " Images per second are of batches on the machine that scored the row, without decoding where they are "
+    "sampled; the CSV has their range over repeats."
 )
 
 
@@ -54,6 +63,12 @@ def cost_table(rows: Iterable[Row]) -> CostTable:
     alone = {names[0] for names in COST_COLUMNS.values() if len(names) == 1}
     rest = [name for name in first_seen(costs) if name not in alone]
     return CostTable(list(used), lines, [f"cost_{name}" if name in measured else name for name in rest])
+
+
+def cost_about(headers: Iterable[str]) -> str:
+    """The meaning of a cost table's columns."""
+    timed = any(header.endswith("images/s") for header in headers)
+    return COST_ABOUT + (TIMED_ABOUT if timed else "")
 
 
 def row_costs(row: Row) -> dict[str, float]:

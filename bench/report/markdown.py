@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..leaderboard.collapse import marked
 from ..leaderboard.columns import cells, columns_of, extractors_of, headers
-from ..leaderboard.cost_table import COST_ABOUT, cost_table
+from ..leaderboard.cost_table import cost_about, cost_table
 from ..leaderboard.details import compact, protocols, provenance, spread_note, unfinished
 from ..leaderboard.notes import notes
 from ..leaderboard.numbers import number
@@ -308,7 +308,7 @@ def _cost(rows: list[Row]) -> str:
         texts = ["" if value is None else number(value) for value in values]
         lines.append([*named, row.guidance_text, *texts])
     labels = ["generator", *(["tokenizer"] if several else []), "regularizer", "w"]
-    table = f"{_table([*labels, *names], lines, len(labels))}\n\n{COST_ABOUT}" if lines else ""
+    table = f"{_table([*labels, *names], lines, len(labels))}\n\n{cost_about(names)}" if lines else ""
     return table + _others(others)
 
 

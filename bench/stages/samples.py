@@ -26,10 +26,7 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
     sweep, guidance = config.get("sweep", False), guidance_of(config, inputs)
     assert guidance is not None
     noise = Noise(config["seed"], ("sweep" if sweep else "samples",))
-    sampler = dict(config["sampler"])
-    if "autoguidance" in config:
-        weak = config["autoguidance"]
-        sampler["weak"] = cell.trained_generator(weak["role"], weak["snapshot"])
+    sampler = cell.sampler(config)
 
     def sample(index: Tensor, chunk: int) -> Tensor:
         chunk_labels = labels[index].to(context.device)

@@ -104,6 +104,9 @@ class Subject(SubjectInterface):
     def labels(self, split: Split) -> Tensor | None:
         return self.dataset.labels(split)
 
+    def sampler(self) -> dict[str, Any]:
+        return self._cell.sampler(self._inputs["samples"].config)
+
     def reconstructions(self, deterministic: bool = False) -> Tensor:
         self._need_images()
         if deterministic and torch.equal(self.latents("val", True), self.latents("val")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ class TrainedCell:
         weights = "generator" if snapshot is None else f"snapshot/{snapshot}"
         generator.load_state_dict(trained.group(weights))
         return generator.to(self.device).eval()
+
+    def sampler(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `sample` in a samples stage's config, with the `weak` model that guides samples."""
+        options = dict(config["sampler"])
+        if "autoguidance" in config:
+            weak = config["autoguidance"]
+            options["weak"] = self.trained_generator(weak["role"], weak["snapshot"])
+        return options
 
     @cached_property
     def normalisation(self) -> Normalisation:

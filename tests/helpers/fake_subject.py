@@ -74,13 +74,16 @@ class FakeSubject(Subject):
         self.tokenizer, self.regularizer = given.get("tokenizer"), given.get("regularizer")
         self.generator, self.guidance = given.get("generator"), None
         self.facts, self.latent_batch = given.get("facts", {}), given.get("latent_batch")
-        self.costs = given.get("costs", {})
+        self.costs, self.sampling_options = given.get("costs", {}), given.get("sampler", {})
 
     def images(self, split):
         return to_uint8(self.sets[split])
 
     def labels(self, split):
         return torch.arange(len(self.sets[split])) % 10
+
+    def sampler(self):
+        return self.sampling_options
 
     def reconstructions(self, deterministic=False):
         return to_uint8(self.mean_reconstructions if deterministic else self.sets["reconstructions"])

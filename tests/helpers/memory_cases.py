@@ -150,6 +150,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
     "linear_probe": {"evaluators": "[{linear_probe: {iterations: 3}}]"},
     "prior": {"regularizers": "{dmvae: {}}", "evaluators": "[{prior: {samples: 300}}]"},
     "cost": {"regularizers": "{flow_prior: {}}"},
+    "throughput": {},
     "zones": {
         "regularizers": "{lzn: {steps: 2, anchors: image}}",
         "evaluators": "[{zones: {points: 3000, steps: 2, draws: 1}}]",

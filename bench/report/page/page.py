@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...leaderboard import published as papers
 from ...leaderboard.columns import columns_of
-from ...leaderboard.cost_table import COST_ABOUT
+from ...leaderboard.cost_table import cost_about, cost_table
 from ...leaderboard.details import protocols, provenance, spread_note
 from ...leaderboard.numbers import plural
 from ...leaderboard.results import Results
@@ -118,7 +118,7 @@ def html(
         protocols=protocols(columns),
         metrics={column.base: column for column in columns},
         provenance={name: sorted(values) for name, values in provenance(results.records).items()},
-        cost_about=COST_ABOUT,
+        cost_about=cost_about(cost_table(results.rows).headers),
         width=WIDTH,
         height=HEIGHT,
         csv=_address(as_csv(frame(results))),
