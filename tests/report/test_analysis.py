@@ -19,11 +19,12 @@ from latentbench.bench.report.analysis import (
     interaction,
     pareto,
     proxies,
+    steps_to_quality,
     style,
 )
 from latentbench.bench.report.analysis.board import Board
 
-MODULES = (interaction, guidance, guidance_sweep, pareto, gaps, budget_curves, proxies)
+MODULES = (interaction, guidance, guidance_sweep, pareto, gaps, budget_curves, proxies, steps_to_quality)
 
 
 def changed(found, edit):
@@ -54,7 +55,7 @@ def made_up():
 
 def test_every_analysis_has_an_answer_a_method_a_table_and_a_figure(made_up):
     found = findings.all_of(made_up)
-    names = ["interaction", "guidance", "pareto", "gaps", "training", "proxies"]
+    names = ["interaction", "guidance", "pareto", "gaps", "training", "steps", "proxies"]
     assert [finding.name for finding in found] == names
     for finding in found:
         assert finding.question.endswith("?") and finding.answer.endswith(".")
@@ -340,6 +341,66 @@ def test_without_curves_the_final_points_are_set_against_operations(made_up):
     finding = budget_curves.finding(changed(made_up, lambda r: {"curves": {}}))
     assert set(finding.table["on the front"]) == {"yes"}  # better and dearer, by how they were made up
     assert budget_curves.finding(changed(made_up, lambda r: {"curves": {}, "cost": {}})) is None
+
+
+# --- steps to a given quality
+
+
+def along(some, values):
+    """The records with quality curves of values[regularizer][seed] at steps 100, 200, …"""
+
+    def edit(record):
+        curve = values[record.cell["regularizer"]][int(record.cell["seed"])]
+        steps = [100 * (i + 1) for i in range(len(curve))]
+        return {"curves": {"quality": {"step": steps, "gFD[net]": curve}}}
+
+    return changed(some, edit)
+
+
+def test_steps_are_those_of_each_seeds_first_checkpoint_and_unreached_ones_are_bounds():
+    some = records(regularizers=("none", "kl", "repa"), generators=("mar",), seeds=("0", "1"))
+    found = steps_to_quality.finding(
+        along(
+            some,
+            {
+                "none": [[90.0, 80.0, 50.0], [90.0, 60.0, 52.41]],
+                "kl": [[52.0, 70.0, 40.0], [90.0, 52.5, 45.0]],  # once there, later checkpoints don't matter
+                "repa": [[90.0, 52.0, 51.0], [90.0, 80.0, 70.0]],
+            },
+        )
+    )
+    table = found.table.set_index("regularizer")
+    name = "steps to gFD[net] <= 52.5"  # the largest final distance of `none`, rounded up
+    assert table[name].to_dict() == {"kl": "150 ± 71", "none": "300", "repa": "> 250"}
+    assert list(table["seeds"]) == [2, 2, 2] and list(table.index) == ["kl", "none", "repa"]
+    assert found.answer == (
+        "mar: gFD <= 52.5 first by kl, after 150 ± 71 steps (1 of 3 rows not in all seeds)."
+    )
+    assert "that none has at the end" in found.method and found.name == "steps"
+    found.figure.canvas.draw()
+
+
+def test_without_a_row_without_a_regularizer_every_row_reaches_the_goal():
+    some = records(regularizers=("kl", "repa"), generators=("mar",), seeds=("0",))
+    found = steps_to_quality.finding(along(some, {"kl": [[90.0, 61.0]], "repa": [[70.0, 60.5]]}))
+    assert list(found.table["steps to gFD[net] <= 61"]) == ["200", "200"]
+    assert found.answer.startswith("mar: gFD <= 61 by all rows, after 200 steps. One seed")
+    assert "that any row has at the end" in found.method
+
+
+def test_each_generator_has_a_goal_and_all_rows_a_number_for_each(made_up):
+    found = steps_to_quality.finding(made_up)
+    goals = [column for column in found.table if column.startswith("steps to")]
+    assert len(goals) == 3 and all(
+        found.table[goal].str.fullmatch(r"(> )?\d+( ± \d+)?").all() for goal in goals
+    )
+
+
+@pytest.mark.parametrize(
+    ("distance", "rounded"), [(52.41, 52.5), (52.5, 52.5), (1437.2, 1440), (0.012341, 0.0124)]
+)
+def test_goals_are_rounded_up_to_three_digits(distance, rounded):
+    assert steps_to_quality.rounded_up(distance) == rounded
 
 
 # --- proxies

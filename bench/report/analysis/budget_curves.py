@@ -58,11 +58,11 @@ class Curve:
 def finding(records: Sequence[Record] | Board) -> Finding | None:
     """Quality along training; without `quality` curves, at its end. None without costs for the latter."""
     board = Board.of(records)
-    name, curves = _curves(board)
+    name, curves = quality_curves(board)
     return _along(name, curves) if curves else _final(board)
 
 
-def _curves(board: Board) -> tuple[str, list[Curve]]:
+def quality_curves(board: Board) -> tuple[str, list[Curve]]:
     """The quality column's name in the curves, else the first distance's there; and a curve for each row."""
     done = [record for record in board.records if len(record.curves.get("quality", {}).get("step", ())) > 1]
     names = [n for record in done for n in record.curves["quality"] if kind_of_metric(n) in ("gFID", "gFD")]

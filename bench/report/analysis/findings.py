@@ -28,6 +28,7 @@ ANALYSES = (
     "pareto",
     "gaps",
     "budget_curves",
+    "steps_to_quality",
     "proxies",
     "judges",
 )
