@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from ..matrix.guidance_kinds import guided_otherwise
 from ..matrix.load import resolved
 from ..matrix.yaml_text import dump
 from ..plan.plan import PROBE, TRAINED, Cell
@@ -155,6 +156,8 @@ class ResultsWriter:
         }
         if uses := matrix.unnamed_parts(cell.identity):
             settings["uses"] = uses
+        if guided := guided_otherwise(matrix, cell.identity):
+            settings["guided"] = guided
         return {"matrix": self.title} | provenance(self.options.device) | settings
 
     def _result(self, stage_id: str) -> Artifact | None:

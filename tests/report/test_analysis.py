@@ -15,6 +15,7 @@ from latentbench.bench.report.analysis import (
     findings,
     gaps,
     guidance,
+    guidance_kinds,
     guidance_sweep,
     interaction,
     pareto,
@@ -24,7 +25,17 @@ from latentbench.bench.report.analysis import (
 )
 from latentbench.bench.report.analysis.board import Board
 
-MODULES = (interaction, guidance, guidance_sweep, pareto, gaps, budget_curves, proxies, steps_to_quality)
+MODULES = (
+    interaction,
+    guidance,
+    guidance_kinds,
+    guidance_sweep,
+    pareto,
+    gaps,
+    budget_curves,
+    proxies,
+    steps_to_quality,
+)
 
 
 def changed(found, edit):
@@ -341,6 +352,74 @@ def test_without_curves_the_final_points_are_set_against_operations(made_up):
     finding = budget_curves.finding(changed(made_up, lambda r: {"curves": {}}))
     assert set(finding.table["on the front"]) == {"yes"}  # better and dearer, by how they were made up
     assert budget_curves.finding(changed(made_up, lambda r: {"curves": {}, "cost": {}})) is None
+
+
+# --- kinds of guidance
+
+
+INTERVAL = {"interval": [0.3, 1.0], "like": "lightningdit"}
+WEAK = {"by": "small", "snapshot": 200, "like": "lightningdit"}
+
+
+def with_kinds(
+    seeds=("0", "1", "2"), guidances=(1.0, 1.5, 2.0), kinds=(("interval", INTERVAL), ("weak", WEAK))
+):
+    """Records of `lightningdit` at 100 + seed + 10 |w - 1.5| (`kl`: + 20), and of rows of other kinds.
+
+    The interval is 5 below in the mean, and 4, 5 and 6 by seed; autoguidance is 2 above.
+    """
+    offsets = {"lightningdit": lambda seed: 0, "interval": lambda seed: seed - 6, "weak": lambda seed: 2}
+    labels = ["lightningdit", *(label for label, _ in kinds)]
+    some = records(regularizers=("none", "kl"), generators=labels, seeds=seeds, guidances=guidances)
+
+    def edit(record):
+        seed, label = int(record.cell["seed"]), record.cell["generator"]
+        level = 100 + seed + offsets[label](seed) + 20 * (record.cell["regularizer"] == "kl")
+        guided = {"guided": dict(kinds)[label]} if label in dict(kinds) else {}
+        edited = scored(record, lambda w: level + 10 * abs(w - 1.5))
+        return edited | {"provenance": record.provenance | guided}
+
+    return changed(some, edit)
+
+
+def test_kinds_of_guidance_stand_beside_the_plain_one_with_differences_by_seed():
+    found = guidance_kinds.finding(with_kinds())
+    table = found.table[found.table["regularizer"] == "none"].set_index("guidance")
+    assert list(table.index) == ["plain", "by small after 200 steps", "interval 0.3–1"]
+    assert set(table["generator"]) == {"lightningdit"} and set(table["w"]) == {"1.5"}
+    assert list(table["row"]) == ["lightningdit", "weak", "interval"]
+    assert list(table["gFD[net]"]) == pytest.approx([101, 103, 96])
+    assert math.isnan(table["below plain"]["plain"])
+    assert table["below plain"]["interval 0.3–1"] == pytest.approx(5)
+    assert table["below plain std"]["interval 0.3–1"] == pytest.approx(1)
+    assert table["below plain"]["by small after 200 steps"] == pytest.approx(-2)
+    assert found.answer.startswith(
+        "With lightningdit the lowest mean gFD is none's with guidance interval 0.3–1, 96 ± 2 (n = 3), "
+        "5 ± 1 below plain guidance."
+    )
+    assert "interval 0.3–1 is better in 2 of 2 rows (2 in all seeds)" in found.answer
+    assert "rows (0 in all seeds); the median row is 2 above plain guidance." in found.answer
+    found.figure.canvas.draw()
+
+
+def test_kinds_without_a_plain_row_are_shown_without_differences():
+    found = guidance_kinds.finding(with_kinds(kinds=[("interval", INTERVAL | {"like": ""})]))
+    assert set(found.table["generator"]) == {"interval"} and "below plain" not in found.table
+    assert "Guidance interval 0.3–1 has no row with plain guidance beside it." in found.answer
+
+
+def test_the_kinds_of_one_seed_are_no_finding_yet_and_plain_rows_alone_have_none(made_up):
+    found = guidance_kinds.finding(with_kinds(seeds=("0",), guidances=(1.5,)))
+    assert "One seed" in found.answer and "below plain std" not in found.table
+    assert "6 below plain guidance" in found.answer
+    assert guidance_kinds.finding(made_up) is None
+
+
+def test_a_kind_of_guidance_in_words():
+    own = {"interval": [0, 0.7], "by": "a", "snapshot": 1000, "like": "a"}
+    assert guidance_kinds.kind_text(own, "a") == "interval 0–0.7, by its own weights after 1,000 steps"
+    assert guidance_kinds.kind_text({"by": "small", "like": "a"}, "b") == "by small"
+    assert guidance_kinds.kind_text({}, "a") == "plain"
 
 
 # --- steps to a given quality

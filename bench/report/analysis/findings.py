@@ -25,6 +25,7 @@ ANALYSES = (
     "interaction",
     "guidance",
     "guidance_sweep",
+    "guidance_kinds",
     "pareto",
     "gaps",
     "budget_curves",

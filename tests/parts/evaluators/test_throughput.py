@@ -137,3 +137,9 @@ def test_the_other_new_metrics_of_a_run_have_protocols_and_the_real_row_one(reco
             assert found["FDr"]["value"] == pytest.approx(1) and "MIND@64" in found
         else:
             assert "PSNR_edges" in found
+
+
+def test_records_of_a_run_say_how_samples_are_guided_where_that_is_unusual(records):
+    guided = {r.cell["generator"]: r.provenance.get("guided") for r in records}
+    expected = {"by": "guided", "snapshot": 6, "like": "lightningdit"}
+    assert guided == {"real": None, "gaussian": None, "lightningdit": None, "guided": expected}
