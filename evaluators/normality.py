@@ -147,7 +147,6 @@ class Normality(Evaluator):
         return {
             "n": n,
             "latents": "of val, drawn",
-            "tokens": n * subject.tokenizer.spec.tokens,
             "directions": self.directions,
             "standardised": name.endswith("_standardised"),
         }

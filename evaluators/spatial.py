@@ -118,7 +118,7 @@ class Spatial(Evaluator):
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         grid = subject.tokenizer.spec.grid
         assert grid is not None
-        common = {"n": subject.dataset.size("val"), "latents": "of val, drawn", "grid": list(grid)}
+        common = {"n": subject.dataset.size("val"), "latents": "of val, drawn"}
         far, reach = self._distances(grid)
         match name:
             case "LDS":
