@@ -154,6 +154,9 @@ class ResultsWriter:
             "parts": parts(stage.config for stage in needed),
             "taught_by": networks(self.plan.stages[id].config for id in self.plan.ancestors(trained)),
         }
+        tokenizer = self.plan.tokenizer(cell)
+        if tokenizer is not None:
+            settings["latent"] = {"tokens": tokenizer.spec.tokens, "channels": tokenizer.spec.channels}
         if uses := matrix.unnamed_parts(cell.identity):
             settings["uses"] = uses
         if guided := guided_otherwise(matrix, cell.identity):

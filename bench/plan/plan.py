@@ -82,6 +82,11 @@ class Plan:
             self._positions = {stage: position for position, stage in enumerate(self.stages)}
         return sorted(needed, key=self._positions.__getitem__)
 
+    def tokenizer(self, cell: Cell) -> Tokenizer | None:
+        """The cell's tokenizer, on the meta device; None of cells without one, as those of real images."""
+        trained = (self.stages[stage].parents.get("tokenizer", "") for stage in cell.scores.values())
+        return next((self.built[id].tokenizer for id in trained if id), None)
+
     def needed(self, cells: Iterable[Cell]) -> list[Stage]:
         """The stages behind these cells, in plan order."""
         scores = [stage for cell in cells for stage in cell.scores.values()]

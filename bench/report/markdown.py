@@ -273,8 +273,16 @@ def _finding(finding: Finding) -> str:
         f"![{escape(finding.title)}](analysis/{finding.name}.png)" if finding.figure is not None else "",
     ]
     link = f"[analysis/{finding.name}.csv](analysis/{finding.name}.csv)"
-    table = _frame(finding.table.head(LONGEST))
-    behind = [table, f"{more} more rows are in {link}." if more > 0 else "", escape(finding.method)]
+    fewer = len(finding.short_table.columns) < len(finding.table.columns)
+    drawn = [f"[{key}](analysis/{finding.name}--{key}.png)" for key in finding.more_figures]
+    table = _frame(finding.short_table.head(LONGEST))
+    behind = [
+        table,
+        f"{more} more rows are in {link}." if more > 0 else "",
+        f"More columns are in {link}." if fewer and more <= 0 else "",
+        f"More figures: {', '.join(drawn)}." if drawn else "",
+        escape(finding.method),
+    ]
     parts.append(_folded("Table and method", "\n\n".join(part for part in behind if part)))
     return "\n\n".join(part for part in parts if part)
 

@@ -88,10 +88,13 @@ def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
         folder.mkdir(exist_ok=True)
         written.append(folder / f"{finding.name}.csv")
         replace_text(written[-1], csv(finding.table))
+        figures = {f"{finding.name}--{key}": figure for key, figure in finding.more_figures.items()}
         if finding.figure is not None:
-            written.append(folder / f"{finding.name}.png")
-            _lay_out(finding.figure)
-            replace_bytes(written[-1], _drawn(finding.figure))
+            figures = {finding.name: finding.figure, **figures}
+        for name, figure in figures.items():
+            written.append(folder / f"{name}.png")
+            _lay_out(figure)
+            replace_bytes(written[-1], _drawn(figure))
     for old in {file for pattern in ANALYSES for file in folder.glob(pattern)}.difference(written):
         old.unlink(missing_ok=True)
     return written

@@ -53,6 +53,16 @@ def committed(mine):
     return mine
 
 
+def test_records_know_the_shape_of_their_latents(made):
+    found = {}
+    for file in (made / "results/tiny/records").glob("*.json"):
+        record = json.loads(file.read_text())
+        found[record["cell"]["regularizer"]] = record["provenance"].get("latent")
+    assert found.pop("real") is None
+    # Images of 8 x 8 pixels in patches of 4.
+    assert list(found.values()) == [{"tokens": 4, "channels": 4}] * 2
+
+
 def test_the_first_command_in_a_clone_leaves_git_status_empty(committed):
     for arguments in ((), ("--filter", "regularizer=kl", "-o", "results/mine")):
         done = run(committed, *arguments)

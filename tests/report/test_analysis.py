@@ -1,6 +1,5 @@
 """The analyses of records, against brute force, scipy, statsmodels and effects that were put in."""
 
-import itertools
 import math
 from dataclasses import replace
 from zlib import crc32
@@ -8,10 +7,10 @@ from zlib import crc32
 import numpy as np
 import pytest
 from helpers.fabricated_records import records, swept
-from scipy import stats
 
 from latentbench.bench.report.analysis import (
     budget_curves,
+    claimed_proxies,
     findings,
     gaps,
     guidance,
@@ -34,6 +33,7 @@ MODULES = (
     gaps,
     budget_curves,
     proxies,
+    claimed_proxies,
     steps_to_quality,
 )
 
@@ -66,7 +66,7 @@ def made_up():
 
 def test_every_analysis_has_an_answer_a_method_a_table_and_a_figure(made_up):
     found = findings.all_of(made_up)
-    names = ["interaction", "guidance", "pareto", "gaps", "training", "steps", "proxies"]
+    names = ["interaction", "guidance", "pareto", "gaps", "training", "steps", "proxies", "claimed_proxies"]
     assert [finding.name for finding in found] == names
     for finding in found:
         assert finding.question.endswith("?") and finding.answer.endswith(".")

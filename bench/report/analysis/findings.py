@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ ANALYSES = (
     "budget_curves",
     "steps_to_quality",
     "proxies",
+    "claimed_proxies",
     "judges",
 )
 
@@ -50,6 +51,13 @@ class Finding:
     method: str  # how the table was computed, from which metrics and protocols
     table: pd.DataFrame  # plain numbers and text; columns named as people read them
     figure: Figure | None = None
+    shown: tuple[str, ...] = ()  # the columns that texts show; all, if none is named
+    more_figures: Mapping[str, Figure] = field(default_factory=dict)  # analysis/NAME--KEY.png
+
+    @property
+    def short_table(self) -> pd.DataFrame:
+        """The table with the columns that texts show."""
+        return self.table[[name for name in self.shown or self.table.columns if name in self.table]]
 
 
 def all_of(records: Iterable[Record] | Results) -> list[Finding]:

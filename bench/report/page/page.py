@@ -110,7 +110,8 @@ def html(
         spread=spread_note(results.rows),
         looks=_looks(trained),
         findings=[
-            (finding, _figure(finding, i), tables.plain(finding.table)) for i, finding in enumerate(findings)
+            (finding, _figure(finding, i), tables.plain(finding.short_table))
+            for i, finding in enumerate(findings)
         ],
         count=len(papers.figures()),
         failed=tables.failed(results.records),
