@@ -1,5 +1,5 @@
 """The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compact`,
-`compare`, `audit`, `export`, `check`, `doctor`, `clean`.
+`compare`, `proxies`, `audit`, `export`, `check`, `doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check did; 2 usage or matrix error; 3
 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N, such as 130 by
@@ -23,6 +23,7 @@ from .export import export
 from .init import init
 from .parts import info, list_parts
 from .plan import plan
+from .proxies import proxies
 from .results import audit, compact, compare, merge, report
 from .run import run
 from .score import score
@@ -57,6 +58,7 @@ app.command()(report)
 app.command()(merge)
 app.command()(compact)
 app.command()(compare)
+app.command()(proxies)
 app.command()(audit)
 app.command()(export)
 app.command()(check)

@@ -83,9 +83,17 @@ def rebuild_report(folders: Sequence[str | Path], out: str | Path, title: str | 
 
 def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
     """Writes NAME.csv and NAME.png of each finding, and then removes all others."""
+    written = write_findings(folder, findings)
+    for old in {file for pattern in ANALYSES for file in folder.glob(pattern)}.difference(written):
+        old.unlink(missing_ok=True)
+    return written
+
+
+def write_findings(folder: Path, findings: Sequence[Finding]) -> list[Path]:
+    """Writes NAME.csv and NAME.png of each finding, and NAME--KEY.png of its further figures."""
     written = []
     for finding in findings:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{finding.name}.csv")
         replace_text(written[-1], csv(finding.table))
         figures = {f"{finding.name}--{key}": figure for key, figure in finding.more_figures.items()}
@@ -95,8 +103,6 @@ def _analyses(folder: Path, findings: Sequence[Finding]) -> list[Path]:
             written.append(folder / f"{name}.png")
             _lay_out(figure)
             replace_bytes(written[-1], _drawn(figure))
-    for old in {file for pattern in ANALYSES for file in folder.glob(pattern)}.difference(written):
-        old.unlink(missing_ok=True)
     return written
 
 

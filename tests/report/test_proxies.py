@@ -174,6 +174,21 @@ def test_holm_is_over_a_target_s_signals_and_over_all_lines(study):
     assert all(f.corrected_over_all >= f.corrected - 1e-12 for f in study.fidelities)
 
 
+def test_rows_of_several_folders_count_within_each():
+    rng = np.random.default_rng(8)
+    parts = [rng.normal(size=(2, 6)), rng.normal(size=(2, 7)) + 50]
+    pairs = []
+    for x, y in parts:
+        labels = [str(i) for i in range(len(x))]
+        pairs.append((quality(labels, y / 10), signal(labels, x)))
+    found = fidelity(pairs)
+    scores = [stats.kendalltau(x, y).statistic * len(x) * (len(x) - 1) / 2 for x, y in parts]
+    assert found.tau.value == pytest.approx(sum(scores) / (15 + 21))
+    assert found.rows == 13 and found.folders == 2 and found.within is None
+    centred = [np.concatenate([v - v.mean() for v in values]) for values in zip(*parts, strict=True)]
+    assert found.r.value == pytest.approx(stats.pearsonr(*centred).statistic)
+
+
 # --- shapes of latents
 
 

@@ -60,18 +60,24 @@ class Entry:
 
 
 class Board:
-    """The rows of one dataset as analyses see them; `column` is generation quality, lower is better."""
+    """The rows of one dataset as analyses see them; `column` is generation quality, lower is better.
 
-    def __init__(self, records: Sequence[Record] | Results) -> None:
+    It is the distance that ranks the leaderboard, or the one whose name is `measure`.
+    """
+
+    def __init__(self, records: Sequence[Record] | Results, measure: str | None = None) -> None:
         results = Results.of(records)
         self.records = [record for record in results.records if not record.real]
         self.real = next((row for row in results.rows if row.real), None)
         self.rows = [row for row in results.rows if not row.real]
         self.tokenizers = results.tokenizers
-        distances = {c for row in self.rows for c in row.values if kind_of_metric(c.name) in ("gFID", "gFD")}
-        plain = {c for c in distances if "@" not in head(c)}
+        columns = {c for row in self.rows for c in row.values}
+        self.distances = {c for c in columns if kind_of_metric(c.name) in ("gFID", "gFD")}
+        plain = {c for c in self.distances if "@" not in head(c)}
         self.generation = results.generation
         candidates = plain.intersection(self.generation.deciding) or plain
+        if measure is not None:
+            candidates = {c for c in self.distances if c.name == measure}
         self.column = most(self.rows, lambda c: c in candidates)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import pandas as pd
@@ -35,6 +36,11 @@ def measure(boards: tuple[Board, ...], only: str | None = None) -> Study:
     Rows of several boards are compared within each alone. `only` is the one generator that is asked for.
     """
     compared = tuple(comparisons(board, only) for board in boards)
+    if len(boards) > 1 and only is None:  # a folder with one generator is among those with all of theirs
+        for found in compared:
+            if len(found) == 1:
+                [(quality, signals)] = found.values()
+                found[POOLED] = replace(quality, target=POOLED), signals
     fidelities: list[Fidelity] = []
     for target in dict.fromkeys(target for found in compared for target in found):
         fidelities += measured([found[target] for found in compared if target in found])
@@ -120,15 +126,17 @@ def _answer(fidelities: Sequence[Fidelity], target: str) -> str:
         chance = 2 / math.factorial(rows)
         text += f" Even a perfect order of {rows} rows has p = {chance:.2g}: this says very little."
     else:
-        text += f" {_power(signals[0].tests, rows)}"
+        text += f" {_power(signals[0].tests, rows, max(f.folders for f in signals))}"
     alone = {f.target: [g for g in fidelities if g.target == f.target and g.sure] for f in fidelities}
     parts = [f"with {g} {_strongest(sure, 1)}" for g, sure in alone.items() if sure and g != target]
     return text + (f" For single generators: {'; '.join(parts)}." if parts else "")
 
 
-def _power(tests: int, rows: int) -> str:
+def _power(tests: int, rows: int, folders: int) -> str:
     """How strong a relation has to be, and how many rows would show a strong one."""
     least, needed = least_tau(rows, ALPHA / tests), rows_needed(STRONG, ALPHA / tests)
+    if folders > 1:
+        return f"To find a true τ of {STRONG:g} with 80 % power takes {needed} rows of one folder."
     if least > 1:
         first = f"No τ of {rows} rows is beyond chance among {plural(tests, 'signal')}"
     elif least == 1:
@@ -144,7 +152,8 @@ def _method(fidelities: Sequence[Fidelity], target: str, boards: Sequence[Board]
     measures = in_words(list(dict.fromkeys(board.measure for board in boards)), len(boards))
     pooled = f"“{POOLED}”: with the mean rank (for r the mean standard score) over the generators. "
     several = (
-        f"Only pairs of rows of one folder count ({len(boards)} folders), as no gFD compares across them. "
+        f"Only pairs of rows of one folder count ({len(boards)} folders), as no gFD compares across them; a "
+        "regularizer that several folders have counts in each as if it were another. "
         if len(boards) > 1
         else ""
     )

@@ -18,6 +18,7 @@ from .proxy_signals import POOLED, Quality, Signal
 
 SHOWN = 22  # signals in the overview
 SCATTERS = 2  # signals with a figure of their own in a report
+TINY = 5.5  # points: names in panels of so many families that some look alike
 
 
 def overview(fidelities: Sequence[Fidelity], target: str) -> Figure:
@@ -91,7 +92,8 @@ class Panel(NamedTuple):
 
 
 def _scatter(name: str, drawn: Sequence[Panel], quality: str) -> Figure:
-    figure, axes = style.panels(len(drawn), 2.0)
+    many = len({style.family(_regularizer(label)) for p in drawn for label in p.quality.labels()})
+    figure, axes = style.panels(len(drawn), 2.0 if many <= style.MOST_ROWS else 2.6)
     rows = [_regularizer(label) for panel in drawn for label in panel.quality.labels()]
     looks = style.row_looks(rows)
     for ax, panel in zip(axes, drawn, strict=True):
@@ -120,6 +122,8 @@ def _points(ax: Axes, panel: Panel, looks: dict[str, dict[str, Any]]) -> None:
     for label, x, y in points:
         look: dict[str, Any] = {**looks[_regularizer(label)], "linestyle": "", "markersize": 5}
         ax.errorbar(x.mean(), y.mean(), xerr=_spread(x), yerr=_spread(y), elinewidth=0.8, **look)
+        if len(looks) > style.MOST_ROWS:
+            style.write(ax, x.mean(), y.mean(), _regularizer(label), TINY)
     for which, place in (("x", 0), ("y", 1)):
         values = np.concatenate([seeds[place] for _, *seeds in points] or [np.zeros(1)])
         if (which == "y" or signal.logarithmic) and values.min() > 0:

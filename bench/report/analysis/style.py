@@ -110,9 +110,9 @@ def captions(ax: Axes, title: str, x: str, y: str = "") -> None:
     ax.set_title(title, loc="left", fontsize=9, color=INK, fontweight="bold", parse_math=False)
 
 
-def write(ax: Axes, x: float, y: float, text: str) -> None:
+def write(ax: Axes, x: float, y: float, text: str, size: float = SMALL) -> None:
     """Writes a text beside a point."""
-    options: dict[str, Any] = {"color": INK, "fontsize": SMALL, "parse_math": False}
+    options: dict[str, Any] = {"color": INK, "fontsize": size, "parse_math": False}
     ax.annotate(text, (x, y), xytext=(4, 3), textcoords="offset points", **options)
 
 
