@@ -121,7 +121,7 @@ class Results:
         """The figures of the report's analyses by their names, such as "interaction" and "pareto"."""
         from ..report.analysis.findings import all_of
 
-        return {one.name: one.figure for one in all_of(self._gathered) if one.figure is not None}
+        return {name: figure for one in all_of(self._gathered) for name, figure in one.figures.items()}
 
     @property
     def _name(self) -> str:

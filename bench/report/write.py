@@ -96,10 +96,7 @@ def write_findings(folder: Path, findings: Sequence[Finding]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{finding.name}.csv")
         replace_text(written[-1], csv(finding.table))
-        figures = {f"{finding.name}--{key}": figure for key, figure in finding.more_figures.items()}
-        if finding.figure is not None:
-            figures = {finding.name: finding.figure, **figures}
-        for name, figure in figures.items():
+        for name, figure in finding.figures.items():
             written.append(folder / f"{name}.png")
             _lay_out(figure)
             replace_bytes(written[-1], _drawn(figure))

@@ -180,11 +180,12 @@ def test_rows_of_several_folders_count_within_each():
     pairs = []
     for x, y in parts:
         labels = [str(i) for i in range(len(x))]
-        pairs.append((quality(labels, y / 10), signal(labels, x)))
+        shapes = dict.fromkeys(labels, f"{len(x)} × 8")  # one in each folder, so that all pairs compare
+        pairs.append((quality(labels, y / 10, shapes=shapes), signal(labels, x, "VIV")))
     found = fidelity(pairs)
     scores = [stats.kendalltau(x, y).statistic * len(x) * (len(x) - 1) / 2 for x, y in parts]
     assert found.tau.value == pytest.approx(sum(scores) / (15 + 21))
-    assert found.rows == 13 and found.folders == 2 and found.within is None
+    assert found.rows == 13 and found.folders == 2 and found.within is None and not found.mixed
     centred = [np.concatenate([v - v.mean() for v in values]) for values in zip(*parts, strict=True)]
     assert found.r.value == pytest.approx(stats.pearsonr(*centred).statistic)
 

@@ -24,8 +24,8 @@ CONTRADICTED = "contradicted"
 WEAKER = "weaker than claimed"
 UNTOLD = "can't be told"
 UNMEASURED = "not measured here"
-SHOWN = ("number", "better", "claimed by", "claimed r", "r here", "r low", "r high", "rows", "the claim")
-FEWEST = 10  # rows; intervals of fewer are too narrow to exclude a claimed value
+SHOWN = ("number", "better", "claimed by", "claimed r", "r here", "r low", "r high", "rows", "verdict")
+FEWEST = 10  # rows; intervals of fewer are too rough to exclude a claimed value
 DEFINITION = (
     f"“{HOLDS}”: the interval of r excludes 0 on the claimed side, and τ is beyond chance there (Holm's p < "
     f"{ALPHA}). “{CONTRADICTED}”: the same on the other side. “{WEAKER}”: the interval of r lies below the "
@@ -80,14 +80,14 @@ class Outcome:
 
 
 def outcomes(fidelities: Sequence[Fidelity], target: str) -> list[Outcome]:
-    """All claims with the fidelity of their number to the target's quality, by the network that judges it."""
+    """All claims with the fidelity of their number, by the network that judges generation; measured first."""
     found = []
     of_target = [f for f in fidelities if f.target == target]
     for claim in CLAIMS:
         named = [f for f in of_target if claim.names(f.signal.name)]
         judged = [f for f in named if "[" not in f.signal.shared_name]
         found.append(Outcome(claim, next(iter([*judged, *named]), None)))
-    return found
+    return sorted(found, key=lambda outcome: outcome.fidelity is None)
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
@@ -136,7 +136,7 @@ def _line(outcome: Outcome) -> dict[str, object]:
         "τ high": rounded(tau_high),
         "p (Holm)": rounded(f.corrected) if f else None,
         "rows": f.rows if f else 0,
-        "the claim": outcome.verdict,
+        "verdict": outcome.verdict,
         "signal": f.signal.name if f else outcome.claim.signal,
         "the claimed value is": outcome.claim.how,
     }

@@ -39,9 +39,7 @@ class Claim:
 
     def names(self, signal: str) -> bool:
         """Whether a signal, with any extractor and protocol, is the claim's number."""
-        return re.split(r"[\[ ]", signal)[0] == self.signal or (
-            self.signal == "rFD" and signal.partition(" ")[0] == "rFID"
-        )
+        return re.split(r"[\[ ]", signal)[0] in (self.signal, self.signal.replace("FD", "FID"))
 
 
 _SUITE = "86 tokenizers"

@@ -55,6 +55,12 @@ class Finding:
     more_figures: Mapping[str, Figure] = field(default_factory=dict)  # analysis/NAME--KEY.png
 
     @property
+    def figures(self) -> dict[str, Figure]:
+        """All figures by their names as files."""
+        more = {f"{self.name}--{key}": figure for key, figure in self.more_figures.items()}
+        return ({self.name: self.figure} if self.figure is not None else {}) | more
+
+    @property
     def short_table(self) -> pd.DataFrame:
         """The table with the columns that texts show."""
         return self.table[[name for name in self.shown or self.table.columns if name in self.table]]

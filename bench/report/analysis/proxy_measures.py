@@ -50,7 +50,7 @@ class Fidelity:
     r: Estimate  # NaN where a value is infinite
     given_reconstruction: Estimate  # Spearman's rho; NaN of the reconstruction itself and with too few rows
     within: Estimate | None  # tau of pairs of rows with latents of one shape; None if all have the same
-    shapes: int
+    shapes: int  # of latents, the most in one folder
     without_one: tuple[float, float]  # lowest and highest tau with one family of regularizers left out
     rows: int
     seeds: int  # the most of a row
@@ -147,7 +147,7 @@ def fidelity(pairs: Sequence[tuple[Quality, Signal]]) -> Fidelity | None:
         return None
     p = tau_p(x.order[0], y.order[0], folders)
     named = [f"{folder} {shape}" for folder, b in enumerate(blocks) for shape in b.shapes]
-    shapes = len({shape for b in blocks for shape in b.shapes})
+    shapes = max(len(set(b.shapes)) for b in blocks)
     within = None
     if len(set(named)) > len(blocks):
         strata = np.unique(named, return_inverse=True)[1]
