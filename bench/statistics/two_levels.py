@@ -3,7 +3,7 @@
 Rows are drawn with replacement, and so are each row's seeds; all numbers of a seed are drawn together, as
 they come from the same training (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section
 3.8). All copies of a row in one resample have the same seeds, so that they tie. The rows' means contain the
-spread over seeds once already, which makes intervals a little too wide rather than too narrow.
+spread over seeds once already, so intervals are rather too wide, and `correlation_interval` moves them back.
 """
 
 from __future__ import annotations
@@ -50,10 +50,20 @@ def resample(present: NDArray[np.bool_], number: int, seed: int = 0) -> Resample
     return Resamples(rows, seeds)
 
 
-def percentiles(values: Array, level: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the resamples that have a value; None without any, and where all are the same."""
-    known = values[np.isfinite(values)]
+def correlation_interval(
+    estimate: float, resampled: Array, level: float = 0.95
+) -> tuple[float, float] | None:
+    """The interval of a correlation from its resamples, moved by their bias and kept within -1 and 1.
+
+    The bias is the resamples' median less the estimate: seeds that are drawn from a row's few blur a relation
+    a second time (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 10). None without
+    resamples that have a value, and where all are the same.
+    """
+    known = resampled[np.isfinite(resampled)]
     if not known.size:
         return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return (float(low), float(high)) if low < high else None
+    low, middle, high = np.quantile(known, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    if not low < high:
+        return None
+    bias = middle - estimate
+    return max(float(low - bias), -1.0), min(float(high - bias), 1.0)

@@ -185,7 +185,7 @@ def test_rows_of_several_folders_count_within_each():
     found = fidelity(pairs)
     scores = [stats.kendalltau(x, y).statistic * len(x) * (len(x) - 1) / 2 for x, y in parts]
     assert found.tau.value == pytest.approx(sum(scores) / (15 + 21))
-    assert found.rows == 13 and found.folders == 2 and found.within is None and not found.mixed
+    assert found.rows == 13 and found.folders == 2 and found.within is None and not found.within_alone
     centred = [np.concatenate([v - v.mean() for v in values]) for values in zip(*parts, strict=True)]
     assert found.r.value == pytest.approx(stats.pearsonr(*centred).statistic)
 
@@ -220,20 +220,24 @@ def test_within_shapes_only_pairs_of_rows_of_one_shape_count():
     labels = [str(i) for i in range(10)]
     shapes = dict(zip(labels, ["16 × 8"] * 5 + ["64 × 4"] * 5, strict=True))
     # In each shape a perfect order; between the shapes the other way round.
-    x = np.array([6.0, 7, 8, 9, 10, 1, 2, 3, 4, 5])
-    found = fidelity([(quality(labels, np.arange(10.0), shapes=shapes), signal(labels, x, "VIV"))])
+    x, y = np.array([6.0, 7, 8, 9, 10, 1, 2, 3, 4, 5]), quality(labels, np.arange(10.0), shapes=shapes)
+    found = fidelity([(y, signal(labels, x))])
     assert found.within.value == pytest.approx(1) and found.tau.value == pytest.approx(-5 / 45)
     assert found.within.p == pytest.approx(2 / math.factorial(5) ** 2)  # one pair of orders, or its reverse
-    assert found.mixed and not found.sure and found.shapes == 2
-    assert not fidelity([(quality(labels, np.arange(10.0), shapes=shapes), signal(labels, x))]).mixed
+    assert found.tau.p == pytest.approx(stats.kendalltau(x, range(10)).pvalue)
+    assert found.shapes == 2 and not found.within_alone
+    viv = fidelity([(y, signal(labels, x, "VIV"))])
+    assert viv.within_alone and viv.tau == viv.within
+    assert viv.r.value == pytest.approx(1)  # straight in each shape
 
 
 def test_numbers_of_one_shape_are_marked_where_rows_have_several(made_up):
     found = proxies.finding(shaped(made_up, {"small": (16, 8), "large": (64, 4)}))
-    marked = found.table.set_index("signal")["across shapes"].dropna()
+    lines = found.table.set_index("signal")
+    marked = lines["across shapes"].dropna()
     assert "kNN_NLL" in marked and "PSNR" not in marked
+    assert (lines["τ"] == lines["τ within shapes"])[marked.index].all()
     assert "latents of up to 2 shapes" in found.method and "kNN_NLL" in found.method
-    assert "τ within shapes" in found.table
     alike = proxies.finding(shaped(made_up, {"small": (16, 8)}))
     assert "All rows have latents of 16 × 8 (tokens × channels)" in alike.method
     assert "τ within shapes" not in alike.table and "across shapes" not in alike.table

@@ -18,7 +18,7 @@ from latentbench.bench.statistics.correlation import (
     tau_p,
 )
 from latentbench.bench.statistics.correlation_power import least_tau, rows_needed, tau_power
-from latentbench.bench.statistics.two_levels import percentiles, resample
+from latentbench.bench.statistics.two_levels import correlation_interval, resample
 
 
 def taken(values, counts):
@@ -191,25 +191,35 @@ def test_a_row_without_a_value_in_its_drawn_seeds_keeps_its_mean():
 
 @pytest.mark.parametrize("rows, seeds", [(8, 1), (8, 3), (20, 3)])
 def test_intervals_over_rows_and_seeds_cover_what_more_seeds_would_show(rows, seeds):
-    rng, truth, tau, r, narrower = np.random.default_rng(7), 0.6, [], [], []
-    present = np.ones((rows, seeds), dtype=bool)
+    rng, truth, tau, r, widths = np.random.default_rng(7), 0.6, [], [], []
+    present, one = np.ones((rows, seeds), dtype=bool), np.ones((1, rows))
     for _ in range(100):
         x, y = normal_pairs(rng, truth, rows)
         values = np.stack([x[:, None], y[:, None]]) + rng.normal(0, 0.17 * seeds**0.5, (2, rows, seeds))
-        draws = resample(present, 300)
+        draws, means = resample(present, 300), values.mean(-1)
         resampled = draws.means(values)
-        tau.append(percentiles(tau_b(*resampled, draws.rows)))
-        r.append(percentiles(pearson(*resampled, draws.rows)))
-        of_rows = percentiles(tau_b(*values.mean(-1), draws.rows))
+        estimate = tau_b(*means, one)[0]
+        tau.append(correlation_interval(estimate, tau_b(*resampled, draws.rows)))
+        r.append(correlation_interval(pearson(*means, one)[0], pearson(*resampled, draws.rows)))
+        of_rows = correlation_interval(estimate, tau_b(*means, draws.rows))
         if None not in (tau[-1], of_rows):
-            narrower.append(np.diff(of_rows)[0] < np.diff(tau[-1])[0])
+            widths.append([high - low for low, high in (of_rows, tau[-1])])
+            assert tau[-1][0] <= estimate <= tau[-1][1]
     tau, r = ([one for one in found if one is not None] for found in (tau, r))  # none of a perfect order
     assert len(tau) > 90 and np.mean([low <= truth <= high for low, high in tau]) > 0.88
     rho = math.sin(math.pi * truth / 2)
     assert np.mean([low <= rho <= high for low, high in r]) > 0.83
-    assert seeds == 1 or np.mean(narrower) > 0.7
+    of_rows, of_both = np.mean(widths, axis=0)
+    assert of_rows == of_both if seeds == 1 else of_rows < 0.97 * of_both
 
 
 def test_an_interval_needs_resamples_that_differ():
-    assert percentiles(np.full(9, 1.0)) is None and percentiles(np.full(9, np.nan)) is None
-    assert percentiles(np.array([np.nan, 0.0, 1.0])) == pytest.approx((0.025, 0.975))
+    assert correlation_interval(1.0, np.full(9, 1.0)) is None
+    assert correlation_interval(1.0, np.full(9, np.nan)) is None
+
+
+def test_an_interval_is_moved_by_the_bias_of_its_resamples_and_stays_within_one():
+    resampled = np.array([np.nan, *np.linspace(-0.2, 0.2, 41)])
+    assert correlation_interval(0.0, resampled) == pytest.approx((-0.19, 0.19))
+    assert correlation_interval(0.5, resampled) == pytest.approx((0.31, 0.69))
+    assert correlation_interval(0.9, resampled) == pytest.approx((0.71, 1.0))

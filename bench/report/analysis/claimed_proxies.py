@@ -62,8 +62,6 @@ class Outcome:
         """The words of `DEFINITION` that are true of the rows here."""
         if self.fidelity is None:
             return UNMEASURED
-        if self.fidelity.mixed:
-            return f"{UNTOLD}: latents of several shapes"
         r, tau = self.r, self.tau.value
         if not math.isfinite(r.value):
             return f"{UNTOLD}: a value is a bound"
@@ -154,7 +152,7 @@ def _answer(found: Sequence[Outcome], target: str) -> str:
     for verdict in (HOLDS, CONTRADICTED, WEAKER):
         named = [_named(o) for o in known if o.verdict == verdict]
         if named:
-            parts.append(f"{verdict}: {in_words(named)}")
+            parts.append(f"{verdict}: {in_words(named, len(named))}")
     if counts[UNTOLD]:
         alike = sum("claimed sign" in o.verdict for o in known)
         parts.append(f"{counts[UNTOLD]} {UNTOLD} ({alike} with the claimed sign)")

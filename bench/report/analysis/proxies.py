@@ -107,7 +107,7 @@ def _line(f: Fidelity) -> dict[str, object]:
     if within is not None:
         line |= {"τ within shapes": rounded(within.value), **ends("τ within shapes", within.interval)}
         line |= {"p within shapes": rounded(within.p)}
-    line["across shapes"] = "not comparable" if f.mixed else None
+    line["across shapes"] = "not comparable" if f.within_alone else None
     return line
 
 
@@ -164,8 +164,8 @@ def _method(fidelities: Sequence[Fidelity], target: str, boards: Sequence[Board]
         f"{pooled if target == POOLED else ''}{several}r is Pearson's, with −log gFD as gFD is positive and "
         "skewed; of Fréchet distances among the signals r is of their logarithm, too (column “r of log”).",
         f"Intervals at 95 % are percentiles of {RESAMPLES} resamples of the rows and, within each row, of "
-        "its seeds (signal and gFD of a seed together). Simulated with 8 to 31 normal rows, τ's contain the "
-        "truth in 91 % or more and r's in 88 % or more. There is none for a perfect order.",
+        "its seeds (signal and gFD of a seed together), moved by the resamples' bias. Noise over seeds pulls "
+        "them towards 0. There is none for a perfect order.",
         "p is of τ if there is no relation. “p (Holm)” is corrected over the target's signals (up to "
         f"{tests}), “p (Holm, all)” over all {everything} lines. ρ given rFD is Spearman's partial "
         "correlation given the reconstruction distance, its p uncorrected. “Rows needed”: to tell this τ, if "
@@ -188,15 +188,15 @@ def _shapes(fidelities: Sequence[Fidelity], boards: Sequence[Board]) -> str:
         else:
             rows = "All rows are of one tokenizer, so of one latent shape"
         return f"{rows}: τ within and across shapes is the same."
-    mixed = list(dict.fromkeys(f.signal.name for f in fidelities if f.mixed))
+    within = list(dict.fromkeys(f.signal.name for f in fidelities if f.within_alone))
     text = (
         f"Rows have latents of up to {max(map(len, by_board))} shapes (rows of one tokenizer share a shape): "
         "τ is across them, “τ within shapes” counts only pairs of rows of one shape."
     )
-    if mixed:
+    if within:
         text += (
-            " By definition not comparable across shapes, so not counted as predictors: "
-            f"{in_words(mixed, len(mixed))}."
+            " By definition not comparable across shapes, so that all their numbers are of such pairs: "
+            f"{in_words(within, len(within))}."
         )
     return text
 

@@ -22,7 +22,7 @@ from ...statistics.correlation import (
 from ...statistics.correlation_power import rows_needed
 from ...statistics.observations import Array
 from ...statistics.significance import ALPHA, holm
-from ...statistics.two_levels import Resamples, percentiles, resample
+from ...statistics.two_levels import Resamples, correlation_interval, resample
 from . import style
 from .board import Board
 from .proxy_signals import LEAST, ByRow, Comparison, Quality, Signal
@@ -46,7 +46,7 @@ class Fidelity:
 
     signal: Signal
     target: str
-    tau: Estimate
+    tau: Estimate  # like all others within shapes alone if numbers of several don't compare
     r: Estimate  # NaN where a value is infinite
     given_reconstruction: Estimate  # Spearman's rho; NaN of the reconstruction itself and with too few rows
     within: Estimate | None  # tau of pairs of rows with latents of one shape; None if all have the same
@@ -62,12 +62,12 @@ class Fidelity:
 
     @property
     def sure(self) -> bool:
-        """Whether tau is beyond chance, by Holm, and the signal means the same in all rows."""
-        return self.corrected < ALPHA and not self.mixed
+        """Whether tau is beyond chance, by Holm."""
+        return self.corrected < ALPHA
 
     @property
-    def mixed(self) -> bool:
-        """Whether rows are compared by a number that means another thing for another shape of latents."""
+    def within_alone(self) -> bool:
+        """Whether only rows of one shape of latents are compared, as the signal asks for."""
         return self.signal.one_shape and self.shapes > 1
 
     @property
@@ -140,31 +140,30 @@ def fidelity(pairs: Sequence[tuple[Quality, Signal]]) -> Fidelity | None:
         return None
     counts = np.hstack([b.counts for b in blocks])
     folders = np.repeat(np.arange(len(blocks)), [len(b.labels) for b in blocks])
-    x, y = (_joined([getattr(b, name) for b in blocks]) for name in ("signal", "quality"))
-    pairs_x, pairs_y = _signs(x, folders), _signs(y, folders)
-    taus = tau_of_signs(pairs_x, pairs_y, counts)
-    if not math.isfinite(taus[0]):
-        return None
-    p = tau_p(x.order[0], y.order[0], folders)
     named = [f"{folder} {shape}" for folder, b in enumerate(blocks) for shape in b.shapes]
-    shapes = max(len(set(b.shapes)) for b in blocks)
+    by_shape = np.unique(named, return_inverse=True)[1]
+    quality, signal = pairs[0]
+    strata = by_shape if signal.one_shape else folders
+    x, y = (_joined([getattr(b, name) for b in blocks]) for name in ("signal", "quality"))
+    pairs_x, pairs_y = _signs(x, strata), _signs(y, strata)
+    tau = _estimate(tau_of_signs(pairs_x, pairs_y, counts))
+    if not math.isfinite(tau.value):
+        return None
     within = None
     if len(set(named)) > len(blocks):
-        strata = np.unique(named, return_inverse=True)[1]
-        same = (strata[:, None] == strata).astype(np.float32)
+        same = (by_shape[:, None] == by_shape).astype(np.float32)
         within = _estimate(tau_of_signs(pairs_x * same, pairs_y * same, counts))
         if math.isfinite(within.value):
-            within = replace(within, p=tau_p(x.order[0], y.order[0], strata))
-    quality, signal = pairs[0]
+            within = replace(within, p=tau_p(x.order[0], y.order[0], by_shape))
     return Fidelity(
         signal,
         quality.target,
-        replace(_estimate(taus), p=p),
-        _estimate(pearson(x.level, y.level, counts, folders)),
-        _given(blocks, pairs_x, pairs_y, counts, folders),
+        replace(tau, p=tau_p(x.order[0], y.order[0], strata)),
+        _estimate(pearson(x.level, y.level, counts, strata)),
+        _given(blocks, pairs_x, pairs_y, counts, strata),
         within,
-        shapes,
-        _without_one(blocks, x, y, folders),
+        max(len(set(b.shapes)) for b in blocks),
+        _without_one(blocks, x, y, strata),
         len(folders),
         max(b.seeds for b in blocks),
         len(blocks),
@@ -178,7 +177,8 @@ def rounded(value: float | None) -> float | None:
 
 def _estimate(values: Array) -> Estimate:
     """The first value, and the interval of the others."""
-    return Estimate(float(values[0]), percentiles(values[1:]) if math.isfinite(values[0]) else None)
+    value = float(values[0])
+    return Estimate(value, correlation_interval(value, values[1:]) if math.isfinite(value) else None)
 
 
 def _signs(number: _Number, strata: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -192,25 +192,25 @@ def _given(
     x: NDArray[np.float32],
     y: NDArray[np.float32],
     counts: Array,
-    folders: NDArray[np.int64],
+    strata: NDArray[np.int64],
 ) -> Estimate:
     """Spearman's rho given the distance of reconstructions; NaN if some folder has none."""
     numbers = [b.reconstruction for b in blocks if b.reconstruction is not None]
     if len(numbers) < len(blocks):
         return Estimate(math.nan, None)
-    z = _signs(_joined(numbers), folders)
+    z = _signs(_joined(numbers), strata)
     rho = partial(*(spearman_of_signs(a, b, counts) for a, b in ((x, y), (x, z), (y, z))))
-    p = partial_p(float(rho[0]), len(folders), len(blocks))
+    p = partial_p(float(rho[0]), len(strata), len(np.unique(strata)))
     return replace(_estimate(rho), p=p) if math.isfinite(p) else Estimate(math.nan, None)
 
 
 def _without_one(
-    blocks: Sequence[_Block], x: _Number, y: _Number, folders: NDArray[np.int64]
+    blocks: Sequence[_Block], x: _Number, y: _Number, strata: NDArray[np.int64]
 ) -> tuple[float, float]:
     """The lowest and the highest tau with one family of regularizers, whose rows are alike, left out."""
     families = np.array([style.family(label.rpartition(" · ")[2]) for b in blocks for label in b.labels])
     left = np.array([families != family for family in dict.fromkeys(families)], dtype=float)
-    taus = tau_b(x.order[0], y.order[0], left, folders)
+    taus = tau_b(x.order[0], y.order[0], left, strata)
     taus = taus[np.isfinite(taus)] if np.isfinite(taus).any() else np.array([math.nan])
     return float(taus.min()), float(taus.max())
 
