@@ -84,7 +84,7 @@ CLAIMS = (
             better,
             0.53,
             "2606.03578",
-            "read from figure 4 by a machine, of scales and turns together; the weakest of seven perspectives",
+            "read from figure 4 by a machine, scales and turns together; the weakest of seven perspectives",
         )
         for signal, what, better in (
             ("PSNR_half", "decoder, half size", "higher"),
