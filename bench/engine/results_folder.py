@@ -12,6 +12,7 @@ from ..matrix.guidance_kinds import guided_otherwise
 from ..matrix.load import resolved
 from ..matrix.yaml_text import dump
 from ..plan.plan import PROBE, TRAINED, Cell
+from ..records.digest import with_digest
 from ..records.files import new_records, write_record
 from ..records.provenance import parts, provenance
 from ..records.record import Record, in_order
@@ -110,7 +111,9 @@ class ResultsWriter:
         else:
             status = "failed" if reason else "done"
         made_by = self._provenance(cell)
-        return Record(cell.identity, cell.key, status, reason, metrics, curves, cost, made_by, missing)
+        return with_digest(
+            Record(cell.identity, cell.key, status, reason, metrics, curves, cost, made_by, missing)
+        )
 
     def publish(self, complete: bool = False) -> list[Record]:
         """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds.

@@ -69,7 +69,7 @@ def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
     seeds = sorted(dict.fromkeys(record.cell["seed"] for record in records), key=natural)
     fields = {"seeds": [", ".join(seeds)]}
     for name in first_seen(record.provenance for record in records):
-        if name not in ("seed", "taught_by", "guided"):  # tables and analyses show what these say
+        if name not in ("seed", "taught_by", "guided", "digest"):  # tables and analyses show what these say
             values = (compact(r.provenance[name]) for r in records if name in r.provenance)
             fields[name] = list(dict.fromkeys(values))
     dates = fields.get("date", [])

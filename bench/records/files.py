@@ -10,6 +10,7 @@ from ..store.hashes import identity
 from ..user_error import UserError
 from .compact import compact, description, expanded
 from .descriptions import Descriptions, Table, file_name, write_description
+from .digest import check_digest
 from .record import Record, in_order, json_object
 
 
@@ -41,12 +42,14 @@ def read_record(path: Path, descriptions: Descriptions | None = None) -> Record:
         descriptions: of the file's folder, for many records.
 
     Raises:
-        RecordError: it cannot be read.
+        RecordError: it cannot be read, or isn't what its digest says.
         FileNotFoundError: it isn't there.
     """
     try:
         data = json_object(path.read_text(encoding="utf-8"))
-        return Record.from_fields(expanded(data, descriptions or Descriptions(path.parent)))
+        record = Record.from_fields(expanded(data, descriptions or Descriptions(path.parent)))
+        check_digest(record)
+        return record
     except FileNotFoundError:
         raise
     except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

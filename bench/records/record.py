@@ -159,9 +159,17 @@ def _check(record: Record) -> None:
             if side not in SIDES or (bounds and entry["value"] is None):
                 known = ", ".join(SIDES)
                 raise ValueError(f"the metric {name!r} has bound {side!r}; known, beside a value: {known}")
-        if isinstance(entry["value"], str) or not isinstance(entry["protocol"], dict):
+        if not _is_number(entry["value"]) or not isinstance(entry["protocol"], dict):
             raise ValueError(f"the metric {name!r} has a value or a protocol of the wrong type")
         check_name(name, entry["protocol"])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that floats hold, or null."""
+    try:
+        return value is None or (not isinstance(value, str) and float(value) is not None)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _writer(data: dict[str, Any]) -> str:
