@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="results folders, or archives of `bench submit`", metavar="DIR…")
+    ],
     output: OutOption = None,
     index: Annotated[
         bool,
@@ -29,18 +31,22 @@ def report(
     if index:
         _write_index(folders, output)
         return
+    from ..records.archive import is_archive, unpacked
     from ..report.places import no_pictures_note
     from ..report.write import rebuild_report
 
     if len(folders) > 1 and output is None:
         raise UsageError("several folders need -o DIR")
+    if output is None and is_archive(folders[0]):
+        raise UsageError("an archive needs -o DIR")
     out = output or folders[0]
     replaced = out not in folders and (out / "leaderboard.csv").is_file()
-    with as_usage_errors(OSError):
-        written = rebuild_report(folders, out)
+    with as_usage_errors(OSError), unpacked(folders) as places:
+        written = rebuild_report(places, out)
+        note = no_pictures_note(places)
     if replaced:
         print_error_line(f"note: the report that was in {out} is replaced")
-    if note := no_pictures_note(folders):
+    if note:
         print_error_line(f"note: {note}")
     for file in written:
         print(file)
@@ -56,7 +62,9 @@ def _write_index(folders: list[Path], output: Path | None) -> None:
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="results folders", metavar="DIR…")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="results folders, or archives of `bench submit`", metavar="DIR…")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where they are joined.")],
     allow: Annotated[
         list[str] | None,
@@ -68,11 +76,13 @@ def merge(
     ] = None,
 ) -> None:
     """Join the records of several machines or groups. Refuses what would not compare."""
+    from ..records.archive import unpacked
     from ..report.summary import terminal_summary
     from ..tools.merge import merge as merge_folders
 
-    with as_usage_errors(OSError):
-        merged = merge_folders(folders, output, allow or (), prefer or ())
+    with as_usage_errors(OSError), unpacked(folders) as places:
+        where = dict(zip(folders, places, strict=True))
+        merged = merge_folders(places, output, allow or (), [where.get(one, one) for one in prefer or ()])
     for note in merged.notes:
         print_error_line(f"note: {note}")
     print(escape_control_characters(terminal_summary(merged.records)))
