@@ -1,9 +1,9 @@
 """The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compact`,
-`compare`, `proxies`, `audit`, `export`, `check`, `doctor`, `clean`.
+`compare`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`, `doctor`, `clean`.
 
-Exit codes: 0 done; 1 some cells failed (the report is written), or a check did; 2 usage or matrix error; 3
-worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N, such as 130 by
-Ctrl-C and 143 by SIGTERM. Commands import what needs torch when they are called.
+Exit codes: 0 done; 1 some cells failed (the report is written), or a check or `reproduce` did; 2 usage or
+matrix error; 3 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N,
+such as 130 by Ctrl-C and 143 by SIGTERM. Commands import what needs torch when they are called.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .checks import check, clean, doctor
 from .console import print_error_line
 from .export import export
 from .init import init
+from .leaderboards import leaderboards, reproduce, submit
 from .parts import info, list_parts
 from .plan import plan
 from .proxies import proxies
@@ -59,6 +60,9 @@ app.command()(merge)
 app.command()(compact)
 app.command()(compare)
 app.command()(proxies)
+app.command()(submit)
+app.command()(leaderboards)
+app.command()(reproduce)
 app.command()(audit)
 app.command()(export)
 app.command()(check)

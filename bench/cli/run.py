@@ -135,7 +135,7 @@ def run(
             return
         atexit.register(companions.dismiss_torchrun)
         processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
-    _check_engine(engine)
+    check_engine(engine)
     workers = _worker_count(jobs, engine, device, processes)
     if track:
         from ..engine import tracking
@@ -177,7 +177,8 @@ def run(
     _print_end(options.out, records, [record for record in records if record.key in own], debug)
 
 
-def _check_engine(engine: str) -> None:
+def check_engine(engine: str) -> None:
+    """Raises UsageError for an engine that is unknown or not installed."""
     if engine not in ("local", "ray", "inline"):
         raise UsageError(f"--engine takes local, ray or inline, not {engine!r}")
     if engine == "ray" and find_spec("ray") is None:

@@ -141,12 +141,6 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
     """A value with everything that is needed to read and to compare it."""
     direction = {True: "higher", False: "lower", None: None}[metric.higher_is_better]
     own = {key: item for key, item in protocol.items() if key != "n"}
-    data, env = config["dataset"], config["env"]
-    shared = {
-        "data": f"{data['name']} {data['fingerprint'][:12]}",
-        "chunk": CHUNK,
-        "precision": env["precision"],
-    }
     # The batch size that the row's latents depend on. It is a choice of the row, like its losses; in the
     # protocol it would exclude the row from every column.
     coupled = {"latent_batch": config["couples"]} if "couples" in config else {}
@@ -160,7 +154,7 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
     return {
         **number,
         "n": int(protocol["n"]),
-        "protocol": own | shared,
+        "protocol": own | shared_protocol(config),
         **coupled,
         "scope": metric.scope,
         "better": direction,
@@ -169,6 +163,16 @@ def entry(value: float, metric: Metric, protocol: dict[str, Any], config: Config
         **({"replicates": rounded(replicates)} if replicates else {}),
         **({"classes": {label: float(one) for label, one in classes.items()}} if classes else {}),
         **({"class_bounds": bounds} if bounds else {}),
+    }
+
+
+def shared_protocol(config: Config) -> dict[str, Any]:
+    """The keys that the protocols of all metrics of a scores stage have."""
+    data, env = config["dataset"], config["env"]
+    return {
+        "data": f"{data['name']} {data['fingerprint'][:12]}",
+        "chunk": CHUNK,
+        "precision": env["precision"],
     }
 
 
