@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ...leaderboard.numbers import number, plural
+from ...leaderboard.numbers import plural
 from ...leaderboard.rows import full_protocol, reason_line
 from ...options.words import listed
 from ...records.provenance import flat
@@ -100,7 +100,9 @@ def _compared(
         return ComparedNumber(cell, metric, value, None, nothing, "outside", "it has no number now")
     line = ComparedNumber(cell, metric, value, b["value"], nothing, "outside")
     if full_protocol(a) != full_protocol(b):
-        return replace(line, why=f"another protocol: {_protocol_gaps(a, b)}")
+        why = f"another protocol: {_protocol_gaps(a, b)}"
+        same_parts = recorded.provenance.get("parts") == made.provenance.get("parts")
+        return replace(line, verdict="outside" if same_parts else "not told", why=why)
     alike = same_training(recorded, made, a["scope"])
     keys = ("value", "note", "bound", "replicates", "classes", "class_bounds")
     if all(a.get(key) == b.get(key) for key in keys):
@@ -176,6 +178,11 @@ def _differences(recorded: Record, made: Record) -> list[str]:
         if ours[0].get(key) != ours[1].get(key)
     ]
     texts = [f"made otherwise: {listed(facts, 12)}"] if facts else ["made with the same versions and machine"]
+    if recorded.provenance.get("parts") != made.provenance.get("parts"):
+        commit = str(recorded.provenance.get("git_commit") or "that made it")[:12]
+        texts.append(
+            f"the versions of its parts differ: numbers may too. The commit {commit} has the record's"
+        )
     if recorded.key != made.key:
         texts.append("the record's key isn't that of the cell: its matrix, data or parts were others")
     for kind in dict.fromkeys([*recorded.curves, *made.curves]):
@@ -205,13 +212,14 @@ def summary(comparison: Comparison) -> list[str]:
     tested = sum(one.p is not None for one in comparison.numbers)
     if tested:
         texts.append(
-            f"{tested} are judged by the spread of seeds: about {number(ALPHA * tested)} of them would lie "
+            f"{tested} are judged by the spread of seeds: about {ALPHA * tested:.2g} of them would lie "
             f"outside by chance at the 5 % level, so Holm's correction keeps the chance of any at 5 %. An "
             f"edit of less than a few units can't be told from another training"
         )
     if counts.get("not told"):
         texts.append(
-            "what is not told is neither confirmed nor refuted: make it on the record's kind of machine"
+            "what is not told is neither confirmed nor refuted: make it with the record's commit and kind of "
+            "machine"
         )
     end = "reproduced" if comparison.passed else "NOT reproduced"
     if comparison.passed and not any(one.verdict != "not told" for one in comparison.numbers):
