@@ -124,7 +124,7 @@ def _budget(budget: Any) -> str:
 
 
 def _latent(latent: Any) -> str:
-    """`16 tokens × 4` of [16, 4]."""
-    if not isinstance(latent, list) or len(latent) != 2:
+    """`16 tokens × 4` of {"tokens": 16, "channels": 4}."""
+    if not isinstance(latent, dict) or latent.keys() != {"tokens", "channels"}:
         return ""
-    return f"{latent[0]} tokens × {latent[1]}"
+    return f"{latent['tokens']} tokens × {latent['channels']}"

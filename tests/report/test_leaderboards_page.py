@@ -81,7 +81,10 @@ def measured(contributions):
 
 def test_rows_of_two_groups_share_a_table_with_who_made_them_and_when():
     ours = group(
-        "ours", ("kl", "none"), "Us", with_facts(date="2026-01-02", git_commit="a" * 40, latent=[16, 4])
+        "ours",
+        ("kl", "none"),
+        "Us",
+        with_facts(date="2026-01-02", git_commit="a" * 40, latent={"tokens": 16, "channels": 4}),
     )
     theirs = group(
         "theirs", ("repa",), "", with_facts(date="2026-03-04", git_commit="b" * 40, git_dirty=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from ...leaderboard.ranking import FRECHET
+from ...leaderboard.ranking import LOGARITHMIC
 from ...leaderboard.rows import LABELS, full_protocol, shared_name, tokenizer_seed
 from ...metrics.names import base_name
 from ...records.record import Record
@@ -59,7 +59,7 @@ def of_seeds(records: Iterable[Record], recorded: Record, made: Record, name: st
     """
     others = [record for record in records if record.cell != recorded.cell]
     rows = _rows([*others, made], made, name)
-    logs = bool(FRECHET.search(base_name(name)))
+    logs = bool(LOGARITHMIC.search(base_name(name)))
     numbers = [value for row in rows for value in row] + [recorded.metrics[name]["value"]]
     logs = logs and min(numbers) > 0
     scaled = [[math.log(value) for value in row] if logs else row for row in rows]

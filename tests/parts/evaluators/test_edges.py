@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter, sobel
 
 from latentbench.bench.api import to_uint8
 from latentbench.bench.data.images import psnr
+from latentbench.bench.metrics.edges import edge_strength, edges, psnr_at
 from latentbench.bench.registry import create
-from latentbench.evaluators.edges import edge_strength, edges, psnr_at
 
 SQUARE = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
 SQUARE[..., 4:12, 4:12] = 200
