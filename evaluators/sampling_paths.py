@@ -92,8 +92,10 @@ class SamplingPaths(Evaluator):
 
     @torch.no_grad()
     def run(self, subject: Subject) -> dict[str, float]:
+        if subject.real or subject.sample_labels is None:
+            return {}
         flow = subject.generator
-        if not isinstance(flow, Flow) or subject.sample_labels is None:
+        if not isinstance(flow, Flow):
             return {}
         device, stream = next(flow.parameters()).device, subject.noise.fork("paths")
         labels = self._labels(flow, subject.sample_labels)

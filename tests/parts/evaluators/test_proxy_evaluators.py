@@ -282,3 +282,6 @@ def test_paths_of_a_gaussian_flow_on_a_line_through_zero_never_turn_but_may_turn
 
 def test_generators_without_a_velocity_have_no_paths():
     assert scores("sampling_paths", flow_cell(nn.Linear(1, 1), normal(20, 4, 3))) == {}
+    real = FakeSubject(real=True)
+    del real.generator  # held-out images have none
+    assert scores("sampling_paths", real) == {}
