@@ -10,11 +10,12 @@ from typing import Any
 
 from .. import __version__
 from .descriptions import SHARED, Entry, Table, described, file_name, table_of
-from .packed_numbers import lengthen, pack, shorten, unpack
+from .packed_numbers import lengthen, pack, pack_classes, shorten, unpack, unpack_classes
 from .record import Record, json_object, json_text, named_fields
 
 FORMAT = 2
-LISTS = "replicates"  # of a metric, packed
+# What a metric holds packed, with the functions that pack and unpack it.
+PACKED = {"replicates": (pack, unpack), "classes": (pack_classes, unpack_classes)}
 
 
 def compact(record: Record, described_in: str | None) -> str:
@@ -81,7 +82,7 @@ def expanded(data: dict[str, Any], descriptions: Callable[[Any], Table]) -> dict
 
 def _short_entry(entry: Entry) -> Entry:
     own = {key: value for key, value in entry.items() if key not in SHARED}
-    return own | ({LISTS: pack(own[LISTS])} if LISTS in own else {})
+    return own | {key: shorter(own[key]) for key, (shorter, _) in PACKED.items() if key in own}
 
 
 def _entry(name: str, entry: Any, table: Table) -> Any:
@@ -90,8 +91,12 @@ def _entry(name: str, entry: Any, table: Table) -> Any:
     about = described(table, name)
     if about is None:
         raise ValueError(f"the metric {name!r} is not in the file of its described_in")
-    packed = {LISTS: _named(f"the metric {name!r}", unpack, entry[LISTS])} if LISTS in entry else {}
-    return entry | about | packed
+    unpacked = {
+        key: _named(f"the metric {name!r}", longer, entry[key])
+        for key, (_, longer) in PACKED.items()
+        if key in entry
+    }
+    return entry | about | unpacked
 
 
 def _named(what: str, read: Any, value: Any) -> Any:

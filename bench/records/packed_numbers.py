@@ -2,6 +2,7 @@
 
 "3,14788,10,100,BASE64"    100 decimal numbers with 3 places, packed: replicates, which are rounded
 {"float32": [0.1, 2.5]}    numbers of 32 bits, as training curves are, with no more digits than these need
+"10,BASE64"                values of the classes "0" to "9", in this order: numbers of 64 bits, big-endian
 
 BASE64 holds 100 whole numbers of 10 bits, the highest bit first, without gaps; number i is
 (14788 + whole[i]) / 10**3. A list that would not come back exactly, or not become shorter, stays a list.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 FEWEST, COUNT = 10, 100_000  # numbers of a packed list; a text of few bytes cannot ask for more memory
 PLACES, BITS = 15, 52  # the most, in which whole numbers and powers of ten are exact
 PACKED = re.compile(r"(\d{1,2}),(-?\d{1,16}),(\d{1,2}),(\d{1,6}),([A-Za-z0-9+/]*={0,2})")
+CLASSES = re.compile(r"(\d{1,6}),((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={1,2})?)")
 FLOAT32 = "float32"
 
 
@@ -69,6 +71,35 @@ def unpack(value: Any) -> Any:
     whole = rows.astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64)) + least
     numbers: list[float] = (whole / 10.0**places).tolist()  # a quotient of exact numbers is the nearest
     return numbers
+
+
+def pack_classes(classes: Any) -> Any:
+    """The packed text of values by class, {"0": 0.5, …}; the values themselves if it would not be shorter."""
+    values = list(classes.values()) if isinstance(classes, dict) else None
+    if not _floats(values) or list(classes) != _class_names(len(classes)):
+        return classes
+    text = f"{len(classes)},{base64.b64encode(np.array(values, dtype='>f8').tobytes()).decode()}"
+    return text if len(text) < len(json.dumps(classes)) else classes
+
+
+def unpack_classes(value: Any) -> Any:
+    """The values by class that `pack_classes` was given.
+
+    Raises:
+        ValueError: for a text that `pack_classes` doesn't write.
+    """
+    if not isinstance(value, str):
+        return value
+    match = CLASSES.fullmatch(value)
+    content = b"" if match is None or len(match[2]) % 4 else base64.b64decode(match[2])
+    if match is None or len(content) != 8 * int(match[1]):
+        raise ValueError(f"packed values by class are COUNT,BASE64 of as many numbers, not {_short(value)}")
+    numbers: list[float] = np.frombuffer(content, dtype=">f8").tolist()
+    return dict(zip(_class_names(len(numbers)), numbers, strict=True))
+
+
+def _class_names(count: int) -> list[str]:
+    return [str(label) for label in range(count)]
 
 
 def shorten(numbers: Any) -> Any:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentbench.bench.metrics.bootstrap import rounded
-from latentbench.bench.records.packed_numbers import COUNT, lengthen, pack, shorten, unpack
+from latentbench.bench.records.packed_numbers import (
+    COUNT,
+    lengthen,
+    pack,
+    pack_classes,
+    shorten,
+    unpack,
+    unpack_classes,
+)
 
 
 def bits_of(numbers):
@@ -109,3 +117,33 @@ def test_a_text_that_is_no_packed_list_is_refused(text, says):
 def test_an_object_that_is_no_list_of_32_bits_is_refused(value):
     with pytest.raises(ValueError, match="float32"):
         lengthen(value)
+
+
+@given(st.lists(st.floats(), max_size=30))
+def test_values_by_class_come_back_in_their_order_from_numbers_of_64_bits(values):
+    classes = {str(label): value for label, value in enumerate(values)}
+    short = pack_classes(classes)
+    assert bits_of(unpack_classes(short).values()) == bits_of(values) and [*unpack_classes(short)] == [
+        *classes
+    ]
+    if isinstance(short, str):
+        content = base64.b64decode(short.partition(",")[2])
+        assert [
+            struct.pack("d", *struct.unpack(">d", content[i : i + 8])) for i in range(0, len(content), 8)
+        ] == (bits_of(values))
+
+
+def test_class_values_of_ten_means_take_half_of_their_length_and_others_stay():
+    rng = random.Random(0)
+    classes = {str(label): rng.random() for label in range(10)}
+    assert len(pack_classes(classes)) < 0.5 * len(json.dumps(classes))
+    for left in ({"cat": 0.25, "dog": 0.1}, {"1": 0.123456789012, "0": 0.5}, {"0": None, "1": 0.5}, {}, None):
+        assert pack_classes(left) == left and unpack_classes(left) == left
+
+
+@pytest.mark.parametrize(
+    "text", ["2,AAAA", "2", "1,AAAAAAAAAAA", "1,AAAAAAAAAAA=x", "999999,AAAAAAAAAAA=", "1,"]
+)
+def test_texts_that_are_no_packed_values_are_refused(text):
+    with pytest.raises(ValueError, match="packed values by class are COUNT,BASE64"):
+        unpack_classes(text)
