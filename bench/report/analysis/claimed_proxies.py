@@ -185,7 +185,7 @@ def _figure(found: Sequence[Outcome], target: str) -> Figure | None:
     style.categories(ax.yaxis, [f"{o.claim.title} ({o.claim.source_text})" for o in found])
     ax.set_ylim(len(found) - 0.4, -0.6)
     ax.set_xlim(-1.05, 1.05)
-    style.captions(ax, "", f"r with generation quality ({target}), positive as claimed")
+    style.captions(ax, "", f"r with quality ({target}), positive as claimed")
     dot = {"marker": "o", "color": style.ACCENT, "ls": "-"}
     looks = {"r here, 95 % interval": {**dot, "mfc": "none"}, "beyond chance (Holm)": {**dot, "ls": ""}}
     if any(o.claim.value is not None for o in found):
