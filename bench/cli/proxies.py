@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..report.analysis.findings import Finding
 
 WIDTH, LINES = 100, 20  # of text; lines of a table
-FIGURES = 8  # signals with a figure of their own
+FIGURES = 40  # signals, at most, with a figure of their own: all that papers name, and those beyond chance
 
 
 def proxies(
