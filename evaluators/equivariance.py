@@ -70,7 +70,11 @@ class Equivariance(Evaluator):
         return scores
 
     def memory_bytes(self, sizes: SubjectSizes) -> int:
-        return memory_bytes(sizes) + bootstrap.memory_bytes(sizes.val, 8) if sizes.decodes else 0
+        if not sizes.decodes:
+            return 0
+        image = sizes.image
+        turned_images = 3 * 4 * min(CHUNK, sizes.val) * image.channels * image.height * image.width
+        return memory_bytes(sizes) + turned_images + bootstrap.memory_bytes(sizes.val, 8)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         common = {"n": len(subject.latents("val")), "reference": "val, paired", "rounding": "8 bits"}

@@ -15,7 +15,7 @@ from ..bench.metrics.decoded import scored
 from ..bench.metrics.frechet import frechet_estimate
 from ..bench.metrics.names import metric_name
 from ..bench.metrics.protocols import distance_protocol
-from ..bench.metrics.proxies import BLOCK, CHUNK, SPARE, interpolation_neighbours, slerp
+from ..bench.metrics.proxies import BLOCK, SPARE, interpolation_neighbours, ordered_at_a_time, slerp
 from ..bench.registry import register
 
 
@@ -31,8 +31,8 @@ def chosen_neighbours(z: Tensor, train: Tensor, near: Tensor, uniform: Tensor) -
         near: the candidates' rows of `train`, (n, k).
         uniform: draws (n,) from [0, 1).
     """
-    chosen = []
-    for latents, rows, draws in zip(z.split(CHUNK), near.split(CHUNK), uniform.split(CHUNK), strict=True):
+    chosen, few = [], ordered_at_a_time(near.shape[1], z[0].numel())
+    for latents, rows, draws in zip(z.split(few), near.split(few), uniform.split(few), strict=True):
         gaps = (latents[:, None].double() - train[rows].double()).square().mean((2, 3))
         cumulative = (-gaps).softmax(1).cumsum(1)
         place = (cumulative <= draws.double()[:, None] * cumulative[:, -1:]).sum(1)
@@ -107,14 +107,15 @@ class Interpolation(Evaluator):
         m, numbers = sizes.latents("train")[0], tokens * channels
         m = min(self.train or m, m)
         candidates = self.k + SPARE
-        search = (8 + 4) * n * numbers + 2 * 4 * min(m * numbers, BLOCK) + 4 * 12 * n * candidates
-        ordering = 2 * 8 * min(n, CHUNK) * candidates * numbers
+        search = (2 * 8 + 4) * n * numbers + 2 * 4 * min(m * numbers, BLOCK) + 4 * 12 * n * candidates
+        ordering = 4 * 8 * ordered_at_a_time(candidates, numbers) * candidates * numbers
         held = 4 * (m * numbers if self.train else 0)
         width = sum(sizes.features("val", extractor=e)[1] for e in extractors)
         most = max(sizes.features("val", extractor=e)[1] for e in extractors)
         decode = decoded.memory_bytes(sizes) + max(e.memory_bytes() for e in extractors)
         distances = 2 * 4 * n * width + frechet.memory_bytes(n, n, most)
-        return held + max(search, 8 * n * numbers + ordering, decode + 4 * n * width, distances)
+        # A heap keeps what the search and its ordering took.
+        return held + search + ordering + max(decode + 4 * n * width, distances)
 
     def flops(self, sizes: SubjectSizes) -> int:
         extractors = [e for e in sizes.extractors if not e.cmmd]

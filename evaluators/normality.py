@@ -17,7 +17,8 @@ from ..bench.metrics.projections import directions
 from ..bench.metrics.proxies import CHUNK, channel_mean, channel_scale
 from ..bench.registry import register
 
-BLOCK = 16  # directions along which all tokens are projected at a time
+BLOCK = 8  # directions along which all tokens are projected at a time
+NUMBERS = 2**18  # projected tokens whose characteristic functions are computed at a time
 
 
 def characteristic_by_image(z: Tensor, axes: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def sigreg_estimate(name: str, z: Tensor, axes: Tensor) -> Estimate:
     """SIGReg's statistic over the number of tokens of z (n, T, C), with replicates over images."""
     weights = torch.cat([torch.ones(1, len(z)).double(), counts(name, len(z))]) / len(z)
     total = torch.zeros(len(weights), 2, len(axes), KNOTS, dtype=torch.float64)
-    for chunk, w in zip(z.split(CHUNK), weights.split(CHUNK, dim=1), strict=True):
+    rows = max(1, NUMBERS // (z.shape[1] * len(axes)))
+    for chunk, w in zip(z.split(rows), weights.split(rows, dim=1), strict=True):
         total += torch.tensordot(w, characteristic_by_image(chunk, axes), 1)
     values = integrals(total.movedim(1, 0)).mean(-1)
     return Estimate(values[0].item(), values[1:])
@@ -131,12 +133,12 @@ class Normality(Evaluator):
         n, tokens, channels = sizes.latents("val")
         n = min(n, self.images)
         latents = 3 * 4 * n * tokens * channels
-        rows = min(n, CHUNK)
+        rows = max(1, min(n, NUMBERS // (tokens * self.directions)))
         functions = 8 * 2 * self.directions * KNOTS
-        powers = 6 * 8 * 2 * rows * tokens * self.directions
+        powers = 4 * 16 * rows * tokens * self.directions
         powers += 3 * (rows + 2 * bootstrap.REPLICATES) * functions
-        projections = 8 * 8 * n * tokens * min(BLOCK, self.directions)
-        return latents + max(powers, projections) + bootstrap.memory_bytes(n, 4)
+        projections = 10 * 8 * n * tokens * min(BLOCK, self.directions)
+        return latents + powers + projections + bootstrap.memory_bytes(n, 4)
 
     def flops(self, sizes: SubjectSizes) -> int:
         n, tokens, channels = sizes.latents("val")

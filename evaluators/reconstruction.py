@@ -207,7 +207,8 @@ class Edges(Evaluator):
             return 0
         n, image = sizes.images("val"), sizes.image
         sizes.reconstructions()
-        return 8 * 8 * CHUNK * image.channels * image.height * image.width + bootstrap.memory_bytes(n)
+        chunk = min(n, CHUNK) * image.channels * image.height * image.width
+        return 10 * 8 * chunk + bootstrap.memory_bytes(n)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         chunks = subject.images("val").split(CHUNK)

@@ -140,6 +140,8 @@ class SamplingPaths(Evaluator):
 
     def memory_bytes(self, sizes: SubjectSizes) -> int:
         flow = sizes.generator
+        if sizes.real:
+            sizes.images("val")
         if not isinstance(flow, Flow):
             return 0
         n, tokens, channels = sizes.latents("val")

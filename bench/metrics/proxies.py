@@ -335,13 +335,18 @@ def interpolation_neighbours(train: Tensor, val: Tensor, k: int) -> Tensor:
         who[:, near[1].shape[1] :] += start
         cosines, best = cosines.topk(min(wanted, cosines.shape[1]))
         near, start = (cosines, who.gather(1, best)), start + len(block)
-    ordered = []
-    for query, candidates in zip(queries.split(CHUNK), near[1].split(CHUNK), strict=True):
+    ordered, few = [], ordered_at_a_time(wanted, train[0].numel())
+    for query, candidates in zip(queries.split(few), near[1].split(few), strict=True):
         vectors = normalize(train[candidates].flatten(2).double().cpu(), dim=2)
         cosines = (vectors @ query[:, :, None])[..., 0]
         best = cosines.sort(descending=True, stable=True).indices[:, :k]
         ordered.append(candidates.gather(1, best))
     return torch.cat(ordered)
+
+
+def ordered_at_a_time(candidates: int, numbers: int) -> int:
+    """How many latents of so many numbers have their candidates compared in float64 at a time."""
+    return max(1, min(CHUNK, BLOCK // 16 // max(1, candidates * numbers)))
 
 
 # --- paths from noise to latents (2606.03578) ---------------------------------------------------------------

@@ -142,7 +142,7 @@ EVALUATORS: dict[str, dict[str, str]] = {
     "normality": {},
     "sampling_paths": {
         "generators": "{lightningdit: {sampler: {steps: 2}}}",
-        "evaluators": "[{sampling_paths: {steps: 4}}]",
+        "evaluators": "[frechet_ratio, {sampling_paths: {steps: 4}}]",
     },
     "prefixes": {},
     "density": {},
