@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 FEWEST, COUNT = 10, 100_000  # numbers of a packed list; a text of few bytes cannot ask for more memory
 PLACES, BITS = 15, 52  # the most, in which whole numbers and powers of ten are exact
 PACKED = re.compile(r"(\d{1,2}),(-?\d{1,16}),(\d{1,2}),(\d{1,6}),([A-Za-z0-9+/]*={0,2})")
-CLASSES = re.compile(r"(\d{1,6}),((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={1,2})?)")
+CLASSES = re.compile(r"(\d{1,6}),((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)")
 FLOAT32 = "float32"
 
 
@@ -90,12 +90,25 @@ def unpack_classes(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    match = CLASSES.fullmatch(value)
-    content = b"" if match is None or len(match[2]) % 4 else base64.b64decode(match[2])
-    if match is None or len(content) != 8 * int(match[1]):
+    content = _class_content(value)
+    if content is None:
         raise ValueError(f"packed values by class are COUNT,BASE64 of as many numbers, not {_short(value)}")
     numbers: list[float] = np.frombuffer(content, dtype=">f8").tolist()
     return dict(zip(_class_names(len(numbers)), numbers, strict=True))
+
+
+def is_packed(text: str) -> bool:
+    """Whether a text is a packed list of numbers, or packed values by class, and so says nothing else."""
+    return PACKED.fullmatch(text) is not None or _class_content(text) is not None
+
+
+def _class_content(text: str) -> bytes | None:
+    """The bytes of packed values by class; None for any other text."""
+    match = CLASSES.fullmatch(text)
+    if match is None:
+        return None
+    content = base64.b64decode(match[2])
+    return content if len(content) == 8 * int(match[1]) else None
 
 
 def _class_names(count: int) -> list[str]:

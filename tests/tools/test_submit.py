@@ -15,6 +15,7 @@ from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.plan.make import make_plan
 from latentbench.bench.records.digest import with_digest
 from latentbench.bench.records.files import write_record
+from latentbench.bench.records.packed_numbers import pack_classes
 from latentbench.bench.records.record import Record
 from latentbench.bench.tools.submission import private_text
 from latentbench.bench.tools.submission.declared_protocols import DeclaredProtocols
@@ -174,6 +175,11 @@ def test_paths_names_and_addresses_are_found(text):
 def test_packed_numbers_are_no_paths():
     numbers = "3,14788,10,16,Abc/de/fgh+/home/x="
     assert list(private_findings({"records/a.json": json.dumps({"replicates": numbers})})) == []
+    classes = pack_classes({str(label): -1.9375 / (label + 1) for label in range(10)})
+    assert "/" in classes
+    assert list(private_findings({"records/a.json": json.dumps({"classes": classes})})) == []
+    hidden = f"10,/home/alice/{classes[15:]}"  # as long as packed numbers, but a path
+    assert list(private_findings({"records/a.json": json.dumps({"reason": hidden + "/x"})}))
 
 
 def test_a_user_called_as_a_row_is_no_finding():

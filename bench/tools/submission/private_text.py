@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...records.packed_numbers import PACKED
+from ...records.packed_numbers import is_packed
 from .findings import Finding
 
 SHORTEST = 4  # letters of a name that is searched for: shorter ones are in many words
@@ -62,7 +62,7 @@ def _strings(text: str) -> Iterator[str]:
 
     def walk(value: Any) -> Iterator[str]:
         if isinstance(value, str):
-            if not PACKED.fullmatch(value):  # numbers
+            if not is_packed(value):
                 yield value
         elif isinstance(value, dict):
             for key, item in value.items():
