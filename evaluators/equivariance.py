@@ -11,7 +11,7 @@ from ..bench.api import Evaluator, Metric, Subject, SubjectSizes, from_uint8, to
 from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.metrics.decoded import memory_bytes, scored
-from ..bench.metrics.proxies import TINY, channel_mean
+from ..bench.metrics.proxies import TINY, channel_variance
 from ..bench.models.latents import CHUNK, chunked, draw
 from ..bench.nn.grid_transforms import transformed, turned
 from ..bench.registry import register
@@ -82,13 +82,6 @@ class Equivariance(Evaluator):
         return {**common, "latent": "drawn", **how}
 
 
-def spread(z: Tensor) -> float:
-    """The mean variance of the channels of latents (n, T, C)."""
-    centre = channel_mean(z)
-    sums = [(chunk.double() - centre).square().mean() * len(chunk) for chunk in z.split(CHUNK)]
-    return torch.stack(sums).sum().item() / len(z)
-
-
 def latent_errors(subject: Subject, turns: int) -> Tensor:
     """Mean squared errors (n,) of latents of turned images to the turned latents of images, without noise."""
     z, pixels, grid = (
@@ -135,7 +128,7 @@ class EncoderEquivariance(Evaluator):
         tokenizer, grid = subject.tokenizer, subject.tokenizer.spec.grid
         if grid is None or grid[0] != grid[1] or tokenizer.stored("val") is not None:
             return {}
-        variance = spread(subject.latents("val", deterministic=True))
+        variance = channel_variance(subject.latents("val", deterministic=True))
         if variance < TINY:
             return {}
         errors = torch.stack([latent_errors(subject, turns) for turns in TURNS]).mean(0) / variance

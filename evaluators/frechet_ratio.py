@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..bench.api import Estimate, Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
+from ..bench.api import Estimate, Evaluator, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import random_rows
 from ..bench.metrics import frechet
-from ..bench.metrics.frechet import frechet_distance, frechet_estimate, gaussian
+from ..bench.metrics.frechet import distance_extractors, frechet_distance, frechet_estimate, gaussian
 from ..bench.metrics.names import metric_name
 from ..bench.metrics.reuse import once
 from ..bench.registry import register
@@ -69,7 +69,7 @@ class FrechetRatio(Evaluator):
     def run(self, subject: Subject) -> dict[str, float]:
         assert subject.samples is not None
         n, found = count(subject), {}
-        for extractor in compared(subject):
+        for extractor in distance_extractors(subject):
             name = metric_name(NAME, extractor)
             if n < LEAST:
                 subject.left_out[name] = f"a Frechet distance needs {LEAST} images on either side, not {n}"
@@ -88,17 +88,16 @@ class FrechetRatio(Evaluator):
 
     def memory_bytes(self, sizes: SubjectSizes) -> int:
         peak = 0
-        for extractor in sizes.extractors:
-            if not extractor.cmmd:
-                samples, width = sizes.features("samples", "pooled", extractor)
-                heldout, _ = sizes.features("val", "pooled", extractor)
-                train, _ = sizes.features("train", "pooled", extractor)
-                n = min(samples, heldout)
-                peak = max(peak, 4 * n * width + frechet.memory_bytes(n, train, width))
+        for extractor in distance_extractors(sizes):
+            samples, width = sizes.features("samples", "pooled", extractor)
+            heldout, _ = sizes.features("val", "pooled", extractor)
+            train, _ = sizes.features("train", "pooled", extractor)
+            n = min(samples, heldout)
+            peak = max(peak, 4 * n * width + frechet.memory_bytes(n, train, width))
         return peak
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
-        ratios = {metric_name(NAME, extractor): extractor for extractor in compared(subject)}
+        ratios = {metric_name(NAME, extractor): extractor for extractor in distance_extractors(subject)}
         judges = [ratios[name]] if name in ratios else list(ratios.values())
         common = {
             "n": count(subject),
@@ -112,11 +111,6 @@ class FrechetRatio(Evaluator):
             return {**common, "features": judges[0].protocol()}
         kept = [judge for judge in judges if metric_name(NAME, judge) not in subject.left_out]
         return {**common, "mean": "arithmetic", "features": {judge.name: judge.protocol() for judge in kept}}
-
-
-def compared(subject: Subject) -> list[FeatureExtractor]:
-    """The extractors whose features have Frechet distances."""
-    return [extractor for extractor in subject.extractors if not extractor.cmmd]
 
 
 def count(subject: Subject) -> int:

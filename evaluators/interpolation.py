@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
+from ..bench.api import Evaluator, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import random_rows
 from ..bench.metrics import decoded, frechet
 from ..bench.metrics.decoded import scored
-from ..bench.metrics.frechet import frechet_estimate
+from ..bench.metrics.frechet import distance_extractors, frechet_estimate
 from ..bench.metrics.names import metric_name
 from ..bench.metrics.protocols import distance_protocol
 from ..bench.metrics.proxies import BLOCK, SPARE, interpolation_neighbours, ordered_at_a_time, slerp
@@ -80,7 +80,7 @@ class Interpolation(Evaluator):
         self.k, self.alpha, self.train = k, alpha, train
 
     def run(self, subject: Subject) -> dict[str, float]:
-        extractors = compared(subject)
+        extractors = distance_extractors(subject)
         if not subject.decodes or not extractors:
             return {}
         z, train = subject.latents("val"), self._bank(subject)
@@ -100,7 +100,7 @@ class Interpolation(Evaluator):
         return scores
 
     def memory_bytes(self, sizes: SubjectSizes) -> int:
-        extractors = [e for e in sizes.extractors if not e.cmmd]
+        extractors = distance_extractors(sizes)
         if not sizes.decodes or not extractors:
             return 0
         n, tokens, channels = sizes.latents("val")
@@ -118,7 +118,7 @@ class Interpolation(Evaluator):
         return held + search + ordering + max(decode + 4 * n * width, distances)
 
     def flops(self, sizes: SubjectSizes) -> int:
-        extractors = [e for e in sizes.extractors if not e.cmmd]
+        extractors = distance_extractors(sizes)
         if not sizes.decodes or not extractors:
             return 0
         n, tokens, channels = sizes.latents("val")
@@ -128,7 +128,7 @@ class Interpolation(Evaluator):
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
         n = len(subject.latents("val"))
-        extractor = next(e for e in compared(subject) if name == metric_name("iFD", e))
+        extractor = next(e for e in distance_extractors(subject) if name == metric_name("iFD", e))
         return {
             "n": n,
             "reference": "val, paired",
@@ -149,8 +149,3 @@ class Interpolation(Evaluator):
         """The training latents that are searched, (M, T, C)."""
         z = subject.latents("train")
         return z if self.train is None else z[self._rows(subject)]
-
-
-def compared(subject: Subject) -> list[FeatureExtractor]:
-    """The extractors whose features have Frechet distances."""
-    return [extractor for extractor in subject.extractors if not extractor.cmmd]

@@ -14,7 +14,7 @@ from ..bench.metrics import bootstrap
 from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.epps_pulley import KNOTS, integrals, knots
 from ..bench.metrics.projections import directions
-from ..bench.metrics.proxies import CHUNK, channel_mean, channel_scale
+from ..bench.metrics.proxies import CHUNK, channel_statistics
 from ..bench.registry import register
 
 BLOCK = 8  # directions along which all tokens are projected at a time
@@ -123,7 +123,8 @@ class Normality(Evaluator):
         z = subject.latents("val")
         z = z[random_rows(len(z), self.images)]
         axes, scores = directions(z.shape[2], self.directions), dict[str, float]()
-        standard = (z - channel_mean(z).to(z)) * channel_scale(z).to(z)
+        mean, scale = (values.to(z) for values in channel_statistics(z))
+        standard = (z - mean) * scale
         for suffix, latents in (("", z), ("_standardised", standard)):
             scores["SIGReg" + suffix] = sigreg_estimate("SIGReg" + suffix, latents, axes)
             scores["SWD_normal" + suffix] = distance_estimate("SWD_normal" + suffix, latents, axes)

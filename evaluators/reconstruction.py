@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bench.api import Evaluator, FeatureExtractor, Metric, Subject, SubjectSizes
+from ..bench.api import Evaluator, Metric, Subject, SubjectSizes
 from ..bench.data.images import psnr
 from ..bench.metrics import bootstrap, frechet
 from ..bench.metrics.bootstrap import mean_estimate
 from ..bench.metrics.edges import SMALLEST, edges, psnr_at
-from ..bench.metrics.frechet import frechet_estimate
+from ..bench.metrics.frechet import distance_extractors, frechet_estimate
 from ..bench.metrics.kernel import kernel_estimate
 from ..bench.metrics.lpips import Lpips
 from ..bench.metrics.names import metric_name
@@ -111,7 +111,7 @@ class Reconstruction(Evaluator):
             if self.lpips is not None:
                 values[self.lpips.name] = by_chunk(self.lpips, reconstructions, images)
         scores: dict[str, float] = {name: mean_estimate(name, x, labels) for name, x in values.items()}
-        for extractor in compared(subject):
+        for extractor in distance_extractors(subject):
             features = subject.features("reconstructions", extractor=extractor)
             originals = subject.features("val", extractor=extractor)
             for base, estimate in (("rFD", frechet_estimate), ("rKD", kernel_estimate)):
@@ -127,11 +127,10 @@ class Reconstruction(Evaluator):
         peak = 3 * 8 * CHUNK * image.channels * image.height * image.width
         if self.lpips is not None and min(image.height, image.width) > 2:
             peak = max(peak, self.lpips.memory_bytes(min(image.height, image.width)))
-        for extractor in sizes.extractors:
-            if not extractor.cmmd:
-                _, width = sizes.features("reconstructions", extractor=extractor)
-                pairs = 2 * 4 * n * width + bootstrap.memory_bytes(n)
-                peak = max(peak, frechet.memory_bytes(n, n, width) + 8 * width * min(n, width), pairs)
+        for extractor in distance_extractors(sizes):
+            _, width = sizes.features("reconstructions", extractor=extractor)
+            pairs = 2 * 4 * n * width + bootstrap.memory_bytes(n)
+            peak = max(peak, frechet.memory_bytes(n, n, width) + 8 * width * min(n, width), pairs)
         return peak + bootstrap.memory_bytes(n, 8)
 
     def protocol(self, name: str, subject: Subject) -> dict[str, Any]:
@@ -147,7 +146,7 @@ class Reconstruction(Evaluator):
             return {**common, "latent": "drawn", **self.lpips.protocol()}
         extractor = next(
             extractor
-            for extractor in compared(subject)
+            for extractor in distance_extractors(subject)
             if name in (metric_name("rFD", extractor), metric_name("rKD", extractor))
         )
         features = extractor.protocol()
@@ -226,8 +225,3 @@ class Edges(Evaluator):
 def by_chunk(compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """compare(a, b) (n,) for image sets (n, c, H, W), chunk by chunk, as the sets may not fit into memory."""
     return torch.cat([compare(*pair) for pair in zip(a.split(CHUNK), b.split(CHUNK), strict=True)])
-
-
-def compared(subject: Subject) -> list[FeatureExtractor]:
-    """The extractors whose features have Frechet and kernel distances."""
-    return [extractor for extractor in subject.extractors if not extractor.cmmd]

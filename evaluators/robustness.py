@@ -18,7 +18,7 @@ from ..bench.data.images import psnr
 from ..bench.metrics import bootstrap, frechet
 from ..bench.metrics.bootstrap import class_means, mean_estimate, means
 from ..bench.metrics.decoded import scored
-from ..bench.metrics.frechet import frechet_distance, frechet_estimate
+from ..bench.metrics.frechet import distance_extractors, frechet_distance, frechet_estimate
 from ..bench.metrics.names import base_name, metric_name
 from ..bench.metrics.protocols import distance_protocol
 from ..bench.metrics.proxies import slerp
@@ -278,7 +278,7 @@ def device_of(subject: Subject) -> torch.device:
 
 def distance_extractor(subject: Subject | SubjectSizes) -> FeatureExtractor | None:
     """The first extractor whose features have Frechet distances."""
-    return next((extractor for extractor in subject.extractors if not extractor.cmmd), None)
+    return next(iter(distance_extractors(subject)), None)
 
 
 def tolerance_estimate(curve: dict[float, Tensor], labels: Tensor | None) -> Estimate:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..bench.api import Evaluator, Flow, Metric, Subject, SubjectSizes
 from ..bench.data.fixed_order import random_rows
-from ..bench.flow import interpolate
+from ..bench.flow import euler, interpolate
 from ..bench.metrics.bootstrap import mean_estimate
-from ..bench.metrics.proxies import path_efficiencies, path_straightnesses
+from ..bench.metrics.proxies import channel_variance, path_efficiencies, path_straightnesses
 from ..bench.models.activations import forward_memory
 from ..bench.registry import register
 
@@ -22,12 +22,15 @@ RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the deviation of latents to that of no
 
 def states_of(flow: Flow, noise: Tensor, labels: Tensor | None, steps: int) -> Tensor:
     """The states (steps + 1, B, T, C) of Euler's method with equal steps from noise at t = 0 to t = 1."""
-    times, states = torch.linspace(0, 1, steps + 1).tolist(), [noise]
-    for start, stop in zip(times[:-1], times[1:], strict=True):
-        x = states[-1]
-        velocity = flow.velocity(x, x.new_full((len(x),), start), labels)
-        assert isinstance(velocity, Tensor)
-        states.append(x + (stop - start) * velocity)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        found = flow.velocity(x, t, labels)
+        assert isinstance(found, Tensor)
+        return found
+
+    states = [noise]
+    for step in torch.linspace(0, 1, steps + 1, device=noise.device).unfold(0, 2, 1):
+        states.append(euler(velocity, states[-1], step))
     return torch.stack(states)
 
 
@@ -115,7 +118,7 @@ class SamplingPaths(Evaluator):
     def _errors(self, subject: Subject, flow: Flow, device: torch.device) -> Tensor:
         """`matched_errors` of some held-out latents, (n,)."""
         z, labels = subject.generator_latents("val"), subject.labels("val")
-        spread = (z.double() - z.double().mean((0, 1))).square().mean().sqrt().item()
+        spread = channel_variance(z) ** 0.5
         chosen = random_rows(len(z), self.paths)
         noise = subject.noise.fork("matched").normal(z[chosen], "noise")
         classes = self._labels(flow, torch.full((len(z),), -1) if labels is None else labels, len(z))
@@ -150,7 +153,7 @@ class SamplingPaths(Evaluator):
         labels = torch.zeros(few, dtype=torch.int64, device="meta")
         network = forward_memory(flow.velocity, x, torch.empty(few, device="meta"), labels)
         numbers = few * (self.steps + 1) * tokens * channels
-        return (4 + 2 * 8) * n * tokens * channels + network + 2 * 4 * numbers + 4 * 8 * numbers
+        return 4 * n * tokens * channels + network + 2 * 4 * numbers + 4 * 8 * numbers
 
     def flops(self, sizes: SubjectSizes) -> int:
         evaluations = min(self.paths, sizes.samples) * self.steps + min(self.paths, sizes.val) * len(RATIOS)

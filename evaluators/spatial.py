@@ -16,8 +16,7 @@ from ..bench.metrics.local_correlation import correlation_by_image
 from ..bench.metrics.proxies import (
     BLOCK,
     CHUNK,
-    channel_mean,
-    channel_scale,
+    channel_statistics,
     contrasts,
     is_beyond,
     local_similarities,
@@ -42,7 +41,7 @@ def energy_share(name: str, energies: Tensor, beyond: Tensor) -> Estimate:
 
 def correlations(z: Tensor, grid: tuple[int, int]) -> Tensor:
     """The correlation of tokens in 2 x 2 windows, over standardised channels: (n, T, C) -> (n,)."""
-    mean, scale = channel_mean(z), channel_scale(z)
+    mean, scale = channel_statistics(z)
     chunks = ((chunk.double() - mean) * scale for chunk in z.split(CHUNK))
     return torch.cat([correlation_by_image(chunk, grid) for chunk in chunks])
 

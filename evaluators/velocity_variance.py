@@ -15,8 +15,7 @@ from ..bench.metrics.proxies import (
     CHUNK,
     LEAST,
     TINY,
-    channel_mean,
-    channel_scale,
+    channel_statistics,
     classes_of,
     velocity_variance,
 )
@@ -29,7 +28,8 @@ def viv_estimate(name: str, z: Tensor, labels: Tensor | None, rounds: int) -> Es
     Replicates are to the first order in the images' weights, which change the covariances of classes and the
     channels' scale.
     """
-    scale, groups = channel_scale(z).requires_grad_(), classes_of(z, labels)
+    (centre, scale), groups = channel_statistics(z), classes_of(z, labels)
+    scale.requires_grad_()
     change, by_scale = torch.zeros(len(z), dtype=torch.float64), torch.zeros_like(scale, requires_grad=False)
     values: dict[str, float] = {}
     for rows in groups:
@@ -40,14 +40,13 @@ def viv_estimate(name: str, z: Tensor, labels: Tensor | None, rounds: int) -> Es
         change[rows], by_scale = by_weights, by_scale + by_channel
         values["" if labels is None else str(int(labels[rows[0]]))] = value.item()
     mean = sum(values.values()) / len(values)
-    change = (change + scale_changes(z, scale.detach()) @ by_scale) / len(groups)
+    change = (change + scale_changes(z, centre, scale.detach()) @ by_scale) / len(groups)
     replicates = mean + (counts(name, len(z)) - 1) @ change
     return Estimate(mean, replicates, None if labels is None else values)
 
 
-def scale_changes(z: Tensor, scale: Tensor) -> Tensor:
-    """Derivatives (N, C) of the channels' scales 1 / std (C,) by the weights of images."""
-    mean = channel_mean(z)
+def scale_changes(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Derivatives (N, C) of the channels' scales 1 / std (C,), about their means (C,), by images' weights."""
     squares = torch.cat([(chunk.double() - mean).square().mean(1) for chunk in z.split(CHUNK)])
     return (1 - squares / squares.mean(0).clamp(min=TINY)) * scale / (2 * len(z))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..api import Estimate
+from ..api import Estimate, FeatureExtractor, Subject, SubjectSizes
 from .bootstrap import counts, narrowed
 from .bootstrap import memory_bytes as bootstrap_bytes
 from .reuse import once
@@ -42,6 +42,11 @@ def frechet_estimate(name: str, a: Tensor, b: Tensor, paired: bool = False) -> E
     else:
         change = narrowed(distance.change, _second_order(distance.directions, distance.singular))
     return Estimate(distance.value, distance.value + (counts(name, len(a)) - 1) @ change)
+
+
+def distance_extractors(cell: Subject | SubjectSizes) -> list[FeatureExtractor]:
+    """The cell's extractors whose features have Fréchet and kernel distances."""
+    return [extractor for extractor in cell.extractors if not extractor.cmmd]
 
 
 def memory_bytes(n: int, m: int, width: int) -> int:

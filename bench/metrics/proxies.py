@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from ..models.latents import mean_and_std
+
 Grid = tuple[int, int]
 LEAST = 4  # latents of a class that has a covariance
 CHUNK = 256  # latents, at most, that are converted to float64 at a time
@@ -166,9 +168,9 @@ def viv(z: Tensor, labels: Tensor | None, rounds: int = 5, normalise: bool = Tru
     Raises:
         ValueError: no class has 4 latents.
     """
+    scale = channel_statistics(z)[1] if normalise else torch.ones(z.shape[-1]).double()
     values = [
         velocity_variance(z[rows], z.new_ones(len(rows)).double(), rounds, scale)
-        for scale in [channel_scale(z) if normalise else torch.ones(z.shape[-1]).double()]
         for rows in classes_of(z, labels)
     ]
     return torch.stack(values).mean()
@@ -185,18 +187,21 @@ def classes_of(z: Tensor, labels: Tensor | None) -> list[Tensor]:
     return groups
 
 
-def channel_mean(z: Tensor) -> Tensor:
-    """The channels' means over images and tokens: z (N, T, C) -> (C,) float64."""
-    sums = (chunk.double().mean((0, 1)) * (len(chunk) / len(z)) for chunk in z.split(CHUNK))
-    return sum(sums, z.new_zeros(z.shape[2]).double())
+def channel_statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The channels' means, and the factors that give them an unbiased deviation of 1; 1 for constant ones.
+
+    They are over images and tokens: z (N, T, C) -> (C,) float64 each.
+    """
+    mean, std = mean_and_std(z.flatten(0, 1))
+    return mean, torch.where(std > 1e-12, 1 / std.clamp(min=1e-12), 1.0)
 
 
-def channel_scale(z: Tensor) -> Tensor:
-    """The factors (C,) that give channels of z (N, T, C) an unbiased deviation of 1; 1 for constant ones."""
-    mean = channel_mean(z)
-    squares = ((chunk.double() - mean).square().sum((0, 1)) for chunk in z.split(CHUNK))
-    std = (sum(squares, torch.zeros_like(mean)) / (z.shape[0] * z.shape[1] - 1)).sqrt()
-    return torch.where(std > 1e-12, 1 / std.clamp(min=1e-12), 1.0)
+def channel_variance(z: Tensor) -> float:
+    """The mean square of latents (N, T, C) about their channels' means."""
+    count = z.shape[0] * z.shape[1]
+    if count < 2:
+        return 0.0
+    return (1 - 1 / count) * mean_and_std(z.flatten(0, 1))[1].square().mean().item()
 
 
 def velocity_variance(z: Tensor, weights: Tensor, rounds: int, scale: Tensor) -> Tensor:

@@ -50,6 +50,17 @@ class Normalisation:
 IDENTITY = Normalisation(torch.zeros(()), torch.ones(()))
 
 
+def mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the unbiased standard deviation of each column of (n, C): (C,) float64 each."""
+    # Two passes chunk by chunk, because a copy of a large set in float64 would be twice its size.
+    chunks = rows.split(max(1, STATISTICS // rows.shape[1]))
+    # Sums are accumulated, because a list of small partial sums would fragment the heap.
+    start = torch.zeros(rows.shape[1], dtype=torch.float64)
+    mean = sum((chunk.double().sum(0) for chunk in chunks), start) / len(rows)
+    squares = sum(((chunk.double() - mean).square().sum(0) for chunk in chunks), start)
+    return mean, (squares / (len(rows) - 1)).sqrt()
+
+
 def normalisation(z: Tensor, rule: str) -> Normalisation:
     """Statistics of z (n, T, C) by the matrix's rule.
 
@@ -66,13 +77,7 @@ def normalisation(z: Tensor, rule: str) -> Normalisation:
             flat = z.flatten(1)
         case _:
             flat = z.flatten()[:, None]
-    # Two passes chunk by chunk, because a copy of a large set in float64 would be twice its size.
-    chunks = flat.split(max(1, STATISTICS // flat.shape[1]))
-    # Sums are accumulated, because a list of small partial sums would fragment the heap.
-    start = torch.zeros(flat.shape[1], dtype=torch.float64)
-    mean = sum((chunk.double().sum(0) for chunk in chunks), start) / len(flat)
-    squares = sum(((chunk.double() - mean).square().sum(0) for chunk in chunks), start)
-    std = (squares / (len(flat) - 1)).sqrt()
+    mean, std = mean_and_std(flat)
     # A constant channel is not scaled, as its rounding errors would become noise.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     if rule == "position":

@@ -193,7 +193,7 @@ def _differences(recorded: Record, made: Record) -> list[str]:
 
 
 def _first_gap(a: Any, b: Any) -> str:
-    """Where two curves begin to differ."""
+    """The first step at which two curves differ, in words."""
     if not a or not b or a.keys() != b.keys() or a.get("step") != b.get("step"):
         return "recorded at other steps"
     for place, step in enumerate(a.get("step", [])):
