@@ -147,8 +147,8 @@ class PlannedSizes(SubjectSizes):
         spec = generator.spec
         x, t = torch.empty(1, spec.tokens, spec.channels, device="meta"), torch.empty(1, device="meta")
         labels = torch.zeros(1, dtype=torch.int64, device="meta") if generator.classes else None
-        count = lambda: forward_flops(generator.velocity, x, t, labels)  # noqa: E731
-        return _number(self.counts.count(("velocity", generator), count))
+        key = ("velocity", generator)
+        return _number(self.counts.count(key, lambda: forward_flops(generator.velocity, x, t, labels)))
 
     @property
     def _spec(self) -> LatentSpec:
