@@ -55,7 +55,7 @@ def open_plan(
     for warning in matrix.warnings:
         print_error_line(f"warning: {warning}")
     cells = [cell for cell in plan.cells if selects(accept, cell.identity)]
-    if not any(cell.tokenizer != "real" for cell in cells):
+    if not any(not cell.real for cell in cells):
         raise UsageError(f"no cell matches --filter {filter!r}")
     if share:
         from ..plan.estimate import costs
@@ -83,7 +83,7 @@ def headline(opened: OpenPlan, cached: int, jobs: int | None = None) -> Text:
     """`lab2d: 12 cells (2 skipped), 80 stages, 3 cached; 4 workers`."""
     from ..leaderboard.numbers import plural
 
-    cells = [cell for cell in opened.cells if cell.tokenizer != "real"]
+    cells = [cell for cell in opened.cells if not cell.real]
     skipped = sum(cell.skipped is not None for cell in cells)
     text = f"{opened.matrix.name}: {plural(len(cells), 'cell')}"
     if skipped:

@@ -1,8 +1,9 @@
-"""Live progress: a line per worker on a terminal, one plain line per event elsewhere."""
+"""Live progress: the leaderboard as it fills and a line per worker on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -11,20 +12,40 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..engine.schedule import Event
+from ..engine.time_to_go import TimeToGo
+from ..engine.watcher import Ahead, SoFar, Watcher
 from ..plan.plan import Cell
+from ..plan.rounds import Round, compared
 from ..records.record import Record
+from ..report.summary import terminal_summary
 from .safe_text import Text, escape_control_characters
 
 SYMBOLS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/]"}
+TABLE_PAUSE = 50  # times as long as a table took to make passes before the next is made
 
 
-class Display:
-    """Shows the events of an engine; a context manager that owns the terminal while stages run."""
+class Display(Watcher):
+    """Shows what a run does; a context manager that owns the terminal while stages run.
 
-    def __init__(self, console: Console, total: int, cached: int, quiet: bool = False) -> None:
+    Args:
+        total: the number of stages that the run needs, of which `cached` are there.
+        workers: the number of stages that are made at a time.
+        page: the report's page, which is partial until the run ends.
+        quiet: shows failures and notes alone.
+    """
+
+    def __init__(
+        self, console: Console, total: int, cached: int, workers: int, page: Path, quiet: bool = False
+    ) -> None:
         self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
+        self.jobs, self.page = workers, page
         self.began: dict[str, float] = {}
         self.skipped: set[str | None] = set()  # reasons
+        self.traces: list[str] = []  # of failed stages
+        self.time: TimeToGo | None = None
+        self.first: Round | None = None  # the first comparison, until it is complete
+        self.records: dict[str, Record] = {}  # of this run, by cell key
+        self.table, self.table_due = Text(""), 0.0
         self.live = console.is_terminal and not quiet
         self.stages = Progress(
             TextColumn("{task.description}"),
@@ -39,7 +60,12 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.live:
-            self.shown = Live(Group(self.stages), console=self.console, refresh_per_second=5, transient=True)
+            self.shown = Live(
+                get_renderable=lambda: Group(self.stages, Text(self._ahead()), self.table),
+                console=self.console,
+                refresh_per_second=5,
+                transient=True,
+            )
             self.shown.start()
         return self
 
@@ -49,9 +75,18 @@ class Display:
         if self.shown is not None:
             self.shown.stop()
 
+    def begin(self, ahead: Ahead) -> None:
+        """Knows what the run is about to make, so that the time to go can be told."""
+        self.time = TimeToGo(ahead.stages, ahead.costs, self.jobs)
+        self.first = ahead.rounds[0] if len(ahead.rounds) > 1 else None
+
     def hear(self, event: Event) -> None:
         """Shows one event of the engine."""
         stage = event.stage
+        if self.time is not None:
+            self.time.hear(event)
+        if event.trace:
+            self.traces.append(event.trace)
         if event.what == "started":
             self.began[stage.id] = time.monotonic()
             self._line(f"start  {stage.kind:<9} {stage.label}")
@@ -70,12 +105,15 @@ class Display:
             count = f"[{self.finished}/{self.total}]"
             if event.what == "done":
                 took = event.text or f"{seconds:.1f} s"
-                self._line(f"done   {stage.kind:<9} {stage.label}  {took}  {count}")
+                self._line(f"done   {stage.kind:<9} {stage.label}  {took}  {count}{self._to_go(', ')}")
             else:
                 self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
 
     def cell(self, cell: Cell, record: Record) -> None:
         """Shows a finished cell; of cells that are skipped for the same reason, only the first."""
+        self.records[record.key] = record
+        if self.live and time.monotonic() >= self.table_due:
+            self._make_table()
         if record.status == "skipped":
             if record.reason in self.skipped:
                 return
@@ -88,6 +126,37 @@ class Display:
                 )
             else:
                 self._line(f"{record.status:<8}cell      {cell.name}{reason}", always=True)
+
+    def round(self, so_far: SoFar) -> None:
+        """Shows the leaderboard of a comparison that is complete, while others are still made."""
+        self.first = None
+        if self.quiet:
+            return
+        if self.live:
+            self._make_table()
+        lines = [f"\ncompared: {compared(so_far.round)}"]
+        lines += [] if self.live else [terminal_summary(so_far.records)]
+        lines.append(f"{so_far.to_come} {self._to_go().capitalize()}\n{self.page} shows this now")
+        self.console.print(Text("\n".join(lines)), soft_wrap=True)
+
+    def _make_table(self) -> None:
+        """Makes the leaderboard of the cells so far, below the bars: a low terminal cuts what stands last."""
+        started = time.monotonic()
+        self.table = Text(terminal_summary(self.records.values()))
+        ended = time.monotonic()
+        self.table_due = ended + TABLE_PAUSE * (ended - started)
+
+    def _ahead(self) -> str:
+        """The time to go and the first comparison, for a terminal."""
+        if self.first is None:
+            return self._to_go().strip()
+        ids = [stage for cell in self.first.cells for stage in cell.scores.values()]
+        return f"{self._to_go()}; the first comparison, of {compared(self.first)}, {self._to_go(stages=ids)}"
+
+    def _to_go(self, before: str = "", stages: list[str] | None = None) -> str:
+        """`about 12 min to go`, or nothing as long as no stage has told the speed, and at the end."""
+        seconds = self.time.remaining(stages) if self.time is not None else None
+        return "" if not seconds else f"{before}{about(seconds)} to go"
 
     def _worker(self, event: Event, text: str, step: int, total: int | None) -> None:
         if not self.live:
@@ -106,3 +175,11 @@ class Display:
     def _line(self, text: str, always: bool = False) -> None:
         if not self.live and (always or not self.quiet):
             self.console.print(Text(text), soft_wrap=True)
+
+
+def about(seconds: float) -> str:
+    """A rough duration: `about 12 min`."""
+    if seconds < 60:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 90 else f"about {seconds / 3600:.1f} h"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,11 +33,8 @@ from .shared_options import (
 if TYPE_CHECKING:
     from ..engine.open_plan import OpenPlan
     from ..engine.run_options import RunOptions
-    from ..engine.schedule import Event
     from ..engine.tracking import Tracking
-    from ..plan.plan import Cell
     from ..records.record import Record
-    from .progress import Display
 
 
 JobsOption = Annotated[
@@ -45,8 +43,8 @@ JobsOption = Annotated[
         "-j",
         "--jobs",
         metavar="N|auto",
-        help="Number of stages to run in parallel (auto: one per core or GPU; all resources of a Ray "
-        "cluster).",
+        help="Number of stages to run in parallel (auto: one per core, as memory allows, or per GPU; all "
+        "resources of a Ray cluster).",
     ),
 ]
 EngineOption = Annotated[
@@ -136,11 +134,8 @@ def run(
         atexit.register(companions.dismiss_torchrun)
         processes, jobs = int(os.environ["WORLD_SIZE"]), "1"
     check_engine(engine)
+    _check_trackers(track)
     workers = _worker_count(jobs, engine, device, processes)
-    if track:
-        from ..engine import tracking
-
-        tracking.check(track)
     if shard and rerun:
         raise UsageError(
             "--rerun would remove what other shards have made; `bench clean` before them does it"
@@ -152,6 +147,8 @@ def run(
         if not opened.cells:
             print(f"nothing to do: shard {shard} has no cells")
             return
+        if jobs == "auto" and engine == "local" and device == "cpu":
+            workers = _that_memory_holds(opened, rerun, workers)
         whole_cluster = engine == "ray" and ray_address is not None and jobs == "auto"
         options = RunOptions(
             out=output or Path("results") / "-".join((opened.matrix.name, *(profile or ()))),
@@ -185,6 +182,14 @@ def check_engine(engine: str) -> None:
         raise UsageError("--engine ray: ray isn't installed; `pip install ray` does it")
 
 
+def _check_trackers(names: list[str] | None) -> None:
+    """Raises TrackerError for trackers that are unknown or not installed."""
+    if names:
+        from ..engine import tracking
+
+        tracking.check(names)
+
+
 def _worker_count(jobs: str, engine: str, device: str, processes: int) -> int:
     if jobs != "auto" and (not jobs.isdigit() or int(jobs) < 1):
         raise UsageError(f"-j takes a number of workers or auto, not {jobs!r}")
@@ -193,6 +198,19 @@ def _worker_count(jobs: str, engine: str, device: str, processes: int) -> int:
     if jobs != "auto":
         return int(jobs)
     return max(1, _units(device) // processes)
+
+
+def _that_memory_holds(opened: OpenPlan, rerun: bool, most: int) -> int:
+    """The number of workers that memory holds, at most one for each core; the user is told of fewer."""
+    from ..engine.workers_in_memory import workers_in_memory
+    from ..runtime.machine_memory import main_memory
+
+    count = workers_in_memory(opened.estimates(rerun).values(), main_memory(), most)
+    if count < most:
+        _warn(
+            f"memory holds {count} of the {most} workers that the cores would keep busy (-j N overrides this)"
+        )
+    return count
 
 
 def _loader_count(loaders: str, processes: int, threads: int) -> int:
@@ -216,26 +234,6 @@ def _units(device: str) -> int:
     return torch.cuda.device_count()
 
 
-class _Listener:
-    """Shows and tracks the events of a run, and keeps the tracebacks of failed stages."""
-
-    def __init__(self, display: Display, tracking: Tracking | None) -> None:
-        self.display, self.tracking = display, tracking
-        self.traces: list[str] = []
-
-    def hear(self, event: Event) -> None:
-        self.display.hear(event)
-        if self.tracking:
-            self.tracking.hear(event)
-        if event.trace:
-            self.traces.append(event.trace)
-
-    def cell(self, cell: Cell, record: Record) -> None:
-        self.display.cell(cell, record)
-        if self.tracking:
-            self.tracking.cell(cell, record)
-
-
 def _run(
     opened: OpenPlan, options: RunOptions, track: list[str] | None, quiet: bool
 ) -> tuple[list[Record], list[str]]:
@@ -247,17 +245,23 @@ def _run(
     cached = 0 if options.rerun else sum(opened.store.has(stage) for stage in opened.needed)
     for line in (*contents(opened), headline(opened, cached, options.jobs)):
         out.print(line, soft_wrap=True)
-    display = Display(out, needed, cached, quiet)
-    tracking = None
-    if track:
-        from ..engine.tracking import Tracking
+    display = Display(out, needed, cached, options.jobs or 1, options.out / "leaderboard.html", quiet)
+    with display, _tracking(opened, options, track) as trackers:
+        records = run_plan(opened, options, display, *trackers)
+    return records, display.traces
 
-        folder, project = options.out / "track", opened.matrix.name
-        tracking = Tracking(track, folder, project, opened.plan, opened.store, _warn)
-    listener = _Listener(display, tracking)
-    with display, tracking or nullcontext():
-        records = run_plan(opened, options, listener.hear, listener.cell, display.note)
-    return records, listener.traces
+
+@contextmanager
+def _tracking(opened: OpenPlan, options: RunOptions, track: list[str] | None) -> Iterator[list[Tracking]]:
+    """A watcher that sends a run's losses and scores to trackers, if the user wants some."""
+    if not track:
+        yield []
+        return
+    from ..engine.tracking import Tracking
+
+    folder, project = options.out / "track", opened.matrix.name
+    with Tracking(track, folder, project, opened.plan, opened.store, _warn) as tracking:
+        yield [tracking]
 
 
 def _warn(text: str) -> None:

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from ..plan.cost import Cost
-from ..plan.estimate import costs
 from ..plan.fit import Memory, Shortage, shortages
 from ..plan.forecast import scaled
+from ..plan.plan import Plan
 from ..runtime.machine_memory import main_memory
-from ..store.stage import Stage
-from .open_plan import OpenPlan
 from .run_options import RunError, RunOptions
 
 
-def check_memory(opened: OpenPlan, options: RunOptions) -> None:
+def check_memory(plan: Plan, estimates: Mapping[str, Cost], options: RunOptions) -> None:
     """Raises RunError if a stage that is to be made needs more memory than there is, unless forced.
 
     A cluster's memory isn't known here, and is not checked. Processes that share a stage on several GPUs
     divide its batch: each is taken to need its share of a step alone.
+
+    Args:
+        estimates: costs by the ids of the stages that are to be made.
     """
     if options.force_memory or options.ray_address is not None:
         return
-    stages = _to_make(opened, options)
-    estimates = costs(opened.plan, stages)
     device = None
     if options.device == "cuda":
         sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
         device = Memory("a GPU", min(sizes))
         estimates = {stage: _share(cost, options.processes) for stage, cost in estimates.items()}
+    stages = [plan.stages[id] for id in estimates]
     found = shortages(stages, estimates, device, Memory("this machine", main_memory()))
     if found:
         raise RunError(_refusal(found))
-
-
-def _to_make(opened: OpenPlan, options: RunOptions) -> list[Stage]:
-    """The missing stages that the chosen cells' scores wait for, in the plan's order."""
-    plan, store = opened.plan, opened.store
-    waiting = [stage for cell in opened.cells for stage in cell.scores.values()]
-    missing: dict[str, Stage] = {}
-    while waiting:
-        stage = plan.stages[waiting.pop()]
-        if stage.id not in missing and (options.rerun or not store.has(stage)):
-            missing[stage.id] = stage
-            waiting += stage.parents.values()
-    return [missing[one] for one in plan.ancestors(list(missing)) if one in missing]
 
 
 def _share(cost: Cost, processes: int) -> Cost:

@@ -115,16 +115,16 @@ class ResultsWriter:
             Record(cell.identity, cell.key, status, reason, metrics, curves, cost, made_by, missing)
         )
 
-    def publish(self, complete: bool = False) -> list[Record]:
-        """Writes the leaderboard of all records in the folder; `complete`: also what takes seconds.
+    def publish(self, to_come: str = "") -> list[Record]:
+        """Writes the report of all records in the folder, a partial one if `to_come` says what is missing.
 
         A complete report that would be the same again is left as it is; `bench report` always rebuilds one.
         """
         with self._alone():
             self._read_new()
             records = in_order(self.records.values())
-            if not complete:
-                write_report(self.folder, records, self.title, complete)
+            if to_come:
+                write_report(self.folder, records, self.title, to_come)
                 return records
             self._write_reconstructions()
             inputs = report_inputs(self.folder, records, self.title)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from ..leaderboard.numbers import plural
+from ..plan.cost import Cost
 from ..plan.plan import Cell
+from ..plan.rounds import Round, rounds, to_come
 from ..records.git import tracked_records
 from ..records.record import Record
 from ..report.places import check_folder, check_places
@@ -21,27 +23,21 @@ from .run_options import RunError, RunOptions
 from .schedule import EngineError, Event, Schedule
 from .set_aside import foreign_records
 from .setting import Setting
+from .watcher import Ahead, SoFar, Watcher, Watchers
 
-# After a slow rewrite of the tables, the next one waits this many times as long as that one took.
-REWRITE_PAUSE = 20
+# After a slow rewrite of the report, the next one waits this many times as long as that one took.
+REWRITE_PAUSE = 50
 ATTEMPTS = 5  # how often a run starts over when artifacts turn out corrupt while they are read
 
 
-def run(
-    opened: OpenPlan,
-    options: RunOptions,
-    listen: Callable[[Event], None] = lambda event: None,
-    announce: Callable[[Cell, Record], None] = lambda cell, record: None,
-    note: Callable[[str], None] = lambda text: None,
-) -> list[Record]:
+def run(opened: OpenPlan, options: RunOptions, *watchers: Watcher) -> list[Record]:
     """Makes the chosen cells of a plan and returns the records of the results folder.
 
-    Corrupt artifacts are made again, also those that no score waits for: records contain their curves.
+    Cells are made round by round (`plan.rounds`), so that a small comparison stands early. Corrupt artifacts
+    are made again, also those that no score waits for: records contain their curves.
 
     Args:
-        listen: called for every event of a stage.
-        announce: called for every cell whose record is written.
-        note: called with a sentence on records of another matrix, if any were in the folder.
+        watchers: are told of every event, every cell whose record is written and every complete round.
 
     Raises:
         RunError: nothing has been written, or no stage could start.
@@ -50,42 +46,42 @@ def run(
     """
     _check_stages(opened, options.processes)
     _check_tracked(opened, options)
-    check_memory(opened, options)
+    estimates = opened.estimates(options.rerun)
+    check_memory(opened.plan, estimates, options)
     _check_folders(opened, options)
-    return _Run(opened, options, listen, announce, note).make()
+    return _Run(opened, options, estimates, Watchers(watchers)).make()
 
 
 class _Run:
     """The state of a run: its engine, the cells without a record, and what went wrong."""
 
     def __init__(
-        self,
-        opened: OpenPlan,
-        options: RunOptions,
-        listen: Callable[[Event], None],
-        announce: Callable[[Cell, Record], None],
-        note: Callable[[str], None],
+        self, opened: OpenPlan, options: RunOptions, estimates: Mapping[str, Cost], watcher: Watcher
     ) -> None:
         self.opened = opened
         self.plan, self.store, self.options = opened.plan, opened.store, options
-        self.listen, self.announce = listen, announce
+        self.watcher = watcher
         self.results = ResultsWriter(opened, options)
         if aside := self.results.begin():
-            note(aside)
+            watcher.note(aside)
         self.engine = _engine(opened, options)
         recorded = self.results.finished() if options.keep_records else set()
         self.pending = [cell for cell in opened.cells if cell.key not in recorded]
+        self.rounds = rounds(self.plan, self.pending, estimates)  # those that aren't complete
+        needed = {stage.id for stage in self.plan.needed(self.pending)}
+        ahead = [self.plan.stages[id] for id in estimates if id in needed]
+        watcher.begin(Ahead(self.rounds, ahead, estimates))
         self.corrupt: set[str] = set()  # ids of stages whose artifacts were corrupt
         self.unwritten: dict[
             str, Corrupt | DiskFull
         ] = {}  # by cell key, why it has no record; "": the tables
-        self.tables_due = 0.0  # when the tables may be written again
+        self.report_due = 0.0  # when the report may be written again
 
     def make(self) -> list[Record]:
         """Makes all stages, and returns the records of the results folder."""
         for stage in self.opened.needed:
             if note := self.store.upload(stage):
-                self.listen(Event("note", stage, text=note))
+                self.watcher.hear(Event("note", stage, text=note))
         if self.options.rerun:
             for stage in self.plan.needed(self.pending):
                 self.store.discard(stage)
@@ -97,7 +93,7 @@ class _Run:
             self._write_decided_cells(final=True)
             if not any(isinstance(error, Corrupt) for error in self.unwritten.values()):
                 break
-        records = self._write_tables(complete=True)
+        records = self._write_report()
         for error in self.unwritten.values():
             if isinstance(error, Corrupt):
                 raise RunError(f"artifacts in {self.store.root} break again and again: {error}")
@@ -115,7 +111,7 @@ class _Run:
                     f"an artifact in {self.store.root} is broken and cannot be set aside: {error}"
                 ) from error
             if note:
-                self.listen(Event("note", stage, text=note))
+                self.watcher.hear(Event("note", stage, text=note))
             if note or (stage.key in quarantined and not self.store.has(stage)):
                 corrupt.add(stage.id)
         return corrupt
@@ -129,14 +125,16 @@ class _Run:
                     self.store.discard(stage)
 
     def _make_stages(self) -> None:
-        scores = dict.fromkeys(stage for cell in self.pending for stage in cell.scores.values())
+        pending = {cell.key for cell in self.pending}
+        cells = (cell for round in self.rounds for cell in round.cells if cell.key in pending)
+        scores = dict.fromkeys(stage for cell in cells for stage in cell.scores.values())
         try:
             self.engine.run([*scores, *(self.corrupt - scores.keys())], self._hear, self.options.fail_fast)
         except EngineError as error:
             raise RunError(str(error)) from error
 
     def _hear(self, event: Event) -> None:
-        self.listen(event)
+        self.watcher.hear(event)
         if event.what == "done" and (event.stage.kind == "scores" or event.stage.id in self.corrupt):
             self._write_decided_cells()
 
@@ -152,9 +150,25 @@ class _Run:
                 continue
             self.unwritten.pop(cell.key, None)
             self.pending.remove(cell)
-            self.announce(cell, record)
-        if decided and not final and time.monotonic() >= self.tables_due:
-            self._write_tables()
+            self.watcher.cell(cell, record)
+        if final or not decided:
+            return
+        complete = self._complete_rounds()
+        if self.pending and (complete or time.monotonic() >= self.report_due):
+            pending, cells = (
+                sum(not cell.real for cell in some) for some in (self.pending, self.opened.cells)
+            )
+            left = to_come(self.rounds, pending, cells)
+            records = self._write_report(left)
+            for round in complete:
+                self.watcher.round(SoFar(round, records, left))
+
+    def _complete_rounds(self) -> list[Round]:
+        """The rounds whose last cell has just got its record."""
+        pending = {cell.key for cell in self.pending}
+        complete = [round for round in self.rounds if not any(cell.key in pending for cell in round.cells)]
+        self.rounds = [round for round in self.rounds if round not in complete]
+        return complete
 
     def _is_decided(self, cell: Cell, final: bool) -> bool:
         ends = list(cell.scores.values())
@@ -164,18 +178,19 @@ class _Run:
             return True
         return all(stage in self.engine.done or stage in self.engine.failures for stage in ends)
 
-    def _write_tables(self, complete: bool = False) -> list[Record]:
+    def _write_report(self, to_come: str = "") -> list[Record]:
+        """Writes the report, a partial one if `to_come` says what is missing; returns all its records."""
         started = time.monotonic()
         try:
             with explain_disk_full(self.options.out):
-                return self.results.publish(complete)
+                return self.results.publish(to_come)
         except DiskFull as error:
-            if complete:
+            if not to_come:
                 self.unwritten.setdefault("", error)
             return []
         finally:
             seconds = time.monotonic() - started
-            self.tables_due = time.monotonic() + (REWRITE_PAUSE * seconds if seconds > 1 else 0)
+            self.report_due = time.monotonic() + (REWRITE_PAUSE * seconds if seconds > 1 else 0)
 
 
 def _engine(opened: OpenPlan, options: RunOptions) -> Schedule:

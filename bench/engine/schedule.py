@@ -56,14 +56,16 @@ class Schedule:
         self.retries: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.done: set[str] = set()
+        self.order: dict[str, int] = {}  # places of the stages that are wanted or needed, by id
 
     def run(self, wanted: list[str], listen: Listen, stop_on_failure: bool = False) -> None:
-        """Makes the wanted stages and what they need; calls `listen` in this process for every event."""
+        """Makes the wanted stages in their order, and what they need; calls `listen` for every event here."""
         raise NotImplementedError
 
     def begin(self, wanted: list[str], listen: Listen) -> None:
         """Finds what is missing of the wanted stages and of what they need."""
         self.taken = set()
+        self.order = self._places(wanted)
         self.waiting = self._missing(wanted, listen)
         self.drop_doomed()
 
@@ -129,7 +131,7 @@ class Schedule:
             self._doomed(stage)
 
     def _missing(self, wanted: list[str], listen: Listen) -> list[Stage]:
-        """The stages to make, in plan order; the ancestors of an artifact that exists aren't needed."""
+        """The stages to make, in order; the ancestors of an artifact that exists aren't needed."""
         missing, seen, unchecked = set(), set(wanted), list(wanted)
         while unchecked:
             stage = self.plan.stages[unchecked.pop()]
@@ -141,7 +143,15 @@ class Schedule:
             missing.add(stage.id)
             unchecked += [parent for parent in stage.parents.values() if parent not in seen]
             seen.update(stage.parents.values())
-        return [stage for stage in self.plan.stages.values() if stage.id in missing]
+        return self._in_order(missing)
+
+    def _places(self, wanted: list[str]) -> dict[str, int]:
+        """Places of stages by id, in the order of `wanted`; a stage comes after what it needs."""
+        ids = dict.fromkeys(id for stage in wanted for id in self.plan.ancestors([stage]))
+        return {id: place for place, id in enumerate(ids)}
+
+    def _in_order(self, ids: set[str]) -> list[Stage]:
+        return [self.plan.stages[id] for id in sorted(ids, key=self.order.__getitem__)]
 
     def _retry(self, stage: Stage, listen: Listen) -> None:
         """Lets a stage wait again because an input, or the artifact just made, is missing or corrupt."""
@@ -154,7 +164,7 @@ class Schedule:
         self.done -= again
         again |= {waiting.id for waiting in self.waiting}
         again -= self.taken
-        self.waiting = [stage for stage in self.plan.stages.values() if stage.id in again]
+        self.waiting = self._in_order(again)
 
     def _finish(
         self, stage: Stage, listen: Listen, number: int = 0, quiet: bool = False, text: str = ""

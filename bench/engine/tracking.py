@@ -29,6 +29,7 @@ from ..training import checkpoint
 from ..user_error import UserError
 from .companions import hide_torchrun
 from .schedule import Event
+from .watcher import Watcher
 
 TRAINED = ("prior", "tokenizer", "generator")
 LIVE = (
@@ -56,7 +57,7 @@ def check(names: Iterable[str]) -> None:
             raise TrackerError(f"the tracker {name} is not installed ({listed}): pip install {name}")
 
 
-class Tracking:
+class Tracking(Watcher):
     """Listens to an engine and to finished cells; a context manager that closes the trackers' runs.
 
     A trained stage is one run of a tracker, and a cell another with its scores; both are named by their

@@ -33,6 +33,11 @@ class Cell:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def real(self) -> bool:
+        """Whether the cell scores held-out images of its dataset, which no tokenizer has seen."""
+        return self.tokenizer == "real"
+
+    @property
     def key(self) -> str:
         return digest({"cell": self.identity, "scores": self.scores, "skipped": self.skipped})
 

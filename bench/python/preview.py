@@ -28,7 +28,7 @@ class Preview:
     @property
     def cells(self) -> list[Cell]:
         """The chosen cells; those that cannot work have the reason in `skipped`."""
-        return [cell for cell in self._plan.cells if cell.tokenizer != "real"]
+        return [cell for cell in self._plan.cells if not cell.real]
 
     @property
     def hours(self) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..engine.open_plan import OpenPlan
 from ..engine.schedule import Event
+from ..engine.watcher import Watcher
 
 SECONDS = 0.2  # between two updates
 WIDTH = 100  # characters of a line
@@ -24,7 +26,7 @@ class Line(Protocol):
     def end(self) -> None: ...
 
 
-class Progress:
+class Progress(Watcher):
     """Counts the stages of a run and shows those that are being made."""
 
     def __init__(self, line: Line | None, total: int, cached: int) -> None:
@@ -45,6 +47,10 @@ class Progress:
         if now - self.shown >= SECONDS:
             self.shown = now
             self.show()
+
+    def note(self, text: str) -> None:
+        """Warns whoever has called `run_opened`'s caller."""
+        warnings.warn(text, stacklevel=7)
 
     def show(self) -> None:
         """Shows the state of the run."""

@@ -97,14 +97,10 @@ def run_opened(plan: OpenPlan, out: Path, jobs: int, device: str, progress: bool
         **others,
     )
     with shown_progress(plan, options.rerun, progress) as display:
-        records = run_plan(plan, options, display.hear, note=_note)
+        records = run_plan(plan, options, display)
     keys = {cell.key for cell in plan.cells}
     _warn_of_failures([record for record in records if record.key in keys])
     return Results(records, (out,), plan)
-
-
-def _note(text: str) -> None:
-    warnings.warn(text, stacklevel=6)
 
 
 def _warn_of_failures(records: Sequence[Record]) -> None:

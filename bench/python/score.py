@@ -72,7 +72,7 @@ def score(
 
 def _refuse_unfit(plan: OpenPlan) -> None:
     """Raises ArgumentError if there is nothing to score, as no tokenizer fits the images."""
-    reasons = {cell.tokenizer: cell.skipped for cell in plan.cells if cell.tokenizer != "real"}
+    reasons = {cell.tokenizer: cell.skipped for cell in plan.cells if not cell.real}
     if all(reasons.values()):
         lines = (f"{label}: {reason}" for label, reason in reasons.items())
         raise ArgumentError("nothing can be scored: " + "; ".join(lines))

@@ -36,21 +36,23 @@ def markdown(
     records: Iterable[Record] | Results,
     title: str,
     findings: Sequence[Finding] = (),
-    complete: bool = True,
+    to_come: str = "",
     folders: Sequence[Path] = (),
 ) -> str:
-    """The leaderboard as a page of tables; without ranks and answer unless the records are complete."""
+    """The leaderboard as a page of tables; without ranks and answer as long as results are to come."""
     results = Results.of(records)
-    first = overview(results, folders) if complete else None
+    first = None if to_come else overview(results, folders)
     parts = [f"# {escape(title)}"]
-    if first is not None:
+    if first is None:
+        parts.append(f"**Partial.** {escape(to_come)}")
+    else:
         parts += [*_first_lines(first), *_leading(findings)]
     parts.append(_how_to_read(results.rows))
     for dataset, of_dataset in results.datasets.items():
         suffix = f" ({escape(dataset)})" if len(results.datasets) > 1 else ""
         tables = {
-            "Generation": _scores(of_dataset.generation.scored, ("generator", "regularizer"), complete),
-            "Tokenizers": _scores(of_dataset.reconstruction, ("regularizer",), complete),
+            "Generation": _scores(of_dataset.generation.scored, ("generator", "regularizer"), not to_come),
+            "Tokenizers": _scores(of_dataset.reconstruction, ("regularizer",), not to_come),
             "Cost": _cost(of_dataset.rows),
         }
         if tables["Generation"] and of_dataset.updates_note:

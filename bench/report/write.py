@@ -30,40 +30,43 @@ def write_report(
     folder: str | Path,
     records: Iterable[Record],
     title: str | None = None,
-    complete: bool = True,
+    to_come: str = "",
     folders: Sequence[str | Path] = (),
 ) -> list[Path]:
-    """Writes `folder`/leaderboard.csv and .md from records in any order; returns the paths.
+    """Writes `folder`/leaderboard.csv, .md, .html and .tex and analysis/ from records in any order.
 
-    Ranks, analyses, LaTeX and the page are made if the records are complete. The default title is the
-    provenance's "matrix" (if all records agree), else the folder's name. `folders` have the page's pictures;
-    by default `folder` does.
+    Returns the paths. The default title is the provenance's "matrix" (if all records agree), else the
+    folder's name.
+
+    Args:
+        to_come: a sentence on what a run will still add. With it the report says that it is partial, and
+            leaves out what takes long: ranks in the tables, LaTeX and analyses.
+        folders: the folders with the page's pictures; by default `folder`.
     """
+    from .page import page  # jinja2 takes a while
+
     folder, results = Path(folder), Results.of(records)
     if title is None:
         named = {str(record.provenance.get("matrix") or "") for record in results.records}
         title = named.pop() if len(named) == 1 else ""
     title = title or folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"leaderboard.csv": csv(frame(results, complete))}
+    texts = {"leaderboard.csv": csv(frame(results, not to_come))}
     findings: list[Finding] = []
-    if complete:
+    if not to_come:
         from .analysis.findings import all_of
         from .latex import latex
 
         findings = all_of(results)
         texts["leaderboard.tex"] = latex(results, title)
     sources = [Path(source) for source in folders or (folder,)]
-    texts["leaderboard.md"] = markdown(results, title, findings, complete, sources)
+    texts["leaderboard.md"] = markdown(results, title, findings, to_come, sources)
     for name, text in texts.items():
         replace_text(folder / name, text)
     written = [folder / name for name in texts]
-    if complete:
-        from .page import page
-
+    if not to_come:
         written += _analyses(folder / ANALYSIS, findings)
-        written.append(page.write(folder, results, findings, title, sources))
-    return written
+    return [*written, page.write(folder, results, findings, title, sources, to_come)]
 
 
 def rebuild_report(folders: Sequence[str | Path], out: str | Path, title: str | None = None) -> list[Path]:

@@ -199,7 +199,7 @@ def _search(folder: Path, accept: Mapping[str, Sequence[str]]) -> dict[Labels, F
         planned, waiting[matrix.lock] = matrix.planned(), set()
         for cell in planned.plan.cells:
             labels = tuple(labels_of(cell).values())
-            if cell.tokenizer == "real" or not selects(accept, cell.identity) or not cell.scores:
+            if cell.real or not selects(accept, cell.identity) or not cell.scores:
                 continue
             if isinstance(outcomes.get(labels), FoundTokenizer):
                 continue

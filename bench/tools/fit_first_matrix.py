@@ -190,7 +190,7 @@ def _planned(first: FirstMatrix) -> tuple[FirstMatrix, Plan]:
     places = [row.options.get("path") for row in first.chosen("tokenizers")]
     here = all(place is None or user_path(place).exists() for place in places)
     plan = make_plan(load_matrix(first.data()), fetch=here)
-    cells = [cell for cell in plan.cells if cell.tokenizer != "real"]
+    cells = [cell for cell in plan.cells if not cell.real]
     while dead := list(_rows_that_never_run(first, cells)):
         if asked := [_problem(section, row.label, why) for section, row, why in dead if row.asked]:
             raise MatrixError(asked)
@@ -253,7 +253,7 @@ def _row(rows: Sequence[MatrixRow], label: str) -> MatrixRow:
 def _budgeted(first: FirstMatrix, plan: Plan) -> FirstMatrix:
     """The matrix with as many updates as take less than HOURS, by the estimate of `bench plan`."""
     labels = {(section, row.label) for section in SECTIONS for row in first.chosen(section)}
-    cells = [cell for cell in plan.cells if cell.tokenizer == "real" or labels.issuperset(_rows_of(cell))]
+    cells = [cell for cell in plan.cells if cell.real or labels.issuperset(_rows_of(cell))]
     costs = forecast(plan, cells, [], "cpu", "fp32", UTILISATION)
     training = sum(costs.hours(stage) or 0 for stage in costs.stages if stage.kind in TRAINED)
     others = sum(costs.hours(stage) or 0 for stage in costs.stages if stage.kind not in TRAINED)

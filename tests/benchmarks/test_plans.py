@@ -96,7 +96,7 @@ def test_cached(benchmark, kept, cached, monkeypatch):
     loaded, made, store, folder = cached
     options = run_options.RunOptions(out=folder / "results", jobs=1, keep_records=kept)
     monkeypatch.setattr(
-        results_folder.ResultsWriter, "publish", lambda book, complete=False: list(book.records.values())
+        results_folder.ResultsWriter, "publish", lambda book, to_come="": list(book.records.values())
     )
     arguments = (OpenPlan(loaded, made, made.cells, store), options)
     found = benchmark.pedantic(run.run, arguments, rounds=3)

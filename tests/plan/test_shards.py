@@ -129,10 +129,10 @@ def test_tables_have_what_other_runs_have_written_meanwhile(tmp_path):
     )
     for name in ("mine", "theirs"):
         write_record(tmp_path / "out/records", record(name))
-    assert {one.key for one in book.publish(complete=True)} == {"mine", "theirs"}
+    assert {one.key for one in book.publish()} == {"mine", "theirs"}
     assert set(pd.read_csv(tmp_path / "out/leaderboard.csv").generator) == {"mine", "theirs"}
     write_record(tmp_path / "out/records", record("late"))
-    assert len(book.publish()) == 3
+    assert len(book.publish("More is to come.")) == 3
     left = [f.suffix for f in (tmp_path / "out/records").rglob("*") if f.is_file()]
     assert left == [".json"] * 4  # three records, and the file that says what their metrics are
 
@@ -157,8 +157,8 @@ def test_the_last_of_two_that_publish_at_once_has_everything(tmp_path, monkeypat
         order.append(len(found))
 
     monkeypatch.setattr(results_folder, "write_report", slow)
-    other = Thread(target=books[1].publish)
-    books[0].publish()
+    other = Thread(target=books[1].publish, args=["More is to come."])
+    books[0].publish("More is to come.")
     other.join()
     assert order == ["begun", 1, 2]
 

@@ -467,10 +467,13 @@ def test_analyses_are_told_with_their_tables_and_pictures(tmp_path):
     assert "12 more rows are in [analysis/gaps.csv](analysis/gaps.csv)." in text
 
 
-def test_a_table_in_progress_has_neither_ranks_nor_what_takes_time(tmp_path):
-    written = write_report(tmp_path, matrix(FAR), complete=False)
-    assert [path.name for path in written] == ["leaderboard.csv", "leaderboard.md"]
+def test_a_partial_report_says_so_and_has_neither_ranks_in_tables_nor_what_takes_time(tmp_path):
+    written = write_report(tmp_path, matrix(FAR), to_come="2 of 3 <cells> are done.")
+    assert [path.name for path in written] == ["leaderboard.csv", "leaderboard.md", "leaderboard.html"]
     assert "rank" not in written[1].read_text()
+    assert "**Partial.** 2 of 3 &lt;cells&gt; are done." in written[1].read_text()
+    assert "<strong>Partial.</strong> 2 of 3 &lt;cells&gt; are done.</p>" in written[2].read_text()
+    assert not (tmp_path / "analysis").exists()
 
 
 def test_a_complete_results_folder_has_everything_and_no_analysis_that_is_out_of_date(tmp_path):

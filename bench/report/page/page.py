@@ -67,10 +67,11 @@ def write(
     findings: Sequence[Finding],
     title: str,
     folders: Sequence[Path],
+    to_come: str = "",
 ) -> Path:
     """Writes `folder`/leaderboard.html with the pictures in samples/ and figures/ of `folders`."""
     path = Path(folder) / "leaderboard.html"
-    replace_text(path, html(records, findings, title, folders))
+    replace_text(path, html(records, findings, title, folders, to_come))
     return path
 
 
@@ -79,8 +80,12 @@ def html(
     findings: Sequence[Finding],
     title: str,
     folders: Sequence[Path] = (),
+    to_come: str = "",
 ) -> str:
-    """The page as text; the template escapes labels, reasons and everything else from records."""
+    """The page as text; the template escapes labels, reasons and everything else from records.
+
+    `to_come` is a sentence on what a run will still add: the page then says that it is partial.
+    """
     results = Results.of(records)
     columns = columns_of(results.rows)
     first = overview(results, folders)
@@ -93,6 +98,7 @@ def html(
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     return template("page.html").render(
         title=title,
+        to_come=to_come,
         style=STYLE,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

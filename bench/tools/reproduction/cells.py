@@ -9,7 +9,7 @@ from pathlib import Path
 from ...engine.open_plan import OpenPlan
 from ...engine.run import run
 from ...engine.run_options import RunOptions
-from ...engine.schedule import Event
+from ...engine.watcher import Watcher
 from ...matrix.load import load_matrix
 from ...matrix.matrix import Matrix
 from ...matrix.yaml_text import MatrixError
@@ -102,8 +102,7 @@ def remake(
     chosen: Sequence[Candidate],
     work: Path,
     options: Callable[[Path], RunOptions],
-    listen: Callable[[Event], None] = lambda event: None,
-    note: Callable[[str], None] = lambda text: None,
+    *watchers: Watcher,
 ) -> list[Record]:
     """The records of cells that are made in a folder, with a cache of their own there, in the same order."""
     made: dict[tuple[str, ...], Record] = {}
@@ -112,6 +111,6 @@ def remake(
         cells = [one.cell for one in chosen if one.plan is first.plan]
         opened = OpenPlan(first.matrix, first.plan, cells, Store(work / "cache"))
         out = work / ("results" if len(plans) == 1 else f"results-{number + 1}")
-        for record in run(opened, options(out), listen, note=note):
+        for record in run(opened, options(out), *watchers):
             made[tuple(record.cell.values())] = record
     return [made[tuple(one.record.cell.values())] for one in chosen]

@@ -114,7 +114,7 @@ class DeclaredProtocols:
 
     def _stage(self, cell: Cell, name: str, scope: str) -> tuple[Stage | None, str]:
         """The scores stage of a metric, and the metric's name without the guidance."""
-        if scope == "tokenizer" or cell.tokenizer == "real":
+        if scope == "tokenizer" or cell.real:
             stage = cell.scores.get("")
             return (self.plan.stages[stage] if stage else None), name
         own_name, _, guidance = name.rpartition("@")
