@@ -16,11 +16,13 @@ from ..bench.metrics.bootstrap import counts
 from ..bench.metrics.frechet import frechet_estimate
 from ..bench.metrics.kernel import PAIRS, cmmd_estimate, kernel_estimate
 from ..bench.metrics.names import base_name, metric_name
-from ..bench.metrics.neighbours import NEAREST, memorisation_estimate, neighbour_protocol, overlap_estimates
+from ..bench.metrics.neighbours import NEAREST, memorisation_estimate, neighbour_protocol
+from ..bench.metrics.one_pass import kernel_and_overlap_estimates
 from ..bench.metrics.protocols import distance_protocol
 from ..bench.registry import register
 
 SPLITS, SPLIT_SEED = 10, 2020  # torch-fidelity's defaults
+ROWS = 64  # of probabilities at a time, which fit a cache
 NEIGHBOURS = ("precision", "recall", "density", "coverage", "label_agreement")
 
 
@@ -39,14 +41,15 @@ def inception_score(name: str, logits: Tensor) -> Estimate:
     scores, influence = [], torch.zeros(n, dtype=torch.float64)
     for i in range(splits):
         rows = order[i * n // splits : (i + 1) * n // splits]
-        p = logits[rows].detach().cpu().double().softmax(1)
-        entropies = entropy(p)
+        parts = [some.double().softmax(1) for some in logits[rows].detach().cpu().split(ROWS)]
+        p = torch.cat(parts)
+        entropies = torch.cat([entropy(some) for some in parts])
         scores.append((entropy(p.mean(0)) - entropies.mean()).exp())
         if (size := len(rows)) > 2:
+            total = p.sum(0)
             mean_without = (entropies.sum() - entropies) / (size - 1)
-            score_without = (
-                entropy((p.sum(0) - p) / (size - 1)) - mean_without
-            ).exp()  # each sample left out
+            others = torch.cat([entropy((total - some) / (size - 1)) for some in parts])
+            score_without = (others - mean_without).exp()  # each sample left out
             influence[rows] = (score_without.mean() - score_without) * (size - 1) / size / splits
     value = torch.stack(scores).mean().item()
     return Estimate(value, value + (counts(name, n) - 1) @ influence if n // splits > 2 else None)
@@ -134,18 +137,17 @@ class Generation(Evaluator):
         if "spatial" in extractor.outputs and at is None:
             maps, train_maps = (subject.features(of, "spatial", extractor) for of in ("samples", "train"))
             scores[name("sFD")] = frechet_estimate(name("sFD"), maps, train_maps)
-        scores |= subject.attempt(
-            name("KD"), lambda: kernel_estimate(name("KD"), samples, train[subset], labels=labels)
-        )
         if "logits" in extractor.outputs:
             logits = subject.features("samples", "logits", extractor)[:at]
             scores[name("IS")] = inception_score(name("IS"), logits)
         if (fewer := min(len(samples), len(train))) <= NEAREST:
             reason = f"{NEAREST} neighbours need more than {NEAREST} images on either side, not {fewer}"
             subject.left_out |= {name(base): reason for base in NEIGHBOURS}
-            return scores
+            return scores | subject.attempt(
+                name("KD"), lambda: kernel_estimate(name("KD"), samples, train[subset], labels=labels)
+            )
         names = {base: name(base) for base in NEIGHBOURS}
-        shares, nearest = overlap_estimates(names, samples, train[subset], labels)
+        shares, nearest = kernel_and_overlap_estimates(name("KD"), names, samples, train[subset], labels)
         if at is None:
             full_name, heldout = name("memorisation"), subject.features("val", "pooled", extractor)
             sample_labels = labels[0] if labels else None
@@ -170,15 +172,17 @@ class Generation(Evaluator):
             n, width = sizes.features("samples", "pooled", extractor)
             train, _ = sizes.features("train", "pooled", extractor)
             m, labelled = min(train, PAIRS), sizes.classes
-            subset = 4 * m * width
+            subset, kernels = 4 * m * width, kernel.memory_bytes(n, m, width, labelled)
             if extractor.cmmd:
                 peak = max(peak, subset + kernel.memory_bytes(n, m, width, labelled, double=True))
                 continue
             peak = max(
                 peak,
                 frechet.memory_bytes(n, train, width),
-                subset + kernel.memory_bytes(n, m, width, labelled),
-                2 * subset + neighbours.memory_bytes(n, m, sizes.val, width) + bootstrap.memory_bytes(n, 4),
+                2 * subset
+                + kernels
+                + neighbours.memory_bytes(n, m, sizes.val, width)
+                + bootstrap.memory_bytes(n, 4),
             )
             if "spatial" in extractor.outputs:
                 peak = max(

@@ -37,10 +37,11 @@ def frechet_estimate(name: str, a: Tensor, b: Tensor, paired: bool = False) -> E
     times; paired, 1.0 to 1.25 times, the more the worse reconstructions are.
     """
     distance = _frechet(a, _reference(b))
+    by_a = _change(distance)
     if paired:
-        change = distance.change + _frechet(b, gaussian(a)).change
+        change = by_a.first + _change(_frechet(b, gaussian(a))).first
     else:
-        change = narrowed(distance.change, _second_order(distance.directions, distance.singular))
+        change = narrowed(by_a.first, _second_order(by_a.directions, by_a.singular))
     return Estimate(distance.value, distance.value + (counts(name, len(a)) - 1) @ change)
 
 
@@ -96,32 +97,49 @@ def _rows(features: Tensor) -> Tensor:
 
 
 class Frechet(NamedTuple):
-    """A distance and how it changes with the weights of n images, up to a constant."""
+    """A distance of n features, and what its derivatives are made of."""
 
     value: float
-    change: Tensor  # (n,) derivatives by the weights
-    directions: Tensor  # (n, K) the left singular vectors of rows(a) @ root
-    singular: Tensor  # (K,)
+    rows: Tensor  # (n, F), see `_rows`
+    gap: Tensor  # (F,) of the means
+    root: Tensor  # (F, K) of the reference's covariance
+    squares: Tensor  # (min(n, K),) the squared singular values of rows @ root, ascending
+    axes: Tensor  # the left singular vectors if n is at most K, else the right ones
 
 
 def _frechet(a: Tensor, reference: Gaussian) -> Frechet:
-    """The distance, by the singular values of rows(a) @ root.
+    """The distance, by the singular values of rows(a) @ root, whose sum is the trace of the product's root.
 
-    Their sum is the trace of the root of the covariances' product; its derivative by a row's weight is half
-    the diagonal of (cross @ cross.T)^(1/2).
+    Of more rows than the root has columns, the covariance is taken in their place: it has the same squares.
     """
-    a = a.detach().cpu().double()
+    a, root = a.detach().cpu().double(), reference.root
     rows, gap = _rows(a), a.mean(0) - reference.mean
-    cross = rows @ reference.root
-    few = len(cross) <= cross.shape[1]
-    squares, axes = torch.linalg.eigh(cross @ cross.T if few else cross.T @ cross)
-    kept = squares > squares[-1] * torch.finfo(squares.dtype).eps
-    singular, axes = squares[kept].sqrt(), axes[:, kept]
-    directions = axes if few else cross @ axes / singular
+    if len(rows) <= root.shape[1]:
+        cross = rows @ root
+        squares, axes = torch.linalg.eigh(cross @ cross.T)
+    else:
+        squares, axes = torch.linalg.eigh(root.T @ (rows.T @ rows) @ root)
     value = gap.square().sum() + rows.square().sum() + reference.trace
     value -= 2 * squares.clamp(min=0).sqrt().sum()
-    change = 2 * (a - a.mean(0)) @ gap / len(a) + rows.square().sum(1) - directions.square() @ singular
-    return Frechet(value.item(), change, directions, singular)
+    return Frechet(value.item(), rows, gap, root, squares, axes)
+
+
+class Change(NamedTuple):
+    """How a distance changes with the weights of n images."""
+
+    first: Tensor  # (n,) derivatives by the weights, up to a constant
+    directions: Tensor  # (n, K) the left singular vectors of rows @ root
+    singular: Tensor  # (K,)
+
+
+def _change(of: Frechet) -> Change:
+    """The trace's derivatives are half the diagonal of (cross @ cross.T)^(1/2), with cross = rows @ root."""
+    kept = of.squares > of.squares[-1] * torch.finfo(of.squares.dtype).eps
+    singular, axes = of.squares[kept].sqrt(), of.axes[:, kept]
+    n = len(of.rows)
+    directions = axes if n <= of.root.shape[1] else of.rows @ (of.root @ axes / singular)
+    first = 2 * math.sqrt(n - 1) / n * (of.rows @ of.gap) + of.rows.square().sum(1)
+    return Change(first - directions.square() @ singular, directions, singular)
 
 
 def _second_order(directions: Tensor, singular: Tensor) -> float:

@@ -17,7 +17,7 @@ from ..api import Estimate, seed_for
 from . import pairwise
 from .bootstrap import REPLICATES, class_means, counts, mean_estimate
 from .names import base_name
-from .pairwise import WIDE, Squares
+from .pairwise import WIDE, Squares, Watch, pairs_within
 from .precision_recall import NEIGHBORHOOD
 from .reuse import once
 
@@ -57,20 +57,23 @@ def memory_bytes(n: int, m: int, heldout: int, width: int) -> int:
     )
 
 
-def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def neighbours(points: Tensor, k: int, watch: Watch | None = None) -> tuple[Tensor, Tensor]:
     """Distances of points (n, F) to their k nearest others, in order, and the others' indices: (n, k)."""
     squares, blocks = Squares(points, points), []
+    show = watch(squares) if watch else None
     for rows in torch.arange(len(points)).split(ROWS):
         below = squares.below(rows)
+        if show:
+            show(slice(int(rows[0]), int(rows[-1]) + 1), below)
         below[torch.arange(len(rows)), rows] = torch.inf  # not itself
         blocks.append(squares.nearest(rows, below, k))
     distances, who = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return distances, who
 
 
-def radii(points: Tensor) -> Tensor:
+def radii(points: Tensor, watch: Watch | None = None) -> Tensor:
     """Distances of points (n, F) to the third and the fifth of the other points, (n, 2)."""
-    return neighbours(points, NEAREST)[0][:, [NEIGHBORHOOD - 1, NEAREST - 1]]
+    return neighbours(points, NEAREST, watch)[0][:, [NEIGHBORHOOD - 1, NEAREST - 1]]
 
 
 _radii_of_reference = once(radii)
@@ -115,9 +118,15 @@ def overlap_estimates(
     Args:
         names: full names by base name, of all of precision, recall, density, coverage, label_agreement.
     """
-    n = len(generated)
-    chosen = halves(names["recall"], n)
-    shares = overlap(generated, real, labels, chosen)
+    chosen = halves(names["recall"], len(generated))
+    return estimates_of(names, overlap(generated, real, labels, chosen), chosen, labels)
+
+
+def estimates_of(
+    names: dict[str, str], shares: Overlap, chosen: Tensor, labels: tuple[Tensor, Tensor] | None
+) -> tuple[dict[str, Estimate], Tensor]:
+    """What `overlap_estimates` gives, from the overlap of n generated images by the choices (R, n)."""
+    n = chosen.shape[1]
     requested, classes = labels or (None, None)
     estimates = {
         "precision": mean_estimate(names["precision"], shares.inside, requested),
@@ -182,26 +191,38 @@ def overlap(
     real: Tensor,
     labels: tuple[Tensor, Tensor] | None = None,
     choices: Tensor | None = None,
+    *,
+    real_radii: Tensor | None = None,
+    among: Watch | None = None,
+    between: Watch | None = None,
 ) -> Overlap:
     """Compares features (n, F) with (m, F), which may have labels, in one pass; 6 on either side at least.
 
     Args:
         choices: (R, n) sets of generated images whose recall is computed besides that of all.
+        real_radii: (m, 2) the `radii` of the real features, if they are known.
+        among: is shown the bounds of the distances among generated images.
+        between: is shown those from generated to real images.
     """
     n = len(generated)
     chosen = torch.ones(1, n, dtype=torch.bool)
-    recall = RecallOverChoices(generated, chosen if choices is None else torch.cat([chosen, choices]), real)
-    balls = BallsOfReal(real, n)
+    chosen = chosen if choices is None else torch.cat([chosen, choices])
+    recall = RecallOverChoices(generated, chosen, len(real), among)
+    balls = BallsOfReal(_radii_of_reference(real) if real_radii is None else real_radii, n)
     squares, nearest_real, agreement = Squares(generated, real), [], []
+    show = between(squares) if between else None
     for rows in torch.arange(n).split(ROWS):
         below = squares.below(rows)
+        if show:
+            show(slice(int(rows[0]), int(rows[-1]) + 1), below)
         near, who = squares.nearest(rows, below, NEAREST)
         nearest_real.append(near[:, 0])
         if labels is not None:
             agreement.append((labels[1][who] == labels[0][rows][:, None]).double().mean(1))
         # Few pairs are near enough to lie in a ball; only these need their exact distance.
-        limits = torch.maximum(recall.limits(rows, below), balls.radii[:, 1].square().to(below))
-        for i, j in (pairs.T for pairs in (below <= limits).nonzero().split(PAIRS)):
+        limits = recall.limits(rows, below)
+        torch.maximum(limits, balls.radii[:, 1].square().to(below), out=limits)
+        for i, j in zip(*(of.split(PAIRS) for of in pairs_within(below, limits)), strict=True):
             marks = torch.cat([recall.distances[rows[i]], balls.radii[j]], 1)
             distances = squares.beside(marks, below[i, j], rows[i], j)[:, None]
             recall.add(rows[i], j, marks[:, :-2] < distances)
@@ -219,9 +240,9 @@ def overlap(
 class BallsOfReal:
     """The generated images in the balls of real images, which reach to their third and fifth neighbour."""
 
-    def __init__(self, real: Tensor, n: int) -> None:
-        self.radii = _radii_of_reference(real)  # (m, 2)
-        self.inside, self.count, self.coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(real))
+    def __init__(self, radii: Tensor, n: int) -> None:
+        self.radii = radii  # (m, 2)
+        self.inside, self.count, self.coverage = torch.zeros(n), torch.zeros(n), torch.zeros(2, len(radii))
 
     def add(self, i: Tensor, j: Tensor, within: Tensor) -> None:
         """Counts pairs (p,) of generated i and real j; `within` (p, 2): i is in j's third and fifth ball."""
@@ -247,10 +268,11 @@ class RecallOverChoices:
     adds a pair of images to 60 choices.
     """
 
-    def __init__(self, generated: Tensor, chosen: Tensor, real: Tensor) -> None:
-        self.distances, who = neighbours(generated, min(REACH, len(generated) - 1))
+    def __init__(self, generated: Tensor, chosen: Tensor, m: int, watch: Watch | None = None) -> None:
+        reach = REACH if len(chosen) > 1 else NEIGHBORHOOD
+        self.distances, who = neighbours(generated, min(reach, len(generated) - 1), watch)
         self.choices, self.holding = len(chosen), _holding(who, chosen)  # (words, n, k + 1)
-        self.words = np.zeros((len(self.holding), len(real)), dtype=np.int64)
+        self.words = np.zeros((len(self.holding), m), dtype=np.int64)
         farthest = torch.from_numpy(self.holding.any(0).sum(1, keepdims=True)) - 1  # beyond lies no ball
         self.reach = self.distances.gather(1, farthest).square()
         self.complete = np.bitwise_or.reduce(self.holding, (1, 2))[:, None]
@@ -279,14 +301,19 @@ def _holding(who: Tensor, chosen: Tensor) -> np.ndarray:
         who: (n, k) the neighbours of each of n points, the nearest first.
         chosen: (R, n) which points each choice has.
     """
-    nearer = torch.zeros(len(who), who.shape[1] + 1, dtype=torch.int8)
-    words = []
-    for choices in chosen.split(WORD):
-        word = torch.zeros(nearer.shape, dtype=torch.int64)
+    (n, k), neighbour = who.shape, who.numpy()
+    holding = np.zeros(
+        (-(-len(chosen) // WORD), n, k + 1), dtype=np.int64
+    )  # beyond all neighbours, none holds
+    for word, choices in zip(holding, chosen.split(WORD), strict=True):
+        members = np.zeros(n, dtype=np.int64)
         for bit, member in enumerate(choices):
-            nearer[:, 1:] = member[who].cumsum(1, dtype=torch.int8)
-            word |= ((nearer < NEIGHBORHOOD) & member[:, None]).long() << bit
-        words.append(word)
-    holding = torch.stack(words)
-    holding[:, :, -1] = 0  # farther off than all known neighbours
-    return holding.numpy()
+            members |= member.numpy().astype(np.int64) << bit
+        nearer = [np.zeros(n, dtype=np.int64) for _ in range(NEIGHBORHOOD)]  # one or more, two or more, …
+        for rank in range(k):
+            word[:, rank] = members & ~nearer[-1]
+            one = members[neighbour[:, rank]]
+            for more in range(NEIGHBORHOOD - 1, 0, -1):
+                nearer[more] |= nearer[more - 1] & one
+            nearer[0] |= one
+    return holding

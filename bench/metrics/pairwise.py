@@ -6,6 +6,10 @@ are of differences, in double precision: a product of large numbers would lose t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +18,12 @@ from ..runtime.onednn import linear
 WIDE = 64  # features, above which the product is in single precision, as it takes most of the time
 SPARE = 8  # candidates for the nearest k besides the first k by the bound
 MANY = 16  # undecided rows (e.g. of collapsed samples), above which bounds in double precision are tried
+GROUP = 32  # numbers of a row whose lowest is looked at first
 MOST = 2**20  # numbers of points at a time that exact distances are taken of
+
+
+# Takes what a pass has the distances of, and then the bounds of each slice of rows before the pass uses them.
+Watch = Callable[["Squares"], Callable[[slice, Tensor], None]]
 
 
 def memory_bytes(n: int, m: int, width: int) -> int:
@@ -49,8 +58,9 @@ class Squares:
         self.dtype = dtype = dtype or (torch.float32 if width > WIDE else torch.float64)
         self.error = 3 * (width + 4) * torch.finfo(dtype).eps
         centre = self.others.double().mean(0)
-        self._left, x = self._lifted(self.points, centre, dtype)
         self._right, y = self._lifted(self.others, centre, dtype)
+        same = points is others
+        self._left, x = (self._right.clone(), y) if same else self._lifted(self.points, centre, dtype)
         self.norms = x, y
         self._left[:, :width] *= -2
         self._left[:, width], self._right[:, width + 1] = (1 - self.error) * x, (1 - self.error) * y
@@ -67,6 +77,14 @@ class Squares:
         """Lower bounds (r, m) for the points with indices (r,)."""
         return linear(self._left[rows], self._right)
 
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """(n,), (m,) float64 whose sum x + y is x.y + below / 2, for points as they are, up to rounding."""
+        sets = zip((self.points, self.others), self.norms, strict=True)
+        squares = ((torch.linalg.vector_norm(some.double(), dim=1).square(), norms) for some, norms in sets)
+        x, y = ((square - self.error * norms) / 2 for square, norms in squares)
+        return x, y
+
     def nearest(self, rows: Tensor, below: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Distances to the k nearest others, in order, and their indices, (r, k) each; of equals, the first.
 
@@ -77,10 +95,10 @@ class Squares:
             below: `below(rows)`, infinite where a pair doesn't count.
         """
         size = min(k + SPARE, below.shape[1])
-        lowest, who = below.topk(size, largest=False)
+        lowest, who = _lowest(below, size)
         bound, who = lowest.amax(1), who.sort().values
         parts = zip(rows.split(self._few(size)), who.split(self._few(size)), strict=True)
-        distances = torch.cat([exact(self.points[i, None], self.others[j])[:, 0] for i, j in parts])
+        distances = torch.cat([self._exact(i, j) for i, j in parts])
         distances = distances.masked_fill_(below.gather(1, who).isinf(), torch.inf)
         distances, order = distances.sort(stable=True)
         distances, who = distances[:, :k], who.gather(1, order)[:, :k]
@@ -115,6 +133,40 @@ class Squares:
             distances[pairs] = exact(self.points[i[pairs], None], self.others[j[pairs], None])[:, 0, 0]
         return distances
 
+    def _exact(self, rows: Tensor, who: Tensor) -> Tensor:
+        """Distances of points (r,) to others (r, k) of each."""
+        others = self.others.index_select(0, who.flatten()).unflatten(0, who.shape)
+        return exact(self.points[rows, None], others)[:, 0]
+
     def _few(self, others: int) -> int:
         """How many rows, of so many other points each, are compared at a time."""
         return max(1, MOST // (others * self.points.shape[1]))
+
+
+def _lowest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k lowest of each row of (r, m), in any order, and their places: (r, k) each.
+
+    The k-th lowest of the minima of groups bounds the k-th lowest number from above, and few others lie below
+    it. `topk` of all takes three times as long, and torch's minima and comparisons some times NumPy's.
+    """
+    rows, groups = len(numbers), numbers.shape[1] // GROUP
+    if groups < 2 * k:
+        return numbers.topk(k, largest=False)
+    minima = numbers.numpy()[:, : groups * GROUP].reshape(rows, GROUP, groups).min(1)
+    row, column = pairs_within(numbers, torch.from_numpy(np.partition(minima, k - 1)[:, k - 1 : k]))
+    counts = row.bincount(minlength=rows)
+    if not k <= int(counts.min()) <= int(counts.max()) <= 4 * k:  # many are equal, infinite, or no numbers
+        return numbers.topk(k, largest=False)
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    low = numbers.new_full((rows, int(counts.max())), torch.inf)
+    columns = torch.zeros(low.shape, dtype=torch.int64)
+    low[row, place], columns[row, place] = numbers[row, column], column
+    lowest, at = low.topk(k, largest=False)
+    return lowest, columns.gather(1, at)
+
+
+def pairs_within(numbers: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (p,), (p,) of the numbers of (r, m) that are at most their limits, row by row."""
+    found = np.flatnonzero(numbers.numpy() <= limits.numpy())
+    row, column = np.divmod(found, numbers.shape[1])
+    return torch.from_numpy(row), torch.from_numpy(column)
