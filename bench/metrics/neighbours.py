@@ -17,12 +17,13 @@ from ..api import Estimate, seed_for
 from . import pairwise
 from .bootstrap import REPLICATES, class_means, counts, mean_estimate
 from .names import base_name
-from .pairwise import WIDE, Squares, Watch, pairs_within
+from .pairwise import SPARE, WIDE, Lowest, Squares, Watch, pairs_within
 from .precision_recall import NEIGHBORHOOD
 from .reuse import once
 
 NEAREST = 5  # k of density, coverage and the agreement of labels
 ROWS = 256  # of distances at a time
+PARTS = 4  # of points, among which neighbours are looked for
 PAIRS = 2**16  # of images at a time
 REACH = 24  # neighbours to keep so that the third in a random half is among them (fails once in 60,000)
 WORD = 60  # choices in one integer, a bit each
@@ -50,25 +51,53 @@ def memory_bytes(n: int, m: int, heldout: int, width: int) -> int:
     held = m * (3 * 8 * WORD * words + 8 * choices)
     balls = n * (REACH + 1) * (16 + 8 * words) + choices * n
     return max(
-        pairwise.memory_bytes(m, m, width) + block,
+        pairwise.memory_bytes_among(m, NEAREST, width) + block,
+        pairwise.memory_bytes_among(n, REACH, width) + block * n // m,
         pairwise.memory_bytes(n, m, width) + block + balls,
         pairwise.memory_bytes(heldout, m, width) + block,
         number * (n + m) * (width + 2) + balls + held,
     )
 
 
+def interleaved(n: int) -> Tensor:
+    """An order (n,) of n points whose parts are alike, although the points may be sorted by class."""
+    return torch.cat([torch.arange(first, n, PARTS) for first in range(PARTS)])
+
+
 def neighbours(points: Tensor, k: int, watch: Watch | None = None) -> tuple[Tensor, Tensor]:
-    """Distances of points (n, F) to their k nearest others, in order, and the others' indices: (n, k)."""
-    squares, blocks = Squares(points, points), []
+    """Distances of points (n, F) to their k nearest others, in order, and the others' indices: (n, k).
+
+    Products of two parts of the points are computed once, for the neighbours of both. The last part is the
+    first to find its own: few points of the parts before it are then near enough to count.
+
+    Args:
+        watch: is shown the bounds among the points in the order of `interleaved`. The columns begin with the
+            part that the rows are in.
+    """
+    n, order = len(points), interleaved(len(points))
+    points = points.detach().cpu()[order]
+    squares = Squares(points, points)
     show = watch(squares) if watch else None
-    for rows in torch.arange(len(points)).split(ROWS):
+    lowest = Lowest(n, min(k + SPARE, n - 1), squares.dtype)
+    sizes = [len(range(first, n, PARTS)) for first in range(PARTS)]
+    for part in range(PARTS - 1, -1, -1):
+        start, stop = sum(sizes[:part]), sum(sizes[: part + 1])
+        columns, later = slice(start, n), slice(stop, n)
+        for rows in (slice(first, min(first + ROWS, stop)) for first in range(start, stop, ROWS)):
+            below = squares.below(rows, columns)
+            if show:
+                show(rows, columns, below)
+            below[:, rows.start - start :].fill_diagonal_(torch.inf)  # not itself
+            lowest.set_rows(rows, columns, below)
+            lowest.add_columns(rows, later, below[:, stop - start :])
+        lowest.merge()
+    distances, who, undecided = squares.closest(torch.arange(n), lowest.numbers, lowest.who, k)
+    for rows in undecided.split(ROWS) if len(undecided) else ():
         below = squares.below(rows)
-        if show:
-            show(slice(int(rows[0]), int(rows[-1]) + 1), below)
-        below[torch.arange(len(rows)), rows] = torch.inf  # not itself
-        blocks.append(squares.nearest(rows, below, k))
-    distances, who = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return distances, who
+        below[torch.arange(len(rows)), rows] = torch.inf
+        distances[rows], who[rows] = squares.closest_of_all(rows, below, k)
+    back = order.argsort()
+    return distances[back], order[who][back]
 
 
 def radii(points: Tensor, watch: Watch | None = None) -> Tensor:
@@ -214,7 +243,7 @@ def overlap(
     for rows in torch.arange(n).split(ROWS):
         below = squares.below(rows)
         if show:
-            show(slice(int(rows[0]), int(rows[-1]) + 1), below)
+            show(slice(int(rows[0]), int(rows[-1]) + 1), slice(0, len(real)), below)
         near, who = squares.nearest(rows, below, NEAREST)
         nearest_real.append(near[:, 0])
         if labels is not None:

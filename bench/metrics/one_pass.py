@@ -21,7 +21,7 @@ from .kernel import (
     kd_weightings,
     slices,
 )
-from .neighbours import Overlap, estimates_of, halves, overlap, radii
+from .neighbours import Overlap, estimates_of, halves, interleaved, overlap, radii
 from .pairwise import Squares, Watch
 from .reuse import once
 
@@ -58,30 +58,38 @@ def kernel_and_overlap(
     """
     classes, left, right = kd_weightings(len(generated), len(real), labels)
     real_radii, others = _reference(real, right)
-    own, between = Within(left), Between(left, right)
+    order = interleaved(len(generated))
+    own, between = Within(left[:, order]), Between(left, right)
     shares = overlap(
         generated, real, labels, choices, real_radii=real_radii, among=_adding(own), between=_adding(between)
     )
-    return classes, discrepancy(own.pairs(), others, between), shares
+    return classes, discrepancy(_in_order(own.pairs(), order), others, between), shares
 
 
 @once
 def _reference(real: Tensor, weights: Tensor) -> tuple[Tensor, Pairs]:
     """The radii of real features (m, F), and their kernel by weights (R, m)."""
-    within = Within(weights)
-    return radii(real, _adding(within)), within.pairs()
+    order = interleaved(len(real))
+    within = Within(weights[:, order])
+    return radii(real, _adding(within)), _in_order(within.pairs(), order)
+
+
+def _in_order(pairs: Pairs, order: Tensor) -> Pairs:
+    """Sums (n,) of images as they are, from those of images in an order (n,)."""
+    return pairs._replace(sums=pairs.sums[order.argsort()])
 
 
 def _adding(sums: Within | Between) -> Watch:
     """Adds the kernel of pairs whose bounds a pass shows; within a set, those of the upper triangle."""
 
-    def watch(squares: Squares) -> Callable[[slice, Tensor], None]:
+    def watch(squares: Squares) -> Callable[[slice, slice, Tensor], None]:
         kernel = cubic_of_bounds(squares)
 
-        def show(rows: slice, below: Tensor) -> None:
-            start = rows.start if isinstance(sums, Within) else 0
-            for columns in slices(start, below.shape[1]):
-                sums.add(rows, columns, kernel(rows, columns, below[:, columns]))
+        def show(rows: slice, shown: slice, below: Tensor) -> None:
+            start = rows.start if isinstance(sums, Within) else shown.start
+            for columns in slices(start, shown.stop):
+                block = below[:, columns.start - shown.start : columns.stop - shown.start]
+                sums.add(rows, columns, kernel(rows, columns, block))
 
         return show
 

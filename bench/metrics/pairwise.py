@@ -19,17 +19,25 @@ WIDE = 64  # features, above which the product is in single precision, as it tak
 SPARE = 8  # candidates for the nearest k besides the first k by the bound
 MANY = 16  # undecided rows (e.g. of collapsed samples), above which bounds in double precision are tried
 GROUP = 32  # numbers of a row whose lowest is looked at first
+MOST_FOUND = 2**18  # pairs that are kept before the lowest of them are
 MOST = 2**20  # numbers of points at a time that exact distances are taken of
 
 
-# Takes what a pass has the distances of, and then the bounds of each slice of rows before the pass uses them.
-Watch = Callable[["Squares"], Callable[[slice, Tensor], None]]
+# Takes what a pass has the distances of, and then the bounds of slices of rows and columns before their use.
+Watch = Callable[["Squares"], Callable[[slice, slice, Tensor], None]]
 
 
 def memory_bytes(n: int, m: int, width: int) -> int:
     """Bytes of `Squares` of n points and m others, while the larger set is made."""
     number = 4 if width > WIDE else 8
     return number * (n + m) * (width + 2) + 8 * max(n, m) * width
+
+
+def memory_bytes_among(n: int, k: int, width: int) -> int:
+    """Bytes of `Squares` of a copy of n points, and of `Lowest` with its pairs, of which k are looked for."""
+    each = (4 if width > WIDE else 8) + 8
+    lowest = 2 * each * n * (k + SPARE) + 3 * (each + 8) * MOST_FOUND
+    return memory_bytes(n, n, width) + 4 * n * width + lowest
 
 
 def exact(points: Tensor, others: Tensor) -> Tensor:
@@ -73,9 +81,9 @@ class Squares:
         lifted[:, : len(centre)] = centred
         return lifted, torch.linalg.vector_norm(centred, dim=1).square_()
 
-    def below(self, rows: Tensor) -> Tensor:
-        """Lower bounds (r, m) for the points with indices (r,)."""
-        return linear(self._left[rows], self._right)
+    def below(self, rows: Tensor | slice, columns: slice = slice(None)) -> Tensor:
+        """Lower bounds (r, m) for the points with indices (r,), or in a slice, to others in a slice."""
+        return linear(self._left[rows], self._right[columns])
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
@@ -94,31 +102,48 @@ class Squares:
         Args:
             below: `below(rows)`, infinite where a pair doesn't count.
         """
-        size = min(k + SPARE, below.shape[1])
-        lowest, who = _lowest(below, size)
-        bound, who = lowest.amax(1), who.sort().values
-        parts = zip(rows.split(self._few(size)), who.split(self._few(size)), strict=True)
+        lowest, who = _lowest(below, min(k + SPARE, below.shape[1]))
+        distances, who, undecided = self.closest(rows, lowest, who, k)
+        if len(undecided):
+            closest = self.closest_of_all(rows[undecided], below[undecided], k)
+            distances[undecided], who[undecided] = closest
+        return distances, who
+
+    def closest(self, rows: Tensor, lowest: Tensor, who: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances to the k nearest of candidates, who they are, and which rows others may be nearer to.
+
+        Args:
+            lowest: (r, K) the lowest bounds of the points with indices (r,), infinite where a pair doesn't
+                count; `who` (r, K) they are of. No other bound is lower.
+        """
+        bound, (who, order) = lowest.amax(1), who.sort()
+        parts = zip(rows.split(self._few(who.shape[1])), who.split(self._few(who.shape[1])), strict=True)
         distances = torch.cat([self._exact(i, j) for i, j in parts])
-        distances = distances.masked_fill_(below.gather(1, who).isinf(), torch.inf)
+        distances = distances.masked_fill_(lowest.gather(1, order).isinf(), torch.inf)
         distances, order = distances.sort(stable=True)
         distances, who = distances[:, :k], who.gather(1, order)[:, :k]
-        undecided = (distances[:, -1].square() >= bound).nonzero()[:, 0]
-        if len(undecided) > MANY and self.dtype != torch.float64:
-            closer = Squares(self.points[rows[undecided]], self.others, torch.float64)
-            all_rows = torch.arange(len(undecided))
-            bounds = closer.below(all_rows).masked_fill_(below[undecided].isinf(), torch.inf)
-            distances[undecided], who[undecided] = closer.nearest(all_rows, bounds, k)
-            return distances, who
-        for row in undecided.tolist():
-            point, counts = self.points[rows[row]], below[row].isfinite()
-            copies = (counts & (self.others == point).all(1)).nonzero()[:k, 0]
-            if len(copies) == k:  # none is nearer
-                distances[row], who[row] = 0, copies
-                continue
-            far = exact(point[None], self.others)[0].masked_fill_(~counts, torch.inf)
-            ascending, order = far.sort(stable=True)
-            distances[row], who[row] = ascending[:k], order[:k]
+        return distances, who, (distances[:, -1].square() >= bound).nonzero()[:, 0]
+
+    def closest_of_all(self, rows: Tensor, below: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """What `nearest` gives, of rows whose candidates don't decide it."""
+        if len(rows) > MANY and self.dtype != torch.float64:
+            closer = Squares(self.points[rows], self.others, torch.float64)
+            all_rows = torch.arange(len(rows))
+            bounds = closer.below(all_rows).masked_fill_(below.isinf(), torch.inf)
+            return closer.nearest(all_rows, bounds, k)
+        pairs = zip(self.points[rows], below, strict=True)
+        found = [self._row_of_all(point, bounds, k) for point, bounds in pairs]
+        distances, who = (torch.stack(parts) for parts in zip(*found, strict=True))
         return distances, who
+
+    def _row_of_all(self, point: Tensor, below: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        counts = below.isfinite()
+        copies = (counts & (self.others == point).all(1)).nonzero()[:k, 0]
+        if len(copies) == k:  # none is nearer
+            return torch.zeros(k, dtype=torch.float64), copies
+        far = exact(point[None], self.others)[0].masked_fill_(~counts, torch.inf)
+        ascending, order = far.sort(stable=True)
+        return ascending[:k], order[:k]
 
     def beside(self, marks: Tensor, below: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """Distances of pairs (p,), which lie on the same side of marks (p, K) as the exact ones.
@@ -141,6 +166,47 @@ class Squares:
     def _few(self, others: int) -> int:
         """How many rows, of so many other points each, are compared at a time."""
         return max(1, MOST // (others * self.points.shape[1]))
+
+
+class Lowest:
+    """The k lowest numbers of each of n points, from blocks of pairs, and whom each is with: (n, k) each."""
+
+    def __init__(self, n: int, k: int, dtype: torch.dtype) -> None:
+        self.k, self.who = k, torch.zeros(n, k, dtype=torch.int64)
+        self.numbers = torch.full((n, k), torch.inf, dtype=dtype)
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = []  # points, others, numbers
+
+    def set_rows(self, rows: slice, columns: slice, block: Tensor) -> None:
+        """The lowest of a block (r, c), for points that have no numbers yet."""
+        lowest, who = _lowest(block, width := min(self.k, block.shape[1]))
+        self.numbers[rows, :width], self.who[rows, :width] = lowest, who + columns.start
+
+    def add_columns(self, rows: slice, columns: slice, block: Tensor) -> None:
+        """Adds the numbers of a block (r, c) that are lower than those of the points in its columns."""
+        limits = self.numbers[columns].amax(1)
+        lower = torch.nextafter(limits, limits.new_tensor(-torch.inf)).where(limits.isfinite(), limits)
+        row, column = pairs_within(block, lower[None])
+        self._found.append((column + columns.start, row + rows.start, block[row, column]))
+        if sum(len(points) for points, *_ in self._found) > MOST_FOUND:
+            self.merge()
+
+    def merge(self) -> None:
+        """Has the numbers count that `add_columns` has found so far."""
+        if not self._found:
+            return
+        points, others, numbers = (torch.cat(parts) for parts in zip(*self._found, strict=True))
+        self._found = []
+        points, order = points.sort(stable=True)
+        some, row, counts = points.unique_consecutive(return_inverse=True, return_counts=True)
+        if not len(some):
+            return
+        place = self.k + torch.arange(len(points)) - (counts.cumsum(0) - counts)[row]
+        beside = (len(some), int(counts.max()))
+        low = torch.cat([self.numbers[some], numbers.new_full(beside, torch.inf)], 1)
+        who = torch.cat([self.who[some], others.new_zeros(beside)], 1)
+        low[row, place], who[row, place] = numbers[order], others[order]
+        self.numbers[some], at = low.topk(self.k, largest=False)
+        self.who[some] = who.gather(1, at)
 
 
 def _lowest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ from latentbench.bench.metrics import one_pass
 from latentbench.bench.metrics.kernel import KD_SUBSETS, kernel_estimate
 from latentbench.bench.metrics.neighbours import REACH, _holding, halves, overlap, overlap_estimates
 from latentbench.bench.metrics.one_pass import kernel_and_overlap, kernel_and_overlap_estimates
-from latentbench.bench.metrics.pairwise import GROUP, _lowest
 
 NAMES = {base: base for base in ("precision", "recall", "density", "coverage", "label_agreement")}
 
@@ -62,16 +61,6 @@ def test_values_without_choices_are_those_with_them():
 def test_too_few_images_for_subsets_are_unfit():
     with pytest.raises(Unfit, match="4 images"):
         kernel_and_overlap(features(3), features(30))
-
-
-@pytest.mark.parametrize("k", [1, 5, 32])
-def test_the_lowest_of_rows_are_topks(k):
-    numbers = features(40, width=80 * GROUP + 7)
-    numbers[0], numbers[1, 5:], numbers[2, :300] = 1.0, torch.inf, -7.0  # equal, few finite, many lowest
-    lowest, where = _lowest(numbers, k)
-    assert lowest.sort().values.equal(numbers.topk(k, largest=False).values.sort().values)
-    assert numbers.gather(1, where).equal(lowest)
-    assert all(len(set(row)) == k for row in where.tolist())
 
 
 def test_a_ball_holds_what_fewer_than_three_chosen_neighbours_are_nearer_than():
