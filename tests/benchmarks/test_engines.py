@@ -1,31 +1,33 @@
 """A small matrix from nothing, whole command: one worker, two, and two CPUs of a Ray cluster of its own.
 
-pytest tests/benchmarks/test_engines.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_engines.py --benchmark-enable -n 0
 
 Ray's start is in it: some 5 seconds that workers of the local engine don't take.
 """
 
 import re
+from importlib.util import find_spec
 
 import pytest
+from helpers.in_turns import in_turns
 from helpers.run import TINY, bench
 
 MATRIX = re.sub(r"  lightningdit: .*\n", "", TINY).replace("tokenizer_steps: 12", "tokenizer_steps: 1000")
 MATRIX = MATRIX.replace("weight: 1.0e-3", "weight: [1.0e-4, 1.0e-3, 1.0e-2]")
 
 
-@pytest.mark.parametrize("how", ["-j 1", "-j 2", "-j 2 --engine ray"])
-@pytest.mark.benchmark(group="4 tokenizers of 1,000 steps with their generators and scores")
-def test_engine(benchmark, how, tmp_path_factory):
-    if not benchmark.enabled:
-        pytest.skip("a minute, to be timed only: tests/test_run.py and tests/test_ray.py test the engines")
-    if "ray" in how:
-        pytest.importorskip("ray", reason="the Ray engine needs ray, which isn't installed")
+def test_engine(benchmark, tmp_path_factory):
+    if benchmark.disabled:
+        pytest.skip("minutes, to be timed only: tests/engine tests the engines")
 
-    def fresh():
+    def fresh(how):
         folder = tmp_path_factory.mktemp("engine")
         (folder / "matrix.yaml").write_text(MATRIX)
-        return (), {"cwd": folder, "timeout": 1200}
+        return how, folder
 
-    done = benchmark.pedantic(lambda **where: bench("run", *how.split(), **where), setup=fresh, rounds=3)
-    assert done.returncode == 0, done.stdout + done.stderr
+    def run(how, folder):
+        done = bench("run", *how.split(), cwd=folder, timeout=1200)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    hows = ["-j 2", "-j 1"] + (["-j 2 --engine ray"] if find_spec("ray") else [])
+    in_turns(benchmark, dict.fromkeys(hows, run), rounds=3, warmup_rounds=0, prepare=fresh)

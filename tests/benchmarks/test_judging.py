@@ -1,16 +1,14 @@
 """What scores of a tokenizer are mostly made of, decoding and describing, against plain layers.
 
-`of the plain` in `extra_info`: seconds of CPU as a share of the plain ones, which take turns with them.
-
-pytest tests/benchmarks/test_judging.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_judging.py --benchmark-enable -n 0
 """
 
 import time
-from statistics import median
 from unittest import mock
 
 import pytest
 import torch
+from helpers.in_turns import in_turns
 
 from latentbench.bench import api
 from latentbench.bench.api import ImageSpec
@@ -20,7 +18,7 @@ from latentbench.bench.models.latents import decode_all
 from latentbench.bench.registry import create
 from latentbench.bench.runtime import onednn
 
-IMAGES, ROUNDS = 256, 7
+IMAGES = 256
 
 
 def decoding():
@@ -64,14 +62,5 @@ CASES = {
 def test_judging(benchmark, case):
     torch.manual_seed(0)
     ours, plain = CASES[case]()
-    torch.testing.assert_close(ours(), plain(), rtol=1e-4, atol=1e-4)
-    others = []
-
-    def between():
-        began = time.process_time()
-        plain()
-        others.append(time.process_time() - began)
-
-    benchmark.pedantic(ours, setup=between, rounds=ROUNDS)
-    if benchmark.stats:
-        benchmark.extra_info["of the plain"] = round(benchmark.stats["median"] / median(others), 2)
+    found = in_turns(benchmark, {"ours": ours, "plain": plain}, rounds=7)
+    torch.testing.assert_close(found["ours"], found["plain"], rtol=1e-4, atol=1e-4)

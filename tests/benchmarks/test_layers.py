@@ -1,9 +1,9 @@
 """Blocks at published widths, forward and backward, against what this CPU does in one large matrix product.
 
-`of the bound` in `extra_info`: what their operations would take at that product's rate, as a share of the
-median. Causal attention counts as a whole square. Read it with OMP_NUM_THREADS=1.
+The ratio is of seconds for the same number of operations; causal attention counts as a whole square. Read it
+with OMP_NUM_THREADS=1.
 
-pytest tests/benchmarks/test_layers.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_layers.py --benchmark-enable -n 0
 """
 
 import time
@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.in_turns import in_turns
 from timm.models.vision_transformer import Block as ViTBlock
 
 from latentbench.bench.api import LatentSpec
@@ -22,7 +23,7 @@ from latentbench.bench.training.one_step import backward
 
 IMAGES, TOKENS = 2, 256
 SPEC = LatentSpec(TOKENS, 32, (16, 16))
-LARGE = 1536  # of the matrices that the bound is measured with
+LARGE = 1536  # of the matrices in the product
 
 
 def of_generator(name, size):
@@ -52,33 +53,19 @@ def step(block, x, *given):
     backward(block(x, *given).square().mean())
 
 
-@pytest.fixture(scope="module")
-def rate():
-    """Operations a second."""
-    a, b = torch.randn(2, LARGE, LARGE)
-    seconds = []
-    for _ in range(7):
-        began = time.process_time()
-        a @ b
-        seconds.append(time.process_time() - began)
-    return 2 * LARGE**3 / sorted(seconds)[3]
-
-
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.benchmark(
-    group=f"{IMAGES} images of {TOKENS} tokens, forward and backward",
-    timer=time.process_time,  # seconds of CPU: the same beside other work
-)
-def test_block(benchmark, name, rate):
+@pytest.mark.benchmark(timer=time.process_time)  # seconds of CPU: the same beside other work
+def test_block(benchmark, name):
     width, build = BLOCKS[name]
     torch.manual_seed(0)
     block, given = build()
-    x = torch.randn(IMAGES, TOKENS, width)
+    x, (a, b) = torch.randn(IMAGES, TOKENS, width), torch.randn(2, LARGE, LARGE)
     flops = step_cost(step, block, x, *given).flops
-    benchmark.pedantic(step, (block, x.requires_grad_(), *given), rounds=5, warmup_rounds=1)
+    ways = {"block": lambda: step(block, x, *given), "matrix product": lambda: a @ b}
+    x.requires_grad_()
+    in_turns(benchmark, ways, amounts={"block": flops, "matrix product": 2 * LARGE**3})
     assert x.grad.isfinite().all()
-    if benchmark.stats:
-        median = benchmark.stats["median"]
-        benchmark.extra_info["of the bound"] = round(flops / rate / median, 2)
-        benchmark.extra_info["us per token"] = round(median / (IMAGES * TOKENS) * 1e6)
-        benchmark.extra_info["GFLOP/s of the bound"] = round(rate / 1e9)
+    if not benchmark.disabled:
+        seconds = benchmark.extra_info["seconds"]
+        benchmark.extra_info["µs a token"] = round(1e6 * seconds["block"] / (IMAGES * TOKENS))
+        benchmark.extra_info["GFLOP/s of the product"] = round(2e-9 * LARGE**3 / seconds["matrix product"])

@@ -1,21 +1,19 @@
 """A training step with oneDNN's linear layers, against MKL's: forward and backward, without the optimizer.
 
-`of the plain` in `extra_info`: seconds of CPU as a share of the plain ones, which take turns with them.
-
-pytest tests/benchmarks/test_linear_layers.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_linear_layers.py --benchmark-enable -n 0
 """
 
 import time
-from statistics import median
 
 import pytest
 import torch
+from helpers.in_turns import in_turns
 
 from latentbench.bench.api import ImageSpec, LatentSpec, Noise
 from latentbench.bench.registry import create
 from latentbench.bench.runtime.onednn import by_onednn
 
-BATCH, ROUNDS = 32, 9
+BATCH = 32
 
 
 def generator(name):
@@ -39,22 +37,13 @@ CASES = {"vit": tokenizer, "lightningdit": generator, "mar": generator, "tarflow
 def test_a_step(benchmark, name):
     torch.manual_seed(0)
     model, loss = CASES[name](name)
-    others = []
 
-    def plain():
+    def mkl():
         model.zero_grad()
         loss().backward()
 
-    def ours():
+    def onednn():
         with by_onednn():
-            plain()
+            mkl()
 
-    def between():
-        began = time.process_time()
-        plain()
-        others.append(time.process_time() - began)
-
-    ours()
-    benchmark.pedantic(ours, setup=between, rounds=ROUNDS, iterations=1)
-    if benchmark.stats:
-        benchmark.extra_info["of the plain"] = round(benchmark.stats["median"] / median(others), 2)
+    in_turns(benchmark, {"oneDNN": onednn, "MKL": mkl}, rounds=9)

@@ -1,22 +1,29 @@
 """What isn't training: the start of the command, and a matrix whose artifacts are all there.
 
-pytest tests/benchmarks/test_overhead.py --benchmark-enable -n 0 --benchmark-columns=median,iqr,rounds
+pytest tests/benchmarks/test_overhead.py --benchmark-enable -n 0
 """
 
 import subprocess
 import sys
 
 import pytest
+from helpers.in_turns import cpu_seconds, in_turns
 from helpers.run import TINY, bench
 
 
-@pytest.mark.parametrize("code", ["pass", "import torch", "help"])
-@pytest.mark.benchmark(group="start-up: an empty Python, torch alone, and bench --help")
-def test_start_up(benchmark, code):
-    python = [sys.executable, "-m", "latentbench.bench.cli", "--help"]
-    command = python if code == "help" else [sys.executable, "-c", code]
-    done = benchmark.pedantic(subprocess.run, (command,), {"capture_output": True}, rounds=5, warmup_rounds=1)
+def python(*arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True)
     assert done.returncode == 0
+
+
+@pytest.mark.benchmark(timer=cpu_seconds)  # the same beside other work
+def test_start_up(benchmark):
+    ways = {
+        "bench --help": lambda: python("-m", "latentbench.bench.cli", "--help"),
+        "an empty Python": lambda: python("-c", "pass"),
+        "import torch": lambda: python("-c", "import torch"),
+    }
+    in_turns(benchmark, ways)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +35,17 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.measured
-@pytest.mark.parametrize("what", ["plan", "run"])
-@pytest.mark.benchmark(group="a fully cached matrix: the plan alone, and the run")
-def test_cached(benchmark, what, made):
-    done = benchmark.pedantic(bench, (what,), {"cwd": made}, rounds=3)
-    assert done.returncode == 0 and "start" not in done.stdout
+@pytest.mark.benchmark(timer=cpu_seconds)  # the same beside other work
+def test_cached(benchmark, made):
+    def command(name):
+        done = bench(name, cwd=made)
+        assert done.returncode == 0 and "start" not in done.stdout
+
+    imports = "imports of torch and timm"
+    ways = {
+        "run of a cached matrix": lambda: command("run"),
+        "its plan": lambda: command("plan"),
+        imports: lambda: python("-c", "import torch, timm"),
+    }
+    pairs = [(way, imports) for way in ways if way != imports]
+    in_turns(benchmark, ways, pairs, rounds=3, warmup_rounds=0)

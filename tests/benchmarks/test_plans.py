@@ -1,15 +1,17 @@
 """Large matrices: a plan of 10,000 cells, and what a cell costs whose artifacts, or record, are all there.
 
-pytest tests/benchmarks/test_plans.py --benchmark-enable -n 0 --benchmark-columns=median,rounds
+pytest tests/benchmarks/test_plans.py --benchmark-enable -n 0
 """
 
 import random
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from helpers import fabricated_records
+from helpers.in_turns import cpu_seconds, in_turns
 
 from latentbench.bench.engine import results_folder, run, run_options
 from latentbench.bench.engine.open_plan import OpenPlan
@@ -46,23 +48,37 @@ print(len(made.cells), peak() - before)
 """
 
 
-@pytest.mark.benchmark(group="10,000 cells")
-def test_planned(benchmark, tmp_path):
-    (tmp_path / "matrix.yaml").write_text(LARGE)
-    loaded = load_matrix(tmp_path / "matrix.yaml")
-    made = benchmark.pedantic(make_plan, (loaded,), rounds=3)
-    assert len(made.cells) == 10_001
+FEWER = LARGE.replace("seeds: 10", "seeds: 1")
+CELLS = {"10,000 cells": 10_001, "1,001 cells": 1_001}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, text in zip(CELLS, (LARGE, FEWER), strict=True):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return {name: tmp_path / f"{name}.yaml" for name in CELLS}
+
+
+@pytest.mark.benchmark(timer=cpu_seconds)  # the same beside other work
+def test_planned(benchmark, files):
+    loaded = {name: load_matrix(file) for name, file in files.items()}
+    ways = {name: partial(make_plan, matrix) for name, matrix in loaded.items()}
+    made = in_turns(benchmark, ways, rounds=3, warmup_rounds=0)
+    assert {name: len(plan.cells) for name, plan in made.items()} == CELLS
 
 
 @pytest.mark.measured
-@pytest.mark.benchmark(group="10,000 cells")
-def test_planned_and_estimated_in_a_process_of_its_own(benchmark, tmp_path):
-    (tmp_path / "matrix.yaml").write_text(LARGE)
-    command = [sys.executable, "-c", PLAN, str(tmp_path / "matrix.yaml")]
-    done = benchmark.pedantic(subprocess.run, (command,), {"capture_output": True, "text": True}, rounds=1)
-    cells, kib = map(int, done.stdout.split())
-    benchmark.extra_info["MB above the imports"] = kib // 1000
-    assert cells == 10_001
+@pytest.mark.benchmark(timer=cpu_seconds)  # the same beside other work
+def test_planned_and_estimated_in_a_process_of_its_own(benchmark, files):
+    def planned(file):
+        command = [sys.executable, "-c", PLAN, str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [int(number) for number in done.stdout.split()]
+
+    ways = {name: partial(planned, file) for name, file in files.items()}
+    made = in_turns(benchmark, ways, rounds=3, warmup_rounds=0)
+    assert {name: cells for name, (cells, _) in made.items()} == CELLS
+    benchmark.extra_info["MB above the imports"] = made["10,000 cells"][1] // 1000
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +106,20 @@ def artifact(stage, rng):
     return Result({"metrics": metrics, "cost": {"seconds": 1.0}})
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["artifacts", "records"])
-@pytest.mark.benchmark(group="100 cells that are all there, without the tables")
-def test_cached(benchmark, kept, cached, monkeypatch):
+@pytest.mark.benchmark(timer=cpu_seconds)  # the same beside other work
+def test_cached(benchmark, cached, monkeypatch):
     loaded, made, store, folder = cached
-    options = run_options.RunOptions(out=folder / "results", jobs=1, keep_records=kept)
     monkeypatch.setattr(
         results_folder.ResultsWriter, "publish", lambda book, to_come="": list(book.records.values())
     )
-    arguments = (OpenPlan(loaded, made, made.cells, store), options)
-    found = benchmark.pedantic(run.run, arguments, rounds=3)
-    assert len(found) == len(made.cells) == 101 and all(record.status == "done" for record in found)
+
+    def runs(keep_records):
+        options = run_options.RunOptions(out=folder / "results", jobs=1, keep_records=keep_records)
+        found = run.run(OpenPlan(loaded, made, made.cells, store), options)
+        assert len(found) == len(made.cells) == 101 and all(record.status == "done" for record in found)
+
+    ways = {"artifacts there": partial(runs, False), "records kept": partial(runs, True)}
+    in_turns(benchmark, ways, rounds=3)
+    if not benchmark.disabled:
+        for way, seconds in benchmark.extra_info["seconds"].items():
+            benchmark.extra_info[f"ms a cell, {way}"] = 1000 * seconds / len(made.cells)
