@@ -101,6 +101,21 @@ def test_layers_that_are_small_or_of_another_precision_or_mapped_stay_as_they_ar
     assert not taken
 
 
-def test_the_mode_is_entered_once():
-    with by_onednn(), by_onednn():
-        assert len(torch.overrides._get_current_function_mode_stack()) == 1
+def test_the_outermost_block_exchanges_the_function_and_puts_it_back(taken):
+    plain = nn.functional.linear
+    with pytest.raises(ZeroDivisionError), by_onednn():
+        with by_onednn():
+            pass
+        nn.Linear(128, 256)(torch.randn(128, 128))
+        raise ZeroDivisionError
+    assert len(taken) == 1 and nn.functional.linear is plain
+
+
+def test_attention_of_torch_is_reached(taken):
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(128, 4, batch_first=True), torch.randn(8, 16, 128)
+    plain = attention(x, x, x, need_weights=False)[0]
+    with by_onednn():
+        found = attention(x, x, x, need_weights=False)[0]
+    assert taken
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
