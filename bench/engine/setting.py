@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
+from ..runtime.heap import keep_freed_memory
 from ..store import mirror
 from ..store.artifacts import Artifact, Result, Store
 from ..store.stage import Stage
@@ -39,6 +40,7 @@ class Setting:
         torch.set_num_threads(self.threads)
         # LZN's softmax is full of denormals; all workers of all engines must agree, for it changes last bits.
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         for plugin in self.plugins:
             registry.load_plugin(plugin)
 

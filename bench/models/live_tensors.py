@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..runtime.heap import MAPPED
 from .flops import TooLong
 from .storage import storage_id
 
-# Bytes from which glibc's allocator always maps a tensor on its own; smaller ones may come from its heap.
-SMALL = 2**25
 # What the heap loses between tensors of unequal sizes, as a share of them. Measured are 0 to 0.9, so a plan
 # with 0.35 is off by at most 1.4 times either way.
 GAPS = 0.35
@@ -35,7 +34,7 @@ class LiveTensors(TorchDispatchMode):
         """
         super().__init__()
         self.bytes = self.peak = 0
-        # The same of tensors below SMALL, and of all on a CPU, whose heap keeps what small ones once took.
+        # The same of tensors below MAPPED, and of all on a CPU, whose heap keeps what small ones once took.
         self.small = self.heap = self.held = 0
         self.calls_left, self.paused = calls, False
         self._sizes: dict[int, int] = {}  # by storage
@@ -92,4 +91,4 @@ class LiveTensors(TorchDispatchMode):
 
 
 def _small(size: int) -> int:
-    return size if size < SMALL else 0
+    return size if size < MAPPED else 0
