@@ -12,13 +12,14 @@ import torch
 from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from ..bench.api import Generator, LatentSpec, Noise
 from ..bench.flow import with_unconditional
 from ..bench.nn.blocks import LabelEmbedding, divide_width, drop_labels, xavier
 from ..bench.nn.token_heads import DiffusionHead, FlowHead
 from ..bench.registry import register
+from ..bench.runtime.parts_of_batches import in_parts
 
 
 def tokens_per_step(tokens: int, iterations: int) -> list[int]:
@@ -44,6 +45,23 @@ def mask_ratio(uniform: float, minimum: float) -> float:
     normal = NormalDist(1.0, 0.25)
     low = normal.cdf(minimum)
     return min(1.0, max(minimum, normal.inv_cdf(low + uniform * (0.5 - low))))
+
+
+def outputs_of(block: Any, x: Tensor, asked: slice) -> Tensor:
+    """Outputs of a timm block for the `asked` tokens (B, n, D) alone, without dropout; x is (B, T, D).
+
+    All tokens have keys and values, but only these have a query and pass through the other layers.
+    """
+    attention, normed, width = block.attn, block.norm1(x), x.shape[-1]
+    x, heads = x[:, asked], (attention.num_heads, width // attention.num_heads)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    linear = nn.functional.linear  # looked up here, as `by_onednn` exchanges it
+    q = linear(normed[:, asked], weight[:width], bias[:width]).unflatten(-1, heads).transpose(1, 2)
+    k, v = linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+    attended = scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
+    x = x + attention.proj(attended.transpose(1, 2).flatten(2))
+    outputs: Tensor = x + block.mlp(block.norm2(x))
+    return outputs
 
 
 @register("mar")
@@ -154,9 +172,18 @@ class MAR(Generator):
         x = self.embed_norm(x + embedding(positions[:, : self.buffer + known], self.encoder_positions))
         x = self.decoder_embed(self.encoder(x))
         x = torch.cat([x, self.mask.expand(batch, order.shape[1] - known, -1)], dim=1)
-        x = self.decoder(x + embedding(positions, self.decoder_positions))
-        x = x[:, self.buffer + known : self.buffer + known + count]
+        x = x + embedding(positions, self.decoder_positions)
+        x = self._decoded(x, slice(self.buffer + known, self.buffer + known + count))
         return x + embedding(order[:, known : known + count], self.head_positions)
+
+    def _decoded(self, x: Tensor, asked: slice) -> Tensor:
+        """The decoder's outputs for the `asked` tokens (B, n, D) of its inputs (B, buffer + T, D)."""
+        if self.training:  # in which the last block, too, may drop activations or be computed again
+            return self.decoder(x)[:, asked]
+        *blocks, last, norm = self.decoder
+        for block in blocks:
+            x = block(x)
+        return norm(outputs_of(last, x, asked))
 
     def loss(self, z: Tensor, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         # One mask ratio for the whole batch on all processes; drawn on the CPU, as it is read as a number.
@@ -197,11 +224,10 @@ class MAR(Generator):
             if guided:
                 progress = (z.shape[1] + count) / tokens if schedule == "linear" else 1.0
                 w: float | None = 1 + (guidance - 1) * progress
-                condition = self.condition(
-                    z.repeat(2, 1, 1), order.repeat(2, 1), with_unconditional(labels), count
-                )
+                given = z.repeat(2, 1, 1), order.repeat(2, 1), with_unconditional(labels)
             else:
-                w, condition = None, self.condition(z, order, labels, count)
+                w, given = None, (z, order, labels)
+            condition = in_parts(partial(self.condition, count=count), self.buffer + tokens, *given)
             predicted = self.head.sample(condition, w, noise.fork(iteration), steps, temperature)
             z = torch.cat([z, predicted], dim=1)
         return torch.empty_like(z).scatter_(1, order[..., None].expand_as(z), z)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -179,10 +180,23 @@ class TokenMLP(nn.Module):
         embedded = self.time(t)
         if self.condition is not None:
             embedded = embedded + self.condition(condition)
-        embedded = nn.functional.silu(embedded)
+        return self._embedded(x, embedded, tap)
+
+    def at_times(self, times: Tensor, condition: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The outputs for x (..., channels) at times[index] as a function of x and the index.
+
+        The embeddings of all times (K,) and of the condition (..., D) are computed once.
+        """
+        assert self.condition is not None
+        embedded_times, embedded_condition = self.time(times), self.condition(condition)
+        return lambda x, index: self._embedded(x, embedded_condition + embedded_times[index], 0)[0]
+
+    def _embedded(self, x: Tensor, embedding: Tensor, tap: int) -> tuple[Tensor, Tensor]:
+        """The same as `tapped`, for the sum of all embeddings (..., width)."""
+        embedding = nn.functional.silu(embedding)
         x = hidden = self.embed(x)
         for index, block in enumerate(self.blocks, start=1):
-            x = block(x, embedded)
+            x = block(x, embedding)
             hidden = x if index == tap else hidden
-        shift, scale = self.modulation(embedded).chunk(2, dim=-1)
+        shift, scale = self.modulation(embedding).chunk(2, dim=-1)
         return self.output(modulate(self.norm(x), shift, scale)), hidden

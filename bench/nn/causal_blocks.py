@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention, silu, softplus
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention, silu, softplus
 
 from ..api import LatentSpec
 from ..flow import guide
@@ -37,8 +37,8 @@ class Guidance:
     anneal: bool
     temperature: float
 
-    def __call__(self, output: Tensor, progress: float) -> Tensor:
-        """Both branches' (a, b) (2B, 2C) -> (B, 2C); `progress` in (0, 1] is the share of tokens done."""
+    def __call__(self, output: Tensor, progress: float | Tensor) -> Tensor:
+        """Both branches' (a, b) (2B, n, 2C) -> (B, n, 2C); `progress` is the share of tokens done, to 1."""
         conditional, unconditional = output.chunk(2)
         if self.rule == "starflow":
             # The released code computes annealed weights and does not use them.
@@ -51,6 +51,18 @@ def _norm(width: int, adaptive: bool) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) if adaptive else nn.LayerNorm(width)
 
 
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them, the hidden one four times as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x)))
+
+
 class CausalLayer(nn.Module):
     """A causal pre-norm transformer layer; with `adaptive`, an adaLN-Zero layer as in DiT."""
 
@@ -61,7 +73,7 @@ class CausalLayer(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.norm2 = _norm(width, adaptive)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = MLP(width)
         self.modulation = nn.Linear(width, 6 * width) if adaptive else None
 
     def forward(
@@ -73,13 +85,14 @@ class CausalLayer(nn.Module):
         sharpen: Tensor | None = None,
         rotary: Tensor | None = None,
     ) -> Tensor:
-        """x holds all tokens (B, T, D) or, with a cache, the single token number `index`.
+        """x holds all tokens (B, T, D) or, with a cache, the n tokens from number `index` on, (B, n, D).
 
         Args:
             modulation: (..., 6D), the output of `self.modulation` for a condition.
-            cache: (2, B, heads, T, D / heads), keys and values of the tokens up to `index`.
+            cache: (2, B, heads, T, D / heads), keys and values of the tokens before `index`; those of x are
+                written into it.
             sharpen: (B, 1, 1, 1), inverse temperatures that multiply the attention logits.
-            rotary: (T, D / heads), rotary positions.
+            rotary: (n, D / heads), rotary positions of x.
         """
         if modulation is None:
             x = x + self.attend(self.norm1(x), cache, index, sharpen, rotary)
@@ -97,19 +110,31 @@ class CausalLayer(nn.Module):
         sharpen: Tensor | None,
         rotary: Tensor | None,
     ) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        batch, tokens, width = x.shape
+        heads = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+        mask = None
         if cache is not None:
-            cache[0, :, :, index : index + 1], cache[1, :, :, index : index + 1] = k, v
-            k, v = cache[:, :, :, : index + 1]
+            stop = index + tokens
+            cache[0, :, :, index:stop], cache[1, :, :, index:stop] = k, v
+            k, v = cache[:, :, :, :stop].unbind()
+            if tokens > 1:
+                mask = torch.ones(tokens, stop, dtype=torch.bool, device=x.device).tril(index)
         q = q if sharpen is None else q * sharpen
-        attended = scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        attended = scaled_dot_product_attention(q, k, v, mask, is_causal=cache is None)
+        return self.output(attended.transpose(1, 2).reshape(batch, tokens, width))
+
+
+# (x, start, stop) -> a, b (B, n, C) of the n tokens start … stop - 1, given x before `stop`.
+Decoder = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 
 
 class AffineBlock(nn.Module):
     """An affine map of each token, z_i = (x_i - b_i) exp(-a_i), with (a_i, b_i) from the tokens before i."""
+
+    first = 0  # the first token that is transformed
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """a and b (B, T, C) of every token."""
@@ -120,12 +145,48 @@ class AffineBlock(nn.Module):
         a, b = self.affine(x, labels)
         return (x - b) * (-a).exp(), -a.sum((1, 2))
 
-    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
+    def inverse(
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        guidance: Guidance | None = None,
+        group: int = 1,
+        tolerance: float = 0.0,
+    ) -> Tensor:
         """x from z, token by token with cached keys and values.
+
+        With a `group` of several tokens, these are computed together: they start as those of z, and
+        x = z exp(a(x)) + b(x) is repeated until no number changes by more than `tolerance` (a Jacobi
+        iteration; group after group is a Gauss-Seidel iteration). As tokens depend on earlier ones alone, a
+        group is exact after as many rounds as it has tokens.
 
         With guidance, labels are (2B,); see `with_unconditional`.
         """
+        x, tokens = z.clone(), z.shape[1]
+        decode = self.decoder(z, labels, guidance)
+        for start in range(self.first, tokens, group):
+            stop = min(start + group, tokens)
+            now, target = x[:, start:stop], z[:, start:stop]
+            for rounds_left in reversed(range(stop - start)):
+                a, b = decode(x, start, stop)
+                following = torch.addcmul(b, target, a.exp())
+                done = not rounds_left or (following - now).abs().max() <= tolerance
+                now.copy_(following)
+                if done:
+                    break
+        return x
+
+    def decoder(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None) -> Decoder:
+        """Computes a and b of tokens of `inverse`, with caches that hold what it has computed before."""
         raise NotImplementedError
+
+    def progress(self, start: int, stop: int, tokens: int, like: Tensor) -> float | Tensor:
+        """The share of tokens done after each of the tokens start … stop - 1: a number, or (n, 1)."""
+        total = tokens - self.first
+        if stop - start == 1:
+            return (stop - self.first) / total
+        done = torch.arange(start + 1, stop + 1, device=like.device) - self.first
+        return done[:, None] / total
 
 
 class AutoregressiveBlock(AffineBlock):
@@ -133,6 +194,8 @@ class AutoregressiveBlock(AffineBlock):
 
     The class is added to every embedded token or, with `adaptive`, modulates the layers and the output.
     """
+
+    first = 1
 
     def __init__(
         self, spec: LatentSpec, classes: int, width: int, layers: int, heads: int, adaptive: bool = False
@@ -188,24 +251,28 @@ class AutoregressiveBlock(AffineBlock):
         a, b = pad(self.head(hidden, modulations[-1])[:, :-1], (0, 0, 1, 0)).chunk(2, dim=-1)
         return a, b
 
-    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
-        x, tokens = z.clone(), z.shape[1]
-        copies = 1 if guidance is None else 2
-        width = self.positions.shape[1]
-        caches = z.new_empty(
-            len(self.layers), 2, copies * len(z), self.heads, tokens - 1, width // self.heads
-        )
+    def decoder(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None) -> Decoder:
+        batch, tokens, _ = z.shape
+        copies, width = 1 if guidance is None else 2, self.positions.shape[1]
+        caches = z.new_empty(len(self.layers), 2, copies * batch, self.heads, tokens - 1, width // self.heads)
         sharpen = _sharpen(z, guidance)
         label, modulations = self.condition(labels)
-        for i in range(tokens - 1):
-            hidden = self.embed(x[:, i : i + 1]).repeat(copies, 1, 1) + self.positions[i] + label
+        added = (label + z.new_zeros(copies * batch, 1, width)).unflatten(0, (copies, batch))
+
+        def decode(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+            # The output at token i - 1 transforms token i.
+            known = x[:, start - 1 : stop - 1].contiguous()
+            hidden = self.embed(known) + self.positions[start - 1 : stop - 1]
+            hidden = (hidden + added).flatten(0, 1)  # (copies, B, n, width), then (copies B, n, width)
             for layer, modulation, cache in zip(self.layers, modulations[:-1], caches, strict=True):
-                hidden = layer(hidden, modulation, cache, i, sharpen)
-            output = self.head(hidden, modulations[-1])[:, 0]
-            output = output if guidance is None else guidance(output, (i + 1) / (tokens - 1))
+                hidden = layer(hidden, modulation, cache, start - 1, sharpen)
+            output = self.head(hidden, modulations[-1])
+            if guidance is not None:
+                output = guidance(output, self.progress(start, stop, tokens, z))
             a, b = output.chunk(2, dim=-1)
-            x[:, i + 1] = z[:, i + 1] * a.exp() + b
-        return x
+            return a, b
+
+        return decode
 
 
 class PrefixBlock(AffineBlock):
@@ -238,7 +305,7 @@ class PrefixBlock(AffineBlock):
         return torch.cat([softplus(a + math.log(math.e - 1)).log(), b], dim=-1)
 
     def affine(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        hidden = self.embed(torch.cat([self.start.expand(len(x), 1, -1), x[:, :-1]], dim=1))
+        hidden = self.embed(self._inputs(x))
         if self.label is not None:
             hidden = torch.cat([self.label(labels, len(x))[:, None], hidden], dim=1)
         for layer in self.layers:
@@ -246,28 +313,34 @@ class PrefixBlock(AffineBlock):
         a, b = self.head(hidden[:, -x.shape[1] :]).chunk(2, dim=-1)
         return a, b
 
-    def inverse(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None = None) -> Tensor:
-        x, tokens = z.clone(), z.shape[1]
-        copies = 1 if guidance is None else 2
-        positions, head_width = self.rotary.shape
-        caches = z.new_empty(len(self.layers), 2, copies * len(z), self.heads, positions, head_width)
+    def decoder(self, z: Tensor, labels: Tensor | None, guidance: Guidance | None) -> Decoder:
+        batch, tokens, _ = z.shape
+        copies, (positions, head_width) = 1 if guidance is None else 2, self.rotary.shape
+        caches = z.new_empty(len(self.layers), 2, copies * batch, self.heads, positions, head_width)
         sharpen = _sharpen(z, guidance)
-        for position in range(positions):
-            i = position - (positions - tokens)
-            if self.label is not None and i < 0:
-                hidden = self.label(labels, copies * len(z))[:, None]
-            else:
-                known = x[:, i - 1 : i] if i else self.start.expand(len(z), 1, -1)
-                hidden = self.embed(known).repeat(copies, 1, 1)
-            rotary = self.rotary[position : position + 1]
+
+        def decode(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+            # Token i is transformed by the output at its place, where token i - 1 or the start is the input.
+            known = x[:, start - 1 : stop - 1] if start else self._inputs(x[:, :stop])
+            hidden = self.embed(known).repeat(copies, 1, 1)
+            place = start + positions - tokens
+            if self.label is not None and not start:
+                hidden = torch.cat([self.label(labels, copies * batch)[:, None], hidden], dim=1)
+                place = 0
+            rotary = self.rotary[place : place + hidden.shape[1]]
             for layer, cache in zip(self.layers, caches, strict=True):
-                hidden = layer(hidden, None, cache, position, sharpen, rotary)
-            if i >= 0:
-                output = self.head(hidden[:, 0])
-                output = output if guidance is None else guidance(output, (i + 1) / tokens)
-                a, b = output.chunk(2, dim=-1)
-                x[:, i] = z[:, i] * a.exp() + b
-        return x
+                hidden = layer(hidden, None, cache, place, sharpen, rotary)
+            output = self.head(hidden[:, start - stop :])
+            if guidance is not None:
+                output = guidance(output, self.progress(start, stop, tokens, z))
+            a, b = output.chunk(2, dim=-1)
+            return a, b
+
+        return decode
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """The learned start, and all tokens (B, n, C) but the last."""
+        return torch.cat([self.start.expand(len(x), 1, -1), x[:, :-1]], dim=1)
 
 
 def _sharpen(z: Tensor, guidance: Guidance | None) -> Tensor | None:

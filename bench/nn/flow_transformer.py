@@ -20,6 +20,7 @@ from ..flow import (
     with_unconditional,
     x_prediction_loss,
 )
+from ..runtime.parts_of_batches import in_parts
 from .blocks import drop_labels, single, xavier
 from .teacher_alignment import check_pairs, cosine_loss, onto_latents, projector
 
@@ -215,17 +216,21 @@ class FlowTransformer(Flow):
         `channels` are guided (None: all).
         """
         pairs = with_unconditional(labels)
-        n = channels or self.spec.channels
+        n, tokens = channels or self.spec.channels, self.spec.tokens
+
+        def velocity(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            return self.run(x, t, labels)[0]
 
         def field(x: Tensor, t: Tensor) -> Tensor:
             t_now, t = t[0], t.to(x)  # t[0] stays on the CPU, so that the comparison waits for no GPU
             unguided = guidance == 1 or (weak is None and self.classes == 0)
             if unguided or t_now < start or t_now > end:
-                return self.run(x, t, labels)[0]
+                return in_parts(velocity, tokens, x, t, labels)
             if weak is None:
-                v, other = self.run(x.repeat(2, 1, 1), t.repeat(2), pairs)[0].chunk(2)
+                v, other = in_parts(velocity, tokens, x.repeat(2, 1, 1), t.repeat(2), pairs).chunk(2)
             else:
-                v, other = self.run(x, t, labels)[0], weak.velocity(x, t, labels)  # type: ignore[assignment]
+                v = in_parts(velocity, tokens, x, t, labels)
+                other = in_parts(weak.velocity, tokens, x, t, labels)  # type: ignore[arg-type]
             return torch.cat([guide(v[..., :n], other[..., :n], guidance), v[..., n:]], dim=-1)
 
         return field

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import Noise
-from ..flow import euler, guide, interpolate
+from ..flow import guide, interpolate
 from .blocks import TokenMLP
 
 DIFFUSION_STEPS = 1000
@@ -37,12 +37,12 @@ class FlowHead(nn.Module):
     ) -> Tensor:
         """condition (B, N, D), guided (2B, N, D) -> (B, N, C); temperature scales the initial noise."""
         batch = condition.shape[0] // (1 if guidance is None else 2)
-
-        def field(x: Tensor, t: Tensor) -> Tensor:
-            return _guided(self.net, x, t[:1, None].to(x), condition, guidance, self.channels)
-
         start = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
-        return euler(field, temperature * start, torch.linspace(0, 1, (steps or 25) + 1, device="cpu"))
+        x, times = temperature * start, torch.linspace(0, 1, (steps or 25) + 1, device="cpu")
+        network = self.net.at_times(times[:-1].to(x), condition)
+        for step, length in enumerate(times.diff().tolist()):
+            x = x + length * _guided(network, x, step, guidance, self.channels)
+        return x
 
 
 class DiffusionHead(nn.Module):
@@ -82,9 +82,10 @@ class DiffusionHead(nn.Module):
         batch = condition.shape[0] // (1 if guidance is None else 2)
         x = noise.normal(condition.new_empty(batch, condition.shape[1], self.channels), "noise")
         schedule = Schedule.respaced(steps or 100)
+        network = self.net.at_times(schedule.step.to(x), condition)
         for index in reversed(range(len(schedule.step))):
             now = schedule.at(torch.tensor([[index]], device=x.device), x)
-            output = _guided(self.net, x, now.step[..., 0], condition, guidance, self.channels)
+            output = _guided(network, x, index, guidance, self.channels)
             x, logvar = now.reverse(x, *output.chunk(2, dim=-1))
             if index:
                 x = x + temperature * (0.5 * logvar).exp() * noise.normal(x, f"noise {index}")
@@ -92,12 +93,12 @@ class DiffusionHead(nn.Module):
 
 
 def _guided(
-    net: Callable[..., Tensor], x: Tensor, t: Tensor, condition: Tensor, guidance: float | None, channels: int
+    network: Callable[[Tensor, int], Tensor], x: Tensor, index: int, guidance: float | None, channels: int
 ) -> Tensor:
-    """The net's output with guided first `channels`; the other channels (variances) stay conditional."""
+    """The network's output with guided first `channels`; the other channels (variances) stay conditional."""
     if guidance is None:
-        return net(x, t, condition)
-    conditional, unconditional = net(x.repeat(2, 1, 1), t, condition).chunk(2)
+        return network(x, index)
+    conditional, unconditional = network(x.repeat(2, 1, 1), index).chunk(2)
     guided = guide(conditional[..., :channels], unconditional[..., :channels], guidance)
     return torch.cat([guided, conditional[..., channels:]], dim=-1)
 

@@ -38,7 +38,7 @@ def uncached(model: TARFlow, noise: torch.Tensor, labels: torch.Tensor) -> torch
 LAYOUTS = {"tarflow": {}, "simflow": {"conditioning": "adaln"}, "starflow": {"conditioning": "prefix"}}
 
 
-@pytest.mark.parametrize("way", ["cached", "uncached"])
+@pytest.mark.parametrize("way", ["cached", "uncached", "in groups"])
 @pytest.mark.parametrize("tokens", [16, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_tarflow_inverse(benchmark, layout, tokens, way):
@@ -47,7 +47,11 @@ def test_tarflow_inverse(benchmark, layout, tokens, way):
     for block in model.blocks:
         torch.nn.init.normal_(block.output.weight, std=0.02)
     noise, labels = torch.randn(32, tokens, 8), LABELS[:32]
-    inverse = model.inverse if way == "cached" else partial(uncached, model)
+    ways = {
+        "uncached": partial(uncached, model),
+        "in groups": partial(model.inverse, group=8, tolerance=1e-5),
+    }
+    inverse = ways.get(way, model.inverse)
     benchmark.group = f"{layout} of {tokens} tokens"
     with torch.no_grad():
         z = benchmark.pedantic(inverse, (noise, labels), rounds=3, warmup_rounds=1)

@@ -140,6 +140,18 @@ def test_samplers_are_extrapolated_from_few_steps():
     assert estimated == pytest.approx(real.get_total_flops(), rel=0.25)
 
 
+def test_groups_of_tokens_and_scores_are_counted_whether_a_sampler_is_followed_or_too_long(monkeypatch):
+    flow = create("generators", "tarflow", spec=SPEC, classes=9).to("meta")
+    options = {"denoise": True, "score_step": 0.1}
+    sequential, grouped = (dry_run.sample(flow, 9, True, options | {"group": n}) for n in (1, 4))
+    monkeypatch.setattr(dry_run, "MAX_CALLS", 10)
+    short = [dry_run.sample(flow, 9, True, options | {"group": n}) for n in (1, 4)]
+    assert [sequential, grouped] == [pytest.approx(n, rel=0.2) for n in short]
+    without = dry_run.sample(flow, 9, True, {"denoise": False})
+    density = forward_flops(flow.log_prob, torch.empty(1, 16, 4), torch.zeros(1, dtype=torch.int64))
+    assert short[0] - without == 2 * 3 * density  # three scores, each forward and backward
+
+
 def test_memory_is_weights_gradients_two_moments_and_the_average(tmp_path):
     made, costs = planned(TINY, tmp_path)
     bare = next(c for c in of_kind("tokenizer", made, costs))

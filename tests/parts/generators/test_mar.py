@@ -5,6 +5,7 @@ import torch
 from scipy.stats import truncnorm
 
 from latentbench.bench.api import LatentSpec, Noise
+from latentbench.bench.runtime import parts_of_batches
 from latentbench.generators.mar import MAR, mask_ratio, tokens_per_step
 
 SPEC = LatentSpec(6, 3, (2, 3))
@@ -61,6 +62,21 @@ def test_the_condition_depends_on_known_tokens_not_on_their_order():
     torch.testing.assert_close(model.condition(z[:, [1, 0]], swapped, None, 4), condition[:, [0, 1, 3, 2]])
     torch.testing.assert_close(model.condition(z, order, None, 1), condition[:, :1])
     assert not torch.isclose(model.condition(z + 1, order, None, 4), condition).all(-1).any()
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_sampled_condition_is_that_of_training_where_all_tokens_pass_the_last_block(qk_norm):
+    model, order, z = make(qk_norm=qk_norm), torch.arange(6).expand(4, -1), torch.randn(4, 2, 3)
+    asked = model.condition(z, order, LABELS, 2)
+    torch.testing.assert_close(asked, model.train().condition(z, order, LABELS, 2))
+
+
+@torch.no_grad()
+def test_samples_are_the_same_where_a_batch_is_computed_in_parts(monkeypatch):
+    model, one = make(), {"iterations": 3, "steps": 3}
+    whole = model.sample(LABELS, 2.0, Noise(0), **one)
+    monkeypatch.setattr(parts_of_batches, "TOKENS", 20)  # of rows with ten tokens each
+    torch.testing.assert_close(model.sample(LABELS, 2.0, Noise(0), **one), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_label_minus_one_is_no_label():

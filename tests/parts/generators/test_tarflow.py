@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from latentbench.bench.api import LatentSpec, Noise, Unfit
+from latentbench.bench.models.flops import OperationCounter
 from latentbench.bench.nn.causal_blocks import CausalLayer, starflow_guide
+from latentbench.bench.runtime import parts_of_batches
+from latentbench.bench.runtime.recompute import prepare
 from latentbench.generators.tarflow import TARFlow
 
 SPEC = LatentSpec(4, 3)
@@ -75,6 +78,54 @@ def test_the_cached_inverse_undoes_the_forward_pass(labels, layout):
 def test_the_cached_inverse_equals_the_uncached_one(layout):
     model, noise = make(**layout), latents()
     torch.testing.assert_close(model.inverse(noise, LABELS), uncached_inverse(model, noise, LABELS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("w", [1.0, 2.5])
+@pytest.mark.parametrize("group", [2, 3, 100])
+@pytest.mark.parametrize("layout", [*LAYOUTS, {"conditioning": "prefix"}], ids=str)
+def test_groups_of_tokens_settle_at_the_inverse_token_by_token(layout, group, w):
+    model, noise = make(**layout), latents()
+    one = model.inverse(noise, LABELS, w)
+    exact = model.inverse(noise, LABELS, w, group=group)  # as many rounds as a group has tokens
+    torch.testing.assert_close(exact, one, rtol=1e-12, atol=1e-12)
+    near = model.inverse(noise, LABELS, w, group=group, tolerance=1e-6)
+    torch.testing.assert_close(near, one, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_group_ends_when_no_number_changes_by_more_than_the_tolerance():
+    block, z, rounds = make().blocks[0], latents(), []
+    block.layers[0].register_forward_hook(lambda *_: rounds.append(None))
+    for tolerance, expected in ((0.0, 3), (1e9, 1)):  # three tokens are transformed, in one group
+        rounds.clear()
+        block.inverse(z, LABELS, None, 4, tolerance)
+        assert len(rounds) == expected
+    step = block.inverse(z, LABELS, None, 4, 1e9)
+    a, b = block.affine(z, LABELS)  # a group starts as the noise
+    torch.testing.assert_close(step, z * a.exp() + b)
+
+
+@torch.no_grad()
+def test_the_inverse_with_compiled_layers_is_the_same(monkeypatch):
+    compile_, (model, noise) = torch.compile, (make(), latents())
+    plain = model.inverse(noise, LABELS, 2.0)
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="eager"))  # without a compiler
+    prepare({"compile": True}, model)
+    torch.testing.assert_close(model.inverse(noise, LABELS, 2.0), plain)
+
+
+def test_a_score_computes_no_gradients_of_weights_and_rows_in_parts(monkeypatch):
+    model, z = make(), latents()
+    with torch.no_grad(), OperationCounter() as forward:
+        model.log_prob(z, LABELS)
+    with OperationCounter() as counter:
+        whole = model.score(z, LABELS)
+    assert counter.flops < 2.5 * forward.flops  # 3 with gradients of weights
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    monkeypatch.setattr(parts_of_batches, "TOKENS", 8)  # of four rows, each of four tokens
+    torch.testing.assert_close(model.score(z, LABELS), whole)
+    torch.testing.assert_close(model.score(z, None), model.score(z, torch.full((4,), -1)))
 
 
 @every_layout
