@@ -75,7 +75,8 @@ class Settings:
             channel of each position, as in RAE, or not.
         threads: threads of each worker on a CPU.
         precision: number format of training.
-        compile: whether torch.compile compiles the repeated layers of networks in training.
+        compile: whether torch.compile compiles the repeated layers of networks in training and, on a GPU,
+            those of generators in sampling.
         checkpointing: whether the backward pass computes those layers again, which saves memory and changes
             no key.
     """

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..api import Diverged, Noise
 from ..models.latents import chunked, decode_all_uint8
 from ..models.sample_labels import sample_labels
+from ..runtime.recompute import prepare
 from ..store.artifacts import Result
 from ..training.context import Context
 from .guidance import guidance_of
@@ -27,6 +28,9 @@ def samples(config: Config, inputs: Inputs, context: Context) -> Result:
     assert guidance is not None
     noise = Noise(config["seed"], ("sweep" if sweep else "samples",))
     sampler = cell.sampler(config)
+    trained = inputs.get("generator", inputs["tokenizer"])
+    if context.device.startswith("cuda"):  # on a CPU a compiler takes longer than the samples
+        prepare({"compile": trained.config.get("compile")}, cell.generator)
 
     def sample(index: Tensor, chunk: int) -> Tensor:
         chunk_labels = labels[index].to(context.device)
