@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ..bench.api import LatentSpec, Noise
+from ..bench.api.transfer import sent
 from ..bench.flow import expand_time, interpolate, logit_normal, with_unconditional
 from ..bench.nn.blocks import TimeEmbedding, divide_width, drop_labels
 from ..bench.nn.dit import DiT, gelu_block, layer_norm
@@ -155,7 +156,7 @@ class MeanFlow(DiT):
         # Products are rounded, as 1 - 0.9 is a little less than a tenth.
         counts = [int(round((1 - self.instantaneous) * (first + row), 6)) for row in range(rows + 1)]
         chosen = [row for row in range(rows) if counts[row + 1] > counts[row]]
-        return torch.tensor(chosen, device=device, dtype=torch.long)
+        return sent(torch.tensor(chosen, dtype=torch.long, device="cpu"), device)
 
     @torch.no_grad()
     def guided_velocity(self, x: Tensor, t: Tensor, labels: Tensor | None, v: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..bench.api import Flow, LatentSpec, Noise
+from ..bench.api.transfer import sent
 from ..bench.flow import euler, guided, interpolate
 from ..bench.nn.blocks import LabelEmbedding, TokenMLP, drop_labels
 from ..bench.registry import register
@@ -96,7 +97,7 @@ class VelocityMLP(Flow):
         x = noise.normal(like.new_empty(len(labels), self.spec.tokens, self.spec.channels), "noise")
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            t = t.to(x)
+            t = sent(t, x.device).to(x.dtype)
             if guidance == 1 or self.label is None:
                 return self._run(x, t, labels, 0)[0]
             return guided(lambda x, t, y: self._run(x, t, y, 0)[0], x, t, labels, guidance)

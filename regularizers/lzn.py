@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..bench.api import Generator, LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.api.transfer import sent
 from ..bench.flow import euler
 from ..bench.nn.blocks import single
 from ..bench.nn.zones import Solver, zones
@@ -33,12 +34,19 @@ def posterior(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | N
         (n, m) in float64, whose products keep their digits near t = 1.
     """
     s, anchors = s.double(), anchors.double()
-    t = torch.as_tensor(t, dtype=s.dtype, device=s.device).reshape(-1, 1)
+    t = _column(t, s)
     # Matrix products avoid the released code's (n, m, q) tensor of differences.
     logits = (t * s @ anchors.mT - t.square() / 2 * anchors.square().sum(1)) / (1 - t).square()
     if weights is not None:
         logits = logits + weights.to(logits).log()
     return logits.log_softmax(1)
+
+
+def _column(t: float | Tensor, like: Tensor) -> Tensor:
+    """Times as a column (1, 1) or (n, 1) of the type and on the device of `like`."""
+    if isinstance(t, Tensor):
+        return sent(t, like.device).to(like.dtype).reshape(-1, 1)
+    return like.new_full((1, 1), t)
 
 
 def velocity(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -47,8 +55,7 @@ def velocity(s: Tensor, t: float | Tensor, anchors: Tensor, weights: Tensor | No
     Time is the paper's; in the released code it runs from the anchors, and the velocity is -V.
     """
     mean = posterior(s, t, anchors, weights).exp() @ anchors.double()
-    remaining = 1 - torch.as_tensor(t, dtype=mean.dtype, device=s.device).reshape(-1, 1)
-    return ((mean - s.double()) / remaining).to(s.dtype)
+    return ((mean - s.double()) / (1 - _column(t, mean))).to(s.dtype)
 
 
 def _euler_step(

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..bench.api import LatentSpec, Noise, Shown, Step, Unfit
+from ..bench.api.transfer import sent
 from ..bench.nn.corruption import Corruption
 from ..bench.registry import register
 from ..bench.runtime.processes import of_all
@@ -74,5 +75,5 @@ class Masked(Corruption):
     def shown(self, z: Tensor, step: Step) -> Sequence[Shown]:
         draw = step.noise.shared("ratio")
         passed = sum(draw >= bound for bound in accumulate(self.probabilities[:-1]))
-        places = masked_places(self.spec.tokens, self.ratios[passed], step.noise).to(z.device)
-        return [Shown(masked(z, self.token, places), step.images)]
+        places = masked_places(self.spec.tokens, self.ratios[passed], step.noise)
+        return [Shown(masked(z, self.token, sent(places, z.device)), step.images)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Flow, Generator, LatentSpec, Noise, Regularizer, Step, Unfit
+from ..bench.api.transfer import sent
 from ..bench.flow import euler, guided, interpolate
 from ..bench.nn.blocks import drop_labels, single, without_autocast
 from ..bench.nn.teacher_alignment import check_pairs, cosine_loss, paired, projector
@@ -222,7 +223,7 @@ class Joint(Generator):
         like = self.whitening.running_mean.new_empty(len(labels), self.spec.tokens, self.spec.channels)
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            t = t.to(x)
+            t = sent(t, x.device).to(x.dtype)
             if guidance == 1 or self.classes == 0:
                 return self.flow.velocity(x, t, labels, self.tap)[0]
             return guided(lambda x, t, y: self.flow.velocity(x, t, y, self.tap)[0], x, t, labels, guidance)

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..bench.api import ImageSpec, LatentSpec, Tokenizer
+from ..bench.api.transfer import numbers
 from ..bench.nn.convolutions import conv, decoder, up
 from ..bench.nn.released_weights import VIT, ldm_decoder_names, renamed
 from ..bench.nn.timm_vit import transformer
@@ -52,7 +53,7 @@ def standardised(images: Tensor) -> Tensor:
     """Standardises images (B, c, H, W) in [-1, 1] by ImageNet's mean and deviation, if in colour."""
     if images.shape[1] != len(IMAGENET_DEFAULT_MEAN):
         return images
-    mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    mean, std = (numbers(v, images)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return ((images + 1) / 2 - mean) / std
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import FeatureExtractor, ImageSpec, LatentSpec, Tokenizer, Unfit
+from ..bench.api.transfer import numbers
 from ..bench.registry import Use, register, use
 
 Positive = Annotated[int, Field(ge=1)]
@@ -53,7 +54,7 @@ def scaled(images: Tensor) -> Tensor:
     """Images (B, c, H, W) in [-1, 1] of values standardised by ImageNet's mean and deviation, if colour."""
     if images.shape[1] != len(IMAGENET_DEFAULT_MEAN):
         return images
-    mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    mean, std = (numbers(v, images)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (images * std + mean) * 2 - 1
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bench.api import Dataset, FlowTokenizer, ImageSpec, LatentSpec, Noise, Step, Unfit
+from ..bench.api.transfer import numbers
 from ..bench.flow import euler, interpolate
 from ..bench.nn.blocks import sinusoid
 from ..bench.nn.convolutions import conv, downsampling, norm
@@ -58,7 +59,7 @@ def scaled(layer: Layer, scale: float = 1.0) -> Layer:
 
 def fir(x: Tensor) -> Tensor:
     """The binomial filter (1, 3, 3, 1) / 8 in both directions for each of x's C channels, (C, 1, 4, 4)."""
-    row = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 8
+    row = numbers([1.0, 3.0, 3.0, 1.0], x) / 8
     return (row[:, None] * row).expand(x.shape[1], 1, 4, 4)
 
 
@@ -390,8 +391,8 @@ class NCSNpp(FlowTokenizer):
     def decode(  # type: ignore[override]  # as of `FlowTokenizer`
         self, z: Tensor, labels: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
-        like = torch.empty(len(z), self.image.channels, self.image.height, self.image.width)
-        return self.drawn((noise or Noise(0, ("decoder",))).normal(like.to(z)), z, labels)
+        like = z.new_empty(len(z), self.image.channels, self.image.height, self.image.width)
+        return self.drawn((noise or Noise(0, ("decoder",))).normal(like), z, labels)
 
     def _integrated(self, x: Tensor, z: Tensor, labels: Tensor | None, start: float, stop: float) -> Tensor:
         def velocity(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .transfer import sent
+
 
 def seed_for(*names: str | int) -> int:
     """A 64-bit seed: a function of the names and their order alone."""
@@ -27,7 +29,8 @@ class Noise:
 
     Streams or tags with different names are independent; the same stream and tag give the same draw twice.
     Draws are made in float32 on the CPU for the global batch and sliced to this process's rows, so they
-    depend neither on the device, the precision nor the number of processes.
+    depend neither on the device, the precision nor the number of processes. For a GPU a draw is copied from
+    pinned memory: the program waits for its own core to draw, never for the GPU.
     """
 
     seed: int
@@ -59,15 +62,20 @@ class Noise:
             seed = seed_for(self.seed, *self.stream, "", tag, *part)
             return sampler(shape, generator=torch.Generator().manual_seed(seed))
 
+        # Sent in float32: a copy that also converts would go through memory that isn't pinned.
+        return sent(self._rows(drawn, like), like.device).to(like.dtype)
+
+    def _rows(self, drawn: Callable[..., Tensor], like: Tensor) -> Tensor:
+        """This process's rows of a draw by `drawn(shape, *block)`, of the shape of `like`."""
         if like.dim() == 0:
-            return drawn(()).to(like)
+            return drawn(())
         rows, shape = like.shape[0], like.shape[1:]
         first, total = rows * self.rank, rows * self.world
         if total * shape.numel() <= WHOLE:
-            return drawn((total, *shape))[first : first + rows].to(like)
+            return drawn((total, *shape))[first : first + rows]
         blocks = range(first // BLOCK, -(-(first + rows) // BLOCK))
         parts = torch.cat([drawn((BLOCK, *shape), block) for block in blocks])
-        return parts[first % BLOCK : first % BLOCK + rows].to(like)
+        return parts[first % BLOCK : first % BLOCK + rows]
 
 
 @contextmanager

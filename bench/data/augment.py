@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..api import Noise
+from ..api.transfer import numbers
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TRIES = 10  # draws of a crop until one lies in the image; otherwise the crop is the whole image
@@ -103,7 +104,7 @@ def jittered(levels: Tensor, order: Tensor, amounts: Tensor) -> Tensor:
     order: (B, 4), the indices of JITTER that come first, second, … for each image; amounts: (B, 4), 1 being
     the largest change at strength 1.
     """
-    levels, changes = levels.clone(), amounts.to(levels) * levels.new_tensor(list(JITTER.values()))
+    levels, changes = levels.clone(), amounts.to(levels) * numbers(list(JITTER.values()), levels)
     for turn in order.unbind(1):
         for which, name in enumerate(JITTER):
             rows = (turn == which).nonzero()[:, 0]
@@ -123,7 +124,7 @@ def to_grey(levels: Tensor) -> Tensor:
     """The brightness of images of three colours, in each colour: (B, c, H, W); other images are unchanged."""
     if levels.shape[1] != len(GREY):
         return levels
-    weights = levels.new_tensor(GREY)[:, None, None]
+    weights = numbers(GREY, levels)[:, None, None]
     return (levels * weights).sum(1, keepdim=True).expand_as(levels)
 
 

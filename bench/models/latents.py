@@ -35,6 +35,10 @@ class Normalisation:
     def inverse(self, z: Tensor) -> Tensor:
         return z * self.std.to(z) + self.mean.to(z)
 
+    def on(self, device: torch.device | str) -> Normalisation:
+        """The same with its statistics on a device, so that no call has to copy them there."""
+        return Normalisation(self.mean.to(device), self.std.to(device))
+
     @property
     def by_position(self) -> bool:
         """Whether the statistics are (T, C)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import Noise
+from ..api.transfer import sent
 from ..flow import guide, interpolate
 from .blocks import TokenMLP
 
@@ -140,7 +141,8 @@ class Schedule:
 
     def at(self, index: Tensor, like: Tensor) -> Schedule:
         """The values at `index` (B, N), each (B, N, 1) with `like`'s device and dtype."""
-        return Schedule(*(value.to(like)[index][..., None] for value in vars(self).values()))
+        there = (sent(value, like.device).to(like.dtype) for value in vars(self).values())
+        return Schedule(*(value[index][..., None] for value in there))
 
     def posterior_mean(self, x: Tensor, clean: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0)."""

@@ -110,11 +110,14 @@ def _apply(w: Tensor, x: Tensor) -> Tensor:
 
 
 def _pull(kappa: float, u: Tensor, anchors: Tensor, gaps: Tensor) -> Tensor | None:
-    """sum_j w_ij (a_j - a_i), (n, q); None where all w_ij are 0, as in most steps near t = 1."""
+    """sum_j w_ij (a_j - a_i), (n, q); None where all w_ij are 0, as in most steps near t = 1.
+
+    A GPU isn't asked whether they are, as the program would wait for it at every step: it adds zeros.
+    """
     w = _weights_of_others(kappa, u, anchors, gaps)
-    if w.any() or w.is_meta:  # without values, every step counts as one with a pull
-        return _apply(w, anchors) - w.sum(1, keepdim=True) * anchors
-    return None
+    if w.is_cpu and not w.any():
+        return None
+    return _apply(w, anchors) - w.sum(1, keepdim=True) * anchors
 
 
 def _pull_back(kappa: float, g: Tensor, u: Tensor, a: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch.utils import data
 
 from ..api import Dataset, Split, from_uint8
 from ..api.returned import checked_images
+from ..api.transfer import pinned, sent
 from .parent import die_with_parent
 
 AHEAD = 2  # batches that a process decodes before they are needed
@@ -65,7 +66,7 @@ def prefetch(
     """
     if not dataset.decodes:
         for index in indices:
-            yield checked_images(dataset, "images", dataset.images(split, index), len(index)).to(device)
+            yield sent(checked_images(dataset, "images", dataset.images(split, index), len(index)), device)
         return
     images = _EightBitImages(dataset, split)
     ahead = 0 if dataset.decoded or not loaders_work() else workers  # a network stays in its process
@@ -172,7 +173,7 @@ class Ahead:
         return tensors
 
     def _pinned(self, step: int) -> tuple[Tensor, ...]:
-        return tuple(tensor.pin_memory() for tensor in self.read(step))
+        return tuple(map(pinned, self.read(step)))
 
     def close(self) -> None:
         """Ends the reading thread."""

@@ -29,7 +29,7 @@ def generator(config: Config, inputs: Inputs, context: Context) -> Result:
     prepare(config, model)
     stored, labels = cell.inputs["latents"].tensors, cell.dataset.labels("train")
     h, draws = stored["h/train"], stored.get("draws")
-    normalise = IDENTITY if joint else cell.normalisation
+    normalise = (IDENTITY if joint else cell.normalisation).on(context.device)
 
     def read(index: Tensor, step: int) -> Tensor:
         return h[index] if draws is None else draws[step % len(draws), index]

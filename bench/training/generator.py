@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import Dataset, Generator, Noise
+from ..api.transfer import sent
 from ..runtime.prefetch import Ahead, BatchReader
 from ..runtime.processes import ALONE, Group
 from .checkpoint import State
@@ -75,8 +76,8 @@ class LatentLoader:
         self, index: Tensor, rows: Tensor, step: int, group: Group
     ) -> tuple[Tensor, Tensor | None, Noise]:
         noise = group.noise(Noise(self.seed, ("generator", str(step))))
-        labels = None if self.labels is None else self.labels[index].to(self.device)
-        z = self.latent(rows.to(self.device, non_blocking=True), labels, noise.fork("latent"))
+        labels = None if self.labels is None else sent(self.labels[index], self.device)
+        z = self.latent(sent(rows, self.device), labels, noise.fork("latent"))
         return z, labels, noise.fork("loss")
 
     @torch.no_grad()
@@ -85,7 +86,7 @@ class LatentLoader:
             return ()
         images = None if self._images is None else self._images(step, "data")
         with self.accelerator.autocast():
-            return (self.teacher(images, index).to(self.device).float(),)
+            return (sent(self.teacher(images, index), self.device).float(),)
 
 
 def train_generator(

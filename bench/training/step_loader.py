@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..api import Dataset, Noise, Reference, Step, Tokenizer
+from ..api.transfer import sent
 from ..data.augment import Augmentation, augmented
 from ..models.latents import decode_batch
 from ..runtime.prefetch import BatchReader
@@ -43,7 +44,7 @@ class StepLoader:
         tokenizer, device = self.tokenizer, self.accelerator.device
         index = self._rows(position, stream)
         noise = self.group.noise(Noise(self.seed, ("tokenizer", stream, str(position))))
-        labels = None if self.labels is None else self.labels[index].to(device)
+        labels = None if self.labels is None else sent(self.labels[index], device)
         images, reference, other_views = self._images(position, stream), None, None
         if views:
             with self.accelerator.autocast():
@@ -51,7 +52,7 @@ class StepLoader:
         if self.reference is not None:
             samples, batch = self.reference.samples, self.budget.batch
             drawn = batch_index(len(samples), batch, position, self.seed, stream, "reference")
-            reference = samples[self.group.rows(drawn)].to(device)
+            reference = sent(samples[self.group.rows(drawn)], device)
         images = self._augment(images, noise.fork("view"))
         return Step(
             update,
@@ -88,4 +89,4 @@ class StepLoader:
         if self.teacher is None:
             return None
         with self.accelerator.autocast():
-            return self.teacher(images, index).to(self.accelerator.device).float()
+            return sent(self.teacher(images, index), self.accelerator.device).float()

@@ -16,6 +16,7 @@ from ..store.disk import DiskFull
 from . import checkpoint
 from .checkpoint import State
 from .context import Context, Stopped
+from .readings import LossReader, Reading
 
 CHECKPOINT_SECONDS = 2.0  # least time between two checkpoints
 CHECKPOINT_SHARE = 50  # and at least so many times the time that writing one takes: at most 2 % of a run
@@ -54,32 +55,58 @@ def run_steps(
         Diverged: a loss of a step, averaged over processes, is not finite.
         Stopped: the run was asked to stop; a checkpoint has been written.
     """
-    group = context.group
+    group, reader = context.group, LossReader(context)
     checkpoint.load(context.work, state)
     every = max(1, total // 100)  # steps between two points of a curve
     began, due = time.monotonic() - state.seconds, time.monotonic() + CHECKPOINT_SECONDS
+
+    def keep(waiting: bool) -> list[Reading]:
+        """Adds the readings that are due to the curves, or all with `waiting`; raises Diverged."""
+        return [_kept(reading, state, every, total) for reading in reader.readings(waiting)]
+
     while state.step < total:
         torch.manual_seed(seed_for(*stream, "torch", state.step, *([group.rank] if group.rank else [])))
-        with by_onednn():
-            losses, stopping = _averaged(update(state.step), context)
+        try:
+            with by_onednn():
+                losses = update(state.step)
+        except Exception:
+            keep(waiting=True)  # an error on values of a step that has diverged is no error
+            raise
+        asked = context.stopping()
+        reader.add(state.step + 1, losses, asked)
         state.step += 1
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if bad:
-            raise Diverged(f"the loss {bad[0]!r} is {losses[bad[0]]} at step {state.step}")
-        if state.step % every == 0 or state.step == total:
-            _extend(state.curves, {"step": state.step, **losses})
+        readings = keep(waiting=state.step == total)
         now = time.monotonic()
         state.seconds = now - began
-        if stopping:
+        if any(reading.stopping for reading in readings):
+            keep(waiting=True)
             if group.rank == 0:
                 _save(state, context)
             raise Stopped
-        if state.step % max(1, every // 4) == 0:
-            context.report(state.step, total, " ".join(f"{name} {v:.3g}" for name, v in losses.items()))
+        for reading in readings:
+            # The engine's report ends a stage that was asked to stop, which needs its checkpoint first.
+            if reading.step % max(1, every // 4) == 0 and not asked:
+                text = " ".join(f"{name} {value:.3g}" for name, value in reading.losses.items())
+                context.report(reading.step, total, text)
         if now > due and state.step < total and group.rank == 0:
+            keep(waiting=True)
             pause = CHECKPOINT_SECONDS if _save(state, context) else CHECKPOINT_RETRY
             took = time.monotonic() - now
             due = time.monotonic() + max(pause, CHECKPOINT_SHARE * took)
+
+
+def _kept(reading: Reading, state: State, every: int, total: int) -> Reading:
+    """The reading, whose losses are in the curves if it is a point of theirs.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    for name, value in reading.losses.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the loss {name!r} is {value} at step {reading.step}")
+    if reading.step % every == 0 or reading.step == total:
+        _extend(state.curves, {"step": reading.step, **reading.losses})
+    return reading
 
 
 def _save(state: State, context: Context) -> bool:
@@ -97,10 +124,3 @@ def _extend(curves: dict[str, list[float | None]], values: dict[str, float]) -> 
     points = len(curves.get("step", ()))
     for name in {**curves, **values}:
         curves.setdefault(name, [None] * points).append(values.get(name))
-
-
-def _averaged(losses: dict[str, Tensor], context: Context) -> tuple[dict[str, float], bool]:
-    """The losses, averaged over processes, and whether any process was asked to stop: the same in all."""
-    local = [*(float(value.detach()) for value in losses.values()), float(context.stopping())]
-    *means, stop = context.group.mean(torch.tensor(local, dtype=torch.float64)).tolist()
-    return dict(zip(losses, means, strict=True)), stop > 0
