@@ -21,6 +21,7 @@ def check(
         list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
     plugin: PluginOption = None,
+    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -30,9 +31,10 @@ def check(
     from ..tools import check as checking
     from ..tools.small_cell import STEPS
 
+    check_device(device)
     torch.set_num_threads(1)  # as in workers
     targets = checking.targets(what, checking.options(option or ()), plugin or ())
-    verdicts = [checking.Verdict(target) for target in targets]
+    verdicts = [checking.Verdict(target, device) for target in targets]
     for verdict in verdicts:
         if as_json:
             list(verdict.lines())  # runs the checks

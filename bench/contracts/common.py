@@ -117,12 +117,13 @@ def versioned(scene: Any) -> str:
 # --- values -------------------------------------------------------------------------------------------------
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def randn(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
+    """Standard normal values, the same on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
-def rand_images(spec: ImageSpec, n: int = BATCH, seed: int = 0) -> Tensor:
-    return randn(n, spec.channels, spec.height, spec.width, seed=seed).tanh()
+def rand_images(spec: ImageSpec, n: int = BATCH, seed: int = 0, device: str = "cpu") -> Tensor:
+    return randn(n, spec.channels, spec.height, spec.width, seed=seed).tanh().to(device)
 
 
 def row(step: Step, i: int) -> Step:
@@ -239,9 +240,9 @@ def require_learns(module: nn.Module, loss: Callable[[int], Tensor]) -> None:
     require_moved(module, before, unseen, set(trainable(module)))
 
 
-def require_finite_in_half(module: nn.Module, loss: Callable[[], Tensor]) -> None:
+def require_finite_in_half(module: nn.Module, loss: Callable[[], Tensor], device: str) -> None:
     """Requires that the loss and its gradients are finite under bf16 autocast."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         value = loss()
     value.backward()
     gradients = [p.grad for p in trainable(module).values() if p.grad is not None]
@@ -268,8 +269,11 @@ def require_same_shapes(real: nn.Module, meta: nn.Module) -> None:
     require(shapes[0] == shapes[1], "its parameters have other names or shapes when it is built on meta")
 
 
-def paced(*steps: Callable[[], Any]) -> list[float]:
-    """Median seconds of each step; steps alternate, so that a busy machine slows them equally."""
+def paced(*steps: Callable[[], Any], device: str = "cpu") -> list[float]:
+    """Median seconds of each step; steps alternate, so that a busy machine slows them equally.
+
+    A step on a GPU counts until the GPU has done it.
+    """
     rounds: list[list[float]] = []
     until = time.perf_counter() + SECONDS
     while len(rounds) < 2 or (len(rounds) < 10 and time.perf_counter() < until):
@@ -277,6 +281,8 @@ def paced(*steps: Callable[[], Any]) -> list[float]:
         for step in steps:
             began = time.perf_counter()
             step()
+            if device != "cpu":
+                torch.cuda.synchronize()
             rounds[-1].append(time.perf_counter() - began)
     return [median(seconds) for seconds in zip(*rounds[1:], strict=True)]  # the first round also allocates
 

@@ -21,13 +21,13 @@ IMAGES = 4
 class Scene:
     """An extractor whose weights are on this machine, with images; some take images of one shape only."""
 
-    def __init__(self, part: Part, image: ImageSpec) -> None:
-        self.part = part
+    def __init__(self, part: Part, image: ImageSpec, device: str = "cpu") -> None:
+        self.part, self.device = part, device
         self.extractor: FeatureExtractor = part.make()
         if self.extractor.fingerprint() is None:
             raise common.MissingData(self.extractor)
         self.image = getattr(self.extractor, "image", image)
-        self.images = common.rand_images(self.image, IMAGES)
+        self.images = common.rand_images(self.image, IMAGES, device=device)
 
 
 def outputs(scene: Scene) -> str:
@@ -82,7 +82,13 @@ def rounds(scene: Scene) -> None:
     """Images are rounded to 8 bits first"""
     if scene.extractor.protocol().get("rounding") == "none":
         raise NotApplicable("its protocol says that it doesn't round")
-    levels = torch.arange(scene.images[0].numel()).reshape(scene.images[:1].shape) % 85 * 3 / 127.5 - 1
+    levels = (
+        torch.arange(scene.images[0].numel(), device=scene.device).reshape(scene.images[:1].shape)
+        % 85
+        * 3
+        / 127.5
+        - 1
+    )
     near = levels + 0.3 / 127.5
     why = "it doesn't round (images.round_to_8_bits): scores of samples in memory and in files would differ"
     require(equal(scene.extractor(levels)[0], scene.extractor(near)[0]), why)
@@ -90,7 +96,7 @@ def rounds(scene: Scene) -> None:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    images = common.rand_images(scene.image, IMAGES, seed=1)
+    images = common.rand_images(scene.image, IMAGES, seed=1, device=scene.device)
     guard = common.InputGuard(images=images)
     scene.extractor(images)
     scene.extractor.describe(images, scene.extractor.outputs)
@@ -122,9 +128,10 @@ def protocol(scene: Scene) -> str:
 def cost(scene: Scene) -> str:
     """Describing images"""
     other = registry.create("features", "effnet_lite0")
-    images = common.rand_images(scene.image, common.TIMED)
-    square = common.rand_images(common.IMAGES[0], common.TIMED)  # effnet_lite0 takes no points
-    seconds = common.paced(lambda: scene.extractor(images), lambda: other(square))
+    images = common.rand_images(scene.image, common.TIMED, device=scene.device)
+    # effnet_lite0 takes no points.
+    square = common.rand_images(common.IMAGES[0], common.TIMED, device=scene.device)
+    seconds = common.paced(lambda: scene.extractor(images), lambda: other(square), device=scene.device)
     return f"{common.comparison(seconds, 'effnet_lite0')} for {common.TIMED} images"
 
 

@@ -25,15 +25,23 @@ GUIDANCES = (1.0, 1.5)
 class Scene:
     """A generator with a batch of latents and all kinds of labels."""
 
-    def __init__(self, part: Part, setting: tuple[LatentSpec, int]) -> None:
-        self.part, (self.spec, self.classes) = part, setting
+    def __init__(self, part: Part, setting: tuple[LatentSpec, int], device: str = "cpu") -> None:
+        self.part, (self.spec, self.classes), self.device = part, setting, device
         self.model = self.fresh()
-        self.z = randn(BATCH, self.spec.tokens, self.spec.channels)
+        self.z = self.randn(BATCH, self.spec.tokens, self.spec.channels)
         # -1 is a dropped label; labels are None without classes.
-        self.labels = torch.tensor([0, 3, -1, 9, 1, -1]) if self.classes else None
-        self.sample_labels = torch.tensor([0, 3, -1, 9]) if self.classes else torch.full((4,), -1)
+        self.labels = torch.tensor([0, 3, -1, 9, 1, -1], device=device) if self.classes else None
+        sampled = [0, 3, -1, 9] if self.classes else [-1] * 4
+        self.sample_labels = torch.tensor(sampled, device=device)
+
+    def randn(self, *shape: int, seed: int = 0) -> Tensor:
+        return randn(*shape, seed=seed, device=self.device)
 
     def fresh(self, seed: int = 0) -> Generator:
+        return self.built(seed).to(self.device)
+
+    def built(self, seed: int = 0) -> Generator:
+        """A new generator on torch's default device."""
         return self.part.make(seed, spec=self.spec, classes=self.classes, teacher_spec=TEACHER)
 
     @property
@@ -43,7 +51,9 @@ class Scene:
     def terms(self, model: Generator, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """The losses, with a teacher's features for a generator that learns from them."""
         features = (
-            [] if model.teacher_spec is None else [randn(BATCH, TEACHER.tokens, TEACHER.channels, seed=1)]
+            []
+            if model.teacher_spec is None
+            else [self.randn(BATCH, TEACHER.tokens, TEACHER.channels, seed=1)]
         )
         return model.loss(self.z, labels, noise, *features)
 
@@ -56,7 +66,7 @@ class Scene:
         model = self.fresh()
         if self.fitted:
             shape = (64, self.spec.tokens, self.spec.channels)
-            model.fit((randn(*shape, seed=i), None) for i in range(4))
+            model.fit((self.randn(*shape, seed=i), None) for i in range(4))
         else:
             common.descend(lambda step: self.loss(model.train(), step), trainable(model), steps)
         return model.eval()
@@ -145,7 +155,7 @@ def learns(scene: Scene) -> str:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    fresh = Scene(scene.part, (scene.spec, scene.classes))
+    fresh = Scene(scene.part, (scene.spec, scene.classes), scene.device)
     guard = common.InputGuard(z=fresh.z, labels=fresh.labels, sample_labels=fresh.sample_labels)
     if not scene.fitted:
         fresh.terms(scene.learned, fresh.labels, Noise(0))
@@ -166,7 +176,7 @@ def reloads(scene: Scene) -> None:
 def on_meta(scene: Scene) -> None:
     """It builds on the meta device"""
     with torch.device("meta"):
-        meta = scene.fresh()
+        meta = scene.built()
     common.require_same_shapes(scene.fresh(), meta)
 
 
@@ -181,7 +191,10 @@ def likelihood(scene: Scene) -> None:
         require(values.isfinite().all(), "log_prob() is not finite")
         row = model.log_prob(z[2:3], None if labels is None else labels[2:3])
         require(common.close(row, values[2:3], 1e-3), "log_prob() of one row alone differs")
-        unlabelled, dropped = model.log_prob(z, None), model.log_prob(z, torch.full((BATCH,), -1))
+        unlabelled, dropped = (
+            model.log_prob(z, None),
+            model.log_prob(z, torch.full((BATCH,), -1, device=z.device)),
+        )
         require(equal(unlabelled, dropped), "log_prob() differs between labels None and -1")
 
 
@@ -190,7 +203,7 @@ def velocity(scene: Scene) -> None:
     model, z = scene.learned, scene.z
     if not isinstance(model, Flow):
         raise NotApplicable("it is no Flow")
-    t = torch.linspace(0.05, 0.95, BATCH)
+    t = torch.linspace(0.05, 0.95, BATCH, device=z.device)
     with torch.no_grad():
         v = model.velocity(z, t, scene.labels)
         tapped = model.velocity(z, t, scene.labels, tap=1)
@@ -235,17 +248,18 @@ def half(scene: Scene) -> None:
     """It is finite in mixed precision (bf16)"""
     scene.require_loss()
     model = scene.fresh().train()
-    common.require_finite_in_half(model, lambda: scene.loss(model, 0))
+    common.require_finite_in_half(model, lambda: scene.loss(model, 0), scene.device)
 
 
 def cost(scene: Scene) -> str:
     """A training step"""
     scene.require_loss()
-    z = randn(common.TIMED, scene.spec.tokens, scene.spec.channels)
-    labels = torch.arange(common.TIMED) % CLASSES if scene.classes else None
-    other = registry.create("generators", "lightningdit", spec=scene.spec, classes=scene.classes)
+    z = scene.randn(common.TIMED, scene.spec.tokens, scene.spec.channels)
+    labels = torch.arange(common.TIMED, device=z.device) % CLASSES if scene.classes else None
+    other = registry.create("generators", "lightningdit", spec=scene.spec, classes=scene.classes).to(z.device)
     steps = [lambda m=m: one_step.generator_step(m, z, labels) for m in (scene.fresh().train(), other)]
-    return f"{common.comparison(common.paced(*steps), 'lightningdit')} at batch {common.TIMED}"
+    seconds = common.paced(*steps, device=scene.device)
+    return f"{common.comparison(seconds, 'lightningdit')} at batch {common.TIMED}"
 
 
 CHECKS: tuple[Callable[[Scene], str | None], ...] = (

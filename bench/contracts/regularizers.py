@@ -51,15 +51,21 @@ FACTS: dict[str, Any] = {
 class Scene:
     """A regularizer with a batch of hidden values h and its step, as in the training loop."""
 
-    def __init__(self, part: Part, spec: LatentSpec, seed: int = 0) -> None:
-        self.part, self.spec = part, spec
+    def __init__(self, part: Part, spec: LatentSpec, seed: int = 0, device: str = "cpu") -> None:
+        self.part, self.spec, self.device = part, spec, device
         self.regularizer = self.fresh(seed)
         self.noise = Noise(7).fork("test")
-        self.h = randn(BATCH, spec.tokens, self.regularizer.encoder_outputs).requires_grad_()
-        self.labels = torch.tensor([0, 3, 1, 9, 1, 5])
+        self.h = self.randn(BATCH, spec.tokens, self.regularizer.encoder_outputs).requires_grad_()
+        self.labels = torch.tensor([0, 3, 1, 9, 1, 5], device=device)
+
+    def randn(self, *shape: int, seed: int = 0) -> Tensor:
+        return randn(*shape, seed=seed, device=self.device)
 
     def fresh(self, seed: int = 0, **options: Any) -> Regularizer:
         """A new regularizer with perturbed priors, as outputs that start at zero would have no effect."""
+        return self._built(seed, **options).to(self.device)
+
+    def _built(self, seed: int = 0, **options: Any) -> Regularizer:
         regularizer = self.part.make(seed, spec=self.spec, **FACTS, **options)
         for prior in regularizer.priors().values():
             for index, p in enumerate(prior.requires_grad_(False).eval().parameters()):
@@ -72,29 +78,30 @@ class Scene:
         return build.facts_of(type(self.regularizer.underlying))
 
     def reference(self) -> Reference | None:
-        """64 samples in the latent's space, if the regularizer needs a reference."""
+        """64 samples in the latent's space on the CPU, as for the loop, if the regularizer needs any."""
         if "reference_spec" not in self._facts:
             return None
         samples = randn(64, REFERENCE.tokens, REFERENCE.channels, seed=2)
-        return self.regularizer.reference(Reference(samples, torch.arange(64) % CLASSES, REFERENCE.grid))
+        method = self.regularizer if self.device == "cpu" else self._built()
+        return method.reference(Reference(samples, torch.arange(64) % CLASSES, REFERENCE.grid))
 
     def reference_samples(self, count: int) -> Tensor | None:
         reference = self.reference()
         if reference is None:
             return None
-        return reference.samples[torch.arange(count) % len(reference.samples)]
+        return reference.samples[torch.arange(count) % len(reference.samples)].to(self.device)
 
     def features(self, count: int) -> Tensor | None:
         """Teacher features (count, N, F), if the regularizer needs them."""
         if "teacher_spec" not in self._facts:
             return None
-        return randn(count, TEACHER.tokens, TEACHER.channels, seed=1)
+        return self.randn(count, TEACHER.tokens, TEACHER.channels, seed=1)
 
     def step(self, index: int = 0) -> Step:
         features, reference = self.features(BATCH), self.reference_samples(BATCH)
         noise = self.noise.fork("loss").fork(index)
-        images = common.rand_images(common.IMAGES[0])
-        views = randn(*self.h.shape, seed=4) if self.regularizer.two_views else None
+        images = common.rand_images(common.IMAGES[0], device=self.device)
+        views = self.randn(*self.h.shape, seed=4) if self.regularizer.two_views else None
         return Step(index, images, self.labels, noise, torch.nn.Flatten(), features, reference, views)
 
     def latent(self, h: Tensor, noise: str = "latent") -> Tensor:
@@ -132,8 +139,8 @@ class Scene:
                 TrainingBudget(3, 16),
                 seed=0,
                 optimizer=({"clip": 0.0, "warmup": 0}, {}),  # clipping would couple all parameters
-                context=Context(Path(work)),
-                teacher=None if features is None else lambda images, index: features[index],
+                context=Context(Path(work), self.device),
+                teacher=None if features is None else lambda images, index: features[index.to(self.device)],
                 reference=self.reference(),
             )
         return {name: p.detach().clone() for name, p in tokenizer.state_dict().items()}
@@ -225,7 +232,7 @@ def learns(scene: Scene) -> str:
     before = common.snapshot(regularizer)
     unseen: set[str] = set()
     if trained:
-        target = randn(BATCH, spec.tokens, spec.channels, seed=3)
+        target = scene.randn(BATCH, spec.tokens, spec.channels, seed=3)
 
         def loss(index: int) -> Tensor:
             z = scene.latent(scene.h)
@@ -312,7 +319,7 @@ def rows_of_losses(scene: Scene) -> None:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    scene = Scene(scene.part, scene.spec)
+    scene = Scene(scene.part, scene.spec, device=scene.device)
     step, h = scene.step(), scene.h * 1.0
     guard = common.InputGuard(h=h, images=step.images, labels=scene.labels)
     z = scene.latent(h)
@@ -332,7 +339,7 @@ def inputs(scene: Scene) -> None:
 
 def reloads(scene: Scene) -> None:
     """Saved and loaded, it is the same"""
-    saved, loaded = (Scene(scene.part, scene.spec, seed) for seed in (0, 1))
+    saved, loaded = (Scene(scene.part, scene.spec, seed, scene.device) for seed in (0, 1))
     common.reload(saved.regularizer.eval(), loaded.regularizer)
     with torch.no_grad():
         require(equal(saved.latent(saved.h), loaded.latent(loaded.h)), f"latent(): {common.LOST}")
@@ -383,7 +390,7 @@ def without_weight(scene: Scene) -> str:
 def half(scene: Scene) -> None:
     """It is finite in mixed precision (bf16)"""
     h = scene.h.bfloat16()  # as an encoder's last layer gives it
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(scene.device, torch.bfloat16):
         z = scene.latent(h)
         losses = scene.regularizer.loss(z, h, scene.step())
         for name in scene.regularizer.critics():
@@ -401,19 +408,20 @@ def cost(scene: Scene) -> str:
     """A training step, with the default vit"""
     if scene.spec != SETTINGS[0]:
         raise NotApplicable("it doesn't fit the default vit's latent")
-    count = common.TIMED
-    images = common.rand_images(common.IMAGES[0], count)
+    count, device = common.TIMED, scene.device
+    images = common.rand_images(common.IMAGES[0], count, device=device)
     features, reference = scene.features(count), scene.reference_samples(count)
 
     def arguments(regularizer: Regularizer) -> tuple[Any, ...]:
         outputs = {"expansion": regularizer.expansion, "extra": regularizer.extra}
         facts = {"image": common.IMAGES[0], **outputs}
-        tokenizer = registry.create("tokenizers", "vit", **facts)
-        labels = torch.arange(count) % CLASSES
+        tokenizer = registry.create("tokenizers", "vit", **facts).to(device)
+        labels = torch.arange(count, device=device) % CLASSES
         return tokenizer, regularizer, images, labels, features, reference, True
 
     part, none = arguments(scene.fresh()), arguments(Regularizer(scene.spec))
-    seconds = common.paced(lambda: one_step.tokenizer_step(*part), lambda: one_step.tokenizer_step(*none))
+    steps = [lambda each=each: one_step.tokenizer_step(*each) for each in (part, none)]
+    seconds = common.paced(*steps, device=device)
     text = common.comparison(seconds, "none")
     try:
         mib = [

@@ -22,12 +22,16 @@ SETTINGS = [(image, expansion) for image in common.IMAGES for expansion in EXPAN
 class Scene:
     """A tokenizer with a batch of images."""
 
-    def __init__(self, part: Part, setting: tuple[ImageSpec, int]) -> None:
-        self.part, (self.image, self.expansion) = part, setting
-        self.images = common.rand_images(self.image)
+    def __init__(self, part: Part, setting: tuple[ImageSpec, int], device: str = "cpu") -> None:
+        self.part, (self.image, self.expansion), self.device = part, setting, device
+        self.images = common.rand_images(self.image, device=device)
         self.model = self.fresh()
 
     def fresh(self, seed: int = 0, expansion: int | None = None, extra: int = 0) -> Tokenizer:
+        return self.built(seed, expansion, extra).to(self.device)
+
+    def built(self, seed: int = 0, expansion: int | None = None, extra: int = 0) -> Tokenizer:
+        """A new tokenizer on torch's default device."""
         data = registry.create("datasets", "ring", count=64, val=16)  # for tokenizers that name `dataset`
         facts = {"image": self.image, "dataset": data, "expansion": expansion or self.expansion}
         facts |= {"extra": extra} if extra else {}
@@ -82,7 +86,7 @@ def regrids(scene: Scene) -> str:
         raise BrokenPromise("regrids is True, but its latents have no grid")
     images = model.decode(scene.first(model.encode(scene.images)))
     for rows, columns in ((-(-grid[0] // 2), grid[1]), (grid[1], grid[0]), (1, 1)):
-        z = common.randn(len(images), rows * columns, model.spec.channels)
+        z = common.randn(len(images), rows * columns, model.spec.channels, device=scene.device)
         decoded = model.decode(z, grid=(rows, columns))
         sides = rows * images.shape[2] // grid[0], columns * images.shape[3] // grid[1]
         meant = (*images.shape[:2], *sides)
@@ -171,7 +175,7 @@ def _constant_without_head(scene: Scene) -> bool:
 
 def inputs(scene: Scene) -> None:
     """It leaves its inputs as they were"""
-    images = common.rand_images(scene.image, seed=1)
+    images = common.rand_images(scene.image, seed=1, device=scene.device)
     guard = common.InputGuard(images=images)
     h = scene.model.encode(images)
     z = scene.first(h).clone()
@@ -230,7 +234,7 @@ def on_meta(scene: Scene) -> None:
     """It builds and runs on the meta device"""
     image = scene.image
     with torch.device("meta"):
-        model = scene.fresh()
+        model = scene.built()
         h = model.encode(torch.empty(2, image.channels, image.height, image.width))
         good = not model.decodes or len(model.decode(scene.first(h))) == 2
         require(good, "decode() loses rows on meta")
@@ -240,18 +244,19 @@ def on_meta(scene: Scene) -> None:
 def half(scene: Scene) -> None:
     """It is finite in mixed precision (bf16)"""
     model = scene.fresh().train()
-    common.require_finite_in_half(model, lambda: scene.loss(model, scene.images))
+    common.require_finite_in_half(model, lambda: scene.loss(model, scene.images), scene.device)
 
 
 def cost(scene: Scene) -> str:
     """A training step"""
-    images = common.rand_images(scene.image, common.TIMED)
+    images = common.rand_images(scene.image, common.TIMED, device=scene.device)
     facts = {"image": scene.image, "expansion": scene.expansion}
     try:
-        models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts)]
+        models = [scene.fresh().train(), registry.create("tokenizers", "vit", **facts).to(scene.device)]
     except ValueError as error:
         raise NotApplicable(f"the default vit doesn't fit: {error}") from None
-    seconds = common.paced(*(lambda m=m: one_step.backward(scene.loss(m, images)) for m in models))
+    steps = [lambda m=m: one_step.backward(scene.loss(m, images)) for m in models]
+    seconds = common.paced(*steps, device=scene.device)
     return f"{common.comparison(seconds, 'vit')} at batch {common.TIMED}"
 
 

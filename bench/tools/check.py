@@ -36,6 +36,7 @@ CONTRACTS: Mapping[str, ModuleType] = {
 }
 CELL = "A small cell runs, from a matrix to a leaderboard"
 FITS = "It can be built"
+COMPUTED = ("regularizers", "tokenizers", "generators", "features")  # on a device that may be chosen
 BOUND = ("evaluators", "features")  # may be for points or densities alone, and say so by an error
 RING = {"use": "ring", "count": 512, "val": 128}
 
@@ -129,6 +130,7 @@ class Verdict:
     """The outcomes of one part's checks, as they come, and at the end its rows of the leaderboard."""
 
     target: Target
+    device: str = "cpu"
     found: list[Promise] = field(default_factory=list)
     rows: str = ""
     seconds: float = 0.0
@@ -161,7 +163,7 @@ class Verdict:
 
     def _checks(self) -> Iterator[Promise]:
         contract = CONTRACTS[self.target.part.kind]
-        scene, fits = _first_that_fits(self.target.part, contract)
+        scene, fits = _first_that_fits(self.target.part, contract, self.device)
         yield fits
         if scene is not None:
             yield from (look(check.__doc__ or "", check, scene) for check in contract.CHECKS)
@@ -172,7 +174,7 @@ class Verdict:
         """The cell is run first: evaluators are checked on what it trained."""
         with tempfile.TemporaryDirectory() as folder:
             cell = look(CELL, self._run_cell, Path(folder))
-            subjects = () if self.run is None else small_cell.subjects(self.target, self.run)
+            subjects = () if self.run is None else small_cell.subjects(self.target, self.run, self.device)
             checks = evaluators.STATIC if self.run is None else evaluators.CHECKS
             scene = evaluators.Scene(self.target.part, subjects)
             yield from (look(check.__doc__ or "", check, scene) for check in checks)
@@ -182,12 +184,12 @@ class Verdict:
         """Runs a cell on digits, or on points where the part doesn't fit digits."""
         kind, note = self.target.part.kind, ""
         try:
-            self.run = small_cell.run_target(self.target, folder)
+            self.run = small_cell.run_target(self.target, folder, device=self.device)
         except (BrokenPromise, NotApplicable) as reason:
             if kind == "datasets" or (isinstance(reason, BrokenPromise) and kind not in BOUND):
                 raise
             try:
-                self.run = small_cell.run_target(self.target, folder, RING)
+                self.run = small_cell.run_target(self.target, folder, RING, self.device)
             except (BrokenPromise, NotApplicable):
                 raise reason from None
             note = f"; on digits: {reason}"
@@ -220,12 +222,14 @@ def _where(error: Exception) -> str:
     return f"{inner}{type(error).__name__}: {message}"
 
 
-def _first_that_fits(part: Part, contract: ModuleType) -> tuple[Any, Promise]:
+def _first_that_fits(part: Part, contract: ModuleType, device: str) -> tuple[Any, Promise]:
     """The part built for the first of the contract's settings that it fits, or None; and the outcome."""
-    reason = ""
+    reason, where = "", {"device": device} if part.kind in COMPUTED else {}
     for setting in contract.SETTINGS:
         try:
-            return contract.Scene(part, setting), Promise(FITS, True, "" if setting is None else str(setting))
+            return contract.Scene(part, setting, **where), Promise(
+                FITS, True, "" if setting is None else str(setting)
+            )
         except Unfit as error:
             reason = str(error)
         except BrokenPromise as error:

@@ -56,19 +56,21 @@ class SmallRun:
     records: list[Record]
 
 
-def run_matrix(text: str, folder: Path, jobs: int = 1) -> SmallRun:
+def run_matrix(text: str, folder: Path, jobs: int = 1, device: str = "cpu") -> SmallRun:
     """Runs a matrix, given as YAML or JSON, in a folder."""
     folder.mkdir(exist_ok=True)
     file = folder / "matrix.yaml"
     file.write_text(text, encoding="utf-8")
     matrix = load_matrix(file)
-    plan, store = make_plan(matrix), Store(folder / ".bench")
+    plan, store = make_plan(matrix, device=device), Store(folder / ".bench")
     opened = OpenPlan(matrix, plan, plan.cells, store)
-    records = run(opened, RunOptions(folder / "results", jobs))
+    records = run(opened, RunOptions(folder / "results", jobs, device))
     return SmallRun(plan, store, records)
 
 
-def run_target(target: Target, folder: Path, data: Mapping[str, Any] | None = None) -> SmallRun:
+def run_target(
+    target: Target, folder: Path, data: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> SmallRun:
     """Runs a small matrix around a part, on digits or other data.
 
     Raises:
@@ -76,7 +78,8 @@ def run_target(target: Target, folder: Path, data: Mapping[str, Any] | None = No
         BrokenPromise: a cell failed, with its reason.
     """
     try:
-        small = run_matrix(json.dumps(matrix_around(target, data or {"use": "digits"})), folder)
+        text = json.dumps(matrix_around(target, data or {"use": "digits"}))
+        small = run_matrix(text, folder, device=device)
     except MatrixError as error:
         raise BrokenPromise("; ".join(problem.message for problem in error.problems)) from error
     except RunError as error:
@@ -136,7 +139,7 @@ def matrix_around(target: Target, data: Mapping[str, Any]) -> dict[str, Any]:
     return matrix
 
 
-def subjects(target: Target, small: SmallRun) -> list[Callable[[], Subject]]:
+def subjects(target: Target, small: SmallRun, device: str = "cpu") -> list[Callable[[], Subject]]:
     """Makers of the subjects that an evaluator has scored in a small run."""
 
     def maker(stage: Stage) -> Callable[[], Subject]:
@@ -145,10 +148,10 @@ def subjects(target: Target, small: SmallRun) -> list[Callable[[], Subject]]:
         return lambda: Subject(
             config["scope"],
             inputs,
-            build.dataset(config["dataset"]),
+            build.dataset(config["dataset"], device),
             [build.extractor(extractor) for extractor in config["extractors"]],
             Noise(config["seed"], ("evaluate",)),
-            "cpu",
+            device,
             config.get("guidance"),
         )
 

@@ -461,3 +461,10 @@ def test_options_are_read_as_a_matrix_would():
     assert read == {"weight": 1e-3, "anchors": "image", "times": [0, 1], "norm": True, "file": None}
     with pytest.raises(check.CheckError, match="NAME=VALUE"):
         check.options(["weight"])
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = bench_inline("check", "kl", "--device", "cuda", cwd=tmp_path)
+    assert done.returncode == 2 and "--device cuda: torch finds no CUDA device here" in done.stderr
+    assert not done.stdout
