@@ -21,6 +21,15 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Shows the tables that tests made, such as throughputs on a GPU; worker processes can't."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "table" and report.when == "call":
+                terminalreporter.section(report.nodeid.rpartition("::")[2])
+                terminalreporter.write_line(text)
+
+
 @pytest.fixture(autouse=True)
 def parts_end_with_their_test(monkeypatch):
     """Removes the parts that a test registers and its plugins; built-in parts that it imported stay."""

@@ -45,6 +45,7 @@ def run(opened: OpenPlan, options: RunOptions, *watchers: Watcher) -> list[Recor
         DiskFull: some of the results could not be written; all that could be is.
     """
     _check_stages(opened, options.processes)
+    _check_gpus(options)
     _check_tracked(opened, options)
     estimates = opened.estimates(options.rerun)
     check_memory(opened.plan, estimates, options)
@@ -226,6 +227,21 @@ def _check_stages(opened: OpenPlan, processes: int) -> None:
         batch = stage.config.get("batch", 0)
         if batch % processes:
             raise RunError(f"a batch of {batch} has no equal shares for {processes} processes")
+
+
+def _check_gpus(options: RunOptions) -> None:
+    """Raises RunError if the processes of a stage had to share a GPU, which nccl refuses."""
+    if options.device != "cuda" or options.processes == 1 or options.engine == "ray":
+        return
+    from .companions import by_torchrun
+    from .local import visible_gpus
+
+    gpus = len(visible_gpus())
+    if options.processes > gpus and not by_torchrun():  # whose processes may be on other machines
+        raise RunError(
+            f"{options.processes} processes for a stage need a GPU each, and there is {plural(gpus, 'GPU')}: "
+            f"take --processes {max(1, gpus)}; -j 2 runs two stages at a time on one GPU"
+        )
 
 
 def _check_tracked(opened: OpenPlan, options: RunOptions) -> None:
