@@ -29,6 +29,41 @@ def test_the_evening_compares_eight_rows_by_four_generators_on_three_seeds():
     assert {cell.generator for cell in cells} == {"gaussian", "lightningdit", "mar", "tarflow"}
 
 
+def test_the_profile_for_a_gpu_has_the_evening_s_rows_at_ten_times_its_updates():
+    evening, gpu = (load_matrix("fashion-mnist", profile=name) for name in ("evening", "gpu"))
+    plan = make_plan(gpu, device="cuda")
+    names = [{cell.name for cell in made.cells} for made in (make_plan(evening), plan)]
+    assert names[0] == names[1] and not any(cell.skipped for cell in plan.cells)
+    assert all(
+        stage.config["env"]["device"] == "cuda" for stage in plan.stages.values() if "env" in stage.config
+    )
+    for kind in ("tokenizer", "generator"):
+        for row in getattr(gpu, f"{kind}s"):
+            budgets = [getattr(matrix.budget_of(row), f"{kind}_steps") for matrix in (evening, gpu)]
+            assert budgets[1] == 10 * budgets[0]
+    assert gpu.samples == evening.samples and gpu.seeds == evening.seeds
+
+
+@pytest.mark.nightly
+def test_the_profile_for_a_gpu_is_planned_for_half_an_hour_of_an_h100_at_three_hundredths_of_its_peak(
+    tmp_path,
+):
+    asked = (
+        "plan",
+        "-m",
+        "fashion-mnist",
+        "--profile",
+        "gpu",
+        "--accelerator",
+        "h100",
+        "--utilisation",
+        "0.03",
+    )
+    planned = bench(*asked, "--json", cwd=tmp_path, home=tmp_path / "home")
+    assert planned.returncode == 0, planned.stderr
+    assert 0.4 < json.loads(planned.stdout)["totals"]["shared"]["accelerator_hours"] < 0.5
+
+
 def test_the_whole_has_two_tokenizers_of_one_latent_shape_and_short_axes():
     matrix = load_matrix("fashion-mnist")
     assert [row.part for row in matrix.tokenizers] == ["vit", "conv"] and matrix.samples == 10_000
