@@ -3,6 +3,9 @@
 A GPU works behind the program. Whoever asks for the losses of the step that was queued last waits until the
 GPU has nothing left to do, and then it idles until the next step is queued. The losses of the step before are
 there already, or soon are, while the GPU works on the last one.
+
+Several processes average their losses at once, on the CPU: one that has died is noticed there, whereas a
+GPU would wait for it.
 """
 
 from __future__ import annotations
@@ -48,20 +51,25 @@ class LossReader:
     def __init__(self, context: Context, behind: int | None = None) -> None:
         """
         Args:
-            behind: the steps by which readings lag; None: 1 on a GPU, else 0.
+            behind: the steps by which readings lag; None: 1 on a GPU that one process uses, else 0.
         """
         self.device, self.group = context.device, context.group
-        self.behind = int(context.device.startswith("cuda")) if behind is None else behind
+        on_gpu = self.device.startswith("cuda") and self.group.world == 1
+        self.behind = int(on_gpu) if behind is None else behind
         self._pending: deque[_Pending] = deque()
 
     def add(self, step: int, losses: Mapping[str, Tensor], stopping: bool) -> None:
         """Averages a step's losses over processes and sends them on their way; all processes call this."""
         local = [value.detach().to(self.device, torch.float64).reshape(()) for value in losses.values()]
         local.append(torch.full((), float(stopping), dtype=torch.float64, device=self.device))
-        values, arrived = self.group.mean(torch.stack(local)).to("cpu", non_blocking=True), None
-        if self.device.startswith("cuda"):
+        values = torch.stack(local)
+        arrived: torch.cuda.Event | None = None
+        if values.is_cuda and self.behind:
+            values = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
+        else:
+            values = self.group.mean(values.cpu())
         self._pending.append(_Pending(step, tuple(losses), values, arrived))
 
     def readings(self, every: bool = False) -> Iterator[Reading]:

@@ -68,6 +68,10 @@ KNOWN = {
     ("bench/training/checkpoint.py:save", ".cpu()"): RARELY,
     ("bench/training/generator.py:train_generator.train", ".cpu()"): RARELY,
     ("bench/training/readings.py:LossReader.__init__", "int()"): "whether the device is a GPU",
+    (
+        "bench/training/readings.py:LossReader.add",
+        ".cpu()",
+    ): "on a CPU, or if several processes average losses",
     ("bench/training/readings.py:LossReader.add", "float()"): "whether the run was asked to stop, no tensor",
     ("bench/training/readings.py:_Pending.read", ".synchronize()"): "for the losses of the step before",
     ("bench/training/readings.py:_Pending.read", ".tolist()"): "on the CPU, where the losses have arrived",

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from latentbench.bench.api import Diverged
+from latentbench.bench.runtime.processes import Group
 from latentbench.bench.training import checkpoint, steps
 from latentbench.bench.training.checkpoint import State
 from latentbench.bench.training.context import Context, Stopped
@@ -105,6 +106,7 @@ def test_a_checkpoint_in_between_has_the_losses_up_to_its_step(behind, tmp_path,
 def test_a_gpu_is_read_one_step_behind_and_a_cpu_at_once(tmp_path):
     readers = [LossReader(Context(tmp_path, device)) for device in ("cpu", "cuda", "cuda:1")]
     assert [reader.behind for reader in readers] == [0, 1, 1]
+    assert LossReader(Context(tmp_path, "cuda", group=Group(0, 2))).behind == 0
 
 
 def test_losses_of_any_type_and_shape_of_one_number_are_read_with_all_their_digits(tmp_path):
