@@ -40,12 +40,8 @@ from .common import (
 SETTINGS = common.SPECS
 SHOWN = 12  # updates of which pairs are drawn: a method may leave most as they are
 TEACHER, REFERENCE = LatentSpec(16, 12, (4, 4)), LatentSpec(16, 10, (4, 4))
-FACTS: dict[str, Any] = {
-    "classes": CLASSES,
-    "teacher_spec": TEACHER,
-    "reference_spec": REFERENCE,
-    "reference_classes": CLASSES,
-}
+FACTS: dict[str, Any] = {"classes": CLASSES, "reference_classes": CLASSES}
+FACTS |= {"teacher_spec": TEACHER, "reference_spec": REFERENCE}
 
 
 class Scene:
@@ -55,11 +51,8 @@ class Scene:
         self.part, self.spec, self.device = part, spec, device
         self.regularizer = self.fresh(seed)
         self.noise = Noise(7).fork("test")
-        self.h = self.randn(BATCH, spec.tokens, self.regularizer.encoder_outputs).requires_grad_()
+        self.h = randn(BATCH, spec.tokens, self.regularizer.encoder_outputs, device=device).requires_grad_()
         self.labels = torch.tensor([0, 3, 1, 9, 1, 5], device=device)
-
-    def randn(self, *shape: int, seed: int = 0) -> Tensor:
-        return randn(*shape, seed=seed, device=self.device)
 
     def fresh(self, seed: int = 0, **options: Any) -> Regularizer:
         """A new regularizer with perturbed priors, as outputs that start at zero would have no effect."""
@@ -95,13 +88,13 @@ class Scene:
         """Teacher features (count, N, F), if the regularizer needs them."""
         if "teacher_spec" not in self._facts:
             return None
-        return self.randn(count, TEACHER.tokens, TEACHER.channels, seed=1)
+        return randn(count, TEACHER.tokens, TEACHER.channels, seed=1, device=self.device)
 
     def step(self, index: int = 0) -> Step:
         features, reference = self.features(BATCH), self.reference_samples(BATCH)
         noise = self.noise.fork("loss").fork(index)
         images = common.rand_images(common.IMAGES[0], device=self.device)
-        views = self.randn(*self.h.shape, seed=4) if self.regularizer.two_views else None
+        views = randn(*self.h.shape, seed=4, device=self.device) if self.regularizer.two_views else None
         return Step(index, images, self.labels, noise, torch.nn.Flatten(), features, reference, views)
 
     def latent(self, h: Tensor, noise: str = "latent") -> Tensor:
@@ -232,7 +225,7 @@ def learns(scene: Scene) -> str:
     before = common.snapshot(regularizer)
     unseen: set[str] = set()
     if trained:
-        target = scene.randn(BATCH, spec.tokens, spec.channels, seed=3)
+        target = randn(BATCH, spec.tokens, spec.channels, seed=3, device=scene.device)
 
         def loss(index: int) -> Tensor:
             z = scene.latent(scene.h)
@@ -420,8 +413,7 @@ def cost(scene: Scene) -> str:
         return tokenizer, regularizer, images, labels, features, reference, True
 
     part, none = arguments(scene.fresh()), arguments(Regularizer(scene.spec))
-    steps = [lambda each=each: one_step.tokenizer_step(*each) for each in (part, none)]
-    seconds = common.paced(*steps, device=device)
+    seconds = common.paced(*(lambda s=s: one_step.tokenizer_step(*s) for s in (part, none)), device=device)
     text = common.comparison(seconds, "none")
     try:
         mib = [
