@@ -262,7 +262,7 @@ class Between:
 
 
 class Chosen:
-    """Which of n images each of R means is over: weights (R, n) of zeros and ones, and their numbers (R,)."""
+    """The images that each of R means is over: weights (R, n) of zeros and ones, and their numbers (R,)."""
 
     def __init__(self, weights: Tensor) -> None:
         self.weights, self.numbers = weights.float(), weights.sum(1, dtype=torch.float64)

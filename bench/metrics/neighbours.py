@@ -154,7 +154,7 @@ def overlap_estimates(
 def estimates_of(
     names: dict[str, str], shares: Overlap, chosen: Tensor, labels: tuple[Tensor, Tensor] | None
 ) -> tuple[dict[str, Estimate], Tensor]:
-    """What `overlap_estimates` gives, from the overlap of n generated images by the choices (R, n)."""
+    """The results of `overlap_estimates`, from the overlap of n generated images by the choices (R, n)."""
     n = chosen.shape[1]
     requested, classes = labels or (None, None)
     estimates = {

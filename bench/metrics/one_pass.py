@@ -33,7 +33,7 @@ def kernel_and_overlap_estimates(
     real: Tensor,
     labels: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Estimate], Tensor]:
-    """What `kernel_estimate` and `overlap_estimates` give for features (n, F) and (m, F).
+    """The results of `kernel_estimate` and `overlap_estimates` for features (n, F) and (m, F).
 
     Args:
         kernel_name: the full name of KD.

@@ -125,7 +125,7 @@ class Squares:
         return distances, who, (distances[:, -1].square() >= bound).nonzero()[:, 0]
 
     def closest_of_all(self, rows: Tensor, below: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """What `nearest` gives, of rows whose candidates don't decide it."""
+        """The results of `nearest` for rows whose candidates don't decide it."""
         if len(rows) > MANY and self.dtype != torch.float64:
             closer = Squares(self.points[rows], self.others, torch.float64)
             all_rows = torch.arange(len(rows))

