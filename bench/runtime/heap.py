@@ -13,9 +13,10 @@ KEPT = 2**28  # bytes of freed memory at the heap's end that are kept
 def keep_freed_memory() -> None:
     """Lets glibc's allocator keep up to 256 MB that this process has freed; no result depends on it.
 
-    By its own rules the allocator returns a network's activations to the kernel at the end of each layer and
-    asks for them in the next one, where the kernel clears every page: up to a third of a small network's time
-    on a CPU. Allocators of other systems stay as they are.
+    Its own rules follow the largest block that the process has freed so far. While that is a few MB, they
+    return a network's activations to the kernel at the end of each layer and ask for them in the next one,
+    where the kernel clears every page: up to a third of a small network's time on a CPU. Allocators of other
+    systems stay as they are.
     """
     if sys.platform != "linux":
         return
