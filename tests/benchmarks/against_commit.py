@@ -39,9 +39,9 @@ PRODUCTS = {
 }
 
 
-def import_package(folder):
-    """A folder from which Python imports the checkout in `folder` as `latentbench`."""
-    package = Path(tempfile.mkdtemp(prefix="latentbench-")) / "latentbench"
+def import_package(folder, place):
+    """A new folder in `place` from which Python imports the checkout in `folder` as `latentbench`."""
+    package = Path(tempfile.mkdtemp(dir=place)) / "latentbench"
     package.mkdir()
     for part in ("bench", "tokenizers", "regularizers", "generators", "evaluators"):
         (package / part).symlink_to(folder / part)
@@ -66,7 +66,7 @@ class Side:
         settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "9"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--serve", str(weights)],
-            env=os.environ | settings | {"PYTHONPATH": str(import_package(folder))},
+            env=os.environ | settings | {"PYTHONPATH": str(import_package(folder, weights))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
