@@ -39,7 +39,6 @@ FITTED = "once for a fit"
 # test_waits_in_source.py; here is what really waits.
 KNOWN = {
     ("bench/nn/flow_transformer.py:field", SENDS): SAMPLING,
-    ("bench/nn/token_heads.py:field", SENDS): SAMPLING,
     ("bench/nn/token_heads.py:sample", SENDS): SAMPLING,
     ("generators/mar.py:condition", SENDS): "the numbers of a few tokens",
     ("generators/gaussian.py:fit", SENDS): FITTED,

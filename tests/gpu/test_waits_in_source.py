@@ -54,6 +54,7 @@ KNOWN = {
     ("bench/nn/ode.py:rk45", "if .all()"): SOLVER,
     ("bench/nn/released_weights.py:_layers", "int()"): NAMES,
     ("bench/nn/token_heads.py:DiffusionHead.sample", "tensor(device)"): "sampling: one number for a step",
+    ("bench/nn/token_heads.py:FlowHead.sample", ".tolist()"): ON_THE_CPU,
     ("bench/nn/zones.py:_pull", "if .any()"): "asked on a CPU alone",
     ("bench/runtime/prefetch.py:_EightBitImages.__getitem__", ".numpy()"): ON_THE_CPU,
     ("bench/runtime/prefetch.py:_batches", ".numpy()"): ON_THE_CPU,
