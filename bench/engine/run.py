@@ -156,10 +156,9 @@ class _Run:
             return
         complete = self._complete_rounds()
         if self.pending and (complete or time.monotonic() >= self.report_due):
-            pending, cells = (
-                sum(not cell.real for cell in some) for some in (self.pending, self.opened.cells)
-            )
-            left = to_come(self.rounds, pending, cells)
+            wanted = [cell for cell in self.opened.cells if not cell.real and cell.skipped is None]
+            left_over = {cell.key for cell in self.pending}
+            left = to_come(self.rounds, sum(cell.key in left_over for cell in wanted), len(wanted))
             records = self._write_report(left)
             for round in complete:
                 self.watcher.round(SoFar(round, records, left))
