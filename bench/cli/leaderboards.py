@@ -154,7 +154,7 @@ def _remake(chosen: Sequence[Candidate], work: Path, engine: str, device: str, q
     hours = span(sum(one.hours for one in chosen))
     print_error_line(f"making {', '.join(one.cell.name for one in chosen)}: about {hours} by an estimate")
     needed = len({stage.id for one in chosen for stage in one.plan.needed([one.cell])})
-    display = Display(err if quiet else out, needed, 0, cores(), work / "results" / "leaderboard.html", quiet)
+    display = Display(err if quiet else out, needed, 0, cores(), quiet=quiet)
 
     def options(folder: Path) -> RunOptions:
         return RunOptions(out=folder, jobs=cores(), device=device, engine=engine)

@@ -55,7 +55,7 @@ def open_plan(
     for warning in matrix.warnings:
         print_error_line(f"warning: {warning}")
     cells = [cell for cell in plan.cells if selects(accept, cell.identity)]
-    if not any(not cell.real for cell in cells):
+    if all(cell.real for cell in cells):
         raise UsageError(f"no cell matches --filter {filter!r}")
     if share:
         from ..plan.estimate import costs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,12 +31,18 @@ class Display(Watcher):
     Args:
         total: the number of stages that the run needs, of which `cached` are there.
         workers: the number of stages that are made at a time.
-        page: the report's page, which is partial until the run ends.
+        page: the report's page, which is partial until the run ends; without it no round is shown.
         quiet: shows failures and notes alone.
     """
 
     def __init__(
-        self, console: Console, total: int, cached: int, workers: int, page: Path, quiet: bool = False
+        self,
+        console: Console,
+        total: int,
+        cached: int,
+        workers: int,
+        page: Path | None = None,
+        quiet: bool = False,
     ) -> None:
         self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
         self.jobs, self.page = workers, page
@@ -44,6 +51,7 @@ class Display(Watcher):
         self.traces: list[str] = []  # of failed stages
         self.time: TimeToGo | None = None
         self.first: Round | None = None  # the first comparison, until it is complete
+        self.first_stages: Sequence[str] = ()
         self.records: dict[str, Record] = {}  # of this run, by cell key
         self.table, self.table_due = Text(""), 0.0
         self.live = console.is_terminal and not quiet
@@ -78,7 +86,8 @@ class Display(Watcher):
     def begin(self, ahead: Ahead) -> None:
         """Knows what the run is about to make, so that the time to go can be told."""
         self.time = TimeToGo(ahead.stages, ahead.costs, self.jobs)
-        self.first = ahead.rounds[0] if len(ahead.rounds) > 1 else None
+        if self.page is not None and len(ahead.rounds) > 1:
+            self.first, self.first_stages = ahead.rounds[0], ahead.first
 
     def hear(self, event: Event) -> None:
         """Shows one event of the engine."""
@@ -130,7 +139,7 @@ class Display(Watcher):
     def round(self, so_far: SoFar) -> None:
         """Shows the leaderboard of a comparison that is complete, while others are still made."""
         self.first = None
-        if self.quiet:
+        if self.quiet or self.page is None:
             return
         if self.live:
             self._make_table()
@@ -148,12 +157,12 @@ class Display(Watcher):
 
     def _ahead(self) -> str:
         """The time to go and the first comparison, for a terminal."""
-        if self.first is None:
-            return self._to_go().strip()
-        ids = [stage for cell in self.first.cells for stage in cell.scores.values()]
-        return f"{self._to_go()}; the first comparison, of {compared(self.first)}, {self._to_go(stages=ids)}"
+        first = self._to_go(stages=self.first_stages) if self.first is not None else ""
+        if self.first is None or not first:
+            return self._to_go()
+        return f"{self._to_go()}; the first comparison, of {compared(self.first)}: {first}"
 
-    def _to_go(self, before: str = "", stages: list[str] | None = None) -> str:
+    def _to_go(self, before: str = "", stages: Sequence[str] | None = None) -> str:
         """`about 12 min to go`, or nothing as long as no stage has told the speed, and at the end."""
         seconds = self.time.remaining(stages) if self.time is not None else None
         return "" if not seconds else f"{before}{about(seconds)} to go"

@@ -69,9 +69,9 @@ class _Run:
         recorded = self.results.finished() if options.keep_records else set()
         self.pending = [cell for cell in opened.cells if cell.key not in recorded]
         self.rounds = rounds(self.plan, self.pending, estimates)  # those that aren't complete
-        needed = {stage.id for stage in self.plan.needed(self.pending)}
-        ahead = [self.plan.stages[id] for id in estimates if id in needed]
-        watcher.begin(Ahead(self.rounds, ahead, estimates))
+        ahead = [stage for stage in self.plan.needed(self.pending) if stage.id in estimates]
+        first = [stage.id for stage in self.plan.needed(self.rounds[0].cells)] if self.rounds else []
+        watcher.begin(Ahead(self.rounds, ahead, estimates, first))
         self.corrupt: set[str] = set()  # ids of stages whose artifacts were corrupt
         self.unwritten: dict[
             str, Corrupt | DiskFull
@@ -166,8 +166,11 @@ class _Run:
     def _complete_rounds(self) -> list[Round]:
         """The rounds whose last cell has just got its record."""
         pending = {cell.key for cell in self.pending}
-        complete = [round for round in self.rounds if not any(cell.key in pending for cell in round.cells)]
-        self.rounds = [round for round in self.rounds if round not in complete]
+        complete: list[Round] = []
+        left: list[Round] = []
+        for round in self.rounds:
+            (left if any(cell.key in pending for cell in round.cells) else complete).append(round)
+        self.rounds = left
         return complete
 
     def _is_decided(self, cell: Cell, final: bool) -> bool:

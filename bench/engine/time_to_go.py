@@ -39,6 +39,10 @@ class TimeToGo:
         self.work = {
             stage.id: (costs[stage.id].flops or 0) if stage.kind in BY_OPERATIONS else 1.0 for stage in stages
         }
+        # Sums of the work that is left, by group: a long run asks for them at every stage.
+        self.ahead: dict[tuple[str, str], float] = defaultdict(float)
+        for id, group in self.groups.items():
+            self.ahead[group] += self.work[id]
         self.begun: dict[str, float] = {}
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)  # by group, of stages that have ended
         self.made: dict[tuple[str, str], float] = defaultdict(float)  # the work of these stages
@@ -51,8 +55,9 @@ class TimeToGo:
         if event.what == "started":
             self.begun[id] = now
         elif event.what == "progress" and event.total:
-            self.left[id] = 1 - event.step / event.total
+            self._leave(id, 1 - event.step / event.total)
         elif event.what in ENDS:
+            self._leave(id, 0.0)
             del self.left[id]
             if event.what == "done" and id in self.begun:
                 self.seconds[self.groups[id]] += now - self.begun[id]
@@ -60,12 +65,27 @@ class TimeToGo:
 
     def remaining(self, stages: Iterable[str] | None = None) -> float | None:
         """Seconds until these stages, by default all, are made; None as long as nothing tells how fast."""
-        ids = self.left if stages is None else [id for id in stages if id in self.left]
-        paces = {group: self._pace(group) for group in {self.groups[id] for id in ids}}
-        known = {group: pace for group, pace in paces.items() if pace is not None}
-        if len(known) < len(paces):
-            return None
-        return sum(self.left[id] * self.work[id] * known[self.groups[id]] for id in ids) / self.workers
+        ahead = self.ahead if stages is None else self._work_of(stages)
+        seconds = 0.0
+        for group, work in ahead.items():
+            pace = self._pace(group) if work > 0 else 0.0
+            if pace is None:
+                return None
+            seconds += work * pace
+        return seconds / self.workers
+
+    def _leave(self, id: str, share: float) -> None:
+        """Notes the share of a stage that is still to be made."""
+        self.ahead[self.groups[id]] += (share - self.left[id]) * self.work[id]
+        self.left[id] = share
+
+    def _work_of(self, stages: Iterable[str]) -> dict[tuple[str, str], float]:
+        """The work that is left of these stages, by group."""
+        ahead: dict[tuple[str, str], float] = defaultdict(float)
+        for id in stages:
+            if id in self.left:
+                ahead[self.groups[id]] += self.left[id] * self.work[id]
+        return ahead
 
     def _pace(self, group: tuple[str, str]) -> float | None:
         """Seconds for a unit of work of a group; of groups that haven't been seen, of all counted alike."""

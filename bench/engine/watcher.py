@@ -20,6 +20,7 @@ class Ahead:
     rounds: Sequence[Round]
     stages: Sequence[Stage]
     costs: Mapping[str, Cost]
+    first: Sequence[str]  # ids of the stages that the first round needs
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def opened(
         for warning in loaded.warnings:
             warnings.warn(reworded(str(warning)), stacklevel=4)
         cells = [cell for cell in plan.cells if selects(accept, cell.identity)]
-        if not any(not cell.real for cell in cells):
+        if all(cell.real for cell in cells):
             raise ArgumentError(f"no cell fits filter={filter!r}")
         yield OpenPlan(loaded, plan, cells, mirror.store(file))
 

@@ -5,11 +5,27 @@ import re
 import pytest
 from helpers.run import TINY, bench_inline
 
+from latentbench.bench.cli.open_plan import open_plan
 from latentbench.bench.cli.progress import Display
+from latentbench.bench.engine.run import run
+from latentbench.bench.engine.run_options import RunOptions
+from latentbench.bench.engine.watcher import Watcher
 
 MATRIX = TINY.replace("seeds: [0]", "seeds: [0, 1]").replace(
     "[reconstruction, generation, density, cost]", "[generation]"
 )
+
+
+class Enough(Exception):
+    """Ends a run before it makes anything."""
+
+
+class Seen(Watcher):
+    """Keeps what a run is about to make."""
+
+    def begin(self, ahead):
+        self.ahead = ahead
+        raise Enough
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +75,15 @@ def test_the_report_can_be_read_meanwhile_and_says_that_it_is_partial(shown):
     assert len(texts["leaderboard.csv"].splitlines()) == 1 + 7  # held-out images; lightningdit at two w
     for name in ("leaderboard.html", "leaderboard.md"):
         assert "Partial." not in (folder / name).read_text()
+
+
+def test_the_first_comparison_waits_for_its_training_and_not_for_other_rounds(tmp_path):
+    (tmp_path / "matrix.yaml").write_text(MATRIX)
+    opened = open_plan(tmp_path / "matrix.yaml", None, None, None, None, "cpu", None, None)
+    options = RunOptions(tmp_path / "results", jobs=1, engine="inline")
+    seen = Seen()
+    with pytest.raises(Enough):
+        run(opened, options, seen)
+    kinds = {(opened.plan.stages[id].kind, opened.plan.stages[id].label) for id in seen.ahead.first}
+    assert ("tokenizer", "vit · kl · seed 0") in kinds and ("tokenizer", "vit · kl · seed 1") not in kinds
+    assert len(seen.ahead.rounds) == 2 and set(seen.ahead.first) < {one.id for one in seen.ahead.stages}

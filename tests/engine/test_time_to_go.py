@@ -62,3 +62,12 @@ def test_half_a_stage_takes_half_the_time_and_a_failed_one_none(run):
     assert told.remaining(["tokenizer-b"]) == pytest.approx(0.25 * 300 / 10 / 2)
     told.hear(Event("failed", TOKENIZERS[1]))
     assert told.remaining(["tokenizer-b"]) == 0
+
+
+def test_the_sum_of_all_stages_is_the_sum_of_each(run):
+    told, make = run
+    make(TOKENIZERS[0], 10)
+    make(SCORES[0], 8)
+    told.hear(Event("progress", TOKENIZERS[1], step=10, total=40))
+    each = [told.remaining([one.id]) for one in (*TOKENIZERS, GENERATOR, *SCORES)]
+    assert told.remaining() == pytest.approx(sum(each)) == pytest.approx((22.5 + 5 + 16) / 2)
