@@ -22,7 +22,18 @@ def taken(monkeypatch):
         return product(*arguments)
 
     monkeypatch.setattr(onednn, "product", counting)
+    monkeypatch.setattr(onednn, "MIN_MULTIPLICATIONS", 2**21)
     return counted
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "least"),
+    [("AuthenticAMD", 26, 2**21), ("AuthenticAMD", 25, 2**25), ("GenuineIntel", 26, 2**25)],
+)
+def test_smaller_layers_are_taken_where_mkl_is_half_as_fast(vendor, family, least):
+    cpu = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: fpu avx512f\n"
+    assert onednn.least_multiplications(f"{cpu}\n{cpu}") == least
+    assert onednn.least_multiplications("") == 2**25
 
 
 @pytest.mark.parametrize("biased", [True, False])
