@@ -17,7 +17,7 @@ from ..store.stage import Stage
 from . import worker as worker_process
 from .schedule import EngineError, Listen, Schedule
 from .setting import Setting
-from .start_process import start_process, thread_variables
+from .start_process import start_process, start_variables
 
 MAX_IDLE_DEATHS = 3  # workers that may die without a stage before the engine gives up
 LAST_CHECKPOINT_SECONDS = 5
@@ -114,7 +114,7 @@ class Engine(Schedule):
     def _start(self, number: int) -> _Worker:
         setting = self.setting
         pipe, workers_pipe = multiprocessing.Pipe()
-        variables = thread_variables(setting.threads) | gpu_environment(self.gpus, number, setting.processes)
+        variables = start_variables(setting.threads) | gpu_environment(self.gpus, number, setting.processes)
         arguments = (workers_pipe, setting)
         process = start_process(worker_process.main, arguments, f"bench-worker-{number}", variables)
         workers_pipe.close()

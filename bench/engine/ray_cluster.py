@@ -33,7 +33,7 @@ from . import worker
 from .companions import SHARED, Team
 from .schedule import EngineError, Event, Listen, Schedule
 from .setting import Setting
-from .start_process import environ, thread_variables
+from .start_process import environ, start_variables
 
 RETRIES = 3  # of a stage whose node, or worker, is lost
 VISIBLE_SECONDS = 60.0  # within which one machine must see what another has made
@@ -214,7 +214,7 @@ class RayEngine(Schedule):
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
-        variables = thread_variables(self.setting.threads)
+        variables = start_variables(self.setting.threads)
         if "HF_HUB_OFFLINE" in os.environ:
             variables["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
         before = signal.getsignal(signal.SIGTERM)

@@ -23,7 +23,7 @@ import torch
 
 from .. import registry
 from ..api import ImageSpec, Noise
-from ..engine.start_process import process_context, thread_variables
+from ..engine.start_process import process_context, start_variables
 from ..metrics.frechet import frechet_distance
 from ..models import latents
 from ..records.provenance import REQUIRED
@@ -135,7 +135,7 @@ def draws_ignore_processes() -> Check:
 
 def features_ignore_processes() -> Check:
     """A distance over features that two processes computed, half of them each."""
-    with ProcessPoolExecutor(2, process_context(thread_variables(1))) as pool:
+    with ProcessPoolExecutor(2, process_context(start_variables(1))) as pool:
         halves = list(pool.map(_described, [(0, 2), (1, 2)]))
         (alone,) = pool.map(_described, [(0, 1)])
     extractor, (train, _) = small_cell.extractor(), small_cell.digits(IMAGES)

@@ -9,7 +9,7 @@ import torch
 
 from latentbench.bench.engine import local
 from latentbench.bench.engine.local import gpu_environment
-from latentbench.bench.engine.start_process import start_process, thread_variables
+from latentbench.bench.engine.start_process import start_process, start_variables
 
 
 def test_gpus_are_dealt_to_workers_in_turn():
@@ -40,7 +40,7 @@ def test_only_the_gpus_that_the_environment_names_are_dealt(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_where_memory_runs_out_the_kernel_ends_workers_before_the_run_that_can_tell_it():
-    process = start_process(time.sleep, (60,), "worker", thread_variables(1))
+    process = start_process(time.sleep, (60,), "worker", start_variables(1))
 
     preference, mine = (Path(f"/proc/{pid}/oom_score_adj") for pid in (process.pid, "self"))
     end = time.monotonic() + 30
