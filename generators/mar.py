@@ -126,7 +126,7 @@ class MAR(Generator):
         """
         super().__init__(spec, classes)
         divide_width(width, heads)
-        self.buffer, self.min_mask = buffer, min_mask
+        self.buffer, self.min_mask, self.drops = buffer, min_mask, dropout > 0
         self.head_draws, self.label_dropout = head_draws, label_dropout
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         block = partial(
@@ -178,9 +178,9 @@ class MAR(Generator):
 
     def _decoded(self, x: Tensor, asked: slice) -> Tensor:
         """The decoder's outputs for the `asked` tokens (B, n, D) of its inputs (B, buffer + T, D)."""
-        if self.training:  # in which the last block, too, may drop activations or be computed again
-            return self.decoder(x)[:, asked]
         *blocks, last, norm = self.decoder
+        if self.training and (self.drops or "forward" in vars(last)):  # replaced by `recompute.prepare`
+            return self.decoder(x)[:, asked]
         for block in blocks:
             x = block(x)
         return norm(outputs_of(last, x, asked))
@@ -193,8 +193,8 @@ class MAR(Generator):
         shuffled = z.gather(1, order[..., None].expand_as(z))
         labels = drop_labels(labels, self.label_dropout, noise)
         condition = self.condition(shuffled[:, :-masked], order, labels, masked)
-        target = shuffled[:, -masked:].repeat(1, self.head_draws, 1)
-        return self.head.loss(target, condition.repeat(1, self.head_draws, 1), noise)
+        target = shuffled[:, None, -masked:].expand(-1, self.head_draws, -1, -1)
+        return self.head.loss(target, condition[:, None], noise)
 
     def sample(
         self,

@@ -27,7 +27,7 @@ class FlowHead(nn.Module):
         self.net = TokenMLP(channels, channels, width, depth, condition)
 
     def loss(self, x: Tensor, condition: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """x (B, N, C), condition (B, N, D)."""
+        """x (..., N, C) and a condition (..., N, D) that broadcasts to its leading axes."""
         t = noise.uniform(x[..., 0], "t")
         start = noise.normal(x, "noise")
         predicted = self.net(interpolate(x, start, t), t, condition)
@@ -57,7 +57,7 @@ class DiffusionHead(nn.Module):
     def loss(self, x: Tensor, condition: Tensor, noise: Noise) -> dict[str, Tensor]:
         """Squared error of the noise, and the variational bound that trains the variance alone.
 
-        x is (B, N, C), condition (B, N, D).
+        x is (..., N, C), and the condition (..., N, D) broadcasts to its leading axes.
         """
         step = (noise.uniform(x[..., 0], "t") * DIFFUSION_STEPS).long()
         true_noise = noise.normal(x, "noise")

@@ -6,6 +6,7 @@ from scipy.stats import truncnorm
 
 from latentbench.bench.api import LatentSpec, Noise
 from latentbench.bench.runtime import parts_of_batches
+from latentbench.bench.runtime.recompute import prepare
 from latentbench.generators.mar import MAR, mask_ratio, tokens_per_step
 
 SPEC = LatentSpec(6, 3, (2, 3))
@@ -118,3 +119,19 @@ def test_a_model_without_classes_ignores_labels_and_guidance():
 def test_a_width_that_heads_cannot_share_is_refused():
     with pytest.raises(ValueError, match="width = 10 is not divisible by heads = 4"):
         MAR(SPEC, 3, width=10, heads=4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_training_computes_the_last_block_for_masked_tokens_alone_unless_it_is_checkpointed(head):
+    def trained(model):
+        loss = sum(model.loss(z, LABELS, Noise(0)).values())
+        return [loss, *torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)]
+
+    z, rows = torch.randn(4, SPEC.tokens, SPEC.channels), []
+    plain, checkpointed = make(head).train(), make(head).train()
+    prepare({"checkpointing": True}, checkpointed)
+    for model in (plain, checkpointed):
+        model.decoder[0].mlp.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    torch.testing.assert_close(trained(plain), trained(checkpointed), atol=1e-5, rtol=1e-4)
+    masked, *all_tokens = rows
+    assert masked <= SPEC.tokens < min(all_tokens)
