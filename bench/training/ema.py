@@ -19,6 +19,7 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.learned = dict(module.named_parameters(remove_duplicate=False))
         self.shadow: dict[str, Tensor] = {}
         if decay:
             self.shadow = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -34,9 +35,12 @@ class Average:
         if not self.shadow:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        learned, current = dict(module.named_parameters(remove_duplicate=False)), module.state_dict()
-        finished = {name for name, p in learned.items() if step >= ends.get(id(p), step + 1)}
-        averaged = [n for n in self.shadow if (n in learned and n not in finished) or n.endswith(TRACKED)]
+        # Not by `state_dict`, which takes longer than the average of a small module.
+        current = self.learned | dict(module.named_buffers(remove_duplicate=False))
+        finished = {name for name, p in self.learned.items() if step >= ends.get(id(p), step + 1)}
+        averaged = [
+            n for n in self.shadow if (n in self.learned and n not in finished) or n.endswith(TRACKED)
+        ]
         shadows = [self.shadow[name] for name in averaged]
         if shadows:  # a module may have buffers only
             torch._foreach_lerp_(shadows, [current[name] for name in averaged], weight)
