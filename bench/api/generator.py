@@ -51,6 +51,11 @@ class Generator(nn.Module):
         """Estimates the model from one pass over batches of (z, labels), in place of descending a loss."""
         raise NotImplementedError
 
+    @classmethod
+    def takes_steps(cls) -> bool:
+        """Whether training descends `loss` in steps; otherwise the class has a `fit` of its own."""
+        return cls.fit is Generator.fit
+
     def sample(self, labels: Tensor, guidance: float, noise: Noise) -> Tensor:
         """Latents z (B, T, C), one for each label (B,); -1 is "no class".
 

@@ -46,7 +46,7 @@ class Scene:
 
     @property
     def fitted(self) -> bool:
-        return self.part.cls.fit is not Generator.fit
+        return not self.part.cls.takes_steps()
 
     def terms(self, model: Generator, labels: Tensor | None, noise: Noise) -> dict[str, Tensor]:
         """The losses, with a teacher's features for a generator that learns from them."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..api import Generator
 from ..options.words import joined
 from .cost import Cost
 from .plan import Cell, Plan
@@ -104,4 +103,4 @@ def _trains(plan: Plan, stage: str) -> bool:
     """Whether a generator's stage takes steps of training; otherwise the generator is fitted in one pass."""
     model = plan.built[stage].generator
     assert model is not None
-    return type(model).fit is Generator.fit and plan.stages[stage].config["steps"] > 0
+    return model.takes_steps() and plan.stages[stage].config["steps"] > 0

@@ -272,7 +272,7 @@ class StageGraph:
             "seed": f"{seed.tokenizer}.{seed.generator}",
         }
         snapshots = kept(self.matrix, generator)
-        if snapshots and type(model).fit is Generator.fit:
+        if snapshots and model.takes_steps():
             config["snapshots"] = snapshots
         parents = dict(trained)
         if model.teacher_spec is not None:

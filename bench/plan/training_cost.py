@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..api import FlowTokenizer, Generator, Regularizer, ShownSizes
+from ..api import FlowTokenizer, Regularizer, ShownSizes
 from ..models import build
 from ..models.activations import StepCost
 from ..store.stage import Stage
@@ -167,7 +167,7 @@ def generator_cost(counts: Counts, built: Built, stage: Stage) -> Cost:
     trainable, size = counts.plan.parameters[stage.id], bytes_of(generator)
     classes, others = built.dataset.classes, _other_networks(counts, built, stage)
     sets, mapping = _sets(counts, stage, built, built.regularizer)
-    if type(generator).fit is not Generator.fit:
+    if not generator.takes_steps():
         key = ("fitting", generator, config["batch"])
         fitting = counts.passing(key, lambda: passes.fitting(generator, classes, config["batch"]))
         return Cost(

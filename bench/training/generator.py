@@ -121,7 +121,7 @@ def train_generator(
     loader = LatentLoader(read, size, labels, batch, seed, context, latent, teacher, images)
     accelerator, group = loader.accelerator, context.group
     generator.to(loader.device).train()
-    if type(generator).fit is not Generator.fit:
+    if not generator.takes_steps():
         with closing(loader):
             generator.fit(loader.epoch())
         generator.eval()

@@ -102,6 +102,7 @@ def train(
     probes=None,
     **gan,
 ):
+    tmp_path.mkdir(exist_ok=True)  # a slow machine keeps checkpoints
     context = Context(tmp_path, stopping=stop or (lambda: False))
     return train_tokenizer(
         tokenizer,
