@@ -132,9 +132,8 @@ def main():
             sides = {"other": other, "this": ROOT}
             for side in sorted(sides, reverse=number % 2 == 1):
                 run(sides[side], other / "matrix.yaml", options.o / side / str(number), chosen)
-    print(
-        f"{cpu()}, {options.j} workers of one thread; Python {platform.python_version()}; {options.rounds} rounds\n"
-    )
+    machine = f"{cpu()}, {options.j} workers of one thread; Python {platform.python_version()}"
+    print(f"{machine}; {options.rounds} rounds\n")
     report(options.o, options.rounds)
 
 
