@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-CPUS = Path("/proc/cpuinfo")  # of Linux
+CPUS = Path("/proc/cpuinfo")
 
 
 def least_multiplications(cpus: str) -> int:
-    """The multiplications of a layer from which oneDNN saves more than its call costs, some 20 µs.
+    """The multiplications of a layer from which oneDNN saves more than its call costs.
 
-    MKL computes by AVX2 on AMD's CPUs. That is as fast as AVX-512 up to Zen 4, but half as fast from Zen 5
-    (family 26) on.
+    MKL computes by AVX2 on AMD's CPUs. Up to Zen 4 these multiply no faster by AVX-512, and oneDNN's calls
+    cost a small network 2 to 8 % of a step; from Zen 5 (family 26) on AVX-512 does twice as much.
 
     Args:
-        cpus: what Linux tells of the CPUs; on other systems nothing is known.
+        cpus: the text of /proc/cpuinfo; empty on other systems than Linux.
     """
     told = dict(line.split(":", 1) for line in cpus.partition("\n\n")[0].splitlines() if ":" in line)
     known = {name.strip(): value.strip() for name, value in told.items()}
@@ -29,7 +29,7 @@ def least_multiplications(cpus: str) -> int:
     return 2**21 if zen5 else 2**25
 
 
-MIN_MULTIPLICATIONS = least_multiplications(CPUS.read_text() if CPUS.exists() else "")
+MIN_MULTIPLICATIONS = least_multiplications(CPUS.read_text(encoding="utf-8") if CPUS.exists() else "")
 # Attributes of torch without a public counterpart: a torch that lacks one computes by MKL.
 PRIVATE = (
     (torch.ops.mkldnn, "_linear_pointwise"),
