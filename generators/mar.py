@@ -20,6 +20,7 @@ from ..bench.nn.blocks import LabelEmbedding, divide_width, drop_labels, xavier
 from ..bench.nn.token_heads import DiffusionHead, FlowHead
 from ..bench.registry import register
 from ..bench.runtime.parts_of_batches import in_parts
+from ..bench.runtime.recompute import prepared
 
 
 def tokens_per_step(tokens: int, iterations: int) -> list[int]:
@@ -179,7 +180,7 @@ class MAR(Generator):
     def _decoded(self, x: Tensor, asked: slice) -> Tensor:
         """The decoder's outputs for the `asked` tokens (B, n, D) of its inputs (B, buffer + T, D)."""
         *blocks, last, norm = self.decoder
-        if self.training and (self.drops or "forward" in vars(last)):  # replaced by `recompute.prepare`
+        if self.training and (self.drops or prepared(last)):
             return self.decoder(x)[:, asked]
         for block in blocks:
             x = block(x)

@@ -52,6 +52,11 @@ def prepare(config: Mapping[str, Any], *networks: nn.Module) -> None:
             segment.forward = computed_again(segment)  # type: ignore[method-assign]
 
 
+def prepared(segment: nn.Module) -> bool:
+    """Whether `prepare` has replaced the segment's forward pass, which must then be called as a whole."""
+    return "forward" in vars(segment)
+
+
 def computed_again(segment: nn.Module) -> Callable[..., Any]:
     """The forward pass; autograd keeps only its inputs, and the backward pass recomputes the rest."""
     forward = segment.forward
