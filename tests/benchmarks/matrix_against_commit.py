@@ -13,6 +13,7 @@ import csv
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,23 +34,15 @@ def run(checkout, matrix, folder, options):
     transcript = folder / "transcript.txt"
     if transcript.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted round has left would be kept, and not run
+    folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="latentbench-") as place:
         settings = {
             "PYTHONPATH": str(import_package(checkout, Path(place))),
             "LATENTBENCH_HOME": str(Path(place) / "home"),
             "PYTHONUNBUFFERED": "1",
         }
-        command = [
-            sys.executable,
-            "-m",
-            "latentbench.bench",
-            "run",
-            "--matrix",
-            matrix,
-            "-o",
-            folder / "results",
-        ]
+        command = [sys.executable, "-m", "latentbench.bench", "run", "-m", matrix, "-o", folder / "results"]
         began, lines = time.monotonic(), []
         with subprocess.Popen(
             [*command, *options],
@@ -94,10 +87,8 @@ def orders(results):
 
 
 def report(folder, rounds):
-    runs = {
-        side: [read(folder / side / str(n) / "transcript.txt") for n in range(rounds)]
-        for side in ("other", "this")
-    }
+    numbers = range(rounds)
+    runs = {side: [read(folder / side / str(n) / "transcript.txt") for n in numbers] for side in SIDES}
     kinds = sorted({kind for seconds, *_ in runs["other"] for kind in seconds})
     print(f"{'core-seconds of':24} {'other':>8} {'this':>8}  this / other")
 
