@@ -82,13 +82,8 @@ def rounds(scene: Scene) -> None:
     """Images are rounded to 8 bits first"""
     if scene.extractor.protocol().get("rounding") == "none":
         raise NotApplicable("its protocol says that it doesn't round")
-    levels = (
-        torch.arange(scene.images[0].numel(), device=scene.device).reshape(scene.images[:1].shape)
-        % 85
-        * 3
-        / 127.5
-        - 1
-    )
+    numbers = torch.arange(scene.images[0].numel(), device=scene.device)
+    levels = numbers.reshape(scene.images[:1].shape) % 85 * 3 / 127.5 - 1
     near = levels + 0.3 / 127.5
     why = "it doesn't round (images.round_to_8_bits): scores of samples in memory and in files would differ"
     require(equal(scene.extractor(levels)[0], scene.extractor(near)[0]), why)

@@ -331,9 +331,8 @@ def _holding(who: Tensor, chosen: Tensor) -> np.ndarray:
         chosen: (R, n) which points each choice has.
     """
     (n, k), neighbour = who.shape, who.numpy()
-    holding = np.zeros(
-        (-(-len(chosen) // WORD), n, k + 1), dtype=np.int64
-    )  # beyond all neighbours, none holds
+    words = -(-len(chosen) // WORD)
+    holding = np.zeros((words, n, k + 1), dtype=np.int64)  # none holds beyond all neighbours
     for word, choices in zip(holding, chosen.split(WORD), strict=True):
         members = np.zeros(n, dtype=np.int64)
         for bit, member in enumerate(choices):
