@@ -29,6 +29,8 @@ def list_parts(
 
     known = [*registry.FOLDERS, "matrices", "published"]
     if kind is not None and kind not in known:
+        if _kinds_with(kind):
+            raise UsageError(f"{kind!r} is a part, not a kind of part: `bench info {kind}` shows its options")
         raise UsageError(registry.unknown("kind of part", kind, known))
     kinds = list(registry.FOLDERS) if kind is None else [kind] if kind in registry.FOLDERS else []
     parts = {kind: [source for _, source in sorted(registry.sources(kind).items())] for kind in kinds}
@@ -74,8 +76,13 @@ def _list_published(as_json: bool) -> None:
 
 
 def info(
-    kind: Annotated[str, typer.Argument(help="regularizers, tokenizers, generators, …")],
-    name: Annotated[str, typer.Argument(help="the part's name")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PART",
+            help="the part's name: kl; its kind before it where several kinds have the name: generator gaussian",
+        ),
+    ],
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +91,7 @@ def info(
     from ..options.options import options_of
 
     load_plugins(plugin)
-    kind = next((plural for plural, singular in registry.SINGULAR.items() if kind == singular), kind)
+    kind, name = _kind_and_name(words)
     cls = registry.get(kind, name)
     source = registry.sources(kind)[name]
     groups = {"options": options_of(cls)}
@@ -110,6 +117,32 @@ def info(
     out.print(Text(f"{name} ({registry.SINGULAR[kind]}, {source.file})"), soft_wrap=True)
     out.print(Text(prose_of(cls)), soft_wrap=True)
     _print_options(kind, groups, meanings, sizes)
+
+
+def _kind_and_name(words: list[str]) -> tuple[str, str]:
+    """The kind and the name of the part that `bench info` was given, which may be the name alone.
+
+    Raises:
+        UsageError: no kind has the name, several have, or there are more than two words.
+    """
+    if len(words) > 2:
+        raise UsageError(f"bench info shows one part, not {' '.join(words)!r}")
+    name = words[-1]
+    if len(words) == 2:
+        kind = words[0]
+        return next((plural for plural, singular in registry.SINGULAR.items() if kind == singular), kind), name
+    kinds = _kinds_with(name)
+    if not kinds:
+        known = sorted({part for kind in registry.FOLDERS for part in registry.sources(kind)})
+        raise UsageError(registry.unknown("part", name, known, where="bench list"))
+    if len(kinds) > 1:
+        calls = " or ".join(f"`bench info {registry.SINGULAR[kind]} {name}`" for kind in kinds)
+        raise UsageError(f"several kinds have a part {name!r}: {calls}")
+    return kinds[0], name
+
+
+def _kinds_with(name: str) -> list[str]:
+    return [kind for kind in registry.FOLDERS if name in registry.sources(kind)]
 
 
 def _sizes(kind: str, name: str, cls: type) -> dict[str, dict[str, Any]]:

@@ -66,6 +66,20 @@ def test_info_of_an_unknown_part_suggests_the_near_one():
     assert result.exit_code == 2 and "did you mean 'kl'?" in result.output
 
 
+def test_info_needs_the_kind_only_of_a_name_that_several_kinds_have():
+    assert said("info", "kl") == said("info", "regularizer", "kl")
+    result = CliRunner().invoke(app, ["info", "gaussian"])
+    assert result.exit_code == 2
+    assert "`bench info generator gaussian` or `bench info reference gaussian`" in " ".join(result.output.split())
+    assert "did you mean 'kl'?" in CliRunner().invoke(app, ["info", "kll"]).output
+    assert CliRunner().invoke(app, ["info", "regularizer", "kl", "eq"]).exit_code == 2
+
+
+def test_list_of_a_part_points_to_its_options():
+    result = CliRunner().invoke(app, ["list", "kl"])
+    assert result.exit_code == 2 and "`bench info kl`" in result.output
+
+
 def test_a_plan_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "matrix.yaml").write_text(TINY)
