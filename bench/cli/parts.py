@@ -80,7 +80,7 @@ def info(
         list[str],
         typer.Argument(
             metavar="PART",
-            help="the part's name: kl; its kind before it where several kinds have the name: generator gaussian",
+            help="the part's name: kl; with its kind where several have the name: generator gaussian",
         ),
     ],
     plugin: PluginOption = None,
@@ -127,10 +127,10 @@ def _kind_and_name(words: list[str]) -> tuple[str, str]:
     """
     if len(words) > 2:
         raise UsageError(f"bench info shows one part, not {' '.join(words)!r}")
-    name = words[-1]
-    if len(words) == 2:
-        kind = words[0]
-        return next((plural for plural, singular in registry.SINGULAR.items() if kind == singular), kind), name
+    *kind, name = words
+    if kind:
+        plurals = {singular: plural for plural, singular in registry.SINGULAR.items()}
+        return plurals.get(kind[0], kind[0]), name
     kinds = _kinds_with(name)
     if not kinds:
         known = sorted({part for kind in registry.FOLDERS for part in registry.sources(kind)})

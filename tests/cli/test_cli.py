@@ -70,7 +70,8 @@ def test_info_needs_the_kind_only_of_a_name_that_several_kinds_have():
     assert said("info", "kl") == said("info", "regularizer", "kl")
     result = CliRunner().invoke(app, ["info", "gaussian"])
     assert result.exit_code == 2
-    assert "`bench info generator gaussian` or `bench info reference gaussian`" in " ".join(result.output.split())
+    said_both = "`bench info generator gaussian` or `bench info reference gaussian`"
+    assert said_both in " ".join(result.output.split())
     assert "did you mean 'kl'?" in CliRunner().invoke(app, ["info", "kll"]).output
     assert CliRunner().invoke(app, ["info", "regularizer", "kl", "eq"]).exit_code == 2
 
