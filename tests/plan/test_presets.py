@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from latentbench.bench.store.stage import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 SMALL = sorted(name for name in packaged() if name.startswith("digits-"))
-PRESETS = sorted(set(packaged()) - {"digits", "lab2d", "strength", "fashion-mnist", *SMALL})
+PRESETS = sorted(set(packaged()) - {"digits", "lab2d", "strength", "fashion-mnist", "study", *SMALL})
 OFTEN = {"cifar10-lzn"}  # the others nightly
 SOME = [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.nightly]) for name in PRESETS]
 
@@ -123,6 +124,29 @@ def test_a_small_matrix_takes_minutes_and_is_in_the_docs(name, tmp_path):
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     assert json.loads(done.stdout)["totals"]["shared"]["accelerator_hours"] < 0.25
     assert f"| `{name}` |" in (Path(__file__).resolve().parents[2] / "docs/presets.md").read_text()
+
+
+def test_families_of_the_study_have_four_trials_each_on_another_seed_by_another_judge():
+    def family(row):
+        return "denoising-rms" if row.label.startswith("denoising-rms") else row.part
+
+    study, tuning = load_matrix("study"), load_matrix("study", profile="tuning")
+    trials = Counter(map(family, tuning.regularizers))
+    assert {name for name, count in trials.items() if count == 1} == {"none", "rms"}  # have no strength
+    assert set(trials.values()) == {1, 4}
+    assert (
+        set(trials)
+        == set(map(family, study.regularizers))
+        == set(names("regularizers"))
+        - {
+            "lzn_views",
+            "softvq_align",
+        }
+        | {"denoising-rms"}
+    )
+    assert not {seed.tokenizer for seed in tuning.seeds} & {seed.tokenizer for seed in study.seeds}
+    judges = {study.features[0].part, study.teacher.part, *(judge.part for judge in tuning.features)}
+    assert len(judges) == 3
 
 
 def test_every_regularizer_has_a_row_in_digits_all_but_the_one_that_needs_two_views():
