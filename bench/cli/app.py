@@ -1,5 +1,6 @@
 """The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compact`,
-`compare`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`, `doctor`, `clean`.
+`compare`, `claims`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`, `doctor`,
+`clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check or `reproduce` did; 2 usage or
 matrix error; 3 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N,
@@ -18,6 +19,7 @@ from .. import __version__
 from ..runtime.output_streams import make_lasting
 from ..user_error import UserError
 from .checks import check, clean, doctor
+from .claims import claims
 from .console import print_error_line
 from .export import export
 from .init import init
@@ -59,6 +61,7 @@ app.command()(report)
 app.command()(merge)
 app.command()(compact)
 app.command()(compare)
+app.command()(claims)
 app.command()(proxies)
 app.command()(submit)
 app.command()(leaderboards)

@@ -145,8 +145,8 @@ def read(file: Path, name: str) -> bytes:
         raise MatrixError([Problem(name, 0, 0, f"cannot be read: {error.strerror}")]) from error
 
 
-def parse(text: str | bytes, name: str) -> Document:
-    """The mapping in a YAML text, with positions.
+def parse(text: str | bytes, name: str, example: str = "dataset: {use: digits}") -> Document:
+    """The mapping in a YAML text, with positions; `example` is what a message shows that wants a mapping.
 
     Raises:
         MatrixError: if the text is no YAML, or not one mapping.
@@ -173,7 +173,7 @@ def parse(text: str | bytes, name: str) -> Document:
     if not isinstance(node, yaml.MappingNode):
         kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
         kind = kinds.get(type(node), "empty")
-        message = f"a matrix is a mapping such as `dataset: {{use: digits}}`; this file is {kind}"
+        message = f"this file is a mapping such as `{example}`, not {kind}"
         raise MatrixError([Problem(name, *(_mark(node) if node else (1, 1)), message), *loader.refused])
     data = loader.mapping(node, ())
     return Document(name, data, loader.keys, loader.values, tuple(dict.fromkeys(loader.refused)))

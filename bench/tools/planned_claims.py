@@ -1,0 +1,273 @@
+"""Claims that were written down before a run, and what its records say of each.
+
+A claim is that one row generates better than another. All claims of a file are tested together, so that a
+claim that was thought of afterwards can't join without costing the others power.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..leaderboard.ranking import comparable, on_shared_images
+from ..leaderboard.rows import Column
+from ..matrix.yaml_text import Document, MatrixError, Problem, parse, read
+from ..options.words import shown
+from ..records.files import RecordError, read_records
+from ..records.labels import matches
+from ..registry import unknown
+from ..report.analysis import style
+from ..report.analysis.board import Board, Entry, by_seed, column_text, spread, table_of
+from ..report.analysis.findings import Finding
+from ..statistics.pairs import Pairs, pairs_of
+from ..statistics.significance import ALPHA, holm
+from ..statistics.two_sources import half_width
+
+GAIN = 0.05  # a claim fails if the interval leaves out a gain of this share of the distance
+TEXTS, SIDES = ("paper", "claim"), ("better", "than")
+AXES = ("tokenizer", "regularizer", "generator")
+EXAMPLE = (
+    "claims: [{paper: …, claim: …, better: {regularizer: kl, generator: mar}, than: {regularizer: none, …}}]"
+)
+COLOURS = {"holds": "#009e73", "fails": "#d55e00", "can't be told": style.FAINT}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, and the patterns of the labels of its two rows; `results` is a folder of the file's."""
+
+    paper: str
+    claim: str
+    better: dict[str, str]
+    than: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The test of a claim on records; gains are shares of the other row's distance, and p is Holm's."""
+
+    claim: Claim
+    column: Column | None = None  # the distance; None: a row isn't there
+    better: Entry | None = None
+    than: Entry | None = None
+    gain: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    alone: float = math.nan  # p of this claim alone
+    p: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "fails", "can't be told", or "not run"."""
+        if self.column is None:
+            return "not run"
+        if self.gain > 0 and self.p < ALPHA:
+            return "holds"
+        return "fails" if self.high < GAIN else "can't be told"
+
+
+def read_claims(file: Path) -> list[Claim]:
+    """The claims of a YAML file: `claims`, a list of mappings with `paper`, `claim`, `better` and `than`.
+
+    Raises:
+        MatrixError: with all of the file's problems and their lines.
+    """
+    document = parse(read(file, str(file)), str(file), EXAMPLE)
+    claims = document.data.get("claims")
+    problems = [
+        *document.problems,
+        *(
+            document.problem((key,), unknown("key", key, ["claims"]), True)
+            for key in document.data
+            if key != "claims"
+        ),
+    ]
+    if not isinstance(claims, list) or not claims:
+        problems.append(document.problem(("claims",), f"claims must be a list such as `{EXAMPLE}`"))
+        claims = []
+    for number, claim in enumerate(claims):
+        problems += _problems(document, claim, ("claims", number))
+    if problems:
+        raise MatrixError(problems)
+    return [Claim(str(c["paper"]), str(c["claim"]), c["better"], c["than"]) for c in claims]
+
+
+def _problems(document: Document, claim: Any, trail: tuple[str | int, ...]) -> list[Problem]:
+    if not isinstance(claim, dict):
+        return [document.problem(trail, f"a claim is a mapping such as in `{EXAMPLE}`, not {shown(claim)}")]
+    known = [*TEXTS, *SIDES]
+    problems = [
+        document.problem((*trail, key), unknown("key of a claim", key, known), True)
+        for key in claim
+        if key not in known
+    ]
+    problems += [document.problem(trail, f"a claim needs {key!r}") for key in known if key not in claim]
+    for side in SIDES:
+        labels = claim.get(side, {})
+        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+            problems.append(
+                document.problem((*trail, side), f"{side} names a row: {{regularizer: kl, generator: mar}}")
+            )
+            continue
+        allowed = ["results", *AXES]
+        problems += [
+            document.problem((*trail, side, key), unknown("label", key, allowed), True)
+            for key in labels
+            if key not in allowed
+        ]
+    return problems
+
+
+def outcomes_of(file: Path) -> list[Outcome]:
+    """The outcome of each claim of a file, with the rows of the results folders that it names.
+
+    A side without `results` is in the folder of the file. The error of a difference is that of ranks: it is
+    pooled over all rows of the generator, if both sides have the same one.
+
+    Raises:
+        MatrixError: the file has problems, or a side fits several rows.
+        RecordError: a results folder can't be read.
+    """
+    claims, boards = read_claims(file), dict[Path, Board | None]()
+    outcomes = []
+    for number, claim in enumerate(claims):
+        sides = []
+        for side in SIDES:
+            labels = dict(getattr(claim, side))
+            folder = (file.parent / labels.pop("results", ".")).resolve()
+            if folder not in boards:
+                boards[folder] = _board(folder)
+            fitting = _fitting(boards[folder], labels)
+            if len(fitting) > 1:
+                rows = "; ".join(f"{e.tokenizer} · {e.regularizer} · {e.generator}" for e in fitting[:4])
+                where = f"{file}: claim {number + 1}"
+                raise MatrixError([Problem(where, 0, 0, f"{side} {labels} fits {len(fitting)} rows: {rows}")])
+            sides.append((boards[folder], fitting[0] if fitting else None))
+        outcomes.append(_outcome(claim, *sides))
+    tested = [i for i, outcome in enumerate(outcomes) if outcome.verdict != "not run"]
+    for i, p in zip(tested, holm([outcomes[i].alone for i in tested]).tolist(), strict=True):
+        outcomes[i] = replace(outcomes[i], p=p)
+    return outcomes
+
+
+def _board(folder: Path) -> Board | None:
+    if not (folder / "records").is_dir():
+        return None
+    records = read_records(folder / "records")
+    if not records:
+        raise RecordError(f"no records in {folder / 'records'}")
+    return Board(records)
+
+
+def _fitting(board: Board | None, labels: dict[str, str]) -> list[Entry]:
+    return [
+        entry
+        for entry in (board.entries if board else ())
+        if all(matches(getattr(entry, axis), [pattern]) for axis, pattern in labels.items())
+    ]
+
+
+def _outcome(
+    claim: Claim, ours: tuple[Board | None, Entry | None], theirs: tuple[Board | None, Entry | None]
+) -> Outcome:
+    (board, better), (other, than) = ours, theirs
+    if board is None or better is None or than is None or board.column is None:
+        return Outcome(claim)
+    if other is None or other.column != board.column:
+        raise RecordError(f"{claim.paper}: the two rows have no distance of one protocol in common")
+    pooled = board is other and better.generator == than.generator
+    entries = board.with_generator(better.generator) if pooled else [better, than]
+    observations, logs = comparable([entry.value.observations for entry in entries], board.column)
+    pairs = pairs_of(observations, on_shared_images(board.column))
+    i, j = entries.index(than), entries.index(better)
+    effect, half, p = _tested(pairs, i, j)
+
+    def gain(difference: float) -> float:
+        return -math.expm1(difference) if logs else -difference / than.mean
+
+    gains = gain(effect), gain(effect + half), gain(effect - half)
+    return Outcome(claim, board.column, better, than, *gains, alone=p)
+
+
+def _tested(pairs: Pairs, i: int, j: int) -> tuple[float, float, float]:
+    """The difference of rows j and i, half of its 95 % interval, and p."""
+    tests = pairs.tests()
+    trained, df, images = (float(x[i, j]) for x in (pairs.trained, pairs.df, pairs.images))
+    if not np.isfinite(trained) or pairs.basis == "none":
+        return float(tests.differences[i, j]), math.inf, 1.0
+    half = half_width(trained, df, images, pairs.df_images, 1 - ALPHA)
+    return float(tests.differences[i, j]), half, float(tests.p[i, j])
+
+
+def finding(outcomes: Sequence[Outcome]) -> Finding:
+    """The outcomes as an analysis: an answer, a table and a figure."""
+    counts = {verdict: sum(o.verdict == verdict for o in outcomes) for verdict in (*COLOURS, "not run")}
+    told = [f"{count} {_plural(verdict, count)}" for verdict, count in counts.items() if count]
+    measure = " or ".join(sorted({column_text(o.column) for o in outcomes if o.column})) or "distance"
+    return Finding(
+        "claims",
+        "Claims that were written before the run",
+        "Which claims hold here?",
+        f"Of {len(outcomes)} claims {', '.join(told)}.",
+        f"A claim is that one row has a lower {measure} than another, each at its "
+        "chosen guidance. The gain is a share of the other's mean, with a 95 % interval of this comparison "
+        "alone; p has Holm's correction over all claims of the file. Errors are those of ranks: of paired "
+        f"seeds, pooled over the rows of the generator. A claim holds if it gains and p < {ALPHA}, fails if "
+        f"the interval leaves out a gain of {GAIN:.0%}, and otherwise can't be told.",
+        table_of(_line(outcome) for outcome in outcomes),
+        _figure([o for o in outcomes if o.verdict in COLOURS]),
+        shown=("paper", "claim", "better", "than", "gain, %", "from", "to", "p", "here"),
+    )
+
+
+def _plural(verdict: str, count: int) -> str:
+    return {"holds": "hold", "fails": "fail"}.get(verdict, verdict) if count > 1 else verdict
+
+
+def _line(outcome: Outcome) -> dict[str, Any]:
+    claim = outcome.claim
+    values: dict[str, Any] = {}
+    for side, entry in (("better", outcome.better), ("than", outcome.than)):
+        labels = getattr(claim, side)
+        values[side] = " · ".join(labels[axis] for axis in AXES if axis in labels)
+        if entry is not None and outcome.column is not None:
+            values[f"{outcome.column.base}, {side}"] = spread(list(by_seed(entry.value).values()))
+            values[f"seeds, {side}"] = entry.value.n
+    return {
+        "paper": claim.paper,
+        "claim": claim.claim,
+        **values,
+        "gain, %": 100 * outcome.gain,
+        "from": 100 * outcome.low,
+        "to": 100 * outcome.high,
+        "p alone": outcome.alone,
+        "p": outcome.p,
+        "here": outcome.verdict,
+    }
+
+
+def _figure(outcomes: Sequence[Outcome]) -> Figure | None:
+    """Each claim's gain with its interval; to the right of 0 the claim has its sign."""
+    if not outcomes:
+        return None
+    figure = Figure(figsize=(style.WIDTH, 0.27 * len(outcomes) + 0.9), layout="constrained")
+    figure.patch.set_alpha(0)
+    ax = figure.subplots()
+    style.plain(ax)
+    for place, outcome in enumerate(reversed(outcomes)):
+        colour = COLOURS[outcome.verdict]
+        ends = [100 * np.clip(end, -2, 1) for end in (outcome.low, outcome.high)]
+        ax.plot(ends, [place, place], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(100 * outcome.gain, place, marker="o", color=colour, markersize=4.5)
+    ax.axvline(0, color=style.INK, lw=0.8)
+    ax.axvline(100 * GAIN, color=style.FAINT, lw=0.8, ls=":")
+    style.categories(ax.yaxis, [f"{o.claim.paper}: {o.claim.claim}" for o in reversed(outcomes)])
+    style.captions(ax, "", "gain, % of the distance of the row that should be worse")
+    style.key(figure, {verdict: {"color": colour, "marker": "o"} for verdict, colour in COLOURS.items()})
+    return figure

@@ -1,0 +1,120 @@
+"""Claims that were written before a run: tested together, with the error of ranks, and read with lines."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+from statsmodels.stats.multitest import multipletests
+from typer.testing import CliRunner
+
+from latentbench.bench.cli import app
+from latentbench.bench.matrix.yaml_text import MatrixError
+from latentbench.bench.records.files import write_record
+from latentbench.bench.records.record import Record
+from latentbench.bench.tools.planned_claims import outcomes_of, read_claims
+
+ROWS = {
+    ("none", "mar"): (30.0, 33.0, 31.5),
+    ("kl", "mar"): (10.0, 14.0, 12.0),  # far below
+    ("vf", "mar"): (29.5, 33.5, 31.6),  # as `none`
+    ("eq", "mar"): (35.0, 37.5, 36.5),  # above
+    ("kl", "gaussian"): (60.0, 66.0, 63.0),
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    for (regularizer, generator), values in ROWS.items():
+        for seed, value in enumerate(values):
+            cell = {"dataset": "digits", "tokenizer": "vit", "regularizer": regularizer}
+            cell |= {"generator": generator, "seed": str(seed)}
+            entry = {"value": value, "n": 9, "protocol": {"k": 5}, "scope": "generator", "better": "lower"}
+            write_record(
+                tmp_path / "run/records", Record(cell, str(cell), "done", None, {"gFD[net]@1": entry})
+            )
+    return tmp_path
+
+
+def claims(folder, *sides):
+    """A file of claims that (regularizer, generator) is better than another."""
+    lines = ["claims:"]
+    for number, rows in enumerate(sides):
+        lines.append(f"  - {{paper: P{number}, claim: C{number},")
+        for name, (regularizer, generator) in zip(("better", "than"), rows, strict=True):
+            lines.append(
+                f"     {name}: {{results: run, regularizer: {regularizer}, generator: {generator}}},"
+            )
+        lines[-1] = lines[-1].removesuffix(",") + "}"
+    file = folder / "claims.yaml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_claims_hold_fail_or_stay_open_and_are_corrected_together(results):
+    rows = (
+        [("kl", "mar"), ("none", "mar")],
+        [("vf", "mar"), ("none", "mar")],
+        [("eq", "mar"), ("none", "mar")],
+    )
+    outcomes = outcomes_of(claims(results, *rows, [("lzn", "mar"), ("none", "mar")]))
+    assert [outcome.verdict for outcome in outcomes] == ["holds", "can't be told", "fails", "not run"]
+    alone = [outcome.alone for outcome in outcomes[:3]]
+    np.testing.assert_allclose([o.p for o in outcomes[:3]], multipletests(alone, method="holm")[1])
+    # The error is pooled over the four rows of the generator: a two-way layout of logarithms.
+    table = np.log([ROWS[key] for key in ROWS if key[1] == "mar"])
+    residuals = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    error, df = np.sqrt((residuals**2).sum() / 6 * 2 / 3), 6
+    effect = np.mean(np.log(ROWS["vf", "mar"])) - np.mean(np.log(ROWS["none", "mar"]))
+    half = scipy.stats.t.ppf(0.975, df) * error
+    expected = [1 - np.exp(effect + shift) for shift in (0, half, -half)]
+    np.testing.assert_allclose([outcomes[1].gain, outcomes[1].low, outcomes[1].high], expected)
+
+
+def test_rows_of_two_generators_are_compared_by_their_own_seeds(results):
+    [outcome] = outcomes_of(claims(results, [("kl", "mar"), ("kl", "gaussian")]))
+    expected = scipy.stats.ttest_rel(np.log(ROWS["kl", "mar"]), np.log(ROWS["kl", "gaussian"]))
+    low, high = expected.confidence_interval()
+    np.testing.assert_allclose(outcome.alone, expected.pvalue)
+    np.testing.assert_allclose([outcome.low, outcome.high], [1 - np.exp(high), 1 - np.exp(low)])
+
+
+def test_the_command_prints_the_verdicts_and_writes_a_table_and_a_figure(results):
+    file = claims(results, [("kl", "mar"), ("none", "mar")], [("eq", "mar"), ("none", "mar")])
+    done = CliRunner().invoke(app, ["claims", str(file), "-o", str(results / "out")])
+    assert done.exit_code == 0, done.output
+    assert "Of 2 claims 1 holds, 1 fails." in done.output
+    assert {path.name for path in (results / "out").iterdir()} == {"claims.csv", "claims.png"}
+    shown = json.loads(CliRunner().invoke(app, ["claims", str(file), "--json"]).stdout)
+    assert [line["here"] for line in shown["table"]] == ["holds", "fails"]
+    assert shown["table"][0]["seeds, than"] == 3
+
+
+def test_a_side_that_fits_several_rows_names_them(results):
+    with pytest.raises(MatrixError, match=r"claim 1: better .* fits 4 rows: vit · eq · mar; vit · kl · mar"):
+        outcomes_of(claims(results, [("'*'", "mar"), ("none", "mar")]))
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("- {paper: P}\n", "c.yaml:1:1: this file is a mapping such as `claims: .* not a list"),
+        ("claim: []\n", "c.yaml:1:1: unknown key 'claim'; did you mean 'claims'"),
+        (
+            "claims:\n  - {paper: P, claim: C, beter: {}, than: {}}\n",
+            "c.yaml:2:26: unknown key of a claim 'beter'; did",
+        ),
+        ("claims:\n  - {paper: P, claim: C, than: {}}\n", "c.yaml:2:5: a claim needs 'better'"),
+        ("claims:\n  - {paper: P, claim: C, better: kl, than: {}}\n", "c.yaml:2:34: better names a row"),
+        (
+            "claims:\n  - {paper: P, claim: C, better: {regulariser: kl}, than: {}}\n",
+            "unknown label 'regulariser'; did",
+        ),
+    ],
+    ids=["list", "key", "name", "missing", "text", "axis"],
+)
+def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, problem):
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(MatrixError, match=problem):
+        read_claims(file)
