@@ -25,15 +25,20 @@ def collapse(row: Row) -> str:
     """
     scales = next((found for base in SCALES if (found := _by_seed(row, base))), [])
     off = [scale for scale in scales if not 1 / FACTOR < scale < FACTOR]
-    active = _by_seed(row, "active_channels")
     reasons = []
     if off and row.trained:
         furthest = max(off, key=lambda scale: abs(math.log(scale)) if scale > 0 else math.inf)
         text = f"latents' standard deviation {number(furthest)} times their reference's"
         reasons.append(text + _count(len(off), len(scales)))
-    if 0 in active:
+    if no_active_channel(row):
+        active = _by_seed(row, "active_channels")
         reasons.append("no active channel" + _count(active.count(0), len(active)))
     return ", ".join(reasons)
+
+
+def no_active_channel(row: Row) -> bool:
+    """Whether in some seed no channel of the latents says anything about the image."""
+    return 0 in _by_seed(row, "active_channels")
 
 
 def marked(row: Row) -> str:

@@ -27,6 +27,7 @@ ANALYSES = (
     "guidance_sweep",
     "guidance_kinds",
     "pareto",
+    "strengths",
     "gaps",
     "budget_curves",
     "steps_to_quality",
