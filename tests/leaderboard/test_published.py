@@ -16,7 +16,7 @@ from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.matrix.yaml_text import find, packaged
 from latentbench.bench.metrics.names import INCEPTION
 
-SMALL = {"digits", "lab2d", "strength", "fashion-mnist"}
+SMALL = {"digits", "lab2d", "strength", "fashion-mnist", "study"}
 PAPERS = sorted(name for name in packaged() if name not in SMALL and not name.startswith("digits-"))
 
 
