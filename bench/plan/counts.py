@@ -80,10 +80,13 @@ class Counts:
         options: Mapping[str, Any],
         count: int,
         weak: Generator | None = None,
+        on_cpu: bool = True,
     ) -> PassMemory:
         """The memory that sampling so many latents at a time takes; `weak` is the model that guides it."""
-        key = ("sampling", generator, weak, guided, repr(sorted(options.items())), count)
-        return self.passing(key, lambda: passes.sampling(generator, classes, guided, options, count, weak))
+        key = ("sampling", generator, weak, guided, repr(sorted(options.items())), count, on_cpu)
+        return self.passing(
+            key, lambda: passes.sampling(generator, classes, guided, options, count, weak, on_cpu)
+        )
 
     def mapped(
         self,

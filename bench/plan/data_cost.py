@@ -159,6 +159,7 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     generator, tokenizer, dataset = built.generator, built.tokenizer, built.dataset
     assert generator is not None and tokenizer is not None
     guided, sampler, weak = config["guidance"] != 1, config["sampler"], built.weak
+    on_cpu = config["env"]["device"] == "cpu"
     drawn = counts.count(
         ("sample", generator, weak, guided, repr(sorted(sampler.items()))),
         lambda: dry_run.sample(generator, dataset.classes, guided, sampler, weak),
@@ -172,7 +173,7 @@ def samples_cost(counts: Counts, built: Built, config: Mapping[str, Any]) -> Cos
     disk = count * (pixels + 8)  # 8 bits a value, and a label
     chunk = min(CHUNK, count)
     passes = (
-        counts.sampling(generator, dataset.classes, guided, sampler, chunk, weak),
+        counts.sampling(generator, dataset.classes, guided, sampler, chunk, weak, on_cpu),
         # Decoded images, scaled to 256 levels.
         counts.decoding(built, chunk) + 2 * FLOAT * chunk * pixels,
     )

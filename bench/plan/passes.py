@@ -25,6 +25,7 @@ from ..api.reference import CHUNK as REFERENCE_CHUNK
 from ..models.activations import forward_tensors, step_cost
 from ..models.live_tensors import LiveTensors
 from ..models.storage import storage_id
+from ..runtime.parts_of_batches import planned_on_cpu, rows_at_a_time
 
 CALLS = 1_000  # operations of a sampler that are followed: its peak comes early
 STEPS = 2  # of a sampler of equal steps
@@ -82,10 +83,12 @@ def sampling(
     options: Mapping[str, Any],
     count: int,
     weak: Generator | None = None,
+    on_cpu: bool = True,
 ) -> PassMemory:
     """Sampling so many latents at a time; `weak` is the model that guides it.
 
-    Of a sampler of many operations the first are followed, and then those of its scores.
+    A CPU takes parts of them at a time through a network. Of a sampler of many operations the first are
+    followed, and then those of its scores.
     """
     guidance = 2.0 if guided else 1.0
     labels = _labels(count) if classes else torch.full((count,), -1, device="meta")
@@ -96,16 +99,19 @@ def sampling(
     def sample(labels: Tensor) -> Tensor:
         return generator.sample(labels, guidance, Noise(0), **other, **few)
 
-    memory = _pass(sample, labels, calls=CALLS)
+    with planned_on_cpu(on_cpu):
+        memory = _pass(sample, labels, calls=CALLS)
     if isinstance(generator, Likelihood) and generator.sampling_scores(guided and classes > 0, options):
-        z = _empty(count, generator.spec.tokens, generator.spec.channels)
+        tokens = generator.spec.tokens
+        rows = min(count, rows_at_a_time(tokens)) if on_cpu else count
+        z, labels = _empty(rows, tokens, generator.spec.channels), labels[:rows]
 
         def score(generator: Likelihood, z: Tensor) -> None:
             z = z.requires_grad_()
             torch.autograd.grad(generator.log_prob(z, labels if classes else None).sum(), z)
 
         step = step_cost(score, generator, z)
-        memory = max(memory, PassMemory(step.peak, step.gaps) + z.nbytes)
+        memory = max(memory, PassMemory(step.peak, step.gaps) + z.nbytes * count // rows)
     return memory
 
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 TOKENS = 2**11  # at a time: enough for fast matrix products, few enough for the caches
+_PLANNED_ON_CPU: ContextVar[bool] = ContextVar(
+    "tensors without values stand for those of a CPU", default=False
+)
+
+
+@contextmanager
+def planned_on_cpu(is_cpu: bool) -> Iterator[None]:
+    """In this block tensors on the meta device are split as those of a CPU are, if they stand for them."""
+    token = _PLANNED_ON_CPU.set(is_cpu)
+    try:
+        yield
+    finally:
+        _PLANNED_ON_CPU.reset(token)
+
+
+def rows_at_a_time(tokens: int) -> int:
+    """The number of rows of a part, if a row stands for so many tokens."""
+    return max(1, TOKENS // tokens)
 
 
 def in_parts(function: Callable[..., Tensor], tokens: int, *rows: Tensor | None) -> Tensor:
@@ -22,8 +42,9 @@ def in_parts(function: Callable[..., Tensor], tokens: int, *rows: Tensor | None)
         rows: tensors (B, ...), the first of which isn't None.
     """
     assert rows[0] is not None
-    count, size = len(rows[0]), max(1, TOKENS // tokens)
-    if rows[0].device.type != "cpu" or count <= size:
+    count, size = len(rows[0]), rows_at_a_time(tokens)
+    on_cpu = rows[0].device.type == "cpu" or (rows[0].is_meta and _PLANNED_ON_CPU.get())
+    if not on_cpu or count <= size:
         return function(*rows)
     return torch.cat(
         [

@@ -10,6 +10,7 @@ from latentbench.bench.api import LatentSpec, Noise, Regularizer
 from latentbench.bench.cli import app
 from latentbench.bench.models.activations import forward_memory, step_cost
 from latentbench.bench.models.live_tensors import GAPS, LiveTensors
+from latentbench.bench.plan import passes
 from latentbench.bench.plan.cost import Accelerator, Cost
 from latentbench.bench.plan.fit import Memory, shortages
 from latentbench.bench.registry import create
@@ -208,3 +209,11 @@ def test_the_advice_is_about_what_takes_most(cost, config, words):
 
 def test_an_accelerator_without_memory_of_its_own_is_this_machine():
     assert Accelerator("cpu core", {}, None).memory is None
+
+
+@pytest.mark.parametrize("name, sampler", [("lightningdit", {}), ("tarflow", {"denoise": True})])
+def test_a_cpu_samples_a_part_of_the_batch_at_a_time_and_a_gpu_all_of_the_batch(name, sampler):
+    with torch.device("meta"):
+        generator = create("generators", name, spec=LatentSpec(256, 4), classes=10, width=32)
+    on_cpu, on_gpu = (passes.sampling(generator, 10, True, sampler, 128, on_cpu=cpu) for cpu in (True, False))
+    assert 4 * on_cpu.peak < on_gpu.peak

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from latentbench.bench.runtime.parts_of_batches import TOKENS, in_parts
+from latentbench.bench.runtime.parts_of_batches import TOKENS, in_parts, planned_on_cpu
 
 
 @pytest.mark.parametrize(("tokens", "sizes"), [(TOKENS // 2, [2, 2, 1]), (2 * TOKENS, [1] * 5), (1, [5])])
@@ -21,3 +21,13 @@ def test_a_batch_on_another_device_stays_whole():
     seen = []
     in_parts(lambda x: seen.append(len(x)) or x, 2 * TOKENS, torch.empty(5, device="meta"))
     assert seen == [5]
+
+
+def test_a_planned_batch_is_split_as_that_of_the_cpu_which_it_stands_for():
+    seen, empty = [], torch.empty(5, device="meta")
+    with planned_on_cpu(True):
+        in_parts(lambda x: seen.append(len(x)) or x, 2 * TOKENS, empty)
+    with planned_on_cpu(False):
+        in_parts(lambda x: seen.append(len(x)) or x, 2 * TOKENS, empty)
+    in_parts(lambda x: seen.append(len(x)) or x, 2 * TOKENS, empty)
+    assert seen == [1] * 5 + [5, 5]
