@@ -1,6 +1,8 @@
 """The compact form of a record, format 2: short lists of numbers, and what metrics are in a file beside it.
 
-Format 1, which has no "format", has everything in one file. Both give the same record, bit for bit.
+Format 1, which has no "format", has everything in one file. In format 3, which `bench compact` writes, the
+metrics and curves of a tokenizer are in a file too, which its cells share. All give the same record, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -9,27 +11,37 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from .descriptions import SHARED, Entry, Table, described, file_name, table_of
+from .descriptions import MEASURED, SHARED, Entry, Table, described, file_name, table_of
 from .packed_numbers import lengthen, pack, pack_classes, shorten, unpack, unpack_classes
 from .record import Record, json_object, json_text, named_fields
 
-FORMAT = 2
+FORMAT, SHARED_FORMAT = 2, 3
+OF_TOKENIZERS = ("tokenizer", "prior")  # curves
 # What a metric holds packed, with the functions that pack and unpack it.
 PACKED = {"replicates": (pack, unpack), "classes": (pack_classes, unpack_classes)}
 
 
-def compact(record: Record, described_in: str | None) -> str:
-    """The text of a record whose metrics' descriptions are in that file."""
+def compact(record: Record, described_in: str | None, measured_in: str | None = None) -> str:
+    """The text of a record without what is in those files: `description`, and `measured`."""
     fields = dict(named_fields(record))
     fields["metrics"] = {name: _short_entry(entry) for name, entry in record.metrics.items()}
-    fields["curves"] = {
-        kind: {name: shorten(numbers) for name, numbers in curve.items()}
-        for kind, curve in record.curves.items()
-    }
+    fields["curves"] = {kind: _short_curve(curve) for kind, curve in record.curves.items()}
     head: dict[str, Any] = {"format": FORMAT}
     if described_in is not None:
         head["described_in"] = described_in
+    if measured_in is not None:
+        head |= {"format": SHARED_FORMAT, "measured_in": measured_in}
+        own = {name: entry for name, entry in record.metrics.items() if entry["scope"] != "tokenizer"}
+        fields["metrics"] = {name: fields["metrics"][name] for name in own}
+        fields["curves"] |= dict.fromkeys(set(OF_TOKENIZERS) & fields["curves"].keys())
     return json_text(head | fields)
+
+
+def measured(record: Record) -> Table:
+    """The tokenizer's metrics and curves in the compact form, which its cells share; empty without any."""
+    metrics = {n: _short_entry(entry) for n, entry in record.metrics.items() if entry["scope"] == "tokenizer"}
+    curves = {kind: _short_curve(record.curves[kind]) for kind in OF_TOKENIZERS if kind in record.curves}
+    return {"metrics": metrics, "curves": curves} if metrics else {}
 
 
 def description(record: Record) -> Table:
@@ -44,12 +56,16 @@ def description(record: Record) -> Table:
 
 def comes_back(record: Record) -> bool:
     """Whether the record's compact form gives the same record, to the last bit."""
-    table = description(record)
-    fields = expanded(json_object(compact(record, file_name(table))), lambda _: table)
+    tables = {file_name(description(record)): description(record)}
+    names = [*tables]
+    if common := measured(record):
+        names.append(file_name(common, MEASURED))
+        tables[names[-1]] = common
+    fields = expanded(json_object(compact(record, *names)), lambda name, _=None: tables[name])
     return Record.from_fields(fields).to_json() == record.to_json()
 
 
-def expanded(data: dict[str, Any], descriptions: Callable[[Any], Table]) -> dict[str, Any]:
+def expanded(data: dict[str, Any], descriptions: Callable[..., Table]) -> dict[str, Any]:
     """The fields of a record from those of its compact form; those of format 1 as they are.
 
     Args:
@@ -60,14 +76,20 @@ def expanded(data: dict[str, Any], descriptions: Callable[[Any], Table]) -> dict
     """
     if "format" not in data:
         return data
-    if data["format"] != FORMAT:
+    if data["format"] not in (FORMAT, SHARED_FORMAT):
         raise ValueError(
-            f"its format is {data['format']!r}; latentbench {__version__} reads formats up to {FORMAT}"
+            f"its format is {data['format']!r}; latentbench {__version__} reads formats up to {SHARED_FORMAT}"
         )
-    fields = {name: value for name, value in data.items() if name not in ("format", "described_in")}
+    head = ("format", "described_in", "measured_in")
+    fields = {name: value for name, value in data.items() if name not in head}
     metrics, curves = fields.get("metrics", {}), fields.get("curves", {})
     if not isinstance(metrics, dict) or not isinstance(curves, dict):
         return fields  # which the record refuses
+    if data["format"] == SHARED_FORMAT:
+        common = descriptions(data.get("measured_in"), MEASURED)
+        metrics = common.get("metrics", {}) | metrics
+        shared = common.get("curves", {})
+        curves = {kind: shared.get(kind) if curve is None else curve for kind, curve in curves.items()}
     if metrics:
         table = descriptions(data.get("described_in"))
         fields["metrics"] = {name: _entry(name, entry, table) for name, entry in metrics.items()}
@@ -78,6 +100,10 @@ def expanded(data: dict[str, Any], descriptions: Callable[[Any], Table]) -> dict
         for kind, curve in curves.items()
     }
     return fields
+
+
+def _short_curve(curve: dict[str, Any]) -> dict[str, Any]:
+    return {name: shorten(numbers) for name, numbers in curve.items()}
 
 
 def _short_entry(entry: Entry) -> Entry:

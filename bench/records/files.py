@@ -8,8 +8,8 @@ from pathlib import Path
 from ..store.disk import replace_text
 from ..store.hashes import identity
 from ..user_error import UserError
-from .compact import compact, description, expanded
-from .descriptions import Descriptions, Table, file_name, write_description
+from .compact import compact, description, expanded, measured
+from .descriptions import FOLDER, MEASURED, Descriptions, file_name, write_beside
 from .digest import check_digest
 from .record import Record, in_order, json_object
 
@@ -26,12 +26,13 @@ def write_record(folder: str | Path, record: Record) -> Path:
     return path
 
 
-def rewrite_record(path: Path, record: Record) -> None:
-    """Writes a record to a file in an existing folder."""
-    table = description(record)
-    text = compact(record, file_name(table) if table else None)  # before anything is written: it may fail
-    if table:
-        write_description(path.parent, table)
+def rewrite_record(path: Path, record: Record, shared: bool = False) -> None:
+    """Writes a record to a file in an existing folder; `shared` leaves out what other cells share."""
+    tables = {FOLDER: description(record), MEASURED: measured(record) if shared else {}}
+    names = {kind: file_name(table, kind) for kind, table in tables.items() if table}
+    text = compact(record, names.get(FOLDER), names.get(MEASURED))  # before anything is written: it may fail
+    for kind, name in names.items():
+        write_beside(path.parent, name, tables[kind])
     replace_text(path, text)
 
 
@@ -81,18 +82,19 @@ def new_records(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Re
 def move_record(path: Path, folder: Path) -> bool:
     """Moves a record's file, if it is still there, into another folder, which gets its descriptions too."""
     folder.mkdir(exist_ok=True)
-    if (table := _table_of(path)) is not None:
-        write_description(folder, table)
+    for name in files_beside(path):
+        with suppress(ValueError):  # a broken record is moved as it is
+            write_beside(folder, name, Descriptions(path.parent)(name, name.partition("/")[0]))
     with suppress(FileNotFoundError):  # another run may have moved it where locks don't work
         path.rename(folder / path.name)
         return True
     return False
 
 
-def _table_of(path: Path) -> Table | None:
-    """The descriptions of a record's metrics; None without any, or if it is broken: it is moved as it is."""
+def files_beside(path: Path) -> list[str]:
+    """The files in the folder of a record's file that have a part of the record; none if that is broken."""
     try:
-        name = json_object(path.read_text(encoding="utf-8")).get("described_in")
-        return None if name is None else Descriptions(path.parent)(name)
+        data = json_object(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        return None
+        return []
+    return [name for key in ("described_in", "measured_in") if isinstance(name := data.get(key), str)]

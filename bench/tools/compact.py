@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..records.compact import comes_back
-from ..records.descriptions import FOLDER, Descriptions
-from ..records.files import RecordError, read_record, rewrite_record
+from ..records.descriptions import FOLDER, MEASURED, Descriptions
+from ..records.files import RecordError, files_beside, read_record, rewrite_record
 from ..records.record import Record
 from ..report.places import PICTURES, check_places
 from ..report.png import SOURCE, fewer_colours, png
@@ -65,13 +65,16 @@ def compact(folder: Path, pictures: bool = False) -> list[Shrunk]:
 def _records(folder: Path, files: Sequence[Path], records: Sequence[Record]) -> Shrunk:
     before = _bytes(folder)
     for file, record in zip(files, records, strict=True):
-        rewrite_record(file, record)
+        rewrite_record(file, record, shared=True)
+    named = {folder / name for file in files for name in files_beside(file)}
+    for left in {*(folder / FOLDER).glob("*.json"), *(folder / MEASURED).glob("*.json")} - named:
+        left.unlink()
     return Shrunk("record", len(files), before, _bytes(folder))
 
 
 def _bytes(folder: Path) -> int:
-    """The size of a folder's records with what describes their metrics."""
-    files = [*folder.glob("*.json"), *(folder / FOLDER).glob("*.json")]
+    """The size of a folder's records with the files that they share."""
+    files = [*folder.glob("*.json"), *(folder / FOLDER).glob("*.json"), *(folder / MEASURED).glob("*.json")]
     return sum(file.stat().st_size for file in files)
 
 

@@ -137,7 +137,16 @@ def broken(text, **changes):
 
 
 HOSTILE = {
-    "a newer format": ("its format is 3; latentbench", {"format": 3}),
+    "a newer format": ("its format is 4; latentbench", {"format": 4}),
+    "nothing shared": ("measured_in must be tokenizers/", {"format": 3}),
+    "descriptions in its place": (
+        "measured_in must be tokenizers/",
+        {"format": 3, "measured_in": f"metrics/{'0' * 16}.json"},
+    ),
+    "shared metrics that are not there": (
+        "is missing: copy it",
+        {"format": 3, "measured_in": f"tokenizers/{'0' * 16}.json"},
+    ),
     "format as text": ("its format is '2'", {"format": "2"}),
     "a path elsewhere": ("described_in must be", {"described_in": "../../secret.json"}),
     "an absolute path": ("described_in must be", {"described_in": "/etc/passwd"}),

@@ -8,11 +8,12 @@ from helpers import fabricated_records
 from helpers.run import bench_inline
 from PIL import Image, PngImagePlugin
 
-from latentbench.bench.records.files import RecordError, read_records
+from latentbench.bench.records.files import RecordError, move_record, read_records
 from latentbench.bench.records.record import in_order
 from latentbench.bench.report import image_grids
 from latentbench.bench.report.write import rebuild_report
 from latentbench.bench.tools.compact import CompactError, compact
+from latentbench.bench.tools.submission.submit import read_folder
 
 RECORDS = in_order(fabricated_records.records(("none", "kl"), ("mar", "tarflow"), ("0", "1")))
 TABLES = ("leaderboard.csv", "leaderboard.md", "leaderboard.tex")
@@ -53,6 +54,38 @@ def test_records_are_the_same_in_half_the_bytes_and_pictures_stay(older):
     }
     rebuild_report([older], older, title="same")
     assert all(contents(older)[name] == before[name] for name in TABLES)
+
+
+def test_cells_of_a_tokenizer_share_the_file_of_its_metrics_and_curves(older):
+    compact(older)
+    shared = list((older / "records/tokenizers").glob("*.json"))
+    trained = {(r.cell["regularizer"], r.cell["seed"]) for r in RECORDS if not r.real}
+    held_out = [r for r in RECORDS if r.real and any(e["scope"] == "tokenizer" for e in r.metrics.values())]
+    assert len(shared) == len(trained) + len(held_out)
+    assert all('"PSNR"' not in file.read_text() for file in (older / "records").glob("digits--vit*.json"))
+    moved = older.parent / "moved"
+    for record in RECORDS:
+        assert move_record(older / "records" / record.filename, moved)
+    assert read_records(moved) == RECORDS
+    assert [file.to_json() for file in read_records(moved)] == [record.to_json() for record in RECORDS]
+
+
+def test_shared_files_that_no_record_names_any_more_go(older):
+    compact(older)
+    kept = contents(older / "records")
+    for folder in ("metrics", "tokenizers"):
+        (older / "records" / folder / f"{'0' * 16}.json").write_text("{}")
+    compact(older)
+    assert contents(older / "records") == kept
+
+
+def test_a_submitted_folder_has_its_shared_files(older):
+    compact(older)
+    files, records, _ = read_folder(older)
+    assert len(records) == len(RECORDS)
+    assert {name for name in files if "/tokenizers/" in name} == {
+        f"records/tokenizers/{file.name}" for file in (older / "records/tokenizers").iterdir()
+    }
 
 
 def test_pictures_get_fewer_colours_if_asked_and_keep_their_source(older):

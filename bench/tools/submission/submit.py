@@ -12,9 +12,9 @@ from ...matrix.yaml_text import MatrixError, parse
 from ...matrix.yaml_text import read as read_text
 from ...records.archive import ENDING, SUBMISSION, pack
 from ...records.descriptions import Descriptions
-from ...records.files import RecordError, read_record
+from ...records.files import RecordError, files_beside, read_record
 from ...records.labels import slug
-from ...records.record import Record, json_object
+from ...records.record import Record
 from ...store.disk import replace_bytes
 from ...user_error import UserError
 from ..merge import LOCK, resolved
@@ -115,8 +115,8 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], dict[str, Record], list
             findings.append(Finding((name,), reason.partition(". Take the file")[0], RERUN))
             continue
         files[name] = place.read_bytes()
-        if (described := json_object(files[name].decode()).get("described_in")) is not None:
-            files[f"records/{described}"] = (folder / "records" / described).read_bytes()
+        for beside in files_beside(place):
+            files[f"records/{beside}"] = (folder / "records" / beside).read_bytes()
     findings += _matrices(folder, records)
     return files, records, findings
 
