@@ -46,6 +46,10 @@ def plan(
     utilisation: Annotated[
         float, typer.Option("--utilisation", min=0.001, max=1, help="The share of its peak that is used.")
     ] = 0.35,
+    jobs: Annotated[
+        int,
+        typer.Option("-j", "--jobs", metavar="N", min=1, help="Also say how long N workers take at least."),
+    ] = 1,
     by_stage: Annotated[bool, typer.Option("--stages", help="A line for each stage.")] = False,
     shard: ShardOption = None,
     store_url: StoreOption = None,
@@ -66,7 +70,7 @@ def plan(
         hardware = {"name": accelerator, "utilisation": utilisation, "precision": precision}
         print_json(_plan_json(opened, costs, hardware))
     else:
-        _print_plan(opened, costs, len(cached), by_stage)
+        _print_plan(opened, costs, len(cached), by_stage, jobs)
 
 
 def _plan_json(opened: OpenPlan, costs: Forecast, accelerator: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def _plan_json(opened: OpenPlan, costs: Forecast, accelerator: dict[str, Any]) -
     }
 
 
-def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool) -> None:
+def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool, jobs: int) -> None:
     from ..plan.forecast import HEADER, STAGE_HEADER
 
     tables: list[tuple[Sequence[str], list[tuple[str, ...]]]] = [(HEADER, costs.by_kind())]
@@ -116,7 +120,7 @@ def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool) 
     for reason in dict.fromkeys(cell.skipped for cell in opened.cells if cell.skipped):
         names = [cell.name for cell in opened.cells if cell.skipped == reason]
         out.print(Text(f"skipped: {listed(names, 1)}: {reason}"), soft_wrap=True)
-    for sentence in costs.sentences():
+    for sentence in costs.sentences(jobs):
         out.print(Text(sentence), soft_wrap=True)
     for line in (*contents(opened), headline(opened, cached)):
         out.print(line, soft_wrap=True)

@@ -118,8 +118,12 @@ class Forecast:
             return "cached"
         return "to do" if stage.known else "data missing"
 
-    def sentences(self) -> list[str]:
-        """Sentences about the hours, about stages that are not in them, and warnings of sizes."""
+    def sentences(self, jobs: int = 1) -> list[str]:
+        """Sentences about the hours, about stages that are not in them, and warnings of sizes.
+
+        Args:
+            jobs: number of workers at the same time, each on a core or an accelerator of its own.
+        """
         accelerator, total = self.accelerator, self.totals()
         peak = accelerator.peak[self.precision]
         unknown = any(self.hours(s) is None or self.costs[s.id].partial for s in self.stages)
@@ -130,6 +134,9 @@ class Forecast:
             f" {span(total['to_do']['accelerator_hours'])} of them to do;"
             f" {span(total['unshared']['accelerator_hours'])} without sharing"
         ]
+        if jobs > 1:
+            to_do = span(total["to_do"]["accelerator_hours"] / jobs)
+            lines.append(f"with {jobs} workers that never wait: {least}{to_do}")
         reasons = Counter((s.kind, self.costs[s.id].note) for s in self.stages if self.costs[s.id].note)
         lines += [f"{count} {kind}: {note}" for (kind, note), count in reasons.items()]
         if scratch := total["largest_scratch_disk_bytes"]:

@@ -195,6 +195,10 @@ def test_what_is_shared_is_paid_once(tmp_path):
     assert total["shared"]["accelerator_hours"] == pytest.approx(
         total["shared"]["flops"] / 67e12 / 0.5 / 3600
     )
+    [halved] = [line for line in found.sentences(2) if "workers" in line]
+    hours = found.totals()["to_do"]["accelerator_hours"]
+    assert halved == f"with 2 workers that never wait: at least {span(hours / 2)}"
+    assert not any("workers" in line for line in found.sentences())
     everything = forecast(made, made.cells, made.stages, "h100", "fp32", 0.5).totals()
     assert everything["to_do"]["accelerator_hours"] == 0
 
