@@ -26,6 +26,7 @@ PACKAGED = Path(__file__).resolve().parents[1] / "presets"
 DIGITS = PACKAGED.parents[1] / "matrix.yaml"  # of the repository; setup.py puts it there in a wheel
 LARGEST = 2**63
 MAX_DEPTH = 20
+MAPPING = "a matrix is a mapping such as `dataset: {use: digits}`"
 MAX_BYTES = 1 << 20
 CONTROL = yaml.reader.Reader.NON_PRINTABLE
 TEXT = "tag:yaml.org,2002:str"
@@ -145,8 +146,8 @@ def read(file: Path, name: str) -> bytes:
         raise MatrixError([Problem(name, 0, 0, f"cannot be read: {error.strerror}")]) from error
 
 
-def parse(text: str | bytes, name: str, example: str = "dataset: {use: digits}") -> Document:
-    """The mapping in a YAML text, with positions; `example` is what a message shows that wants a mapping.
+def parse(text: str | bytes, name: str, wanted: str = MAPPING) -> Document:
+    """The mapping in a YAML text, with positions; `wanted` says to users what the mapping is.
 
     Raises:
         MatrixError: if the text is no YAML, or not one mapping.
@@ -173,7 +174,7 @@ def parse(text: str | bytes, name: str, example: str = "dataset: {use: digits}")
     if not isinstance(node, yaml.MappingNode):
         kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
         kind = kinds.get(type(node), "empty")
-        message = f"this file is a mapping such as `{example}`, not {kind}"
+        message = f"{wanted}; this file is {kind}"
         raise MatrixError([Problem(name, *(_mark(node) if node else (1, 1)), message), *loader.refused])
     data = loader.mapping(node, ())
     return Document(name, data, loader.keys, loader.values, tuple(dict.fromkeys(loader.refused)))

@@ -78,7 +78,7 @@ def read_claims(file: Path) -> list[Claim]:
     Raises:
         MatrixError: with all of the file's problems and their lines.
     """
-    document = parse(read(file, str(file)), str(file), EXAMPLE)
+    document = parse(read(file, str(file)), str(file), f"claims are a mapping such as `{EXAMPLE}`")
     claims = document.data.get("claims")
     problems = [
         *document.problems,

@@ -98,7 +98,7 @@ def test_a_side_that_fits_several_rows_names_them(results):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("- {paper: P}\n", "c.yaml:1:1: this file is a mapping such as `claims: .* not a list"),
+        ("- {paper: P}\n", "c.yaml:1:1: claims are a mapping such as `claims: .*; this file is a list"),
         ("claim: []\n", "c.yaml:1:1: unknown key 'claim'; did you mean 'claims'"),
         (
             "claims:\n  - {paper: P, claim: C, beter: {}, than: {}}\n",
