@@ -34,7 +34,7 @@ class Trial:
         return float(np.exp(np.mean([np.log(entry.mean) for entry in self.entries.values()])))
 
     @property
-    def dead(self) -> bool:
+    def inactive(self) -> bool:
         return no_active_channel(self.first.row)
 
     @property
@@ -53,13 +53,13 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     generators = list(next(iter(families.values()))[0].entries)
     taken = {name: best(group) for name, group in families.items()}
     ends = [name for name, trial in taken.items() if trial is not None and at_the_end(trial, families[name])]
-    dead = [name for name, trial in taken.items() if trial is None]
+    none_active = [name for name, trial in taken.items() if trial is None]
     one = len(ends) == 1
     answer = f"Several strengths were tried of {', '.join(families)}. "
     answer += (
         f"{in_words(ends, 30)} {'is' if one else 'are'} best at the end of what was tried." if ends else ""
     )
-    answer += f" No strength of {in_words(dead)} left an active channel." if dead else ""
+    answer += f" No strength of {in_words(none_active)} left an active channel." if none_active else ""
     psnr = most(board.rows, lambda column: column.name == "PSNR")
     return Finding(
         "strengths",
@@ -71,7 +71,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "channel in all seeds. A row is at the end if an option that was tried at three values or more has "
         "its least or greatest one.",
         table_of(
-            _line(name, trial, trial is taken.get(name), trial in _at_ends(families.get(name, [])), psnr)
+            _line(name, trial, trial is taken.get(name), at_the_end(trial, group), psnr)
             for name, group in trials.items()
             for trial in group
         ),
@@ -97,8 +97,8 @@ def _trials(board: Board) -> dict[str, list[Trial]]:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial of the least mean among those whose latents are alive; None if none is."""
-    return min((trial for trial in trials if not trial.dead), key=lambda trial: trial.mean, default=None)
+    """The trial of the least mean among those with an active channel; None if there is none."""
+    return min((trial for trial in trials if not trial.inactive), key=lambda trial: trial.mean, default=None)
 
 
 def at_the_end(trial: Trial, trials: Sequence[Trial]) -> bool:
@@ -110,17 +110,13 @@ def at_the_end(trial: Trial, trials: Sequence[Trial]) -> bool:
     return False
 
 
-def _at_ends(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if at_the_end(trial, trials)]
-
-
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) is not None
 
 
 def _line(name: str, trial: Trial, taken: bool, end: bool, psnr: Column | None) -> dict[str, object]:
     row = trial.first.row
-    note = "no active channel" if trial.dead else "at the end" if taken and end else ""
+    note = "no active channel" if trial.inactive else "at the end" if taken and end else ""
     return {
         "family": name,
         "regularizer": trial.first.label,
@@ -144,8 +140,8 @@ def _figure(trials: dict[str, list[Trial]], taken: dict[str, Trial | None], qual
         ax.plot([min(means), max(means)], [place, place], color=style.FAINT, lw=0.8)
         for trial in trials[name]:
             fill = style.ACCENT if trial is taken.get(name) else "white"
-            edge = style.FAINT if trial.dead else style.ACCENT
-            ax.plot(trial.mean, place, "x" if trial.dead else "o", mfc=fill, mec=edge, ms=5)
+            edge = style.FAINT if trial.inactive else style.ACCENT
+            ax.plot(trial.mean, place, "x" if trial.inactive else "o", mfc=fill, mec=edge, ms=5)
         chosen = taken.get(name)
         if chosen is not None and chosen.options:
             style.write(ax, chosen.mean, place, ", ".join(chosen.options.values()), size=5.5)
