@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..leaderboard.columns import SIDES, fits, shown
 from ..leaderboard.numbers import number
@@ -24,6 +24,7 @@ from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
 
 Key = tuple[str, ...]
+LEAST = 3  # rows that have an order; that of two is the same or not by chance
 UNSURE = {  # differences that another tokenizer seed may not repeat
     "resamples": "differs beyond sampling noise; training variance unknown",
     "generator seeds": "differs beyond generator seeds; the tokenizer's variance unknown",
@@ -48,6 +49,7 @@ class ComparedMetric:
     """One metric of one row on both sides; effect is B - A."""
 
     row: str
+    generator: str  # "" for metrics of tokenizers
     column: Column
     basis: Basis  # what the error is from
     a: float
@@ -94,6 +96,15 @@ class ComparedMetric:
         if not self.column.better:
             return "differs"
         return "worse" if self.worse else "better"
+
+
+class Order(NamedTuple):
+    """How alike both sides order rows by the means of one metric: Kendall's tau-b, 1 for the same order."""
+
+    column: Column
+    generator: str  # "" for metrics of tokenizers
+    tau: float
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -307,13 +318,30 @@ def _line(name: str, column: Column, row_a: Row, row_b: Row) -> ComparedMetric:
     if same:
         gap = replace(gap, effect=0.0, low=min(gap.low, 0.0), high=max(gap.high, 0.0), p=1.0)
     basis = basis_of(gap.basis, (row_a, row_b), column)
-    return ComparedMetric(name, column, basis, mean(a), mean(b), gap, gap.p, same, bounds)
+    generator = row_a.generator if column.scope == "generator" else ""
+    return ComparedMetric(name, generator, column, basis, mean(a), mean(b), gap, gap.p, same, bounds)
 
 
 def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
     """The lines with Holm's p over all that are tested, and p = 1 for the others."""
     p = iter(holm([line.difference.p for line in lines if line.tested]).tolist())
     return [replace(line, p=next(p) if line.tested else 1.0) for line in lines]
+
+
+def orders(comparison: Comparison) -> list[Order]:
+    """The order of rows by each metric that has a direction, of each generator with enough rows."""
+    from scipy.stats import kendalltau
+
+    groups: dict[tuple[Column, str], list[ComparedMetric]] = {}
+    for line in comparison.lines:
+        if line.column.better and not any(line.bounds):
+            groups.setdefault((line.column, line.generator), []).append(line)
+    found = []
+    for (column, generator), group in groups.items():
+        if len(group) >= LEAST:
+            tau = kendalltau([line.a for line in group], [line.b for line in group]).statistic
+            found.append(Order(column, generator, float(tau), len(group)))
+    return [order for order in found if math.isfinite(order.tau)]
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -339,7 +367,13 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         }
         for line in comparison.lines
     ]
-    return plain_json({"lines": lines, "not_compared": comparison.apart, "lost": comparison.lost})
+    found = [
+        {"metric": o.column.name, "generator": o.generator, "kendall_tau": o.tau, "rows": o.rows}
+        for o in orders(comparison)
+    ]
+    return plain_json(
+        {"lines": lines, "orders": found, "not_compared": comparison.apart, "lost": comparison.lost}
+    )
 
 
 def text(comparison: Comparison) -> str:
@@ -380,6 +414,9 @@ def lines(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]
             f"corrected over {count} (Holm), so choose metrics (--metric) before you see numbers. The ranks "
             "of a leaderboard test all pairs of its rows at once, and may differ."
         )
+    for order in orders(comparison):
+        of = f"{order.column.name} with {order.generator}" if order.generator else order.column.name
+        parts.append(f"order of {order.rows} rows by {of}: Kendall's τ of A and B {order.tau:.2f}")
     parts += [f"not compared: {reason}" for reason in comparison.apart]
     parts += [f"lost: {name} of {row}" for name, lost in comparison.lost.items() for row in lost]
     return header, rows, parts

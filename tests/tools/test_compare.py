@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from latentbench.bench.cli import app
 from latentbench.bench.records.files import write_record
 from latentbench.bench.records.record import Record
-from latentbench.bench.tools.compare import CompareError, Gate, compare, gate, regressions, side, text
+from latentbench.bench.tools.compare import CompareError, Gate, compare, gate, orders, regressions, side, text
 
 
 def folder(path, values, name="gFD[net]@1", status="done", k=5, n=9, better="lower", replicates=None):
@@ -249,3 +249,15 @@ def test_bad_arguments_end_with_2_and_say_what_is_wrong(tmp_path):
         assert code == 2 and said in output, (arguments, output)
     undirected = folder(tmp_path / "c", A, "rank", better=None)
     assert "it has no direction" in bench(undirected, undirected, "--fail-on", "rank")[1]
+
+
+def test_the_order_of_rows_is_compared_within_a_generator(tmp_path):
+    names = ("none", "kl", "vf", "eq")
+    a = {(name, "mar"): (float(v), v + 0.1) for name, v in zip(names, (1, 2, 3, 4), strict=True)}
+    b = {(name, "mar"): (float(v), v + 0.1) for name, v in zip(names, (5, 7, 6, 8), strict=True)}
+    two = {("none", "gaussian"): (1.0, 2.0), ("kl", "gaussian"): (2.0, 3.0)}
+    sides = [folder(tmp_path / name, values | two) for name, values in (("a", a), ("b", b))]
+    [order] = orders(compare(*map(side, sides)))
+    assert (order.generator, order.rows) == ("mar", 4)
+    assert order.tau == pytest.approx(scipy.stats.kendalltau([1, 2, 3, 4], [5, 7, 6, 8]).statistic)
+    assert "order of 4 rows by gFD[net] with mar: Kendall's τ of A and B 0.67" in bench(*sides)[1]
