@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from .descriptions import MEASURED, SHARED, Entry, Table, described, file_name, table_of
 from .packed_numbers import lengthen, pack, pack_classes, shorten, unpack, unpack_classes
 from .record import Record, json_object, json_text, named_fields
+from .shared_tables import DESCRIBED, MEASURED, SHARED, Entry, Table, described, file_name, table_of
 
 FORMAT, SHARED_FORMAT = 2, 3
 OF_TOKENIZERS = ("tokenizer", "prior")  # curves
@@ -21,8 +21,8 @@ OF_TOKENIZERS = ("tokenizer", "prior")  # curves
 PACKED = {"replicates": (pack, unpack), "classes": (pack_classes, unpack_classes)}
 
 
-def compact(record: Record, described_in: str | None, measured_in: str | None = None) -> str:
-    """The text of a record without what is in those files: `description`, and `measured`."""
+def compact(record: Record, described_in: str | None = None, measured_in: str | None = None) -> str:
+    """The text of a record without what is in these files: the tables of `tables_beside`, in their order."""
     fields = dict(named_fields(record))
     fields["metrics"] = {name: _short_entry(entry) for name, entry in record.metrics.items()}
     fields["curves"] = {kind: _short_curve(curve) for kind, curve in record.curves.items()}
@@ -31,20 +31,26 @@ def compact(record: Record, described_in: str | None, measured_in: str | None = 
         head["described_in"] = described_in
     if measured_in is not None:
         head |= {"format": SHARED_FORMAT, "measured_in": measured_in}
-        own = {name: entry for name, entry in record.metrics.items() if entry["scope"] != "tokenizer"}
+        own = (name for name, entry in record.metrics.items() if entry["scope"] != "tokenizer")
         fields["metrics"] = {name: fields["metrics"][name] for name in own}
         fields["curves"] |= dict.fromkeys(set(OF_TOKENIZERS) & fields["curves"].keys())
     return json_text(head | fields)
 
 
-def measured(record: Record) -> Table:
+def tables_beside(record: Record, shared: bool = False) -> dict[str, Table]:
+    """Tables that the compact form leaves out, by file: of what metrics are, and if `shared` of a tokenizer."""
+    tables = {DESCRIBED: _description(record), MEASURED: _measured(record) if shared else {}}
+    return {file_name(table, folder): table for folder, table in tables.items() if table}
+
+
+def _measured(record: Record) -> Table:
     """The tokenizer's metrics and curves in the compact form, which its cells share; empty without any."""
     metrics = {n: _short_entry(entry) for n, entry in record.metrics.items() if entry["scope"] == "tokenizer"}
     curves = {kind: _short_curve(record.curves[kind]) for kind in OF_TOKENIZERS if kind in record.curves}
     return {"metrics": metrics, "curves": curves} if metrics else {}
 
 
-def description(record: Record) -> Table:
+def _description(record: Record) -> Table:
     """The description of each of the record's metrics; empty if it has none."""
     guided = {
         name: name.rpartition("@")[0]
@@ -56,20 +62,16 @@ def description(record: Record) -> Table:
 
 def comes_back(record: Record) -> bool:
     """Whether the record's compact form gives the same record, to the last bit."""
-    tables = {file_name(description(record)): description(record)}
-    names = [*tables]
-    if common := measured(record):
-        names.append(file_name(common, MEASURED))
-        tables[names[-1]] = common
-    fields = expanded(json_object(compact(record, *names)), lambda name, _=None: tables[name])
+    tables = tables_beside(record, shared=True)
+    fields = expanded(json_object(compact(record, *tables)), lambda name, _=DESCRIBED: tables[name])
     return Record.from_fields(fields).to_json() == record.to_json()
 
 
-def expanded(data: dict[str, Any], descriptions: Callable[..., Table]) -> dict[str, Any]:
+def expanded(data: dict[str, Any], table_of_file: Callable[..., Table]) -> dict[str, Any]:
     """The fields of a record from those of its compact form; those of format 1 as they are.
 
     Args:
-        descriptions: the table of a `described_in`, such as `Descriptions` of the record's folder.
+        table_of_file: the table of a `described_in` or `measured_in`: `SharedTables` of the record's folder.
 
     Raises:
         ValueError: with what is wrong, or the file that has it.
@@ -80,18 +82,19 @@ def expanded(data: dict[str, Any], descriptions: Callable[..., Table]) -> dict[s
         raise ValueError(
             f"its format is {data['format']!r}; latentbench {__version__} reads formats up to {SHARED_FORMAT}"
         )
-    head = ("format", "described_in", "measured_in")
+    shared = data["format"] == SHARED_FORMAT
+    head = ("format", "described_in", *(["measured_in"] if shared else []))
     fields = {name: value for name, value in data.items() if name not in head}
     metrics, curves = fields.get("metrics", {}), fields.get("curves", {})
     if not isinstance(metrics, dict) or not isinstance(curves, dict):
         return fields  # which the record refuses
-    if data["format"] == SHARED_FORMAT:
-        common = descriptions(data.get("measured_in"), MEASURED)
+    if shared:
+        common = table_of_file(data.get("measured_in"), MEASURED)
         metrics = common.get("metrics", {}) | metrics
-        shared = common.get("curves", {})
-        curves = {kind: shared.get(kind) if curve is None else curve for kind, curve in curves.items()}
+        of_tokenizer = common.get("curves", {})
+        curves = {kind: of_tokenizer.get(kind) if curve is None else curve for kind, curve in curves.items()}
     if metrics:
-        table = descriptions(data.get("described_in"))
+        table = table_of_file(data.get("described_in"))
         fields["metrics"] = {name: _entry(name, entry, table) for name, entry in metrics.items()}
     fields["curves"] = {
         kind: {name: _named(f"curves.{kind}.{name}", lengthen, numbers) for name, numbers in curve.items()}

@@ -8,10 +8,10 @@ from pathlib import Path
 from ..store.disk import replace_text
 from ..store.hashes import identity
 from ..user_error import UserError
-from .compact import compact, description, expanded, measured
-from .descriptions import FOLDER, MEASURED, Descriptions, file_name, write_beside
+from .compact import compact, expanded, tables_beside
 from .digest import check_digest
 from .record import Record, in_order, json_object
+from .shared_tables import NAME, SharedTables, write_beside
 
 
 class RecordError(UserError, ValueError):
@@ -28,19 +28,18 @@ def write_record(folder: str | Path, record: Record) -> Path:
 
 def rewrite_record(path: Path, record: Record, shared: bool = False) -> None:
     """Writes a record to a file in an existing folder; `shared` leaves out what other cells share."""
-    tables = {FOLDER: description(record), MEASURED: measured(record) if shared else {}}
-    names = {kind: file_name(table, kind) for kind, table in tables.items() if table}
-    text = compact(record, names.get(FOLDER), names.get(MEASURED))  # before anything is written: it may fail
-    for kind, name in names.items():
-        write_beside(path.parent, name, tables[kind])
+    tables = tables_beside(record, shared)
+    text = compact(record, *tables)  # before anything is written: it may fail
+    for name, table in tables.items():
+        write_beside(path.parent, name, table)
     replace_text(path, text)
 
 
-def read_record(path: Path, descriptions: Descriptions | None = None) -> Record:
+def read_record(path: Path, tables: SharedTables | None = None) -> Record:
     """The record in a file.
 
     Args:
-        descriptions: of the file's folder, for many records.
+        tables: of the file's folder, for many records.
 
     Raises:
         RecordError: it cannot be read, or isn't what its digest says.
@@ -48,7 +47,7 @@ def read_record(path: Path, descriptions: Descriptions | None = None) -> Record:
     """
     try:
         data = json_object(path.read_text(encoding="utf-8"))
-        record = Record.from_fields(expanded(data, descriptions or Descriptions(path.parent)))
+        record = Record.from_fields(expanded(data, tables or SharedTables(path.parent)))
         check_digest(record)
         return record
     except FileNotFoundError:
@@ -59,8 +58,8 @@ def read_record(path: Path, descriptions: Descriptions | None = None) -> Record:
 
 def read_records(folder: str | Path) -> list[Record]:
     """All records in `folder` in the order of their cells; none if there is no such folder."""
-    descriptions = Descriptions(Path(folder))
-    return in_order(read_record(path, descriptions) for path in sorted(Path(folder).glob("*.json")))
+    tables = SharedTables(Path(folder))
+    return in_order(read_record(path, tables) for path in sorted(Path(folder).glob("*.json")))
 
 
 def new_records(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Record]:
@@ -69,32 +68,34 @@ def new_records(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Re
     `seen` maps file names to the identities of the files that were read, and is updated.
     """
     records: list[Record] = []
-    descriptions = Descriptions(Path(folder))
+    tables = SharedTables(Path(folder))
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(FileNotFoundError):  # another run has just removed it
             state = identity(path)
             if seen.get(path.name) != state:
-                records.append(read_record(path, descriptions))
+                records.append(read_record(path, tables))
                 seen[path.name] = state
     return records
 
 
 def move_record(path: Path, folder: Path) -> bool:
-    """Moves a record's file, if it is still there, into another folder, which gets its descriptions too."""
+    """Moves a record's file, if it is still there, into another folder, which gets its shared tables too."""
     folder.mkdir(exist_ok=True)
-    for name in files_beside(path):
-        with suppress(ValueError):  # a broken record is moved as it is
-            write_beside(folder, name, Descriptions(path.parent)(name, name.partition("/")[0]))
+    with suppress(ValueError, OSError):  # a broken record is moved as it is
+        for name in files_beside(path.read_text(encoding="utf-8")):
+            write_beside(folder, name, SharedTables(path.parent)(name, name.partition("/")[0]))
     with suppress(FileNotFoundError):  # another run may have moved it where locks don't work
         path.rename(folder / path.name)
         return True
     return False
 
 
-def files_beside(path: Path) -> list[str]:
-    """The files in the folder of a record's file that have a part of the record; none if that is broken."""
-    try:
-        data = json_object(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        return []
-    return [name for key in ("described_in", "measured_in") if isinstance(name := data.get(key), str)]
+def files_beside(text: str) -> list[str]:
+    """The files in a record's folder that have a part of the record, from the text of its own file.
+
+    Raises:
+        ValueError: the text is no record's.
+    """
+    data = json_object(text)
+    named = (data.get(key) for key in ("described_in", "measured_in"))
+    return [name for name in named if isinstance(name, str) and NAME.fullmatch(name)]

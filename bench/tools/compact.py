@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..records.compact import comes_back
-from ..records.descriptions import FOLDER, MEASURED, Descriptions
-from ..records.files import RecordError, files_beside, read_record, rewrite_record
+from ..records.compact import comes_back, tables_beside
+from ..records.files import RecordError, read_record, rewrite_record
 from ..records.record import Record
+from ..records.shared_tables import DESCRIBED, MEASURED, SharedTables
 from ..report.places import PICTURES, check_places
 from ..report.png import SOURCE, fewer_colours, png
 from ..store.disk import replace_bytes
@@ -45,8 +45,8 @@ def compact(folder: Path, pictures: bool = False) -> list[Shrunk]:
     files = sorted((folder / "records").glob("*.json"))
     if not files:
         raise RecordError(f"no records in {folder / 'records'}")
-    descriptions = Descriptions(folder / "records")
-    records = [read_record(file, descriptions) for file in files]
+    tables = SharedTables(folder / "records")
+    records = [read_record(file, tables) for file in files]
     for file, record in zip(files, records, strict=True):
         assert comes_back(record), f"{file} would change"  # nothing has been written
     drawn = sorted(file for kind in PICTURES for file in (folder / kind).glob("*.png")) if pictures else []
@@ -66,16 +66,19 @@ def _records(folder: Path, files: Sequence[Path], records: Sequence[Record]) -> 
     before = _bytes(folder)
     for file, record in zip(files, records, strict=True):
         rewrite_record(file, record, shared=True)
-    named = {folder / name for file in files for name in files_beside(file)}
-    for left in {*(folder / FOLDER).glob("*.json"), *(folder / MEASURED).glob("*.json")} - named:
+    named = {folder / name for record in records for name in tables_beside(record, shared=True)}
+    for left in set(_shared_files(folder)) - named:
         left.unlink()
     return Shrunk("record", len(files), before, _bytes(folder))
 
 
 def _bytes(folder: Path) -> int:
     """The size of a folder's records with the files that they share."""
-    files = [*folder.glob("*.json"), *(folder / FOLDER).glob("*.json"), *(folder / MEASURED).glob("*.json")]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in [*folder.glob("*.json"), *_shared_files(folder)])
+
+
+def _shared_files(folder: Path) -> list[Path]:
+    return [file for kind in (DESCRIBED, MEASURED) for file in (folder / kind).glob("*.json")]
 
 
 def _smaller(file: Path) -> bytes | None:

@@ -138,6 +138,7 @@ def broken(text, **changes):
 
 HOSTILE = {
     "a newer format": ("its format is 4; latentbench", {"format": 4}),
+    "shared metrics of the older format": ("measured_in", {"measured_in": f"tokenizers/{'0' * 16}.json"}),
     "nothing shared": ("measured_in must be tokenizers/", {"format": 3}),
     "descriptions in its place": (
         "measured_in must be tokenizers/",

@@ -11,10 +11,10 @@ from ... import __version__
 from ...matrix.yaml_text import MatrixError, parse
 from ...matrix.yaml_text import read as read_text
 from ...records.archive import ENDING, SUBMISSION, pack
-from ...records.descriptions import Descriptions
 from ...records.files import RecordError, files_beside, read_record
 from ...records.labels import slug
 from ...records.record import Record
+from ...records.shared_tables import SharedTables
 from ...store.disk import replace_bytes
 from ...user_error import UserError
 from ..merge import LOCK, resolved
@@ -102,20 +102,20 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], dict[str, Record], list
     places = sorted((folder / "records").glob("*.json"))
     if not places:
         raise RecordError(f"no records in {folder / 'records'}")
-    descriptions = Descriptions(folder / "records")
+    tables = SharedTables(folder / "records")
     files: dict[str, bytes] = {}
     records: dict[str, Record] = {}
     findings: list[Finding] = []
     for place in places:
         name = f"records/{place.name}"
         try:
-            records[name] = read_record(place, descriptions)
+            records[name] = read_record(place, tables)
         except RecordError as error:
             reason = str(error).removeprefix(f"{place} is not a record: ")
             findings.append(Finding((name,), reason.partition(". Take the file")[0], RERUN))
             continue
         files[name] = place.read_bytes()
-        for beside in files_beside(place):
+        for beside in files_beside(files[name].decode()):
             files[f"records/{beside}"] = (folder / "records" / beside).read_bytes()
     findings += _matrices(folder, records)
     return files, records, findings

@@ -1,4 +1,6 @@
-"""Descriptions of metrics (protocol, unit, direction) in files that the records of a folder share.
+"""Tables that the records of a folder share: files with a part of each record.
+
+The descriptions of metrics (protocol, unit, direction) are in a file:
 
     records/digits--vit--kl--mar--0.json    "described_in": "metrics/857287c0ffee1a2b.json"
     records/metrics/857287c0ffee1a2b.json   {"PSNR": {"protocol": …, "scope": …, "better": …, …}, …}
@@ -24,28 +26,28 @@ from typing import Any
 from ..store.disk import replace_text
 from .record import json_text
 
-FOLDER, MEASURED = "metrics", "tokenizers"  # in `records`
+DESCRIBED, MEASURED = "metrics", "tokenizers"  # folders in `records`
 SHARED = ("protocol", "scope", "better", "unit", "about")  # keys of a metric that don't depend on the cell
-NAME = re.compile(rf"({FOLDER}|{MEASURED})/[0-9a-f]{{16}}\.json")
+NAME = re.compile(rf"({DESCRIBED}|{MEASURED})/[0-9a-f]{{16}}\.json")
 Entry = dict[str, Any]
 Table = dict[str, Entry]
 
 
-class Descriptions:
-    """The files beside a folder's records; each is read once."""
+class SharedTables:
+    """The tables beside a folder's records; each file is read once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, Table] = {}
 
-    def __call__(self, name: Any, folder: str = FOLDER) -> Table:
+    def __call__(self, name: Any, folder: str = DESCRIBED) -> Table:
         """The table of a record's `described_in`, or with the folder MEASURED of its `measured_in`.
 
         Raises:
             ValueError: naming the file that is missing, or isn't what its name says.
         """
         if not isinstance(name, str) or not NAME.fullmatch(name) or not name.startswith(folder):
-            key = "described_in" if folder == FOLDER else "measured_in"
+            key = "described_in" if folder == DESCRIBED else "measured_in"
             raise ValueError(f"{key} must be {folder}/ and 16 hex digits and .json, not {name!r}")
         if name not in self._read:
             self._read[name] = self._table(name)
@@ -57,10 +59,10 @@ class Descriptions:
             table = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ValueError(
-                f"{file}, which has a part of it, is missing: copy it from where the record is from"
+                f"{file}, which has a part of this record, is missing: copy it from where the record is from"
             ) from error
         except (ValueError, RecursionError, OSError) as error:
-            raise ValueError(f"{file}, which has a part of it, cannot be read: {error}") from error
+            raise ValueError(f"{file}, which has a part of this record, cannot be read: {error}") from error
         if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
             raise ValueError(f"{file} must be an object with an object for each metric")
         if (now := file_name(table, name.partition("/")[0])) != name:
@@ -79,7 +81,7 @@ def write_beside(folder: Path, name: str, table: Table) -> None:
         replace_text(file, text)
 
 
-def file_name(table: Table, folder: str = FOLDER) -> str:
+def file_name(table: Table, folder: str = DESCRIBED) -> str:
     """The name of a table's file; spaces and line ends in the file don't matter."""
     text = json.dumps(table, separators=(",", ":"))
     return f"{folder}/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
