@@ -68,3 +68,15 @@ def selects(accept: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> b
     if is_real(labels):
         accept = {axis: patterns for axis, patterns in accept.items() if axis == "dataset"}
     return all(matches(labels[axis], patterns) for axis, patterns in accept.items())
+
+
+def options_in(label: str) -> dict[str, str]:
+    """The options that a label names: {"weight": "0.01"} of `kl[weight=0.01]`."""
+    inside = re.fullmatch(r"[^\[]*\[(.*)\]", label)
+    pairs = (part.partition("=") for part in inside[1].split(",")) if inside else ()
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def number_in(text: str) -> float | None:
+    """The number that an option's text is; None if it is none."""
+    return float(text) if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column, tokenizer_seed
+from ...records.labels import number_in, options_in
 from ...records.record import Record
 from . import style
 from .board import Board, Entry, by_seed, caution, column_text, in_words, most, spread, table_of
@@ -107,9 +107,9 @@ def paths(group: Sequence[Point]) -> list[list[Point]]:
     """Points whose labels differ in one numeric option, in the option's order."""
     groups: dict[tuple[object, ...], list[tuple[float, Point]]] = {}
     for point in group:
-        options = _options(point.entry.regularizer)
+        options = options_in(point.entry.regularizer)
         for name, text in options.items():
-            if (strength := _number(text)) is not None:
+            if (strength := number_in(text)) is not None:
                 others = tuple((k, v) for k, v in options.items() if k != name)
                 key = (point.entry.tokenizer, point.family, name, others)
                 groups.setdefault(key, []).append((strength, point))
@@ -243,7 +243,7 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
                 elinewidth=0.8,
             )
             if point in named:
-                options = ", ".join(_options(entry.regularizer).values())  # the colour shows the family
+                options = ", ".join(options_in(entry.regularizer).values())  # the colour shows the family
                 style.write(ax, sign * point.x, point.y, options)
         style.logarithmic(ax, "y", [p.y for p in group])
         if xy[:, 0].min() > 0 and xy[:, 0].max() > 10 * xy[:, 0].min():
@@ -254,14 +254,3 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
     looks["on the front: filled"] = {"color": style.FAINT, "ls": ":"}
     style.key(figure, looks)
     return figure
-
-
-def _options(label: str) -> dict[str, str]:
-    """{"weight": "0.01"} of `kl[weight=0.01]`."""
-    inside = re.fullmatch(r"[^\[]*\[(.*)\]", label)
-    pairs = (part.partition("=") for part in inside[1].split(",")) if inside else ()
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE) else None

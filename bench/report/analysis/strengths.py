@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,12 @@ from matplotlib.figure import Figure
 from ...leaderboard.baselines import baselines
 from ...leaderboard.collapse import no_active_channel
 from ...leaderboard.rows import Column
+from ...records.labels import number_in, options_in
 from ...records.record import Record
 from . import style
 from .board import Board, Entry, caution, column_text, in_words, most, table_of
 from .findings import Finding
+from .interaction import complete
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Trial:
 
     @property
     def options(self) -> dict[str, str]:
-        """The options that the label names: {"weight": "0.1"} of `kl[weight=0.1]`."""
-        return dict(re.findall(r"([\w.]+)=([^,\]]+)", self.first.regularizer))
+        return options_in(self.first.regularizer)
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
@@ -80,19 +80,14 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
 
 
 def _trials(board: Board) -> dict[str, list[Trial]]:
-    """The rows by family, each with the generators that most rows have; baselines are left out."""
+    """The rows by family, each with the generators that half of the rows have; baselines are left out."""
     last = baselines(board.rows)
-    generators = [g for g in board.generators(2) if g not in last]
-    by_row: dict[tuple[str, str], dict[str, Entry]] = {}
-    for entry in board.entries:
-        if entry.generator in generators:
-            by_row.setdefault((entry.tokenizer, entry.regularizer), {})[entry.generator] = entry
-    shared = [g for g in generators if 2 * sum(g in row for row in by_row.values()) > len(by_row)]
+    block = complete([entry for entry in board.entries if entry.generator not in last])
     families: dict[str, list[Trial]] = {}
-    for (tokenizer, regularizer), row in by_row.items():
-        if all(g in row for g in shared) and shared:
-            name = board.label(tokenizer, style.family(regularizer))
-            families.setdefault(name, []).append(Trial({g: row[g] for g in shared}))
+    for label in block.labels if block.generators else ():
+        trial = Trial({generator: block.entries[label, generator] for generator in block.generators})
+        name = board.label(trial.first.tokenizer, style.family(trial.first.regularizer))
+        families.setdefault(name, []).append(trial)
     return families
 
 
@@ -104,14 +99,10 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 def at_the_end(trial: Trial, trials: Sequence[Trial]) -> bool:
     """Whether an option that was tried at three numbers or more has its least or greatest one."""
     for name, text in trial.options.items():
-        tried = sorted({float(t.options[name]) for t in trials if _is_number(t.options.get(name, ""))})
-        if len(tried) > 2 and _is_number(text) and float(text) in (tried[0], tried[-1]):
+        tried = {number_in(other.options.get(name, "")) for other in trials} - {None}
+        if len(tried) > 2 and number_in(text) in (min(tried), max(tried)):  # type: ignore[type-var]
             return True
     return False
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) is not None
 
 
 def _line(name: str, trial: Trial, taken: bool, end: bool, psnr: Column | None) -> dict[str, object]:
