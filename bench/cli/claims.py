@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import as_usage_errors, print_json
-from .finding_text import finding_json, finding_text
+from .finding_text import finding_json, finding_text, write_and_name
 from .safe_text import escape_control_characters
 from .shared_options import JsonOption
 
@@ -39,9 +39,4 @@ def claims(
     else:
         print(escape_control_characters(finding_text(str(file), found)))
     if output is not None:
-        from ..report.write import write_findings
-
-        with as_usage_errors(OSError):
-            written = write_findings(output, [found])
-        if not as_json:
-            print("\n" + "\n".join(map(str, written)))
+        write_and_name(output, [found], as_json)

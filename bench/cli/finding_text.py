@@ -1,9 +1,13 @@
-"""Findings as people read them in a terminal, and as JSON."""
+"""Findings as people read them in a terminal, as JSON, and as files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+
+from .console import as_usage_errors
 
 if TYPE_CHECKING:
     from ..report.analysis.findings import Finding
@@ -42,3 +46,13 @@ def finding_json(name: str, finding: Finding) -> dict[str, Any]:
     lines = table.where(table.notna(), None).to_dict("records")
     fields = {"results": name, "analysis": finding.name, "question": finding.question}
     return fields | {"answer": finding.answer, "method": finding.method, "table": lines}
+
+
+def write_and_name(output: Path, findings: Sequence[Finding], quiet: bool) -> None:
+    """Writes the tables and figures of findings into a folder, and prints their paths unless `quiet`."""
+    from ..report.write import write_findings
+
+    with as_usage_errors(OSError):
+        written = write_findings(output, findings)
+    if not quiet:
+        print("\n" + "\n".join(map(str, written)))

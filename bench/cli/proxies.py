@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import UsageError, as_usage_errors, print_error_line, print_json
-from .finding_text import finding_json, finding_text
+from .finding_text import finding_json, finding_text, write_and_name
 from .safe_text import escape_control_characters
 from .shared_options import JsonOption
 
@@ -52,9 +52,4 @@ def proxies(
         texts = [finding_text(one.name, finding) for one in reports for finding in one.findings]
         print(escape_control_characters("\n\n\n".join(texts)))
     if output is not None:
-        from ..report.write import write_findings
-
-        with as_usage_errors(OSError):
-            written = write_findings(output, [finding for one in reports for finding in one.findings])
-        if not as_json:
-            print("\n" + "\n".join(map(str, written)))
+        write_and_name(output, [finding for one in reports for finding in one.findings], as_json)

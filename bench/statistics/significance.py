@@ -64,25 +64,32 @@ def interval(observations: Observations, shared: bool, level: float = 0.95) -> t
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def difference(a: Observations, b: Observations, shared: bool) -> Difference:
+def difference(
+    a: Observations, b: Observations, shared: bool, among: Sequence[Observations] = ()
+) -> Difference:
     """b - a: a paired t-test on the units that both have; if these are too few, see `pairs_of`.
 
     Where no unit is common and each has `EXCHANGED` or more, p is from exchanging them, which holds whatever
     their distribution; not on shared images, which the units of both have in common.
+
+    Args:
+        among: rows that a and b are two of; the error is then that of `ranks`, estimated from all of them.
     """
-    pairs = pairs_of([a, b], shared)
-    basis: Basis = "none" if pairs.unknown.any() else pairs.basis
+    pairs = pairs_of(among or (a, b), shared)
+    i, j = (among.index(a), among.index(b)) if among else (0, 1)
+    basis: Basis = "none" if pairs.unknown[[i, j]].any() else pairs.basis
     tests = pairs.tests()
-    gap, p = float(tests.differences[0, 1]), float(tests.p[0, 1])
-    trained, df, images = (float(x[0, 1]) for x in (pairs.trained, pairs.df, pairs.images))
+    gap, p = float(tests.differences[i, j]), float(tests.p[i, j])
+    trained, df, images = (float(x[i, j]) for x in (pairs.trained, pairs.df, pairs.images))
     half = np.inf if basis == "none" else half_width(trained, df, images, pairs.df_images, 1 - ALPHA)
     # A bound of b lets the difference be larger on its side, a bound of a on the other.
-    sides = pairs.bounds * (-1, 1)
+    sides = pairs.bounds[[i, j]] * (-1, 1)
     low, high = (-np.inf if -1 in sides else gap - half), (np.inf if 1 in sides else gap + half)
     values_a, values_b = unit_table([a, b])[0][:, :, 0]
     common = int((~np.isnan(values_a + values_b)).sum())
     values_a, values_b = values_a[~np.isnan(values_a)], values_b[~np.isnan(values_b)]
-    if not shared and not common and not sides.any() and min(len(values_a), len(values_b)) >= EXCHANGED:
+    own = not among and not shared and not common and not sides.any()
+    if own and min(len(values_a), len(values_b)) >= EXCHANGED:
         p = permutation_p(values_a, values_b)
     return Difference(gap, low, high, p, common, basis)
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,9 +25,7 @@ from ..registry import unknown
 from ..report.analysis import style
 from ..report.analysis.board import Board, Entry, by_seed, column_text, spread, table_of
 from ..report.analysis.findings import Finding
-from ..statistics.pairs import Pairs, pairs_of
-from ..statistics.significance import ALPHA, holm
-from ..statistics.two_sources import half_width
+from ..statistics.significance import ALPHA, difference, holm
 
 GAIN = 0.05  # a claim fails if the interval leaves out a gain of this share of the distance
 TEXTS, SIDES = ("paper", "claim"), ("better", "than")
@@ -61,6 +59,7 @@ class Outcome:
     high: float = math.nan
     alone: float = math.nan  # p of this claim alone
     p: float = math.nan
+    why: str = ""  # a row isn't there
 
     @property
     def verdict(self) -> str:
@@ -70,6 +69,14 @@ class Outcome:
         if self.gain > 0 and self.p < ALPHA:
             return "holds"
         return "fails" if self.high < GAIN else "can't be told"
+
+
+class Side(NamedTuple):
+    """A row that a claim names, in the results folder of `board`; or why there is none."""
+
+    board: Board | None
+    entry: Entry | None
+    absent: str
 
 
 def read_claims(file: Path) -> list[Claim]:
@@ -137,20 +144,15 @@ def outcomes_of(file: Path) -> list[Outcome]:
     claims, boards = read_claims(file), dict[Path, Board | None]()
     outcomes = []
     for number, claim in enumerate(claims):
-        sides = []
-        for side in SIDES:
-            labels = dict(getattr(claim, side))
+        sides: list[Side] = []
+        for name in SIDES:
+            labels = dict(getattr(claim, name))
             folder = (file.parent / labels.pop("results", ".")).resolve()
             if folder not in boards:
                 boards[folder] = _board(folder)
-            fitting = _fitting(boards[folder], labels)
-            if len(fitting) > 1:
-                rows = "; ".join(f"{e.tokenizer} · {e.regularizer} · {e.generator}" for e in fitting[:4])
-                where = f"{file}: claim {number + 1}"
-                raise MatrixError([Problem(where, 0, 0, f"{side} {labels} fits {len(fitting)} rows: {rows}")])
-            sides.append((boards[folder], fitting[0] if fitting else None))
+            sides.append(_side(boards[folder], labels, folder, f"{file}: claim {number + 1}: {name}"))
         outcomes.append(_outcome(claim, *sides))
-    tested = [i for i, outcome in enumerate(outcomes) if outcome.verdict != "not run"]
+    tested = [i for i, outcome in enumerate(outcomes) if outcome.column]
     for i, p in zip(tested, holm([outcomes[i].alone for i in tested]).tolist(), strict=True):
         outcomes[i] = replace(outcomes[i], p=p)
     return outcomes
@@ -165,44 +167,40 @@ def _board(folder: Path) -> Board | None:
     return Board(records)
 
 
-def _fitting(board: Board | None, labels: dict[str, str]) -> list[Entry]:
-    return [
+def _side(board: Board | None, labels: dict[str, str], folder: Path, where: str) -> Side:
+    if board is None:
+        return Side(None, None, f"no records in {folder.name}")
+    fitting = [
         entry
-        for entry in (board.entries if board else ())
+        for entry in board.entries
         if all(matches(getattr(entry, axis), [pattern]) for axis, pattern in labels.items())
     ]
+    named = " · ".join(labels.values())
+    if len(fitting) > 1:
+        rows = "; ".join(f"{e.tokenizer} · {e.regularizer} · {e.generator}" for e in fitting[:4])
+        raise MatrixError([Problem(where, 0, 0, f"{named} fits {len(fitting)} rows: {rows}")])
+    if not fitting:
+        return Side(board, None, f"{folder.name} has no row {named}")
+    return Side(board, fitting[0], "")
 
 
-def _outcome(
-    claim: Claim, ours: tuple[Board | None, Entry | None], theirs: tuple[Board | None, Entry | None]
-) -> Outcome:
-    (board, better), (other, than) = ours, theirs
+def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
+    board, better, than = ours.board, ours.entry, theirs.entry
     if board is None or better is None or than is None or board.column is None:
-        return Outcome(claim)
-    if other is None or other.column != board.column:
+        return Outcome(claim, why=ours.absent or theirs.absent)
+    if theirs.board is None or theirs.board.column != board.column:
         raise RecordError(f"{claim.paper}: the two rows have no distance of one protocol in common")
-    pooled = board is other and better.generator == than.generator
+    pooled = board is theirs.board and better.generator == than.generator
     entries = board.with_generator(better.generator) if pooled else [better, than]
     observations, logs = comparable([entry.value.observations for entry in entries], board.column)
-    pairs = pairs_of(observations, on_shared_images(board.column))
-    i, j = entries.index(than), entries.index(better)
-    effect, half, p = _tested(pairs, i, j)
+    a, b = (observations[entries.index(entry)] for entry in (than, better))
+    found = difference(a, b, on_shared_images(board.column), observations if pooled else ())
 
-    def gain(difference: float) -> float:
-        return -math.expm1(difference) if logs else -difference / than.mean
+    def gain(effect: float) -> float:
+        return -math.expm1(effect) if logs else -effect / than.mean
 
-    gains = gain(effect), gain(effect + half), gain(effect - half)
-    return Outcome(claim, board.column, better, than, *gains, alone=p)
-
-
-def _tested(pairs: Pairs, i: int, j: int) -> tuple[float, float, float]:
-    """The difference of rows j and i, half of its 95 % interval, and p."""
-    tests = pairs.tests()
-    trained, df, images = (float(x[i, j]) for x in (pairs.trained, pairs.df, pairs.images))
-    if not np.isfinite(trained) or pairs.basis == "none":
-        return float(tests.differences[i, j]), math.inf, 1.0
-    half = half_width(trained, df, images, pairs.df_images, 1 - ALPHA)
-    return float(tests.differences[i, j]), half, float(tests.p[i, j])
+    gains = gain(found.effect), gain(found.high), gain(found.low)
+    return Outcome(claim, board.column, better, than, *gains, alone=found.p)
 
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
@@ -248,7 +246,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "to": 100 * outcome.high,
         "p alone": outcome.alone,
         "p": outcome.p,
-        "here": outcome.verdict,
+        "here": f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict,
     }
 
 

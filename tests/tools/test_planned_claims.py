@@ -12,7 +12,7 @@ from latentbench.bench.cli import app
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.records.files import write_record
 from latentbench.bench.records.record import Record
-from latentbench.bench.tools.planned_claims import outcomes_of, read_claims
+from latentbench.bench.tools.planned_claims import finding, outcomes_of, read_claims
 
 ROWS = {
     ("none", "mar"): (30.0, 33.0, 31.5),
@@ -90,8 +90,19 @@ def test_the_command_prints_the_verdicts_and_writes_a_table_and_a_figure(results
     assert shown["table"][0]["seeds, than"] == 3
 
 
+def test_a_claim_that_was_not_run_says_what_is_not_there(results):
+    [outcome] = outcomes_of(claims(results, [("k1", "mar"), ("none", "mar")]))
+    assert outcome.why == "run has no row k1 · mar"
+    (results / "run").rename(results / "elsewhere")
+    [outcome] = outcomes_of(results / "claims.yaml")
+    assert outcome.why == "no records in run"
+    assert finding([outcome]).table["here"].tolist() == ["not run: no records in run"]
+
+
 def test_a_side_that_fits_several_rows_names_them(results):
-    with pytest.raises(MatrixError, match=r"claim 1: better .* fits 4 rows: vit · eq · mar; vit · kl · mar"):
+    with pytest.raises(
+        MatrixError, match=r"claim 1: better: \* · mar fits 4 rows: vit · eq · mar; vit · kl · mar"
+    ):
         outcomes_of(claims(results, [("'*'", "mar"), ("none", "mar")]))
 
 
