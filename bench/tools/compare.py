@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..leaderboard.columns import SIDES, fits, shown
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, Basis, basis_of, on_shared_images
@@ -19,6 +21,7 @@ from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, reason_line, rows_of
 from ..records.files import RecordError, read_records
 from ..records.labels import folder_and_filter, parse_filter, selects
 from ..records.record import Record, plain_json
+from ..statistics.correlation import tau_b
 from ..statistics.observations import BoundSide, bound_of, mean
 from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
@@ -330,8 +333,6 @@ def _corrected(lines: list[ComparedMetric]) -> list[ComparedMetric]:
 
 def orders(comparison: Comparison) -> list[Order]:
     """The order of rows by each metric that has a direction, of each generator with enough rows."""
-    from scipy.stats import kendalltau
-
     groups: dict[tuple[Column, str], list[ComparedMetric]] = {}
     for line in comparison.lines:
         if line.column.better and not any(line.bounds):
@@ -339,7 +340,7 @@ def orders(comparison: Comparison) -> list[Order]:
     found = []
     for (column, generator), group in groups.items():
         if len(group) >= LEAST:
-            tau = kendalltau([line.a for line in group], [line.b for line in group]).statistic
+            [tau] = tau_b(np.array([line.a for line in group]), np.array([line.b for line in group]))
             found.append(Order(column, generator, float(tau), len(group)))
     return [order for order in found if math.isfinite(order.tau)]
 
