@@ -44,10 +44,7 @@ KNOWN = {
     ("generators/gaussian.py:fit", SENDS): FITTED,
     ("generators/gaussian.py:cholesky", SENDS): FITTED,
     ("regularizers/simflow.py:_watch", READS): "a collapsed prior ends the training before its next update",
-    (
-        "bench/features/effnet_lite.py:_describe",
-        SENDS,
-    ): "the network moves to the GPU once, for its first images",
+    ("bench/features/effnet_lite.py:_describe", SENDS): "the network moves once, for its first images",
     ("tokenizers/points.py:positions", READS): "points are looked up on the CPU",
     ("tokenizers/points.py:positions", FETCHES): "points are looked up on the CPU",
     ("tokenizers/points.py:positions", SENDS): "points are looked up on the CPU",
