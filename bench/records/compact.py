@@ -38,7 +38,7 @@ def compact(record: Record, described_in: str | None = None, measured_in: str | 
 
 
 def tables_beside(record: Record, shared: bool = False) -> dict[str, Table]:
-    """Tables that the compact form leaves out, by file: of what metrics are, and if `shared` of a tokenizer."""
+    """Tables that the compact form leaves out, by file: of descriptions, and if `shared` of a tokenizer."""
     tables = {DESCRIBED: _description(record), MEASURED: _measured(record) if shared else {}}
     return {file_name(table, folder): table for folder, table in tables.items() if table}
 
