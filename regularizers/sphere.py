@@ -94,6 +94,10 @@ class Sphere(Regularizer):
     distribution would depend on the device and on how a batch is split. Nothing puts samples of generators
     back onto the sphere.
 
+    kappa starts near 1.7, where a draw says little of its mean, and has to grow in training. In a short one
+    latents stay noisy whatever the weight: on digits (`vit`, batches of 64, one seed) weight 0 has a PSNR of
+    16.6, 25.2 and 32.7 dB after 400, 1,600 and 4,800 updates, where `none` has 47.8, 55.7 and 62.3.
+
     Paper: Ke & Xue, "Hyperspherical Latents Improve Continuous-Token Autoregressive Generation", 2026
     (arXiv 2509.24335; code: guolinke/SphereAR).
     """
