@@ -23,6 +23,9 @@ from ...options.words import joined, listed
 from ...records.labels import natural
 from ...records.record import Record
 from ...statistics.significance import Rank
+from .style import family
+
+MOST_IN_A_PICTURE = 40  # rows of one generator that can be read under one another
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,25 @@ class Board:
         best = [name for name, rank in ranks.items() if rank.tied and rank.basis == "seeds"]
         others = [name for name in best if name != label]
         return f", tied with {in_words(others)} (of {len(ranks)})" if label in best and others else ""
+
+    @cached_property
+    def pictured(self) -> list[Entry]:
+        """The entries that pictures show: all, or where these are too many each family's best."""
+        most = max(Counter(entry.generator for entry in self.entries).values(), default=0)
+        if most <= MOST_IN_A_PICTURE:
+            return self.entries
+        best: dict[tuple[str, str, str], Entry] = {}
+        for entry in sorted(self.entries, key=lambda entry: entry.mean):
+            best.setdefault((entry.generator, entry.tokenizer, family(entry.regularizer)), entry)
+        chosen = list(best.values())
+        return [entry for entry in self.entries if entry in chosen]
+
+    @property
+    def pictured_text(self) -> str:
+        """What methods say of the rows that their picture shows."""
+        if len(self.pictured) == len(self.entries):
+            return ""
+        return " The picture shows the best row of each family and generator; the table has all."
 
     def with_generator(self, generator: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.generator == generator]

@@ -79,9 +79,9 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Is a row's quality lost in reconstruction, in a decoder that latent noise breaks, or in latents "
         "that the generator cannot model?",
         _answer(rows, measures) + caution(board.seeds),
-        _method(measures),
+        _method(measures) + board.pictured_text,
         table_of(_line(gaps, measures) for gaps in rows),
-        _figure(rows, measures),
+        _figure([gaps for gaps in rows if gaps.entry in board.pictured], measures),
     )
 
 
@@ -194,7 +194,8 @@ def _method(measures: Measures) -> str:
 def _figure(rows: Sequence[Gaps], measures: Measures) -> Figure:
     generators = list(dict.fromkeys(g.entry.generator for g in rows))
     most = max(Counter(g.entry.generator for g in rows).values())
-    figure, axes = style.panels(len(generators), 0.75 + 0.2 * most, columns=2)
+    longest = max(len(gaps.entry.label) for gaps in rows)
+    figure, axes = style.panels(len(generators), 0.75 + 0.2 * most, columns=1 if longest > 24 else 2)
     for ax, generator in zip(axes, generators, strict=True):
         bars = [g for g in rows if g.entry.generator == generator]
         bars.sort(key=lambda g: sum(g.parts.values()))

@@ -58,7 +58,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         + (f", so without {in_words(incomplete)}" if incomplete else "")
         + f". The test is an analysis of variance of log {board.quality} by regularizer and generator. "
         "Generators share the tokenizer of a seed, so seeds within a regularizer are a factor (a split plot) "
-        "and interaction is held against what is left.",
+        "and interaction is held against what is left." + board.pictured_text,
         _table(board, ranks),
         _figure(board, ranks),
     )
@@ -195,9 +195,10 @@ def _table(board: Board, ranks: dict[str, dict[str, Rank]]) -> pd.DataFrame:
 
 def _figure(board: Board, ranks: dict[str, dict[str, Rank]]) -> Figure:
     generators = board.generators(2)
+    pictured = {entry.label for entry in board.pictured}
     relative: dict[tuple[str, str], float] = {}
     for g in generators:
-        means = {e.label: e.mean for e in board.with_generator(g)}
+        means = {e.label: e.mean for e in board.with_generator(g) if e.label in pictured}
         relative |= {(label, g): mean / min(means.values()) for label, mean in means.items()}
 
     def overall(label: str) -> float:

@@ -132,7 +132,8 @@ def _figure(trials: dict[str, list[Trial]], taken: dict[str, Trial | None], qual
         for trial in trials[name]:
             fill = style.ACCENT if trial is taken.get(name) else "white"
             edge = style.FAINT if trial.inactive else style.ACCENT
-            ax.plot(trial.mean, place, "x" if trial.inactive else "o", mfc=fill, mec=edge, ms=5)
+            above = 3 if trial is taken.get(name) else 2  # the filled point covers equal ones
+            ax.plot(trial.mean, place, "x" if trial.inactive else "o", mfc=fill, mec=edge, ms=5, zorder=above)
         chosen = taken.get(name)
         if chosen is not None and chosen.options:
             style.write(ax, chosen.mean, place, ", ".join(chosen.options.values()), size=5.5)

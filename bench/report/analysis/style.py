@@ -37,6 +37,7 @@ MARKERS = "osD^vPXp<>hd"
 WIDTH = 6.4  # inches
 SMALL = 7.5  # points
 MOST_ROWS = 12  # in a legend
+LEADING = 1.25  # of labels in a margin: the distance of their lines, over their size
 
 
 class Style(NamedTuple):
@@ -114,6 +115,36 @@ def write(ax: Axes, x: float, y: float, text: str, size: float = SMALL) -> None:
     """Writes a text beside a point."""
     options: dict[str, Any] = {"color": INK, "fontsize": size, "parse_math": False}
     ax.annotate(text, (x, y), xytext=(4, 3), textcoords="offset points", **options)
+
+
+def write_in_margin(ax: Axes, places: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+    """Names points on the right of a panel, one under the other, with a line from each name to its point.
+
+    The panel's limits and scales must be set before.
+    """
+    spec = ax.get_subplotspec()
+    lines = spec.get_gridspec().nrows if spec else 1
+    points_high = 0.7 * 72 * ax.figure.get_figheight() / lines  # the rest is title, axis and legend
+    step = LEADING * SMALL / points_high
+    to_axes = (ax.transData + ax.transAxes.inverted()).transform
+    named = sorted(zip(places, texts, strict=True), key=lambda pair: -pair[0][1])
+    heights: list[float] = []
+    for place, _ in named:
+        heights.append(min(to_axes(place)[1], heights[-1] - step if heights else 1.0))
+    up = max(-heights[-1], 0.0) if heights else 0.0  # no name stands under the panel
+    for (place, text), height in zip(named, heights, strict=True):
+        ax.annotate(
+            text,
+            place,
+            xytext=(1.02, height + up),
+            textcoords="axes fraction",
+            annotation_clip=False,
+            va="center",
+            color=INK,
+            fontsize=SMALL,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.4, "shrinkA": 0, "shrinkB": 3},
+        )
 
 
 def key(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int = 5) -> None:
