@@ -71,10 +71,14 @@ def open_plan(
 
 
 def contents(opened: OpenPlan) -> Iterator[Text]:
-    """The datasets of the chosen cells in words: `images: 48 train + 16 val images; 2 classes: …`; notes."""
+    """The cells' datasets, `images: 48 train + 16 val images; 2 classes: …`, skipped rows and notes."""
+    from ..plan.plan import skipped_lines
+
     for label in dict.fromkeys(cell.dataset for cell in opened.cells):
         for line in opened.plan.descriptions[label]:
             yield Text(f"{label}: {line}")
+    for line in skipped_lines(opened.cells):
+        yield Text(line)
     for note in opened.notes:
         yield Text(f"note: {note}")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import registry
-from ..options.words import listed
 from .console import UsageError, out, plain_table, print_json
 from .open_plan import contents, headline, open_plan
 from .safe_text import Text
@@ -117,9 +116,6 @@ def _print_plan(opened: OpenPlan, costs: Forecast, cached: int, by_stage: bool, 
         for row in rows:
             table.add_row(*map(Text, row))
         out.print(table)
-    for reason in dict.fromkeys(cell.skipped for cell in opened.cells if cell.skipped):
-        names = [cell.name for cell in opened.cells if cell.skipped == reason]
-        out.print(Text(f"skipped: {listed(names, 1)}: {reason}"), soft_wrap=True)
     for sentence in costs.sentences(jobs):
         out.print(Text(sentence), soft_wrap=True)
     for line in (*contents(opened), headline(opened, cached)):

@@ -47,7 +47,6 @@ class Display(Watcher):
         self.console, self.total, self.finished, self.quiet = console, total, cached, quiet
         self.jobs, self.page = workers, page
         self.began: dict[str, float] = {}
-        self.skipped: set[str | None] = set()  # reasons
         self.traces: list[str] = []  # of failed stages
         self.time: TimeToGo | None = None
         self.first: Round | None = None  # the first comparison, until it is complete
@@ -119,14 +118,12 @@ class Display(Watcher):
                 self._line(f"FAILED {stage.kind:<9} {stage.label}: {event.text}  {count}", always=True)
 
     def cell(self, cell: Cell, record: Record) -> None:
-        """Shows a finished cell; of cells that are skipped for the same reason, only the first."""
+        """Shows a finished cell; skipped ones are told before the run begins."""
         self.records[record.key] = record
         if self.live and time.monotonic() >= self.table_due:
             self._make_table()
         if record.status == "skipped":
-            if record.reason in self.skipped:
-                return
-            self.skipped.add(record.reason)
+            return
         if self.live or record.status != "done":
             reason = f": {record.reason}" if record.reason else ""
             if self.live:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..api import Dataset, FeatureExtractor, Generator, ReferenceSource, Regularizer, Tokenizer
+from ..leaderboard.numbers import plural
+from ..options.words import listed
+from ..records.labels import without_name
 from ..store.stage import Stage, digest
 
 PROBE = "step="  # before the step, in the name of a snapshot's scores
@@ -96,3 +99,22 @@ class Plan:
         """The stages behind these cells, in plan order."""
         scores = [stage for cell in cells for stage in cell.scores.values()]
         return [self.stages[stage] for stage in self.ancestors(scores)]
+
+
+def skipped_lines(cells: Iterable[Cell]) -> list[str]:
+    """A line for each reason, whatever regularizer it names.
+
+    `skipped: vit · none, kl, eq and 23 more · joint, 78 cells: the regularizer has no generator of its own`
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.skipped is not None:
+            groups.setdefault(without_name(cell.skipped, cell.regularizer), []).append(cell)
+    lines = []
+    for reason, group in groups.items():
+        axes = ([getattr(cell, axis) for cell in group] for axis in ("tokenizer", "regularizer", "generator"))
+        rows = " · ".join(listed(list(dict.fromkeys(labels)), 3) for labels in axes)
+        reasons = {cell.skipped for cell in group}
+        shown = group[0].skipped if len(reasons) == 1 else reason
+        lines.append(f"skipped: {rows}, {plural(len(group), 'cell')}: {shown}")
+    return lines

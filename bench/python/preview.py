@@ -11,7 +11,7 @@ from ..engine.open_plan import OpenPlan
 from ..leaderboard.numbers import plural
 from ..plan.cost import ACCELERATORS
 from ..plan.forecast import HEADER, Forecast, forecast, span
-from ..plan.plan import Cell
+from ..plan.plan import Cell, skipped_lines
 from .opening import ArgumentError, MatrixLike, opened
 from .tables import html_table
 
@@ -65,12 +65,7 @@ class Preview:
 
     @property
     def _notes(self) -> list[str]:
-        reasons: dict[str, int] = {}
-        for cell in self.cells:
-            if cell.skipped:
-                reasons[cell.skipped] = reasons.get(cell.skipped, 0) + 1
-        skipped = (f"skipped: {count}: {why}" for why, count in reasons.items())
-        return [*self._costs.sentences(), *skipped, *self._plan.notes]
+        return [*self._costs.sentences(), *skipped_lines(self.cells), *self._plan.notes]
 
     def __repr__(self) -> str:
         from tabulate import tabulate

@@ -24,6 +24,13 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(pieces) if p]
 
 
+def without_name(reason: str, regularizer: str) -> str:
+    """A cell's reason with "the regularizer" for its regularizer's name: that of other cells is the same."""
+    if not regularizer:
+        return reason
+    return re.sub(rf"(?<!\w){re.escape(regularizer)}(?!\w)", "the regularizer", reason)
+
+
 def slug(text: str, keep: str = "._=+-", fill: str = "_") -> str:
     """The text with `fill` for each run of characters other than ASCII letters, digits and those to keep."""
     return re.sub(f"[^A-Za-z0-9{re.escape(keep)}]+", fill, text)

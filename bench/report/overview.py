@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..leaderboard.results import Results
 from ..leaderboard.rows import LABELS, tokenizer_seed
 from ..options.words import joined, listed
 from ..records.generators import JOINT
-from ..records.labels import natural
+from ..records.labels import natural, without_name
 from ..records.record import Record
 from .places import LOCK
 from .verdict import Verdict, verdicts
@@ -185,10 +184,7 @@ def unfinished_lines(records: Iterable[Record]) -> list[str]:
     groups: dict[tuple[str, str], list[Unfinished]] = {}
     for one in unfinished(records):
         name = dict(zip(LABELS, one.labels, strict=True))["regularizer"]
-        reason = (
-            re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the regularizer", one.reason) if name else one.reason
-        )
-        groups.setdefault((one.status, reason), []).append(one)
+        groups.setdefault((one.status, without_name(one.reason, name)), []).append(one)
     lines = []
     for (status, reason), of_group in groups.items():
         reasons = {one.reason for one in of_group}

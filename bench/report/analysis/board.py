@@ -145,7 +145,7 @@ class Board:
 
     @property
     def pictured_text(self) -> str:
-        """What methods say of the rows that their picture shows."""
+        """A sentence about the rows that pictures leave out; empty if they show all."""
         if len(self.pictured) == len(self.entries):
             return ""
         return " The picture shows the best row of each family and generator; the table has all."

@@ -283,8 +283,11 @@ def _scatter(
     fronts: dict[str, list[str]],
     column: Column,
 ) -> Figure:
-    figure, axes = style.panels(len(generators), 2.3)
     looks = style.row_looks(e.regularizer for e, _ in placed)
+    families = {style.family(row) for row in looks}
+    if len(families) > style.MOST_ROWS:
+        return _scatter_of_many(placed, generators, fronts, column)
+    figure, axes = style.panels(len(generators), 2.3)
     for ax, generator in zip(axes, generators, strict=True):
         group = [(e, x) for e, x in placed if e.generator == generator]
         for entry, x in group:
@@ -296,4 +299,20 @@ def _scatter(
         style.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
     names = {name: {**look, "linestyle": ""} for name, look in looks.items()}
     style.row_key(figure, names, **{"filled: nothing cheaper is as good": {"ls": ""}})
+    return figure
+
+
+def _scatter_of_many(
+    placed: Sequence[tuple[Entry, float]],
+    generators: Sequence[str],
+    fronts: dict[str, list[str]],
+    column: Column,
+) -> Figure:
+    figure, axes = style.panels_of_many(len(generators), [e.label for e, _ in placed])
+    for ax, generator in zip(axes, generators, strict=True):
+        group = [(e, x) for e, x in placed if e.generator == generator]
+        dots = [style.Dot(e.label, x, e.mean, yerr=e.value.std) for e, x in group]
+        style.draw_many(ax, dots, fronts[generator])
+        style.captions(ax, generator, "training TFLOP", f"{column.name} ↓")
+    style.key_of_many(figure, "nothing cheaper is as good")
     return figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -232,12 +231,23 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
         named = group if len(group) <= 10 else [p for path in paths(group) for p in (path[0], path[-1])]
         for point, on in zip(group, mask, strict=True):
             look, entry = by_family[point.family], point.entry
-            fill = look.colour if on else "none"
-            _draw_point(ax, point, x, fmt=look.marker, color=look.colour, mfc=fill, ms=5.5)
+            xerr, yerr = _stds(point, x)
+            ax.errorbar(
+                sign * point.x,
+                point.y,
+                yerr=yerr,
+                xerr=xerr,
+                fmt=look.marker,
+                color=look.colour,
+                markerfacecolor=look.colour if on else "none",
+                markersize=5.5,
+                elinewidth=0.8,
+            )
             if point in named:
                 options = ", ".join(options_in(entry.regularizer).values())  # the colour shows the family
                 style.write(ax, sign * point.x, point.y, options)
-        _scales(ax, group, 10)
+        style.logarithmic(ax, "y", [p.y for p in group])
+        _scale(ax, group, 10)
         ax.margins(x=0.15)
         style.captions(ax, generator, f"{x.name} {x.better}", f"{column.name} ↓")
     looks = {name: {"color": s.colour, "marker": s.marker, "ls": ""} for name, s in by_family.items()}
@@ -247,24 +257,16 @@ def _figure(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figur
 
 
 def _figure_of_many(grouped: dict[str, list[Point]], x: Column, column: Column) -> Figure:
-    """The picture for more families than colours can tell apart: the front and `none` have names."""
-    longest = max(len(p.entry.label) for group in grouped.values() for p in group)
-    figure, axes = style.panels(len(grouped), 2.8, columns=1 if longest > 24 else 2)
-    figure.set_figwidth(1.15 * style.WIDTH)
+    labels = [p.entry.label for group in grouped.values() for p in group]
+    figure, axes = style.panels_of_many(len(grouped), labels)
     sign = _sign(x)
     for ax, (generator, group) in zip(axes, grouped.items(), strict=True):
         mask = _draw_front(ax, group, sign)
-        for point, on in zip(group, mask, strict=True):
-            colour = style.ACCENT if on else style.INK if point.family == "none" else style.FAINT
-            fill, size = (colour, 4.5) if on else ("none", 3.5)
-            _draw_point(ax, point, x, fmt="o", color=colour, mfc=fill, ms=size)
-        _scales(ax, group, 2)
-        named = [p for p, on in zip(group, mask, strict=True) if on or p.family == "none"]
-        style.write_in_margin(ax, [(sign * p.x, p.y) for p in named], [p.entry.label for p in named])
+        dots = [style.Dot(p.entry.label, sign * p.x, p.y, *_stds(p, x)) for p in group]
+        style.draw_many(ax, dots, {p.entry.label for p, on in zip(group, mask, strict=True) if on})
+        _scale(ax, group, 2)
         style.captions(ax, generator, f"{x.name} {x.better}", f"{column.name} ↓")
-    front_look = {"color": style.ACCENT, "marker": "o", "ls": ":"}
-    other_look = {"color": style.FAINT, "marker": "o", "ls": "", "markerfacecolor": "none"}
-    style.key(figure, {"on the front: no row is better in both": front_look, "others": other_look})
+    style.key_of_many(figure, "on the front: no row is better in both")
     return figure
 
 
@@ -277,15 +279,13 @@ def _draw_front(ax: Axes, group: Sequence[Point], sign: float) -> np.ndarray:
     return mask
 
 
-def _draw_point(ax: Axes, point: Point, x: Column, **look: Any) -> None:
-    """Draws a point with the standard deviations over its seeds."""
-    stds = {"xerr": point.entry.row.values[x].std, "yerr": point.entry.value.std}
-    ax.errorbar(_sign(x) * point.x, point.y, **stds, **look, elinewidth=0.8)
+def _stds(point: Point, x: Column) -> tuple[float | None, float | None]:
+    """The standard deviations over seeds of a point's x and y."""
+    return point.entry.row.values[x].std, point.entry.value.std
 
 
-def _scales(ax: Axes, group: Sequence[Point], wide: float) -> None:
-    """Makes y logarithmic, and x if its largest value is more than `wide` times the least."""
+def _scale(ax: Axes, group: Sequence[Point], wide: float) -> None:
+    """Makes x logarithmic if its largest value is more than `wide` times the least."""
     xs = [p.x for p in group]
-    style.logarithmic(ax, "y", [p.y for p in group])
     if min(xs) > 0 and max(xs) > wide * min(xs):
         style.logarithmic(ax, "x", xs)

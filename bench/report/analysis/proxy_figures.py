@@ -18,7 +18,7 @@ from .proxy_signals import POOLED, Quality, Signal
 
 SHOWN = 22  # signals in the overview
 SCATTERS = 2  # signals with a figure of their own in a report
-TINY = 5.5  # points: names in panels of so many families that some look alike
+NAMED = 8  # rows that have names in a picture of many rows
 
 
 def overview(fidelities: Sequence[Fidelity], target: str) -> Figure:
@@ -92,15 +92,26 @@ class Panel(NamedTuple):
 
 
 def _scatter(name: str, drawn: Sequence[Panel], quality: str) -> Figure:
-    many = len({style.family(_regularizer(label)) for p in drawn for label in p.quality.labels()})
-    figure, axes = style.panels(len(drawn), 2.0 if many <= style.MOST_ROWS else 2.6)
     rows = [_regularizer(label) for panel in drawn for label in panel.quality.labels()]
     looks = style.row_looks(rows)
+    many = len({style.family(row) for row in rows}) > style.MOST_ROWS
+    figure, axes = style.panels_of_many(len(drawn), rows) if many else style.panels(len(drawn), 2.0)
     for ax, panel in zip(axes, drawn, strict=True):
-        _points(ax, panel, looks)
+        points = _points(panel)
+        if many:
+            best = sorted(points, key=lambda point: point.y.mean())[:NAMED]
+            dots = [style.Dot(p.row, p.x.mean(), p.y.mean(), _spread(p.x), _spread(p.y)) for p in points]
+            style.draw_many(ax, dots, {point.row for point in best})
+        else:
+            _draw(ax, points, looks)
+        if panel.signal.logarithmic:
+            _make_logarithmic(ax, "x", [p.x for p in points])
         arrow = {1.0: " ↑", -1.0: " ↓", None: ""}[panel.signal.sign]
         style.captions(ax, _title(panel), name + arrow, f"{quality} ↓")
-    style.row_key(figure, looks)
+    if many:
+        style.key_of_many(figure, f"the {NAMED} of the lowest {quality}")
+    else:
+        style.row_key(figure, looks)
     return figure
 
 
@@ -110,24 +121,39 @@ def _title(panel: Panel) -> str:
     return f"{panel.title}\nτ = {tau.value:.2f}{between}"
 
 
-def _points(ax: Axes, panel: Panel, looks: dict[str, dict[str, Any]]) -> None:
-    """The means of rows, with bars from the lowest to the highest seed; rows with a bound are left out."""
+class Point(NamedTuple):
+    """A row of a panel: its regularizer, and its numbers by seed."""
+
+    row: str
+    x: Array
+    y: Array
+
+
+def _points(panel: Panel) -> list[Point]:
+    """The rows that have both numbers; rows with a bound are left out."""
     quality, signal = panel.quality, panel.signal
     known = set(signal.labels())
-    points: list[tuple[str, Array, Array]] = []
+    points = []
     for label in (label for label in quality.labels() if label in known):
         x, y = (np.array(list(part[label].values())) for part in (signal.parts[0], quality.parts[0]))
         if np.isfinite(x).all() and np.isfinite(y).all():
-            points.append((label, x, y))
-    for label, x, y in points:
-        look: dict[str, Any] = {**looks[_regularizer(label)], "linestyle": "", "markersize": 5}
+            points.append(Point(_regularizer(label), x, y))
+    return points
+
+
+def _draw(ax: Axes, points: Sequence[Point], looks: dict[str, dict[str, Any]]) -> None:
+    """Draws the means of rows, with bars from the lowest to the highest seed."""
+    for row, x, y in points:
+        look: dict[str, Any] = {**looks[row], "linestyle": "", "markersize": 5}
         ax.errorbar(x.mean(), y.mean(), xerr=_spread(x), yerr=_spread(y), elinewidth=0.8, **look)
-        if len(looks) > style.MOST_ROWS:
-            style.write(ax, x.mean(), y.mean(), _regularizer(label), TINY)
-    for which, place in (("x", 0), ("y", 1)):
-        values = np.concatenate([seeds[place] for _, *seeds in points] or [np.zeros(1)])
-        if (which == "y" or signal.logarithmic) and values.min() > 0:
-            style.logarithmic(ax, which, values.tolist())
+    _make_logarithmic(ax, "y", [p.y for p in points])
+
+
+def _make_logarithmic(ax: Axes, which: str, values: Sequence[Array]) -> None:
+    """Makes an axis logarithmic if all of its values are positive."""
+    flat = np.concatenate(values) if values else np.zeros(1)
+    if flat.min() > 0:
+        style.logarithmic(ax, which, flat.tolist())
 
 
 def _spread(values: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ MARKERS = "osD^vPXp<>hd"
 WIDTH = 6.4  # inches
 SMALL = 7.5  # points
 MOST_ROWS = 12  # in a legend
+OF_MANY = 2.8  # inches: the height of a panel with many rows
 LEADING = 1.25  # of labels in a margin: the distance of their lines, over their size
 
 
@@ -117,15 +118,50 @@ def write(ax: Axes, x: float, y: float, text: str, size: float = SMALL) -> None:
     ax.annotate(text, (x, y), xytext=(4, 3), textcoords="offset points", **options)
 
 
-def write_in_margin(ax: Axes, places: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
-    """Names points on the right of a panel, one under the other, with a line from each name to its point.
+class Dot(NamedTuple):
+    """A row in a picture of many rows: its label, and its place with bars as `errorbar` takes them."""
 
-    The panel's limits and scales must be set before.
+    label: str
+    x: float
+    y: float
+    xerr: Any = None
+    yerr: Any = None
+
+
+def panels_of_many(count: int, labels: Iterable[str]) -> tuple[Figure, list[Axes]]:
+    """The panels of `draw_many`, with room for names beside them."""
+    longest = max(map(len, labels))
+    figure, axes = panels(count, OF_MANY, columns=1 if longest > 24 else 2)
+    figure.set_figwidth(1.15 * WIDTH)
+    return figure, axes
+
+
+def draw_many(ax: Axes, dots: Sequence[Dot], filled: Collection[str]) -> None:
+    """Draws more rows than colours can tell apart, y logarithmic; the filled ones and `none` have names."""
+    logarithmic(ax, "y", [dot.y for dot in dots])
+    named = []
+    for dot in dots:
+        on, control = dot.label in filled, dot.label.rpartition(" · ")[2] == "none"
+        colour = ACCENT if on else INK if control else FAINT
+        look: dict[str, Any] = {"color": colour, "mfc": colour if on else "none", "ms": 4.5 if on else 3.5}
+        ax.errorbar(dot.x, dot.y, dot.yerr, dot.xerr, fmt="o", elinewidth=0.8, **look)
+        if on or control:
+            named.append(dot)
+    write_in_margin(ax, [(dot.x, dot.y) for dot in named], [dot.label for dot in named])
+
+
+def key_of_many(figure: Figure, filled: str) -> None:
+    """Draws the legend of `draw_many`, which says what the filled rows are."""
+    look: dict[str, Any] = {"marker": "o", "ls": ""}
+    key(figure, {filled: {**look, "color": ACCENT}, "others": {**look, "color": FAINT, "mfc": "none"}})
+
+
+def write_in_margin(ax: Axes, places: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+    """Names points of a panel of many rows on its right, one under the other, with lines to the points.
+
+    The limits and the scale of y must be set before.
     """
-    spec = ax.get_subplotspec()
-    lines = spec.get_gridspec().nrows if spec else 1
-    points_high = 0.7 * 72 * ax.figure.get_figheight() / lines  # the rest is title, axis and legend
-    step = LEADING * SMALL / points_high
+    step = LEADING * SMALL / (72 * OF_MANY * 0.7)  # the rest of a panel's height is its title and axis
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     named = sorted(zip(places, texts, strict=True), key=lambda pair: -pair[0][1])
     heights: list[float] = []
