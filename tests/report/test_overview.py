@@ -159,11 +159,11 @@ def test_cells_that_were_skipped_for_one_reason_are_one_line(reasons, line):
 
 
 def test_a_committed_study_is_told_without_its_page():
-    folder = Path(__file__).parents[2] / "results/studies/strength"
+    folder = Path(__file__).parents[2] / "results/studies/methods"
     from latentbench.bench.records.files import read_records
 
     first = of(read_records(folder / "records"), [folder])
-    assert first.answer.startswith("By gFD[effnet_lite0], lightningdit works best with")
+    assert first.answer.startswith("By gFD[effnet_lite2], lightningdit works best with")
     assert first.command and first.date and len(first.commit) == 7
 
 
