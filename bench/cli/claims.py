@@ -19,24 +19,29 @@ def claims(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Write claims.csv and claims.png there."),
+        typer.Option("-o", "--output", metavar="DIR", help="Write tables and figures there."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Test claims that were written before a run, together.
+    """Test claims that were written before a run, together, and the predictors that were named with them.
 
     FILE is YAML; results folders in it are relative to its own folder:
 
     claims: [{paper: SimFlow, claim: noise helps a flow, better: {regularizer: fixed_variance, generator:
     tarflow}, than: {regularizer: none, generator: tarflow}}]
+
+    proxies: [{paper: iFID, number: iFD, better: lower, rows: {generator: lightningdit|tarflow}}]
     """
-    from ..tools.planned_claims import finding, outcomes_of
+    from ..tools import planned_claims, planned_proxies
 
     with as_usage_errors(OSError):
-        found = finding(outcomes_of(file))
+        stated, proxies = planned_claims.read_planned(file)
+        found = [planned_claims.finding(planned_claims.outcomes_of(file, stated))]
+        if proxies:
+            found.append(planned_proxies.finding(planned_proxies.outcomes_of(proxies, file.parent)))
     if as_json:
-        print_json(finding_json(str(file), found))
+        print_json([finding_json(str(file), one) for one in found])
     else:
-        print(escape_control_characters(finding_text(str(file), found)))
+        print("\n\n".join(escape_control_characters(finding_text(str(file), one)) for one in found))
     if output is not None:
-        write_and_name(output, [found], as_json)
+        write_and_name(output, found, as_json)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..leaderboard.numbers import plural
 from ..leaderboard.ranking import comparable, on_shared_images
 from ..leaderboard.rows import Column
 from ..matrix.yaml_text import Document, MatrixError, Problem, parse, read
@@ -26,14 +27,16 @@ from ..report.analysis import style
 from ..report.analysis.board import Board, Entry, by_seed, column_text, spread, table_of
 from ..report.analysis.findings import Finding
 from ..statistics.significance import ALPHA, difference, holm
+from . import planned_proxies
+from .planned_proxies import COLOURS, Proxy, counted
 
 GAIN = 0.05  # a claim fails if the interval leaves out a gain of this share of the distance
+LISTS = ["claims", "proxies"]
 TEXTS, SIDES = ("paper", "claim"), ("better", "than")
 AXES = ("tokenizer", "regularizer", "generator")
 EXAMPLE = (
     "claims: [{paper: …, claim: …, better: {regularizer: kl, generator: mar}, than: {regularizer: none, …}}]"
 )
-COLOURS = {"holds": "#009e73", "fails": "#d55e00", "can't be told": style.FAINT}
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Side(NamedTuple):
     absent: str
 
 
-def read_claims(file: Path) -> list[Claim]:
-    """The claims of a YAML file: `claims`, a list of mappings with `paper`, `claim`, `better` and `than`.
+def read_planned(file: Path) -> tuple[list[Claim], list[Proxy]]:
+    """The claims of a YAML file, and its proxies if there are any: two lists of mappings.
 
     Raises:
         MatrixError: with all of the file's problems and their lines.
@@ -90,10 +93,11 @@ def read_claims(file: Path) -> list[Claim]:
     problems = [
         *document.problems,
         *(
-            document.problem((key,), unknown("key", key, ["claims"]), True)
+            document.problem((key,), unknown("key", key, LISTS), True)
             for key in document.data
-            if key != "claims"
+            if key not in LISTS
         ),
+        *planned_proxies.problems_of(document),
     ]
     if not isinstance(claims, list) or not claims:
         problems.append(document.problem(("claims",), f"claims must be a list such as `{EXAMPLE}`"))
@@ -102,7 +106,10 @@ def read_claims(file: Path) -> list[Claim]:
         problems += _problems(document, claim, ("claims", number))
     if problems:
         raise MatrixError(problems)
-    return [Claim(str(c["paper"]), str(c["claim"]), c["better"], c["than"]) for c in claims]
+    return (
+        [Claim(str(c["paper"]), str(c["claim"]), c["better"], c["than"]) for c in claims],
+        [Proxy(**proxy) for proxy in document.data.get("proxies", [])],
+    )
 
 
 def _problems(document: Document, claim: Any, trail: tuple[str | int, ...]) -> list[Problem]:
@@ -131,17 +138,17 @@ def _problems(document: Document, claim: Any, trail: tuple[str | int, ...]) -> l
     return problems
 
 
-def outcomes_of(file: Path) -> list[Outcome]:
+def outcomes_of(file: Path, claims: Sequence[Claim]) -> list[Outcome]:
     """The outcome of each claim of a file, with the rows of the results folders that it names.
 
     A side without `results` is in the folder of the file. The error of a difference is that of ranks: it is
     pooled over all rows of the generator, if both sides have the same one.
 
     Raises:
-        MatrixError: the file has problems, or a side fits several rows.
+        MatrixError: a side fits several rows.
         RecordError: a results folder can't be read.
     """
-    claims, boards = read_claims(file), dict[Path, Board | None]()
+    boards: dict[Path, Board | None] = {}
     outcomes = []
     for number, claim in enumerate(claims):
         sides: list[Side] = []
@@ -205,14 +212,12 @@ def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
     """The outcomes as an analysis: an answer, a table and a figure."""
-    counts = {verdict: sum(o.verdict == verdict for o in outcomes) for verdict in (*COLOURS, "not run")}
-    told = [f"{count} {_plural(verdict, count)}" for verdict, count in counts.items() if count]
     measure = " or ".join(sorted({column_text(o.column) for o in outcomes if o.column})) or "distance"
     return Finding(
         "claims",
         "Claims that were written before the run",
         "Which claims hold here?",
-        f"Of {len(outcomes)} claims {', '.join(told)}.",
+        f"Of {plural(len(outcomes), 'claim')} {counted([outcome.verdict for outcome in outcomes])}.",
         f"A claim is that one row has a lower {measure} than another, each at its "
         "chosen guidance. The gain is a share of the other's mean, with a 95 % interval of this comparison "
         "alone; p has Holm's correction over all claims of the file. Errors are those of ranks: of paired "
@@ -222,10 +227,6 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         _figure([o for o in outcomes if o.verdict in COLOURS]),
         shown=("paper", "claim", "better", "than", "gain, %", "from", "to", "p", "here"),
     )
-
-
-def _plural(verdict: str, count: int) -> str:
-    return {"holds": "hold", "fails": "fail"}.get(verdict, verdict) if count > 1 else verdict
 
 
 def _line(outcome: Outcome) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from latentbench.bench.cli import app
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.records.files import write_record
 from latentbench.bench.records.record import Record
-from latentbench.bench.tools.planned_claims import finding, outcomes_of, read_claims
+from latentbench.bench.tools.planned_claims import finding, outcomes_of, read_planned
 
 ROWS = {
     ("none", "mar"): (30.0, 33.0, 31.5),
@@ -36,6 +36,10 @@ def results(tmp_path):
     return tmp_path
 
 
+def outcomes(file):
+    return outcomes_of(file, read_planned(file)[0])
+
+
 def claims(folder, *sides):
     """A file of claims that (regularizer, generator) is better than another."""
     lines = ["claims:"]
@@ -57,10 +61,10 @@ def test_claims_hold_fail_or_stay_open_and_are_corrected_together(results):
         [("vf", "mar"), ("none", "mar")],
         [("eq", "mar"), ("none", "mar")],
     )
-    outcomes = outcomes_of(claims(results, *rows, [("lzn", "mar"), ("none", "mar")]))
-    assert [outcome.verdict for outcome in outcomes] == ["holds", "can't be told", "fails", "not run"]
-    alone = [outcome.alone for outcome in outcomes[:3]]
-    np.testing.assert_allclose([o.p for o in outcomes[:3]], multipletests(alone, method="holm")[1])
+    found = outcomes(claims(results, *rows, [("lzn", "mar"), ("none", "mar")]))
+    assert [outcome.verdict for outcome in found] == ["holds", "can't be told", "fails", "not run"]
+    alone = [outcome.alone for outcome in found[:3]]
+    np.testing.assert_allclose([o.p for o in found[:3]], multipletests(alone, method="holm")[1])
     # The error is pooled over the four rows of the generator: a two-way layout of logarithms.
     table = np.log([ROWS[key] for key in ROWS if key[1] == "mar"])
     residuals = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
@@ -68,11 +72,11 @@ def test_claims_hold_fail_or_stay_open_and_are_corrected_together(results):
     effect = np.mean(np.log(ROWS["vf", "mar"])) - np.mean(np.log(ROWS["none", "mar"]))
     half = scipy.stats.t.ppf(0.975, df) * error
     expected = [1 - np.exp(effect + shift) for shift in (0, half, -half)]
-    np.testing.assert_allclose([outcomes[1].gain, outcomes[1].low, outcomes[1].high], expected)
+    np.testing.assert_allclose([found[1].gain, found[1].low, found[1].high], expected)
 
 
 def test_rows_of_two_generators_are_compared_by_their_own_seeds(results):
-    [outcome] = outcomes_of(claims(results, [("kl", "mar"), ("kl", "gaussian")]))
+    [outcome] = outcomes(claims(results, [("kl", "mar"), ("kl", "gaussian")]))
     expected = scipy.stats.ttest_rel(np.log(ROWS["kl", "mar"]), np.log(ROWS["kl", "gaussian"]))
     low, high = expected.confidence_interval()
     np.testing.assert_allclose(outcome.alone, expected.pvalue)
@@ -85,16 +89,16 @@ def test_the_command_prints_the_verdicts_and_writes_a_table_and_a_figure(results
     assert done.exit_code == 0, done.output
     assert "Of 2 claims 1 holds, 1 fails." in done.output
     assert {path.name for path in (results / "out").iterdir()} == {"claims.csv", "claims.png"}
-    shown = json.loads(CliRunner().invoke(app, ["claims", str(file), "--json"]).stdout)
+    [shown] = json.loads(CliRunner().invoke(app, ["claims", str(file), "--json"]).stdout)
     assert [line["here"] for line in shown["table"]] == ["holds", "fails"]
     assert shown["table"][0]["seeds, than"] == 3
 
 
 def test_a_claim_that_was_not_run_says_what_is_not_there(results):
-    [outcome] = outcomes_of(claims(results, [("k1", "mar"), ("none", "mar")]))
+    [outcome] = outcomes(claims(results, [("k1", "mar"), ("none", "mar")]))
     assert outcome.why == "run has no row k1 · mar"
     (results / "run").rename(results / "elsewhere")
-    [outcome] = outcomes_of(results / "claims.yaml")
+    [outcome] = outcomes(results / "claims.yaml")
     assert outcome.why == "no records in run"
     assert finding([outcome]).table["here"].tolist() == ["not run: no records in run"]
 
@@ -103,7 +107,7 @@ def test_a_side_that_fits_several_rows_names_them(results):
     with pytest.raises(
         MatrixError, match=r"claim 1: better: \* · mar fits 4 rows: vit · eq · mar; vit · kl · mar"
     ):
-        outcomes_of(claims(results, [("'*'", "mar"), ("none", "mar")]))
+        outcomes(claims(results, [("'*'", "mar"), ("none", "mar")]))
 
 
 @pytest.mark.parametrize(
@@ -128,4 +132,4 @@ def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path, text, problem):
     file = tmp_path / "c.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(MatrixError, match=problem):
-        read_claims(file)
+        read_planned(file)
