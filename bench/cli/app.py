@@ -1,6 +1,6 @@
 """The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compact`,
-`compare`, `claims`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`, `doctor`,
-`clean`.
+`compare`, `claims`, `power`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`,
+`doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check or `reproduce` did; 2 usage or
 matrix error; 3 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N,
@@ -26,6 +26,7 @@ from .init import init
 from .leaderboards import leaderboards, reproduce, submit
 from .parts import info, list_parts
 from .plan import plan
+from .power import power
 from .proxies import proxies
 from .results import audit, compact, compare, merge, report
 from .run import run
@@ -62,6 +63,7 @@ app.command()(merge)
 app.command()(compact)
 app.command()(compare)
 app.command()(claims)
+app.command()(power)
 app.command()(proxies)
 app.command()(submit)
 app.command()(leaderboards)

@@ -31,6 +31,18 @@ def detectable(rows: Sequence[Observations], shared: bool, comparisons: int | No
     return float(np.median(tests.errors[known]) * shift)
 
 
+def smallest_difference(deviation: float, rows: int, seeds: int, comparisons: int | None = None) -> float:
+    """The difference that two rows need to be told apart with 80 % power at 5 %, before a study is run.
+
+    Args:
+        deviation: the standard deviation of one row over seeds, pooled over rows.
+        rows: the number of rows that are ranked together, each with as many seeds, at least two.
+        comparisons: those that the 5 % are divided by; by default all pairs of rows.
+    """
+    shift = _noncentrality((rows - 1) * (seeds - 1), ALPHA / (comparisons or comb(rows, 2)))
+    return deviation * float(np.sqrt(2 / seeds)) * shift
+
+
 def seeds_needed(
     a: Observations, b: Observations, shared: bool, among: Sequence[Observations] = ()
 ) -> int | None:

@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "holds", "fails", "can't be told", or "not measured"."""
+        """One of "holds", "fails", "can't be told" and "not measured"."""
         if self.why:
             return "not measured"
         if self.tau.value > 0 and self.p < ALPHA:
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def problems_of(document: Document) -> list[Problem]:
-    """What is wrong with the document's `proxies`, a list of mappings as `EXAMPLE`; absent, nothing is."""
+    """The problems of the document's `proxies`, which are a list of mappings as `EXAMPLE`, or absent."""
     proxies = document.data.get("proxies", [])
     if not isinstance(proxies, list):
         return [document.problem(("proxies",), f"proxies must be a list of mappings such as `{EXAMPLE}`")]
