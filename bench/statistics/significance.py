@@ -94,23 +94,34 @@ def difference(
     return Difference(gap, low, high, p, common, basis)
 
 
-def ranks(rows: Sequence[Observations], higher: bool, shared: bool, level: float = 0.95) -> list[Rank]:
+def ranks(
+    rows: Sequence[Observations],
+    higher: bool,
+    shared: bool,
+    level: float = 0.95,
+    among: Sequence[Observations] = (),
+) -> list[Rank]:
     """The ranks of rows that have an observation each; all differences are tested together (Holm, 1979).
 
     A row's rank is 1 + the number of rows that are significantly better, to k - the number of those that are
     significantly worse. A row with one unit where others have more is neither better nor worse than any, so
     that it widens their ranks: it may be before and after each of them.
+
+    Args:
+        among: more rows, these with them, from which the error is estimated; only these are tested.
     """
-    pairs, k = pairs_of(rows, shared), len(rows)
-    tests = pairs.tests()
+    pairs, k = pairs_of(among or rows, shared), len(rows)
+    chosen = [among.index(row) for row in rows] if among else list(range(k))
+    tests, bases = pairs.tests(), pairs.bases
+    p, differences = (table[np.ix_(chosen, chosen)] for table in (tests.p, tests.differences))
     separate = np.zeros((k, k), dtype=bool)
     upper = np.triu_indices(k, 1)
-    separate[upper] = holm(tests.p[upper]) <= 1 - level
+    separate[upper] = holm(p[upper]) <= 1 - level
     separate |= separate.T
-    better = separate & (tests.differences > 0 if higher else tests.differences < 0)  # [i, j]: j than i
+    better = separate & (differences > 0 if higher else differences < 0)  # [i, j]: j than i
     return [
-        Rank(int(1 + better[i].sum()), int(k - better[:, i].sum()), not better[i].any(), basis)
-        for i, basis in enumerate(pairs.bases)
+        Rank(int(1 + better[i].sum()), int(k - better[:, i].sum()), not better[i].any(), bases[place])
+        for i, place in enumerate(chosen)
     ]
 
 

@@ -27,6 +27,7 @@ ANALYSES = (
     "guidance_sweep",
     "guidance_kinds",
     "pareto",
+    "matched",
     "strengths",
     "gaps",
     "budget_curves",
