@@ -118,12 +118,17 @@ def _spread(records: Sequence[Record], budget: dict[str, Any], found: Sequence[V
     """A sentence on what the numbers' error is from."""
     if budget.get("tokenizer_steps") == 0 and not any(verdict.generator for verdict in found):
         return "Nothing was trained: the error of a number is that of the held-out images."
-    seeds = len({record.cell["seed"] for record in records})
-    tokenizers = len({tokenizer_seed(record.cell["seed"]) for record in records})
-    if seeds == 1:
+    by_row: dict[tuple[str, ...], set[str]] = {}
+    for record in records:
+        if record.status == "done":
+            by_row.setdefault(tuple(record.cell[axis] for axis in LABELS), set()).add(record.cell["seed"])
+    counts = [len(seeds) for seeds in by_row.values()] or [0]
+    tokenizers = len({tokenizer_seed(seed) for seeds in by_row.values() for seed in seeds})
+    if max(counts) < 2:
         return "There is one seed."
-    nested = f" ({plural(tokenizers, 'tokenizer seed')})" if tokenizers != seeds else ""
-    return f"Every number is a mean over {seeds} seeds{nested}."
+    nested = f" ({plural(tokenizers, 'tokenizer seed')})" if tokenizers != max(counts) else ""
+    several = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else max(counts)
+    return f"Every number is a mean over {several} seeds{nested}."
 
 
 def answer(found: Sequence[Verdict]) -> str:

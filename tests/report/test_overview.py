@@ -125,6 +125,19 @@ def test_date_commit_and_command_are_those_of_the_folder(tmp_path):
     assert of(changed(changed(found, "mar", provenance={}), "tarflow", provenance={})).date == "2026-01-01"
 
 
+@pytest.mark.parametrize(
+    "done, said", [({"0"}, "There is one seed."), ({"0", "1"}, "a mean over 2 to 3 seeds.")]
+)
+def test_seeds_that_were_skipped_or_are_to_come_do_not_count(done, said):
+    found = [
+        dataclasses.replace(r, status="skipped", reason="no grid", metrics={})
+        if r.cell["seed"] not in done and (done == {"0"} or r.cell["regularizer"] == "repa")
+        else r
+        for r in records(("none", "repa"), **TWO)
+    ]
+    assert of(found).trained.endswith(said)
+
+
 def test_no_numbers_are_no_answer():
     found = [
         dataclasses.replace(r, status="failed", reason="nan", metrics={})
