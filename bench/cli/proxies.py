@@ -36,9 +36,10 @@ def proxies(
 
     Rows of several folders are compared within each folder alone.
     """
+    from ..records.packed_folder import has_records
     from ..report.analysis.proxy_folders import report
 
-    if output is not None and (output / "records").is_dir():
+    if output is not None and ((output / "records").is_dir() or has_records(output)):
         raise UsageError(
             f"{output} is a results folder, whose report has these tables: choose another -o DIR"
         )

@@ -99,15 +99,21 @@ def compact(
             "--pictures", help="Also draw samples and figures in fewer colours: 16 greys, or 64 colours."
         ),
     ] = False,
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack", help="Put the records into one file, records.tar.xz; without it, unpack them."
+        ),
+    ] = False,
 ) -> None:
-    """Rewrite the records of older versions in fewer bytes. All numbers stay the same to the last bit."""
+    """Rewrite records in fewer bytes. All numbers stay the same to the last bit."""
     from ..leaderboard.numbers import plural
     from ..store.disk import size_text
     from ..tools.compact import compact as compact_folder
 
     for folder in folders:
         with as_usage_errors(OSError):
-            shrunk = compact_folder(folder, pictures)
+            shrunk = compact_folder(folder, pictures, pack)
         sizes = [
             f"{plural(one.files, one.kind)}, {size_text(one.before)} -> {size_text(one.after)}"
             for one in shrunk

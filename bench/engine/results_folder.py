@@ -14,6 +14,7 @@ from ..matrix.yaml_text import dump
 from ..plan.plan import PROBE, TRAINED, Cell
 from ..records.digest import with_digest
 from ..records.files import new_records, write_record
+from ..records.packed_folder import unpack_records
 from ..records.provenance import parts, provenance
 from ..records.record import Record, in_order
 from ..records.teachers import networks
@@ -48,6 +49,7 @@ class ResultsWriter:
         Returns a sentence about the records that it has set aside; it is empty if there were none.
         """
         with self._alone():  # shards of an edited matrix may begin at the same time
+            unpack_records(self.folder)
             note = set_aside(self.folder, {cell.key for cell in self.plan.cells})
             self._write_lock()
             self._read_new()

@@ -10,7 +10,8 @@ from ..leaderboard.numbers import plural
 from ..plan.cost import Cost
 from ..plan.plan import Cell
 from ..plan.rounds import Round, rounds, to_come
-from ..records.git import tracked_records
+from ..records.git import tracked_records, tracks
+from ..records.packed_folder import PACKED
 from ..records.record import Record
 from ..report.places import check_folder, check_places
 from ..store.artifacts import alone
@@ -248,6 +249,11 @@ def _check_gpus(options: RunOptions) -> None:
 
 def _check_tracked(opened: OpenPlan, options: RunOptions) -> None:
     """Raises RunError if git tracks records that the run would replace or set aside unasked."""
+    if not options.overwrite and tracks(options.out / PACKED):
+        raise RunError(
+            f"git tracks the packed records in {options.out}: choose another folder with -o DIR, or first "
+            "unpack them with `bench compact`"
+        )
     tracked = [] if options.overwrite else tracked_records(options.out)
     if options.keep_records:  # they stay, unless they are of another matrix
         tracked = list(foreign_records(tracked, {cell.key for cell in opened.plan.cells}))

@@ -11,6 +11,7 @@ from typing import Any
 from .. import registry
 from ..nn.model_folder import CONFIG
 from ..records.labels import folder_and_filter, parse_filter
+from ..records.packed_folder import has_records
 from ..runtime.standard_settings import standard_settings
 from ..tools.find_tokenizer import CHOOSE, FoundTokenizer, find_all_trained
 from ..tools.merge import LOCK
@@ -41,7 +42,7 @@ def trained_rows(given: str | Path | Mapping[str, Any]) -> TrainedRows | None:
     if split is None:
         return None
     folder, text = split
-    results = any(folder.glob(LOCK)) or (folder / "records").is_dir()
+    results = any(folder.glob(LOCK)) or (folder / "records").is_dir() or has_records(folder)
     if not results or (folder / CONFIG).is_file():  # an exported tokenizer has its matrix beside it
         if not text:
             return None

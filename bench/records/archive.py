@@ -3,7 +3,7 @@
     NAME/submission.json             who sends it, and what it was made with
     NAME/matrix.lock.yaml            the matrix as a run resolves it; of a merge several
     NAME/records/CELL.json           the records
-    NAME/records/metrics/HASH.json   what their metrics are
+    NAME/records/metrics/HASH.json   what their metrics are; in records/tokenizers/ what cells share
     NAME/leaderboard.csv, .md        the tables, if asked for
 
 Archives come from strangers: nothing is unpacked whose name isn't one of these, and no more bytes than
@@ -36,7 +36,7 @@ CHUNK = 2**20
 NAME = re.compile(
     r"(?P<folder>[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99})/"
     r"(?P<file>submission\.json|matrix\.lock(\.[A-Za-z0-9_+-]+)*\.yaml|leaderboard\.(csv|md)"
-    r"|records/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]{0,199}\.json|records/metrics/[0-9a-f]{16}\.json)"
+    r"|records/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]{0,199}\.json|records/(metrics|tokenizers)/[0-9a-f]{16}\.json)"
 )
 
 
@@ -156,4 +156,4 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most:
 
 
 def _names() -> str:
-    return "it holds NAME/records/*.json, NAME/records/metrics/*.json, NAME/matrix.lock*.yaml and tables"
+    return "it holds NAME/records/*.json and tables beside them, NAME/matrix.lock*.yaml and leaderboards"

@@ -10,6 +10,7 @@ from ..store.hashes import identity
 from ..user_error import UserError
 from .compact import compact, expanded, tables_beside
 from .digest import check_digest
+from .packed_folder import record_folder
 from .record import Record, in_order, json_object
 from .shared_tables import NAME, SharedTables, write_beside
 
@@ -57,9 +58,15 @@ def read_record(path: Path, tables: SharedTables | None = None) -> Record:
 
 
 def read_records(folder: str | Path) -> list[Record]:
-    """All records in `folder` in the order of their cells; none if there is no such folder."""
-    tables = SharedTables(Path(folder))
-    return in_order(read_record(path, tables) for path in sorted(Path(folder).glob("*.json")))
+    """All records in `folder`, packed or not, in the order of their cells; none if there is no such folder.
+
+    Raises:
+        RecordError: a record cannot be read.
+        PackError: the packed records cannot be read.
+    """
+    with record_folder(Path(folder)) as place:
+        tables = SharedTables(place)
+        return in_order(read_record(path, tables) for path in sorted(place.glob("*.json")))
 
 
 def new_records(folder: str | Path, seen: dict[str, tuple[int, ...]]) -> list[Record]:

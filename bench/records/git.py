@@ -23,3 +23,13 @@ def tracked_records(folder: Path) -> list[Path]:
     listed = git(near, "--literal-pathspecs", "ls-files", "-z", "--", str(records)) or ""
     files = (near / name for name in listed.split("\0") if name.endswith(".json"))
     return [file for file in files if file.parent == records]
+
+
+def tracks(file: Path) -> bool:
+    """Whether git tracks a file that is there."""
+    listed = (
+        git(file.resolve().parent, "--literal-pathspecs", "ls-files", "--", file.name)
+        if file.is_file()
+        else ""
+    )
+    return bool(listed)

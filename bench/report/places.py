@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..options.words import listed
+from ..records.packed_folder import has_records
 from ..user_error import UserError
 
 TABLES = ("leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html")
@@ -43,8 +44,7 @@ def check_places(folder: Path) -> None:
 def check_output(out: Path, sources: Iterable[Path]) -> None:
     """Raises NotWritable if a report of `sources` cannot be written to `out`, or stands for other records."""
     check_places(out)
-    own = next((out / "records").glob("*.json"), None)
-    if own is not None and out.resolve() not in [source.resolve() for source in sources]:
+    if has_records(out) and out.resolve() not in [source.resolve() for source in sources]:
         raise NotWritable(
             f"{out} has records of its own, whose report would be replaced: name that folder too, or choose "
             "another one with -o"
@@ -74,7 +74,7 @@ def check_folder(folder: Path) -> None:
 
 def _foreign(folder: Path) -> Iterator[str]:
     """The files that a report would replace or remove in a folder without records and without a report."""
-    if any((folder / "records").glob("*.json")) or all((folder / name).is_file() for name in TABLES[:2]):
+    if has_records(folder) or all((folder / name).is_file() for name in TABLES[:2]):
         return
     yield from (name for name in TABLES if (folder / name).is_file())
     for pattern in ANALYSES:

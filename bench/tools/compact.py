@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..records.compact import comes_back, tables_beside
 from ..records.files import RecordError, read_record, rewrite_record
+from ..records.packed_folder import PACKED, pack_records, unpack_records
 from ..records.record import Record
 from ..records.shared_tables import DESCRIBED, MEASURED, SharedTables
 from ..report.places import PICTURES, check_places
@@ -32,16 +33,20 @@ class Shrunk:
     after: int
 
 
-def compact(folder: Path, pictures: bool = False) -> list[Shrunk]:
+def compact(folder: Path, pictures: bool = False, pack: bool = False) -> list[Shrunk]:
     """Writes a results folder's records, and its pictures if asked, anew where that takes fewer bytes.
 
-    Records stay the same to the last bit. Pictures lose colours. No run may write the folder meanwhile.
+    Records stay the same to the last bit, and are packed into one file or unpacked. Pictures lose colours. No
+    run may write the folder meanwhile.
 
     Raises:
         RecordError: there is no record, or one cannot be read; nothing has been written.
         CompactError: a picture cannot be read; nothing has been written.
     """
     check_places(folder)
+    packed = folder / PACKED
+    before_all = packed.stat().st_size if packed.is_file() else _bytes(folder / "records")
+    unpack_records(folder)
     files = sorted((folder / "records").glob("*.json"))
     if not files:
         raise RecordError(f"no records in {folder / 'records'}")
@@ -51,7 +56,7 @@ def compact(folder: Path, pictures: bool = False) -> list[Shrunk]:
         assert comes_back(record), f"{file} would change"  # nothing has been written
     drawn = sorted(file for kind in PICTURES for file in (folder / kind).glob("*.png")) if pictures else []
     smaller = [_smaller(file) for file in drawn]
-    shrunk = [_records(folder / "records", files, records)]
+    shrunk = [replace(_records(folder / "records", files, records), before=before_all)]
     if pictures:
         before = sum(file.stat().st_size for file in drawn)
         for file, content in zip(drawn, smaller, strict=True):
@@ -59,6 +64,8 @@ def compact(folder: Path, pictures: bool = False) -> list[Shrunk]:
                 replace_bytes(file, content)
         after = sum(file.stat().st_size for file in drawn)
         shrunk.append(Shrunk("picture", len(drawn), before, after))
+    if pack:
+        shrunk[0] = replace(shrunk[0], after=pack_records(folder).stat().st_size)
     return shrunk
 
 

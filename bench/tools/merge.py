@@ -14,6 +14,7 @@ from ..matrix.yaml_text import MatrixError, dump, parse
 from ..matrix.yaml_text import read as read_text
 from ..records.files import read_records, write_record
 from ..records.labels import slug
+from ..records.packed_folder import unpack_records
 from ..records.record import Record
 from ..report.places import check_places
 from ..store.disk import replace_bytes, replace_text
@@ -59,6 +60,7 @@ def merge(
         raise MergeError(refusal(refused))
     records, notes = one_each(sources, preferred)
     check_places(out)
+    unpack_records(out)
     _check_out(out, sources, records)
     aside = _set_aside(out, sources, records)
     for record in records:

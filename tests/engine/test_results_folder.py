@@ -105,6 +105,15 @@ def test_keep_records_adds_to_records_that_git_tracks_and_sets_none_of_them_asid
     assert len(results(committed / "results/studies/tiny")) == 4
 
 
+def test_a_run_goes_on_from_packed_records_and_makes_none_again(mine):
+    folder, first = mine / "results/tiny", results(mine / "results/tiny")
+    packed = bench_inline("compact", "results/tiny", "--pack", cwd=mine)
+    assert packed.returncode == 0 and not (folder / "records").exists(), packed.stderr
+    done = bench_inline("run", "--keep-records", cwd=mine, home=mine / "another home")
+    assert done.returncode == 0 and "start" not in done.stdout, done.stdout + done.stderr
+    assert results(folder) == first and not (folder / "records.tar.xz").exists()
+
+
 def test_an_edited_matrix_says_what_it_sets_aside_and_overwrites_no_earlier_one(mine):
     folder, first = mine / "results/tiny", results(mine / "results/tiny")
     pictures = {file.name for file in (folder / "samples").iterdir()}

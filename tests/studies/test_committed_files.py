@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from latentbench.bench.records.files import read_records
+from latentbench.bench.records.packed_folder import has_records, record_folder
 from latentbench.bench.report.write import rebuild_report
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL, ONE = 25, 4  # MB, at the most, of all committed results and of one file
 PLAN = "PLAN.md"
 STUDIES = sorted((ROOT / "results/studies").iterdir())
-PLANNED = [s for s in STUDIES if (s / PLAN).exists() and not (s / "records").exists()]  # and not run yet
+PLANNED = [s for s in STUDIES if (s / PLAN).exists() and not has_records(s)]  # and not run yet
 TABLES = {"leaderboard.csv", "leaderboard.md", "matrix.lock.yaml"}
 TEXTS = [*ROOT.glob("*.md"), ROOT / "results/README.md", *ROOT.glob("docs/**/*.md")]
 
@@ -41,8 +42,9 @@ def test_nothing_is_committed_that_was_left_over():
 def test_a_study_has_its_tables_and_whole_records_in_the_compact_form(study):
     assert TABLES <= {file.name for file in study.iterdir()}
     assert read_records(study / "records")
-    for file in (study / "records").glob("*.json"):
-        assert file.read_text(encoding="utf-8").startswith('{\n "format": '), f"bench compact {study}"
+    with record_folder(study / "records") as folder:
+        for file in folder.glob("*.json"):
+            assert file.read_text(encoding="utf-8").startswith('{\n "format": '), f"bench compact {study}"
 
 
 def test_every_picture_that_a_text_or_a_committed_table_shows_is_committed():

@@ -9,11 +9,12 @@ import pytest
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.records.files import read_records
+from latentbench.bench.records.packed_folder import has_records
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "results/studies"
 PLAN = "results/studies/study/PLAN.md"
-FOLDERS = [name for name in ("study-tuning", "study") if (STUDIES / name / "records").is_dir()]
+FOLDERS = [name for name in ("study-tuning", "study") if has_records(STUDIES / name)]
 NOT_TUNED = {"none", "rms", "lzn-whole"}
 
 

@@ -1,6 +1,5 @@
 """The trials that strengths were chosen by: alike for all families, on a seed of their own, and heeded."""
 
-import json
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentbench.bench.matrix.load import load_matrix
+from latentbench.bench.records.files import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 # (matrix, profile that uses the strengths, folder of the trials' records)
@@ -26,13 +26,12 @@ def matrices(name):
 def scores(name):
     """The gFD of every row of the trials, one for each generator."""
     found = defaultdict(list)
-    for file in (ROOT / "results/studies" / STUDIES[name][2] / "records").glob("*.json"):
-        record = json.loads(file.read_text())
-        if record["cell"]["regularizer"] == "real":
+    for record in read_records(ROOT / "results/studies" / STUDIES[name][2] / "records"):
+        if record.real:
             continue
-        values = [e["value"] for key, e in record["metrics"].items() if key.startswith("gFD[")]
-        assert record["status"] == "done" and len(values) == 1
-        found[record["cell"]["regularizer"]].append(values[0])
+        values = [e["value"] for key, e in record.metrics.items() if key.startswith("gFD[")]
+        assert record.status == "done" and len(values) == 1
+        found[record.cell["regularizer"]].append(values[0])
     return found
 
 

@@ -13,10 +13,12 @@ from helpers.run import TINY, bench_inline
 
 from latentbench.bench.matrix.load import load_matrix, resolved
 from latentbench.bench.plan.make import make_plan
+from latentbench.bench.records.archive import unpacked
 from latentbench.bench.records.digest import with_digest
-from latentbench.bench.records.files import write_record
+from latentbench.bench.records.files import read_records, write_record
 from latentbench.bench.records.packed_numbers import pack_classes
 from latentbench.bench.records.record import Record
+from latentbench.bench.tools.compact import compact
 from latentbench.bench.tools.submission import private_text
 from latentbench.bench.tools.submission.declared_protocols import DeclaredProtocols
 from latentbench.bench.tools.submission.findings import Finding, joined, refusals
@@ -304,6 +306,15 @@ def test_an_archive_has_records_and_matrix_and_no_pictures_and_is_the_same_each_
     assert names == {f"mine/{n}" for n in {*named(made()), *tables, "submission.json", "matrix.lock.yaml"}}
     submit(path, tmp_path / "c.zip", tables=True)
     assert "mine/leaderboard.csv" in zipfile.ZipFile(tmp_path / "c.zip").namelist()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["shared tables", "packed"])
+def test_a_compacted_folder_is_sent_whole(tmp_path, unplanned, packed):
+    path = folder(tmp_path / "mine", made())
+    compact(path, pack=packed)
+    submit(path, tmp_path / "a.zip")
+    with unpacked([tmp_path / "a.zip"]) as [there]:
+        assert {r.key: r for r in read_records(there / "records")} == {r.key: r for r in made()}
 
 
 def test_all_problems_are_listed_at_once_and_nothing_is_written(tmp_path, unplanned):

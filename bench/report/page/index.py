@@ -12,6 +12,7 @@ from ...leaderboard.numbers import plural
 from ...leaderboard.results import Results
 from ...records.files import RecordError, read_records
 from ...records.labels import natural
+from ...records.packed_folder import PACKED
 from ...records.record import Record
 from ...store.disk import replace_text
 from ..overview import Overview, overview
@@ -62,9 +63,9 @@ def results_folders(folder: Path) -> dict[Path, list[Record]]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    for place, folders, _ in os.walk(folder):
+    for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != ASIDE and not name.startswith(".")]
-        if "records" in folders and Path(place) != folder:
+        if ("records" in folders or PACKED in files) and Path(place) != folder:
             folders.clear()
             yield Path(place)
 

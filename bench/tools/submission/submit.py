@@ -13,6 +13,7 @@ from ...matrix.yaml_text import read as read_text
 from ...records.archive import ENDING, SUBMISSION, pack
 from ...records.files import RecordError, files_beside, read_record
 from ...records.labels import slug
+from ...records.packed_folder import record_folder
 from ...records.record import Record
 from ...records.shared_tables import SharedTables
 from ...store.disk import replace_bytes
@@ -99,14 +100,20 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], dict[str, Record], list
     Raises:
         RecordError: there is no record.
     """
-    places = sorted((folder / "records").glob("*.json"))
-    if not places:
+    with record_folder(folder / "records") as of_records:
+        files, records, findings = _read_records(of_records)
+    if not records and not findings:
         raise RecordError(f"no records in {folder / 'records'}")
-    tables = SharedTables(folder / "records")
+    findings += _matrices(folder, records)
+    return files, records, findings
+
+
+def _read_records(folder: Path) -> tuple[dict[str, bytes], dict[str, Record], list[Finding]]:
+    tables = SharedTables(folder)
     files: dict[str, bytes] = {}
     records: dict[str, Record] = {}
     findings: list[Finding] = []
-    for place in places:
+    for place in sorted(folder.glob("*.json")):
         name = f"records/{place.name}"
         try:
             records[name] = read_record(place, tables)
@@ -116,8 +123,7 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], dict[str, Record], list
             continue
         files[name] = place.read_bytes()
         for beside in files_beside(files[name].decode()):
-            files[f"records/{beside}"] = (folder / "records" / beside).read_bytes()
-    findings += _matrices(folder, records)
+            files[f"records/{beside}"] = (folder / beside).read_bytes()
     return files, records, findings
 
 
