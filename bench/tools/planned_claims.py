@@ -62,13 +62,15 @@ class Outcome:
     high: float = math.nan
     alone: float = math.nan  # p of this claim alone
     p: float = math.nan
-    why: str = ""  # a row isn't there
+    why: str = ""  # a row isn't there, or has one seed
 
     @property
     def verdict(self) -> str:
         """ "holds", "fails", "can't be told", or "not run"."""
         if self.column is None:
             return "not run"
+        if self.why:
+            return "can't be told"
         if self.gain > 0 and self.p < ALPHA:
             return "holds"
         return "fails" if self.high < GAIN else "can't be told"
@@ -203,7 +205,8 @@ def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
         return -math.expm1(effect) if logs else -effect / than.mean
 
     gains = gain(found.effect), gain(found.high), gain(found.low)
-    return Outcome(claim, board.column, better, than, *gains, alone=found.p)
+    why = "" if found.basis == "seeds" else "one seed, so the variance of training is unknown"
+    return Outcome(claim, board.column, better, than, *gains, alone=found.p, why=why)
 
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
@@ -217,8 +220,9 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         f"A claim is that one row has a lower {measure} than another, each at its "
         "chosen guidance. The gain is a share of the other's mean, with a 95 % interval of this comparison "
         "alone; p has Holm's correction over all claims of the file. Errors are those of ranks: of paired "
-        f"seeds, pooled over the rows of the generator. A claim holds if it gains and p < {ALPHA}, fails if "
-        f"the interval leaves out a gain of {GAIN:.0%}, and otherwise can't be told.",
+        "seeds, pooled over the rows of the generator; with one seed nothing can be told. A claim holds if "
+        f"it gains and p < {ALPHA}, fails if the interval leaves out a gain of {GAIN:.0%}, and otherwise "
+        "can't be told.",
         table_of(_line(outcome) for outcome in outcomes),
         _figure([o for o in outcomes if o.verdict in COLOURS]),
         shown=("paper", "claim", "better", "than", "gain, %", "from", "to", "p", "here"),

@@ -22,7 +22,7 @@ from ..records.files import read_records
 from ..records.labels import AXES, matches
 from ..registry import unknown
 from ..report.analysis import style
-from ..report.analysis.board import Board, table_of
+from ..report.analysis.board import Board, caution, table_of
 from ..report.analysis.claimed_proxies import Outcome as Turned
 from ..report.analysis.claims import Claim
 from ..report.analysis.findings import Finding
@@ -55,6 +55,7 @@ class Outcome:
     tau: Estimate = UNKNOWN
     rows: int = 0
     target: str = ""
+    seeds: int = 0  # the most of a row
     p: float = math.nan
     why: str = ""  # it wasn't measured
 
@@ -137,7 +138,8 @@ def _outcome(proxy: Proxy, study: Study | None) -> Outcome:
     fidelity = next(iter([*judged, *named]), None)
     if fidelity is None:
         return Outcome(proxy, why=f"no {proxy.number} in these rows")
-    return Outcome(proxy, Turned(claim, fidelity).tau, fidelity.rows, study.target)
+    target = proxy.rows.get("generator", study.target)
+    return Outcome(proxy, Turned(claim, fidelity).tau, fidelity.rows, target, fidelity.seeds)
 
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
@@ -146,7 +148,8 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         "planned_proxies",
         "Predictors that were named before the run",
         "Which of them foretell the order of rows here?",
-        f"Of {plural(len(outcomes), 'number')} {counted([o.verdict for o in outcomes])}.",
+        f"Of {plural(len(outcomes), 'number')} {counted([o.verdict for o in outcomes])}."
+        + caution(max(outcome.seeds for outcome in outcomes)),
         "τ is Kendall's τ-b over rows with the quality of generation, of several generators with the mean "
         "rank; it is positive if the end that was named goes with better generation. Its 95 % interval is "
         "over rows and seeds; p has Holm's correction over all numbers of the file. A number holds if τ is "

@@ -83,6 +83,13 @@ def test_rows_of_two_generators_are_compared_by_their_own_seeds(results):
     np.testing.assert_allclose([outcome.low, outcome.high], [1 - np.exp(high), 1 - np.exp(low)])
 
 
+def test_one_seed_tells_nothing_of_a_claim(results):
+    for file in (results / "run/records").glob("*--[12].json"):
+        file.unlink()
+    [outcome] = outcomes(claims(results, [("kl", "mar"), ("none", "mar")]))
+    assert outcome.verdict == "can't be told" and outcome.why.startswith("one seed")
+
+
 def test_the_command_prints_the_verdicts_and_writes_a_table_and_a_figure(results):
     file = claims(results, [("kl", "mar"), ("none", "mar")], [("eq", "mar"), ("none", "mar")])
     done = CliRunner().invoke(app, ["claims", str(file), "-o", str(results / "out")])
