@@ -19,11 +19,12 @@ from ..leaderboard.numbers import plural
 from ..matrix.yaml_text import Document, Problem
 from ..options.words import shown
 from ..records.files import read_records
-from ..records.labels import AXES, matches
+from ..records.labels import AXES, selects
 from ..registry import unknown
 from ..report.analysis import style
 from ..report.analysis.board import Board, caution, table_of
 from ..report.analysis.claimed_proxies import Outcome as Turned
+from ..report.analysis.claimed_proxies import fidelity_of
 from ..report.analysis.claims import Claim
 from ..report.analysis.findings import Finding
 from ..report.analysis.proxies import measure
@@ -121,11 +122,7 @@ def outcomes_of(proxies: Sequence[Proxy], folder: Path) -> list[Outcome]:
 def _study(labels: dict[str, str], folder: Path) -> Study | None:
     place = folder / labels.pop("results", ".") / "records"
     patterns = {axis: pattern.split("|") for axis, pattern in labels.items()}
-    records = [
-        record
-        for record in read_records(place)
-        if not record.real and all(matches(record.cell[axis], some) for axis, some in patterns.items())
-    ]
+    records = [record for record in read_records(place) if not record.real and selects(patterns, record.cell)]
     return measure((Board(records),)) if records else None
 
 
@@ -133,9 +130,7 @@ def _outcome(proxy: Proxy, study: Study | None) -> Outcome:
     if study is None or not study.fidelities:
         return Outcome(proxy, why="fewer than four such rows")
     claim = Claim(proxy.number, proxy.number, proxy.better, None, "", "")
-    named = [f for f in study.fidelities if f.target == study.target and claim.names(f.signal.name)]
-    judged = [f for f in named if "[" not in f.signal.shared_name]  # by the network that judges generation
-    fidelity = next(iter([*judged, *named]), None)
+    fidelity = fidelity_of(claim, [f for f in study.fidelities if f.target == study.target])
     if fidelity is None:
         return Outcome(proxy, why=f"no {proxy.number} in these rows")
     target = proxy.rows.get("generator", study.target)

@@ -79,13 +79,16 @@ class Outcome:
 
 def outcomes(fidelities: Sequence[Fidelity], target: str) -> list[Outcome]:
     """All claims with the fidelity of their number, by the network that judges generation; measured first."""
-    found = []
     of_target = [f for f in fidelities if f.target == target]
-    for claim in CLAIMS:
-        named = [f for f in of_target if claim.names(f.signal.name)]
-        judged = [f for f in named if "[" not in f.signal.shared_name]
-        found.append(Outcome(claim, next(iter([*judged, *named]), None)))
+    found = [Outcome(claim, fidelity_of(claim, of_target)) for claim in CLAIMS]
     return sorted(found, key=lambda outcome: outcome.fidelity is None)
+
+
+def fidelity_of(claim: Claim, fidelities: Sequence[Fidelity]) -> Fidelity | None:
+    """The fidelity of the claim's number, if possible by the network that judges generation."""
+    named = [f for f in fidelities if claim.names(f.signal.name)]
+    judged = [f for f in named if "[" not in f.signal.shared_name]
+    return next(iter([*judged, *named]), None)
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
