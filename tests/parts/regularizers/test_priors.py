@@ -157,7 +157,8 @@ def test_another_networks_sampler_options_make_a_skipped_cell(made):
     (made / "other.yaml").write_text(text)
     done = bench_inline("plan", "-m", "other.yaml", "--plugin", "guided.py", cwd=made)
     assert done.returncode == 0
-    assert "the generator of guided[weight=0.1]: unknown option 'stps'" in done.stdout
+    rows = "guided[weight=0.1], guided[weight=1], elsewhere · joint, 3 cells"
+    assert f"{rows}: the generator of the regularizer: unknown option 'stps'" in done.stdout
 
 
 @pytest.mark.parametrize(
