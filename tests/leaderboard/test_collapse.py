@@ -50,6 +50,14 @@ def reason(*seeds):
         ([{"latent_std": 0.1, "latent_scale": 0.9}], ""),
         ([{"latent_scale": 9.0, "latent_scale_own": 1.0}], ""),
         ([{"active_channels": 0.0}, {"active_channels": 2.0}], "no active channel (in 1 of 2 seeds)"),
+        # The deviation of latents without noise says how much of the drawn ones depends on the image.
+        ([{"latent_std": 1.0, "latent_std_mean": 0.23}], ""),
+        ([{"latent_std": 1.0, "latent_std_mean": 0.2}], "noise is 96 % of the latents' variance"),
+        (
+            [{"latent_std": 1.0, "latent_std_mean": std} for std in (0.1, 0.9)],
+            "noise is 99 % of the latents' variance (in 1 of 2 seeds)",
+        ),
+        ([{"latent_std": 1.0, "latent_std_mean": 0.0}], "noise is 100 % of the latents' variance"),
     ],
 )
 def test_a_row_is_flagged_where_its_latents_left_the_scale_of_their_reference(seeds, expected):
