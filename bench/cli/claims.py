@@ -32,7 +32,8 @@ def claims(
 
     proxies: [{paper: iFID, number: iFD, better: lower, rows: {generator: lightningdit|tarflow}}]
     """
-    from ..tools import planned_claims, planned_proxies
+    from ..tools.planned import claims as planned_claims
+    from ..tools.planned import proxies as planned_proxies
 
     with as_usage_errors(OSError):
         stated, proxies = planned_claims.read_planned(file)

@@ -35,9 +35,7 @@ def spreads(records: Iterable[Record]) -> list[Spread]:
         known = np.triu(np.isfinite(pairs.trained), 1)
         if pairs.basis == "seeds" and ranking.logs and known.any():
             deviation = math.sqrt(np.median(pairs.trained[known]) * pairs.units / 2)
-            column = ranking.column
-            measure = f"{column.name} (protocol {column.protocol}, n = {column.entry['n']:,})"
-            found.append(Spread(ranking.generator, measure, len(ranking.rows), deviation))
+            found.append(Spread(ranking.generator, ranking.column.described, len(ranking.rows), deviation))
     return found
 
 

@@ -52,6 +52,11 @@ class Column:
         """The arrow of the metric's direction; empty without one."""
         return ARROWS.get(self.entry.get("better") or "", "")
 
+    @property
+    def described(self) -> str:
+        """The name with its protocol and n."""
+        return f"{self.name} (protocol {self.protocol}, n = {self.entry['n']:,})"
+
     @cached_property
     def networks(self) -> set[str]:
         """The sha256 of the weights that judge images or features, without those that made a reference.

@@ -12,7 +12,7 @@ from latentbench.bench.cli import app
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.records.files import write_record
 from latentbench.bench.records.record import Record
-from latentbench.bench.tools.planned_claims import finding, outcomes_of, read_planned
+from latentbench.bench.tools.planned.claims import finding, outcomes_of, read_planned
 
 ROWS = {
     ("none", "mar"): (30.0, 33.0, 31.5),

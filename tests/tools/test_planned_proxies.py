@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from latentbench.bench.cli import app
 from latentbench.bench.matrix.yaml_text import MatrixError
 from latentbench.bench.records.files import write_record
-from latentbench.bench.tools.planned_claims import read_planned
-from latentbench.bench.tools.planned_proxies import Proxy, finding, outcomes_of
+from latentbench.bench.tools.planned.claims import read_planned
+from latentbench.bench.tools.planned.proxies import Proxy, finding, outcomes_of
 
 ROWS = tuple(f"kl[weight={i}e-3]" for i in range(14))
 PROXIES = {"kNN_NLL": "lower", "PSNR": "higher", "effective_rank": "higher", "CDS": "higher"}

@@ -178,7 +178,7 @@ class Board:
     @property
     def measure(self) -> str:
         """The quality column as methods name it."""
-        return column_text(self.column) if self.column else ""
+        return self.column.described if self.column else ""
 
     @property
     def seeds(self) -> int:
@@ -196,11 +196,6 @@ def head(column: Column) -> str:
 
 def extractor_of(column: Column) -> str:
     return column.name.partition("[")[2]
-
-
-def column_text(column: Column) -> str:
-    """A column's name with its protocol and n."""
-    return f"{column.name} (protocol {column.protocol}, n = {column.entry['n']:,})"
 
 
 def most(rows: Iterable[Row], wanted: Callable[[Column], bool]) -> Column | None:

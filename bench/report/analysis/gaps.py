@@ -14,7 +14,7 @@ from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, column_text, extractor_of, head, in_words, table_of
+from .board import Board, Entry, by_seed, caution, extractor_of, head, in_words, table_of
 from .findings import Finding
 
 
@@ -183,8 +183,8 @@ def _method(measures: Measures) -> str:
         floor_text = f"and minus the {number(floor)} that held-out images have."
     counts = "equally many" if generated.entry["n"] == clean.entry["n"] else "different numbers of"
     return (
-        f"Reconstruction is {column_text(clean)}, to held-out images. {noise_text} "
-        f"Generation is {column_text(generated)}, at each row's best guidance, to training images, minus "
+        f"Reconstruction is {clean.described}, to held-out images. {noise_text} "
+        f"Generation is {generated.described}, at each row's best guidance, to training images, minus "
         f"those two {floor_text} All are distances of the same features, over {counts} images, but to two "
         "sets of images, and Fréchet distances don't add up: compare a part between rows, and parts with "
         "each other by their size alone. A negative part undoes what an earlier one lost."

@@ -21,7 +21,7 @@ from ...records.record import Record
 from ...statistics.pairs import pairs_of
 from ...statistics.significance import ALPHA, holm
 from . import style
-from .board import Board, by_seed, caution, column_text, extractor_of, head, in_words, table_of
+from .board import Board, by_seed, caution, extractor_of, head, in_words, table_of
 from .findings import Finding
 
 LEAST = 3  # rows; the order of two is right or wrong by chance
@@ -97,13 +97,13 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     contests = _contests(board)
     if not contests:
         return None
-    columns = dict.fromkeys(c for contest in contests for c in (contest.first, contest.second))
+    columns = dict.fromkeys(c.described for contest in contests for c in (contest.first, contest.second))
     return Finding(
         "judges",
         "Agreement of the judges",
         "Do two networks that judge the images put the rows in the same order?",
         _answer(contests) + caution(board.seeds),
-        f"The table has Kendall's τ-b between the rows' means by {', '.join(map(column_text, columns))}, of "
+        f"The table has Kendall's τ-b between the rows' means by {', '.join(columns)}, of "
         "the same images at the guidance that the first judge chooses; also of each seed that all rows have. "
         "Two rows are separated where their difference is significant as in the leaderboard (paired, of "
         "logarithms, 5 %, Holm's correction over a judge's pairs). The leaderboard marks judges that taught "

@@ -13,7 +13,7 @@ from ...leaderboard.rows import Column
 from ...records.record import Record
 from ...statistics.significance import Rank, ranks
 from . import style
-from .board import Board, Entry, caution, column_text, in_words, most, table_of
+from .board import Board, Entry, caution, in_words, most, table_of
 from .findings import Finding
 
 LEAST = 3  # rows of a band, and two such bands of a generator: fewer say nothing
@@ -53,7 +53,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         "Among rows that reconstruct alike, which are best for generation?",
         f"The lowest {board.quality} by PSNR: {'; '.join(map(_answer, found.values()))}."
         + caution(board.seeds),
-        f"{board.measure}, at each row's best guidance, among rows whose {column_text(psnr)} lies within the "
+        f"{board.measure}, at each row's best guidance, among rows whose {psnr.described} lies within the "
         f"same decibel; of {LEAST} rows or more. Ranks are tested by Holm's correction over the pairs of the "
         "band, with the error of all rows of the generator. Rows of a band may still differ by almost 1 dB.",
         table_of(

@@ -14,7 +14,7 @@ from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.labels import number_in, options_in
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, column_text, in_words, most, spread, table_of
+from .board import Board, Entry, by_seed, caution, in_words, most, spread, table_of
 from .findings import Finding
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
@@ -56,7 +56,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
         _answer(grouped, x, board.quality)
         + _matched_answer(grouped, x, board.quality)
         + caution(board.seeds),
-        f"{board.measure}, at each row's best guidance, against {column_text(x)}. A row is on the front if "
+        f"{board.measure}, at each row's best guidance, against {x.described}. A row is on the front if "
         "no other with its generator is as good in both and better in one; its share of seeds is how many of "
         "them alone have it there. Rows that differ in one numeric option are a path, along which "
         f"{board.quality} is interpolated (never extrapolated) to one {x.base} for each generator: the "

@@ -14,7 +14,7 @@ from ...leaderboard.rows import Column
 from ...records.labels import number_in, options_in
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, caution, column_text, in_words, most, table_of
+from .board import Board, Entry, caution, in_words, most, table_of
 from .findings import Finding
 from .interaction import complete
 
@@ -111,7 +111,7 @@ def _line(name: str, trial: Trial, taken: bool, end: bool, psnr: Column | None) 
     return {
         "family": name,
         "regularizer": trial.first.label,
-        **({column_text(psnr): row.mean(psnr)} if psnr else {}),
+        **({psnr.described: row.mean(psnr)} if psnr else {}),
         **{generator: entry.mean for generator, entry in trial.entries.items()},
         "mean": trial.mean,
         "taken": "yes" if taken else "",

@@ -12,23 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from ..leaderboard.numbers import plural
-from ..leaderboard.ranking import comparable, on_shared_images
-from ..leaderboard.rows import Column
-from ..matrix.yaml_text import Document, MatrixError, Problem, parse, read
-from ..options.words import shown
-from ..records.files import RecordError, read_records
-from ..records.labels import matches
-from ..registry import unknown
-from ..report.analysis import style
-from ..report.analysis.board import Board, Entry, by_seed, column_text, spread, table_of
-from ..report.analysis.findings import Finding
-from ..statistics.significance import ALPHA, difference, holm
-from . import planned_proxies
-from .planned_proxies import COLOURS, Proxy, counted
+from ...leaderboard.numbers import plural
+from ...leaderboard.ranking import comparable, on_shared_images
+from ...leaderboard.rows import Column
+from ...matrix.yaml_text import Document, MatrixError, Problem, parse, read
+from ...options.words import shown
+from ...records.files import RecordError, read_records
+from ...records.labels import matches
+from ...registry import unknown
+from ...report.analysis.board import Board, Entry, by_seed, spread, table_of
+from ...report.analysis.findings import Finding
+from ...statistics.significance import ALPHA, difference
+from . import proxies
+from .proxies import Proxy
+from .verdicts import Bar, corrected, counted, picture
 
 GAIN = 0.05  # a claim fails if the interval leaves out a gain of this share of the distance
 LISTS = ["claims", "proxies"]
@@ -99,7 +96,7 @@ def read_planned(file: Path) -> tuple[list[Claim], list[Proxy]]:
             for key in document.data
             if key not in LISTS
         ),
-        *planned_proxies.problems_of(document),
+        *proxies.problems_of(document),
     ]
     if not isinstance(claims, list) or not claims:
         problems.append(document.problem(("claims",), f"claims must be a list such as `{EXAMPLE}`"))
@@ -161,10 +158,8 @@ def outcomes_of(file: Path, claims: Sequence[Claim]) -> list[Outcome]:
                 boards[folder] = _board(folder)
             sides.append(_side(boards[folder], labels, folder, f"{file}: claim {number + 1}: {name}"))
         outcomes.append(_outcome(claim, *sides))
-    tested = [i for i, outcome in enumerate(outcomes) if outcome.column]
-    for i, p in zip(tested, holm([outcomes[i].alone for i in tested]).tolist(), strict=True):
-        outcomes[i] = replace(outcomes[i], p=p)
-    return outcomes
+    adjusted = corrected([outcome.alone for outcome in outcomes])
+    return [replace(outcome, p=p) for outcome, p in zip(outcomes, adjusted, strict=True)]
 
 
 def _board(folder: Path) -> Board | None:
@@ -211,7 +206,7 @@ def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
     """The outcomes as an analysis: an answer, a table and a figure."""
-    measure = " or ".join(sorted({column_text(o.column) for o in outcomes if o.column})) or "distance"
+    measure = " or ".join(sorted({o.column.described for o in outcomes if o.column})) or "distance"
     return Finding(
         "claims",
         "Claims that were written before the run",
@@ -224,7 +219,11 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         f"it gains and p < {ALPHA}, fails if the interval leaves out a gain of {GAIN:.0%}, and otherwise "
         "can't be told.",
         table_of(_line(outcome) for outcome in outcomes),
-        _figure([o for o in outcomes if o.verdict in COLOURS]),
+        picture(
+            [_bar(outcome) for outcome in outcomes],
+            "gain, % of the distance of the row that should be worse",
+            100 * GAIN,
+        ),
         shown=("paper", "claim", "better", "than", "gain, %", "from", "to", "p", "here"),
     )
 
@@ -251,22 +250,8 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _figure(outcomes: Sequence[Outcome]) -> Figure | None:
-    """Each claim's gain with its interval; to the right of 0 the claim has its sign."""
-    if not outcomes:
-        return None
-    figure = Figure(figsize=(style.WIDTH, 0.27 * len(outcomes) + 0.9), layout="constrained")
-    figure.patch.set_alpha(0)
-    ax = figure.subplots()
-    style.plain(ax)
-    for place, outcome in enumerate(reversed(outcomes)):
-        colour = COLOURS[outcome.verdict]
-        ends = [100 * np.clip(end, -2, 1) for end in (outcome.low, outcome.high)]
-        ax.plot(ends, [place, place], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(100 * outcome.gain, place, marker="o", color=colour, markersize=4.5)
-    ax.axvline(0, color=style.INK, lw=0.8)
-    ax.axvline(100 * GAIN, color=style.FAINT, lw=0.8, ls=":")
-    style.categories(ax.yaxis, [f"{o.claim.paper}: {o.claim.claim}" for o in reversed(outcomes)])
-    style.captions(ax, "", "gain, % of the distance of the row that should be worse")
-    style.key(figure, {verdict: {"color": colour, "marker": "o"} for verdict, colour in COLOURS.items()})
-    return figure
+def _bar(outcome: Outcome) -> Bar:
+    """A claim's gain; the interval of a pair that says nothing would hide those of all others."""
+    low, high = (100 * min(max(end, -2), 1) for end in (outcome.low, outcome.high))
+    name = f"{outcome.claim.paper}: {outcome.claim.claim}"
+    return Bar(name, outcome.verdict, 100 * outcome.gain, low, high)

@@ -7,34 +7,30 @@ are tested together, so that one that was thought of afterwards can't join witho
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from ..leaderboard.numbers import plural
-from ..matrix.yaml_text import Document, Problem
-from ..options.words import shown
-from ..records.files import read_records
-from ..records.labels import AXES, selects
-from ..registry import unknown
-from ..report.analysis import style
-from ..report.analysis.board import Board, caution, table_of
-from ..report.analysis.claimed_proxies import Outcome as Turned
-from ..report.analysis.claimed_proxies import fidelity_of
-from ..report.analysis.claims import Claim
-from ..report.analysis.findings import Finding
-from ..report.analysis.proxies import measure
-from ..report.analysis.proxy_measures import Estimate, Study
-from ..statistics.significance import ALPHA, holm
+from ...leaderboard.numbers import plural
+from ...matrix.yaml_text import Document, Problem
+from ...options.words import shown
+from ...records.files import read_records
+from ...records.labels import AXES, selects
+from ...registry import unknown
+from ...report.analysis.board import Board, caution, table_of
+from ...report.analysis.claimed_proxies import Outcome as Turned
+from ...report.analysis.claimed_proxies import fidelity_of
+from ...report.analysis.claims import Claim
+from ...report.analysis.findings import Finding
+from ...report.analysis.proxies import measure
+from ...report.analysis.proxy_measures import Estimate, Study
+from ...statistics.significance import ALPHA
+from .verdicts import Bar, corrected, counted, picture
 
 TAU = 0.5  # a proxy fails if its interval leaves out this tau
 KEYS, ENDS = ["paper", "number", "better", "rows"], ["higher", "lower"]
 EXAMPLE = "{paper: …, number: iFD, better: lower, rows: {tokenizer: vit, generator: lightningdit|tarflow}}"
-COLOURS = {"holds": "#009e73", "fails": "#d55e00", "can't be told": style.FAINT}  # of verdicts
 UNKNOWN = Estimate(math.nan, None)
 
 
@@ -113,10 +109,8 @@ def outcomes_of(proxies: Sequence[Proxy], folder: Path) -> list[Outcome]:
         if rows not in studies:
             studies[rows] = _study(dict(rows), folder)
         outcomes.append(_outcome(proxy, studies[rows]))
-    tested = [i for i, outcome in enumerate(outcomes) if not outcome.why]
-    for i, p in zip(tested, holm([outcomes[i].tau.p for i in tested]).tolist(), strict=True):
-        outcomes[i] = replace(outcomes[i], p=p)
-    return outcomes
+    adjusted = corrected([outcome.tau.p for outcome in outcomes])
+    return [replace(outcome, p=p) for outcome, p in zip(outcomes, adjusted, strict=True)]
 
 
 def _study(labels: dict[str, str], folder: Path) -> Study | None:
@@ -150,16 +144,13 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         "over rows and seeds; p has Holm's correction over all numbers of the file. A number holds if τ is "
         f"positive and p < {ALPHA}, fails if the interval lies below {TAU}, and otherwise can't be told.",
         table_of(_line(outcome) for outcome in outcomes),
-        _figure([o for o in outcomes if o.verdict in COLOURS]),
+        picture(
+            [_bar(outcome) for outcome in outcomes],
+            "Kendall's τ with generation quality, positive as named",
+            TAU,
+            (-1.05, 1.05),
+        ),
     )
-
-
-def counted(verdicts: Sequence[str]) -> str:
-    """`2 hold, 1 fails, 3 can't be told`."""
-    plurals = {"holds": "hold", "fails": "fail"}
-    counts = Counter(verdicts)
-    named = (verdict for verdict in (*COLOURS, *sorted(counts.keys() - COLOURS)) if counts[verdict])
-    return ", ".join(f"{counts[v]} {plurals.get(v, v) if counts[v] > 1 else v}" for v in named)
 
 
 def _line(outcome: Outcome) -> dict[str, Any]:
@@ -179,21 +170,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _figure(outcomes: Sequence[Outcome]) -> Figure | None:
-    """Each number's tau with its interval; to the right of 0 the number has the sign that was named."""
-    if not outcomes:
-        return None
-    figure, (ax,) = style.panels(1, 0.27 * len(outcomes) + 0.4)
-    figure.set_figwidth(style.WIDTH)
-    for place, outcome in enumerate(reversed(outcomes)):
-        colour, ends = COLOURS[outcome.verdict], outcome.tau.interval or (outcome.tau.value,) * 2
-        ax.plot(ends, [place, place], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(outcome.tau.value, place, marker="o", color=colour, markersize=4.5)
-    ax.axvline(0, color=style.INK, lw=0.8)
-    ax.axvline(TAU, color=style.FAINT, lw=0.8, ls=":")
-    ax.set_xlim(-1.05, 1.05)
-    names = [f"{o.proxy.number}, {o.proxy.better} ({o.proxy.paper})" for o in reversed(outcomes)]
-    style.categories(ax.yaxis, names)
-    style.captions(ax, "", "Kendall's τ with generation quality, positive as named")
-    style.key(figure, {verdict: {"color": colour, "marker": "o"} for verdict, colour in COLOURS.items()})
-    return figure
+def _bar(outcome: Outcome) -> Bar:
+    low, high = outcome.tau.interval or (outcome.tau.value,) * 2
+    name = f"{outcome.proxy.number}, {outcome.proxy.better} ({outcome.proxy.paper})"
+    return Bar(name, outcome.verdict, outcome.tau.value, low, high)
