@@ -70,12 +70,22 @@ def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
     fields = {"seeds": [", ".join(seeds)]}
     for name in first_seen(record.provenance for record in records):
         if name not in ("seed", "taught_by", "guided", "digest"):  # tables and analyses show what these say
-            values = (compact(r.provenance[name]) for r in records if name in r.provenance)
-            fields[name] = list(dict.fromkeys(values))
+            values = [r.provenance[name] for r in records if name in r.provenance]
+            shown = [_part_versions(values)] if name == "parts" else map(compact, values)
+            fields[name] = list(dict.fromkeys(shown))
     dates = fields.get("date", [])
     if len(dates) > 1:
         fields["date"] = [f"{min(dates)} to {max(dates)}"]
     return fields
+
+
+def _part_versions(cells: Iterable[dict[str, int]]) -> str:
+    """The versions of all cells' parts: "generator.mar 1, regularizer.repa 1 or 2"."""
+    versions: dict[str, set[int]] = {}
+    for parts in cells:
+        for name, version in parts.items():
+            versions.setdefault(name, set()).add(version)
+    return ", ".join(f"{name} {' or '.join(map(str, sorted(versions[name])))}" for name in sorted(versions))
 
 
 def compact(value: Any) -> str:

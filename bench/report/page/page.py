@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from ...leaderboard import published as papers
 from ...leaderboard.columns import columns_of
@@ -30,6 +31,7 @@ from .strips import Strip
 from .tables import HtmlTable
 from .templates import FOLDER, STYLE, template
 
+PLAIN = ",;:@[]{}()=+-_./*!~|^$?"  # characters of a table that stand in an address as they are
 STRIPS = 3  # of samples on the first screen
 DASHES = {"-": "", "--": "6 3", ":": "1.5 3", "-.": "6 3 1.5 3"}  # matplotlib's names -> SVG's
 
@@ -217,4 +219,5 @@ def _figure(finding: Finding, place: int) -> str:
 
 
 def _address(text: str) -> str:
-    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode('utf-8', 'replace')).decode()}"
+    """A table as a link's address: numbers take a third more bytes in base64 than in percent-encoding."""
+    return "data:text/csv;charset=utf-8," + quote(text, safe=PLAIN, errors="replace")
