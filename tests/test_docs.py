@@ -83,11 +83,12 @@ def test_the_reference_is_what_the_code_says():
 
 def test_every_study_is_linked_to_from_the_text_that_reads_it_and_every_table_that_it_names_is_there():
     text, studies = text_of("results/README.md"), ROOT / "results/studies"
+    read = [text, *(page.read_text(encoding="utf-8") for page in studies.glob("*/README.md"))]
     for study in studies.glob("*/"):
         table = study / "leaderboard.md"
         page = table if table.exists() else study / "PLAN.md"  # of one that isn't run yet
         assert f"](studies/{study.name}/{page.name})" in text
-    named = re.findall(r"`([\w/@*.-]+/[\w@*.-]+\.(?:csv|md|html|png))`", text)
+    named = re.findall(r"`([\w/@*.-]+/[\w@*.-]+\.(?:csv|md|html|png))`", "\n".join(read))
     assert named
     for file in named:  # as seen from results/, or from the study that is read
         assert [*(ROOT / "results").glob(file), *studies.glob(f"*/{file}")], file

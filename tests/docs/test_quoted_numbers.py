@@ -23,9 +23,9 @@ def without_code(text):
     return re.sub(r"(?ms)^( *)```.*?^\1```", lambda block: " " * len(block[0]), text)
 
 
-def study_before(text, place):
-    """The study that a text has named last before a place."""
-    named = re.findall(r"studies/([\w-]+)", text[:place])
+def study_before(page, text, place):
+    """The study that a text has named last before a place; its own page names it by its folder."""
+    named = re.findall(r"studies/([\w-]+)", page + text[:place])
     assert named, f"no `results/studies/NAME` is named before {text[place : place + 40]!r}"
     return named[-1]
 
@@ -74,7 +74,7 @@ def cells(text):
 def test_every_mean_with_its_spread_is_in_the_leaderboard_of_the_study(name):
     text, missing = without_code(text_of(name)), []
     for match in re.finditer(f"({NUMBER}) ± ({NUMBER})", text):
-        table = leaderboard(study := study_before(text, match.start()))
+        table = leaderboard(study := study_before(name, text, match.start()))
         if not holds(table, metrics(table), *match.groups()):
             missing.append(f"{study}: {match[0]}")
     assert not missing
@@ -84,7 +84,7 @@ def test_every_mean_with_its_spread_is_in_the_leaderboard_of_the_study(name):
 def test_tables_hold_the_values_and_ranks_of_the_study_s_ranked_rows(name):
     text, wrong = without_code(text_of(name)), []
     for place, label, generator, regularizer, cell in cells(text):
-        table = leaderboard(study := study_before(text, place))
+        table = leaderboard(study := study_before(name, text, place))
         rows = table[(table.regularizer == regularizer) & table.rank_low.notna()]
         rows = rows[rows.generator == generator] if generator else rows
         written = re.fullmatch(rf"\**({NUMBER})(?: ± ({NUMBER}))?\**(?: \((\d+)(?:–(\d+))?\))?", cell)
@@ -101,4 +101,4 @@ def test_tables_hold_the_values_and_ranks_of_the_study_s_ranked_rows(name):
 
 
 def test_the_texts_that_read_the_studies_quote_tables():
-    assert all([*cells(text_of(name))] for name in ("README.md", "results/README.md"))
+    assert all([*cells(text_of(name))] for name in ("README.md", "results/studies/digits/README.md"))

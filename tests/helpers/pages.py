@@ -52,8 +52,9 @@ def pages() -> list[str]:
         "THIRD_PARTY.md",
         "results/README.md",
     ]
-    docs = sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "docs").rglob("*.md"))
-    return [name for name in names if (ROOT / name).is_file()] + docs
+    others = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "results/studies").glob("*/README.md")]
+    found = sorted(file.relative_to(ROOT).as_posix() for file in others)
+    return [name for name in names if (ROOT / name).is_file()] + found
 
 
 def text_of(page: str) -> str:
