@@ -39,7 +39,7 @@ def claims(
         stated, proxies = planned_claims.read_planned(file)
         found = [planned_claims.finding(planned_claims.outcomes_of(file, stated))]
         if proxies:
-            found.append(planned_proxies.finding(planned_proxies.outcomes_of(proxies, file.parent)))
+            found.append(planned_proxies.finding(planned_proxies.outcomes_of(proxies, file)))
     if as_json:
         print_json([finding_json(str(file), one) for one in found])
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,12 +35,15 @@ def power(
     """Say how large a difference of gFD so many seeds show, for a study that is to be planned.
 
     The spread is the standard deviation over seeds, pooled over rows. The test is that of ranks: at 5 % over
-    all pairs of rows, and over all comparisons with one control; the power is 80 %.
+    all pairs of rows, and over all comparisons with one control; the power is 80 %. Differences are shares of
+    the better row's gFD.
     """
     from ..leaderboard.power_table import SEEDS, Spread, power_table, spreads
     from ..records.files import read_records
 
-    if (folder is None) == (deviation is None):
+    if folder is not None and deviation is not None:
+        raise UsageError("bench power takes a results folder or --deviation, not both")
+    if folder is None and deviation is None:
         raise UsageError("bench power needs a results folder, or --deviation PERCENT and --rows N")
     if folder is None and rows is None:
         raise UsageError("--deviation needs --rows N: more rows are more comparisons")
@@ -55,14 +58,15 @@ def power(
             raise UsageError(
                 f"{folder} has no generator with rows of two seeds, ranked by a Fréchet distance"
             )
-        found = [Spread(s.generator, s.measure, rows or s.rows, s.deviation) for s in found]
+        found = [replace(one, rows=rows or one.rows) for one in found]
     else:
-        found = [Spread("", "", rows or 0, (deviation or 0) / 100)]
+        found = [Spread("", "", "", rows or 0, (deviation or 0) / 100)]
     tables = [(spread, power_table(spread, counts)) for spread in found]
     if as_json:
         print_json([asdict(spread) | {"table": table} for spread, table in tables])
     else:
-        print(escape_control_characters("\n\n".join(_text(spread, table) for spread, table in tables)))
+        several = len({spread.dataset for spread in found}) > 1
+        print(escape_control_characters("\n\n".join(_text(*table, several) for table in tables)))
 
 
 def _counts(text: str) -> list[int]:
@@ -72,12 +76,16 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _text(spread: Spread, table: list[dict[str, float]]) -> str:
+def _text(spread: Spread, table: list[dict[str, float]], several: bool) -> str:
+    """One generator's table; `several` says whether datasets must be named."""
     from tabulate import tabulate
 
-    head = f"{spread.generator}: " if spread.generator else ""
+    named = [spread.dataset, spread.generator] if several else [spread.generator]
+    head = f"{' · '.join(named)}: " if spread.generator else ""
     about = f" of {spread.measure}" if spread.measure else ""
-    lines = [[f"{value:.2g}" for value in line.values()] for line in table]
+    lines = [
+        [f"{seeds}", *(f"{share:.2g}" for share in shares)] for seeds, *shares in map(dict.values, table)
+    ]
     shown = tabulate(lines, list(table[0]), tablefmt="plain", disable_numparse=True)
     deviation = f"a deviation of {100 * spread.deviation:.2g} % over seeds"
     return f"{head}{spread.rows} rows, {deviation}{about}\n{shown}"

@@ -1,4 +1,4 @@
-"""Rows whose latents have collapsed or left the scale of their reference, and why.
+"""Rows whose latents have collapsed, left the scale of their reference or are nearly all noise, and why.
 
 Such a row is flagged in every table, whatever its regularizer. References have a standard deviation of 1
 (`Reference.standardised`), which stands in for that of records without `latent_scale`.
@@ -71,7 +71,7 @@ def collapse_note(rows: Iterable[Row]) -> str:
         if reason := collapse(row):
             name = f"{row.tokenizer} {row.regularizer}" if several else row.regularizer
             reasons[f"{name} ({reason})"] = None
-    text = f"{MARK} marks rows whose latents have collapsed or left their scale"
+    text = f"{MARK} marks rows whose latents have collapsed, left their scale or are nearly all noise"
     return f"{text}: {'; '.join(reasons)}." if reasons else ""
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..records.record import Record
 from ..statistics.pairs import pairs_of
 from ..statistics.power import smallest_difference
@@ -20,6 +18,7 @@ SEEDS = (2, 3, 5, 8, 12)
 class Spread:
     """How much the rows of a generator vary over seeds in records; in a plan, what is expected."""
 
+    dataset: str
     generator: str
     measure: str  # the metric that ranks, with its protocol and n
     rows: int
@@ -32,10 +31,16 @@ def spreads(records: Iterable[Record]) -> list[Spread]:
     board = Results.of(records).generation
     for ranking in board.standings(board.deciding).rankings:
         pairs = pairs_of(ranking.observations, ranking.shared)
-        known = np.triu(np.isfinite(pairs.trained), 1)
-        if pairs.basis == "seeds" and ranking.logs and known.any():
-            deviation = math.sqrt(np.median(pairs.trained[known]) * pairs.units / 2)
-            found.append(Spread(ranking.generator, ranking.column.described, len(ranking.rows), deviation))
+        if pairs.basis == "seeds" and ranking.logs and math.isfinite(pairs.deviation):
+            found.append(
+                Spread(
+                    ranking.rows[0].dataset,
+                    ranking.generator,
+                    ranking.column.described,
+                    len(ranking.rows),
+                    pairs.deviation,
+                )
+            )
     return found
 
 

@@ -23,7 +23,7 @@ from ..user_error import UserError
 
 RECORDS, PACKED = "records", "records.tar.xz"
 # A record, or a table that records share. No name leads out of the folder.
-MEMBER = re.compile(r"([^/\\.][^/\\]*|(metrics|tokenizers)/[0-9a-f]{16})\.json")
+MEMBER = re.compile(r"([^/\\:.][^/\\:]*|(metrics|tokenizers)/[0-9a-f]{16})\.json")
 MOST = 512 * 2**20  # bytes of all files
 
 
@@ -37,9 +37,18 @@ def has_records(results: Path) -> bool:
 
 
 def pack_records(results: Path) -> Path:
-    """Puts a results folder's records into one file, and removes them; equal records give equal bytes."""
+    """Puts a results folder's records into one file, and removes them; equal records give equal bytes.
+
+    Other files of the folder stay where they are.
+
+    Raises:
+        PackError: the records have more bytes than the file may have; nothing is changed.
+    """
     folder, content = results / RECORDS, io.BytesIO()
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.json"))}
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.json"))}
+    files = {name: file for name, file in names.items() if MEMBER.fullmatch(name)}
+    if sum(file.stat().st_size for file in files.values()) > MOST:
+        raise PackError(f"{folder}: its records have more than {MOST:,} bytes, too many for one file")
     with tarfile.open(fileobj=content, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as archive:
         for name, file in files.items():
             member = tarfile.TarInfo(name)
@@ -101,6 +110,6 @@ def _extract(packed: Path, folder: Path) -> None:
                 target = folder / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not target.exists():
-                    target.write_bytes(source.read())
+                    replace_bytes(target, source.read())
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise PackError(f"{packed} cannot be read: {error}") from error

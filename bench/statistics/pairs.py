@@ -56,6 +56,7 @@ class Pairs:
     df: Array  # (k, k) of `trained`
     df_images: int  # of `images`
     units: float  # per row: the harmonic mean
+    deviation: float  # of one value over units, pooled over rows; NaN if no row has a second unit
     basis: Basis
     bounds: Array  # (k,) 1 if the row's mean lies above its effect, -1 if below, 0 if there
     unknown: Flags  # (k,) whether nothing is known of the row's error
@@ -75,6 +76,11 @@ class Pairs:
         # A bound is told from a value that it lies beyond, and from no other.
         beyond = (self.bounds * differences >= 0) & (self.bounds[:, None] * differences <= 0)
         return Tests(differences, errors, df, np.where(beyond, p, 1.0))
+
+
+def place_of(row: Observations, rows: Sequence[Observations]) -> int:
+    """The place of a row among others, which may have the same values."""
+    return next((place for place, one in enumerate(rows) if one is row), rows.index(row))
 
 
 def pairs_of(rows: Sequence[Observations], shared: bool) -> Pairs:
@@ -107,7 +113,7 @@ def _pairs_of(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> Pairs:
         unknown = ~resampled & (bounds == 0)
         basis: Basis = "resamples" if resampled.any() else "none"
         trained, ones = _infinite(unknown), np.ones((k, k))
-        return Pairs(fit[:k], trained, images, ones, df_images, 1.0, basis, bounds, unknown)
+        return Pairs(fit[:k], trained, images, ones, df_images, 1.0, np.nan, basis, bounds, unknown)
     residuals = _without_rounding(values[present] - design @ fit, values[present])
     variance, df = _pooled_variance(by_row, by_unit, values[present], bounds == 0)
     counts = present.sum(1)
@@ -121,7 +127,8 @@ def _pairs_of(rows: tuple[tuple[Observation, ...], ...], shared: bool) -> Pairs:
     units = k / (1 / counts).sum()
     basis = "seeds" if depth == 1 else "generator seeds"
     images = images if shared else 0 * images
-    return Pairs(fit[:k], trained, images, df_trained, df_images, units, basis, bounds, unknown)
+    deviation = variance**0.5 if df else np.nan
+    return Pairs(fit[:k], trained, images, df_trained, df_images, units, deviation, basis, bounds, unknown)
 
 
 def _either(rows: Flags) -> Flags:

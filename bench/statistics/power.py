@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from .observations import Observations
-from .pairs import pairs_of
+from .pairs import pairs_of, place_of
 from .significance import ALPHA
 from .variance import satterthwaite
 
@@ -56,8 +56,8 @@ def seeds_needed(
     """
     rows = among or (a, b)
     pairs, k = pairs_of(rows, shared), len(rows)
-    i, j = rows.index(a), rows.index(b)
-    gap = abs(pairs.effects[j] - pairs.effects[i])
+    i, j = (place_of(a, rows), place_of(b, rows)) if among else (0, 1)
+    gap = abs(pairs.tests().differences[i, j])
     if (
         "seeds" not in pairs.basis
         or not gap

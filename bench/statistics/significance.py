@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .observations import Array, Observations, bound_of, unit_table
-from .pairs import Basis, pairs_of
+from .pairs import Basis, pairs_of, place_of
 from .two_sources import half_width
 from .variance import image_covariance
 
@@ -76,7 +76,7 @@ def difference(
         among: rows that a and b are two of; the error is then that of `ranks`, estimated from all of them.
     """
     pairs = pairs_of(among or (a, b), shared)
-    i, j = (among.index(a), among.index(b)) if among else (0, 1)
+    i, j = (place_of(a, among), place_of(b, among)) if among else (0, 1)
     basis: Basis = "none" if pairs.unknown[[i, j]].any() else pairs.basis
     tests = pairs.tests()
     gap, p = float(tests.differences[i, j]), float(tests.p[i, j])
@@ -111,7 +111,7 @@ def ranks(
         among: more rows, these with them, from which the error is estimated; only these are tested.
     """
     pairs, k = pairs_of(among or rows, shared), len(rows)
-    chosen = [among.index(row) for row in rows] if among else list(range(k))
+    chosen = [place_of(row, among) for row in rows] if among else list(range(k))
     tests, bases = pairs.tests(), pairs.bases
     p, differences = (table[np.ix_(chosen, chosen)] for table in (tests.p, tests.differences))
     separate = np.zeros((k, k), dtype=bool)

@@ -1,6 +1,7 @@
 """`bench power`: the difference that seeds show, from a spread that was measured or is expected."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from latentbench.bench.cli import app
 from latentbench.bench.leaderboard.power_table import spreads
+from latentbench.bench.records.files import write_record
 from latentbench.bench.statistics.power import smallest_difference
 
 PLAN = Path(__file__).parents[2] / "results/studies/study/PLAN.md"
@@ -46,9 +48,25 @@ def test_the_spread_of_records_is_the_residual_deviation_of_logarithms():
     )
     about = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     assert (spread.generator, spread.rows) == ("mar", len(rows))
-    assert spread.deviation == pytest.approx(
-        np.sqrt((about**2).sum() / (4 * 3)), rel=0.15
-    )  # noisier pairs count
+    assert spread.deviation == pytest.approx(np.sqrt((about**2).sum() / ((len(rows) - 1) * 3)))
+
+
+def test_a_third_seed_that_is_half_made_hardly_changes_the_spread():
+    made = [r for r in records(seeds=("0", "1", "2"), guidances=(1.0,), generators=("mar",)) if not r.real]
+    two = [r for r in made if r.cell["seed"] != "2"]
+    [before], [after] = spreads(two), spreads([*two, next(r for r in made if r.cell["seed"] == "2")])
+    assert after.deviation == pytest.approx(before.deviation, rel=0.05)
+
+
+def test_a_folder_s_table_has_whole_seeds_and_names_datasets_where_there_are_several(tmp_path):
+    for record in records(seeds=("0", "1"), guidances=(1.0,), generators=("mar",)):
+        write_record(tmp_path / "run/records", record)
+    code, shown = power(tmp_path / "run", "--seeds", "2,1000", "--rows", "40")
+    assert code == 0 and shown.startswith("mar: 40 rows") and "\n1000 " in shown
+    for record in records(seeds=("0", "1"), guidances=(1.0,), generators=("mar",)):
+        write_record(tmp_path / "run/records", replace(record, cell=record.cell | {"dataset": "other"}))
+    code, shown = power(tmp_path / "run")
+    assert code == 0 and "other · mar: " in shown
 
 
 def test_the_plan_of_the_second_study_has_its_numbers():
@@ -70,6 +88,7 @@ def test_the_plan_of_the_second_study_has_its_numbers():
         (("--deviation", "3"), "--deviation needs --rows"),
         (("--deviation", "3", "--rows", "5", "--seeds", "1,2"), "whole numbers from 2 on"),
         (("nowhere",), "no records in nowhere"),
+        (("nowhere", "--deviation", "3"), "takes a results folder or --deviation, not both"),
     ],
 )
 def test_what_is_missing_is_said(arguments, said, tmp_path, monkeypatch):

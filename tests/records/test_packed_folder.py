@@ -9,6 +9,7 @@ from helpers import fabricated_records
 from helpers.run import bench_inline
 
 import latentbench.bench as lb
+from latentbench.bench.records import packed_folder
 from latentbench.bench.records.files import read_records, write_record
 from latentbench.bench.records.packed_folder import (
     PACKED,
@@ -88,6 +89,36 @@ def test_commands_read_packed_records_as_they_read_a_folder(results, tmp_path):
     assert len(lb.load(results).records) == len(RECORDS)
 
 
+def test_what_is_no_record_stays_beside_the_packed_ones(results):
+    (results / "records/old").mkdir()
+    (results / "records/old/x.json").write_text("{}", encoding="utf-8")
+    pack_records(results)
+    assert contents(results).keys() == {PACKED, "records/old/x.json"}
+    assert read_records(results / "records") == RECORDS
+
+
+def test_more_bytes_than_one_file_may_have_are_not_packed(results, monkeypatch):
+    before = contents(results)
+    monkeypatch.setattr(packed_folder, "MOST", 1000)
+    with pytest.raises(PackError, match="more than 1,000 bytes, too many for one file"):
+        pack_records(results)
+    assert contents(results) == before
+
+
+def test_unpacking_that_is_interrupted_leaves_no_half_of_a_record(results, monkeypatch):
+    pack_records(results)
+
+    def interrupted(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(packed_folder, "replace_bytes", interrupted)
+        unpack_records(results)
+    assert (results / PACKED).exists() and not [*(results / "records").rglob("*.json")]
+    unpack_records(results)
+    assert read_records(results / "records") == RECORDS
+
+
 def test_merging_into_packed_records_unpacks_them(results, tmp_path):
     pack_records(results)
     more = fabricated_records.records(("repa",), ("mar",), ("0", "1"))
@@ -123,6 +154,7 @@ def test_a_run_does_not_add_to_packed_records_that_git_tracks(results, tmp_path)
         ("metrics/a.json", tarfile.REGTYPE, "'metrics/a.json' cannot be in it"),
         ("a.json", tarfile.SYMTYPE, "'a.json' cannot be in it"),
         ("a.json", tarfile.FIFOTYPE, "'a.json' cannot be in it"),
+        ("C:a.json", tarfile.REGTYPE, "'C:a.json' cannot be in it"),
         ("a.txt", tarfile.REGTYPE, "'a.txt' cannot be in it"),
     ],
 )

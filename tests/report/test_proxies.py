@@ -12,7 +12,7 @@ from scipy import stats
 
 from latentbench.bench.report.analysis import claimed_proxies, proxies
 from latentbench.bench.report.analysis.board import Board
-from latentbench.bench.report.analysis.claims import CLAIMS
+from latentbench.bench.report.analysis.claims import CLAIMS, is_number
 from latentbench.bench.report.analysis.proxy_measures import Estimate, fidelity, measured
 from latentbench.bench.report.analysis.proxy_signals import Quality, Signal, comparisons, latent_shapes
 
@@ -295,7 +295,7 @@ def test_figures_of_signals_are_few_and_show_a_panel_a_generator(made_up):
 def outcome(name, sign, values, distances, corrected=0.01, claim=None):
     labels = [str(i) for i in range(len(values))]
     found = fidelity([(quality(labels, distances), signal(labels, values, name, sign))])
-    claim = claim or next(c for c in CLAIMS if c.names(name))
+    claim = claim or next(c for c in CLAIMS if is_number(c.signal, name))
     return claimed_proxies.Outcome(claim, replace(found, corrected=corrected, tests=1))
 
 
@@ -324,8 +324,9 @@ def test_a_claim_is_on_its_own_side_whatever_direction_the_metric_declares():
         found = outcome("SEC_25", sign, -order, order)  # by the claim a lower SEC is better
         assert found.r.value == pytest.approx(1) and found.verdict == "holds"
         assert found.tau.value == pytest.approx(1)
-    turned = outcome("SEC_25", 1.0, -order, order)
-    assert turned._claimed_side(Estimate(-0.5, (-0.7, 0.1))).interval == (-0.1, 0.7)
+    fidelity = outcome("SEC_25", 1.0, -order, order).fidelity
+    turned = claimed_proxies.on_claimed_side(Estimate(-0.5, (-0.7, 0.1)), fidelity, -1.0)
+    assert turned.value == 0.5 and turned.interval == (-0.1, 0.7)
 
 
 def test_claims_are_set_against_the_network_that_judges_generation(study):

@@ -47,13 +47,18 @@ def proxies(rows="mar|tarflow"):
     return [Proxy("P", number, better, labels) for number, better in PROXIES.items()]
 
 
+def said_of(asked, study):
+    return outcomes_of(asked, study / "claims.yaml")
+
+
 def test_numbers_are_tested_together_by_the_mean_rank_over_the_generators_that_were_named(study):
-    found = outcomes_of(proxies(), study)
+    found = said_of(proxies(), study)
     by_number = {outcome.proxy.number: outcome for outcome in found}
     assert [by_number[n].verdict for n in PROXIES] == ["holds", "fails", "can't be told", "not measured"]
-    assert by_number["CDS"].why == "no CDS in these rows"
+    assert by_number["CDS"].why == "no CDS in these rows, or the same in all"
     alone = [outcome.tau.p for outcome in found[:3]]
-    np.testing.assert_allclose([o.p for o in found[:3]], multipletests(alone, method="holm")[1])
+    with_the_missing = multipletests([*alone, 1.0], method="holm")[1]
+    np.testing.assert_allclose([o.p for o in found], [*with_the_missing[:3], np.nan])
     made = [r for r in records(regularizers=ROWS, generators=("mar", "tarflow")) if not r.real]
     quality = []
     for generator in ("mar", "tarflow"):
@@ -70,14 +75,30 @@ def test_numbers_are_tested_together_by_the_mean_rank_over_the_generators_that_w
 
 
 def test_other_generators_of_the_folder_do_not_count(study):
-    [one] = outcomes_of(proxies("mar")[:1], study)
+    [one] = said_of(proxies("mar")[:1], study)
     assert one.target == "mar" and one.rows == len(ROWS)
 
 
 def test_rows_that_were_not_run_say_so(study):
-    [one] = outcomes_of(proxies("mra")[:1], study)
-    assert one.verdict == "not measured" and one.why == "fewer than four such rows"
-    assert finding([one]).figure is None
+    [one] = said_of(proxies("mra")[:1], study)
+    assert one.verdict == "not measured" and one.why == "no such rows in run"
+    assert finding([one]).figure is None and "seed" not in finding([one]).answer
+
+
+def test_a_number_that_orders_all_rows_the_wrong_way_fails(study):
+    [before] = said_of(proxies("mar")[1:2], study)
+    [one] = said_of([replace(proxies("mar")[1], number="kNN_NLL", better="higher")], study)
+    assert before.tau.value < 0 and one.tau.value < -0.7 and one.verdict == "fails"
+    perfect = replace(one, tau=replace(one.tau, value=-1.0, interval=None))  # all resamples agree
+    assert perfect.verdict == "fails"
+
+
+def test_generators_that_have_too_few_rows_are_not_named_as_if_they_counted(study, tmp_path):
+    for record in records(regularizers=ROWS, generators=("mar", "tarflow")):
+        if record.real or record.cell["generator"] == "mar" or record.cell["regularizer"] in ROWS[:3]:
+            write_record(tmp_path / "run/records", loosened(record))
+    [one] = said_of(proxies()[:1], tmp_path)
+    assert one.target == "mar" and one.rows == len(ROWS)
 
 
 def test_the_command_tells_claims_and_predictors_and_writes_both(study, tmp_path):
@@ -114,6 +135,9 @@ def test_the_command_tells_claims_and_predictors_and_writes_both(study, tmp_path
             "proxies: [{paper: P, number: N, better: lower, rows: {generater: a}}]\n",
             "unknown label 'generater'; did",
         ),
+        ("proxies: [{paper: P, number: 5, better: lower, rows: {}}]\n", "4:30: number must be text, not 5"),
+        ("proxies: [{paper: P, number: N, better: 1, rows: {}}]\n", "unknown end '1'"),
+        ("proxies: [{paper: P, number: 'rFD[net]', better: lower, rows: {}}]\n", "without its network: rFD"),
         ("proxy: []\n", "c.yaml:4:1: unknown key 'proxy'; did you mean 'proxies'"),
     ],
 )

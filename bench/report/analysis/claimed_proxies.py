@@ -14,7 +14,7 @@ from ...records.record import Record
 from ...statistics.significance import ALPHA
 from . import style
 from .board import Board, caution, in_words, table_of
-from .claims import CLAIMS, PAPERS, Claim
+from .claims import CLAIMS, PAPERS, Claim, is_number
 from .findings import Finding
 from .proxies import measure
 from .proxy_measures import Estimate, Fidelity, Study, rounded
@@ -23,6 +23,7 @@ HOLDS = "holds"
 CONTRADICTED = "contradicted"
 WEAKER = "weaker than claimed"
 UNTOLD = "can't be told"
+UNKNOWN = Estimate(math.nan, None)
 UNMEASURED = "not measured here"
 SHOWN = ("number", "better", "claimed by", "claimed r", "r here", "r low", "r high", "rows", "verdict")
 FEWEST = 10  # rows; intervals of fewer are too rough to exclude a claimed value
@@ -43,19 +44,13 @@ class Outcome:
 
     @property
     def r(self) -> Estimate:
-        return self._claimed_side(self.fidelity.r) if self.fidelity else Estimate(math.nan, None)
+        f = self.fidelity
+        return on_claimed_side(f.r, f, self.claim.sign) if f else UNKNOWN
 
     @property
     def tau(self) -> Estimate:
-        return self._claimed_side(self.fidelity.tau) if self.fidelity else Estimate(math.nan, None)
-
-    def _claimed_side(self, estimate: Estimate) -> Estimate:
-        """The estimate turned so that the claimed direction is positive; it was as the metric declares it."""
-        assert self.fidelity is not None
-        if self.claim.sign == (self.fidelity.signal.sign or 1.0):
-            return estimate
-        turned = estimate.interval and (-estimate.interval[1], -estimate.interval[0])
-        return Estimate(-estimate.value, turned, estimate.p)
+        f = self.fidelity
+        return on_claimed_side(f.tau, f, self.claim.sign) if f else UNKNOWN
 
     @property
     def verdict(self) -> str:
@@ -80,15 +75,22 @@ class Outcome:
 def outcomes(fidelities: Sequence[Fidelity], target: str) -> list[Outcome]:
     """All claims with the fidelity of their number, by the network that judges generation; measured first."""
     of_target = [f for f in fidelities if f.target == target]
-    found = [Outcome(claim, fidelity_of(claim, of_target)) for claim in CLAIMS]
+    found = [Outcome(claim, fidelity_of(claim.signal, of_target)) for claim in CLAIMS]
     return sorted(found, key=lambda outcome: outcome.fidelity is None)
 
 
-def fidelity_of(claim: Claim, fidelities: Sequence[Fidelity]) -> Fidelity | None:
-    """The fidelity of the claim's number, if possible by the network that judges generation."""
-    named = [f for f in fidelities if claim.names(f.signal.name)]
-    judged = [f for f in named if "[" not in f.signal.shared_name]
-    return next(iter([*judged, *named]), None)
+def fidelity_of(number: str, fidelities: Sequence[Fidelity]) -> Fidelity | None:
+    """The fidelity of a number by the network that judges generation, else by the first other by name."""
+    named = [f for f in fidelities if is_number(number, f.signal.name)]
+    return min(named, key=lambda f: ("[" in f.signal.shared_name, f.signal.name), default=None)
+
+
+def on_claimed_side(estimate: Estimate, fidelity: Fidelity, sign: float) -> Estimate:
+    """The estimate, positive where quality goes with more (sign 1) or with less (-1) of the number."""
+    if sign == (fidelity.signal.sign or 1.0):  # as the metric declares it
+        return estimate
+    turned = estimate.interval and (-estimate.interval[1], -estimate.interval[0])
+    return Estimate(-estimate.value, turned, estimate.p)
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:

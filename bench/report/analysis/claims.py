@@ -37,9 +37,10 @@ class Claim:
     def source_text(self) -> str:
         return f"arXiv {self.source}" if self.source else "often said"
 
-    def names(self, signal: str) -> bool:
-        """Whether a signal, with any extractor and protocol, is the claim's number."""
-        return re.split(r"[\[ ]", signal)[0] in (self.signal, self.signal.replace("FD", "FID"))
+
+def is_number(number: str, signal: str) -> bool:
+    """Whether a signal, with any extractor and protocol, is a number such as "iFD"; iFID is iFD too."""
+    return re.split(r"[\[ ]", signal)[0] in (number, number.replace("FD", "FID"))
 
 
 _SUITE = "86 tokenizers"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ...records.labels import slug
 from ...statistics.observations import Array
 from . import style
-from .claims import CLAIMS
+from .claims import CLAIMS, is_number
 from .proxy_measures import Fidelity, Study, fidelity
 from .proxy_signals import POOLED, Quality, Signal
 
@@ -59,7 +59,7 @@ def chosen(fidelities: Sequence[Fidelity], most: int = SCATTERS) -> list[str]:
 
     def claimed(f: Fidelity) -> bool:
         judged = "[" not in f.signal.shared_name  # by the network that judges generation
-        return judged and any(claim.names(f.signal.name) for claim in CLAIMS)
+        return judged and any(is_number(claim.signal, f.signal.name) for claim in CLAIMS)
 
     named = dict.fromkeys(f.signal.name for f in fidelities if f.sure or claimed(f))
     return sorted(named, key=order)[:most]

@@ -16,8 +16,6 @@ from ...leaderboard.numbers import plural
 from ...leaderboard.ranking import comparable, on_shared_images
 from ...leaderboard.rows import Column
 from ...matrix.yaml_text import Document, MatrixError, Problem, parse, read
-from ...options.words import shown
-from ...records.files import RecordError, read_records
 from ...records.labels import matches
 from ...registry import unknown
 from ...report.analysis.board import Board, Entry, by_seed, spread, table_of
@@ -25,12 +23,14 @@ from ...report.analysis.findings import Finding
 from ...statistics.significance import ALPHA, difference
 from . import proxies
 from .proxies import Proxy
-from .verdicts import Bar, corrected, counted, picture
+from .records_of_statement import records_of
+from .statement_keys import Trail, key_problems, label_problems, text_problems
+from .verdicts import Bar, corrected, counted, picture, with_reason
 
 GAIN = 0.05  # a claim fails if the interval leaves out a gain of this share of the distance
 LISTS = ["claims", "proxies"]
 TEXTS, SIDES = ("paper", "claim"), ("better", "than")
-AXES = ("tokenizer", "regularizer", "generator")
+AXES = ("dataset", "tokenizer", "regularizer", "generator")
 EXAMPLE = (
     "claims: [{paper: …, claim: …, better: {regularizer: kl, generator: mar}, than: {regularizer: none, …}}]"
 )
@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Side(NamedTuple):
-    """A row that a claim names, in the results folder of `board`; or why there is none."""
+    """The row that a side of a claim names, in the board of its folder; `absent` is why there is none."""
 
     board: Board | None
     entry: Entry | None
@@ -105,35 +105,21 @@ def read_planned(file: Path) -> tuple[list[Claim], list[Proxy]]:
         problems += _problems(document, claim, ("claims", number))
     if problems:
         raise MatrixError(problems)
-    return (
-        [Claim(str(c["paper"]), str(c["claim"]), c["better"], c["than"]) for c in claims],
-        [Proxy(**proxy) for proxy in document.data.get("proxies", [])],
-    )
+    return [Claim(**claim) for claim in claims], [Proxy(**p) for p in document.data.get("proxies", [])]
 
 
-def _problems(document: Document, claim: Any, trail: tuple[str | int, ...]) -> list[Problem]:
+def _problems(document: Document, claim: Any, trail: Trail) -> list[Problem]:
+    problems = key_problems(document, claim, trail, "a claim", [*TEXTS, *SIDES], EXAMPLE)
     if not isinstance(claim, dict):
-        return [document.problem(trail, f"a claim is a mapping such as in `{EXAMPLE}`, not {shown(claim)}")]
-    known = [*TEXTS, *SIDES]
-    problems = [
-        document.problem((*trail, key), unknown("key of a claim", key, known), True)
-        for key in claim
-        if key not in known
-    ]
-    problems += [document.problem(trail, f"a claim needs {key!r}") for key in known if key not in claim]
-    for side in SIDES:
-        labels = claim.get(side, {})
-        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-            problems.append(
-                document.problem((*trail, side), f"{side} names a row: {{regularizer: kl, generator: mar}}")
-            )
-            continue
-        allowed = ["results", *AXES]
-        problems += [
-            document.problem((*trail, side, key), unknown("label", key, allowed), True)
-            for key in labels
-            if key not in allowed
-        ]
+        return problems
+    problems += text_problems(document, claim, trail, TEXTS)
+    for side in (side for side in SIDES if side in claim):
+        about = f"{side} names a row: {{regularizer: kl, generator: mar}}"
+        problems += label_problems(document, claim[side], (*trail, side), AXES, about)
+        if isinstance(claim[side], dict) and not claim[side].keys() - {"results"}:
+            problems.append(document.problem((*trail, side), about))
+    if not problems and claim["better"] == claim["than"]:
+        problems.append(document.problem((*trail, "than"), "both sides of this claim name the same row"))
     return problems
 
 
@@ -144,27 +130,24 @@ def outcomes_of(file: Path, claims: Sequence[Claim]) -> list[Outcome]:
     pooled over all rows of the generator, if both sides have the same one.
 
     Raises:
-        MatrixError: a side fits several rows.
+        MatrixError: a side fits several rows, or its folder has several datasets and the side names none.
         RecordError: a results folder can't be read.
     """
-    boards: dict[Path, Board | None] = {}
+    boards: dict[tuple[Path, str], Board | None] = {}
     outcomes = []
     for number, claim in enumerate(claims):
         sides: list[Side] = []
         for name in SIDES:
-            labels = dict(getattr(claim, name))
+            labels, where = dict(getattr(claim, name)), f"{file}: claim {number + 1}: {name}"
             folder = (file.parent / labels.pop("results", ".")).resolve()
-            if folder not in boards:
-                boards[folder] = _board(folder)
-            sides.append(_side(boards[folder], labels, folder, f"{file}: claim {number + 1}: {name}"))
+            dataset = labels.pop("dataset", "*")
+            if (folder, dataset) not in boards:
+                records = records_of(folder, {"dataset": dataset}, where)
+                boards[folder, dataset] = Board(records) if records else None
+            sides.append(_side(boards[folder, dataset], labels, folder, where))
         outcomes.append(_outcome(claim, *sides))
     adjusted = corrected([outcome.alone for outcome in outcomes])
     return [replace(outcome, p=p) for outcome, p in zip(outcomes, adjusted, strict=True)]
-
-
-def _board(folder: Path) -> Board | None:
-    records = read_records(folder / "records")
-    return Board(records) if records else None
 
 
 def _side(board: Board | None, labels: dict[str, str], folder: Path, where: str) -> Side:
@@ -180,7 +163,7 @@ def _side(board: Board | None, labels: dict[str, str], folder: Path, where: str)
         rows = "; ".join(f"{e.tokenizer} · {e.regularizer} · {e.generator}" for e in fitting[:4])
         raise MatrixError([Problem(where, 0, 0, f"{named} fits {len(fitting)} rows: {rows}")])
     if not fitting:
-        return Side(board, None, f"{folder.name} has no row {named}")
+        return Side(board, None, f"{folder.name} has no row {named} with a distance of samples")
     return Side(board, fitting[0], "")
 
 
@@ -189,7 +172,7 @@ def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
     if board is None or better is None or than is None or board.column is None:
         return Outcome(claim, why=ours.absent or theirs.absent)
     if theirs.board is None or theirs.board.column != board.column:
-        raise RecordError(f"{claim.paper}: the two rows have no distance of one protocol in common")
+        return Outcome(claim, why="the two rows have no distance of one protocol in common")
     pooled = board is theirs.board and better.generator == than.generator
     entries = board.with_generator(better.generator) if pooled else [better, than]
     observations, logs = comparable([entry.value.observations for entry in entries], board.column)
@@ -200,8 +183,10 @@ def _outcome(claim: Claim, ours: Side, theirs: Side) -> Outcome:
         return -math.expm1(effect) if logs else -effect / than.mean
 
     gains = gain(found.effect), gain(found.high), gain(found.low)
-    why = "" if found.basis == "seeds" else "one seed, so the variance of training is unknown"
-    return Outcome(claim, board.column, better, than, *gains, alone=found.p, why=why)
+    if found.basis != "seeds":
+        why = "one tokenizer seed, so the variance of training is unknown"
+        return Outcome(claim, board.column, better, than, *gains, why=why)
+    return Outcome(claim, board.column, better, than, *gains, alone=found.p)
 
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
@@ -246,12 +231,11 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "to": 100 * outcome.high,
         "p alone": outcome.alone,
         "p": outcome.p,
-        "here": f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict,
+        "here": with_reason(outcome.verdict, outcome.why),
     }
 
 
 def _bar(outcome: Outcome) -> Bar:
     """A claim's gain; the interval of a pair that says nothing would hide those of all others."""
-    low, high = (100 * min(max(end, -2), 1) for end in (outcome.low, outcome.high))
-    name = f"{outcome.claim.paper}: {outcome.claim.claim}"
-    return Bar(name, outcome.verdict, 100 * outcome.gain, low, high)
+    gain, low, high = (100 * min(max(end, -2), 1) for end in (outcome.gain, outcome.low, outcome.high))
+    return Bar(f"{outcome.claim.paper}: {outcome.claim.claim}", outcome.verdict, gain, low, high)

@@ -1,7 +1,8 @@
 """Numbers that were said before a run to foretell generation quality, and what its records say of each.
 
-A proxy is a number of tokenizers and the end of it that goes with better generation. All proxies of a file
-are tested together, so that one that was thought of afterwards can't join without costing the others power.
+A proxy is a metric of tokenizers, such as iFD, with the direction that should go with better generation. All
+proxies of a file are tested together, so that one that was thought of afterwards can't join without costing
+the others power.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ from typing import Any
 from ...leaderboard.numbers import plural
 from ...matrix.yaml_text import Document, Problem
 from ...options.words import shown
-from ...records.files import read_records
-from ...records.labels import AXES, selects
+from ...records.labels import AXES
 from ...registry import unknown
 from ...report.analysis.board import Board, caution, table_of
-from ...report.analysis.claimed_proxies import Outcome as Turned
-from ...report.analysis.claimed_proxies import fidelity_of
-from ...report.analysis.claims import Claim
+from ...report.analysis.claimed_proxies import fidelity_of, on_claimed_side
 from ...report.analysis.findings import Finding
 from ...report.analysis.proxies import measure
 from ...report.analysis.proxy_measures import Estimate, Study
 from ...statistics.significance import ALPHA
-from .verdicts import Bar, corrected, counted, picture
+from .records_of_statement import records_of
+from .statement_keys import key_problems, label_problems, text_problems
+from .verdicts import Bar, corrected, counted, picture, with_reason
 
 TAU = 0.5  # a proxy fails if its interval leaves out this tau
 KEYS, ENDS = ["paper", "number", "better", "rows"], ["higher", "lower"]
@@ -51,7 +51,8 @@ class Outcome:
     proxy: Proxy
     tau: Estimate = UNKNOWN
     rows: int = 0
-    target: str = ""
+    signal: str = ""  # the number's full name, with the network that it is of
+    target: str = ""  # the generators that count
     seeds: int = 0  # the most of a row
     p: float = math.nan
     why: str = ""  # it wasn't measured
@@ -63,7 +64,8 @@ class Outcome:
             return "not measured"
         if self.tau.value > 0 and self.p < ALPHA:
             return "holds"
-        return "fails" if self.tau.interval is not None and self.tau.interval[1] < TAU else "can't be told"
+        high = self.tau.interval[1] if self.tau.interval else self.tau.value
+        return "fails" if high < TAU else "can't be told"
 
 
 def problems_of(document: Document) -> list[Problem]:
@@ -74,61 +76,64 @@ def problems_of(document: Document) -> list[Problem]:
     problems: list[Problem] = []
     for number, proxy in enumerate(proxies):
         trail = ("proxies", number)
+        problems += key_problems(document, proxy, trail, "a proxy", KEYS, EXAMPLE)
         if not isinstance(proxy, dict):
-            message = f"a proxy is a mapping such as `{EXAMPLE}`, not {shown(proxy)}"
-            problems.append(document.problem(trail, message))
             continue
-        for key in (key for key in proxy if key not in KEYS):
-            problems.append(document.problem((*trail, key), unknown("key of a proxy", key, KEYS), True))
-        problems += [document.problem(trail, f"a proxy needs {key!r}") for key in KEYS if key not in proxy]
+        problems += text_problems(document, proxy, trail, ("paper", "number"))
+        name = proxy.get("number")
+        if isinstance(name, str) and "[" in name:
+            plain = name.partition("[")[0]
+            message = f"number is a metric without its network: {plain}, by the network that ranks"
+            problems.append(document.problem((*trail, "number"), message))
         if "better" in proxy and proxy["better"] not in ENDS:
-            problems.append(document.problem((*trail, "better"), unknown("end", proxy["better"], ENDS)))
-        rows = proxy.get("rows", {})
-        if not isinstance(rows, dict) or not all(isinstance(value, str) for value in rows.values()):
-            message = "rows are patterns of labels: {tokenizer: vit, generator: lightningdit|tarflow}"
-            problems.append(document.problem((*trail, "rows"), message))
-            continue
-        known = ["results", *AXES]
-        for key in (key for key in rows if key not in known):
-            problems.append(document.problem((*trail, "rows", key), unknown("label", key, known), True))
+            message = unknown("end", shown(proxy["better"]).strip("'"), ENDS)
+            problems.append(document.problem((*trail, "better"), message))
+        about = "rows are patterns of labels: {tokenizer: vit, generator: lightningdit|tarflow}"
+        if "rows" in proxy:
+            problems += label_problems(document, proxy["rows"], (*trail, "rows"), AXES, about)
     return problems
 
 
-def outcomes_of(proxies: Sequence[Proxy], folder: Path) -> list[Outcome]:
-    """The outcome of each proxy by the rows it names, in a results folder that is relative to `folder`.
+def outcomes_of(proxies: Sequence[Proxy], file: Path) -> list[Outcome]:
+    """The outcome of each proxy by the rows it names, in a results folder that is relative to its file.
 
     Of several generators the mean rank of a row counts.
 
     Raises:
+        MatrixError: the rows are of several datasets.
         RecordError: a results folder can't be read.
     """
-    studies: dict[tuple[tuple[str, str], ...], Study | None] = {}
+    studies: dict[tuple[tuple[str, str], ...], Study | str] = {}
     outcomes = []
-    for proxy in proxies:
+    for number, proxy in enumerate(proxies):
         rows = tuple(sorted(proxy.rows.items()))
         if rows not in studies:
-            studies[rows] = _study(dict(rows), folder)
+            studies[rows] = _study(dict(rows), file.parent, f"{file}: proxy {number + 1}")
         outcomes.append(_outcome(proxy, studies[rows]))
     adjusted = corrected([outcome.tau.p for outcome in outcomes])
     return [replace(outcome, p=p) for outcome, p in zip(outcomes, adjusted, strict=True)]
 
 
-def _study(labels: dict[str, str], folder: Path) -> Study | None:
-    place = folder / labels.pop("results", ".") / "records"
-    patterns = {axis: pattern.split("|") for axis, pattern in labels.items()}
-    records = [record for record in read_records(place) if not record.real and selects(patterns, record.cell)]
-    return measure((Board(records),)) if records else None
+def _study(labels: dict[str, str], folder: Path, where: str) -> Study | str:
+    """The measures of the rows, or why there are none."""
+    results = (folder / labels.pop("results", ".")).resolve()
+    records = records_of(results, labels, where)
+    if not records:
+        return f"no such rows in {results.name}"
+    study = measure((Board(records),))
+    return study if study.fidelities else "no generator has four such rows that were scored"
 
 
-def _outcome(proxy: Proxy, study: Study | None) -> Outcome:
-    if study is None or not study.fidelities:
-        return Outcome(proxy, why="fewer than four such rows")
-    claim = Claim(proxy.number, proxy.number, proxy.better, None, "", "")
-    fidelity = fidelity_of(claim, [f for f in study.fidelities if f.target == study.target])
+def _outcome(proxy: Proxy, study: Study | str) -> Outcome:
+    if isinstance(study, str):
+        return Outcome(proxy, why=study)
+    fidelity = fidelity_of(proxy.number, [f for f in study.fidelities if f.target == study.target])
     if fidelity is None:
-        return Outcome(proxy, why=f"no {proxy.number} in these rows")
-    target = proxy.rows.get("generator", study.target)
-    return Outcome(proxy, Turned(claim, fidelity).tau, fidelity.rows, target, fidelity.seeds)
+        return Outcome(proxy, why=f"no {proxy.number} in these rows, or the same in all")
+    tau = on_claimed_side(fidelity.tau, fidelity, 1.0 if proxy.better == "higher" else -1.0)
+    counted = dict.fromkeys(f.target for f in study.fidelities if f.target != study.target)
+    target = ", ".join(counted) or study.target
+    return Outcome(proxy, tau, fidelity.rows, fidelity.signal.name, target, fidelity.seeds)
 
 
 def finding(outcomes: Sequence[Outcome]) -> Finding:
@@ -138,7 +143,7 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         "Predictors that were named before the run",
         "Which of them foretell the order of rows here?",
         f"Of {plural(len(outcomes), 'number')} {counted([o.verdict for o in outcomes])}."
-        + caution(max(outcome.seeds for outcome in outcomes)),
+        + (caution(seeds) if (seeds := max(outcome.seeds for outcome in outcomes)) else ""),
         "τ is Kendall's τ-b over rows with the quality of generation, of several generators with the mean "
         "rank; it is positive if the end that was named goes with better generation. Its 95 % interval is "
         "over rows and seeds; p has Holm's correction over all numbers of the file. A number holds if τ is "
@@ -157,7 +162,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     low, high = outcome.tau.interval or (None, None)
     return {
         "paper": outcome.proxy.paper,
-        "number": outcome.proxy.number,
+        "number": outcome.signal or outcome.proxy.number,
         "better": outcome.proxy.better,
         "generators": outcome.target,
         "rows": outcome.rows,
@@ -166,7 +171,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "to": high,
         "p alone": outcome.tau.p,
         "p": outcome.p,
-        "here": f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict,
+        "here": with_reason(outcome.verdict, outcome.why),
     }
 
 

@@ -26,11 +26,17 @@ class Bar(NamedTuple):
 
 
 def corrected(alone: Sequence[float]) -> list[float]:
-    """Holm's p of each statement from its p alone; NaN, of a statement that was not tested, stays."""
+    """Holm's p of each statement from its p alone; NaN, of a statement that can't be tested, stays.
+
+    All statements of a file count, so that no p changes when another one's records arrive.
+    """
     p = np.array(alone, float)
-    tested = ~np.isnan(p)
-    p[tested] = holm(p[tested])
-    return p.tolist()
+    return np.where(np.isnan(p), np.nan, holm(np.nan_to_num(p, nan=1.0))).tolist()
+
+
+def with_reason(verdict: str, why: str) -> str:
+    """`can't be told: one seed`, or the verdict alone."""
+    return f"{verdict}: {why}" if why else verdict
 
 
 def counted(verdicts: Sequence[str]) -> str:
