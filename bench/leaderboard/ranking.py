@@ -142,8 +142,7 @@ class Standings:
             for ranking in self.rankings:
                 if ranking.column == column:
                     for place, rank in zip(ranking.places, ranking.ranks, strict=True):
-                        text = f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}"
-                        texts[place] = text + suffix
+                        texts[place] = rank.text + suffix
         return texts
 
     @property

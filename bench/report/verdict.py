@@ -135,9 +135,7 @@ def _verdict(rows: list[Row], ranking: Ranking | None, facts: _Facts) -> Verdict
     needed = [_needed(ranking, named) if ranking and level == "tie" else ""]
     rank, detectable = "", ""
     if ranking and ranking.whole:  # of one training nobody knows the training variance
-        first = ranking.ranks[ranking.best]
-        span = f"{first.low}" if first.low == first.high else f"{first.low}–{first.high}"
-        rank, detectable = f"{span} of {len(rows)}", ranking.detectable
+        rank, detectable = f"{ranking.ranks[ranking.best].text} of {len(rows)}", ranking.detectable
     if reason := collapse(best):
         needed.append(f"{MARK} {reason[0].upper()}{reason[1:]}.")
     costs, baseline = row_costs(best), _baseline(rows, best)

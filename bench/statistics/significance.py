@@ -44,6 +44,11 @@ class Rank:
     tied: bool  # whether it may be the first: nothing is significantly better
     basis: Basis
 
+    @property
+    def text(self) -> str:
+        """`3`, or `1–3` of several."""
+        return f"{self.low}" if self.low == self.high else f"{self.low}–{self.high}"
+
 
 def interval(observations: Observations, shared: bool, level: float = 0.95) -> tuple[float, float] | None:
     """The confidence interval of the mean over seeds, by Student's t.

@@ -28,6 +28,7 @@ ANALYSES = (
     "guidance_kinds",
     "pareto",
     "matched",
+    "matched_cost",
     "strengths",
     "gaps",
     "budget_curves",

@@ -187,7 +187,7 @@ def _table(board: Board, ranks: dict[str, dict[str, Rank]]) -> pd.DataFrame:
             if entry:
                 row |= {g: entry.value.mean, f"{g} std": entry.value.std}
             if rank:
-                row[f"{g} rank"] = str(rank.low) if rank.low == rank.high else f"{rank.low}–{rank.high}"
+                row[f"{g} rank"] = rank.text
                 row[f"{g} tied with the best"] = "yes" if rank.tied else "no"
         rows.append(row)
     return table_of(rows)

@@ -100,7 +100,7 @@ def _lines(band: Band, psnr: Column, column: Column) -> list[dict[str, object]]:
             f"{psnr.name} std": entry.row.values[psnr].std,
             column.name: entry.mean,
             f"{column.name} std": entry.value.std,
-            "rank in the band": str(rank.low) if rank.low == rank.high else f"{rank.low}–{rank.high}",
+            "rank in the band": rank.text,
             "rows": len(band.entries),
         }
         for entry, rank in zip(band.entries, band.ranks, strict=True)
