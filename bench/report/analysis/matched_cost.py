@@ -45,7 +45,7 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
     return Finding(
         "matched_cost",
         "Generation at matched cost",
-        f"Among rows that train about as long as `{CONTROL}`, which are best for generation?",
+        f"Among rows that train about as long as {CONTROL}, which are best for generation?",
         f"The lowest {board.quality} among rows whose tokenizer takes at most {MOST:g} times the seconds of "
         f"{CONTROL}'s: {'; '.join(map(_answer, contests))}." + caution(board.seeds),
         f"{board.measure}, at each row's best guidance. Seconds are of training the tokenizer and its prior, "
