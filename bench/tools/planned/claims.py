@@ -206,7 +206,7 @@ def finding(outcomes: Sequence[Outcome]) -> Finding:
         table_of(_line(outcome) for outcome in outcomes),
         picture(
             [_bar(outcome) for outcome in outcomes],
-            "gain, % of the distance of the row that should be worse",
+            "gain, % of the other row's distance",
             100 * GAIN,
         ),
         shown=("paper", "claim", "better", "than", "gain, %", "from", "to", "p", "here"),
