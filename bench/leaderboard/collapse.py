@@ -78,7 +78,7 @@ def collapse_note(rows: Iterable[Row]) -> str:
 def _by_seed(row: Row, base: str) -> dict[str, float]:
     """A metric's value of each seed; empty if the row doesn't have it."""
     values = next((value for column, value in row.values.items() if column.base == base), None)
-    return {o.seed: o.value for o in values.observations} if values else {}
+    return values.by_seed if values else {}
 
 
 def _count(some: int, all: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..records.labels import natural
@@ -77,6 +77,13 @@ def row_costs(row: Row) -> dict[str, float]:
     costs = {name: mean for name, mean in counted.items() if mean is not None} | row.cost
     peaks = [value for name, value in costs.items() if name.endswith("_peak_mib")]
     return {**costs, "peak_mib": max(peaks)} if peaks else costs
+
+
+def training_seconds(costs: Mapping[str, float], *stages: str) -> float | None:
+    """The seconds of stages such as "tokenizer" in a row's costs; None if the tokenizer's aren't known."""
+    if "tokenizer_seconds" not in costs:
+        return None
+    return sum(costs.get(f"{stage}_seconds", 0.0) for stage in stages)
 
 
 def _sum(costs: dict[str, float], names: tuple[str, ...]) -> float | None:

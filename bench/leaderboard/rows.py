@@ -88,6 +88,11 @@ class Value(NamedTuple):
     observations: tuple[Observation, ...] = ()
     bound: BoundSide = ""
 
+    @property
+    def by_seed(self) -> dict[str, float]:
+        """The observations by their seed."""
+        return {observation.seed: observation.value for observation in self.observations}
+
 
 @dataclass(frozen=True)
 class Row:

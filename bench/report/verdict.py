@@ -10,7 +10,7 @@ from typing import Any
 from ..leaderboard.baselines import baselines
 from ..leaderboard.collapse import MARK, collapse, marked
 from ..leaderboard.columns import TAUGHT, cells
-from ..leaderboard.cost_table import row_costs
+from ..leaderboard.cost_table import row_costs, training_seconds
 from ..leaderboard.notes import taught_note
 from ..leaderboard.numbers import number, plural
 from ..leaderboard.ranking import Ranking
@@ -256,9 +256,7 @@ def _baseline(rows: list[Row], row: Row) -> dict[str, float]:
 
 
 def _seconds(costs: Mapping[str, float]) -> float | None:
-    if "tokenizer_seconds" not in costs:
-        return None
-    return sum(costs.get(f"{stage}_seconds", 0.0) for stage in ("prior", "tokenizer", "generator"))
+    return training_seconds(costs, "prior", "tokenizer", "generator")
 
 
 def _operations(costs: Mapping[str, float], budget: Mapping[str, Any], generator: str) -> float | None:

@@ -206,11 +206,6 @@ def most(rows: Iterable[Row], wanted: Callable[[Column], bool]) -> Column | None
     return max(counts, key=lambda c: (counts[c], c.base == "gFID"), default=None)
 
 
-def by_seed(value: Value) -> dict[str, float]:
-    """The observations by their seed."""
-    return {observation.seed: observation.value for observation in value.observations}
-
-
 def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A table without its empty columns."""
     return pd.DataFrame(rows).dropna(axis="columns", how="all")

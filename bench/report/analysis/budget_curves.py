@@ -18,7 +18,7 @@ from ...leaderboard.training_cost import generator_gflop, tokenizer_gflop
 from ...metrics.names import kind_of_metric
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, in_words, table_of
+from .board import Board, Entry, caution, in_words, table_of
 from .findings import Finding
 from .pareto import front
 
@@ -261,7 +261,7 @@ def _final(board: Board) -> Finding | None:
 
 def _same_fronts(placed: Sequence[tuple[Entry, float]]) -> str:
     """How many seeds have the mean's front; empty with one seed."""
-    values = [by_seed(entry.value) for entry, _ in placed]
+    values = [entry.value.by_seed for entry, _ in placed]
     seeds = [seed for seed in values[0] if all(seed in by_label for by_label in values)]
     if len(seeds) < 2:
         return ""

@@ -14,7 +14,7 @@ from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, extractor_of, head, in_words, table_of
+from .board import Board, Entry, caution, extractor_of, head, in_words, table_of
 from .findings import Finding
 
 
@@ -129,10 +129,10 @@ def _gaps(entry: Entry, clean: float, noisy: float | None, generated: float) -> 
 
 def _causes_by_seed(entry: Entry, measures: Measures, floor: float) -> list[str]:
     values = entry.row.values
-    clean = by_seed(values[measures.clean])
-    noisy = by_seed(values[measures.noise]) if measures.noise else {}
+    clean = values[measures.clean].by_seed
+    noisy = values[measures.noise].by_seed if measures.noise else {}
     causes = []
-    for seed, generated in by_seed(values[measures.generated]).items():
+    for seed, generated in values[measures.generated].by_seed.items():
         first = tokenizer_seed(seed)
         if first not in clean or (measures.noise and first not in noisy):
             continue

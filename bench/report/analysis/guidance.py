@@ -13,7 +13,7 @@ from ...leaderboard.numbers import number, plural
 from ...leaderboard.rows import Column
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, in_words, spread, table_of
+from .board import Board, Entry, in_words, spread, table_of
 from .findings import Finding
 
 
@@ -64,7 +64,7 @@ def judge(entry: Entry) -> Judged | None:
     chosen = entry.choice.by_seed
     if not chosen:
         return None
-    grid = {w: by_seed(value) for w, value in entry.values.items()}
+    grid = {w: value.by_seed for w, value in entry.values.items()}
     return Judged(
         entry,
         chosen,

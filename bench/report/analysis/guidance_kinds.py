@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ...leaderboard.numbers import number, plural
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, spread, table_of
+from .board import Board, Entry, caution, spread, table_of
 from .findings import Finding
 
 PLAIN = "plain"
@@ -94,8 +94,8 @@ def kind_text(guided: dict[str, Any], generator: str) -> str:
 def of_seeds(entry: Entry) -> dict[str, float]:
     """Each seed's value, at the guidance that the other seeds choose where there are several."""
     if not entry.choice.by_seed:
-        return by_seed(entry.value)
-    return {seed: by_seed(entry.values[w])[seed] for seed, w in entry.choice.by_seed.items()}
+        return entry.value.by_seed
+    return {seed: entry.values[w].by_seed[seed] for seed, w in entry.choice.by_seed.items()}
 
 
 def _line(row: Guided, quality: str) -> dict[str, object]:

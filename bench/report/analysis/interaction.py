@@ -17,7 +17,7 @@ from ...leaderboard.rows import tokenizer_seed
 from ...records.record import Record
 from ...statistics.significance import Rank
 from . import style
-from .board import Board, Entry, by_seed, caution, in_words, p_text, table_of
+from .board import Board, Entry, caution, in_words, p_text, table_of
 from .findings import Finding
 
 
@@ -134,7 +134,7 @@ def _array(block: Block) -> np.ndarray | None:
 def _per_tokenizer(entry: Entry) -> dict[str, float]:
     """The mean quality of each tokenizer seed over its generator and sampling seeds."""
     groups: dict[str, list[float]] = {}
-    for seed, value in by_seed(entry.value).items():
+    for seed, value in entry.value.by_seed.items():
         groups.setdefault(tokenizer_seed(seed), []).append(value)
     return {seed: float(np.mean(values)) for seed, values in groups.items()}
 

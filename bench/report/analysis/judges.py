@@ -21,7 +21,7 @@ from ...records.record import Record
 from ...statistics.pairs import pairs_of
 from ...statistics.significance import ALPHA, holm
 from . import style
-from .board import Board, by_seed, caution, extractor_of, head, in_words, table_of
+from .board import Board, caution, extractor_of, head, in_words, table_of
 from .findings import Finding
 
 LEAST = 3  # rows; the order of two is right or wrong by chance
@@ -53,7 +53,7 @@ class Contest:
     @cached_property
     def of_seeds(self) -> list[float]:
         """Tau of each seed that all rows have, if there are several."""
-        values = [[by_seed(one.row.values[c]) for one in self.judged] for c in (self.first, self.second)]
+        values = [[one.row.values[c].by_seed for one in self.judged] for c in (self.first, self.second)]
         seeds = set.intersection(*(set(row) for rows in values for row in rows))
         taus = [kendall(*([row[seed] for row in rows] for rows in values)) for seed in sorted(seeds)]
         return taus if len(taus) > 1 else []

@@ -8,33 +8,26 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from ...leaderboard.ranking import comparable, on_shared_images
 from ...leaderboard.rows import Column
 from ...records.record import Record
-from ...statistics.significance import Rank, ranks
 from . import style
-from .board import Board, Entry, caution, in_words, most, table_of
+from .board import Board, Entry, caution, most, table_of
+from .contest import Contest, contest
 from .findings import Finding
 
 LEAST = 3  # rows of a band, and two such bands of a generator: fewer say nothing
 
 
 class Band(NamedTuple):
-    """The rows of one generator whose PSNR is in [low, low + 1) dB, the best first, and their ranks."""
+    """The rows of one generator whose PSNR is in [low, low + 1) dB."""
 
     generator: str
     low: int
-    entries: list[Entry]
-    ranks: list[Rank]
+    contest: Contest
 
     @property
     def name(self) -> str:
         return f"{self.low} to {self.low + 1} dB"
-
-    @property
-    def tied(self) -> list[str]:
-        """The rows that seeds, where there are several, don't separate from the best one."""
-        return [e.label for e, rank in zip(self.entries[1:], self.ranks[1:], strict=True) if rank.tied]
 
 
 def finding(records: Sequence[Record] | Board) -> Finding | None:
@@ -67,26 +60,18 @@ def finding(records: Sequence[Record] | Board) -> Finding | None:
 def bands(entries: Sequence[Entry], psnr: Column, column: Column) -> list[Band]:
     """The bands that have enough rows, the best reconstruction first."""
     known = [entry for entry in entries if entry.row.mean(psnr) is not None]
-    if not known:
-        return []
-    observations, _ = comparable([entry.value.observations for entry in known], column)
-    by_band: dict[int, list[int]] = {}
-    for i in sorted(range(len(known)), key=lambda i: known[i].mean):
-        by_band.setdefault(math.floor(known[i].row.mean(psnr) or 0.0), []).append(i)
-    found = []
-    for low, chosen in sorted(by_band.items(), reverse=True):
-        if len(chosen) >= LEAST:
-            own = [observations[i] for i in chosen]
-            ranked = ranks(own, False, on_shared_images(column), among=observations)
-            found.append(Band(known[chosen[0]].generator, low, [known[i] for i in chosen], ranked))
-    return found
+    by_band: dict[int, list[Entry]] = {}
+    for entry in known:
+        by_band.setdefault(math.floor(entry.row.mean(psnr) or 0.0), []).append(entry)
+    return [
+        Band(chosen[0].generator, low, contest(chosen, known, column))
+        for low, chosen in sorted(by_band.items(), reverse=True)
+        if len(chosen) >= LEAST
+    ]
 
 
 def _answer(of_one: Sequence[Band]) -> str:
-    parts = []
-    for band in of_one:
-        tied = f", tied with {in_words(band.tied, 2)}" if band.tied else ""
-        parts.append(f"at {band.name} {band.entries[0].label}{tied} (of {len(band.entries)})")
+    parts = [f"at {b.name} {b.contest.winner} (of {len(b.contest.entries)})" for b in of_one]
     return f"with {of_one[0].generator} {', '.join(parts)}"
 
 
@@ -101,9 +86,9 @@ def _lines(band: Band, psnr: Column, column: Column) -> list[dict[str, object]]:
             column.name: entry.mean,
             f"{column.name} std": entry.value.std,
             "rank in the band": rank.text,
-            "rows": len(band.entries),
+            "rows": len(band.contest.entries),
         }
-        for entry, rank in zip(band.entries, band.ranks, strict=True)
+        for entry, rank in zip(*band.contest, strict=True)
     ]
 
 
@@ -118,7 +103,7 @@ def _figure(board: Board, found: dict[str, list[Band]], psnr: Column) -> Figure:
         ]
         for edge in range(math.floor(min(d.x for d in dots)), math.ceil(max(d.x for d in dots)) + 1):
             ax.axvline(edge, color=style.FAINT, lw=0.4, ls=":", zorder=0)
-        style.draw_many(ax, dots, {band.entries[0].label for band in of_one})
+        style.draw_many(ax, dots, {band.contest.entries[0].label for band in of_one})
         style.captions(ax, generator, f"{psnr.name}, dB", f"{board.quality} ↓")
     style.key_of_many(figure, "the lowest of its decibel")
     return figure

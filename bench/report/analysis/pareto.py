@@ -14,7 +14,7 @@ from ...leaderboard.rows import Column, tokenizer_seed
 from ...records.labels import number_in, options_in
 from ...records.record import Record
 from . import style
-from .board import Board, Entry, by_seed, caution, in_words, most, spread, table_of
+from .board import Board, Entry, caution, in_words, most, spread, table_of
 from .findings import Finding
 
 MARGIN = 0.1  # the hypervolume's reference lies this share of the range beyond the worst point
@@ -80,8 +80,8 @@ def points(entries: Sequence[Entry], x: Column) -> list[Point]:
             entry,
             sign * mean,
             entry.mean,
-            {seed: sign * v for seed, v in by_seed(entry.row.values[x]).items()},
-            by_seed(entry.value),
+            {seed: sign * v for seed, v in entry.row.values[x].by_seed.items()},
+            entry.value.by_seed,
         )
         for entry in entries
         if (mean := entry.row.mean(x)) is not None

@@ -18,7 +18,7 @@ from ...leaderboard.rows import Column
 from ...matrix.yaml_text import Document, MatrixError, Problem, parse, read
 from ...records.labels import matches
 from ...registry import unknown
-from ...report.analysis.board import Board, Entry, by_seed, spread, table_of
+from ...report.analysis.board import Board, Entry, spread, table_of
 from ...report.analysis.findings import Finding
 from ...statistics.significance import ALPHA, difference
 from . import proxies
@@ -220,7 +220,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         labels = getattr(claim, side)
         values[side] = " · ".join(labels[axis] for axis in AXES if axis in labels)
         if entry is not None and outcome.column is not None:
-            values[f"{outcome.column.base}, {side}"] = spread(list(by_seed(entry.value).values()))
+            values[f"{outcome.column.base}, {side}"] = spread(list(entry.value.by_seed.values()))
             values[f"seeds, {side}"] = entry.value.n
     return {
         "paper": claim.paper,

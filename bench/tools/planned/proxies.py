@@ -15,11 +15,10 @@ from typing import Any
 
 from ...leaderboard.numbers import plural
 from ...matrix.yaml_text import Document, Problem
-from ...options.words import shown
 from ...records.labels import AXES
 from ...registry import unknown
 from ...report.analysis.board import Board, caution, table_of
-from ...report.analysis.claimed_proxies import fidelity_of, on_claimed_side
+from ...report.analysis.claimed_proxies import UNKNOWN, fidelity_of, on_claimed_side
 from ...report.analysis.findings import Finding
 from ...report.analysis.proxies import measure
 from ...report.analysis.proxy_measures import Estimate, Study
@@ -31,7 +30,6 @@ from .verdicts import Bar, corrected, counted, picture, with_reason
 TAU = 0.5  # a proxy fails if its interval leaves out this tau
 KEYS, ENDS = ["paper", "number", "better", "rows"], ["higher", "lower"]
 EXAMPLE = "{paper: …, number: iFD, better: lower, rows: {tokenizer: vit, generator: lightningdit|tarflow}}"
-UNKNOWN = Estimate(math.nan, None)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def problems_of(document: Document) -> list[Problem]:
             message = f"number is a metric without its network: {plain}, by the network that ranks"
             problems.append(document.problem((*trail, "number"), message))
         if "better" in proxy and proxy["better"] not in ENDS:
-            message = unknown("end", shown(proxy["better"]).strip("'"), ENDS)
+            message = unknown("end", str(proxy["better"]), ENDS)
             problems.append(document.problem((*trail, "better"), message))
         about = "rows are patterns of labels: {tokenizer: vit, generator: lightningdit|tarflow}"
         if "rows" in proxy:
@@ -131,8 +129,8 @@ def _outcome(proxy: Proxy, study: Study | str) -> Outcome:
     if fidelity is None:
         return Outcome(proxy, why=f"no {proxy.number} in these rows, or the same in all")
     tau = on_claimed_side(fidelity.tau, fidelity, 1.0 if proxy.better == "higher" else -1.0)
-    counted = dict.fromkeys(f.target for f in study.fidelities if f.target != study.target)
-    target = ", ".join(counted) or study.target
+    generators = dict.fromkeys(f.target for f in study.fidelities if f.target != study.target)
+    target = ", ".join(generators) or study.target
     return Outcome(proxy, tau, fidelity.rows, fidelity.signal.name, target, fidelity.seeds)
 
 
