@@ -9,6 +9,7 @@ from helpers.run import bench, fields_of
 
 from latentbench.bench.matrix.load import load_matrix
 from latentbench.bench.plan.make import make_plan
+from latentbench.bench.records.packed_folder import record_folder
 from latentbench.bench.registry import create
 
 CONTROLS = {"none", "fixed_variance"}  # without strengths of their own
@@ -17,7 +18,8 @@ RESULTS = Path(__file__).resolve().parents[2] / "results/studies"
 
 
 def records(folder):
-    found = [fields_of(file) for file in sorted((RESULTS / folder / "records").glob("*.json"))]
+    with record_folder(RESULTS / folder / "records") as files:
+        found = [fields_of(file) for file in sorted(files.glob("*.json"))]
     return [record for record in found if record["cell"]["regularizer"] != "real"]
 
 
