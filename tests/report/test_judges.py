@@ -83,3 +83,25 @@ def test_counts_of_pairs_add_up():
     parts = ["separated by both alike", "by the first alone", "by the second alone", "in opposite directions"]
     assert (table[parts].sum(axis=1) <= table["pairs"]).all()
     assert (table["pairs"] == table["rows"] * (table["rows"] - 1) / 2).all()
+
+
+def test_the_ranks_that_taught_rows_gain_by_their_teacher_are_a_mean_over_them():
+    prefers = {"none": 10.0, "kl": 20.0, "repa": 30.0, "simflow": 40.0}  # the first judge finds repa best
+    found = judged_twice(lambda name, _: prefers[name], regularizers=tuple(prefers), noise=0.1)
+    taught = [
+        replace(r, provenance=r.provenance | {"taught_by": {"other": [OTHER["weights_sha256"]] * learned}})
+        for r in found
+        for learned in [r.cell["regularizer"] in ("none", "kl")]
+    ]
+    finding = judges.finding(taught)
+    table, board = finding.table.set_index("of"), Board(taught)
+    for generator in ("lightningdit", "mar", "tarflow"):
+        rows = {e.label: e.row for e in board.with_generator(generator)}
+        (first,) = (column for column in rows["none"].values if column.name == "gFD[net]")
+        order = sorted(rows, key=lambda name: rows[name].mean(first))
+        gained = (order.index("none") + order.index("kl") - 0 - 1) / 2
+        assert gained > 1 and table.loc[generator, "ranks gained"] == pytest.approx(gained)
+        assert table.loc[generator, "taught by the second"] == 2
+    assert f"{gained:+.1f} of 4 (tarflow; seeds" in finding.answer
+    finding.figure.canvas.draw()
+    assert "teacher" not in judges.finding(found).answer

@@ -23,7 +23,7 @@ from latentbench.bench.report.page import page
 from latentbench.bench.report.summary import terminal_summary
 
 WEIGHTS = DISTANCE["weights_sha256"]
-NOTE = "† marks a number by a network that also taught the row (net), which favours the row."
+NOTE = "† marks a number by a network that also taught the row (net), which may favour the row."
 
 
 def taught(found, regularizer="repa", by=None):

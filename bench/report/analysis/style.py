@@ -136,18 +136,23 @@ def panels_of_many(count: int, labels: Iterable[str]) -> tuple[Figure, list[Axes
     return figure, axes
 
 
-def draw_many(ax: Axes, dots: Sequence[Dot], filled: Collection[str]) -> None:
-    """Draws more rows than colours can tell apart, y logarithmic; the filled ones and `none` have names."""
+def draw_many(
+    ax: Axes, dots: Sequence[Dot], filled: Collection[str], named: Collection[str] | None = None
+) -> None:
+    """Draws more rows than colours can tell apart, y logarithmic.
+
+    The named rows, or else the filled ones, and `none` have names.
+    """
     logarithmic(ax, "y", [dot.y for dot in dots])
-    named = []
+    written = []
     for dot in dots:
         on, control = dot.label in filled, dot.label.rpartition(" · ")[2] == "none"
         colour = ACCENT if on else INK if control else FAINT
         look: dict[str, Any] = {"color": colour, "mfc": colour if on else "none", "ms": 4.5 if on else 3.5}
         ax.errorbar(dot.x, dot.y, dot.yerr, dot.xerr, fmt="o", elinewidth=0.8, **look)
-        if on or control:
-            named.append(dot)
-    write_in_margin(ax, [(dot.x, dot.y) for dot in named], [dot.label for dot in named])
+        if control or dot.label in (filled if named is None else named):
+            written.append(dot)
+    write_in_margin(ax, [(dot.x, dot.y) for dot in written], [dot.label for dot in written])
 
 
 def key_of_many(figure: Figure, filled: str) -> None:
