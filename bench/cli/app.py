@@ -1,6 +1,6 @@
 """The command line: `bench init`, `run`, `score`, `plan`, `list`, `info`, `report`, `merge`, `compact`,
-`compare`, `claims`, `power`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`, `check`,
-`doctor`, `clean`.
+`compare`, `orders`, `claims`, `power`, `proxies`, `submit`, `leaderboards`, `reproduce`, `audit`, `export`,
+`check`, `doctor`, `clean`.
 
 Exit codes: 0 done; 1 some cells failed (the report is written), or a check or `reproduce` did; 2 usage or
 matrix error; 3 worse (`compare --fail-on`); 4 the network is needed (`--offline`); 128 + N ended by signal N,
@@ -24,6 +24,7 @@ from .console import print_error_line
 from .export import export
 from .init import init
 from .leaderboards import leaderboards, reproduce, submit
+from .orders import orders
 from .parts import info, list_parts
 from .plan import plan
 from .power import power
@@ -62,6 +63,7 @@ app.command()(report)
 app.command()(merge)
 app.command()(compact)
 app.command()(compare)
+app.command()(orders)
 app.command()(claims)
 app.command()(power)
 app.command()(proxies)

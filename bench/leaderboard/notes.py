@@ -26,7 +26,9 @@ def taught_note(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """The meaning of the sign at numbers of taught rows; empty without one."""
     found = dict.fromkeys(name for row in rows for name in judged_by_teacher(row, columns))
     names = ", ".join(found)
-    text = f"{TAUGHT} marks a number by a network that also taught the row ({names}), which may favour the row."
+    text = (
+        f"{TAUGHT} marks a number by a network that also taught the row ({names}), which may favour the row."
+    )
     return text if found else ""
 
 
