@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from .observations import Array
@@ -38,6 +38,11 @@ def tau_b(x: Array, y: Array, counts: Array | None = None, strata: Strata | None
     """
     counts = np.ones((1, x.shape[-1])) if counts is None else counts
     return tau_of_signs(signs(x, strata), signs(y, strata), counts)
+
+
+def kendall(x: ArrayLike, y: ArrayLike) -> float:
+    """Kendall's tau-b of two samples of n rows; NaN where either is constant."""
+    return float(tau_b(np.asarray(x, float), np.asarray(y, float))[0])
 
 
 def tau_of_signs(x: NDArray[np.float32], y: NDArray[np.float32], counts: Array) -> Array:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..leaderboard.columns import SIDES, fits, shown
 from ..leaderboard.numbers import number
 from ..leaderboard.ranking import LEVEL, Basis, basis_of, on_shared_images
@@ -21,7 +19,7 @@ from ..leaderboard.rows import CHOSEN, LABELS, Column, Row, reason_line, rows_of
 from ..records.files import RecordError, read_records
 from ..records.labels import folder_and_filter, parse_filter, selects
 from ..records.record import Record, plain_json
-from ..statistics.correlation import tau_b
+from ..statistics.correlation import kendall
 from ..statistics.observations import BoundSide, bound_of, mean
 from ..statistics.significance import Difference, difference, holm
 from ..user_error import UserError
@@ -340,8 +338,8 @@ def orders(comparison: Comparison) -> list[Order]:
     found = []
     for (column, generator), group in groups.items():
         if len(group) >= LEAST:
-            [tau] = tau_b(np.array([line.a for line in group]), np.array([line.b for line in group]))
-            found.append(Order(column, generator, float(tau), len(group)))
+            tau = kendall([line.a for line in group], [line.b for line in group])
+            found.append(Order(column, generator, tau, len(group)))
     return [order for order in found if math.isfinite(order.tau)]
 
 

@@ -21,7 +21,7 @@ from ..report.analysis import style
 from ..report.analysis.board import Board, caution, in_words, table_of
 from ..report.analysis.findings import Finding
 from ..report.analysis.proxy_measures import RESAMPLES
-from ..statistics.correlation import tau_b
+from ..statistics.correlation import kendall, tau_b
 from ..statistics.observations import Array
 from ..statistics.two_levels import Resamples, correlation_interval, resample
 from .compare import LEAST, CompareError, Side
@@ -39,7 +39,7 @@ class Order(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Agreement:
+class OrderPair:
     """Two orders of the regularizers that both have."""
 
     first: Order
@@ -51,7 +51,7 @@ class Agreement:
 
     @cached_property
     def tables(self) -> list[tuple[list[str], Array]]:
-        """Of each order the seeds, and the distances (n, seeds), NaN where there is none."""
+        """The seeds of each order, and its distances (n, seeds), NaN where there is none."""
         found = []
         for order in (self.first, self.second):
             rows = [order.rows[name] for name in self.regularizers]
@@ -63,7 +63,7 @@ class Agreement:
     def tau(self) -> float:
         """Kendall's tau-b of the rows' means over seeds; 1 is the same order."""
         (_, x), (_, y) = self.tables
-        return tau(np.nanmean(x, axis=1), np.nanmean(y, axis=1))
+        return kendall(np.nanmean(x, axis=1), np.nanmean(y, axis=1))
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -87,18 +87,13 @@ class Agreement:
         return [mean_tau(combinations(values.T, 2)) for _, values in self.tables]
 
 
-def tau(x: Array, y: Array) -> float:
-    """Kendall's tau-b; nan where either is constant."""
-    return float(tau_b(x, y)[0])
-
-
 def mean_tau(pairs: Iterable[tuple[Array, Array]]) -> float | None:
     """The mean of tau over pairs of seeds that all rows have; None without any."""
-    taus = [tau(x, y) for x, y in pairs if not np.isnan(x + y).any()]
+    taus = [kendall(x, y) for x, y in pairs if not np.isnan(x + y).any()]
     return float(np.mean(taus)) if taus else None
 
 
-def agreements(sides: Sequence[Side], measure: str | None = None) -> list[Agreement]:
+def agreements(sides: Sequence[Side], measure: str | None = None) -> list[OrderPair]:
     """The first side's orders beside those of each other side, of the generators that both have.
 
     Two sides with one generator each are compared whatever it is.
@@ -120,7 +115,7 @@ def agreements(sides: Sequence[Side], measure: str | None = None) -> list[Agreem
             have = f"{sides[0].text} has {joined([*orders[0]])}, {side.text} {joined([*own])}"
             asked = f"SET:generator={next(iter(own))}"
             raise CompareError(f"no generator in common: {have}; name one of each, as in {asked}")
-        alike = [Agreement(*pair) for pair in pairs]
+        alike = [OrderPair(*pair) for pair in pairs]
         enough = [one for one in alike if len(one.regularizers) >= LEAST]
         if not enough:
             raise CompareError(
@@ -135,14 +130,13 @@ def orders_of(side: Side, measure: str | None) -> dict[str, Order]:
     for axis in ONE_EACH:
         labels = list(dict.fromkeys(record.cell[axis] for record in side.records))
         if len(labels) > 1:
-            folder, filter = folder_and_filter(side.text) or (side.text, "")
-            asked = f"{folder}:{axis}={labels[0]}" + (f",{filter}" if filter else "")
+            asked = _set_text(side, str(_folder(side)), **{axis: [labels[0]]})
             raise CompareError(f"{side.text} has the {axis}s {joined(labels)}: name one, as in {asked}")
     board = Board(side.records, measure)
     if board.column is None:
         known = ", ".join(sorted(column.name for column in board.distances)) or "none"
         raise CompareError(f"{side.text}: no {measure or 'distance of generated images'}; there is {known}")
-    name = _name(side)
+    name = _set_text(side, _folder(side).name, generator=[])  # the generator has a place of its own
     return {
         generator: Order(
             name,
@@ -153,14 +147,19 @@ def orders_of(side: Side, measure: str | None) -> dict[str, Order]:
     }
 
 
-def _name(side: Side) -> str:
-    """The folder's name, with the side's filter but for the generator, which has a place of its own."""
-    folder, _ = folder_and_filter(side.text) or (Path(side.text), "")
-    asked = ",".join(f"{axis}={'|'.join(of)}" for axis, of in side.accept.items() if axis != "generator")
-    return f"{folder.name}:{asked}" if asked else folder.name
+def _folder(side: Side) -> Path:
+    found = folder_and_filter(side.text)
+    return found[0] if found else Path(side.text)
 
 
-def finding(found: Sequence[Agreement]) -> Finding:
+def _set_text(side: Side, folder: str, **others: list[str]) -> str:
+    """`FOLDER:AXIS=PATTERN,…` with the side's filter, but for axes that have other patterns, or none."""
+    accept = {axis: of for axis, of in {**side.accept, **others}.items() if of}
+    asked = ",".join(f"{axis}={'|'.join(of)}" for axis, of in accept.items())
+    return f"{folder}:{asked}" if asked else folder
+
+
+def finding(found: Sequence[OrderPair]) -> Finding:
     """The agreements as an analysis: an answer, a table and a figure."""
     seeds = min(len(order_seeds) for one in found for order_seeds, _ in one.tables)
     return Finding(
@@ -180,11 +179,11 @@ def finding(found: Sequence[Agreement]) -> Finding:
     )
 
 
-def _generators(one: Agreement) -> str:
+def _generators(one: OrderPair) -> str:
     return " and ".join(dict.fromkeys((one.first.generator, one.second.generator)))
 
 
-def _answers(found: Sequence[Agreement]) -> list[str]:
+def _answers(found: Sequence[OrderPair]) -> list[str]:
     texts = []
     for one in found:
         low, high = one.interval or (one.tau, one.tau)
@@ -193,7 +192,7 @@ def _answers(found: Sequence[Agreement]) -> list[str]:
     return texts
 
 
-def _line(one: Agreement) -> dict[str, Any]:
+def _line(one: OrderPair) -> dict[str, Any]:
     low, high = one.interval or (None, None)
     return {
         "generator": _generators(one),
@@ -209,7 +208,7 @@ def _line(one: Agreement) -> dict[str, Any]:
     }
 
 
-def _figure(found: Sequence[Agreement]) -> Figure:
+def _figure(found: Sequence[OrderPair]) -> Figure:
     """Each tau with its interval, and beside it those of single seeds: one of each, two of the first."""
     figure, (ax,) = style.panels(1, CLOSE * len(found) + 0.6)
     figure.set_figwidth(style.WIDTH)

@@ -118,5 +118,7 @@ def test_a_set_of_several_datasets_is_asked_for_one(sets, tmp_path):
     folder(both, dataset="others", seeds=("0",))
     code, text = orders(sets[0], both)
     assert code == 2 and f"name one, as in {both}:dataset=digits" in text
+    code, text = orders(sets[0], f"{both}:dataset=digits|others,generator=tarflow")
+    assert code == 2 and f"as in {both}:dataset=digits,generator=tarflow\n" in text
     code, text = orders(sets[0], f"{both}:dataset=others")
     assert code == 0 and "One seed leaves the training variance unknown" in text.replace("\n", " ")

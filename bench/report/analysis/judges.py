@@ -20,6 +20,7 @@ from ...leaderboard.ranking import comparable, on_shared_images
 from ...leaderboard.rows import Column, Row
 from ...metrics.names import kind_of_metric
 from ...records.record import Record
+from ...statistics.correlation import kendall
 from ...statistics.pairs import pairs_of
 from ...statistics.significance import ALPHA, holm
 from . import style
@@ -79,8 +80,17 @@ class Agreement:
         """Tau of each seed that all rows have, if there are several."""
         return [kendall(*values) for values in self.by_seed]
 
-    def gained(self, values: Sequence[Sequence[float]]) -> float:
+    @cached_property
+    def gained(self) -> float:
         """The mean number of ranks that rows gain where their teacher judges; nan without taught rows."""
+        return self._gained(self.means)
+
+    @cached_property
+    def gained_of_seeds(self) -> list[float]:
+        """The same of each seed that all rows have, if there are several."""
+        return [self._gained(values) for values in self.by_seed]
+
+    def _gained(self, values: Sequence[Sequence[float]]) -> float:
         gains = ranks_gained(*values)[self.taught]
         return float(gains.mean()) if len(gains) else math.nan
 
@@ -101,11 +111,6 @@ class Agreement:
             for (a, b), (one, other) in self.verdicts.items()
             if one * other < 0
         ]
-
-
-def kendall(x: Sequence[float], y: Sequence[float]) -> float:
-    """Kendall's tau-b; nan where either is constant."""
-    return float(stats.kendalltau(x, y).statistic)
 
 
 def ranks_gained(first: Sequence[float], second: Sequence[float]) -> NDArray[np.float64]:
@@ -179,7 +184,6 @@ def _judges(judged: Sequence[Judged], bases: Sequence[str], board: Board) -> lis
 def _line(agreement: Agreement) -> dict[str, object]:
     pairs = [(abs(one), abs(other)) for one, other in agreement.verdicts.values()]
     opposite = agreement.opposite
-    gains = [agreement.gained(values) for values in agreement.by_seed]
     return {
         "of": agreement.name,
         "first judge": agreement.first.name,
@@ -195,9 +199,9 @@ def _line(agreement: Agreement) -> dict[str, object]:
         "in opposite directions": len(opposite),
         "which (better by the first judge first)": "; ".join(opposite),
         "taught by the second": sum(agreement.taught),
-        "ranks gained": agreement.gained(agreement.means),
-        "ranks gained of seeds: lowest": min(gains, default=None),
-        "ranks gained of seeds: highest": max(gains, default=None),
+        "ranks gained": agreement.gained,
+        "ranks gained of seeds: lowest": min(agreement.gained_of_seeds, default=None),
+        "ranks gained of seeds: highest": max(agreement.gained_of_seeds, default=None),
     }
 
 
@@ -222,9 +226,9 @@ def _favour(agreements: Sequence[Agreement]) -> str:
         return ""
     parts = []
     for agreement in agreements:
-        gains = [agreement.gained(values) for values in agreement.by_seed]
+        gains = agreement.gained_of_seeds
         range_ = f"; seeds {min(gains):+.1f} to {max(gains):+.1f}" if gains else ""
-        gained = f"{agreement.gained(agreement.means):+.1f} of {len(agreement.judged)}"
+        gained = f"{agreement.gained:+.1f} of {len(agreement.judged)}"
         parts.append(f"{gained} ({agreement.name}{range_})")
     text = f" Ranks that rows gain where their teacher judges: {in_words(parts, len(parts))}."
     return text.replace("-", "−")

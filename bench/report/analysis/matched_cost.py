@@ -60,11 +60,12 @@ def _seconds(row: Row) -> float | None:
 
 
 def _field(board: Board, generator: str, column: Column) -> Field | None:
-    controls = {row.tokenizer: _seconds(row) for row in board.rows if row.regularizer == BASELINE}
+    rows = [row for row in board.rows if row.regularizer == BASELINE]
+    controls = {row.tokenizer: seconds for row in rows if (seconds := _seconds(row))}
     ratios, entries = {}, []
     for entry in sorted(board.with_generator(generator), key=lambda entry: entry.mean):
         own, control = _seconds(entry.row), controls.get(entry.tokenizer)
-        if own is not None and control:
+        if own is not None and control is not None:
             ratios[entry.label] = own / control
             entries.append(entry)
     cheap = [entry for entry in entries if ratios[entry.label] <= MOST]
